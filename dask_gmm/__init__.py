@@ -1,0 +1,27 @@
+"""Gaussian mixture models for data that does not fit in memory: exact, distributed EM on Dask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dask_gmm.estimators import Criteria, GaussianMixture
+
+__all__ = ["Criteria", "GaussianMixture"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for.
+
+    Workers import this package for their tasks and never an estimator: without scikit-learn each
+    of their processes starts faster and about 60 MB smaller.
+    """
+    if name in __all__:
+        from dask_gmm import estimators
+
+        return getattr(estimators, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,150 @@
+"""Every exception and warning of the package.
+
+A message says what happened, where, and what to do about it. All exceptions take one finished
+message, so they survive the trip from a worker to the driver unchanged; `NonFiniteError`, which
+learns its location on the way up, carries its parts and says how to rebuild itself.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+__all__ = [
+    "ArrayNotFoundError",
+    "ClusterError",
+    "CollapsedComponentError",
+    "CollapsedComponentWarning",
+    "CorruptChunkError",
+    "DaskGMMError",
+    "IncompletePassError",
+    "InputError",
+    "MemoryPlanError",
+    "MissingChunkError",
+    "MixedClusterWarning",
+    "ModelFileError",
+    "NoWorkersError",
+    "NonFiniteError",
+    "OutputExistsError",
+    "PassInterruptedError",
+    "SchedulerLostError",
+    "StoreError",
+    "StoreNotFoundError",
+    "UnitFailedError",
+]
+
+
+class DaskGMMError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InputError(DaskGMMError, ValueError):
+    """The data or the arguments are not what a fit can use; the message names the remedy."""
+
+
+class NonFiniteError(InputError):
+    """A row holds NaN or infinity.
+
+    Parameters
+    ----------
+    row : int
+        Index of the row inside the block that was being read.
+    feature : int
+        Index of the first offending feature of that row.
+    value : float
+        The offending value (NaN or ±infinity).
+    where : str, optional
+        The row's place in the whole input, filled in by whoever knows it.
+    """
+
+    def __init__(self, row: int, feature: int, value: float, where: str = "") -> None:
+        self.row = row
+        self.feature = feature
+        self.value = value
+        self.where = where
+        # scikit-learn's own wording opens the message: users and its test suite look for it.
+        kind = "NaN" if value != value else "infinity or a value too large for dtype('float64')"  # noqa: PLR0124
+        place = where or f"row {row} of the block"
+        remedy = (
+            "Its square is too large for float64: scale the data."
+            if isfinite(value)
+            else "A mixture has no density there: drop, mask or impute such rows before the fit."
+        )
+        super().__init__(
+            f"Input X contains {kind}.\nFeature {feature} of {place} is {value}. {remedy}"
+        )
+
+    def at(self, where: str) -> NonFiniteError:
+        """Return the same error with the row's place in the input spelled out."""
+        return NonFiniteError(self.row, self.feature, self.value, where)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (NonFiniteError, (self.row, self.feature, self.value, self.where))
+
+
+class CollapsedComponentError(DaskGMMError, ValueError):
+    """A component's covariance is not positive definite; the message names the component."""
+
+
+class StoreError(DaskGMMError, OSError):
+    """A store could not be read or written."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """Nothing was found at a path or URL."""
+
+
+class ArrayNotFoundError(StoreError, FileNotFoundError):
+    """The store exists but does not hold the array that was asked for."""
+
+
+class MissingChunkError(StoreError):
+    """A chunk that the array's metadata promises is not in the store."""
+
+
+class CorruptChunkError(StoreError):
+    """A chunk is there but cannot be decoded: truncated, or its checksum does not hold."""
+
+
+class OutputExistsError(StoreError, FileExistsError):
+    """The output is already there and overwriting was not asked for."""
+
+
+class ModelFileError(StoreError, ValueError):
+    """What was found is not a model file that this version can read."""
+
+
+class MemoryPlanError(DaskGMMError, MemoryError):
+    """A pass would need more memory than a worker has; found before any work is submitted."""
+
+
+class IncompletePassError(DaskGMMError, RuntimeError):
+    """A pass read another number of rows than the plan holds: the input changed under the fit."""
+
+
+class PassInterruptedError(DaskGMMError, RuntimeError):
+    """A pass was told to stop before it was through."""
+
+
+class ClusterError(DaskGMMError, RuntimeError):
+    """The Dask cluster could not do what was asked."""
+
+
+class NoWorkersError(ClusterError):
+    """The scheduler has no workers, and none came within the timeout."""
+
+
+class SchedulerLostError(ClusterError):
+    """The connection to the scheduler broke and the results of the pass are gone with it."""
+
+
+class UnitFailedError(ClusterError):
+    """One unit of work kept losing its worker, more often than chance explains."""
+
+
+class CollapsedComponentWarning(UserWarning):
+    """A component collapsed during a fit, which ended at the last parameters before that."""
+
+
+class MixedClusterWarning(UserWarning):
+    """Workers differ in CPU or packages: results may differ in their last bits between runs."""

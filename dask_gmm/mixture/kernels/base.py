@@ -1,0 +1,206 @@
+"""What every kernel is: rows and candidates in, sufficient statistics out.
+
+A kernel is a stateless value. It may be called from many threads at once, keeps nothing between
+calls, reads the rows once per call whatever number of candidates there are, and never holds an
+array with as many entries as rows times components (unless that is the answer, as in
+`Kernel.posteriors`). The laws that all kernels obey are in `tests/conformance/test_kernels.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from dask_gmm.errors import InputError, NonFiniteError
+from dask_gmm.mixture.covariance import FAMILIES
+from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.statistics import SufficientStatistics
+
+__all__ = ["Candidate", "Kernel", "as_rows", "beyond_range", "check_finite", "possible_families"]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Parameters to evaluate in a pass, and the points about which to gather the moments.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+        θ, at which the responsibilities are computed.
+    reference : (K, D) float64
+        c_k; the means of `parameters` unless something better is known.
+    """
+
+    parameters: MixtureParameters
+    reference: NDArray[np.float64]
+
+    def __init__(self, parameters: MixtureParameters, reference: ArrayLike | None = None) -> None:
+        about = parameters.means if reference is None else frozen_array(reference)
+        if about.shape != parameters.means.shape:
+            raise InputError(
+                f"A candidate's reference should have the shape {parameters.means.shape} of its "
+                f"means, but got {about.shape}."
+            )
+        object.__setattr__(self, "parameters", parameters)
+        object.__setattr__(self, "reference", about)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Candidate):
+            return NotImplemented
+        return self.parameters == other.parameters and np.array_equal(
+            self.reference, other.reference
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.parameters)
+
+
+class Kernel(Protocol):
+    """The E-step over one block of rows.
+
+    In all methods `rows` is an (n, D) array of any real dtype (floating, integer, boolean) with
+    any strides; n may be 0. Arithmetic is float64 or better, but for float32 rows that lose less
+    than 1e-4 of a log-density or a covariance in float32. The same block gives the same bits each
+    time on the same kind of CPU, in whatever memory layout it comes.
+
+    Raises
+    ------
+    NonFiniteError
+        A row holds NaN or infinity, or lies so far out (about 1e154 standard deviations, or units
+        where moments are asked for) that its square is no float64; the error names its index in
+        the block.
+    InputError
+        `rows` is no (n, D) array of real numbers.
+    """
+
+    @property
+    def name(self) -> str:
+        """What `get_kernel` calls this kernel."""
+
+    def statistics(
+        self, rows: NDArray[Any], candidates: Sequence[Candidate]
+    ) -> tuple[SufficientStatistics, ...]:
+        """Statistics of the rows for each candidate, each about its own reference.
+
+        A candidate's statistics have the same bits whatever other candidates come with it.
+        """
+
+    def log_densities(
+        self, rows: NDArray[Any], parameters: MixtureParameters
+    ) -> NDArray[np.float64]:
+        """Log-densities log p(x_n) in nats, shape (n,)."""
+
+    def posteriors(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.float64]:
+        """Responsibilities r_nk, shape (n, K); each row sums to one."""
+
+    def labels(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
+        """The most probable component of each row, shape (n,); the lowest index of equals."""
+
+    def workspace_bytes(
+        self,
+        n_features: int,
+        n_components: Sequence[int],
+        families: Sequence[CovarianceFamily] | None = None,
+    ) -> int:
+        """Most bytes that `statistics` allocates, its result included.
+
+        Parameters
+        ----------
+        n_features : int
+            D.
+        n_components : sequence of int
+            K of each candidate.
+        families : sequence of CovarianceFamily, optional
+            Family of each candidate; by default, whichever needs most.
+        """
+
+
+def possible_families(
+    n_components: Sequence[int], families: Sequence[CovarianceFamily] | None
+) -> list[tuple[int, tuple[CovarianceFamily, ...]]]:
+    """K of each candidate with the families it may be of; see `Kernel.workspace_bytes`.
+
+    Raises
+    ------
+    ValueError
+        The two sequences are not of the same length.
+    """
+    if families is None:
+        return [(k, FAMILIES) for k in n_components]
+    return [(k, (family,)) for k, family in zip(n_components, families, strict=True)]
+
+
+def as_rows(rows: NDArray[Any], n_features: int) -> NDArray[Any]:
+    """Check that `rows` is an (n, D) array of real numbers and return it untouched.
+
+    Raises
+    ------
+    InputError
+        It is not; the message says what it is.
+    """
+    array = np.asarray(rows)
+    if array.ndim != 2 or array.shape[1] != n_features:
+        raise InputError(
+            f"A block of rows should have the shape (n, {n_features}) for this mixture of "
+            f"{n_features} features, but got {array.shape}."
+        )
+    if array.dtype.kind not in "fiub":
+        raise InputError(
+            f"Rows should be real numbers, but their dtype is {array.dtype}; convert them to a "
+            f"floating or integer dtype first."
+        )
+    return array
+
+
+def check_finite(tile: NDArray[Any], start: int) -> None:
+    """Raise for the first row of `tile` that holds NaN or infinity.
+
+    Parameters
+    ----------
+    tile : (t, D) real
+    start : int
+        Index in the block of the tile's first row.
+
+    Raises
+    ------
+    NonFiniteError
+        There is such a row.
+    """
+    bad = ~np.isfinite(tile)
+    if bad.any():
+        row, feature = (int(i) for i in np.argwhere(bad)[0])
+        raise NonFiniteError(start + row, feature, float(tile[row, feature]))
+
+
+def beyond_range(rows: NDArray[Any], start: int, bad: NDArray[np.bool_]) -> NonFiniteError:
+    """The error for finite rows whose squared distances are too large for float64.
+
+    Parameters
+    ----------
+    rows : (n, D) real
+    start : int
+        Index in the block of the first row.
+    bad : (n,) bool
+        Which rows; the first of them is named, or the outermost row if none is marked.
+    """
+    row = int(np.argmax(bad)) if bad.any() else _outermost(rows)
+    feature = int(np.argmax(np.abs(rows[row].astype(np.float64))))
+    return NonFiniteError(start + row, feature, float(rows[row, feature]))
+
+
+def _outermost(rows: NDArray[Any]) -> int:
+    """The row with the largest entry, found a piece at a time: a block may be large."""
+    sizes = np.empty(len(rows))
+    for begin in range(0, len(rows), 256):
+        piece = rows[begin : begin + 256].astype(np.float64)
+        np.max(np.abs(piece, out=piece), axis=1, out=sizes[begin : begin + 256])
+    return int(np.argmax(sizes))

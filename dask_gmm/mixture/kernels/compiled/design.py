@@ -1,0 +1,193 @@
+"""What one program is specialised on, and how its memory is laid out.
+
+A program is compiled for a `Design`. At run time it is given addresses: one record of them for
+the block of rows and the tile that is being worked on, and one for each candidate. A record is an
+array of int64; `BLOCK` and `CANDIDATE` name its places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from dask_gmm.mixture.kernels.compiled.vector import Lanes
+
+__all__ = ["BLOCK", "CANDIDATE", "GROUP", "Design", "tile_rows"]
+
+BLOCK: Final = (
+    "rows",  # the block, row after row or (feature_major) feature after feature
+    "n_rows",
+    "stride",  # elements from one row, or one feature, to the next
+    "feature_major",  # 0 or 1
+    "weights",  # (n,) float64, or 0
+    "centre",  # (D padded,) c, which the tile is loaded relative to
+    "x",  # [D][tile]: the tile, rows side by side
+    "x_rows",  # [tile][D padded]: the tile, features side by side; not for short rows
+    "row_weights",  # [tile]: weights, 0 beyond the last row
+    "peak",  # [tile]: largest log-density of each row
+    "white",  # [D][tile]: Uᵀ(x − c); tied only
+    "gathered",  # [D][tile]: rows brought together; see `eliminate`
+    "floor",  # [tile]: a log-density of each row that its largest is not below
+    "active",  # [tile] int64: rows that a component is responsible for
+    "shares",  # [tile]: and to what extent
+    "differences",  # [batch][D padded]: x − c_k of those rows
+    "weighted",  # [batch][D padded]: r_nk (x − c_k)
+)
+
+CANDIDATE: Final = (
+    "n_components",
+    "factors",  # √½ Uᵀ, packed; see `packing`
+    "biases",  # −√½ Uᵀ(μ_k − c), packed
+    "constants",  # (K,) log π_k − ½ D log 2π + log|Σ_k|^(-1/2)
+    "references",  # (K, D padded) c_k − c
+    "joint",  # [K padded][tile]: log-densities, then responsibilities
+    "masks",  # [K][mask words]: which rows have a responsibility worth mentioning
+    "pause",  # int64: tiles before the next elimination
+    "sums",  # [K][sums of a component]; see `Design.sums`
+    "totals",  # the same in float64; `sums` itself unless they are float32
+    "log_likelihood",  # [lanes] float64
+    "output",  # (n,) or (n, K), with room for whole vectors
+)
+
+GROUP: Final = 4
+"""Components that the diagonal E-step takes together."""
+
+
+BATCH_BYTES: Final = 16 << 10
+"""Bytes of packed differences; a first-level cache holds 32 KB or more."""
+
+
+def tile_rows(n_features: int, n_components: int) -> int:
+    """Rows of a tile: short enough for the second-level cache, long enough to be worth a loop."""
+    tile = 768 if n_features <= 16 else 384 if n_features <= 64 else 192
+    while tile > 192 and tile * n_components > 1 << 16:
+        tile //= 2
+    return tile
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a program is compiled for.
+
+    Attributes
+    ----------
+    family : str
+        Name of the covariance family.
+    n_features : int
+        D.
+    single_rows : bool
+        Whether the rows are float32; float64 else.
+    lanes : Lanes
+        The arithmetic.
+    tile : int
+        Rows of a tile, a multiple of `step`.
+    registers : int
+        Vector registers of the CPU.
+    """
+
+    family: str
+    n_features: int
+    single_rows: bool
+    lanes: Lanes
+    tile: int
+    registers: int
+
+    @property
+    def dense(self) -> bool:
+        """Whether second moments are matrices."""
+        return self.family in ("full", "tied")
+
+    @property
+    def panel(self) -> int:
+        """Rows of a whitening matrix that the E-step takes together."""
+        return 8 if self.registers >= 32 and self.n_features > 8 else 4
+
+    @property
+    def abreast(self) -> int:
+        """Vectors of rows that go abreast through the E-step."""
+        crowded = self.registers < 32 or (self.dense and self.panel > GROUP)
+        return 3 if crowded else 4
+
+    @property
+    def step(self) -> int:
+        """Rows that the E-step takes together."""
+        return self.abreast * self.lanes.count
+
+    @property
+    def short_rows(self) -> bool:
+        """Whether the moments of a component stay in registers over a whole tile."""
+        limit = (6 if self.registers >= 32 else 4) if self.dense else 8
+        return self.n_features <= limit
+
+    @property
+    def padded(self) -> int:
+        """Features of a row in the feature-by-feature layout."""
+        return self.n_features if self.short_rows else self.lanes.rounded(self.n_features)
+
+    @property
+    def batch(self) -> int:
+        """Rows whose differences are packed at a time; they fill most of the first-level cache."""
+        bytes_of_row = 2 * self.padded * self.lanes.itemsize
+        return max(48, min(256, BATCH_BYTES // bytes_of_row // 16 * 16))
+
+    @property
+    def mask_words(self) -> int:
+        """64-bit words that hold the mask of a component."""
+        return -(-(self.tile // self.lanes.count) * self.lanes.mask_bits // 64)
+
+    @property
+    def first_offset(self) -> int:
+        """Where the first moments begin in the sums of a component: after the lanes of N_k."""
+        return self.lanes.count
+
+    @property
+    def second_offset(self) -> int:
+        """Where the second moments begin in the sums of a component."""
+        return self.lanes.count + self.first_size
+
+    @property
+    def first_size(self) -> int:
+        """Numbers kept for G_k: lanes for each feature if rows are short, else the features."""
+        return self.n_features * self.lanes.count if self.short_rows else self.padded
+
+    @property
+    def second_size(self) -> int:
+        """Numbers kept for C_k."""
+        d = self.n_features
+        if self.short_rows:
+            return (d * (d + 1) // 2 if self.dense else d) * self.lanes.count
+        return self.padded**2 if self.dense else self.padded
+
+    @property
+    def sums(self) -> int:
+        """Numbers of the sums of a component: N_k in lanes, G_k, C_k."""
+        return self.lanes.count + self.first_size + self.second_size
+
+    @property
+    def component_factors(self) -> int:
+        """Numbers of a component's (tied: the shared) packed factor; see `packing`."""
+        if self.dense:
+            return sum((i + n) * n for i, n in self.panels())
+        return 0
+
+    def panels(self) -> list[tuple[int, int]]:
+        """First row and number of rows of each panel of a whitening matrix."""
+        d, n = self.n_features, self.panel
+        return [(i, min(n, d - i)) for i in range(0, d, n)]
+
+    @property
+    def eliminates(self) -> bool:
+        """Whether components may be ruled out before all panels are worked through."""
+        return self.family == "full" and self.n_features >= 2 * self.panel and self.panel > GROUP
+
+    @property
+    def leading(self) -> int:
+        """Features of the panels by which components are ruled out."""
+        panels = 1 if self.n_features < 24 else 2 if self.n_features < 64 else 4
+        return panels * self.panel
+
+    @property
+    def flush_tiles(self) -> int:
+        """Tiles after which float32 sums are added to the float64 totals."""
+        return 4 if self.n_features <= 16 else 8

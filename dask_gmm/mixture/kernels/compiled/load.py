@@ -1,0 +1,265 @@
+"""A tile of rows into the first-level cache: converted, centred, in the layouts the steps read.
+
+The E-step runs along rows: it reads [D][tile], one feature of many rows side by side. The M-step
+of all but the shortest rows runs along features: it reads [tile][D padded]. Each is made from the
+other by transposing squares of registers, whichever the block is nearer to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llvmlite import ir
+
+from dask_gmm.mixture.kernels.compiled.vector import I1, I32, POINTER, Value, declare
+
+if TYPE_CHECKING:
+    from dask_gmm.mixture.kernels.compiled.design import Design
+    from dask_gmm.mixture.kernels.compiled.program import Block
+    from dask_gmm.mixture.kernels.compiled.vector import Array, Code
+
+__all__ = ["load_tile", "transpose_listed"]
+
+
+def load_tile(
+    code: Code, design: Design, block: Block, start: Value, count: Value, end: Value
+) -> None:
+    """Load rows `start` … `start + count` of the block, and zeros up to row `end` of the tile."""
+    _weights(code, design, block, start, count, end)
+    code.when(
+        code.compare(block.integer("feature_major"), "==", 0),
+        lambda: _from_rows(code, design, block, start, count, end),
+        lambda: _from_features(code, design, block, start, count, end),
+    )
+
+
+def _weights(
+    code: Code, design: Design, block: Block, start: Value, count: Value, end: Value
+) -> None:
+    lanes, weights = design.lanes, block.array("row_weights")
+
+    def given() -> None:
+        source = code.array(block.integer("weights"), ir.DoubleType())
+
+        def body(t: Value) -> None:
+            one = source.read(start + t)
+            weights.write(_narrowed(code, design, one), t)
+
+        code.loop(count, body)
+
+    def equal() -> None:
+        one = code.constant(lanes, 1.0)
+        code.loop(end, lambda t: weights.put(one, t), step=lanes.count)
+
+    code.when(code.compare(block.integer("weights"), "==", 0), equal, given)
+    zero = Value(code, ir.Constant(lanes.element, 0.0))
+    code.loop(end, lambda t: weights.write(zero, t), start=count)
+
+
+def _narrowed(code: Code, design: Design, scalar: Value) -> Value:
+    """A float64 scalar as an element."""
+    if not design.lanes.single:
+        return scalar
+    return Value(code, code.builder.fptrunc(scalar.raw, design.lanes.element))
+
+
+def _widened(code: Code, design: Design, loaded: Value, kind: object) -> Value:
+    """Elements of the block as elements of the arithmetic."""
+    if design.single_rows == design.lanes.single:
+        return loaded
+    return Value(code, code.builder.fpext(loaded.raw, kind))
+
+
+def _source_type(design: Design) -> object:
+    return ir.FloatType() if design.single_rows else ir.DoubleType()
+
+
+def _vector_of_block(code: Code, design: Design, source: Array, index: Value, count: int) -> Value:
+    """The first `count` of a vector of consecutive elements of the block; zeros in the others."""
+    lanes = design.lanes
+    kind = ir.VectorType(_source_type(design), lanes.count)
+    pointer = source.at(index).raw
+    size = 4 if design.single_rows else 8
+    if count == lanes.count:
+        loaded = code.builder.load(pointer, typ=kind, align=size)
+    else:
+        mask = ir.VectorType(I1, lanes.count)
+        name = f"llvm.masked.load.v{lanes.count}f{size * 8}.p0"
+        arguments = [POINTER, I32, mask, kind]
+        function = declare(code.module, name, kind, arguments)
+        chosen = ir.Constant(mask, [int(i < count) for i in range(lanes.count)])
+        nothing = ir.Constant(kind, [0.0] * lanes.count)
+        loaded = code.builder.call(function, [pointer, I32(size), chosen, nothing])
+    return _widened(code, design, Value(code, loaded), lanes.vector)
+
+
+def _from_rows(
+    code: Code, design: Design, block: Block, start: Value, count: Value, end: Value
+) -> None:
+    if design.short_rows:
+        _short_rows(code, design, block, start, count, end)
+        return
+    lanes, width = design.lanes, design.lanes.count
+    source = code.array(block.integer("rows"), _source_type(design))
+    centre, rows = block.array("centre"), block.array("x_rows")
+    stride = block.integer("stride")
+
+    def features(at: Value, available: int) -> None:
+        middle = centre.vector(lanes, at)
+
+        def copy(t: Value) -> None:
+            x = _vector_of_block(code, design, source, (start + t) * stride + at, available)
+            rows.put(x - middle, t * design.padded + at)
+
+        code.loop(count, copy)
+        zero = code.constant(lanes, 0.0)
+        code.loop(end, lambda t: rows.put(zero, t * design.padded + at), start=count)
+
+    whole = design.n_features // width * width
+    code.loop(whole, lambda at: features(at, width), step=width)
+    if whole < design.n_features:
+        features(code.integer(whole), design.n_features - whole)
+    _transpose(code, design, rows, block.array("x"), end, to_rows=False)
+
+
+def _from_features(
+    code: Code, design: Design, block: Block, start: Value, count: Value, end: Value
+) -> None:
+    lanes, width = design.lanes, design.lanes.count
+    source = code.array(block.integer("rows"), _source_type(design))
+    centre, x = block.array("centre"), block.array("x")
+    stride = block.integer("stride")
+    whole = count - _remainder(count, width)
+
+    def feature(j: Value) -> None:
+        middle = centre.spread(lanes, j)
+
+        def vectors(t: Value) -> None:
+            loaded = _vector_of_block(code, design, source, j * stride + start + t, width)
+            x.put(loaded - middle, j * design.tile + t)
+
+        code.loop(whole, vectors, step=width)
+        _one_by_one(code, design, block, j, (whole, count, end), source, j * stride + start, 1)
+
+    code.loop(design.n_features, feature)
+    if not design.short_rows:
+        _transpose(code, design, block.array("x_rows"), x, end, to_rows=True)
+
+
+def _short_rows(
+    code: Code, design: Design, block: Block, start: Value, count: Value, end: Value
+) -> None:
+    """Rows of a few features: as many vectors as features hold as many rows as lanes."""
+    lanes, width, d = design.lanes, design.lanes.count, design.n_features
+    source = code.array(block.integer("rows"), _source_type(design))
+    centre, x = block.array("centre"), block.array("x")
+    whole = count - _remainder(count, width)
+
+    def square(t: Value) -> None:
+        first = (start + t) * d
+        parts = [_vector_of_block(code, design, source, first + j * width, width) for j in range(d)]
+        while len(parts) & (len(parts) - 1):
+            parts.append(parts[0])
+        length = width
+        while len(parts) > 1:
+            length *= 2
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [code.shuffled(lanes, a, b, range(length)) for a, b in pairs]
+        for j in range(d):
+            feature = code.shuffled(lanes, parts[0], None, range(j, j + d * width, d))
+            x.put(feature - centre.spread(lanes, j), t + j * design.tile)
+
+    code.loop(whole, square, step=width)
+
+    def feature(j: Value) -> None:
+        _one_by_one(code, design, block, j, (whole, count, end), source, start * d + j, d)
+
+    code.loop(d, feature)
+
+
+def _one_by_one(
+    code: Code,
+    design: Design,
+    block: Block,
+    j: Value,
+    bounds: tuple[Value, Value, Value],
+    source: Array,
+    first: Value,
+    stride: int,
+) -> None:
+    """Feature `j` of the last rows, which do not fill a vector, and zeros after them."""
+    whole, count, end = bounds
+    centre, x = block.array("centre"), block.array("x")
+    middle = centre.read(j)
+
+    def row(t: Value) -> None:
+        loaded = source.read(first + t * stride)
+        x.write(_widened(code, design, loaded, design.lanes.element) - middle, j * design.tile + t)
+
+    code.loop(count, row, start=whole)
+    zero = Value(code, ir.Constant(design.lanes.element, 0.0))
+    code.loop(end, lambda t: x.write(zero, j * design.tile + t), start=count)
+
+
+def _remainder(n: Value, width: int) -> Value:
+    return n & (width - 1)  # widths are powers of two
+
+
+def transpose_listed(
+    code: Code, design: Design, rows: Array, x: Array, listed: Array, end: Value
+) -> None:
+    """Make [D][tile] of the rows of [tile][D padded] that are `listed`."""
+    _transpose(code, design, rows, x, end, to_rows=False, listed=listed)
+
+
+def _transpose(
+    code: Code,
+    design: Design,
+    rows: Array,
+    x: Array,
+    end: Value,
+    *,
+    to_rows: bool,
+    listed: Array | None = None,
+) -> None:
+    """Make [D][tile] of [tile][D padded] or the reverse, square by square."""
+    width, whole = design.lanes.count, design.n_features // design.lanes.count
+
+    def squares(at: Value, available: int) -> None:
+        def square(t: Value) -> None:
+            places = [t + r if listed is None else listed.read(t + r) for r in range(width)]
+            in_rows = [(rows, place * design.padded + at) for place in places]
+            in_features = [(x, (at + j) * design.tile + t) for j in range(available)]
+            read, written = (in_features, in_rows) if to_rows else (in_rows, in_features)
+            vectors = [array.vector(design.lanes, index) for array, index in read]
+            vectors += [code.constant(design.lanes, 0.0)] * (width - len(vectors))
+            turned = _turned(code, design, vectors)
+            for (array, index), vector in zip(written, turned, strict=False):
+                array.put(vector, index)
+
+        code.loop(end, square, step=width)
+
+    code.loop(whole * width, lambda at: squares(at, width), step=width)
+    if design.n_features % width:
+        squares(code.integer(whole * width), design.n_features % width)
+
+
+def _turned(code: Code, design: Design, vectors: list[Value]) -> list[Value]:
+    """The transpose of a square of vectors, by log₂ rounds of interleaving."""
+    width = design.lanes.count
+    half = width // 2
+    low = [i // 2 + width * (i % 2) for i in range(width)]
+    high = [i + half for i in low]
+    rounds = width
+    while rounds > 1:
+        vectors = [
+            code.shuffled(
+                design.lanes,
+                vectors[i // 2],
+                vectors[i // 2 + half],
+                high if i % 2 else low,
+            )
+            for i in range(width)
+        ]
+        rounds //= 2
+    return vectors

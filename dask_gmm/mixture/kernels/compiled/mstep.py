@@ -1,0 +1,282 @@
+"""Moments of a tile about the references: G_k += Σ r d and C_k += Σ r d dᵀ, d = x − c_k.
+
+Short rows: the sums of one component stay in registers while a whole tile passes, as lanes that
+are added up at the very end. Longer rows: the rows that a component is responsible for are listed,
+their differences packed side by side, and C_k takes them as a symmetric product in blocks of
+registers, lower triangle only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dask_gmm.mixture.kernels.compiled.vector import I64, Value
+
+if TYPE_CHECKING:
+    from dask_gmm.mixture.kernels.compiled.design import Design
+    from dask_gmm.mixture.kernels.compiled.program import Block, Member
+    from dask_gmm.mixture.kernels.compiled.vector import Array, Code
+
+__all__ = ["add_moments", "flush", "list_rows"]
+
+CROWDED = 10, 6
+"""A component that is responsible for more than 6/10 of a tile's rows takes all of them."""
+
+FEATURES_ABREAST = 4
+"""Vectors of features whose differences are formed together."""
+
+
+def add_moments(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
+    """Add a tile with the responsibilities in `joint` to the member's sums."""
+
+    def component(k: Value) -> None:
+        sums = member.array("sums").at(k * design.sums)
+        shares = member.array("joint").at(k * design.tile)
+        reference = member.array("references").at(k * design.padded)
+        if design.short_rows:
+            _short_rows(code, design, block, (sums, shares, reference), end)
+            return
+        mask = code.array(member.array("masks").at(k * design.mask_words).raw, I64)
+        words = code.integer(design.mask_words)
+        responsible = code.loop(
+            words,
+            lambda w, n: [n + code.bits_set(mask.read(w))],
+            carry=[code.integer(0)],
+        )[0]
+        many, part = CROWDED
+        crowded = code.compare(responsible * many, ">", end * part)
+
+        def all_rows() -> None:
+            _add(code, design, block, (sums, reference), shares, None, end)
+
+        def some_rows() -> None:
+            list_rows(code, design, block, mask, shares)
+            active = block.array("active")
+            _add(code, design, block, (sums, reference), block.array("shares"), active, responsible)
+
+        code.when(crowded, all_rows, some_rows)
+
+    code.loop(member.integer("n_components"), component)
+
+
+def _short_rows(
+    code: Code, design: Design, block: Block, at: tuple[Array, Array, Array], end: Value
+) -> None:
+    """All sums of a component in registers."""
+    sums, shares, reference = at
+    lanes, d, x = design.lanes, design.n_features, block.array("x")
+    centre = [reference.spread(lanes, j) for j in range(d)]
+    pairs = [(i, j) for i in range(d) for j in ((range(i + 1)) if design.dense else (i,))]
+    places = [design.first_offset + i * lanes.count for i in range(d)]
+    places += [design.second_offset + i * lanes.count for i in range(len(pairs))]
+
+    def rows(t: Value, *totals: Value) -> list[Value]:
+        share = shares.vector(lanes, t)
+        difference = [x.vector(lanes, t + j * design.tile) - centre[j] for j in range(d)]
+        weighted = [share * v for v in difference]
+        first = [s + w for s, w in zip(totals[:d], weighted, strict=True)]
+        second = [
+            code.fma(lanes, weighted[i], difference[j], s)
+            for (i, j), s in zip(pairs, totals[d:], strict=True)
+        ]
+        return first + second
+
+    start = [sums.vector(lanes, place) for place in places]
+    for place, total in zip(
+        places, code.loop(end, rows, step=lanes.count, carry=start), strict=True
+    ):
+        sums.put(total, place)
+
+
+def list_rows(code: Code, design: Design, block: Block, mask: Array, shares: Array) -> Value:
+    """Write the rows whose bits are set to `active`, and their `shares` likewise; how many."""
+    lanes, active, listed = design.lanes, block.array("active"), block.array("shares")
+    per_word = 64 // lanes.mask_bits
+
+    def word(w: Value, n: Value) -> list[Value]:
+        def bit(bits: Value, n: Value) -> list[Value]:
+            place = code.lowest_bit(bits)
+            row = place
+            if lanes.count < lanes.mask_bits:
+                row = (place // lanes.mask_bits) * lanes.count + (place & (lanes.mask_bits - 1))
+            t = w * (per_word * lanes.count) + row
+            active.write(t, n)
+            listed.write(shares.read(t), n)
+            return [bits & (bits - 1), n + 1]
+
+        def going(bits: Value) -> Value:
+            return code.compare(bits, "!=", 0)
+
+        return [code.repeat(going, bit, [mask.read(w), n])[1]]
+
+    return code.loop(design.mask_words, word, carry=[code.integer(0)])[0]
+
+
+def _add(
+    code: Code,
+    design: Design,
+    block: Block,
+    at: tuple[Array, Array],
+    shares: Array,
+    active: Array | None,
+    n: Value,
+) -> None:
+    """Add `n` rows, listed or consecutive, some at a time: as many as stay in the first cache."""
+    x = block.array("x_rows")
+
+    def batch(start: Value) -> None:
+        left = n - start
+        whole = code.compare(left, ">", design.batch)
+        count = code.select(whole, code.integer(design.batch), left)
+        rows = x.at(start * design.padded) if active is None else x
+        listed = None if active is None else active.at(start)
+        _add_batch(code, design, block, at, (rows, shares.at(start), listed), count)
+
+    code.loop(n, batch, step=design.batch)
+
+
+def _add_batch(
+    code: Code,
+    design: Design,
+    block: Block,
+    at: tuple[Array, Array],
+    source: tuple[Array, Array, Array | None],
+    n: Value,
+) -> None:
+    sums, reference = at
+    first, second = sums.at(design.first_offset), sums.at(design.second_offset)
+    n_vectors = design.padded // design.lanes.count
+    whole = n_vectors // FEATURES_ABREAST * FEATURES_ABREAST
+
+    def some(start: Value | int, abreast: int) -> None:
+        at = start * design.lanes.count
+        arrays = (reference.at(at), first.at(at), second.at(at))
+        _differences(code, design, block, arrays, source, n, at, abreast)
+
+    if whole:
+        code.loop(whole, lambda v: some(v, FEATURES_ABREAST), step=FEATURES_ABREAST)
+    if whole < n_vectors:
+        some(whole, n_vectors - whole)
+    if design.dense:
+        _symmetric_product(code, design, block, second, n)
+
+
+def _differences(
+    code: Code,
+    design: Design,
+    block: Block,
+    arrays: tuple[Array, Array, Array],
+    source: tuple[Array, Array, Array | None],
+    n: Value,
+    at: Value | int,
+    abreast: int,
+) -> None:
+    """G_k of some vectors of features; and C_k of a diagonal family, or the packed differences."""
+    lanes = design.lanes
+    reference, first, second = arrays
+    x, shares, active = source
+    packed, weighted = block.array("differences").at(at), block.array("weighted").at(at)
+    vectors = [v * lanes.count for v in range(abreast)]
+    centre = [reference.vector(lanes, v) for v in vectors]
+    x = x.at(at)
+
+    def row(u: Value, *totals: Value) -> list[Value]:
+        line = x.at((u if active is None else active.read(u)) * design.padded)
+        share = shares.spread(lanes, u)
+        g, c = [], []
+        for i, v in enumerate(vectors):
+            d = line.vector(lanes, v) - centre[i]
+            w = share * d
+            g.append(totals[i] + w)
+            if design.dense:
+                packed.put(d, u * design.padded + v)
+                weighted.put(w, u * design.padded + v)
+            else:
+                c.append(code.fma(lanes, w, d, totals[abreast + i]))
+        return g + c
+
+    start = [first.vector(lanes, v) for v in vectors]
+    if not design.dense:
+        start += [second.vector(lanes, v) for v in vectors]
+    ended = code.loop(n, row, carry=start)
+    for i, v in enumerate(vectors):
+        first.put(ended[i], v)
+        if not design.dense:
+            second.put(ended[abreast + i], v)
+
+
+def _symmetric_product(code: Code, design: Design, block: Block, second: Array, n: Value) -> None:
+    """C_k += Σ_u d_u (r d)_uᵀ, lower triangle, in blocks that fit the registers."""
+    width, n_vectors, d = design.lanes.count, design.padded // design.lanes.count, design.n_features
+    across = 3 if n_vectors % 3 == 0 or n_vectors > 4 else min(2, n_vectors)
+    budget = 24 if design.registers >= 32 else 12
+
+    for left in range(0, n_vectors, across):
+        columns = min(across, n_vectors - left)
+        # Above the last of these columns' diagonals the blocks are narrower.
+        for narrow in range(1, columns):
+            top = (left + narrow - 1) * width
+            for i in range(top, min(d, top + width), 8):
+                height = min(8, top + width - i, d - i)
+                _block(code, design, block, second, n, i, height, left, narrow)
+        top = (left + columns - 1) * width
+        height = 1 << (budget // columns).bit_length() - 1
+        whole = (d - top) // height * height
+        if whole:
+            code.loop(
+                top + whole,
+                lambda i, h=height, a=left, c=columns: _block(
+                    code, design, block, second, n, i, h, a, c
+                ),
+                start=top,
+                step=height,
+            )
+        if top + whole < d:
+            _block(code, design, block, second, n, top + whole, d - top - whole, left, columns)
+
+
+def _block(
+    code: Code,
+    design: Design,
+    block: Block,
+    second: Array,
+    n: Value,
+    i: Value | int,
+    height: int,
+    left: int,
+    columns: int,
+) -> None:
+    """Rows i … i + height and vectors left … left + columns of C_k."""
+    lanes, padded = design.lanes, design.padded
+    corner = second.at(i * padded).at(left * lanes.count)
+    differences = block.array("differences").at(i)
+    weighted = block.array("weighted").at(left * lanes.count)
+    places = [r * padded + c * lanes.count for r in range(height) for c in range(columns)]
+
+    def row(u: Value, *totals: Value) -> list[Value]:
+        line = u * padded
+        w = [weighted.vector(lanes, line + c * lanes.count) for c in range(columns)]
+        after = []
+        for r in range(height):
+            d = differences.spread(lanes, line + r)
+            after += [code.fma(lanes, d, w[c], totals[r * columns + c]) for c in range(columns)]
+        return after
+
+    start = [corner.vector(lanes, place) for place in places]
+    for place, total in zip(places, code.loop(n, row, carry=start), strict=True):
+        corner.put(total, place)
+
+
+def flush(code: Code, design: Design, member: Member) -> None:
+    """Add float32 sums to the float64 totals, and begin them anew."""
+    lanes = design.lanes
+    sums, totals = member.array("sums"), member.array("totals")
+    zero = code.constant(lanes, 0.0)
+
+    def some(i: Value) -> None:
+        for part, vector in enumerate(code.to_doubles(lanes, sums.vector(lanes, i))):
+            where = i + part * lanes.doubles.count
+            totals.put(totals.vector(lanes.doubles, where) + vector, where)
+        sums.put(zero, i)
+
+    code.loop(member.integer("n_components") * design.sums, some, step=lanes.count)

@@ -1,0 +1,147 @@
+"""Parameters as a program reads them, and its sums as statistics.
+
+Packed factors. *Full, tied*: the lower-triangular √½ Uᵀ in panels of some rows, each panel column
+by column up to its last diagonal element, so that the E-step reads its numbers in their order.
+*Diagonal, spherical*: for each group of four components and each feature, four factors and four
+biases; *tied*, whose rows are white by then, four biases.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dask_gmm.mixture.covariance import DIAGONAL, FULL, TIED
+from dask_gmm.mixture.kernels.compiled.design import GROUP
+from dask_gmm.mixture.kernels.forms import log_constants
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.kernels.base import Candidate
+    from dask_gmm.mixture.kernels.compiled.design import Design
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+    Array = NDArray[np.float64]
+
+__all__ = ["Packed", "moments", "neighbours", "pack", "rounding"]
+
+_ROOT_HALF = np.sqrt(0.5)
+
+Packed = dict[str, "Array"]
+"""What `pack` returns: the fields of a candidate's record that hold numbers, by their names."""
+
+
+def pack(design: Design, candidate: Candidate, centre: Array) -> Packed:
+    """A candidate's numbers relative to `centre`, in float64."""
+    parameters = candidate.parameters
+    k, d = parameters.means.shape
+    offset = parameters.means - centre
+    grouped = -(-k // GROUP) * GROUP
+    constants = np.zeros(grouped)
+    constants[:k] = log_constants(parameters)
+    references = np.zeros((k, design.padded))
+    references[:, :d] = candidate.reference - centre
+    factors = np.zeros(0)
+    inverse = _ROOT_HALF * parameters.precisions_cholesky
+    if design.dense:
+        lower = np.swapaxes(inverse, -1, -2)
+        factors = _panels(design, lower)
+        biases = -(lower @ offset[:, :, None])[:, :, 0]
+        if parameters.family is TIED:
+            biases = _in_groups(biases, grouped)
+    else:
+        diagonal = np.broadcast_to(inverse.reshape(k, -1), (k, d))
+        both = _in_groups(diagonal, grouped), _in_groups(-diagonal * offset, grouped)
+        biases = np.concatenate(both, axis=2)
+    return {
+        "factors": factors,
+        "biases": biases,
+        "constants": constants,
+        "references": references,
+    }
+
+
+def _panels(design: Design, lower: Array) -> Array:
+    """(…, D, D) lower-triangular matrices, panel by panel; (…, numbers of a factor)."""
+    parts = [
+        np.swapaxes(lower[..., i : i + n, : i + n], -1, -2).reshape(*lower.shape[:-2], -1)
+        for i, n in design.panels()
+    ]
+    return np.concatenate(parts, axis=-1)
+
+
+def _in_groups(values: Array, grouped: int) -> Array:
+    """(K, D) as [groups][D][GROUP], zeros for the components that fill up the last group."""
+    k, d = values.shape
+    full = np.zeros((grouped, d))
+    full[:k] = values
+    return full.reshape(-1, GROUP, d).transpose(0, 2, 1)
+
+
+def moments(design: Design, sums: Array) -> tuple[Array, Array, Array]:
+    """N_k, G_k and the family's C_k from (K, `Design.sums`) float64 sums."""
+    k, d = len(sums), design.n_features
+    first_at, second_at = design.first_offset, design.second_offset
+    counts = sums[:, :first_at].sum(axis=1)
+    first, second = sums[:, first_at:second_at], sums[:, second_at:]
+    if design.short_rows:
+        first = first.reshape(k, d, -1).sum(axis=2)
+        second = second.reshape(k, -1, design.lanes.count).sum(axis=2)
+    else:
+        first = first[:, :d]
+    if design.dense:
+        dense = np.zeros((k, d, d))
+        lower, upper = np.tril_indices(d)
+        square = second if design.short_rows else second.reshape(k, design.padded, design.padded)
+        dense[:, lower, upper] = square if design.short_rows else square[:, lower, upper]
+        dense[:, upper, lower] = dense[:, lower, upper]
+        return counts, first, dense.sum(axis=0) if design.family == TIED.name else dense
+    second = second[:, :d]
+    return counts, first, second if design.family == DIAGONAL.name else second.sum(axis=1)
+
+
+def rounding(parameters: MixtureParameters, centre: Array, eps: float) -> float:
+    """Error to expect in log-densities and whitened covariances from arithmetic of precision eps.
+
+    It is eps·max_k ‖|Uᵀ|(|μ_k − c| + σ_k)‖∞, what whitening a row of component k adds up, or
+    eps·cond(Σ_k), what the covariance itself loses, if that is larger.
+    """
+    k, d = parameters.means.shape
+    family = parameters.family
+    variances = family.diagonals(parameters.covariances, k, d)
+    size = np.abs(parameters.means - centre) + np.sqrt(variances)
+    if family in (FULL, TIED):
+        factors = np.swapaxes(np.abs(parameters.precisions_cholesky), -1, -2)
+        distance = float(np.max(factors @ size[:, :, None]))
+        own = parameters.covariances.reshape(-1, d, d)
+        # √(cond) ≤ ‖U‖_F ‖U⁻¹‖_F, and ‖U⁻¹‖²_F = tr Σ: dear eigenvalues only if that is too much.
+        factor = parameters.precisions_cholesky.reshape(-1, d, d)
+        bound = np.einsum("kij,kij->k", factor, factor) * np.trace(own, axis1=1, axis2=2)
+        condition = float(np.max(bound))
+        if condition > distance and eps * condition > _CLEARLY_SMALL:
+            values = np.linalg.eigvalsh(own)
+            condition = float(np.max(values[:, -1] / np.maximum(values[:, 0], _TINY)))
+    else:
+        # Each feature has its own arithmetic: no condition enters.
+        distance = float(np.max(parameters.precisions_cholesky.reshape(k, -1) * size))
+        condition = 1.0
+    worst = eps * max(distance, condition)
+    return worst if np.isfinite(worst) else np.inf
+
+
+def neighbours(parameters: MixtureParameters) -> float:
+    """Components that share in a row of a tied mixture, on average: those close to its own.
+
+    Close is a squared distance of means of less than 200 in the metric of the covariance: further
+    apart, a row of one is e⁻⁷⁰ of the other unless it lies far out.
+    """
+    white = parameters.means @ parameters.precisions_cholesky
+    squares = np.einsum("kd,kd->k", white, white)
+    distances = squares[:, None] + squares - 2.0 * white @ white.T
+    return float(parameters.weights @ (distances < 200.0).sum(axis=1))
+
+
+_CLEARLY_SMALL = 1e-5
+_TINY = float(np.finfo(np.float64).tiny)

@@ -1,0 +1,260 @@
+"""One call of a program: its memory, its records, and the rows brought before it.
+
+All memory of a call is one stretch, cut into arrays that begin on cache lines: a vector of 512
+bits that straddles two lines takes twice as long to load.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from dask_gmm.mixture.kernels.base import beyond_range, check_finite
+from dask_gmm.mixture.kernels.compiled import packing
+from dask_gmm.mixture.kernels.compiled.compiler import program
+from dask_gmm.mixture.kernels.compiled.design import BLOCK, CANDIDATE, GROUP, Design
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.kernels.base import Candidate
+
+    Array = NDArray[np.float64]
+
+__all__ = ["RowsOutOfRangeError", "Run", "bytes_needed", "room"]
+
+CHUNK_TILES: Final = 8
+"""Tiles that are converted at a time when rows come in a form that no program reads."""
+
+_LINE: Final = 64
+
+
+class RowsOutOfRangeError(ArithmeticError):
+    """Float32 arithmetic met a row that it cannot represent; float64 may."""
+
+
+class Run:
+    """Candidates of one design on their way through a block of rows.
+
+    Parameters
+    ----------
+    design : Design
+    candidates : sequence of Candidate
+        Of the design's family.
+    centre : (D,) float64
+        c; in float32 arithmetic it must be a float32 number.
+    """
+
+    def __init__(self, design: Design, candidates: Sequence[Candidate], centre: Array) -> None:
+        self._design = design
+        self._components = [c.parameters.n_components for c in candidates]
+        element = np.dtype(np.float32 if design.lanes.single else np.float64)
+        sizes = [_tile_sizes(design), *(_candidate_sizes(design, k) for k in self._components)]
+        self._memory = _Memory(sum(map(_bytes_of, sizes)))
+        self._tile = self._memory.cut(sizes[0])
+        self._members = [self._memory.cut(s) for s in sizes[1:]]
+        self._tile["centre"][: len(centre)] = centre
+        for member, candidate in zip(self._members, candidates, strict=True):
+            for name, numbers in packing.pack(design, candidate, centre).items():
+                member[name][: numbers.size] = numbers.reshape(-1).astype(element, copy=False)
+
+    def go(
+        self,
+        entry: str,
+        rows: NDArray[Any],
+        *,
+        weights: Array | None = None,
+        output: NDArray[Any] | None = None,
+    ) -> None:
+        """Send the rows through one of the program's entries.
+
+        Parameters
+        ----------
+        entry : str
+        rows : (n, D) real
+        weights : (n,) C-contiguous float64, optional
+        output : 8-byte numbers, optional
+            With `room` rows, for a prediction.
+
+        Raises
+        ------
+        NonFiniteError
+            A row is no number, or too far out for float64.
+        RowsOutOfRangeError
+            A row is too far out for float32 arithmetic.
+        """
+        compiled = program(self._design)
+        members = np.array([self._candidate_record(j) for j in range(len(self._members))])
+        for start, part in _readable(rows, self._design):
+            record = self._block_record(part, None if weights is None else weights[start:])
+            if output is not None:
+                members[0, CANDIDATE.index("output")] = output[start:].ctypes.data
+            bad = compiled.run(entry, record.ctypes.data, members.ctypes.data, len(members))
+            if bad >= 0:
+                self._refuse(entry, rows, start + bad, output)
+
+    def sums(self, j: int) -> tuple[Array, float]:
+        """The sums of candidate `j`, (K, `Design.sums`), and its log-likelihood."""
+        member, k = self._members[j], self._components[j]
+        totals: Array = member["totals" if self._design.lanes.single else "sums"]
+        found = totals[: k * self._design.sums].reshape(k, -1)
+        return found, float(member["log_likelihood"].sum())
+
+    def reference(self, j: int) -> Array:
+        """c_k − c as the program has it, (K, D) float64."""
+        k, d = self._components[j], self._design.n_features
+        stored = self._members[j]["references"][: k * self._design.padded].reshape(k, -1)
+        return np.asarray(stored[:, :d], dtype=np.float64)
+
+    def _refuse(
+        self, entry: str, rows: NDArray[Any], start: int, output: NDArray[Any] | None
+    ) -> None:
+        tile = rows[start : start + self._design.tile]
+        check_finite(tile, start)
+        if self._design.lanes.single:
+            raise RowsOutOfRangeError
+        # One more time for this tile alone and each candidate: the peaks say which row it is.
+        record = self._block_record(np.ascontiguousarray(tile, dtype=self._row_type()), None)
+        for j in range(len(self._members)):
+            alone = np.array([self._candidate_record(j)])
+            spare = np.empty((room(len(tile), self._design), self._components[j]))
+            alone[0, CANDIDATE.index("output")] = spare.ctypes.data
+            program(self._design).run(entry, record.ctypes.data, alone.ctypes.data, 1)
+            bad = self._tile["peak"][: len(tile)] == -np.inf
+            if bad.any():
+                raise beyond_range(tile, start, bad)
+        raise beyond_range(tile, start, np.zeros(len(tile), dtype=bool))
+
+    def _row_type(self) -> Any:
+        return np.float32 if self._design.single_rows else np.float64
+
+    def _block_record(self, rows: NDArray[Any], weights: Array | None) -> NDArray[np.int64]:
+        feature_major = rows.shape[1] > 1 and not rows.flags.c_contiguous
+        stride = rows.strides[1 if feature_major else 0] // rows.itemsize
+        fields = {
+            "rows": rows.ctypes.data,
+            "n_rows": len(rows),
+            "stride": stride,
+            "feature_major": int(feature_major),
+            "weights": 0 if weights is None else weights.ctypes.data,
+        }
+        given = {name: array.ctypes.data for name, array in self._tile.items()}
+        return np.array([{**given, **fields}[name] for name in BLOCK], dtype=np.int64)
+
+    def _candidate_record(self, j: int) -> list[int]:
+        given = {name: array.ctypes.data for name, array in self._members[j].items()}
+        fields = {"n_components": self._components[j], "output": 0}
+        if "totals" not in given:
+            fields["totals"] = given["sums"]
+        return [{**given, **fields}[name] for name in CANDIDATE]
+
+
+def room(n_rows: int, design: Design) -> int:
+    """Rows of the output that predictions of `n_rows` rows write to: whole vectors."""
+    return -(-n_rows // design.step) * design.step
+
+
+def bytes_needed(design: Design, n_components: int) -> int:
+    """Bytes that a run with one candidate allocates."""
+    own = _bytes_of(_tile_sizes(design)) + _bytes_of(_candidate_sizes(design, n_components))
+    return own + 8 * CHUNK_TILES * design.tile * design.n_features
+
+
+def _readable(rows: NDArray[Any], design: Design) -> Iterator[tuple[int, NDArray[Any]]]:
+    """The rows in forms that a program reads, and where each part begins.
+
+    That is the block itself if its rows lie one after the other, or its features do; else copies
+    of some tiles at a time.
+    """
+    native = np.dtype(np.float32 if design.single_rows else np.float64)
+    whole = rows.dtype == native and rows.flags.aligned
+    by_feature = rows.strides[0] == rows.itemsize and rows.strides[1] > 0
+    if whole and (rows.flags.c_contiguous or by_feature):
+        yield 0, rows
+        return
+    length = CHUNK_TILES * design.tile  # a multiple of what is flushed: the same bits
+    chunk = np.empty((min(length, len(rows)), rows.shape[1]), dtype=native)
+    for start in range(0, len(rows), length):
+        part = rows[start : start + length]
+        copy = chunk[: len(part)]
+        np.copyto(copy, part, casting="same_kind")
+        yield start, copy
+
+
+_Sizes = dict[str, tuple[Any, int]]
+"""Element type and number of elements of each array."""
+
+
+def _tile_sizes(design: Design) -> _Sizes:
+    t, d, element = design.tile, design.n_features, _element(design)
+    long_rows = 0 if design.short_rows else t * design.padded
+    packed = design.batch * design.padded if long_rows and design.dense else 0
+    return {
+        "centre": (element, design.lanes.rounded(d)),
+        "x": (element, d * t),
+        "x_rows": (element, long_rows),
+        "row_weights": (element, t),
+        "peak": (element, t),
+        "white": (element, d * t if design.family == "tied" else 0),
+        "gathered": (element, d * t if design.eliminates else 0),
+        "floor": (element, t if design.eliminates else 0),
+        "active": (np.int64, 0 if design.short_rows else t),
+        "shares": (element, t),
+        "differences": (element, packed),
+        "weighted": (element, packed),
+    }
+
+
+def _candidate_sizes(design: Design, k: int) -> _Sizes:
+    element, d = _element(design), design.n_features
+    grouped = -(-k // GROUP) * GROUP
+    factors = design.component_factors * (k if design.family == "full" else 1)
+    biases = d * {"full": k, "tied": grouped}.get(design.family, 2 * grouped)
+    sizes: _Sizes = {
+        "factors": (element, factors),
+        "biases": (element, biases),
+        "constants": (element, grouped),
+        "references": (element, k * design.padded),
+        "joint": (element, grouped * design.tile),
+        "masks": (np.int64, 0 if design.short_rows else k * design.mask_words),
+        "pause": (np.int64, 1),
+        "sums": (element, k * design.sums),
+        "log_likelihood": (np.float64, design.lanes.count),
+    }
+    if design.lanes.single:
+        sizes["totals"] = (np.float64, k * design.sums)
+    return sizes
+
+
+def _element(design: Design) -> Any:
+    return np.float32 if design.lanes.single else np.float64
+
+
+def _bytes_of(sizes: _Sizes) -> int:
+    return sum(_lines(kind, n) for kind, n in sizes.values()) + _LINE
+
+
+def _lines(kind: Any, n: int) -> int:
+    size: int = np.dtype(kind).itemsize
+    return -(-n * size // _LINE) * _LINE
+
+
+class _Memory:
+    """Zeros, cut into arrays that begin on cache lines."""
+
+    def __init__(self, n_bytes: int) -> None:
+        raw = np.zeros(n_bytes + _LINE, dtype=np.uint8)
+        self._bytes = raw[-raw.ctypes.data % _LINE :]
+        self._used = 0
+
+    def cut(self, sizes: _Sizes) -> dict[str, NDArray[Any]]:
+        """The arrays of these sizes."""
+        arrays = {}
+        for name, (kind, n) in sizes.items():
+            end = self._used + n * np.dtype(kind).itemsize
+            arrays[name] = self._bytes[self._used : end].view(kind)
+            self._used += _lines(kind, n)
+        return arrays

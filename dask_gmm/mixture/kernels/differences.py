@@ -1,0 +1,81 @@
+"""Moments from differences, for components whose moments about the common centre would cancel.
+
+What the log-densities of a candidate lose to cancellation is known before a row is seen. What its
+moments lose depends on the covariances they will give, and a component can collapse from the
+width of the data to nothing in a single step. So each tile is asked: where a component's scatter
+about its own mean in that tile is small against its distance from the centre, its moments of that
+tile are taken from the differences to its reference instead. Scatter within tiles is never more
+than scatter overall, so the bound that each tile keeps holds for the whole.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.covariance import CovarianceFamily
+
+    Array = NDArray[np.float64]
+
+__all__ = ["NEGLIGIBLE", "SMALLEST_SCATTER", "Differences", "unsteady"]
+
+NEGLIGIBLE = 1e-30
+"""Responsibilities below this do not enter the moments of a whitening form. A row's own
+rounding, 1e-16, is so much larger that they could not be seen in any sum that is."""
+
+SMALLEST_SCATTER = 1e-3
+"""Scatter about the mean, as a part of that about the centre, below which moments are taken from
+differences. It costs the linear moments three digits at most, as if they were about a reference
+thirty standard deviations away."""
+
+
+class Differences:
+    """Moments of single components from the differences to their references.
+
+    Parameters
+    ----------
+    shift : (K, D) float64
+        References minus the centre of the features.
+    family : CovarianceFamily
+        Which second moments to gather.
+    """
+
+    def __init__(self, shift: Array, family: CovarianceFamily) -> None:
+        self._shift = shift
+        self._family = family
+        self.counts = np.zeros(len(shift))
+        self.first = np.zeros(shift.shape)
+        self.second = np.zeros(family.second_moment_shape(*shift.shape))
+
+    def add(self, k: int, centred: Array, responsibilities: Array) -> None:
+        """Add a tile's rows x̃, [D][t], to component `k` as far as it is responsible for them."""
+        active = np.flatnonzero(responsibilities > NEGLIGIBLE)
+        if len(active) == 0:
+            return
+        weights = responsibilities[active]
+        difference = np.take(centred, active, axis=1)
+        difference -= self._shift[k][:, None]
+        self.counts[k] += weights.sum()
+        self.first[k] += difference @ weights
+        difference *= np.sqrt(weights)
+        moment = self._family.component_moment(difference.T, difference.T)
+        self._family.add_moment(self.second, k, moment)
+
+
+def unsteady(counts: Array, first: Array, squares: Array) -> NDArray[np.intp]:
+    """Components whose scatter in a tile cancels when it is taken about the centre.
+
+    Parameters
+    ----------
+    counts : (K,) float64
+    first, squares : (K, J) float64
+        Σ r x̃ and Σ r x̃² per feature, or summed over some of them.
+    """
+    means = first * first
+    means /= np.maximum(counts, np.finfo(np.float64).tiny)[:, None]
+    lost: NDArray[np.bool_] = squares - means < SMALLEST_SCATTER * squares
+    return np.flatnonzero(lost.any(axis=1))

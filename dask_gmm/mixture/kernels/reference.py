@@ -1,0 +1,169 @@
+"""The reference kernel: the formulas as they stand in the books, in extended precision.
+
+It is the oracle of the others, written to be read: no shortcuts, no fast forms. It computes in
+`numpy.longdouble` (64 bits of mantissa on x86-64; float64 where the platform has no more), from
+the same float64 factors as every kernel, so that what it disagrees with is another kernel's
+arithmetic and not its own. Roughly a hundred times slower than `blas`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.mixture.kernels.base import (
+    Candidate,
+    as_rows,
+    beyond_range,
+    check_finite,
+    possible_families,
+)
+from dask_gmm.mixture.statistics import SufficientStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+    Long = NDArray[np.longdouble]
+
+__all__ = ["ReferenceKernel"]
+
+_TILE_ROWS = 512
+_LONG_BYTES = np.dtype(np.longdouble).itemsize
+
+
+class ReferenceKernel:
+    """Obvious and slow; for tests and for doubts."""
+
+    @property
+    def name(self) -> str:
+        """The kernel's name: reference."""
+        return "reference"
+
+    def statistics(
+        self, rows: NDArray[Any], candidates: Sequence[Candidate]
+    ) -> tuple[SufficientStatistics, ...]:
+        """Statistics of the rows for each candidate; see `Kernel.statistics`."""
+        return tuple(_statistics(as_rows(rows, c.parameters.n_features), c) for c in candidates)
+
+    def log_densities(
+        self, rows: NDArray[Any], parameters: MixtureParameters
+    ) -> NDArray[np.float64]:
+        """Log-densities log p(x_n); see `Kernel.log_densities`."""
+        rows = as_rows(rows, parameters.n_features)
+        out = np.empty(len(rows))
+        for where, _, joint in _tiles(rows, parameters):
+            out[where] = _log_sum_exp(joint)
+        return out
+
+    def posteriors(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.float64]:
+        """Responsibilities; see `Kernel.posteriors`."""
+        rows = as_rows(rows, parameters.n_features)
+        out = np.empty((len(rows), parameters.n_components))
+        for where, _, joint in _tiles(rows, parameters):
+            out[where] = np.exp(joint - _log_sum_exp(joint)[:, None])
+        return out
+
+    def labels(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
+        """Most probable components; see `Kernel.labels`."""
+        rows = as_rows(rows, parameters.n_features)
+        out = np.empty(len(rows), dtype=np.intp)
+        for where, _, joint in _tiles(rows, parameters):
+            out[where] = np.argmax(joint, axis=1)
+        return out
+
+    def workspace_bytes(
+        self,
+        n_features: int,
+        n_components: Sequence[int],
+        families: Sequence[CovarianceFamily] | None = None,
+    ) -> int:
+        """Most bytes that `statistics` allocates; see `Kernel.workspace_bytes`."""
+        d, working, results = n_features, 0, 0
+        for k, kinds in possible_families(n_components, families):
+            # One candidate after the other, so that only the results add up.
+            moments = max(prod(f.second_moment_shape(k, d)) for f in kinds)
+            matrices = 3 * d * d if any(f.dense_factors for f in kinds) else 0
+            # Of two tiles, that is: the last one lives on while the next is made.
+            tiles = _TILE_ROWS * (8 * d + 6 * k + 4)
+            numbers = tiles + 3 * moments + matrices + 6 * k * d + 8 * k
+            working = max(working, _LONG_BYTES * numbers)
+            results += 8 * (moments + 2 * k * d + k)
+        return working + results
+
+
+def _tiles(rows: NDArray[Any], parameters: MixtureParameters) -> Iterator[tuple[slice, Long, Long]]:
+    """Each tile's place, its rows (t, D), and log π_k N(x_n|μ_k, Σ_k) of shape (t, K)."""
+    k, d = parameters.means.shape
+    family, factors = parameters.family, parameters.precisions_cholesky
+    means = parameters.means.astype(np.longdouble)
+    with np.errstate(divide="ignore"):  # a weight of zero is a component that nobody belongs to
+        log_weights = np.log(parameters.weights.astype(np.longdouble))
+    log_determinants = _log_determinants(parameters)
+    constants = log_weights + log_determinants - 0.5 * d * np.log(2 * np.longdouble(np.pi))
+    for start in range(0, len(rows), _TILE_ROWS):
+        where = slice(start, min(start + _TILE_ROWS, len(rows)))
+        check_finite(rows[where], start)
+        x = rows[where].astype(np.longdouble)
+        joint = np.empty((len(x), k), dtype=np.longdouble)
+        for j in range(k):
+            white = family.whiten(factors, j, x - means[j])
+            joint[:, j] = constants[j] - 0.5 * np.sum(white * white, axis=1)
+        with np.errstate(over="ignore"):
+            peak = joint.max(axis=1).astype(np.float64)
+        if not np.all(np.isfinite(peak)):
+            raise beyond_range(rows[where], start, ~np.isfinite(peak))
+        yield where, x, joint
+
+
+def _log_determinants(parameters: MixtureParameters) -> Long:
+    """log|Σ_k|^(-1/2) in extended precision, shape (K,): log u summed over the diagonal of U."""
+    k, d = parameters.means.shape
+    diagonals = parameters.family.diagonals(parameters.precisions_cholesky, k, d)
+    return np.asarray(np.log(diagonals.astype(np.longdouble)).sum(axis=1))
+
+
+def _log_sum_exp(joint: Long) -> Long:
+    """Row by row log Σ_k exp(joint_nk), shape (t,)."""
+    peak = joint.max(axis=1)
+    total: Long = peak + np.log(np.exp(joint - peak[:, None]).sum(axis=1))
+    return total
+
+
+def _statistics(rows: NDArray[Any], candidate: Candidate) -> SufficientStatistics:
+    parameters, family = candidate.parameters, candidate.parameters.family
+    k, d = parameters.means.shape
+    about = candidate.reference.astype(np.longdouble)
+    log_likelihood = np.longdouble(0.0)
+    counts = np.zeros(k, dtype=np.longdouble)
+    first = np.zeros((k, d), dtype=np.longdouble)
+    second = np.zeros(family.second_moment_shape(k, d), dtype=np.longdouble)
+    for _, x, joint in _tiles(rows, parameters):
+        log_density = _log_sum_exp(joint)
+        log_likelihood += log_density.sum()
+        responsibilities = np.exp(joint - log_density[:, None])
+        for j in range(k):
+            r = responsibilities[:, j]
+            deviation = x - about[j]
+            counts[j] += r.sum()
+            first[j] += r @ deviation
+            moment = family.component_moment(r[:, None] * deviation, deviation)
+            family.add_moment(second, j, moment)
+    if np.any(np.abs(second) > np.finfo(np.float64).max):
+        raise beyond_range(rows, 0, np.zeros(len(rows), dtype=bool))
+    return SufficientStatistics.create(
+        family,
+        candidate.reference,
+        rows=len(rows),
+        weight=len(rows),
+        log_likelihood=float(log_likelihood),
+        counts=counts,
+        first=first,
+        second=second,
+    )

@@ -1,0 +1,199 @@
+"""The parameters of a mixture as one frozen value."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.errors import InputError
+from dask_gmm.mixture.covariance import CovarianceFamily, covariance_family
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["MixtureParameters"]
+
+
+def frozen_array(values: ArrayLike) -> NDArray[np.float64]:
+    """A read-only, C-ordered float64 array that nobody else can write to."""
+    array = np.array(values, dtype=np.float64, order="C")
+    array.setflags(write=False)
+    return array
+
+
+def freeze_arrays(state: dict[str, Any]) -> None:
+    """Make arrays read-only again after unpickling, which forgets that they were."""
+    for value in state.values():
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureParameters:
+    """Weights, means and covariances of a Gaussian mixture, with the covariances factored.
+
+    Build one with `create` or `from_precisions`, which validate; two are equal when every number
+    has the same bits.
+
+    Attributes
+    ----------
+    family : CovarianceFamily
+    weights : (K,) float64
+        π_k ≥ 0, summing to one.
+    means : (K, D) float64
+    covariances : float64, shape of the family
+    precisions_cholesky : float64, shape of the family
+        Upper-triangular U with Σ⁻¹ = U Uᵀ (for diagonal families 1/σ).
+    """
+
+    family: CovarianceFamily
+    weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    covariances: NDArray[np.float64]
+    precisions_cholesky: NDArray[np.float64]
+
+    @classmethod
+    def create(
+        cls,
+        family: CovarianceFamily | str,
+        weights: ArrayLike,
+        means: ArrayLike,
+        covariances: ArrayLike,
+    ) -> MixtureParameters:
+        """Build parameters from weights, means and covariances.
+
+        Raises
+        ------
+        InputError
+            A shape does not fit, a value is not finite, or the weights are no distribution.
+        CollapsedComponentError
+            A covariance is not positive definite.
+        """
+        family = covariance_family(family) if isinstance(family, str) else family
+        w, m, c = frozen_array(weights), frozen_array(means), frozen_array(covariances)
+        _check(family, w, m, c, "covariances")
+        return cls(family, w, m, c, frozen_array(family.factor(c)))
+
+    @classmethod
+    def from_precisions(
+        cls,
+        family: CovarianceFamily | str,
+        weights: ArrayLike,
+        means: ArrayLike,
+        precisions: ArrayLike,
+    ) -> MixtureParameters:
+        """Build parameters from inverse covariances.
+
+        Raises
+        ------
+        InputError
+            As in `create`, or a precision is not positive definite.
+        """
+        family = covariance_family(family) if isinstance(family, str) else family
+        w, m, p = frozen_array(weights), frozen_array(means), frozen_array(precisions)
+        _check(family, w, m, p, "precisions")
+        try:
+            factors = frozen_array(family.factor_precisions(p))
+        except np.linalg.LinAlgError:
+            raise InputError(
+                f"'{family.name} precision' should be symmetric, positive-definite"
+            ) from None
+        if not np.all(np.isfinite(factors)):
+            raise InputError(f"'{family.name} precision' should be positive")
+        return cls(family, w, m, frozen_array(family.covariances(factors)), factors)
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return int(self.means.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return int(self.means.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, which is what a worker receives."""
+        return sum(a.nbytes for a in self._arrays())
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters: covariances, means, and weights that sum to one."""
+        k, d = self.n_components, self.n_features
+        return self.family.degrees_of_freedom(k, d) + k * d + k - 1
+
+    @property
+    def precisions(self) -> NDArray[np.float64]:
+        """Σ⁻¹, shape of the family."""
+        return self.family.precisions(self.precisions_cholesky)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 over the family and every bit of the numbers."""
+        digest = hashlib.sha256(f"{self.family.name}:{self.means.shape}".encode())
+        for array in self._arrays():
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def ordered(self) -> MixtureParameters:
+        """The same mixture with its components sorted: heaviest first, ties by mean.
+
+        Labels of two fits of the same data can then be compared.
+        """
+        keys = (*self.means.T[::-1], -self.weights)
+        order = np.lexsort(keys)
+        return MixtureParameters(
+            self.family,
+            frozen_array(self.weights[order]),
+            frozen_array(self.means[order]),
+            frozen_array(self.family.take(self.covariances, order)),
+            frozen_array(self.family.take(self.precisions_cholesky, order)),
+        )
+
+    def _arrays(self) -> tuple[NDArray[np.float64], ...]:
+        return (self.weights, self.means, self.covariances, self.precisions_cholesky)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        freeze_arrays(state)
+        self.__dict__.update(state)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MixtureParameters):
+            return NotImplemented
+        return self.family is other.family and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+
+def _check(
+    family: CovarianceFamily,
+    weights: NDArray[np.float64],
+    means: NDArray[np.float64],
+    covariances: NDArray[np.float64],
+    what: str,
+) -> None:
+    if means.ndim != 2 or 0 in means.shape:
+        raise InputError(f"means should have the shape (K, D), but got {means.shape}")
+    k, d = means.shape
+    for name, array, shape in (
+        ("weights", weights, (k,)),
+        (what, covariances, family.covariance_shape(k, d)),
+    ):
+        if array.shape != shape:
+            raise InputError(
+                f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}"
+            )
+    for name, array in (("weights", weights), ("means", means), (what, covariances)):
+        bad = ~np.isfinite(array)
+        if bad.any():
+            raise InputError(f"{name}[{tuple(map(int, np.argwhere(bad)[0]))}] is not finite")
+    if np.any(weights < 0) or abs(float(weights.sum()) - 1.0) > 1e-6:
+        raise InputError(
+            f"The parameter 'weights' should be normalized, but got sum(weights) = "
+            f"{weights.sum():.5f} with a smallest weight of {weights.min():.5g}"
+        )
