@@ -1,0 +1,84 @@
+"""Sources that cannot leave their process, inside graphs that may.
+
+Dask pickles every graph, also for a cluster within this process. A source whose data lie in this
+process's memory is pickled as a ticket: in this process the ticket becomes the source again; in
+any other it becomes a sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from dask_gmm.errors import InputError
+
+if TYPE_CHECKING:
+    from dask_gmm.data.base import Source
+
+__all__ = ["AnchoredSource"]
+
+
+class AnchoredSource:
+    """Holds a source that stays in the process that made it.
+
+    Parameters
+    ----------
+    source : Source
+        Read by whoever runs the graph in this process.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._ticket = uuid.uuid4().hex
+        with _lock:
+            _holders[self._ticket] = self
+
+    def source(self) -> Source:
+        """Return the source."""
+        return self._source
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Until the pickle is read here nobody may hold the graph: a Client.persist, for example,
+        # whose caller has let go of the array. Then the ticket must hold the source.
+        with _lock:
+            _under_way[self._ticket] = self
+            if len(_under_way) > _MAX_UNDER_WAY:  # pickles that went elsewhere are never redeemed
+                _under_way.pop(next(iter(_under_way)))
+        return _redeem, (self._ticket, os.getpid(), self._source.name)
+
+
+class _Elsewhere:
+    """What an `AnchoredSource` is in any other process: an error, once somebody needs it."""
+
+    def __init__(self, *ticket: Any) -> None:
+        self._ticket = ticket
+
+    def source(self) -> Source:
+        """Raise."""
+        name = self._ticket[2]
+        raise InputError(
+            f"{name} lies in the memory of the process that opened it, and a task of another "
+            f'process cannot read it: compute there, with .compute(scheduler="threads"), or write '
+            f"it to a path or an object store and pass that."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A scheduler passes it on, perhaps to a worker inside the process that has the source.
+        return _redeem, self._ticket
+
+
+_MAX_UNDER_WAY = 16
+_lock = threading.Lock()
+_holders: weakref.WeakValueDictionary[str, AnchoredSource] = weakref.WeakValueDictionary()
+_under_way: dict[str, AnchoredSource] = {}
+
+
+def _redeem(ticket: str, process: int, name: str) -> AnchoredSource | _Elsewhere:
+    with _lock:
+        # The holder first: taking it off the list may be what would let it go.
+        holder = _holders.get(ticket) if process == os.getpid() else None
+        _under_way.pop(ticket, None)
+    return _Elsewhere(ticket, process, name) if holder is None else holder

@@ -1,0 +1,266 @@
+"""What every source of rows promises, and the little that all of them share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.data.grid import BlockRef, SampleGrid
+from dask_gmm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["BlockRef", "Source", "check_dtype", "check_layout", "flatten_block"]
+
+
+class Source(ABC):
+    """Where rows come from: a frozen description of an array with one axis of features.
+
+    All axes but the feature axis are *sample* axes; flattened in C order inside each block they
+    give that block's rows. Blocks are the boxes of a grid over the sample axes and hold the whole
+    feature axis.
+
+    Attributes
+    ----------
+    name : str
+        What messages call the source: a URL, "NumPy array", ...
+    shape : tuple of int or None
+        Shape of the array, features included; None along an axis of unknown length.
+    dtype : numpy.dtype
+        Element type: boolean, integer or real floating.
+    feature_axis : int
+        The axis that holds the features, 0 ≤ feature_axis < len(shape).
+    grid : SampleGrid
+        The blocks.
+    feature_names : tuple of str or None
+        Names of the features along their axis, where the input has names and all are strings.
+    shippable : bool
+        Whether another process can read the source from a pickle of this object at no great cost.
+    block_bytes : int
+        Decoded bytes of the largest block; 0 when Dask does not know its chunk sizes.
+    read_bytes : int
+        Bytes that one `read` may hold for a moment beside the block it returns: encoded chunks,
+        decoded chunks that are yet to be copied into the block.
+    stored_bytes : int or None
+        Bytes that one pass moves from the store, None when only a listing of it could tell.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+    feature_axis: int
+    grid: SampleGrid
+    axis_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+
+    @property
+    @abstractmethod
+    def shippable(self) -> bool:
+        """Whether the source may go to another process."""
+
+    @property
+    @abstractmethod
+    def read_bytes(self) -> int:
+        """Transient memory of one read beyond the block it returns, in bytes."""
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Bytes that one pass moves from the store, None when unknown."""
+        return None
+
+    @property
+    def n_features(self) -> int:
+        """Length of the feature axis."""
+        size = self.shape[self.feature_axis]
+        assert size is not None
+        return size
+
+    @property
+    def n_rows(self) -> int | None:
+        """Number of rows, None when Dask does not know its chunk sizes."""
+        return self.grid.n_rows
+
+    @property
+    def sample_shape(self) -> tuple[int | None, ...]:
+        """Shape without the feature axis."""
+        return self.grid.shape
+
+    @property
+    def sample_chunks(self) -> tuple[tuple[int | float, ...], ...]:
+        """Block lengths along each sample axis, as Dask writes chunks; costs memory per block."""
+        return self.grid.chunks
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return self.grid.n_blocks
+
+    @property
+    def max_block_rows(self) -> int | None:
+        """Rows of the largest block, None when unknown."""
+        return self.grid.max_block_rows
+
+    @property
+    def block_bytes(self) -> int:
+        """Decoded bytes of the largest block, 0 when unknown."""
+        return (self.max_block_rows or 0) * self.n_features * self.dtype.itemsize
+
+    def block(self, i: int) -> BlockRef:
+        """Return block `i`, 0 ≤ i < n_blocks, in constant time."""
+        return self.grid.block(i)
+
+    @abstractmethod
+    def read(self, block: BlockRef) -> NDArray[Any]:
+        """Return the rows of a block.
+
+        Returns
+        -------
+        ndarray of shape (rows, n_features)
+            In the source's dtype; possibly a view with any strides, never to be written to.
+
+        Raises
+        ------
+        MissingChunkError, CorruptChunkError, StoreError
+            When the block cannot be had; the message names the chunk.
+        """
+
+    def locate(self, block: BlockRef, row: int) -> str:
+        """Say where row `row` of a block lies in the whole array, for messages."""
+        where = f"row {row} of block {block.index}"
+        if block.rows is None:
+            return f"{where} of {self.name}"
+        extent = tuple(b - a for a, b in zip(block.start, block.stop, strict=True))
+        offsets = np.unravel_index(row, extent)
+        place = [a + int(b) for a, b in zip(block.start, offsets, strict=True)]
+        if len(place) == 1:
+            return f"{where} (row {place[0]} of {self.name})"
+        if self.axis_names is None:
+            index = ", ".join(str(i) for i in self._with_features(place, ":"))
+            return f"{where} (index [{index}] of {self.name})"
+        names = [n for axis, n in enumerate(self.axis_names) if axis != self.feature_axis]
+        index = ", ".join(f"{name}={i}" for name, i in zip(names, place, strict=True))
+        return f"{where} ({index} of {self.name})"
+
+    def _with_features(self, sample: Sequence[Any], feature: Any) -> tuple[Any, ...]:
+        """Put `feature` back among per-sample-axis items, at the feature axis."""
+        return (*sample[: self.feature_axis], feature, *sample[self.feature_axis :])
+
+    def _region(self, block: BlockRef) -> tuple[slice, ...]:
+        sample = [slice(a, b) for a, b in zip(block.start, block.stop, strict=True)]
+        return self._with_features(sample, slice(0, self.n_features))
+
+
+def flatten_block(values: NDArray[Any], feature_axis: int) -> NDArray[Any]:
+    """Turn a block as it lies in the array into rows.
+
+    Parameters
+    ----------
+    values : ndarray of shape (..., D, ...)
+        A block, its features along `feature_axis`.
+    feature_axis : int
+        The axis of length D.
+
+    Returns
+    -------
+    ndarray of shape (n, D)
+        A view wherever strides can say it; n may be 0.
+    """
+    n_features = values.shape[feature_axis]
+    rows = math.prod(values.shape) // n_features
+    return np.moveaxis(values, feature_axis, -1).reshape(rows, n_features)
+
+
+def check_dtype(dtype: np.dtype[Any], name: str) -> None:
+    """Refuse element types that a density cannot take.
+
+    Raises
+    ------
+    InputError
+        For complex, object, string, date, void and other non-numeric types.
+    """
+    remedies = {
+        "c": "Complex data not supported: stack the real and imaginary parts as two features",
+        "O": "convert it to numbers, for example with .astype(float)",
+        "M": "subtract a reference date and convert to a number, for example of seconds",
+        "m": "divide by a unit, for example np.timedelta64(1, 's')",
+        "V": "stack its fields as features of one numeric type",
+    }
+    if dtype.kind not in "biuf":
+        remedy = remedies.get(dtype.kind, "encode it as numbers first")
+        raise InputError(
+            f"{name} holds {dtype} values; a mixture needs real numbers. {remedy.capitalize()}."
+            if dtype.kind != "c"
+            else f"{name} holds {dtype} values. {remedy}."
+        )
+
+
+def check_layout(
+    shape: Sequence[int | None],
+    feature_axis: int | str,
+    name: str,
+    axis_names: Sequence[str] | None = None,
+) -> int:
+    """Check an array's shape and return its feature axis, counted from the front.
+
+    Raises
+    ------
+    InputError
+        For fewer than two axes, an axis that is not there, or an axis of no features.
+    """
+    if len(shape) < 2:
+        got = "scalar array" if not shape else "1D array"
+        raise InputError(
+            f"Expected 2D array, got {got} instead: {name} has shape {_spell(shape)}, but rows "
+            f"and features need an axis each. Reshape your data using array.reshape(-1, 1) if it "
+            f"has a single feature, or array.reshape(1, -1) if it is a single row."
+        )
+    axis = _axis_number(shape, feature_axis, name, axis_names)
+    size = shape[axis]
+    if size is None:
+        raise InputError(
+            f"{name} has an unknown number of features (axis {axis} of {_spell(shape)}): call "
+            f"compute_chunk_sizes() on it first."
+        )
+    if size == 0:
+        raise InputError(
+            f"Found array with 0 feature(s) (shape={_spell(shape)}) while a minimum of 1 is "
+            f"required: axis {axis} of {name}, the feature axis, is empty."
+        )
+    return axis
+
+
+def _axis_number(
+    shape: Sequence[int | None],
+    feature_axis: int | str,
+    name: str,
+    axis_names: Sequence[str] | None,
+) -> int:
+    if isinstance(feature_axis, str):
+        if axis_names is None:
+            raise InputError(
+                f"{name} does not name its axes, so feature_axis={feature_axis!r} says nothing: "
+                f"give a number from 0 to {len(shape) - 1}."
+            )
+        if feature_axis not in axis_names:
+            raise InputError(
+                f"{name} has no axis {feature_axis!r}; feature_axis is one of "
+                f"{', '.join(axis_names)}."
+            )
+        return list(axis_names).index(feature_axis)
+    if not -len(shape) <= feature_axis < len(shape):
+        raise InputError(
+            f"{name} of shape {_spell(shape)} has no axis {feature_axis}; feature_axis runs from "
+            f"0 to {len(shape) - 1} (or -1 for the last)."
+        )
+    return feature_axis % len(shape)
+
+
+def _spell(shape: Sequence[int | None]) -> str:
+    inner = ", ".join("?" if size is None else str(size) for size in shape)
+    return f"({inner},)" if len(shape) == 1 else f"({inner})"

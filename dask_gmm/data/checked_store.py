@@ -1,0 +1,317 @@
+"""A read-only view of a Zarr store that never lets a loss pass for data.
+
+Zarr reads a chunk that is not in the store as the array's fill value, and an inner chunk that a
+shard's index leaves out likewise. Both are also how Zarr *writes* a chunk that holds nothing but
+the fill value, so the two cannot be told apart: the message says so and names the remedy. A range
+that comes back shorter than asked is a truncated object; left alone, zarr-python 3.1 reads an empty
+range inside a shard as fill values too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
+
+from dask_gmm.data.urls import redacted
+from dask_gmm.errors import (
+    CorruptChunkError,
+    DaskGMMError,
+    MissingChunkError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from dask_gmm.data.shards import ShardLayout
+
+__all__ = ["CheckedStore", "ReadCount", "first_line", "read_counter", "translate_error"]
+
+_METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+
+
+@dataclass(frozen=True)
+class ReadCount:
+    """Requests for chunks that this process has made, and the bytes that came back.
+
+    Attributes
+    ----------
+    gets : int
+        Requests for chunks, shards, or ranges of shards; metadata are not counted.
+    bytes : int
+        Bytes in the answers, as stored (compressed).
+    """
+
+    gets: int = 0
+    bytes: int = 0
+
+    def __sub__(self, earlier: ReadCount) -> ReadCount:
+        return ReadCount(self.gets - earlier.gets, self.bytes - earlier.bytes)
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = ReadCount()
+
+    def add(self, n_bytes: int) -> None:
+        with self._lock:
+            self._count = ReadCount(self._count.gets + 1, self._count.bytes + n_bytes)
+
+    def snapshot(self) -> ReadCount:
+        with self._lock:
+            return self._count
+
+
+_counter = _Counter()
+
+
+def read_counter() -> ReadCount:
+    """Return what this process has read from all stores so far; subtract two to measure."""
+    return _counter.snapshot()
+
+
+class CheckedStore(Store):
+    """Read-only wrapper of a store that counts reads and refuses to mistake a loss for data.
+
+    It subclasses `Store` and not `WrapperStore` on purpose: a fast path that a later Zarr gives its
+    own stores would be delegated by the latter, past these checks.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        The store to read from.
+    url : str
+        What messages call the store.
+    missing_chunks : {"error", "fill"}
+        Whether a chunk that is not there is an error or the fill value.
+    shards : ShardLayout, optional
+        How to read the shard indices of the array that will be read through this store.
+    probing : bool, default=False
+        Whether metadata that may not be read count as absent, with the refusal kept in `denied`.
+        S3 refuses what does not exist if the bucket may not be listed, and whoever opens a Zarr
+        node asks for documents of both formats.
+    """
+
+    supports_writes = False
+    supports_deletes = False
+
+    def __init__(
+        self,
+        store: Store,
+        url: str,
+        missing_chunks: Literal["error", "fill"],
+        shards: ShardLayout | None = None,
+        *,
+        probing: bool = False,
+    ) -> None:
+        super().__init__(read_only=True)
+        self._store = store
+        self.url = url
+        self.missing_chunks = missing_chunks
+        self._shards = shards
+        self._probing = probing
+        self._whole: dict[str, Buffer] | None = None
+        self.denied: StoreError | None = None
+
+    def with_shards(self, shards: ShardLayout | None) -> CheckedStore:
+        """Return the same store with one array's shard layout to check."""
+        return CheckedStore(self._store, self.url, self.missing_chunks, shards)
+
+    def for_one_read(self) -> CheckedStore:
+        """Return a store that fetches each object whole, once, for a read that needs all of it.
+
+        Where a shard reaches over the edge of its array, zarr-python 3.1 asks for the index and
+        then for one inner chunk after the other: a round trip each.
+        """
+        store = self.with_shards(self._shards)
+        store._whole = {}
+        return store
+
+    def with_read_only(self, read_only: bool = False) -> CheckedStore:
+        """Return this store; it has no writable form."""
+        if not read_only:
+            raise ValueError("a CheckedStore is read-only")
+        return self
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return an object or part of it; see the class for what is refused."""
+        if self._whole is not None and byte_range is not None:
+            return await self._part_of_whole(self._whole, key, prototype, byte_range)
+        is_metadata = key.rpartition("/")[2] in _METADATA
+        try:
+            value = await self._store.get(key, prototype, byte_range)
+        except (DaskGMMError, MemoryError):
+            raise
+        except Exception as error:  # every kind of store has errors of its own
+            translated = translate_error(error, self._place(key))
+            if self._probing and is_metadata and was_denied(error):
+                self.denied = translated
+                return None
+            raise translated from error
+        if is_metadata:
+            return value
+        _counter.add(0 if value is None else len(value))
+        if value is None:
+            if self.missing_chunks == "error":
+                raise self._missing(key)
+            return None
+        self._check(key, value, byte_range)
+        return value
+
+    async def _part_of_whole(
+        self,
+        objects: dict[str, Buffer],
+        key: str,
+        prototype: BufferPrototype,
+        byte_range: ByteRequest,
+    ) -> Buffer | None:
+        if key not in objects:
+            value = await self.get(key, prototype)
+            if value is None:
+                return None
+            objects[key] = value
+        whole = objects[key]
+        if isinstance(byte_range, RangeByteRequest):
+            return whole[byte_range.start : byte_range.end]
+        if isinstance(byte_range, SuffixByteRequest):
+            return whole[max(0, len(whole) - byte_range.suffix) :]
+        return whole[byte_range.offset :]
+
+    def _check(self, key: str, value: Buffer, byte_range: ByteRequest | None) -> None:
+        expected = None
+        if isinstance(byte_range, RangeByteRequest):
+            expected = byte_range.end - byte_range.start
+        elif isinstance(byte_range, SuffixByteRequest):
+            expected = byte_range.suffix
+        if expected is not None and len(value) != expected:
+            raise CorruptChunkError(
+                f"Shard {key!r} of {self.url} is truncated: {expected} bytes were asked for and "
+                f"{len(value)} came. Write the shard again, or restore it from a copy."
+            )
+        if len(value) == 0:
+            raise CorruptChunkError(
+                f"Chunk {key!r} of {self.url} is an empty object. Write the chunk again, or "
+                f"restore it from a copy."
+            )
+        if self._shards is not None:
+            absent = self._shards.absent_chunks(key, value, byte_range, self.url)
+            if absent and self.missing_chunks == "error":
+                raise self._missing(key, f"Inner chunk {absent[0]} of shard {key!r}")
+
+    def _missing(self, key: str, what: str | None = None) -> MissingChunkError:
+        return MissingChunkError(
+            f"{what or f'Chunk {key!r}'} of {self.url} is not in the store, and Zarr would read it "
+            f"as fill values. It was lost or never written; or it holds nothing but the fill value "
+            f"(often 0), which Zarr leaves out when it writes. If the latter is so, pass "
+            f"missing_chunks='fill'; otherwise restore the chunk or write the array again."
+        )
+
+    def _place(self, key: str) -> str:
+        return f"{self.url.rstrip('/')}/{key}"
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> list[Buffer | None]:
+        """Return parts of several objects, each checked as by `get`."""
+        parts = [self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+        return list(await asyncio.gather(*parts))
+
+    async def exists(self, key: str) -> bool:
+        """Whether an object is there."""
+        try:
+            return await self._store.exists(key)
+        except Exception as error:
+            raise translate_error(error, self._place(key)) from error
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, CheckedStore)
+            and self._store == other._store
+            and self.missing_chunks == other.missing_chunks
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"CheckedStore({self.url!r})"
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Refuse to write."""
+        self._check_writable()
+
+    async def delete(self, key: str) -> None:
+        """Refuse to delete."""
+        self._check_writable()
+
+    @property
+    def supports_listing(self) -> bool:
+        """Whether the wrapped store can list its keys."""
+        return self._store.supports_listing
+
+    def list(self) -> AsyncIterator[str]:
+        """List all keys."""
+        return self._store.list()
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """List the keys under a prefix."""
+        return self._store.list_prefix(prefix)
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """List the names directly under a prefix."""
+        return self._store.list_dir(prefix)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without its full stop and without secrets."""
+    text = str(error).strip()
+    return redacted(text.splitlines()[0] if text else type(error).__name__).rstrip(". ")
+
+
+def was_denied(error: Exception) -> bool:
+    """Whether a store refused to answer, as opposed to could not."""
+    refusals = {"PermissionDeniedError", "UnauthenticatedError"}
+    text = str(error)
+    return (
+        isinstance(error, PermissionError)
+        or type(error).__name__ in refusals
+        or "403 Forbidden" in text
+        or "401 Unauthorized" in text
+    )
+
+
+def translate_error(error: Exception, place: str) -> StoreError:
+    """Say in one sentence why a store did not answer, whatever library it came through."""
+    text = str(error)
+    reason = first_line(error)
+    # The address of the cloud's metadata service: asked last, when no other credentials are set.
+    if "169.254.169.254" in text or "metadata.google.internal" in text:
+        return StoreError(
+            f"No credentials were found for {place}: set AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY (or your cloud's variables) in this process's environment, "
+            f"give its machine a role, or say skip_signature=true for public data."
+        )
+    if was_denied(error):
+        return StoreError(
+            f"Access to {place} was denied: {reason}. Check the credentials and the role of this "
+            f"process (environment variables; profiles in ~/.aws are not read), or say "
+            f"skip_signature=true for public data. S3 also answers so for what does not exist "
+            f"when listing is not allowed."
+        )
+    return StoreError(
+        f"{place} could not be read: {reason}. Check the address, the endpoint and the network."
+    )

@@ -1,0 +1,138 @@
+"""A function of rows over a whole source, as a lazy Dask array.
+
+Each task of the graph names its block by number and takes the source and the function from one
+task each, so that neither is in the graph more than once, and data never are.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import dask.array as da
+import numpy as np
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import Task, TaskRef
+
+from dask_gmm.data.anchor import AnchoredSource
+from dask_gmm.data.base import Source
+from dask_gmm.data.dask_source import DaskSource
+from dask_gmm.data.numpy_source import NumpySource
+from dask_gmm.errors import InputError, NonFiniteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dask.typing import Key
+    from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["lazy_map"]
+
+T = TypeVar("T")
+
+
+def lazy_map(
+    source: Source,
+    function: Callable[[NDArray[Any]], NDArray[Any]],
+    dtype: DTypeLike,
+    n_outputs: int | None = None,
+) -> da.Array:
+    """Apply a function to the rows of every block, when the result is computed.
+
+    Parameters
+    ----------
+    source : Source
+        Where the rows come from. Blocks are read by the tasks, on the worker that runs them. Of a
+        store in this process's memory they can be computed in this process alone; a worker
+        elsewhere answers with an `InputError` that says so.
+    function : callable
+        Takes rows of shape (n, D), n ≥ 0, and returns values of shape (n,), or (n, K). Picklable
+        where the result is to be computed on a cluster.
+    dtype : dtype
+        Type of the values.
+    n_outputs : int, optional
+        K; without it there is one value per row.
+
+    Returns
+    -------
+    dask.array.Array
+        Of the source's sample shape and chunks, and a last axis of length K in one chunk if
+        `n_outputs` is given. Unknown chunk sizes stay unknown.
+    """
+    name = f"gmm-map-{uuid.uuid4().hex}"
+    function_key, source_key = f"{name}-function", f"{name}-source"
+    tail = () if n_outputs is None else (0,)
+    graph: dict[Key, Any] = {function_key: Task(function_key, _itself, function)}
+    dependencies: list[Any] = []
+    if isinstance(source, DaskSource):
+        dependencies.append(source.collection)
+        layout = (source.n_features, source.feature_axis)
+    else:
+        keep = not source.shippable and not isinstance(source, NumpySource)
+        held = AnchoredSource(source) if keep else source
+        graph[source_key] = Task(source_key, _itself, held)
+    for i in range(source.n_blocks):
+        key = (name, *source.grid.coordinates(i), *tail)
+        if isinstance(source, DaskSource):
+            block_key = source.collection_key(i)
+            graph[key] = Task(
+                key, _map_value, TaskRef(function_key), TaskRef(block_key), i, *layout, n_outputs
+            )
+        else:
+            graph[key] = Task(
+                key, _map_block, TaskRef(function_key), TaskRef(source_key), i, n_outputs
+            )
+    chunks = source.sample_chunks + (() if n_outputs is None else ((n_outputs,),))
+    array: Callable[..., da.Array] = da.Array  # untyped in Dask
+    return array(
+        HighLevelGraph.from_collections(name, graph, dependencies=dependencies),
+        name,
+        chunks,
+        meta=np.empty((0,) * len(chunks), dtype=dtype),
+    )
+
+
+def _itself(value: T) -> T:
+    return value
+
+
+def _map_block(
+    function: Callable[[NDArray[Any]], NDArray[Any]],
+    held: Source | AnchoredSource,
+    index: int,
+    n_outputs: int | None,
+) -> NDArray[Any]:
+    source = held.source() if not isinstance(held, Source) else held
+    block = source.block(index)
+    shape = tuple(b - a for a, b in zip(block.start, block.stop, strict=True))
+    rows = source.read(block)
+    try:
+        values = function(rows)
+    except NonFiniteError as error:
+        raise error.at(source.locate(block, error.row)) from None
+    return _shaped(values, shape, n_outputs)
+
+
+def _map_value(
+    function: Callable[[NDArray[Any]], NDArray[Any]],
+    value: NDArray[Any],
+    index: int,
+    n_features: int,
+    feature_axis: int,
+    n_outputs: int | None,
+) -> NDArray[Any]:
+    rows = DaskSource.rows_of(value, n_features, feature_axis)
+    try:
+        values = function(rows)
+    except NonFiniteError as error:
+        raise error.at(f"row {error.row} of block {index} of the Dask array") from None
+    return _shaped(values, value.shape[:feature_axis] + value.shape[feature_axis + 1 :], n_outputs)
+
+
+def _shaped(values: NDArray[Any], sample: tuple[int, ...], n_outputs: int | None) -> NDArray[Any]:
+    shape = sample if n_outputs is None else (*sample, n_outputs)
+    if values.size != int(np.prod(shape)):
+        raise InputError(
+            f"The function returned values of shape {values.shape} for rows of shape {sample}."
+        )
+    return values.reshape(shape)

@@ -1,0 +1,100 @@
+"""Rows of an array in this process's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.data.base import Source, check_dtype, check_layout, flatten_block
+from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid, even_chunks
+from dask_gmm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["BLOCK_BYTES", "NumpySource"]
+
+BLOCK_BYTES = 8 * 2**20
+"""Size of a block. Fixed: were it to depend on the machine, so would the bits of the result."""
+
+
+@dataclass(frozen=True, eq=False)
+class NumpySource(Source):
+    """An array that is already here; the only source that holds data.
+
+    Use `NumpySource.of`. The array is not copied and must not change while the source is in use.
+    """
+
+    array: NDArray[Any]
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+    feature_axis: int
+    grid: SampleGrid
+    axis_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        array: NDArray[Any],
+        feature_axis: int | str = -1,
+        *,
+        name: str = "NumPy array",
+        axis_names: Sequence[str] | None = None,
+        block_rows: int | None = None,
+    ) -> NumpySource:
+        """Describe an array.
+
+        Parameters
+        ----------
+        array : ndarray
+            Two or more axes, of a boolean, integer or real floating type.
+        feature_axis : int or str, default=-1
+            Axis of the features; a name when `axis_names` are given.
+        name : str
+            What messages call it.
+        axis_names : sequence of str, optional
+            Names of all axes.
+        block_rows : int, optional
+            Most rows in a block; by default as many as make 8 MiB.
+
+        Raises
+        ------
+        InputError
+            If the array has no rows-and-features layout, or no real numbers.
+        """
+        axis = check_layout(array.shape, feature_axis, name, axis_names)
+        check_dtype(array.dtype, name)
+        if block_rows is not None and block_rows < 1:
+            raise InputError(f"block_rows must be at least 1, got {block_rows}.")
+        row_bytes = array.shape[axis] * array.dtype.itemsize
+        sample_shape = array.shape[:axis] + array.shape[axis + 1 :]
+        chunks = even_chunks(sample_shape, block_rows or BLOCK_BYTES // row_bytes)
+        axes = tuple(RegularAxis(n, c) for n, c in zip(sample_shape, chunks, strict=True))
+        names = None if axis_names is None else tuple(axis_names)
+        return cls(array, name, array.shape, array.dtype, axis, SampleGrid(axes), names)
+
+    @property
+    def shippable(self) -> bool:
+        """False: the data are here, and a pickle of this source would carry all of them."""
+        return False
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes copied when the strides of a block cannot be those of a matrix of rows."""
+        first = flatten_block(self.array[self._region(self.block(0))], self.feature_axis)
+        return 0 if np.may_share_memory(first, self.array) else self.block_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the whole array."""
+        return self.array.nbytes
+
+    def read(self, block: BlockRef) -> NDArray[Any]:
+        """Return the rows of a block, a view wherever strides allow it."""
+        return flatten_block(self.array[self._region(block)], self.feature_axis)

@@ -1,0 +1,285 @@
+"""URL → Zarr store, built once per process with the process's own credentials.
+
+A `StoreSpec` is what travels; `store_for` turns it into a checked, read-only store wherever it
+arrives. Object stores go through obstore, whose retries cover 5xx answers, broken connections and
+timeouts; its clock for a whole request, body included, is raised from 30 s to 5 min so that a big
+chunk over a slow link is slow and not an error.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import zarr.storage
+
+from dask_gmm.data.checked_store import CheckedStore, ReadCount, first_line, read_counter
+from dask_gmm.data.urls import Options, check_options, normalize_url, scheme_of
+from dask_gmm.errors import InputError, StoreError, StoreNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from obstore.store import ClientConfig, RetryConfig
+    from zarr.abc.store import Store
+
+__all__ = [
+    "MissingChunks",
+    "ReadCount",
+    "StoreSpec",
+    "check_missing_chunks",
+    "probe_store",
+    "read_counter",
+    "store_for",
+    "store_spec",
+    "writable_store",
+]
+
+MissingChunks = Literal["error", "fill"]
+
+_OBJECT_SCHEMES = frozenset(
+    {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"}
+)
+_CLIENT_OPTIONS = frozenset(
+    {
+        "allow_http",
+        "allow_invalid_certificates",
+        "connect_timeout",
+        "http1_only",
+        "http2_only",
+        "pool_idle_timeout",
+        "pool_max_idle_per_host",
+        "proxy_excludes",
+        "proxy_url",
+        "randomize_addresses",
+        "read_timeout",
+        "timeout",
+        "user_agent",
+    }
+)
+_ALIASES = {"anon": "skip_signature", "endpoint_url": "endpoint"}  # what fsspec calls them
+_BODY_TIMEOUT = "5min"
+_STALL_TIMEOUT = "60s"  # a body that stands still is retried long before that
+_PATIENT: RetryConfig = {"max_retries": 10, "retry_timeout": timedelta(minutes=4)}
+_BRISK: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """How to reach a store, from any process: never a handle, never a credential.
+
+    Attributes
+    ----------
+    url : str
+        Absolute local path, or a URL.
+    options : tuple of pairs
+        Storage options, sorted; not secret.
+    missing_chunks : {"error", "fill"}
+        What a chunk that is not in the store means.
+    """
+
+    url: str
+    options: Options = ()
+    missing_chunks: MissingChunks = "error"
+
+    @property
+    def shippable(self) -> bool:
+        """Whether other processes see the same store: all but this process's memory."""
+        return scheme_of(self.url) != "memory"
+
+
+def store_spec(
+    url: str | os.PathLike[str],
+    options: Mapping[str, Any] | None = None,
+    missing_chunks: str = "error",
+) -> StoreSpec:
+    """Check a path or URL, its options and the policy for missing chunks.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be used, or carries a credential.
+    """
+    return StoreSpec(
+        normalize_url(url), check_options(options), check_missing_chunks(missing_chunks)
+    )
+
+
+def check_missing_chunks(policy: str) -> MissingChunks:
+    """Return the policy if it is one of the two."""
+    if policy == "error":
+        return "error"
+    if policy == "fill":
+        return "fill"
+    raise InputError(f"missing_chunks must be 'error' or 'fill', got {policy!r}.")
+
+
+# One store per address and process. The owner's process id is kept with them, so that a forked
+# child builds its own: connections and event loops do not survive a fork.
+_MAX_STORES = 64
+_lock = threading.Lock()
+_stores: dict[tuple[str, Options, bool], Store] = {}
+_memory: dict[str, zarr.storage.MemoryStore] = {}
+_owner = os.getpid()
+
+
+def _cached_store(url: str, options: Options, *, read_only: bool) -> Store:
+    global _owner  # noqa: PLW0603
+    key = (url, options, read_only)
+    with _lock:
+        if _owner != os.getpid() or len(_stores) >= _MAX_STORES:
+            _stores.clear()
+            _owner = os.getpid()
+        if key not in _stores:
+            _stores[key] = _build(url, options, read_only=read_only, retry=_PATIENT)
+        return _stores[key]
+
+
+def store_for(spec: StoreSpec) -> CheckedStore:
+    """Return the read-only store of a spec, whose missing chunks are errors if the spec says so.
+
+    Connections are made once per process and shared by its threads.
+
+    Raises
+    ------
+    InputError
+        For a scheme or an option that is not known.
+    StoreError
+        If the store cannot be set up here, for example for want of an optional package.
+    """
+    raw = _cached_store(spec.url, spec.options, read_only=True)
+    return CheckedStore(raw, spec.url, spec.missing_chunks)
+
+
+def probe_store(spec: StoreSpec) -> CheckedStore:
+    """Return a store for a first look: as `store_for`, but a wrong address fails within seconds."""
+    raw = _build(spec.url, spec.options, read_only=True, retry=_BRISK)
+    return CheckedStore(raw, spec.url, spec.missing_chunks, probing=True)
+
+
+def writable_store(
+    url: str | os.PathLike[str], options: Mapping[str, Any] | Options | None = None
+) -> Store:
+    """Return a Zarr store to write to.
+
+    Parameters
+    ----------
+    url : str or path
+        Where; directories and prefixes are made as needed.
+    options : mapping or tuple of pairs, optional
+        Storage options.
+
+    Raises
+    ------
+    InputError
+        For a scheme that cannot be written to, or options that cannot be used.
+    """
+    url = normalize_url(url)
+    if scheme_of(url) in {"http", "https"}:
+        raise InputError(
+            f"{url} cannot be written to: HTTP is read-only here. Write to a path, s3://, gs:// or "
+            f"az:// instead."
+        )
+    pairs = check_options(dict(options) if options is not None else None)
+    return _cached_store(url, pairs, read_only=False)
+
+
+def _build(url: str, options: Options, *, read_only: bool, retry: RetryConfig) -> Store:
+    scheme = scheme_of(url)
+    if scheme in {"file", "memory"} and options:
+        raise InputError(
+            f"Storage option {options[0][0]!r} has no meaning for {url}: it is for remote stores."
+        )
+    if scheme == "file":
+        return zarr.storage.LocalStore(url, read_only=read_only)
+    if scheme == "memory":
+        return _memory_store(url, read_only=read_only)
+    if scheme in _OBJECT_SCHEMES:
+        return _object_store(url, dict(options), read_only=read_only, retry=retry)
+    return _fsspec_store(url, dict(options), read_only=read_only)
+
+
+def _memory_store(url: str, *, read_only: bool) -> Store:
+    """Stores that live as long as the process; for tests and demonstrations."""
+    name = url.removeprefix("memory://")
+    store = _memory.setdefault(name, zarr.storage.MemoryStore())
+    return store.with_read_only(read_only)
+
+
+def _object_store(
+    url: str, options: dict[str, Any], *, read_only: bool, retry: RetryConfig
+) -> Store:
+    import obstore.exceptions
+
+    client: dict[str, Any] = {"timeout": _BODY_TIMEOUT, "read_timeout": _STALL_TIMEOUT}
+    config: dict[str, Any] = {}
+    for name, value in options.items():
+        target = client if name in _CLIENT_OPTIONS else config
+        target[_ALIASES.get(name, name)] = value
+    if _endpoint_scheme(url, config) == "http":
+        # Plain HTTP was asked for by name; obstore otherwise refuses it with "builder error".
+        client.setdefault("allow_http", True)
+    kwargs: dict[str, Any] = dict(config)
+    client_config: ClientConfig = client  # type: ignore[assignment]
+    try:
+        raw = _from_url(url, client_config, retry, kwargs)
+    except (obstore.exceptions.BaseError, TypeError, ValueError) as error:
+        raise InputError(f"{url} cannot be used: {first_line(error)}.") from error
+    return zarr.storage.ObjectStore(raw, read_only=read_only)
+
+
+def _from_url(url: str, client: ClientConfig, retry: RetryConfig, config: dict[str, Any]) -> Any:
+    import obstore.store
+
+    try:
+        return obstore.store.from_url(url, client_options=client, retry_config=retry, **config)
+    except ValueError as error:
+        if "read_timeout" not in str(error):
+            raise
+    # An older obstore, which has no clock for a body that stands still.
+    client.pop("read_timeout")
+    return obstore.store.from_url(url, client_options=client, retry_config=retry, **config)
+
+
+def _endpoint_scheme(url: str, config: dict[str, Any]) -> str:
+    if scheme_of(url) in {"http", "https"}:
+        return scheme_of(url)
+    endpoint = next((str(v) for k, v in config.items() if k.endswith("endpoint")), None)
+    if endpoint is None and scheme_of(url) in {"s3", "s3a"}:
+        environment = os.environ
+        endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    return urlsplit(endpoint).scheme.lower() if endpoint else "https"
+
+
+def _fsspec_store(url: str, options: dict[str, Any], *, read_only: bool) -> Store:
+    scheme = scheme_of(url)
+    try:
+        import fsspec
+    except ImportError as error:
+        raise InputError(
+            f"{url} needs fsspec, which is not installed: pip install 'dask-gmm[fsspec]', or use a "
+            f"path, s3://, gs://, az:// or https://."
+        ) from error
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ValueError as error:
+        raise InputError(
+            f"{url} has the unknown scheme {scheme!r}: use a path, s3://, gs://, az://, https://, "
+            f"or a protocol of fsspec."
+        ) from error
+    except ImportError as error:
+        raise InputError(
+            f"{url} needs a package that is not installed: {first_line(error)}."
+        ) from error
+    try:
+        return zarr.storage.FsspecStore.from_url(url, storage_options=options, read_only=read_only)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{url} cannot be used: {first_line(error)}.") from error
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(f"Nothing was found at {url}.") from error
+    except OSError as error:
+        raise StoreError(f"{url} cannot be reached: {first_line(error)}.") from error

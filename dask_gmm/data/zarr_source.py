@@ -1,0 +1,338 @@
+"""Rows of a Zarr array: a spec that travels, an array opened once per process."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import StorePath
+
+from dask_gmm.data.base import Source, check_dtype, check_layout, flatten_block
+from dask_gmm.data.checked_store import CheckedStore, first_line
+from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid
+from dask_gmm.data.missing_values import MissingValue, find_missing_value, missing_values
+from dask_gmm.data.shards import shard_layout
+from dask_gmm.data.stores import StoreSpec, store_for
+from dask_gmm.data.urls import join_url
+from dask_gmm.errors import CorruptChunkError, DaskGMMError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from zarr.abc.store import Store
+
+__all__ = ["SHARD_BLOCK_BYTES", "ZarrSource"]
+
+SHARD_BLOCK_BYTES = 128 * 2**20
+"""A shard that decodes to more than this is read in slabs of whole inner chunks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZarrSource(Source):
+    """A Zarr array, v2 or v3, sharded or not. Use `ZarrSource.of`.
+
+    The array's metadata document is part of the source: workers need not read it again, and cannot
+    come to read an array that was replaced in the meantime with another's metadata.
+
+    Attributes
+    ----------
+    spec : StoreSpec
+        How to reach the store.
+    path : str
+        The array inside the store, "" for its root.
+    metadata : str
+        The metadata document without the user's attributes, as JSON.
+    whole_shards : bool
+        Whether blocks are whole shards, so that a read needs all of an object or none of it.
+    missing : tuple of MissingValue
+        Values that the array's attributes call missing; rows that hold one are refused.
+    store : Store or None
+        The store itself where no URL can stand for it (a dict in memory, say); such a source
+        cannot leave its process.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+    feature_axis: int
+    grid: SampleGrid
+    axis_names: tuple[str, ...] | None
+    spec: StoreSpec
+    path: str
+    metadata: str
+    transient_bytes: int
+    whole_shards: bool = False
+    missing: tuple[MissingValue, ...] = ()
+    # Kept out of messages: a store's own description may hold a URL with credentials.
+    store: Store | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        array: zarr.Array[Any],
+        feature_axis: int | str = -1,
+        *,
+        spec: StoreSpec,
+        path: str,
+        store: Store | None = None,
+    ) -> ZarrSource:
+        """Describe an open array.
+
+        Parameters
+        ----------
+        array : zarr.Array
+            The array; only its metadata are looked at.
+        feature_axis : int or str, default=-1
+            Axis of the features; a name if the array's metadata name its dimensions.
+        spec : StoreSpec
+            How to reach its store again.
+        path : str
+            The array's path in that store.
+        store : Store, optional
+            The store itself, if `spec` cannot lead back to it.
+
+        Raises
+        ------
+        InputError
+            If the array has no rows-and-features layout, or no plain real numbers.
+        """
+        name = join_url(spec.url, path)
+        axis_names = _dimension_names(array)
+        axis = check_layout(array.shape, feature_axis, name, axis_names)
+        dtype = np.dtype(array.dtype)
+        check_dtype(dtype, name)
+        _refuse_packed(array, name)
+        document = _metadata_document(array)
+        shard_layout(document, name, strict=spec.missing_chunks == "error")
+        sizes = array.shape[:axis] + array.shape[axis + 1 :]
+        chunks = _block_shape(array, axis)
+        axes = tuple(RegularAxis(n, max(1, c)) for n, c in zip(sizes, chunks, strict=True))
+        return cls(
+            name=name,
+            shape=tuple(array.shape),
+            dtype=dtype,
+            feature_axis=axis,
+            grid=SampleGrid(axes),
+            axis_names=axis_names,
+            spec=spec,
+            path=path,
+            metadata=json.dumps(document, sort_keys=True),
+            transient_bytes=_transient_bytes(array, axis, chunks),
+            whole_shards=array.shards is not None
+            and chunks == array.shards[:axis] + array.shards[axis + 1 :],
+            missing=missing_values(array),
+            store=store,
+        )
+
+    @property
+    def shippable(self) -> bool:
+        """Whether another process can open the store by its URL."""
+        return self.store is None and self.spec.shippable
+
+    @property
+    def read_bytes(self) -> int:
+        """Upper bound of what one read holds beside the block.
+
+        That is the chunks in flight as encoded and, before they are copied into the block, as
+        decoded by each codec in turn; where some values count as missing, a flag per element.
+        """
+        flags = self.block_bytes // self.dtype.itemsize if self.missing else 0
+        return max(self.transient_bytes, flags)
+
+    def read(self, block: BlockRef) -> NDArray[Any]:
+        """Return the rows of a block; see `Source.read`.
+
+        Raises
+        ------
+        InputError
+            If a row holds a value that the array's attributes call missing.
+        """
+        array = self.open()
+        if self.whole_shards:
+            array = _for_one_read(array)
+        region = self._region(block)
+        try:
+            values = np.asarray(array[region])
+        except (DaskGMMError, MemoryError):
+            raise
+        except Exception as error:
+            # The store's own failures arrive as StoreError, so what is left is decoding.
+            raise self._corrupt(array, region, error) from error
+        rows = flatten_block(values, self.feature_axis)
+        self._refuse_missing(rows, block)
+        return rows
+
+    def _refuse_missing(self, rows: NDArray[Any], block: BlockRef) -> None:
+        found = find_missing_value(rows, self.missing) if self.missing else None
+        if found is None:
+            return
+        row, feature, missing = found
+        raise InputError(
+            f"Feature {feature} of {self.locate(block, row)} is {missing.value}, which the array's "
+            f"{missing.origin} marks as missing. Open the array with xarray.open_zarr, which makes "
+            f"it NaN, drop or impute such rows, and pass the DataArray; if it is a measurement "
+            f"after all, remove the mark or pass dask.array.from_zarr(...), which ignores it."
+        )
+
+    def open(self) -> zarr.Array[Any]:
+        """Return the array, opened once per process unless it lives in this one's memory."""
+        if self.store is not None:
+            checked = CheckedStore(self.store, self.spec.url, self.spec.missing_chunks)
+            return _attach(checked, self)
+        return _cached_array(self)
+
+    def _corrupt(
+        self, array: zarr.Array[Any], region: tuple[slice, ...], error: Exception
+    ) -> CorruptChunkError:
+        """Find the chunk that does not decode by reading the region's chunks one by one."""
+        culprit = "one of its chunks"
+        for place, part in _chunks_within(array.chunks, region):
+            try:
+                array[part]
+            except DaskGMMError:
+                raise
+            except Exception as again:  # noqa: BLE001  codecs raise what they like
+                unit = array.shards or array.chunks
+                key = array.metadata.encode_chunk_key(
+                    tuple(s.start // n for s, n in zip(part, unit, strict=True))
+                )
+                culprit, error = f"chunk {place} (key {key!r})", again
+                break
+        return CorruptChunkError(
+            f"{self.name} cannot be decoded: {culprit} is damaged or truncated "
+            f"({type(error).__name__}: {first_line(error)}). Write the chunk again, or restore it "
+            f"from a copy."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.store is not None:
+            raise InputError(
+                f"{self.name} can only be read in the process that opened it, because its store "
+                f"has no URL that is free of credentials. Write it to a path or object store and "
+                f"pass that, or run without a cluster."
+            )
+        return dict(self.__dict__)
+
+
+# One array per source and process, as for stores: parsing metadata takes about a millisecond.
+_MAX_ARRAYS = 64
+_lock = threading.Lock()
+_arrays: dict[tuple[int, StoreSpec, str, str], zarr.Array[Any]] = {}
+
+
+def _cached_array(source: ZarrSource) -> zarr.Array[Any]:
+    key = (os.getpid(), source.spec, source.path, source.metadata)
+    with _lock:
+        array = _arrays.get(key)
+        if array is None:
+            if len(_arrays) >= _MAX_ARRAYS:
+                _arrays.clear()
+            array = _arrays[key] = _attach(store_for(source.spec), source)
+    return array
+
+
+def _attach(store: CheckedStore, source: ZarrSource) -> zarr.Array[Any]:
+    """Make an array of a store and a metadata document, without reading."""
+    document = json.loads(source.metadata)
+    strict = source.spec.missing_chunks == "error"
+    checked = store.with_shards(shard_layout(document, source.name, strict=strict))
+    return zarr.Array(zarr.AsyncArray(document, StorePath(checked, source.path)))
+
+
+def _for_one_read(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    store = array.store_path.store
+    assert isinstance(store, CheckedStore)
+    path = StorePath(store.for_one_read(), array.store_path.path)
+    return zarr.Array(zarr.AsyncArray(array.metadata, path))
+
+
+def _metadata_document(array: zarr.Array[Any]) -> dict[str, Any]:
+    buffers = array.metadata.to_buffer_dict(default_buffer_prototype())
+    key = "zarr.json" if "zarr.json" in buffers else ".zarray"
+    document: dict[str, Any] = json.loads(buffers[key].to_bytes())
+    if "attributes" in document:
+        document["attributes"] = {}
+    return document
+
+
+def _dimension_names(array: zarr.Array[Any]) -> tuple[str, ...] | None:
+    names = getattr(array.metadata, "dimension_names", None)
+    if not names or any(name is None for name in names):
+        names = array.attrs.get("_ARRAY_DIMENSIONS")  # how xarray names them in v2
+    if not isinstance(names, list | tuple) or len(names) != array.ndim:
+        return None
+    return tuple(str(name) for name in names)
+
+
+def _refuse_packed(array: zarr.Array[Any], name: str) -> None:
+    """Refuse values packed by the CF conventions: what is stored is not what is meant."""
+    packed = [a for a in ("scale_factor", "add_offset", "_Unsigned") if a in array.attrs]
+    if packed:
+        raise InputError(
+            f"{name} stores packed values (attribute {packed[0]!r}), which are not the "
+            f"measurements. Open it with xarray.open_zarr, which unpacks them, and pass the "
+            f"DataArray."
+        )
+
+
+def _block_shape(array: zarr.Array[Any], axis: int) -> tuple[int, ...]:
+    """Return a block's extent along the sample axes: a chunk, a shard, or a slab of a shard."""
+    inner = array.chunks[:axis] + array.chunks[axis + 1 :]
+    if array.shards is None:
+        return inner
+    shard = array.shards[:axis] + array.shards[axis + 1 :]
+    row_bytes = array.shape[axis] * np.dtype(array.dtype).itemsize
+    left = max(1, SHARD_BLOCK_BYTES // (row_bytes * math.prod(inner)))
+    block = []
+    for whole, chunk in zip(reversed(shard), reversed(inner), strict=True):
+        # Only divisors: slabs must tile the shard, or blocks would straddle two of them.
+        n = whole // chunk
+        factor = max(d for d in range(1, min(n, left) + 1) if n % d == 0)
+        left //= factor
+        block.append(factor * chunk)
+    return tuple(reversed(block))
+
+
+def _transient_bytes(array: zarr.Array[Any], axis: int, sample: tuple[int, ...]) -> int:
+    itemsize = np.dtype(array.dtype).itemsize
+    at_once: int = zarr.config.get("async.concurrency")
+    features = array.shape[axis]
+    block = [*sample[:axis], features, *sample[axis:]]
+    inner = math.prod(array.chunks) * itemsize
+    stages = 1 + len(array.filters or ()) + len(array.compressors or ())
+    if array.shards is None:
+        per_block = math.prod(-(-b // c) for b, c in zip(block, array.chunks, strict=True))
+        return min(per_block, at_once) * inner * (stages + 1)
+    # A shard arrives as one object (or its chunks one by one), is decoded chunk by chunk into a
+    # region of its own, and that is copied into the block.
+    extent = [min(b, s) for b, s in zip(block, array.shards, strict=True)]
+    chunks = math.prod(-(-e // c) for e, c in zip(extent, array.chunks, strict=True))
+    shards = math.prod(-(-b // s) for b, s in zip(block, array.shards, strict=True))
+    region = chunks * inner
+    in_flight = min(chunks, at_once) * inner * stages
+    return min(shards, at_once) * (2 * region + in_flight)
+
+
+def _chunks_within(
+    chunks: tuple[int, ...], region: tuple[slice, ...]
+) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Yield the grid place of every chunk that meets a region, and the part of it inside."""
+    spans = []
+    for extent, chunk in zip(region, chunks, strict=True):
+        start, stop = extent.start or 0, extent.stop
+        spans.append(range(start // chunk, -(-stop // chunk)))
+    for place in itertools.product(*spans):
+        part = tuple(
+            slice(max(i * c, e.start or 0), min((i + 1) * c, e.stop))
+            for i, c, e in zip(place, chunks, region, strict=True)
+        )
+        yield place, part
