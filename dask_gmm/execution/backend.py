@@ -1,0 +1,238 @@
+"""What every backend offers: run a job over a plan's blocks and return the root of the tree."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from dask_gmm.errors import IncompletePassError
+from dask_gmm.execution.machine import single_threaded_blas
+from dask_gmm.execution.tree import Summable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+
+    from dask_gmm.data.source import BlockRef
+    from dask_gmm.execution.plan import Plan
+    from dask_gmm.execution.unit import UnitResult
+
+__all__ = [
+    "Backend",
+    "BlockJob",
+    "GraphSource",
+    "Meter",
+    "PassProgress",
+    "PassResult",
+    "ProgressReporter",
+    "conclude",
+    "single_threaded_blas",
+]
+
+T = TypeVar("T", bound=Summable)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class BlockJob(Protocol[T_co]):
+    """What is computed from one block: frozen, picklable, and pure.
+
+    Called again on the same block (after a lost worker, say) it returns the same value.
+    """
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of one value."""
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes that one call needs beside its rows and its value."""
+
+    def __call__(self, rows: np.ndarray[Any, Any], block: BlockRef, /) -> T_co:
+        """Return the value of a block's rows, shape (n, D); n may be 0."""
+
+
+@runtime_checkable
+class GraphSource(Protocol):
+    """A source whose blocks are tasks of a Dask graph, not something a task can read."""
+
+    def block_key(self, i: int, /) -> Any:
+        """Return the key of a block's value in the graph."""
+
+    def graph(self) -> Mapping[Any, Any]:
+        """Return the graph of the collection."""
+
+    def futures(self) -> Sequence[Any]:
+        """Return the `distributed.Future`s of the blocks that lie on a cluster already."""
+
+    def rows_of(self, value: Any, n_features: int, feature_axis: int, /) -> np.ndarray[Any, Any]:
+        """Turn a block's value into rows, shape (n, D); picklable without the source."""
+
+
+@dataclass(frozen=True)
+class PassProgress:
+    """How far a pass is. Numbers never go down within a pass, whatever is lost and redone."""
+
+    blocks_done: int
+    blocks_total: int
+    rows_done: int
+    rows_total: int | None
+    bytes_read: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PassResult(Generic[T]):
+    """The root of a pass's tree, and what it took.
+
+    Attributes
+    ----------
+    value
+        The root.
+    rows, blocks : int
+        Rows and blocks in the root; each counted once.
+    bytes_read : int
+        Bytes of the decoded blocks in the root.
+    seconds : float
+        Wall time of the pass.
+    tasks : int
+        Tasks submitted, helpers and resubmissions included.
+    resubmitted : int
+        Units (or groups of units) submitted again after they were lost.
+    """
+
+    value: T
+    rows: int
+    blocks: int
+    bytes_read: int
+    seconds: float
+    tasks: int
+    resubmitted: int
+
+
+class Backend(Protocol):
+    """Runs passes. All backends return the same bits and raise the same errors."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that run tasks, over all processes."""
+
+    def run(
+        self,
+        plan: Plan,
+        job: BlockJob[T],
+        *,
+        on_progress: Callable[[PassProgress], None] | None = None,
+    ) -> PassResult[T]:
+        """Read every block of the plan once and return the sum of the job's values.
+
+        `on_progress` is called in the caller's thread, about once a second and at the end.
+        """
+
+
+class Meter:
+    """Counts what units report, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.blocks = 0
+        self.rows = 0
+        self.bytes_read = 0
+
+    def __call__(self, blocks: int, rows: int, bytes_read: int) -> None:
+        """Count what has been done since the last report."""
+        with self._lock:
+            self.blocks += blocks
+            self.rows += rows
+            self.bytes_read += bytes_read
+
+    def read(self) -> tuple[int, int, int]:
+        """Return blocks, rows and bytes so far."""
+        with self._lock:
+            return self.blocks, self.rows, self.bytes_read
+
+
+class ProgressReporter:
+    """Tells the observer how far a pass is: when that changes, and at least once a second."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        on_progress: Callable[[PassProgress], None] | None,
+        *,
+        interval: float = 0.2,
+        heartbeat: float = 1.0,
+    ) -> None:
+        self._on_progress = on_progress
+        self._blocks_total = plan.n_positions
+        self._rows_total = plan.n_rows if on_progress is not None else None
+        self._interval = interval
+        self._heartbeat = heartbeat
+        self._started = self._told = time.perf_counter()
+        self._last = (0, 0, 0)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the pass began."""
+        return time.perf_counter() - self._started
+
+    def tick(self, counts: tuple[int, int, int], *, final: bool = False) -> None:
+        """Report `counts` (blocks, rows, bytes) if it is time to."""
+        if self._on_progress is None:
+            return
+        now = time.perf_counter()
+        waited = now - self._told
+        if not final and waited < (self._interval if counts != self._last else self._heartbeat):
+            return
+        self._told, self._last = now, counts
+        blocks, rows, bytes_read = counts
+        self._on_progress(
+            PassProgress(
+                blocks, self._blocks_total, rows, self._rows_total, bytes_read, now - self._started
+            )
+        )
+
+
+def conclude(
+    plan: Plan,
+    root: UnitResult[T],
+    reporter: ProgressReporter,
+    *,
+    tasks: int,
+    resubmitted: int = 0,
+) -> PassResult[T]:
+    """Report the end of a pass and return its result.
+
+    Raises
+    ------
+    IncompletePassError
+        The pass has not read every row and block that its plan promises.
+    """
+    _check_complete(plan, root.rows, root.blocks)
+    reporter.tick((root.blocks, root.rows, root.bytes_read), final=True)
+    return PassResult(
+        value=root.value,
+        rows=root.rows,
+        blocks=root.blocks,
+        bytes_read=root.bytes_read,
+        seconds=reporter.seconds,
+        tasks=tasks,
+        resubmitted=resubmitted,
+    )
+
+
+def _check_complete(plan: Plan, rows: int, blocks: int) -> None:
+    if blocks != plan.n_positions or (plan.n_rows is not None and rows != plan.n_rows):
+        raise IncompletePassError(
+            f"A pass over {plan.source.name} read {rows:,} rows in {blocks:,} blocks where "
+            f"{plan.n_rows:,} rows in {plan.n_positions:,} blocks were expected. Did the input "
+            f"change while it was read? Open it again and repeat the fit."
+            if plan.n_rows is not None
+            else f"A pass over {plan.source.name} read {blocks:,} of {plan.n_positions:,} blocks."
+        )

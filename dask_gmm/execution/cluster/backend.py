@@ -1,0 +1,192 @@
+"""The cluster behind a `distributed.Client`, as a backend."""
+
+from __future__ import annotations
+
+import operator
+import time
+import uuid
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import distributed
+
+from dask_gmm.errors import ClusterError, MixedClusterWarning, NoWorkersError, SchedulerLostError
+from dask_gmm.execution.backend import ProgressReporter, conclude
+from dask_gmm.execution.cluster.run import ClusterPass, scheduler_errors
+from dask_gmm.execution.persisted import check_persisted
+from dask_gmm.execution.plan import check_memory
+from dask_gmm.execution.tree import Summable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from distributed import Client
+
+    from dask_gmm.execution.backend import BlockJob, PassProgress, PassResult
+    from dask_gmm.execution.plan import Plan
+
+__all__ = ["ClusterBackend"]
+
+T = TypeVar("T", bound=Summable)
+
+
+class ClusterBackend:
+    """Run passes on the workers of a Dask cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A synchronous client.
+    worker_timeout : float
+        Seconds to wait for a first worker, and for one to come back when all are gone.
+
+    Raises
+    ------
+    ClusterError
+        The client is asynchronous.
+    """
+
+    def __init__(self, client: Client, *, worker_timeout: float = 60.0) -> None:
+        if client.asynchronous:
+            raise ClusterError(
+                "The Dask client is asynchronous, and a fit waits for its passes. Make a client "
+                "without asynchronous=True, or run the fit in a thread with one of its own."
+            )
+        # `distributed` is annotated in places only, and differently from release to release.
+        self._client: Any = client
+        self._worker_timeout = worker_timeout
+        self._warned = False
+
+    def __repr__(self) -> str:
+        return f"ClusterBackend({self._client!r})"
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"the Dask cluster at {_address(self._client)}"
+
+    @property
+    def n_threads(self) -> int:
+        """Threads of all workers that are there now; waits for a first one.
+
+        Raises
+        ------
+        NoWorkersError, SchedulerLostError
+            Nobody is there to work.
+        """
+        return sum(int(worker["nthreads"]) for worker in self._workers().values())
+
+    def run(
+        self,
+        plan: Plan,
+        job: BlockJob[T],
+        *,
+        on_progress: Callable[[PassProgress], None] | None = None,
+    ) -> PassResult[T]:
+        """Read every block of the plan once and return the sum of the job's values.
+
+        Parameters
+        ----------
+        plan : Plan
+            What to read.
+        job : BlockJob
+            What to compute from a block.
+        on_progress : callable, optional
+            Called in this thread with a `PassProgress`, about once a second and at the end.
+
+        Raises
+        ------
+        MemoryPlanError
+            The tasks of one worker exceed its memory limit.
+        NoWorkersError, SchedulerLostError
+            The cluster is gone.
+        UnitFailedError
+            A unit lost its worker again and again.
+        ClusterError
+            The workers cannot import what the pass needs.
+        IncompletePassError
+            The input did not hold as many rows as the plan says.
+        InputError
+            The input is a collection that was persisted on another cluster, or is lost.
+        """
+        workers = self._workers()
+        check_persisted(plan.source, self._client)
+        for limit, threads in sorted(
+            {(int(w["memory_limit"] or 0), int(w["nthreads"])) for w in workers.values()}
+        ):
+            check_memory(plan, job, limit, threads, place="a worker")
+        reporter = ProgressReporter(plan, on_progress)
+        with _outside_of_task():
+            cluster_pass = ClusterPass(self._client, plan, job, reporter, self._worker_timeout)
+            root = cluster_pass.run()
+        self._warn_if_mixed(root.machines)
+        return conclude(
+            plan, root, reporter, tasks=cluster_pass.tasks, resubmitted=cluster_pass.resubmitted
+        )
+
+    def _workers(self) -> dict[str, Any]:
+        """Return the scheduler's description of each worker; wait until there is one."""
+        client = self._client
+        if client.status != "running":
+            raise SchedulerLostError(
+                f"The Dask client of {_address(client)} is {client.status}. Is the scheduler up? "
+                f"Make a new client once it is."
+            )
+        with scheduler_errors(client):
+            workers = _running_workers(client)
+            if workers:
+                return workers
+            # A cluster that scales with its load starts workers only when a task waits for them.
+            probe = client.submit(operator.truth, True, key=f"gmm-probe-{uuid.uuid4().hex}")
+            deadline = time.monotonic() + self._worker_timeout
+            while not workers and time.monotonic() < deadline:
+                time.sleep(0.1)
+                workers = _running_workers(client)
+            probe.release()
+        if not workers:
+            raise NoWorkersError(
+                f"The Dask scheduler at {_address(client)} has no workers, and none came within "
+                f"{self._worker_timeout:g} s. Start some: dask worker {_address(client)}"
+            )
+        return workers
+
+    def _warn_if_mixed(self, machines: frozenset[str]) -> None:
+        if len(machines) < 2 or self._warned:
+            return
+        self._warned = True
+        listing = "\n".join(f"  - {machine}" for machine in sorted(machines))
+        warnings.warn(
+            f"The workers of {_address(self._client)} are not all alike, so the last bits of a "
+            f"result depend on which of them computes which unit. Use one kind of machine and one "
+            f"image where bitwise reproducibility matters. Found:\n{listing}",
+            MixedClusterWarning,
+            stacklevel=3,
+        )
+
+
+def _address(client: Any) -> str:
+    scheduler = client.scheduler
+    return str(scheduler.address) if scheduler is not None else "an unknown address"
+
+
+def _running_workers(client: Any) -> dict[str, Any]:
+    workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    return dict(workers)
+
+
+@contextmanager
+def _outside_of_task() -> Iterator[None]:
+    """Give up this worker thread's slot while waiting for units, if this is a Dask task itself."""
+    try:
+        distributed.get_worker().get_current_task()
+    except (ValueError, KeyError):
+        yield
+        return
+    leave: Any = distributed.secede
+    come_back: Any = distributed.rejoin
+    leave()
+    try:
+        yield
+    finally:
+        come_back()

@@ -1,0 +1,172 @@
+"""The tasks of a pass.
+
+- One tiny task holds the job (the candidates' parameters) and the source. Its result spreads from
+  worker to worker, and is made again from the graph if its holders die; scattered data would be
+  lost with them.
+- One task per unit, without restrictions: the scheduler keeps such tasks in its own queue, so a
+  worker that dies takes only the units it was running with it.
+- Only where values are large, tasks that fold them before the driver sees them.
+
+Tasks call builtins on pickled bytes and on each other's results; the scheduler never unpickles an
+object of ours and needs none of our packages.
+"""
+
+from __future__ import annotations
+
+import operator
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dask._task_spec import Task, TaskRef
+from dask.optimization import cull
+from distributed.protocol import pickle
+
+from dask_gmm.execution.backend import GraphSource
+from dask_gmm.execution.cluster.worker import BlockRunner, UnitRunner, fold_results
+from dask_gmm.execution.tree import node_count, root_level
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.plan import Plan
+
+_cull: Callable[..., Any] = cull  # untyped in Dask
+
+__all__ = ["PassGraph", "TreeShape", "make_runner", "pass_graph", "tree_shape"]
+
+#: Bytes of values that the driver gathers and folds itself; beyond, workers fold first.
+DRIVER_BYTES = 200_000_000
+#: Tasks fold at most 16 siblings, and fewer where 16 values would not fit beside each other.
+FOLD_LEVELS = 4
+FOLD_BYTES = 512_000_000
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """Which levels of the tree are tasks.
+
+    Attributes
+    ----------
+    base : int
+        Level of the tasks that meet the data: units, or single blocks of a Dask collection.
+    output : int
+        Level of the nodes that the driver gathers.
+    step : int
+        Levels that one fold task spans.
+    """
+
+    base: int
+    output: int
+    step: int
+
+
+def tree_shape(plan: Plan, job: BlockJob[Any]) -> TreeShape:
+    """Decide what workers fold: nothing beyond a unit, unless values are large."""
+    step = FOLD_LEVELS
+    while step > 1 and job.value_bytes << step > FOLD_BYTES:
+        step -= 1
+    output = plan.unit_level
+    top = root_level(plan.n_positions)
+    while output < top and node_count(plan.n_positions, output) * job.value_bytes > DRIVER_BYTES:
+        output = min(output + step, top)
+    base = 0 if isinstance(plan.source, GraphSource) else plan.unit_level
+    return TreeShape(base, output, step)
+
+
+def make_runner(plan: Plan, job: BlockJob[Any], topic: str, token: str) -> bytes:
+    """Return the pickled callable that the pass's base tasks call."""
+    source = plan.source
+    runner: Any
+    if isinstance(source, GraphSource):
+        # Not the source itself, which would carry the collection's whole graph along.
+        shape = (plan.source.n_features, plan.source.feature_axis)
+        runner = BlockRunner(source.rows_of, shape, plan.source.name, job)
+    else:
+        runner = UnitRunner(source, job, topic, token)
+    return _dumps(runner)
+
+
+def _dumps(thing: Any) -> bytes:
+    dumps: Callable[[Any], bytes] = pickle.dumps
+    return dumps(thing)
+
+
+@dataclass(frozen=True)
+class PassGraph:
+    """Tasks, and the keys of the nodes to gather with their index at the output level."""
+
+    tasks: dict[Any, Any]
+    outputs: dict[Any, int]
+
+
+def pass_graph(plan: Plan, shape: TreeShape, runner: bytes, nodes: Iterable[int]) -> PassGraph:
+    """Build the tasks for some nodes of the output level.
+
+    All keys are new: what was lost or cancelled under an earlier key cannot meet them.
+    """
+    builder = _Builder(plan, shape, uuid.uuid4().hex)
+    outputs = {builder.node(shape.output, index): index for index in nodes}
+    builder.ship("run", runner)
+    if shape.output > shape.base:
+        builder.ship("fold", _dumps(fold_results))
+    if isinstance(plan.source, GraphSource):
+        graph = plan.source.graph()
+        needed = set(builder.block_keys)
+        if len(needed) < plan.source.n_blocks:
+            # A selection of blocks, or what a lost worker takes with it: not the whole collection.
+            graph = _cull(graph, needed.intersection(graph))[0]
+        builder.tasks.update(graph)
+    return PassGraph(builder.tasks, outputs)
+
+
+class _Builder:
+    def __init__(self, plan: Plan, shape: TreeShape, token: str) -> None:
+        self.plan = plan
+        self.shape = shape
+        self.token = token
+        self.tasks: dict[Any, Any] = {}
+        self.block_keys: list[Any] = []
+
+    def key(self, kind: str, index: int = 0) -> tuple[str, int]:
+        return (f"gmm-{kind}-{self.token}", index)
+
+    def ship(self, kind: str, pickled: bytes) -> None:
+        key = self.key(kind)
+        self.tasks[key] = Task(key, pickle.loads, pickled)
+
+    def node(self, level: int, index: int) -> tuple[str, int]:
+        """Add the task of a node and of everything below it; return its key."""
+        if level == self.shape.base:
+            return self._base(index)
+        below = max(level - self.shape.step, self.shape.base)
+        first, last = index << (level - below), (index + 1) << (level - below)
+        last = min(last, node_count(self.plan.n_positions, below))
+        children = [TaskRef(self.node(below, child)) for child in range(first, last)]
+        key = self.key(f"fold{level}", index)
+        self.tasks[key] = Task(key, operator.call, TaskRef(self.key("fold")), *children)
+        return key
+
+    def _base(self, index: int) -> tuple[str, int]:
+        plan, run = self.plan, TaskRef(self.key("run"))
+        source = plan.source
+        if isinstance(source, GraphSource):
+            key = self.key("block", index)
+            block = plan.source.block(plan.blocks[index])
+            self.block_keys.append(source.block_key(block.index))
+            value = TaskRef(self.block_keys[-1])
+            self.tasks[key] = Task(
+                key,
+                operator.call,
+                run,
+                value,
+                block.index,
+                block.start,
+                block.stop,
+                block.rows,
+            )
+        else:
+            key = self.key("unit", index)
+            self.tasks[key] = Task(key, operator.call, run, index, plan.blocks_of(plan.unit(index)))
+        return key

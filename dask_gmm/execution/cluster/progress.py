@@ -1,0 +1,96 @@
+"""Progress of a pass on a cluster, as the driver knows it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from dask_gmm.execution.unit import UnitResult
+
+__all__ = ["Ledger", "ProgressFeed"]
+
+Counts = tuple[int, int, int]
+# `distributed` is annotated in places only, and differently from release to release.
+Client = Any
+
+_FEEDS: WeakKeyDictionary[Client, ProgressFeed] = WeakKeyDictionary()
+
+
+class ProgressFeed:
+    """Receives the units' messages for all passes of one client.
+
+    There is one topic per client, not per pass: a scheduler remembers its topics for ever.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.topic = f"dask-gmm-{client.id}"
+        self._passes: dict[str, deque[tuple[int, Counts]]] = {}
+
+    @classmethod
+    def of(cls, client: Client) -> ProgressFeed:
+        """Return the client's feed, subscribed on the scheduler it is connected to now."""
+        feed = _FEEDS.get(client)
+        if feed is None:
+            feed = _FEEDS.setdefault(client, cls(client))
+        # A scheduler that was restarted at the same address has forgotten the subscription.
+        client.subscribe_topic(feed.topic, feed._receive)
+        return feed
+
+    def open(self, token: str) -> deque[tuple[int, Counts]]:
+        """Return the queue in which a pass's messages will arrive: (unit, counts so far)."""
+        return self._passes.setdefault(token, deque())
+
+    def close(self, token: str) -> None:
+        """Drop a pass's queue; messages that are still on their way are ignored."""
+        self._passes.pop(token, None)
+
+    def _receive(self, event: tuple[float, Any]) -> None:
+        token, unit, blocks, rows, bytes_read = event[1]
+        queue = self._passes.get(token)
+        if queue is not None:
+            queue.append((unit, (blocks, rows, bytes_read)))
+
+
+class Ledger:
+    """Adds up results and messages so that no number ever goes down.
+
+    A unit that starts again on another worker reports small numbers again: only its largest count.
+
+    Parameters
+    ----------
+    shift : int
+        Levels between a unit and the node it is gathered in.
+    """
+
+    def __init__(self, shift: int) -> None:
+        self._shift = shift
+        self._done: Counts = (0, 0, 0)
+        self._closed: set[int] = set()
+        self._running: dict[int, dict[int, Counts]] = {}
+
+    def message(self, unit: int, counts: Counts) -> None:
+        """Take a unit's message."""
+        node = unit >> self._shift
+        if node not in self._closed:
+            units = self._running.setdefault(node, {})
+            units[unit] = max(counts, units.get(unit, (0, 0, 0)))
+
+    def result(self, node: int, result: UnitResult[Any]) -> None:
+        """Take a gathered node; it replaces its units' messages."""
+        self._running.pop(node, None)
+        self._closed.add(node)
+        self._done = _add(self._done, (result.blocks, result.rows, result.bytes_read))
+
+    def counts(self) -> Counts:
+        """Return blocks, rows and bytes so far."""
+        total = self._done
+        for units in self._running.values():
+            for counts in units.values():
+                total = _add(total, counts)
+        return total
+
+
+def _add(a: Counts, b: Counts) -> Counts:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]

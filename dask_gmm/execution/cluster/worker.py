@@ -1,0 +1,128 @@
+"""What runs on the workers. Everything here is frozen and pickled once per pass."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import distributed
+
+from dask_gmm.data.source import BlockRef
+from dask_gmm.execution.machine import machine_fingerprint, single_threaded_blas
+from dask_gmm.execution.tree import Summable, fold_in_order
+from dask_gmm.execution.unit import UnitResult, run_block, run_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+
+    from dask_gmm.data.source import Source
+    from dask_gmm.execution.backend import BlockJob
+
+__all__ = ["BlockRunner", "UnitRunner", "fold_results"]
+
+#: Seconds between two progress messages of a running unit; shorter units send none.
+REPORT_INTERVAL = 1.0
+
+T = TypeVar("T", bound=Summable)
+
+
+@dataclass(frozen=True)
+class UnitRunner(Generic[T]):
+    """Reads and folds units; one call is one task.
+
+    Parameters
+    ----------
+    source, job
+        The pass.
+    topic, token : str
+        Where to send progress, and whose progress it is.
+    """
+
+    source: Source
+    job: BlockJob[T]
+    topic: str
+    token: str
+
+    def __call__(self, unit: int, blocks: Sequence[int]) -> UnitResult[T]:
+        """Return the node of the tree over `blocks`."""
+        worker = distributed.get_worker()
+        key = worker.get_current_task()
+
+        def cancelled() -> bool:
+            # Nothing stops a running thread from outside. A task that nobody wants any more
+            # (Ctrl-C, another unit's error) sees so here and frees its thread at the next block.
+            task = worker.state.tasks.get(key)
+            return task is None or task.state == "cancelled"
+
+        result = run_unit(
+            self.source,
+            blocks,
+            self.job,
+            report=_Telegraph(worker, self.topic, self.token, unit),
+            stopped=cancelled,
+        )
+        return _signed(result)
+
+
+@dataclass(frozen=True)
+class BlockRunner(Generic[T]):
+    """Applies the job to the value of one task of a Dask collection."""
+
+    rows_of: Callable[[Any, int, int], np.ndarray[Any, Any]]
+    shape: tuple[int, int]
+    name: str
+    job: BlockJob[T]
+
+    def __call__(
+        self,
+        value: Any,
+        index: int,
+        start: tuple[int, ...],
+        stop: tuple[int, ...],
+        rows: int | None,
+    ) -> UnitResult[T]:
+        """Return the leaf of one block; the arguments after `value` are its `BlockRef`."""
+        block = BlockRef(index, start, stop, rows)
+        with single_threaded_blas():
+            rows_here = self.rows_of(value, *self.shape)
+            return _signed(run_block(self.job, rows_here, block, self.name, self._locate))
+
+    def _locate(self, block: BlockRef, row: int) -> str:
+        return f"row {row} of block {block.index} of {self.name}"
+
+
+def fold_results(*results: UnitResult[T]) -> UnitResult[T]:
+    """Return the parent of siblings given in order."""
+    return fold_in_order(results, len(results))
+
+
+def _signed(result: UnitResult[T]) -> UnitResult[T]:
+    return UnitResult(
+        result.value,
+        result.rows,
+        result.blocks,
+        result.bytes_read,
+        frozenset({machine_fingerprint()}),
+    )
+
+
+class _Telegraph:
+    """Sends a running unit's counts to the driver, about once a second."""
+
+    def __init__(self, worker: Any, topic: str, token: str, unit: int) -> None:
+        self._worker = worker
+        self._topic = topic
+        self._message = (token, unit)
+        self._counts = [0, 0, 0]
+        self._sent = time.monotonic()
+
+    def __call__(self, blocks: int, rows: int, bytes_read: int) -> None:
+        for i, count in enumerate((blocks, rows, bytes_read)):
+            self._counts[i] += count
+        now = time.monotonic()
+        if now - self._sent >= REPORT_INTERVAL:
+            self._sent = now
+            self._worker.log_event(self._topic, [*self._message, *self._counts])

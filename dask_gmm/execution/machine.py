@@ -1,0 +1,180 @@
+"""What this process runs on: its BLAS threads, its memory, its fingerprint."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from threadpoolctl import ThreadpoolController, threadpool_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "machine_fingerprint",
+    "machine_memory",
+    "single_threaded_blas",
+    "single_threaded_openmp",
+]
+
+
+class _BlasGuard:
+    """Process-wide limit of one BLAS thread, held while anybody is inside.
+
+    `threadpoolctl.threadpool_limits` does not do here: it restores what *it* found, so the first
+    of two overlapping threads to leave would lift the limit of the other; and from version 3.8 on
+    only the first thread that sets an OpenBLAS limit can set one at all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._shared: list[tuple[Any, int]] = []
+        self._per_thread: list[Any] = []
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        with self._lock:
+            if self._holders == 0:
+                # Libraries may have been loaded since the last time, so look again (about 1 ms).
+                libraries = ThreadpoolController().lib_controllers
+                self._per_thread = [lib for lib in libraries if _is_per_thread(lib)]
+                shared = [lib for lib in libraries if not _is_per_thread(lib)]
+                self._shared = [(lib, lib.get_num_threads()) for lib in shared]
+                for library in shared:
+                    _set_threads(library, 1)
+            self._holders += 1
+            mine = [(lib, lib.get_num_threads()) for lib in self._per_thread]
+        try:
+            for library, _ in mine:
+                _set_threads(library, 1)
+            yield
+        finally:
+            for library, before in mine:
+                _set_threads(library, before)
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0:
+                    for library, before in self._shared:
+                        _set_threads(library, before)
+
+
+def _is_per_thread(library: Any) -> bool:
+    """Whether the library keeps one limit per calling thread, as OpenMP runtimes do."""
+    return library.user_api == "openmp" or getattr(library, "threading_layer", "") == "openmp"
+
+
+def _set_threads(library: Any, n_threads: int | None) -> None:
+    if n_threads is None:  # the library cannot say how many it uses
+        return
+    # Take the right to set OpenBLAS's process-wide limit from whichever thread has it: the guard's
+    # own lock says whose turn it is.
+    release = getattr(library, "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
+    library.set_num_threads(n_threads)
+    if release is not None:
+        release(force=True)
+
+
+_GUARD = _BlasGuard()
+
+
+@contextmanager
+def single_threaded_openmp() -> Iterator[None]:
+    """Limit what this thread runs on OpenMP to one thread: sums in another order, other bits.
+
+    scikit-learn's k-means adds float32 rows up by thread. OpenMP keeps the limit per thread, so
+    unlike that of OpenBLAS it needs no counting.
+    """
+    with threadpool_limits(limits=1, user_api="openmp"):
+        yield
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Keep BLAS at one thread in the whole process while any caller is inside.
+
+    A threaded BLAS splits its sums by the number of threads, which changes their last bits, and
+    fights the backend's own threads for the cores. Many threads may enter and leave in any order;
+    the last one out restores what the first one found.
+    """
+    with _GUARD.hold():
+        yield
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """Yield the memory limits of this process's control group (v2, then v1), if there are any."""
+    candidates = [
+        Path("/sys/fs/cgroup/memory.max"),
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+    ]
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        groups = []
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            candidates.append(Path("/sys/fs/cgroup" + path) / "memory.max")
+        elif "memory" in controllers.split(","):
+            candidates.append(Path("/sys/fs/cgroup/memory" + path) / "memory.limit_in_bytes")
+    for file in candidates:
+        try:
+            text = file.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():  # "max" means that there is no limit
+            yield int(text)
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory this process may use: the machine's, or its control group's."""
+    return min([int(psutil.virtual_memory().total), *(n for n in _cgroup_limits() if n > 0)])
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+@cache
+def machine_fingerprint() -> str:
+    """Return a line naming what the last bits of a result depend on here.
+
+    CPU, BLAS libraries with the kernels they chose for this CPU, Python and numeric packages.
+    Two processes with the same line compute the same bits from the same blocks.
+    """
+    import numpy as np  # noqa: F401 - loaded first, so that their BLAS libraries are found
+    import scipy.linalg  # noqa: F401
+
+    packages = []
+    for name in ("dask-gmm", "numpy", "scipy", "llvmlite"):
+        try:
+            packages.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            packages.append(f"{name} not installed")
+    libraries = sorted(
+        f"{lib['internal_api']} {lib['version']} {lib.get('architecture', '')}".strip()
+        for lib in ThreadpoolController().info()
+        if lib["user_api"] == "blas"
+    )
+    return "; ".join(
+        [
+            f"{platform.machine()} {_cpu_model()}",
+            *libraries,
+            f"Python {platform.python_version()}",
+            *packages,
+        ]
+    )

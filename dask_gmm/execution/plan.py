@@ -1,0 +1,259 @@
+"""How a pass is cut into units, and what a task of it will hold in memory.
+
+A unit is one node of the fixed tree (see `dask_gmm.execution.tree`): ``2**unit_level``
+consecutive positions. So the number of units follows the cluster and changes no bit of the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from dask_gmm.errors import InputError, MemoryPlanError
+from dask_gmm.execution.backend import GraphSource
+from dask_gmm.execution.tree import node_count, root_level
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dask_gmm.data.source import Source
+    from dask_gmm.execution.backend import BlockJob
+
+__all__ = ["Plan", "TaskMemory", "check_memory", "plan_pass", "task_memory", "task_memory_parts"]
+
+#: Units a thread gets at least: enough that the last ones to finish leave few cores idle, few
+#: enough that the scheduler's milliseconds per task do not show.
+UNITS_PER_THREAD = 8
+#: Beyond this many units a scheduler becomes the bottleneck of a pass (.2-1 ms per task).
+MAX_UNITS = 4096
+#: Units of sources whose blocks are Dask tasks: more would keep too many blocks' values waiting.
+GRAPH_UNIT_LEVEL = 4
+#: What an idle worker process holds: Python, NumPy, SciPy, Zarr, distributed (measured: 151 and
+#: 171 MB resident after a first fit of almost no data).
+PROCESS_BYTES = 180_000_000
+#: The part of its limit at which a Dask worker stops taking tasks.
+PAUSE_FRACTION = 0.8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which blocks a pass reads, in which order they are added, and how tasks share them.
+
+    Parameters
+    ----------
+    source : Source
+        Where the rows come from.
+    blocks : range or tuple of int
+        Indices of the source's blocks; *position* ``p`` of the tree is ``blocks[p]``.
+    unit_level : int
+        A unit is ``2**unit_level`` consecutive positions.
+    """
+
+    source: Source
+    blocks: range | tuple[int, ...]
+    unit_level: int
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise InputError(f"{self.source.name} holds no blocks of rows, so nothing can be read.")
+        if self.unit_level < 0:
+            raise ValueError(f"unit_level must be at least 0, not {self.unit_level}.")
+        total = self.source.n_blocks
+        # The ends of a range are its extremes; a look at all of it would take O(blocks).
+        ends = (self.blocks[0], self.blocks[-1]) if isinstance(self.blocks, range) else self.blocks
+        if min(ends) < 0 or max(ends) >= total:
+            raise ValueError(f"Blocks must lie in 0 ... {total - 1}.")
+        if isinstance(self.blocks, tuple) and len(set(self.blocks)) != len(self.blocks):
+            raise ValueError("A plan names a block twice.")
+
+    @property
+    def n_positions(self) -> int:
+        """Number of blocks in the plan."""
+        return len(self.blocks)
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return node_count(len(self.blocks), self.unit_level)
+
+    def unit(self, u: int) -> range:
+        """Return the positions of unit `u`."""
+        return self.node(self.unit_level, u)
+
+    def node(self, level: int, index: int) -> range:
+        """Return the positions below ``node(level, index)``."""
+        return range(index << level, min((index + 1) << level, len(self.blocks)))
+
+    def blocks_of(self, positions: range) -> range | tuple[int, ...]:
+        """Return the source's block indices at consecutive `positions`."""
+        return self.blocks[positions.start : positions.stop]
+
+    @cached_property
+    def n_rows(self) -> int | None:
+        """Rows of the whole plan; None where a Dask block does not know its length."""
+        if len(self.blocks) == self.source.n_blocks:
+            return self.source.n_rows
+        rows = 0
+        for index in self.blocks:
+            block_rows = self.source.block(index).rows
+            if block_rows is None:
+                return None
+            rows += block_rows
+        return rows
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the input and the tree.
+
+        It leaves out the units: two groupings of the same blocks give the same bits.
+        """
+        source = self.source
+        parts = (
+            source.name,
+            source.shape,
+            str(source.dtype),
+            source.feature_axis,
+            source.grid,
+            self.blocks if isinstance(self.blocks, tuple) else tuple(_ends(self.blocks)),
+        )
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def _ends(blocks: range) -> tuple[int, int, int]:
+    return blocks.start, blocks.stop, blocks.step
+
+
+def plan_pass(
+    source: Source,
+    *,
+    n_threads: int,
+    blocks: Sequence[int] | None = None,
+    unit_level: int | None = None,
+) -> Plan:
+    """Plan a pass for a backend with `n_threads` threads.
+
+    Parameters
+    ----------
+    source : Source
+        Where the rows come from.
+    n_threads : int
+        Threads of the backend that will run it; decides the number of units, not the result.
+    blocks : sequence of int, optional
+        Read only these blocks, in this order. All of them by default.
+    unit_level : int, optional
+        Fix the units' size to ``2**unit_level`` blocks. By default each thread gets 8 to 16 units
+        (fewer on clusters of hundreds of threads), however many blocks there are.
+
+    Raises
+    ------
+    InputError
+        There is no block to read.
+    """
+    if blocks is None:
+        chosen: range | tuple[int, ...] = range(source.n_blocks)
+    else:
+        chosen = blocks if isinstance(blocks, range) else tuple(int(b) for b in blocks)
+    if unit_level is None:
+        units = min(max(UNITS_PER_THREAD * n_threads, 1), max(MAX_UNITS // 2, 2 * n_threads))
+        unit_level = max((len(chosen) // units).bit_length() - 1, 0)
+        if isinstance(source, GraphSource):
+            unit_level = min(unit_level, GRAPH_UNIT_LEVEL)
+    return Plan(source, chosen, unit_level)
+
+
+@dataclass(frozen=True)
+class TaskMemory:
+    """Bytes that one running task holds at its peak."""
+
+    blocks: int
+    reading: int
+    workspace: int
+    values: int
+
+    @property
+    def total(self) -> int:
+        """All of it together."""
+        return self.blocks + self.reading + self.workspace + self.values
+
+
+def task_memory_parts(plan: Plan, job: BlockJob[Any]) -> TaskMemory:
+    """Return what one task of the plan holds at its peak, part by part.
+
+    The block it computes and the one it prefetches, the decoder's buffers, the kernel's workspace,
+    the job itself (about the size of a value) and one value per level of its part of the tree.
+    """
+    prefetched = plan.unit_level > 0 and plan.n_positions > 1
+    levels = root_level(len(plan.unit(0)))
+    return TaskMemory(
+        blocks=plan.source.block_bytes * (2 if prefetched else 1),
+        reading=plan.source.read_bytes,
+        workspace=job.workspace_bytes,
+        values=job.value_bytes * (levels + 3),
+    )
+
+
+def task_memory(plan: Plan, job: BlockJob[Any]) -> int:
+    """Return the bytes that one task of the plan holds at its peak."""
+    return task_memory_parts(plan, job).total
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e6:,.3f} MB"
+
+
+def check_memory(
+    plan: Plan,
+    job: BlockJob[Any],
+    limit_per_worker: int,
+    threads_per_worker: int,
+    *,
+    usable: float = PAUSE_FRACTION,
+    place: str = "a worker",
+) -> None:
+    """Refuse a pass that cannot fit, before any of it is submitted.
+
+    Parameters
+    ----------
+    plan, job
+        The pass.
+    limit_per_worker : int
+        Bytes of one process; 0 for no limit.
+    threads_per_worker : int
+        Tasks that run in it at the same time.
+    usable : float
+        The part of the limit that tasks may fill. A Dask worker stops taking tasks at 80 %.
+    place : str
+        What the message calls the process.
+
+    Raises
+    ------
+    MemoryPlanError
+        The tasks need more; the message has the sizes and the remedies.
+    """
+    if limit_per_worker <= 0:
+        return
+    parts = task_memory_parts(plan, job)
+    needed = PROCESS_BYTES + threads_per_worker * parts.total
+    allowed = usable * limit_per_worker
+    if needed <= allowed:
+        return
+    fitting = int((allowed - PROCESS_BYTES) // parts.total)
+    block = _mb(plan.source.block_bytes)
+    remedies = [
+        f"give {place} at least {_mb(needed / usable)}",
+        f"store {plan.source.name} in chunks smaller than {block}",
+    ]
+    if fitting >= 1:
+        remedies.insert(0, f"use at most {fitting} of its {threads_per_worker} threads")
+    if parts.values + parts.workspace > parts.blocks + parts.reading:
+        remedies.append("use fewer components, restarts or a smaller covariance family")
+    raise MemoryPlanError(
+        f"A pass over {plan.source.name} does not fit {place} of {_mb(limit_per_worker)} with "
+        f"{threads_per_worker} thread(s): each task holds {_mb(parts.total)} "
+        f"({_mb(parts.blocks)} of blocks at {block} each, {_mb(parts.reading)} while reading, "
+        f"{_mb(parts.workspace)} of workspace, {_mb(parts.values)} of statistics), and an idle "
+        f"process {_mb(PROCESS_BYTES)}, against {_mb(allowed)} usable. "
+        f"To make it fit: {'; or '.join(remedies)}."
+    )
