@@ -1,0 +1,1 @@
+"""EM: starts, passes, the loop and its outcome."""

@@ -1,0 +1,137 @@
+"""What happens during a fit, as frozen values for whoever watches.
+
+Observers are called on the driver, in order, between and during passes. They own progress bars,
+logs, timing and history; the loop knows none of them. An observer that raises ends the fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from dask_gmm.execution.backend import PassProgress
+
+__all__ = [
+    "Event",
+    "FitFinished",
+    "FitStarted",
+    "Observer",
+    "Outcome",
+    "PassAdvanced",
+    "PassFinished",
+    "PassStarted",
+    "SampleDrawn",
+    "StartsFound",
+]
+
+
+class Outcome(Enum):
+    """How a fit ended."""
+
+    CONVERGED = "converged"
+    MAX_ITER = "max_iter"
+    COLLAPSED = "collapsed"
+
+
+@dataclass(frozen=True)
+class FitStarted:
+    """A fit begins; nothing has been read yet.
+
+    `n_rows` is None while a Dask collection does not know its chunk sizes.
+    """
+
+    source: str
+    backend: str
+    n_rows: int | None
+    n_features: int
+    n_blocks: int
+    n_components: int
+    n_init: int
+    max_iter: int
+    tol: float
+
+
+@dataclass(frozen=True)
+class SampleDrawn:
+    """The rows from which the starting parameters will be computed are in memory."""
+
+    rows: int
+    complete: bool
+    blocks: int
+    bytes_read: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StartsFound:
+    """The starting parameters are computed; k-means on a large sample may have taken a while."""
+
+    starts: int
+    method: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PassStarted:
+    """A pass over all blocks begins; `candidates` sets of parameters share its read."""
+
+    number: int
+    candidates: int
+
+
+@dataclass(frozen=True)
+class PassAdvanced:
+    """Some more blocks of the running pass are done."""
+
+    number: int
+    progress: PassProgress
+
+
+@dataclass(frozen=True)
+class PassFinished:
+    """A pass is over.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first.
+    lower_bounds : tuple of float
+        Mean log-likelihood per row, in nats, of each candidate at the parameters the pass had.
+    rows, blocks : int
+        What was read.
+    bytes_read : int
+        Bytes of the decoded blocks.
+    seconds : float
+        Wall time of the pass.
+    tasks, resubmitted : int
+        Tasks submitted to the backend, and how many of them were submitted again after a loss.
+    """
+
+    number: int
+    lower_bounds: tuple[float, ...]
+    rows: int
+    blocks: int
+    bytes_read: int
+    seconds: float
+    tasks: int
+    resubmitted: int
+
+
+@dataclass(frozen=True)
+class FitFinished:
+    """The fit is over; `lower_bound` belongs to the best restart."""
+
+    outcome: Outcome
+    n_iter: int
+    lower_bound: float
+    passes: int
+    seconds: float
+
+
+Event: TypeAlias = (
+    FitStarted | SampleDrawn | StartsFound | PassStarted | PassAdvanced | PassFinished | FitFinished
+)
+Observer: TypeAlias = Callable[[Event], None]

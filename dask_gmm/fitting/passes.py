@@ -1,0 +1,192 @@
+"""`evaluate(candidates)`: one read of every block, statistics for each candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dask_gmm.errors import IncompletePassError
+from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
+from dask_gmm.mixture.kernels import get_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.data.source import BlockRef
+    from dask_gmm.execution.backend import Backend, PassProgress, PassResult
+    from dask_gmm.execution.plan import Plan
+    from dask_gmm.fitting.events import Observer
+    from dask_gmm.mixture.kernels import Candidate
+    from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.mixture.statistics import SufficientStatistics
+
+__all__ = [
+    "Evaluation",
+    "Evaluator",
+    "LogLikelihood",
+    "LogLikelihoodJob",
+    "StatisticsJob",
+]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One block's (or one subtree's) statistics, a tuple with an entry per candidate."""
+
+    statistics: tuple[SufficientStatistics, ...]
+
+    def __add__(self, other: Evaluation) -> Evaluation:
+        pairs = zip(self.statistics, other.statistics, strict=True)
+        return Evaluation(tuple(a + b for a, b in pairs))
+
+    @property
+    def rows(self) -> int:
+        """Rows seen, the same for every candidate."""
+        return self.statistics[0].rows
+
+
+@dataclass(frozen=True)
+class StatisticsJob:
+    """What a task does with each block of a pass: the E-step of all candidates."""
+
+    candidates: tuple[Candidate, ...]
+    kernel: str = "auto"
+
+    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> Evaluation:
+        """Return the block's statistics; rows has shape (n, D) and any real dtype."""
+        return Evaluation(get_kernel(self.kernel).statistics(rows, self.candidates))
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of what one call returns."""
+        total = 0
+        for candidate in self.candidates:
+            k, d = candidate.reference.shape
+            second = candidate.parameters.family.second_moment_shape(k, d)
+            total += 8 * (k + 2 * k * d + int(np.prod(second)))
+        return total
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes one call needs besides the block and its result."""
+        components = [c.parameters.n_components for c in self.candidates]
+        n_features = self.candidates[0].parameters.n_features
+        parameters = sum(c.parameters.nbytes + c.reference.nbytes for c in self.candidates)
+        families = [c.parameters.family for c in self.candidates]
+        kernel = get_kernel(self.kernel)
+        return parameters + kernel.workspace_bytes(n_features, components, families)
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Total log-likelihood of some rows, in nats."""
+
+    rows: int
+    total: float
+
+    def __add__(self, other: LogLikelihood) -> LogLikelihood:
+        return LogLikelihood(self.rows + other.rows, self.total + other.total)
+
+
+@dataclass(frozen=True)
+class LogLikelihoodJob:
+    """What a task does with each block when data are only scored."""
+
+    parameters: MixtureParameters
+    kernel: str = "auto"
+
+    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> LogLikelihood:
+        """Return the block's total log-likelihood; rows has shape (n, D)."""
+        densities = get_kernel(self.kernel).log_densities(rows, self.parameters)
+        return LogLikelihood(densities.shape[0], float(densities.sum()))
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of what one call returns."""
+        return 16
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes one call needs besides the block; its densities are counted as one tile's worth."""
+        p, kernel = self.parameters, get_kernel(self.kernel)
+        return p.nbytes + kernel.workspace_bytes(p.n_features, [p.n_components], [p.family])
+
+
+class Evaluator:
+    """Runs passes over one plan and tells the observers.
+
+    Parameters
+    ----------
+    backend : Backend
+    plan : Plan
+        All blocks of the source.
+    kernel : str
+    observers : sequence of Observer
+    """
+
+    def __init__(
+        self, backend: Backend, plan: Plan, kernel: str = "auto", observers: Sequence[Observer] = ()
+    ) -> None:
+        self._backend = backend
+        self._plan = plan
+        self._kernel = kernel
+        self._observers = tuple(observers)
+        self._rows = plan.source.n_rows
+        self.history: list[PassFinished] = []
+
+    @property
+    def n_rows(self) -> int | None:
+        """Rows of the source; None before the first pass over chunks of unknown size."""
+        return self._rows
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
+        """Read every block once and return the statistics of each candidate.
+
+        Raises
+        ------
+        IncompletePassError
+            This pass saw another number of rows than the one before: the input changed.
+        """
+        number = len(self.history) + 1
+        job = StatisticsJob(tuple(candidates), self._kernel)
+        self._notify(PassStarted(number, len(job.candidates)))
+
+        def advanced(progress: PassProgress) -> None:
+            self._notify(PassAdvanced(number, progress))
+
+        result: PassResult[Evaluation] = self._backend.run(
+            self._plan, job, on_progress=advanced if self._observers else None
+        )
+        self._check_rows(result.value.rows, number)
+        bounds = tuple(s.mean_log_likelihood for s in result.value.statistics)
+        record = PassFinished(
+            number=number,
+            lower_bounds=bounds,
+            rows=result.rows,
+            blocks=result.blocks,
+            bytes_read=result.bytes_read,
+            seconds=result.seconds,
+            tasks=result.tasks,
+            resubmitted=result.resubmitted,
+        )
+        self.history.append(record)
+        self._notify(record)
+        return result.value.statistics
+
+    def _check_rows(self, rows: int, number: int) -> None:
+        if self._rows is None:
+            self._rows = rows
+        elif rows != self._rows:
+            raise IncompletePassError(
+                f"Pass {number} over {self._plan.source.name} read {rows} rows where "
+                f"{self._rows} were expected: the input changed while it was being fitted. "
+                f"Fit a copy that nothing writes to."
+            )
+
+    def _notify(self, event: PassStarted | PassAdvanced | PassFinished) -> None:
+        for observer in self._observers:
+            observer(event)

@@ -1,0 +1,119 @@
+"""What a task does with a block when a fitted mixture is applied to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from dask_gmm.mixture.kernels import get_kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+    from dask_gmm.data.sink import BlockWriter
+    from dask_gmm.data.source import BlockRef
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+__all__ = ["Labels", "LogDensities", "Posteriors", "RowFunction", "WriteJob", "Written"]
+
+
+class RowFunction(Protocol):
+    """Something computed for each row of a block, with nothing shared between rows."""
+
+    @property
+    def parameters(self) -> MixtureParameters:
+        """The fitted mixture."""
+
+    @property
+    def kernel(self) -> str:
+        """What computes it."""
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """Type of the values."""
+
+    def __call__(self, rows: NDArray[np.generic], /) -> NDArray[Any]:
+        """Return one value, or K values, for each of the (n, D) rows."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The index of the most probable component; (n,) of `dtype`."""
+
+    parameters: MixtureParameters
+    kernel: str = "auto"
+    dtype: DTypeLike = np.int64
+
+    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return the labels of the rows."""
+        return get_kernel(self.kernel).labels(rows, self.parameters).astype(self.dtype, copy=False)
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """The responsibilities r_nk; (n, K) of `dtype`."""
+
+    parameters: MixtureParameters
+    kernel: str = "auto"
+    dtype: DTypeLike = np.float64
+
+    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return the posteriors of the rows; each sums to one."""
+        posteriors = get_kernel(self.kernel).posteriors(rows, self.parameters)
+        return posteriors.astype(self.dtype, copy=False)
+
+
+@dataclass(frozen=True)
+class LogDensities:
+    """log p(x_n), in nats; (n,) of `dtype`."""
+
+    parameters: MixtureParameters
+    kernel: str = "auto"
+    dtype: DTypeLike = np.float64
+
+    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return the log-densities of the rows."""
+        densities = get_kernel(self.kernel).log_densities(rows, self.parameters)
+        return densities.astype(self.dtype, copy=False)
+
+
+@dataclass(frozen=True)
+class Written:
+    """How much has been written."""
+
+    rows: int
+
+    def __add__(self, other: Written) -> Written:
+        return Written(self.rows + other.rows)
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """Apply a function to each block and write what it returns to the block's place in a sink.
+
+    Writing a block twice writes the same bytes twice: a retry is harmless.
+    """
+
+    function: RowFunction
+    writer: BlockWriter
+    output_bytes: int
+
+    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> Written:
+        """Write the block's values and return how many rows they belong to."""
+        self.writer.write(block, self.function(rows))
+        return Written(rows.shape[0])
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of what one call returns."""
+        return 8
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes one call needs besides the block: the kernel's tiles and the block of output."""
+        p = self.function.parameters
+        kernel = get_kernel(self.function.kernel)
+        tiles = kernel.workspace_bytes(p.n_features, [p.n_components], [p.family])
+        return p.nbytes + tiles + 2 * self.output_bytes

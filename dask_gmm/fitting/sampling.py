@@ -1,0 +1,178 @@
+"""A bounded sample of rows, spread over the whole array, for the starting parameters.
+
+The first chunks of an array are rarely typical of it: rows are sorted by time, by tile, by patient.
+So the rows come from blocks spaced evenly over all of them, and from each block at random, by a
+generator keyed with (seed, block index): the same rows whoever reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.errors import InputError, NonFiniteError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dask_gmm.data.source import BlockRef, Source
+    from dask_gmm.execution.backend import Backend, PassResult
+    from dask_gmm.execution.plan import Plan
+
+__all__ = ["Sample", "SampleJob", "automatic_size", "draw_sample", "sample_blocks"]
+
+_MIN_BLOCKS = 64
+_MIN_ROWS = 100_000
+_ROWS_PER_PARAMETER = 50
+_MAX_BYTES = 256 * 2**20
+
+
+def automatic_size(n_parameters: int, n_features: int) -> int:
+    """Rows that a start deserves: 50 per free parameter, at least 100,000, at most 256 MiB."""
+    wanted = max(_MIN_ROWS, _ROWS_PER_PARAMETER * n_parameters)
+    return max(1, min(wanted, _MAX_BYTES // (8 * n_features)))
+
+
+def sample_blocks(source: Source, size: int) -> tuple[int, ...]:
+    """Choose the blocks to draw `size` rows from, evenly spaced over the rows, in order.
+
+    All blocks when all rows fit; otherwise those in which evenly spaced rows lie: at least 64
+    such rows, and as many as it takes until the blocks hold `size` rows. A block is therefore
+    chosen by how much of the data it holds, and empty ones never are. Chunks of unknown sizes can
+    only be spaced by their number.
+    """
+    n, total = source.n_blocks, source.n_rows
+    if total is not None and total <= size:
+        return tuple(range(n))
+    if total is None:
+        count = min(n, _MIN_BLOCKS)
+        return tuple(int((i + 0.5) * n / count) for i in range(count))
+    ends = np.cumsum([source.block(i).rows or 0 for i in range(n)])
+    starts = np.concatenate([[0], ends[:-1]])
+    count = _MIN_BLOCKS
+    while True:
+        targets = (np.arange(count) + 0.5) * (total / count)
+        chosen = np.unique(np.searchsorted(ends, targets, side="right"))
+        if int((ends - starts)[chosen].sum()) >= size:
+            return tuple(int(i) for i in chosen)
+        count *= 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows drawn from a source.
+
+    Attributes
+    ----------
+    rows : (m, D)
+        In the order of the blocks; float32 or float64 as in the source, integers as float64.
+    complete : bool
+        Whether these are all rows of the source.
+    """
+
+    rows: NDArray[np.floating[Any]]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What blocks gave; `+` keeps the parts apart, so that they are joined once, at the end."""
+
+    parts: tuple[NDArray[np.floating[Any]], ...]
+    rows: int
+
+    def __add__(self, other: _Drawn) -> _Drawn:
+        return _Drawn(self.parts + other.parts, self.rows + other.rows)
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """What a task does with each chosen block: draw a share of its rows.
+
+    Attributes
+    ----------
+    share : float
+        The part of a block's rows to draw, rounded up; 1 takes every row.
+    most : int
+        Never more rows of one block than this.
+    seed : int
+    n_features : int
+    """
+
+    share: float
+    most: int
+    seed: int
+    n_features: int
+
+    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Drawn:
+        """Return the drawn rows in the order of the block."""
+        n = rows.shape[0]
+        wanted = min(n, self.most, ceil(self.share * n))
+        chosen = np.arange(n)
+        if wanted < n:
+            rng = np.random.default_rng((self.seed, block.index))
+            chosen = np.sort(rng.choice(n, wanted, replace=False, shuffle=False))
+            rows = rows[chosen]
+        kept = np.float32 if rows.dtype == np.float32 else np.float64
+        drawn: NDArray[np.floating[Any]] = np.array(rows, dtype=kept, order="C")
+        bad = ~np.isfinite(drawn)
+        if bad.any():
+            row, feature = (int(i) for i in np.argwhere(bad)[0])
+            raise NonFiniteError(int(chosen[row]), feature, float(drawn[row, feature]))
+        return _Drawn((drawn,), n)
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of what one call returns, at most."""
+        return 8 * self.n_features * self.most
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes one call needs besides the block and its result."""
+        return 8 * self.most
+
+
+def draw_sample(
+    backend: Backend, plan: Plan, size: int, seed: int
+) -> tuple[Sample, PassResult[_Drawn]]:
+    """Draw up to `size` rows from the plan's blocks.
+
+    Parameters
+    ----------
+    backend : Backend
+    plan : Plan
+        Over `sample_blocks(source, size)`.
+    size : int
+        Rows wanted; the sample may be up to one row a block larger.
+    seed : int
+        Keys the draw; unused when all rows are taken.
+
+    Raises
+    ------
+    NonFiniteError
+        A drawn row holds NaN or infinity.
+    InputError
+        The blocks that were read hold no row at all.
+    """
+    source = plan.source
+    blocks = tuple(plan.blocks)
+    if source.n_rows is None:
+        share, most = 1.0, max(1, -(-size // len(blocks)))
+    else:
+        held = sum(source.block(i).rows or 0 for i in blocks)
+        share = min(1.0, size / held) if held else 1.0
+        most = min(size, ceil(share * (source.max_block_rows or 1)))
+    job = SampleJob(share, most, seed, source.n_features)
+    result: PassResult[_Drawn] = backend.run(plan, job)
+    parts = result.value.parts
+    rows = np.concatenate(parts) if parts else np.empty((0, source.n_features))
+    if not rows.shape[0]:
+        raise InputError(
+            f"Found array with 0 sample(s) (shape=(0, {source.n_features})) while a minimum of 1 "
+            f"is required: {source.name} holds no rows in the {len(blocks)} blocks that were read."
+        )
+    complete = len(blocks) == source.n_blocks and result.value.rows == rows.shape[0]
+    return Sample(rows, complete), result

@@ -1,0 +1,202 @@
+"""Starting parameters, computed on a sample of rows held in memory.
+
+The methods and their order of random draws are scikit-learn's, so that with all rows in the sample
+the same `random_state` gives the same start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.cluster import KMeans, kmeans_plusplus
+
+from dask_gmm.errors import InputError
+from dask_gmm.mixture.covariance import TIED
+from dask_gmm.mixture.estimation import maximize
+from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+from dask_gmm.mixture.statistics import SufficientStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.covariance import CovarianceFamily
+
+    Rows = NDArray[np.floating[Any]]
+    Array = NDArray[np.float64]
+
+__all__ = ["GivenParameters", "initial_parameters", "responsibility_statistics"]
+
+
+@dataclass(frozen=True)
+class GivenParameters:
+    """Starting values that the user has given; None where the start is to be computed."""
+
+    weights: Array | None = None
+    means: Array | None = None
+    precisions: Array | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to compute."""
+        return not any(v is None for v in (self.weights, self.means, self.precisions))
+
+
+def initial_parameters(
+    rows: Rows | None,
+    *,
+    n_components: int,
+    family: CovarianceFamily,
+    init_params: str,
+    random_state: np.random.RandomState,
+    reg_covar: float,
+    given: GivenParameters,
+) -> MixtureParameters:
+    """Compute one start.
+
+    Parameters
+    ----------
+    rows : (m, D) float or None
+        The sample; None only when everything is given.
+    n_components : int
+    family : CovarianceFamily
+    init_params : {"kmeans", "k-means++", "random", "random_from_data"}
+    random_state : numpy.random.RandomState
+        Advanced by the draws of this start.
+    reg_covar : float
+        As in the M-step.
+    given : GivenParameters
+        Replaces what the method would have computed.
+
+    Raises
+    ------
+    InputError
+        The sample has fewer rows than there are components.
+    CollapsedComponentError
+        The start has a covariance that is not positive definite (reg_covar = 0, and a component
+        with too few distinct rows).
+    """
+    if given.complete:
+        assert given.weights is not None
+        return MixtureParameters.from_precisions(
+            family,
+            given.weights / given.weights.sum(),
+            given.means,  # type: ignore[arg-type]
+            given.precisions,  # type: ignore[arg-type]
+        )
+    assert rows is not None
+    if rows.shape[0] < n_components:
+        raise InputError(
+            f"Expected n_samples >= n_components but got n_components = {n_components}, "
+            f"n_samples = {rows.shape[0]}"
+        )
+    pieces = _responsibilities(rows, n_components, init_params, random_state)
+    statistics = responsibility_statistics(rows, pieces, n_components, family)
+    computed = maximize(statistics, reg_covar)
+    if family is TIED and init_params in ("k-means++", "random_from_data"):
+        computed = _pooled_start(rows, computed, reg_covar)
+    return _merge(computed, given)
+
+
+def responsibility_statistics(
+    rows: Rows,
+    responsibilities: Iterator[tuple[NDArray[np.intp] | slice, Array]],
+    n_components: int,
+    family: CovarianceFamily,
+) -> SufficientStatistics:
+    """Statistics of rows whose responsibilities are known, about each component's own mean.
+
+    Parameters
+    ----------
+    rows : (m, D) float
+    responsibilities : iterator of (index, r)
+        For each component in turn, the rows that have any responsibility and how much.
+    n_components : int
+    family : CovarianceFamily
+    """
+    d = rows.shape[1]
+    counts = np.zeros(n_components)
+    reference = np.zeros((n_components, d))
+    first = np.zeros((n_components, d))
+    second = np.zeros(family.second_moment_shape(n_components, d))
+    for k, (index, r) in enumerate(responsibilities):
+        x = np.asarray(rows[index], dtype=np.float64)
+        counts[k] = r.sum()
+        if counts[k] > 0.0:
+            reference[k] = (r @ x) / counts[k]
+        centred = x - reference[k]
+        weighted = centred * r[:, None]
+        first[k] = weighted.sum(axis=0)
+        family.add_moment(second, k, family.component_moment(weighted, centred))
+    return SufficientStatistics.create(
+        family,
+        reference,
+        rows=rows.shape[0],
+        weight=float(rows.shape[0]),
+        log_likelihood=0.0,
+        counts=counts,
+        first=first,
+        second=second,
+    )
+
+
+def _responsibilities(
+    rows: Rows, n_components: int, init_params: str, random_state: np.random.RandomState
+) -> Iterator[tuple[NDArray[np.intp] | slice, Array]]:
+    if init_params == "kmeans":
+        means = KMeans(n_clusters=n_components, n_init=1, random_state=random_state)
+        labels = means.fit(rows).labels_
+        for k in range(n_components):
+            members = np.flatnonzero(labels == k)
+            yield members, np.ones(members.size)
+    elif init_params == "random":
+        r = random_state.uniform(size=(rows.shape[0], n_components))
+        r /= r.sum(axis=1, keepdims=True)
+        for k in range(n_components):
+            yield slice(None), r[:, k]
+    elif init_params in ("k-means++", "random_from_data"):
+        if init_params == "k-means++":
+            _, chosen = kmeans_plusplus(rows, n_components, random_state=random_state)
+        else:
+            chosen = random_state.choice(rows.shape[0], size=n_components, replace=False)
+        for index in chosen:
+            yield np.array([index], dtype=np.intp), np.ones(1)
+    else:
+        raise InputError(
+            f"init_params={init_params!r} is unknown; choose kmeans, k-means++, random or "
+            f"random_from_data."
+        )
+
+
+def _pooled_start(rows: Rows, computed: MixtureParameters, reg_covar: float) -> MixtureParameters:
+    """The tied start from one row per component, as scikit-learn has it.
+
+    K rows that are their components' means leave no scatter about them, and a shared covariance
+    of nothing but `reg_covar` would make the first E-step a hard assignment. scikit-learn's tied
+    estimate takes the moments of *all* rows here, which gives a wide start that finds better
+    optima; a start must be the same for the same `random_state`, so this is its formula.
+    """
+    x = np.asarray(rows, dtype=np.float64)
+    k = computed.n_components
+    covariance = (x.T @ x - computed.means.T @ computed.means) / k
+    covariance.flat[:: covariance.shape[0] + 1] += reg_covar
+    TIED.factor(covariance)  # says what is wrong with it, if anything is
+    return MixtureParameters.create(TIED, computed.weights, computed.means, covariance)
+
+
+def _merge(computed: MixtureParameters, given: GivenParameters) -> MixtureParameters:
+    """The computed start, with what the user gave put in its place."""
+    weights = computed.weights if given.weights is None else given.weights / given.weights.sum()
+    means = computed.means if given.means is None else given.means
+    if given.precisions is not None:
+        return MixtureParameters.from_precisions(computed.family, weights, means, given.precisions)
+    return MixtureParameters(
+        computed.family,
+        frozen_array(weights),
+        frozen_array(means),
+        computed.covariances,
+        computed.precisions_cholesky,
+    )
