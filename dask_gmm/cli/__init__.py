@@ -1,0 +1,1 @@
+"""The `dask-gmm` command."""

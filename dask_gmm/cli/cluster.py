@@ -1,0 +1,279 @@
+"""Joins a Dask cluster or starts local workers, and leaves nothing of them behind.
+
+Local workers are children with the SIGINT of the terminal blocked: a Ctrl-C is for this process to
+act on, and a worker that gets it too would only print tracebacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import distributed
+import distributed.comm
+import distributed.utils
+
+from dask_gmm.cli.noise import LOG_FORMAT, tame_logs
+from dask_gmm.cli.place import Place
+from dask_gmm.errors import ClusterError, NoWorkersError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dask_gmm.cli.session import Session
+    from dask_gmm.cli.settings import Compute
+
+__all__ = ["cluster_place", "peak_memory"]
+
+# Annotated in places only, and differently from release to release.
+_distributed: Any = distributed
+
+
+@contextmanager
+def cluster_place(compute: Compute, session: Session) -> Iterator[Place]:
+    """Join or start a cluster and make its client the current one."""
+    with tame_logs(session):
+        try:
+            if compute.scheduler is not None:
+                with _joined(compute.scheduler, compute.timeout, session) as place:
+                    yield place
+            else:
+                with _started(compute, session) as place:
+                    yield place
+        except KeyboardInterrupt:
+            session.leaving = True
+            raise
+
+
+@contextmanager
+def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
+    session.note(f"joining the cluster at {address} …")
+    try:
+        scheme, _ = _distributed.comm.addressing.parse_address(address, strict=False)
+        _distributed.comm.registry.get_backend(scheme)
+        if scheme in ("tcp", "tls", "ws", "wss"):
+            _distributed.comm.addressing.parse_host_port(address.partition("://")[2] or address)
+    except ValueError as error:
+        raise ClusterError(
+            f"{address} is no address of a Dask scheduler ({_first_line(error)}): expected "
+            f"something like tcp://10.0.0.1:8786."
+        ) from error
+    try:
+        client = _within(
+            timeout + 1,
+            lambda: _distributed.Client(address, timeout=timeout, set_as_default=False),
+        )
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(
+            f"No Dask scheduler answered at {address} within {timeout:g} s. Check the address and "
+            f"the network, or start one with 'dask scheduler' (--timeout waits longer)."
+        ) from error
+    except Exception as error:
+        raise ClusterError(
+            f"What answers at {address} is no Dask scheduler, or one of another version: "
+            f"{_first_line(error)}."
+        ) from error
+    try:
+        if not _workers(client):
+            session.note("waiting for a worker …")
+            try:
+                client.wait_for_workers(1, timeout=timeout)
+            except TimeoutError as error:
+                raise NoWorkersError(
+                    f"The scheduler at {address} has no workers, and none came within "
+                    f"{timeout:g} s: start one with 'dask worker {address}' (--timeout waits "
+                    f"longer)."
+                ) from error
+        with _current(client):
+            yield _describe(client, "cluster", f"the cluster at {address}")
+    finally:
+        session.leaving = True
+        with contextlib.suppress(Exception):
+            client.close(timeout=1)
+
+
+def _within(seconds: float, function: Callable[[], Any]) -> Any:
+    """Call a function that may never return, and give up on it after some seconds.
+
+    A client does not: it waits for ever for a peer that answers in another protocol.
+    """
+    outcome: list[Any] = []
+    failure: list[Exception] = []
+
+    def call() -> None:
+        try:
+            outcome.append(function())
+        except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return outcome[0]
+
+
+@contextmanager
+def _started(compute: Compute, session: Session) -> Iterator[Place]:
+    assert compute.workers is not None
+    session.note(f"starting {compute.workers} local worker(s) …")
+    # Of its own, so that it can be removed whatever becomes of the workers.
+    scratch = Path(tempfile.mkdtemp(prefix="dask-gmm-"))
+    cluster: Any = None
+    try:
+        with dask.config.set(_worker_settings(session)):
+            cluster = _distributed.LocalCluster(
+                n_workers=compute.workers,
+                threads_per_worker=compute.threads_per_worker or 1,
+                memory_limit=compute.memory_limit or "auto",
+                processes=True,
+                # No dashboard; and a port of its own for the rest, since 8787 may be taken.
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
+                loop=_loop_without_interrupts(),
+                local_directory=str(scratch),
+                silence_logs=False,
+            )
+            client = _distributed.Client(cluster, set_as_default=False)
+            with _current(client):
+                yield _describe(client, "workers", _count(compute.workers))
+            session.leaving = True
+            client.close(timeout=2)
+            cluster.close(timeout=5)
+    except Exception as error:
+        session.leaving = True
+        _abandon(cluster)
+        if cluster is None:
+            raise ClusterError(
+                f"{_count(compute.workers)} could not be started: {_first_line(error)}."
+            ) from error
+        raise
+    except BaseException:
+        session.leaving = True
+        _abandon(cluster)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _count(workers: int) -> str:
+    return f"{workers} local worker{'' if workers == 1 else 's'}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return (text.splitlines()[0] if text else type(error).__name__).rstrip(". ")
+
+
+def _loop_without_interrupts() -> Any:
+    """Return a running event loop whose thread, and so the processes it spawns, block SIGINT."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return None
+    # Were it started later, in the loop's thread, it would unblock SIGINT there.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner = _distributed.utils.LoopRunner(asynchronous=False)
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return runner.loop
+
+
+def _worker_settings(session: Session) -> dict[str, Any]:
+    """Settings under which workers log to the log file, or not at all."""
+    if session.log_file is None:
+        logging: Any = {"distributed": "critical", "tornado.application": "critical"}
+    else:
+        logging = {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"line": {"format": LOG_FORMAT}},
+            "handlers": {
+                "file": {
+                    "class": "logging.FileHandler",
+                    "filename": str(Path(session.log_file).absolute()),
+                    "formatter": "line",
+                }
+            },
+            "loggers": {"distributed": {"level": "INFO", "handlers": ["file"]}},
+        }
+    # Logging is set up when a worker imports distributed: only its environment is there in time.
+    environment = dict(dask.config.get("distributed.nanny.pre-spawn-environ"))
+    environment["DASK_LOGGING"] = repr(logging)
+    return {"distributed.nanny.pre-spawn-environ": environment}
+
+
+def _abandon(cluster: Any) -> None:
+    """End local workers now; what they were computing is not wanted any more."""
+    if cluster is None:
+        return
+    for nanny in list(cluster.workers.values()):
+        nanny.auto_restart = False
+        process = getattr(nanny, "process", None)
+        pid = getattr(process, "pid", None)
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    # Closing politely may wait for connections that are gone: give it a second, in the background.
+    closing = threading.Thread(target=_close, args=(cluster,), daemon=True)
+    closing.start()
+    closing.join(1.0)
+
+
+def _close(cluster: Any) -> None:
+    with contextlib.suppress(Exception):
+        cluster.close(timeout=1)
+
+
+@contextmanager
+def _current(client: Any) -> Iterator[None]:
+    with dask.config.set(scheduler=None), client.as_current():
+        yield
+
+
+def _workers(client: Any) -> dict[str, Any]:
+    try:
+        information = client.scheduler_info(n_workers=-1)
+    except TypeError:  # before 2025.4 there was no limit to lift
+        information = client.scheduler_info()
+    return dict(information["workers"])
+
+
+def _describe(client: Any, kind: str, name: str) -> Place:
+    workers = _workers(client).values()
+    threads = [int(worker["nthreads"]) for worker in workers]
+    limits = [int(worker["memory_limit"] or 0) for worker in workers]
+    return Place(
+        kind, name, len(threads), max(threads), sum(threads), min(limits, default=0), client
+    )
+
+
+def peak_memory(client: Any) -> dict[str, int]:
+    """Return the most memory each worker process has held at one time, in bytes, by address."""
+    return dict(client.run(_peak_of_this_process))
+
+
+def _peak_of_this_process() -> int:
+    try:
+        # ru_maxrss would count what the parent held when it spawned this process.
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError, ValueError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,72 @@
+"""Any exception as the one sentence that its user needs."""
+
+from __future__ import annotations
+
+import errno
+
+from dask_gmm.errors import DaskGMMError
+
+__all__ = ["explain"]
+
+# The library speaks of its own arguments; whoever types commands knows the options.
+_OPTIONS = (
+    ("pass array=NAME", "pass --array NAME"),
+    ("leave array= out", "leave --array out"),
+    ("pass overwrite=True (--overwrite)", "pass --overwrite"),
+    ("missing_chunks='fill'", "--missing-chunks fill"),
+    ("feature_axis=", "--feature-axis "),
+    ("feature_axis", "--feature-axis"),
+    ("covariance_type='diag'", "--covariance diag"),
+    ("increase reg_covar", "increase --reg-covar"),
+    ("say skip_signature=true", "say --storage-option skip_signature=true"),
+)
+
+_BUG = "This is a defect of dask-gmm: run again with --debug and report the traceback."
+
+
+def explain(error: BaseException) -> str:
+    """Return what happened and what to do about it, on one line."""
+    text = " ".join(_sentence(error).split())
+    for argument, option in _OPTIONS:
+        text = text.replace(argument, option)
+    return text
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error).strip()
+    if isinstance(error, DaskGMMError):
+        return text
+    if type(error).__name__ == "InvalidParameterError":  # scikit-learn's, not worth its import
+        return text
+    if isinstance(error, MemoryError):
+        return (
+            "This process ran out of memory. Use smaller chunks or fewer threads "
+            "(--threads-per-worker), or a cluster; dask-gmm plan shows what a pass needs."
+        )
+    if isinstance(error, OSError) and (known := _system(error)):
+        return known
+    origin = type(error).__module__.partition(".")[0]
+    if origin == "distributed":
+        return (
+            f"The Dask cluster failed: {type(error).__name__}: {text or 'no details'}. Check its "
+            f"workers, or write its log with --log-file."
+        )
+    if isinstance(error, OSError) and text:
+        return f"The operating system refused: {text}."
+    first = text.splitlines()[0] if text else "no message"
+    return f"Unexpected {type(error).__name__}: {first.rstrip('.')}. {_BUG}"
+
+
+def _system(error: OSError) -> str | None:
+    place = error.filename if isinstance(error.filename, str) else None
+    at = f" at {place}" if place else ""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"The disk is full{at}: free some space, or choose another place."
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"No permission to write or read{at}: choose another place, or its owner."
+        case errno.ENOENT if place:
+            return f"There is nothing at {place}."
+        case errno.EMFILE:
+            return "Too many open files: raise the limit with ulimit -n, or use fewer threads."
+    return None

@@ -1,0 +1,235 @@
+"""`dask-gmm fit`: EM over a store of any size."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dask_gmm.cli.options import (
+    Command,
+    compute_options,
+    data_options,
+    fit_options,
+    option,
+    output_options,
+    overwrite_option,
+)
+from dask_gmm.cli.session import DONE, NOT_CONVERGED, unhurried
+from dask_gmm.cli.settings import (
+    Compute,
+    DataPlace,
+    EMSettings,
+    check_components,
+    check_storage_options,
+    options_for,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dask_gmm.cli.session import Session
+    from dask_gmm.estimators import GaussianMixture
+
+__all__ = ["Tally", "fit", "fit_story"]
+
+
+@click.command(
+    cls=Command,
+    short_help="Fit a mixture.",
+    examples=[
+        (
+            "8 components of a store on this disk, on 4 local workers",
+            "dask-gmm fit points.zarr -k 8 --workers 4 --output model.zarr",
+        ),
+        (
+            "an image stored as band, y, x: its bands are the features",
+            "dask-gmm fit scene.zarr --array reflectance --feature-axis 0 -k 12 -o model.zarr",
+        ),
+        (
+            "a bucket, on a running cluster, the best of 10 starts, until it has settled",
+            """dask-gmm fit s3://bucket/points.zarr -k 16 --n-init 10 --tol 1e-5 \\
+    --scheduler tcp://10.0.0.1:8786 -o s3://bucket/model.zarr""",
+        ),
+    ],
+)
+@data_options
+@fit_options()
+@compute_options()
+@option(
+    "--output",
+    "-o",
+    metavar="MODEL",
+    section="Output",
+    help="Path or URL of the model to write, for predict, score and show. Without it the result "
+    "is only printed.",
+)
+@overwrite_option("a model")
+@output_options
+@click.pass_obj
+def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any) -> int:
+    """Fit a Gaussian mixture to the rows of DATA.
+
+    Each pass reads every block of DATA once; nothing but the blocks at work and the statistics is
+    held. A progress line shows the log-likelihood, the speed and the time left. Exit code 3 says
+    that --max-iter was reached before the fit converged; the model is written all the same.
+    """
+    from dask_gmm.cli.outputs import check_model_place, refuse_overlap
+    from dask_gmm.cli.place import computing
+    from dask_gmm.cli.progress import observing
+    from dask_gmm.estimators import GaussianMixture
+
+    data, compute = DataPlace.take(values), Compute.take(values)
+    settings = EMSettings.take(values)
+    tally = Tally()
+    check_storage_options(data.storage_options, data.data, output)
+    if output is not None:
+        refuse_overlap(output, data.data)
+        check_model_place(output, data.storage_options, overwrite=overwrite)
+    _look_at(data, settings.components)
+    with computing(compute, session), observing(session) as observe:
+        mixture = GaussianMixture(
+            **settings.estimator_arguments(),
+            **data.estimator_arguments(),
+            callbacks=[tally, observe],
+        )
+        mixture.fit(data.data)
+        if output is not None:
+            with unhurried():
+                mixture.set_params(callbacks=None).save(
+                    output,
+                    overwrite=overwrite,
+                    storage_options=options_for(output, data.storage_options) or None,
+                )
+    _report(session, mixture, tally, data.data, output)
+    return DONE if mixture.converged_ else NOT_CONVERGED
+
+
+def _look_at(data: DataPlace, components: int) -> None:
+    """Find out what is wrong with the data before a cluster is started for them."""
+    from dask_gmm.data.source import open_source
+
+    check_components(open_source(data.data, **data.estimator_arguments()), components)
+
+
+class Tally:
+    """Counts what a fit reads; an observer."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self.seconds = 0.0
+        self.blocks = 0
+        self.passes = 0
+        self.rows: int | None = None
+        self.bytes_read = 0
+        self.sample_blocks = 0
+        self.sample_rows = 0
+        self.resubmitted = 0
+
+    def __call__(self, event: Any) -> None:
+        """Take in an event."""
+        match type(event).__name__:
+            case "FitStarted":
+                self.blocks = event.n_blocks
+            case "SampleDrawn":
+                self.sample_blocks, self.sample_rows = event.blocks, event.rows
+                self.bytes_read += event.bytes_read
+            case "PassFinished":
+                self.passes, self.rows = event.number, event.rows
+                self.bytes_read += event.bytes_read
+                self.resubmitted += event.resubmitted
+            case "FitFinished":
+                self.seconds = event.seconds
+
+    @property
+    def reads(self) -> float:
+        """How many times the whole data were read, the sample included."""
+        return self.passes + (self.sample_blocks / self.blocks if self.blocks else 0.0)
+
+
+def fit_story(mixture: GaussianMixture, tally: Tally) -> list[tuple[str, str]]:
+    """Return how a fit went, as facts."""
+    from dask_gmm.cli.tables import how_read
+
+    n = mixture.n_iter_
+    iterations = f"{n} iteration{'' if n == 1 else 's'}"
+    if mixture.converged_:
+        ended = f"converged after {iterations}"
+    else:
+        ended = f"stopped after {iterations} without converging: raise --max-iter or --tol"
+    reads = f"{tally.passes} pass{'' if tally.passes == 1 else 'es'}"
+    if tally.sample_blocks:
+        reads += f" and a sample of {tally.sample_blocks:,} of {tally.blocks:,} blocks"
+    facts = [
+        ("outcome", ended),
+        ("log-likelihood", f"{mixture.lower_bound_:.6f} nats a row"),
+        ("reads", reads),
+        ("rows", "unknown" if tally.rows is None else f"{tally.rows:,}"),
+        ("decoded", how_read(tally.bytes_read, tally.seconds)),
+    ]
+    if tally.resubmitted:
+        facts.append(("recovered", f"{tally.resubmitted} units were lost and computed again"))
+    return facts
+
+
+def fit_json(mixture: GaussianMixture, tally: Tally) -> dict[str, Any]:
+    """Return how a fit went and what came of it."""
+    from dask_gmm.cli.tables import mixture_json
+
+    return {
+        "outcome": mixture.outcome_,
+        "converged": bool(mixture.converged_),
+        "n_iter": int(mixture.n_iter_),
+        "lower_bound": float(mixture.lower_bound_),
+        "lower_bounds": [float(bound) for bound in mixture.lower_bounds_],
+        "n_rows": tally.rows,
+        "n_blocks": tally.blocks,
+        "passes": tally.passes,
+        "sample_blocks": tally.sample_blocks,
+        "sample_rows": tally.sample_rows,
+        "reads": tally.reads,
+        "bytes_read": tally.bytes_read,
+        "resubmitted": tally.resubmitted,
+        "seconds": tally.seconds,
+        **mixture_json(parameters_of(mixture)),
+    }
+
+
+def parameters_of(mixture: GaussianMixture) -> Any:
+    """Return a fitted estimator's parameters as one value."""
+    from dask_gmm.mixture.covariance import covariance_family
+    from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+
+    return MixtureParameters(
+        covariance_family(mixture.covariance_type),
+        frozen_array(mixture.weights_),
+        frozen_array(mixture.means_),
+        frozen_array(mixture.covariances_),
+        frozen_array(mixture.precisions_cholesky_),
+    )
+
+
+def _report(
+    session: Session, mixture: GaussianMixture, tally: Tally, data: str, output: str | None
+) -> None:
+    if session.json:
+        session.emit({"command": "fit", "data": data, "model": output, **fit_json(mixture, tally)})
+        return
+    from dask_gmm.cli.tables import key_values, mixture_table
+
+    facts = fit_story(mixture, tally)
+    if output is not None:
+        facts.append(("model", output))
+    print_result(
+        session, mixture_table(parameters_of(mixture), session.out.width), key_values(facts)
+    )
+
+
+def print_result(session: Session, *parts: Any) -> None:
+    """Print tables with a line of air between them."""
+    show: Callable[..., None] = session.out.print
+    for index, part in enumerate(parts):
+        if index:
+            show()
+        show(part)

@@ -1,0 +1,356 @@
+"""The options that commands share, their help, and the sections in which help shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dask_gmm.cli.session import Session
+from dask_gmm.cli.values import AXIS, BYTES, STORAGE_OPTION
+
+__all__ = [
+    "Command",
+    "Option",
+    "compute_options",
+    "data_options",
+    "fit_options",
+    "model_option",
+    "option",
+    "output_options",
+    "storage_options",
+]
+
+SECTIONS = ("Data", "Mixture", "Model", "Compute", "Output")
+"""Headings of the options, in this order."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Option(click.Option):
+    """An option that knows under which heading help shows it."""
+
+    def __init__(self, *args: Any, section: str = "Output", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command whose help has headings and examples.
+
+    Parameters
+    ----------
+    examples : sequence of (str, str)
+        What an example does, and its command line.
+    """
+
+    def __init__(self, *args: Any, examples: list[tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in SECTIONS}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections[getattr(parameter, "section", "Output")].append(record)
+        for heading, records in sections.items():
+            if not records:
+                continue
+            with formatter.section(heading):
+                formatter.write_dl(records, col_max=28)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, unwrapped so that they can be copied."""
+        with formatter.section("Examples"):
+            margin = " " * formatter.current_indent
+            for purpose, lines in self.examples:
+                formatter.write(f"{margin}# {purpose}\n")
+                formatter.write("".join(f"{margin}{line}\n" for line in lines.splitlines()))
+
+
+def option(*names: str, section: str = "Output", **settings: Any) -> Callable[[F], F]:
+    """Declare an option under a heading of the help."""
+    settings.setdefault("show_default", settings.get("default") is not None)
+    return click.option(*names, cls=Option, section=section, **settings)
+
+
+def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+# -- where the data are ------------------------------------------------------------------------
+
+
+def _check_storage(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    names = [key for key, _ in value]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise click.BadParameter(f"{repeated[0]!r} is given twice.", ctx, param)
+    return value
+
+
+storage_options = option(
+    "--storage-option",
+    type=STORAGE_OPTION,
+    multiple=True,
+    callback=_check_storage,
+    metavar="KEY=VALUE",
+    section="Data",
+    help="How to reach the object stores of this command's URLs: endpoint=http://localhost:9000, "
+    "region=eu-west-1, skip_signature=true (public data). Repeatable. Never credentials: each "
+    "process takes those from its own environment or role.",
+)
+
+data_options = _stack(
+    click.argument("data"),
+    option(
+        "--array",
+        metavar="NAME",
+        section="Data",
+        help="Name of the array, when DATA is a Zarr group that holds several.",
+    ),
+    option(
+        "--feature-axis",
+        type=AXIS,
+        default=-1,
+        metavar="INT|NAME",
+        section="Data",
+        help="Axis of the array that holds the features (bands, levels); all others are samples. "
+        "-1 is the last; use 0 for an image stored as band, y, x, or the dimension's name where "
+        "the store has names, as those that xarray writes.",
+    ),
+    option(
+        "--missing-chunks",
+        type=click.Choice(["error", "fill"]),
+        default="error",
+        section="Data",
+        help="What a chunk that is not in the store means. Zarr leaves out chunks that hold "
+        "nothing but the fill value; say 'fill' only when you know that yours are such.",
+    ),
+    storage_options,
+)
+
+
+def model_option(purpose: str) -> Callable[[F], F]:
+    """Declare --model."""
+    return option("--model", "-m", required=True, metavar="MODEL", section="Model", help=purpose)
+
+
+# -- where it computes ---------------------------------------------------------------------------
+
+
+def compute_options(
+    *, workers: int | None = None, memory_limit: str | None = None, cluster: bool = True
+) -> Callable[[F], F]:
+    """Declare where the work runs, with defaults of the command's own."""
+    choices = [
+        option(
+            "--workers",
+            type=click.IntRange(1),
+            default=workers,
+            metavar="N",
+            section="Compute",
+            help="Start N local worker processes and compute there. Processes read compressed "
+            "Zarr faster than threads do. Without it this process's threads work.",
+        ),
+        option(
+            "--threads-per-worker",
+            type=click.IntRange(1),
+            metavar="N",
+            section="Compute",
+            help="Threads of each worker, or of this process. Default: 1 a worker, one a core "
+            "here. Each thread holds two blocks: fewer threads, less memory.",
+        ),
+        option(
+            "--memory-limit",
+            type=BYTES,
+            default=memory_limit,
+            metavar="SIZE",
+            section="Compute",
+            help="Memory of each local worker (2GB, 400MiB); a worker above it is restarted. "
+            "Default: the machine's memory shared out. A fit that cannot fit is refused first.",
+        ),
+    ]
+    if cluster:
+        choices.insert(
+            0,
+            option(
+                "--scheduler",
+                metavar="ADDRESS",
+                section="Compute",
+                help="Compute on the Dask cluster whose scheduler answers there, for example "
+                "tcp://10.0.0.1:8786. Its workers must reach DATA and have dask-gmm installed.",
+            ),
+        )
+        choices.append(
+            option(
+                "--timeout",
+                type=click.FloatRange(0, min_open=True),
+                default=30.0,
+                metavar="SECONDS",
+                section="Compute",
+                help="How long to wait for the scheduler, and then for its first worker. Raise "
+                "it where workers are still being started.",
+            )
+        )
+    return _stack(*choices)
+
+
+# -- how to fit ------------------------------------------------------------------------------------
+
+
+covariance_choice = click.Choice(["full", "tied", "diag", "spherical"])
+
+
+def fit_options(*, components: int | None = None, seed: int | None = None) -> Callable[[F], F]:
+    """Declare the settings of EM; --components is required unless it has a default."""
+    return _stack(
+        option(
+            "--components",
+            "-k",
+            type=click.IntRange(1),
+            **({"required": True} if components is None else {"default": components}),
+            metavar="K",
+            section="Model",
+            help="Number of Gaussian components. More of them cost proportionally more time.",
+        ),
+        option(
+            "--covariance",
+            type=covariance_choice,
+            default="full",
+            section="Model",
+            help="What the components' covariances may be: 'full' any, 'tied' one shared by "
+            "all, 'diag' without correlations, 'spherical' one variance each. Use diag for "
+            "hundreds of features: full costs features squared.",
+        ),
+        option(
+            "--tol",
+            type=click.FloatRange(0),
+            default=1e-3,
+            metavar="NATS",
+            section="Model",
+            help="Stop when a pass changes the mean log-likelihood by less than this, in nats "
+            "per row. For overlapping components try 1e-5: 1e-3 stops early.",
+        ),
+        option(
+            "--max-iter",
+            type=click.IntRange(0),
+            default=100,
+            metavar="N",
+            section="Model",
+            help="Most iterations; each reads the data once. Ending here is exit code 3.",
+        ),
+        option(
+            "--n-init",
+            type=click.IntRange(1),
+            default=1,
+            metavar="N",
+            section="Model",
+            help="Starts, of which the best end is kept. All share the same reads, so 5 starts "
+            "cost computing but no more reading.",
+        ),
+        option(
+            "--init-params",
+            type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
+            default="kmeans",
+            section="Model",
+            help="How a start is found, on a sample of rows from all over the data.",
+        ),
+        option(
+            "--reg-covar",
+            type=click.FloatRange(0),
+            default=1e-6,
+            metavar="VARIANCE",
+            section="Model",
+            help="Added to every variance, in squared units of the data. Raise it when a "
+            "component collapses onto a few rows.",
+        ),
+        option(
+            "--seed",
+            type=click.IntRange(0, 2**32 - 1),
+            default=seed,
+            metavar="INT",
+            section="Model",
+            help="Makes the starts, and so the whole result, repeatable to the last bit."
+            + ("" if seed is not None else " Without it each run starts elsewhere."),
+        ),
+    )
+
+
+# -- what it says ----------------------------------------------------------------------------------
+
+
+def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        session = ctx.find_object(Session)
+        if session is not None:
+            setattr(session, name, value)
+
+    return callback
+
+
+output_options = _stack(
+    option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        callback=_store("json"),
+        section="Output",
+        help="Print the result as one JSON object on stdout; progress stays on stderr.",
+    ),
+    option(
+        "--progress",
+        type=click.Choice(["auto", "bar", "lines", "json", "none"]),
+        default="auto",
+        expose_value=False,
+        callback=_store("progress"),
+        section="Output",
+        help="How progress is shown on stderr: a bar on a terminal, else a line per pass; 'json' "
+        "writes one JSON object per event, for other programs.",
+    ),
+    option(
+        "--quiet",
+        "-q",
+        is_flag=True,
+        expose_value=False,
+        callback=_store("silent"),
+        section="Output",
+        help="No progress: the result, warnings and errors only.",
+    ),
+    option(
+        "--log-file",
+        type=click.Path(dir_okay=False),
+        expose_value=False,
+        callback=_store("log_file"),
+        section="Output",
+        help="Append the log of Dask's scheduler and workers there; without it only its errors "
+        "are shown.",
+    ),
+    option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_store("debug"),
+        section="Output",
+        help="Show the traceback of an error.",
+    ),
+)
+
+
+def overwrite_option(what: str) -> Callable[[F], F]:
+    """Declare --overwrite."""
+    return option(
+        "--overwrite",
+        is_flag=True,
+        section="Output",
+        help=f"Replace {what} that is already there; never anything else.",
+    )

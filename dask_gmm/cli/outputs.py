@@ -1,0 +1,179 @@
+"""Looks at the place of an output before hours of work go there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask_gmm.cli.settings import options_for
+from dask_gmm.cli.values import show_bytes
+from dask_gmm.errors import InputError, OutputExistsError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["check_array_output", "check_disk", "check_model_place", "refuse_overlap"]
+
+
+def local_path(url: str) -> Path | None:
+    """Return the local path that a URL means, None when it is somewhere else."""
+    from dask_gmm.data.urls import normalize_url, scheme_of
+
+    normal = normalize_url(url)
+    return Path(normal) if scheme_of(normal) == "file" else None
+
+
+def check_model_place(url: str, options: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Make sure that a model can be written to `url`.
+
+    Raises
+    ------
+    OutputExistsError
+        Something is there that is not to be overwritten.
+    StoreError
+        The place cannot be written.
+    """
+    from dask_gmm.model_file import check_model_output
+
+    own = options_for(url, options)
+    _check_no_stranger(url)
+    _check_writable(url, own)
+    check_model_output(url, overwrite=overwrite, storage_options=own or None)
+
+
+def check_array_output(url: str, options: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Make sure that a Zarr array can be written to `url`; raises as `check_model_place`."""
+    own = options_for(url, options)
+    _check_no_stranger(url)
+    _check_writable(url, own)
+    found = _node_at(url, own)
+    if found == "group":
+        raise OutputExistsError(
+            f"{url} is a Zarr group, maybe a model, and will not be replaced by an array: choose "
+            f"another place."
+        )
+    if found == "array" and not overwrite:
+        raise OutputExistsError(
+            f"{url} exists already: choose another place, or replace it with --overwrite."
+        )
+
+
+def refuse_overlap(output: str, *inputs: str | None) -> None:
+    """Refuse to write over, into or around what is being read.
+
+    Raises
+    ------
+    InputError
+    """
+    from dask_gmm.data.urls import normalize_url
+
+    there = normalize_url(output).rstrip("/") + "/"
+    for url in filter(None, inputs):
+        here = normalize_url(url).rstrip("/") + "/"
+        if there.startswith(here) or here.startswith(there):
+            raise InputError(
+                f"The output {output} would destroy the input {url}: choose a place outside of it."
+            )
+
+
+def check_disk(path: Path, needed: int, purpose: str) -> None:
+    """Refuse to start writing what cannot fit.
+
+    Raises
+    ------
+    StoreError
+        Fewer than `needed` bytes are free.
+    """
+    place = _existing(path)
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise StoreError(
+            f"{purpose} needs {show_bytes(needed)} at {path}, where {show_bytes(free)} are free: "
+            f"free some space, choose another place, or make it smaller."
+        )
+
+
+def remove_output(url: str, options: Mapping[str, Any]) -> None:
+    """Remove a store that this run had begun to write."""
+    path = local_path(url)
+    if path is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    from zarr.core.sync import sync
+
+    from dask_gmm.data.stores import writable_store
+
+    sync(writable_store(url, options_for(url, options)).delete_dir(""))
+
+
+def _check_no_stranger(url: str) -> None:
+    """Refuse a local directory or file that is no Zarr store: it is somebody's, not ours."""
+    path = local_path(url)
+    if path is None or not path.exists():
+        return
+    if not path.is_dir():
+        raise OutputExistsError(
+            f"{path} is a file, and will not be replaced: choose another place."
+        )
+    marks = ("zarr.json", ".zarray", ".zgroup")
+    if any(path.iterdir()) and not any((path / mark).exists() for mark in marks):
+        raise OutputExistsError(
+            f"{path} is a directory that holds other things than a Zarr store: choose a new name "
+            f"inside of it, for example {path / 'model.zarr'}."
+        )
+
+
+def _check_writable(url: str, options: Mapping[str, Any]) -> None:
+    path = local_path(url)
+    if path is not None:
+        place = _existing(path)
+        if not place.is_dir():
+            raise StoreError(f"{url} cannot be written: {place} is a file, not a directory.")
+        try:  # the only honest way to ask: permissions do not tell of read-only disks
+            Path(tempfile.mkdtemp(prefix=".dask-gmm-probe-", dir=place)).rmdir()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StoreError(
+                f"{url} cannot be written: {place} says {reason!r}. Choose another place."
+            ) from error
+        return
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    from dask_gmm.data.checked_store import translate_error
+    from dask_gmm.data.stores import writable_store
+
+    store = writable_store(url, options)
+    probe = f".dask-gmm-probe-{uuid.uuid4().hex}"
+    try:
+        sync(store.set(probe, default_buffer_prototype().buffer.from_bytes(b"probe")))
+        sync(store.delete(probe))
+    except InputError:
+        raise
+    except Exception as error:
+        known = translate_error(error, url)
+        raise StoreError(str(known).replace("be read", "be written")) from error
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _node_at(url: str, options: Mapping[str, Any]) -> str | None:
+    import zarr
+
+    path = local_path(url)
+    if path is not None and not path.exists():
+        return None
+    from dask_gmm.data.stores import probe_store, store_spec
+
+    try:
+        node = zarr.open(store=probe_store(store_spec(url, options or None)), mode="r")
+    except FileNotFoundError:
+        return None
+    return "array" if isinstance(node, zarr.Array) else "group"

@@ -1,0 +1,103 @@
+"""Where a command computes: this process, local workers, or a cluster somewhere else."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dask_gmm.cli.noise import tame_warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dask_gmm.cli.session import Session
+    from dask_gmm.cli.settings import Compute
+
+__all__ = ["Place", "computing"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the work runs.
+
+    Attributes
+    ----------
+    kind : str
+        ``process``, ``workers`` (local ones) or ``cluster``.
+    name : str
+        What messages call it.
+    n_workers : int
+        Processes.
+    threads_per_worker : int
+        Of the one with most threads.
+    n_threads : int
+        All of them together.
+    memory_limit : int
+        Bytes of the smallest worker; 0 without limit.
+    client : distributed.Client or None
+    """
+
+    kind: str
+    name: str
+    n_workers: int
+    threads_per_worker: int
+    n_threads: int
+    memory_limit: int
+    client: Any = None
+
+
+@contextmanager
+def computing(compute: Compute, session: Session) -> Iterator[Place]:
+    """Make the chosen processors what `GaussianMixture` uses, for the length of the block."""
+    with tame_warnings(session):
+        if compute.scheduler is not None or compute.workers is not None:
+            from dask_gmm.cli.cluster import cluster_place
+
+            with cluster_place(compute, session) as place:
+                yield place
+        else:
+            with _this_process(compute.threads_per_worker) as place:
+                yield place
+
+
+def planned(compute: Compute) -> Place:
+    """Describe the chosen processors of this machine without starting any."""
+    if compute.workers is None:
+        return _here(compute.threads_per_worker)
+    from dask_gmm.execution.machine import machine_memory
+
+    threads = compute.threads_per_worker or 1
+    limit = compute.memory_limit or machine_memory() // compute.workers
+    return Place(
+        "workers",
+        _plural(compute.workers, "local worker"),
+        compute.workers,
+        threads,
+        compute.workers * threads,
+        limit,
+    )
+
+
+def _here(threads: int | None) -> Place:
+    from dask.system import CPU_COUNT
+
+    from dask_gmm.execution.machine import machine_memory
+
+    n = threads or CPU_COUNT
+    return Place("process", f"this process, {_plural(n, 'thread')}", 1, n, n, machine_memory())
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+@contextmanager
+def _this_process(threads: int | None) -> Iterator[Place]:
+    import dask
+
+    settings: dict[str, Any] = {"scheduler": "threads"}  # even if somebody left a client behind
+    if threads is not None:
+        settings["num_workers"] = threads
+    with dask.config.set(settings):
+        yield _here(threads)

@@ -1,0 +1,199 @@
+"""`dask-gmm predict` and `dask-gmm score`: what a fitted mixture says about data."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dask_gmm.cli.options import (
+    Command,
+    compute_options,
+    data_options,
+    model_option,
+    option,
+    output_options,
+    overwrite_option,
+)
+from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options, options_for
+
+if TYPE_CHECKING:
+    from dask_gmm.cli.session import Session
+    from dask_gmm.estimators import GaussianMixture
+
+__all__ = ["predict", "score"]
+
+
+@click.command(
+    cls=Command,
+    short_help="Write the label of each row to a Zarr array.",
+    examples=[
+        (
+            "the component of each row",
+            "dask-gmm predict points.zarr --model model.zarr --output labels.zarr",
+        ),
+        (
+            "how sure it is: K posterior probabilities a row",
+            "dask-gmm predict points.zarr -m model.zarr -o posteriors.zarr --probabilities",
+        ),
+        (
+            "segment an image in a bucket, on 8 local workers",
+            """dask-gmm predict s3://bucket/scene.zarr --feature-axis 0 -m model.zarr \\
+    -o s3://bucket/labels.zarr --workers 8""",
+        ),
+    ],
+)
+@data_options
+@model_option("Path or URL of a model that 'dask-gmm fit --output' has written.")
+@option(
+    "--probabilities",
+    is_flag=True,
+    section="Model",
+    help="Write the K posterior probabilities of each row instead of its label: 8·K bytes a row "
+    "instead of one.",
+)
+@compute_options()
+@option(
+    "--output",
+    "-o",
+    required=True,
+    metavar="LABELS",
+    section="Output",
+    help="Path or URL of the new Zarr array: the samples' shape of DATA, chunked like it.",
+)
+@overwrite_option("a Zarr array")
+@output_options
+@click.pass_obj
+def predict(
+    session: Session,
+    /,
+    model: str,
+    probabilities: bool,
+    output: str,
+    overwrite: bool,
+    **values: Any,
+) -> None:
+    """Write each sample's most probable component to a new Zarr array, in one read of DATA."""
+    from dask_gmm.cli.outputs import check_array_output, refuse_overlap
+    from dask_gmm.cli.place import computing
+    from dask_gmm.cli.progress import observing
+    from dask_gmm.cli.tables import key_values
+    from dask_gmm.cli.values import show_count, show_seconds
+
+    data, compute = DataPlace.take(values), Compute.take(values)
+    check_storage_options(data.storage_options, data.data, model, output)
+    refuse_overlap(output, data.data, model)
+    mixture = _load(model, data)
+    check_array_output(output, data.storage_options, overwrite=overwrite)
+    begun = time.perf_counter()
+    with computing(compute, session), observing(session, "labelling") as observe:
+        mixture.set_params(callbacks=[observe])
+        rows = mixture.predict_to(
+            data.data,
+            output,
+            probabilities=probabilities,
+            overwrite=overwrite,
+            storage_options=options_for(output, data.storage_options) or None,
+        )
+    seconds = time.perf_counter() - begun
+    if session.json:
+        session.emit(
+            {
+                "command": "predict",
+                "data": data.data,
+                "model": model,
+                "output": output,
+                "probabilities": probabilities,
+                "n_rows": rows,
+                "seconds": seconds,
+            }
+        )
+        return
+    what = "posteriors" if probabilities else "labels"
+    speed = show_count(rows / seconds)
+    session.out.print(
+        key_values(
+            [
+                (what, output),
+                ("rows", f"{rows:,} in {show_seconds(seconds)} ({speed} rows/s)"),
+            ]
+        )
+    )
+
+
+@click.command(
+    cls=Command,
+    short_help="Print log-likelihood, BIC and AIC of data under a model.",
+    examples=[
+        ("how well a model describes data", "dask-gmm score points.zarr --model model.zarr"),
+        (
+            "data it was not fitted to, for a script",
+            "dask-gmm score held-out.zarr -m model.zarr --json | jq .score",
+        ),
+    ],
+)
+@data_options
+@model_option("Path or URL of a model that 'dask-gmm fit --output' has written.")
+@compute_options()
+@output_options
+@click.pass_obj
+def score(session: Session, /, model: str, **values: Any) -> None:
+    """Print the log-likelihood, BIC and AIC of DATA under a model, from one read of DATA.
+
+    The log-likelihood is in nats; BIC and AIC weigh it against the number of free parameters, and
+    of two models of the same data the one with the lower value is to be preferred.
+    """
+    from dask_gmm.cli.place import computing
+    from dask_gmm.cli.progress import observing
+    from dask_gmm.cli.tables import key_values
+
+    data, compute = DataPlace.take(values), Compute.take(values)
+    check_storage_options(data.storage_options, data.data, model)
+    mixture = _load(model, data)
+    with computing(compute, session), observing(session, "scoring") as observe:
+        mixture.set_params(callbacks=[observe])
+        found = mixture.criteria(data.data)
+    if session.json:
+        session.emit(
+            {
+                "command": "score",
+                "data": data.data,
+                "model": model,
+                "n_rows": found.n_rows,
+                "score": found.score,
+                "log_likelihood": found.log_likelihood,
+                "bic": found.bic,
+                "aic": found.aic,
+            }
+        )
+        return
+    session.out.print(
+        key_values(
+            [
+                ("rows", f"{found.n_rows:,}"),
+                ("score", f"{found.score:.6f} nats a row"),
+                ("log-likelihood", f"{found.log_likelihood:,.3f} nats"),
+                ("BIC", f"{found.bic:,.3f}"),
+                ("AIC", f"{found.aic:,.3f}"),
+            ]
+        )
+    )
+
+
+def _load(model: str, data: DataPlace) -> GaussianMixture:
+    """Load a model and point it at the data; both are looked at before anything is computed."""
+    from dask_gmm.data.source import open_source
+    from dask_gmm.errors import InputError
+    from dask_gmm.estimators import GaussianMixture
+
+    mixture = GaussianMixture.load(
+        model, storage_options=options_for(model, data.storage_options) or None
+    )
+    source = open_source(data.data, **data.estimator_arguments())
+    if source.n_features != mixture.n_features_in_:
+        raise InputError(
+            f"{data.data} has {source.n_features} features along axis {source.feature_axis}, but "
+            f"the model {model} was fitted to {mixture.n_features_in_}: is --feature-axis right?"
+        )
+    return mixture.set_params(**data.estimator_arguments())  # type: ignore[no-any-return]

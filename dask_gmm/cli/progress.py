@@ -1,0 +1,322 @@
+"""Shows how a fit advances: as a bar on a terminal, as lines in a log, as JSON for programs.
+
+`Pace` makes the numbers, from events alone; the three views only write them down.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dask_gmm.cli.values import show_bytes, show_count, show_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console, RenderableType
+
+    from dask_gmm.cli.session import Session
+
+__all__ = ["Advance", "Pace", "observing"]
+
+LINE_EVERY = 30.0
+"""Seconds after which a long pass gets a line of its own in a log."""
+
+
+class Advance(Protocol):
+    """The numbers of a pass; `dask_gmm.execution.backend.PassProgress` has them."""
+
+    @property
+    def blocks_done(self) -> int:
+        """Blocks finished."""
+
+    @property
+    def blocks_total(self) -> int:
+        """Blocks of the pass."""
+
+    @property
+    def rows_done(self) -> int:
+        """Rows finished."""
+
+    @property
+    def bytes_read(self) -> int:
+        """Decoded bytes."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the pass."""
+
+
+@dataclass
+class Pace:
+    """What has happened, and what that says about the rest.
+
+    Attributes
+    ----------
+    verb : str
+        What is being done, for work that is no fit: ``labelling``, ``scoring``, ...
+    stage : str
+        What is going on outside of passes.
+    bounds : list of float
+        Best lower bound of each finished pass, in nats per row.
+    """
+
+    verb: str = "pass"
+    stage: str = "opening the data"
+    number: int = 0
+    max_iter: int | None = None
+    tol: float = 0.0
+    candidates: int = 1
+    advance: Advance | None = None
+    bounds: list[float] = field(default_factory=list)
+    changes: list[float] = field(default_factory=list)
+    pass_seconds: float | None = None
+
+    def take(self, event: Any) -> None:
+        """Take in an event of `dask_gmm.fitting.events`, known by its name."""
+        match type(event).__name__:
+            case "FitStarted":
+                self.max_iter, self.tol = event.max_iter, event.tol
+                self.stage = "drawing a sample for the start"
+            case "SampleDrawn":
+                self.stage = f"computing the start from {show_count(event.rows)} rows"
+            case "PassStarted":
+                self.number, self.advance = event.number, None
+                if event.candidates != self.candidates:
+                    self.changes.clear()  # restarts have dropped out: another series from here
+                self.candidates = event.candidates
+            case "PassAdvanced":
+                self.advance = event.progress
+            case "PassFinished":
+                self._finish(event)
+
+    def _finish(self, event: Any) -> None:
+        bound = max(event.lower_bounds)
+        if self.bounds:
+            self.changes.append(bound - self.bounds[-1])
+        self.bounds.append(bound)
+        self.pass_seconds = event.seconds
+
+    @property
+    def change(self) -> float | None:
+        """How much the last pass changed the mean log-likelihood, in nats per row."""
+        return self.changes[-1] if self.changes else None
+
+    def rates(self) -> tuple[float, float]:
+        """Rows and decoded bytes per second of the running pass."""
+        a = self.advance
+        if a is None or a.seconds <= 0:
+            return 0.0, 0.0
+        return a.rows_done / a.seconds, a.bytes_read / a.seconds
+
+    def seconds_left(self) -> float | None:
+        """Time left of the running pass; None before anything is known, and when it is over."""
+        a = self.advance
+        if a is None or not a.blocks_done:
+            if self.pass_seconds is None:
+                return None
+            return max(self.pass_seconds - (a.seconds if a is not None else 0.0), 0.0)
+        left = a.blocks_total - a.blocks_done
+        return a.seconds * left / a.blocks_done if left else None
+
+    def passes_left(self) -> int | None:
+        """Guess how many passes are to come after the running one; None without a ground.
+
+        Near its end EM converges linearly: each change is a constant part of the one before. The
+        last four changes say which part, and the rest is arithmetic.
+        """
+        last = [abs(change) for change in self.changes[-4:]]
+        if len(last) < 4 or self.tol <= 0 or min(last) <= 0 or last != sorted(last, reverse=True):
+            return None
+        ratio = (last[-1] / last[0]) ** (1 / 3)
+        if not ratio < 1:
+            return None
+        left = (
+            math.ceil(math.log(self.tol / last[-1]) / math.log(ratio)) if last[-1] > self.tol else 0
+        )
+        done = len(self.bounds)
+        running = 1 if self.number > done else 0
+        most = math.inf if self.max_iter is None else self.max_iter - done
+        return max(int(min(left, most)) - running, 0)
+
+    def fit_seconds_left(self) -> float | None:
+        """Guess the time left of the whole fit; None without a ground."""
+        passes, now = self.passes_left(), self.seconds_left()
+        if passes is None or now is None or self.pass_seconds is None:
+            return None
+        return now + passes * self.pass_seconds
+
+
+# -- a bar on a terminal -----------------------------------------------------------------------
+
+
+class _Bar:
+    """Two lines that are redrawn four times a second."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        from rich.spinner import Spinner
+
+        self._spinner = Spinner("dots", style="cyan")
+
+    def __call__(self, event: Any) -> None:
+        self._pace.take(event)
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        pace, advance = self._pace, self._pace.advance
+        if advance is None and not pace.number:
+            self._spinner.update(text=Text(f"{pace.stage} …", style="dim"))
+            return self._spinner
+        line = Table.grid(padding=(0, 1), expand=True)
+        for settings in ({"no_wrap": True}, {"ratio": 1}, {"no_wrap": True}):
+            line.add_column(**settings)
+        done, total = (advance.blocks_done, advance.blocks_total) if advance else (0, 1)
+        left = pace.seconds_left()
+        line.add_row(
+            Text(_title(pace), style="bold"),
+            ProgressBar(total=total, completed=done, complete_style="cyan"),
+            Text(
+                (f"{done:,}/{total:,} blocks" if advance else "reading …")
+                + (f" · {show_seconds(left)} left" if left is not None else "")
+            ),
+        )
+        return Group(line, Text(_details(pace), style="dim", no_wrap=True, overflow="ellipsis"))
+
+
+def _title(pace: Pace) -> str:
+    if pace.verb != "pass":
+        return pace.verb
+    return f"pass {pace.number}" + (f" of ≤ {pace.max_iter}" if pace.max_iter else "")
+
+
+def _details(pace: Pace) -> str:
+    rows, size = pace.rates()
+    parts = [f"{show_count(rows)} rows/s", f"{show_bytes(size)}/s"] if rows else []
+    if pace.bounds:
+        parts.append(f"log-likelihood {pace.bounds[-1]:.6f}{_signed(pace.change)}")
+    if pace.candidates > 1:
+        parts.append(f"{pace.candidates} starts")
+    parts += _outlook(pace)
+    return " · ".join(parts)
+
+
+def _signed(change: float | None) -> str:
+    return "" if change is None else f" ({change:+.1e})"
+
+
+def _outlook(pace: Pace) -> list[str]:
+    passes, seconds = pace.passes_left(), pace.fit_seconds_left()
+    if passes is not None and seconds is not None:
+        more = f"about {passes} more" if passes else "this may be the last"
+        return [f"{more}, {show_seconds(seconds)}"]
+    return []
+
+
+# -- lines in a log --------------------------------------------------------------------------------
+
+
+class _Lines:
+    """A line per pass, and one every half minute of a long pass."""
+
+    def __init__(self, pace: Pace, console: Console) -> None:
+        self._pace = pace
+        self._console = console
+        self._told = time.monotonic()
+
+    def __call__(self, event: Any) -> None:
+        self._pace.take(event)
+        match type(event).__name__:
+            case "SampleDrawn":
+                rows = "all rows" if event.complete else f"{event.rows:,} rows"
+                self._say(f"sample: {rows} from {event.blocks:,} block(s)", event.seconds)
+            case "StartsFound":
+                starts = "start" if event.starts == 1 else f"{event.starts} starts"
+                self._say(f"{starts} by {event.method}", event.seconds)
+            case "PassFinished":
+                self._say(
+                    f"pass {event.number}: log-likelihood {self._pace.bounds[-1]:.6f}"
+                    f"{_signed(self._pace.change)}",
+                    event.seconds,
+                    event.rows,
+                    event.bytes_read,
+                    *_outlook(self._pace),
+                )
+            case "PassAdvanced" if time.monotonic() - self._told >= LINE_EVERY:
+                progress, left = event.progress, self._pace.seconds_left()
+                self._say(
+                    f"{_title(self._pace)}: {progress.blocks_done:,} of "
+                    f"{progress.blocks_total:,} blocks",
+                    progress.seconds,
+                    progress.rows_done,
+                    progress.bytes_read,
+                    *([f"{show_seconds(left)} left"] if left is not None else []),
+                )
+
+    def _say(self, text: str, seconds: float, rows: int = 0, size: int = 0, *more: str) -> None:
+        parts = [text, show_seconds(seconds)]
+        if rows and seconds > 0:
+            parts += [f"{show_count(rows / seconds)} rows/s", f"{show_bytes(size / seconds)}/s"]
+        self._told = time.monotonic()
+        self._console.print(", ".join([*parts, *more]), markup=False, soft_wrap=True)
+
+
+# -- JSON for programs -----------------------------------------------------------------------------
+
+
+class _Json:
+    """One JSON object per event."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, event: Any) -> None:
+        values = {k: _jsonable(v) for k, v in vars(event).items()}
+        line = json.dumps({"event": type(event).__name__, **values})
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _jsonable(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, type(None))) else str(value.value)
+
+
+@contextmanager
+def observing(session: Session, verb: str = "pass") -> Iterator[Callable[[Any], None]]:
+    """Show the events that the yielded observer is called with, in the way the user wants them.
+
+    Parameters
+    ----------
+    session : Session
+    verb : str
+        What is done, where it is no fit: ``scoring``, for example.
+    """
+    pace = Pace(verb=verb)
+    how = "none" if session.quiet else session.progress
+    if how == "auto":
+        how = "bar" if session.err.is_terminal else "lines"
+    if how == "none":
+        yield pace.take
+    elif how == "json":
+        yield _Json(session.err)
+    elif how == "lines":
+        yield _Lines(pace, session.err)
+    else:
+        from rich.live import Live
+
+        bar = _Bar(pace)
+        with Live(bar, console=session.err, transient=True, refresh_per_second=5):
+            yield bar

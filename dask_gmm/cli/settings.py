@@ -1,0 +1,161 @@
+"""What the shared options say, as values, and what can be checked about them at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dask_gmm.data.base import Source
+
+__all__ = [
+    "Compute",
+    "DataPlace",
+    "EMSettings",
+    "check_components",
+    "check_storage_options",
+    "options_for",
+]
+
+
+@dataclass(frozen=True)
+class DataPlace:
+    """Which array to read, and how."""
+
+    data: str
+    array: str | None
+    feature_axis: int | str
+    missing_chunks: str
+    storage_options: Mapping[str, Any]
+
+    def estimator_arguments(self) -> dict[str, Any]:
+        """Return what `GaussianMixture` calls these."""
+        return {
+            "array": self.array,
+            "feature_axis": self.feature_axis,
+            "missing_chunks": self.missing_chunks,
+            "storage_options": options_for(self.data, self.storage_options) or None,
+        }
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> DataPlace:
+        """Take its own values out of a command's arguments."""
+        return cls(
+            values.pop("data"),
+            values.pop("array"),
+            values.pop("feature_axis"),
+            values.pop("missing_chunks"),
+            dict(values.pop("storage_option")),
+        )
+
+
+def options_for(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the storage options where they mean something: for a URL, not for a local path.
+
+    So one set of options can serve remote data and a local model.
+    """
+    return dict(options) if "://" in url and not url.startswith("file://") else {}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Which processors work: this process's, local workers', or a cluster's."""
+
+    scheduler: str | None
+    workers: int | None
+    threads_per_worker: int | None
+    memory_limit: int | None
+    timeout: float
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> Compute:
+        """Take its own values out of a command's arguments."""
+        compute = cls(
+            values.pop("scheduler"),
+            values.pop("workers"),
+            values.pop("threads_per_worker"),
+            values.pop("memory_limit"),
+            values.pop("timeout"),
+        )
+        if compute.scheduler and (compute.workers or compute.threads_per_worker):
+            raise click.UsageError(
+                "--scheduler joins a cluster that has its workers already: leave out --workers "
+                "and --threads-per-worker."
+            )
+        if compute.memory_limit and not compute.workers:
+            raise click.UsageError(
+                "--memory-limit is the limit of each local worker: say how many with --workers."
+            )
+        return compute
+
+
+@dataclass(frozen=True)
+class EMSettings:
+    """What to fit and when to stop."""
+
+    components: int
+    covariance: str
+    tol: float
+    max_iter: int
+    n_init: int
+    init_params: str
+    reg_covar: float
+    seed: int | None
+
+    def estimator_arguments(self) -> dict[str, Any]:
+        """Return what `GaussianMixture` calls these."""
+        return {
+            "n_components": self.components,
+            "covariance_type": self.covariance,
+            "tol": self.tol,
+            "max_iter": self.max_iter,
+            "n_init": self.n_init,
+            "init_params": self.init_params,
+            "reg_covar": self.reg_covar,
+            "random_state": self.seed,
+        }
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> EMSettings:
+        """Take its own values out of a command's arguments."""
+        return cls(**{name: values.pop(name) for name in cls.__dataclass_fields__})
+
+
+def check_storage_options(options: Mapping[str, Any], *urls: str | None) -> None:
+    """Refuse options that carry a credential, or that none of the command's URLs can use.
+
+    Raises
+    ------
+    InputError
+    click.UsageError
+    """
+    if not options:
+        return
+    from dask_gmm.data.urls import check_options
+
+    check_options(options)
+    if not any(options_for(url, options) for url in urls if url is not None):
+        raise click.UsageError(
+            "--storage-option says how to reach an object store, but only local paths are given: "
+            "leave it out."
+        )
+
+
+def check_components(source: Source, components: int) -> None:
+    """Refuse more components than there are rows.
+
+    Raises
+    ------
+    InputError
+    """
+    from dask_gmm.errors import InputError
+
+    if source.n_rows is not None and source.n_rows < components:
+        raise InputError(
+            f"{source.name} has {source.n_rows:,} rows, too few for {components:,} components: "
+            f"lower --components, or check --feature-axis {source.feature_axis}."
+        )

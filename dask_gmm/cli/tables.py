@@ -1,0 +1,192 @@
+"""Mixtures as tables that fit a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.cli.values import show_bytes, show_seconds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+__all__ = ["Comparison", "compare", "comparison_table", "mixture_json", "mixture_table", "widths"]
+
+DIGITS = 9
+"""Characters of a number in a vector, with the space before it."""
+MOST_SHOWN = 6
+"""Features of a vector that are shown at most; fewer on a narrow terminal."""
+COMPONENTS_SHOWN = 40
+
+
+def widths(parameters: MixtureParameters) -> NDArray[np.float64]:
+    """Return each component's standard deviation along each feature, shape (K, D)."""
+    k, d = parameters.n_components, parameters.n_features
+    covariances = parameters.covariances
+    match parameters.family.name:
+        case "full":
+            variances = np.diagonal(covariances, axis1=1, axis2=2)
+        case "tied":
+            variances = np.broadcast_to(np.diagonal(covariances), (k, d))
+        case "diag":
+            variances = covariances
+        case _:
+            variances = np.broadcast_to(covariances[:, None], (k, d))
+    return np.sqrt(variances)
+
+
+def mixture_json(parameters: MixtureParameters) -> dict[str, Any]:
+    """Return every number of a mixture."""
+    return {
+        "covariance_type": parameters.family.name,
+        "n_components": parameters.n_components,
+        "n_features": parameters.n_features,
+        "weights": parameters.weights,
+        "means": parameters.means,
+        "covariances": parameters.covariances,
+    }
+
+
+def mixture_table(parameters: MixtureParameters, width: int) -> Table:
+    """Return a table with a line per component, heaviest first, for a terminal of some width."""
+    table = _table()
+    shown = _shown(width - 18)
+    for heading in ("no.", "weight"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("mean", no_wrap=True, overflow="ellipsis")
+    table.add_column("standard deviation", no_wrap=True, overflow="ellipsis")
+    sigma = widths(parameters)
+    order = np.argsort(-parameters.weights, kind="stable")
+    for k in order[:COMPONENTS_SHOWN]:
+        table.add_row(
+            str(k),
+            f"{parameters.weights[k]:.4f}",
+            _vector(parameters.means[k], shown),
+            _vector(sigma[k], shown),
+        )
+    left = len(order) - COMPONENTS_SHOWN
+    if left > 0:
+        table.add_row("…", "", f"{left} more components; --json shows all", "")
+    return table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two mixtures, component by component.
+
+    Attributes
+    ----------
+    matched : tuple of (int, int)
+        A component of the first mixture and its counterpart in the second.
+    distances : (m,) float64
+        Largest distance between the two means along a feature, in σ of the first mixture.
+    weight_error : float
+        Largest difference between two weights.
+    width_error : float
+        Largest relative difference between two standard deviations.
+    """
+
+    matched: tuple[tuple[int, int], ...]
+    distances: NDArray[np.float64]
+    weight_error: float
+    width_error: float
+
+
+def compare(first: MixtureParameters, second: MixtureParameters) -> Comparison:
+    """Match the components of two mixtures so that their means lie closest in total.
+
+    Distances are measured in standard deviations of the first; the optimal assignment is that of
+    `scipy.optimize.linear_sum_assignment`.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    sigma = widths(first)
+    offsets = (first.means[:, None, :] - second.means[None, :, :]) / sigma[:, None, :]
+    left, right = linear_sum_assignment(np.sqrt((offsets**2).mean(axis=2)))
+    ratio = widths(second)[right] / sigma[left]
+    return Comparison(
+        tuple(zip(left.tolist(), right.tolist(), strict=True)),
+        np.abs(offsets[left, right]).max(axis=1),
+        float(np.abs(first.weights[left] - second.weights[right]).max()),
+        float(np.abs(ratio - 1.0).max()),
+    )
+
+
+def comparison_table(
+    first: MixtureParameters,
+    second: MixtureParameters,
+    comparison: Comparison,
+    names: tuple[str, str],
+    width: int,
+) -> Table:
+    """Return a table with matched components side by side."""
+    table = _table()
+    shown = _shown(width - 38)
+    one, other = names
+    table.add_column("no.", justify="right", no_wrap=True)
+    table.add_column(f"weight\n{one}", justify="right", no_wrap=True)
+    table.add_column(f"\n{other}", justify="right", no_wrap=True, style="bold")
+    table.add_column(f"mean\n{one}", no_wrap=True, overflow="ellipsis")
+    table.add_column(f"\n{other}", no_wrap=True, overflow="ellipsis", style="bold")
+    table.add_column("off by", justify="right", no_wrap=True)
+    pairs = sorted(
+        zip(comparison.matched, comparison.distances, strict=True),
+        key=lambda pair: -first.weights[pair[0][0]],
+    )
+    for (a, b), distance in pairs[:COMPONENTS_SHOWN]:
+        table.add_row(
+            str(b),
+            f"{first.weights[a]:.4f}",
+            f"{second.weights[b]:.4f}",
+            _vector(first.means[a], shown),
+            _vector(second.means[b], shown),
+            f"{distance:.4f} σ",
+        )
+    if len(pairs) > COMPONENTS_SHOWN:
+        table.add_row("…", "", "", f"{len(pairs) - COMPONENTS_SHOWN} more", "", "")
+    return table
+
+
+def key_values(pairs: list[tuple[str, str]]) -> Table:
+    """Return a table of facts."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, value)
+    return table
+
+
+def how_read(size: int, seconds: float) -> str:
+    """Return how many bytes all reads of a fit have decoded, in words."""
+    speed = f" ({show_bytes(size / seconds)}/s)" if seconds > 0 else ""
+    return f"{show_bytes(size)} in {show_seconds(seconds)}{speed}"
+
+
+def _table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+
+
+def _shown(width: int) -> int:
+    """How many features of two vectors side by side fit a width."""
+    return max(1, min(MOST_SHOWN, (width // 2 - 2) // DIGITS))
+
+
+def _vector(values: NDArray[np.float64], shown: int) -> str:
+    numbers = "".join(f"{_number(value):>{DIGITS}}" for value in values[:shown])
+    return numbers + (" …" if len(values) > shown else "")
+
+
+def _number(value: float) -> str:
+    text = f"{value:.4g}"
+    return text if len(text) < DIGITS else f"{value:.1e}"

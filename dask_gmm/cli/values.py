@@ -1,0 +1,189 @@
+"""Values as people type them: sizes, counts, KEY=VALUE pairs; and as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:  # generic from click 8.2 on
+    _ParamType = click.ParamType
+
+__all__ = [
+    "AXIS",
+    "BYTES",
+    "CHUNK",
+    "COUNT",
+    "STORAGE_OPTION",
+    "show_bytes",
+    "show_count",
+    "show_seconds",
+]
+
+_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+_BINARY = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "p": 2**50}
+_NUMBER = re.compile(r"([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
+
+
+def _split(text: str) -> tuple[float, str] | None:
+    """Split ``1.5 GiB`` into 1.5 and ``gib``; None for what starts with no number."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        return None
+    return float(match[1].replace(",", "").replace("_", "")), match[2].lower()
+
+
+def parse_bytes(text: str) -> int | None:
+    """Return the bytes of ``500MB``, ``64 MiB``, ``2G`` or ``1048576``; None if it is no size."""
+    parts = _split(text)
+    if parts is None:
+        return None
+    number, unit = parts
+    prefix = unit.removesuffix("b")
+    factor = _BINARY.get(prefix[:-1]) if prefix.endswith("i") else _DECIMAL.get(prefix)
+    if factor is None or (prefix == "i"):
+        return None
+    return round(number * factor)
+
+
+def parse_count(text: str) -> int | None:
+    """Return the whole number of ``1e6``, ``10M`` or ``250_000``; None if it is none."""
+    parts = _split(text)
+    if parts is None:
+        return None
+    number, unit = parts
+    factor = _DECIMAL.get(unit)
+    if factor is None:
+        return None
+    value = number * factor
+    return int(value) if value == int(value) else None
+
+
+class _Bytes(_ParamType):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        size = parse_bytes(value)
+        if size is None or size <= 0:
+            self.fail(f"{value!r} is no size: write 500MB, 64MiB or 2GB.", param, ctx)
+        return size
+
+
+class _Count(_ParamType):
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        count = parse_count(value)
+        if count is None or count <= 0:
+            self.fail(
+                f"{value!r} is no positive whole number: write 250000, 250k, 10M or 1e6.",
+                param,
+                ctx,
+            )
+        return count
+
+
+class _Chunk(_ParamType):
+    """A chunk's size: bytes with a B (``16MB``), rows without (``100k``)."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        text = value.strip().lower()
+        is_bytes = text.endswith("b")
+        size = parse_bytes(text) if is_bytes else parse_count(text.removesuffix("rows").strip())
+        if size is None or size <= 0:
+            self.fail(f"{value!r} is no chunk: write bytes as 16MB, or rows as 100k.", param, ctx)
+        return ("bytes" if is_bytes else "rows", size)
+
+
+class _Axis(_ParamType):
+    """An axis by its number, or by its name."""
+
+    name = "axis"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        text = str(value).strip()
+        if not text:
+            self.fail("expected an axis: its number, or its name.", param, ctx)
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+class _StorageOption(_ParamType):
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str | bool]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        if not equals or not key.strip():
+            # What was typed may be a secret; do not repeat it.
+            self.fail(
+                "expected KEY=VALUE, for example endpoint=http://localhost:9000 or "
+                "skip_signature=true.",
+                param,
+                ctx,
+            )
+        lowered = text.strip().lower()
+        if lowered in {"true", "false"}:
+            return key.strip(), lowered == "true"
+        return key.strip(), text
+
+
+AXIS = _Axis()
+BYTES = _Bytes()
+COUNT = _Count()
+CHUNK = _Chunk()
+STORAGE_OPTION = _StorageOption()
+
+
+def show_bytes(size: float) -> str:
+    """Write a number of bytes with three digits and a decimal unit: ``2.52 GB``."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            return f"{_three(size)} {unit}" if unit != "B" else f"{size:.0f} B"
+        size /= 1000
+    return f"{size:,.3g} PB"
+
+
+def show_count(number: float) -> str:
+    """Write a count or rate with three digits: ``12.3 M``; small ones as they are."""
+    for unit in ("", " k", " M", " G"):
+        if number < 999.5:
+            return f"{_three(number)}{unit}" if unit else f"{number:.0f}"
+        number /= 1000
+    return f"{number:,.0f} T"
+
+
+def _three(number: float) -> str:
+    return f"{number:.0f}" if number >= 99.95 else f"{number:.{1 if number >= 9.995 else 2}f}"
+
+
+def show_seconds(seconds: float) -> str:
+    """Write a duration: ``0.35 s``, ``12 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 10:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

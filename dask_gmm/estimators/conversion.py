@@ -1,0 +1,111 @@
+"""Fitted estimators to and from model files and scikit-learn's own class."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from dask_gmm.errors import ModelFileError
+from dask_gmm.model_file import ModelFile, fingerprint
+
+# Where to look for data is the business of whoever loads a model, not of the model.
+_UNSAVED = {"storage_options", "callbacks"}
+
+__all__ = ["copy_fitted", "restore", "to_model_file"]
+
+_FITTED = (
+    "weights_",
+    "means_",
+    "covariances_",
+    "precisions_",
+    "precisions_cholesky_",
+    "converged_",
+    "n_iter_",
+    "lower_bound_",
+    "lower_bounds_",
+    "n_features_in_",
+    "feature_names_in_",
+)
+
+
+def copy_fitted(source: Any, target: Any) -> None:
+    """Copy scikit-learn's fitted attributes, those that are there, from one model to another."""
+    for name in _FITTED:
+        if hasattr(source, name):
+            value = getattr(source, name)
+            setattr(target, name, value.copy() if hasattr(value, "copy") else value)
+
+
+def to_model_file(gm: Any) -> ModelFile:
+    """Gather what a model file holds; the estimator must be fitted."""
+    bound = float(gm.lower_bound_)
+    fit = {
+        "converged": bool(gm.converged_),
+        "n_iter": int(gm.n_iter_),
+        "lower_bound": bound if np.isfinite(bound) else None,
+        "n_features": int(gm.n_features_in_),
+        "dtype": np.dtype(gm.means_.dtype).name,
+        "feature_names": [str(n) for n in getattr(gm, "feature_names_in_", ())] or None,
+        "n_rows": gm.n_rows_,
+        "n_passes": gm.n_passes_,
+        "outcome": gm.outcome_,
+    }
+    settings = {name: _plain(value) for name, value in gm.get_params().items()}
+    settings = {
+        name: value for name, value in settings.items() if name not in _UNSAVED and _is_json(value)
+    }
+    bounds = np.asarray(gm.lower_bounds_, dtype=np.float64)
+    return ModelFile(gm._parameters(), bounds, settings, fit, fingerprint())
+
+
+def restore(gm: Any, model: ModelFile, name: str) -> None:
+    """Give an estimator the settings and fitted attributes that a model file holds.
+
+    Raises
+    ------
+    ModelFileError
+        The file is not one that `to_model_file` has made.
+    """
+    known = set(gm.get_params()) - _UNSAVED
+    gm.set_params(**{key: value for key, value in model.settings.items() if key in known})
+    try:
+        if gm.covariance_type != model.parameters.family.name:
+            raise ValueError(f"covariance_type={gm.covariance_type!r}")
+        _restore_fit(gm, model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"The model at {name} does not describe a fit ({error}): restore it or fit again."
+        ) from error
+
+
+def _restore_fit(gm: Any, model: ModelFile) -> None:
+    fit = model.fit
+    if int(fit["n_features"]) != model.parameters.n_features:
+        raise ValueError(f"n_features={fit['n_features']}")
+    gm._set_parameters(model.parameters, np.dtype(fit["dtype"]))
+    gm.converged_ = bool(fit["converged"])
+    gm.n_iter_ = int(fit["n_iter"])
+    gm.lower_bound_ = -np.inf if fit["lower_bound"] is None else float(fit["lower_bound"])
+    gm.lower_bounds_ = model.lower_bounds.tolist()
+    gm.n_features_in_ = int(fit["n_features"])
+    if fit["feature_names"]:
+        gm.feature_names_in_ = np.asarray(fit["feature_names"], dtype=object)
+    gm.n_rows_ = fit["n_rows"]
+    gm.n_passes_ = fit["n_passes"]
+    gm.outcome_ = fit["outcome"]
+    gm.history_ = ()
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars, which grid searches hand out, as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a setting survives a model file as it is; starts, callbacks and generators do not."""
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError):
+        return False

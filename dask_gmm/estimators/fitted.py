@@ -1,0 +1,382 @@
+"""What a fitted mixture can do, whatever fitted it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
+
+import numpy as np
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from dask_gmm.data.lazy import lazy_map
+from dask_gmm.data.sink import create_output, output_chunks
+from dask_gmm.data.source import NumpySource
+from dask_gmm.errors import InputError
+from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
+from dask_gmm.estimators.inputs import open_input
+from dask_gmm.execution import LocalBackend, choose_backend, plan_pass, single_threaded_blas
+from dask_gmm.fitting.events import Outcome, PassAdvanced, PassStarted
+from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
+from dask_gmm.fitting.prediction import (
+    Labels,
+    LogDensities,
+    Posteriors,
+    RowFunction,
+    WriteJob,
+    Written,
+)
+from dask_gmm.fitting.verbose import VerboseObserver
+from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+from dask_gmm.mixture.sampling import sample_mixture
+from dask_gmm.model_file import load_model, save_model
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    import dask.array as da
+    import zarr
+    from numpy.typing import DTypeLike, NDArray
+
+    from dask_gmm.data.source import Source
+    from dask_gmm.execution.backend import BlockJob, PassProgress
+    from dask_gmm.fitting.events import Observer
+
+    LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
+
+__all__ = ["Criteria", "FittedMixture"]
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What one read of the data says about a fitted mixture.
+
+    Attributes
+    ----------
+    n_rows : int
+    log_likelihood : float
+        Σ_n log p(x_n), in nats.
+    score : float
+        Log-likelihood per row.
+    bic, aic : float
+        −2·log_likelihood + p·log(n_rows) and −2·log_likelihood + 2·p, with p free parameters;
+        lower is better (Schwarz 1978; Akaike 1974).
+    """
+
+    n_rows: int
+    log_likelihood: float
+    score: float
+    bic: float
+    aic: float
+
+
+class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+    """Everything that needs a fitted mixture and not how it was fitted.
+
+    Fitting and constructor parameters are the subclass's; `GaussianMixture` documents them.
+    """
+
+    covariance_type: str
+    random_state: int | np.random.RandomState | None
+    verbose: int
+    verbose_interval: int
+    kernel: str
+    callbacks: Sequence[Observer] | None
+
+    # -- applying --------------------------------------------------------------------------------
+
+    @overload
+    def predict(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, X: object) -> NDArray[np.int64]: ...
+
+    def predict(self, X: Any) -> NDArray[np.int64] | da.Array:
+        """Label each sample with its most probable component.
+
+        Returns
+        -------
+        ndarray or dask.array of int64, shape of the samples
+            Lazy, block by block, when `X` is lazy.
+        """
+        check_is_fitted(self)
+        source = open_input(self, X, reset=False)
+        labels: NDArray[np.int64] | da.Array = self._map(
+            source, Labels(self._parameters(), self.kernel)
+        )
+        return labels
+
+    @overload
+    def predict_proba(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict_proba(self, X: object) -> NDArray[np.floating[Any]]: ...
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]] | da.Array:
+        """Return the posterior probability of each component; shape of the samples, then K."""
+        check_is_fitted(self)
+        source = open_input(self, X, reset=False)
+        function = Posteriors(self._parameters(), self.kernel, _real(source))
+        posteriors: NDArray[np.floating[Any]] | da.Array = self._map(source, function)
+        return posteriors
+
+    @overload
+    def score_samples(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def score_samples(self, X: object) -> NDArray[np.floating[Any]]: ...
+
+    def score_samples(self, X: Any) -> NDArray[np.floating[Any]] | da.Array:
+        """Return the log-density of each sample, in nats; shape of the samples."""
+        check_is_fitted(self)
+        source = open_input(self, X, reset=False)
+        function = LogDensities(self._parameters(), self.kernel, _real(source))
+        densities: NDArray[np.floating[Any]] | da.Array = self._map(source, function)
+        return densities
+
+    def predict_to(
+        self,
+        X: Any,
+        output: str | os.PathLike[str],
+        *,
+        probabilities: bool = False,
+        dtype: DTypeLike | None = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Write labels, or posteriors, to a new Zarr array in one read of the data.
+
+        Parameters
+        ----------
+        X : as in `fit`, with known chunk sizes
+        output : path or URL
+            A Zarr v3 array of the samples' shape (then K with `probabilities`), chunked as the data
+            and with their dimension names. Beside its data in a group that xarray wrote, xarray
+            sees it where the group's metadata are not consolidated (or once they are again).
+        probabilities : bool, default=False
+            Posteriors instead of labels.
+        dtype : numpy dtype, optional
+            uint8 for labels of up to 255 components, else int32; float64 for posteriors.
+        overwrite : bool, default=False
+        storage_options : mapping, optional
+            For the output; the data have the estimator's own.
+
+        Returns
+        -------
+        int
+            Rows written.
+        """
+        check_is_fitted(self)
+        source = open_input(self, X, reset=False)
+        parameters = self._parameters()
+        k = parameters.n_components
+        tail = (k,) if probabilities else ()
+        # 255 is uint8's mark for "not written", so 255 components are the most it can label.
+        label_type = np.uint8 if k <= 255 else np.int32
+        kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
+        _check_output_dtype(kind, k, probabilities=probabilities)
+        function: RowFunction = (Posteriors if probabilities else Labels)(
+            parameters, self.kernel, kind
+        )
+        chunks = output_chunks(source)  # refuses chunks of unknown sizes
+        shape = [int(n) for n in source.sample_shape if n is not None]
+        writer = create_output(
+            str(output),
+            (*shape, *tail),
+            (*chunks, *tail),
+            kind,
+            storage_options,
+            overwrite=overwrite,
+            attributes={"source": source.name, "model": parameters.fingerprint},
+            source=source,
+        )
+        per_row = kind.itemsize * (k if probabilities else 1)
+        job = WriteJob(function, writer, per_row * (source.max_block_rows or 0))
+        try:
+            written: Written = self._run(source, job)
+        except BaseException:
+            writer.discard()
+            raise
+        writer.finish()
+        return written.rows
+
+    def score(self, X: Any, y: object = None) -> float:
+        """Return the mean log-likelihood per row, in nats."""
+        return self.criteria(X).score
+
+    def bic(self, X: Any) -> float:
+        """Return the Bayesian information criterion; lower is better. `criteria` has all."""
+        return self.criteria(X).bic
+
+    def aic(self, X: Any) -> float:
+        """Return the Akaike information criterion; lower is better. `criteria` has all."""
+        return self.criteria(X).aic
+
+    def criteria(self, X: Any) -> Criteria:
+        """Return score, log-likelihood, BIC and AIC, all from one read of the data."""
+        check_is_fitted(self)
+        parameters = self._parameters()
+        found: LogLikelihood = self._run(
+            open_input(self, X, reset=False), LogLikelihoodJob(parameters, self.kernel)
+        )
+        if not found.rows:
+            raise InputError(
+                f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
+                f"of 1 is required."
+            )
+        return Criteria(
+            n_rows=found.rows,
+            log_likelihood=found.total,
+            score=found.total / found.rows,
+            bic=-2.0 * found.total + parameters.n_parameters * float(np.log(found.rows)),
+            aic=-2.0 * found.total + 2.0 * parameters.n_parameters,
+        )
+
+    def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Draw rows from the mixture, grouped by component.
+
+        Returns
+        -------
+        X : (n_samples, D) float64
+        y : (n_samples,) int64
+            The component each row came from.
+        """
+        check_is_fitted(self)
+        return sample_mixture(self._parameters(), n_samples, check_random_state(self.random_state))
+
+    # -- models ----------------------------------------------------------------------------------
+
+    def save(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Save the fitted mixture as a small Zarr group, at a path or URL; nothing is pickled."""
+        check_is_fitted(self)
+        model = to_model_file(self)
+        save_model(url, model, overwrite=overwrite, storage_options=storage_options)
+
+    @classmethod
+    def load(
+        cls, url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Load a mixture that `save` or `dask-gmm fit --output` has written."""
+        gm = cls()
+        restore(gm, load_model(url, storage_options=storage_options), str(url))
+        return gm
+
+    def to_sklearn(self) -> SklearnGaussianMixture:
+        """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``."""
+        check_is_fitted(self)
+        shared = SklearnGaussianMixture().get_params()
+        other = SklearnGaussianMixture(
+            **{name: v for name, v in self.get_params().items() if name in shared}
+        )
+        copy_fitted(self, other)
+        return other
+
+    @classmethod
+    def from_sklearn(cls, model: SklearnGaussianMixture) -> Self:
+        """Return a fitted ``sklearn.mixture.GaussianMixture`` as one of this class."""
+        check_is_fitted(model)
+        gm = cls(**model.get_params())
+        copy_fitted(model, gm)
+        gm.n_rows_, gm.n_passes_, gm.history_ = None, None, ()
+        gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
+        return gm
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _map(self, source: Source, function: RowFunction) -> Any:
+        """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
+        k = function.parameters.n_components if isinstance(function, Posteriors) else None
+        lazy = lazy_map(source, function, np.dtype(function.dtype), k)
+        if not isinstance(source, NumpySource):
+            return lazy
+        # Threads of its own: in a task of a configured pool, that pool may have no thread to spare.
+        with single_threaded_blas(), ThreadPoolExecutor(LocalBackend().n_threads) as pool:
+            return lazy.compute(scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
+
+    def _run(self, source: Source, job: BlockJob[Any]) -> Any:
+        """Run a job over all blocks and return the root of its tree."""
+        backend = choose_backend(source)
+        observers = self._observers()
+
+        def advanced(progress: PassProgress) -> None:
+            for observer in observers:
+                observer(PassAdvanced(1, progress))
+
+        for observer in observers:
+            observer(PassStarted(1, 1))
+        plan = plan_pass(source, n_threads=backend.n_threads)
+        on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
+        return backend.run(plan, job, on_progress=on_progress).value
+
+    def _observers(self) -> tuple[Observer, ...]:
+        observers = tuple(self.callbacks or ())
+        if self.verbose:
+            observers += (VerboseObserver(int(self.verbose), self.verbose_interval),)
+        return observers
+
+    def _parameters(self) -> MixtureParameters:
+        """The fitted attributes as one value; also those that somebody has set by hand."""
+        family = covariance_family(self.covariance_type)
+        weights, means = frozen_array(self.weights_), frozen_array(self.means_)
+        factors = frozen_array(self.precisions_cholesky_)
+        fitted = getattr(self, "_fitted_type", self.covariance_type)
+        shape = family.covariance_shape(*means.shape) if means.ndim == 2 else None
+        if fitted != self.covariance_type or factors.shape != shape:
+            raise InputError(
+                f"This mixture was fitted with covariance_type={fitted!r} and has factors of shape "
+                f"{factors.shape}; they cannot be used with covariance_type="
+                f"{self.covariance_type!r}. Fit it again."
+            )
+        covariances = (
+            frozen_array(self.covariances_)
+            if hasattr(self, "covariances_")
+            else frozen_array(family.covariances(factors))
+        )
+        return MixtureParameters(family, weights, means, covariances, factors)
+
+    def _set_parameters(
+        self, parameters: MixtureParameters, dtype: type[np.floating[Any]] | DTypeLike
+    ) -> None:
+        self.weights_ = parameters.weights.astype(dtype)
+        self.means_ = parameters.means.astype(dtype)
+        self.covariances_ = parameters.covariances.astype(dtype)
+        self.precisions_cholesky_ = parameters.precisions_cholesky.astype(dtype)
+        # From the factors as they are kept, so that a saved and loaded model has the same bits.
+        kept = self.precisions_cholesky_.astype(np.float64)
+        self.precisions_ = parameters.family.precisions(kept).astype(dtype)
+        self._fitted_type = parameters.family.name
+
+    def _n_parameters(self) -> int:
+        """Free parameters of the fitted mixture; scikit-learn's name, used by its tests."""
+        return self._parameters().n_parameters
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "precisions_cholesky_")
+
+
+def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
+    """Refuse a type that cannot hold the values, and the mark for those not written."""
+    if probabilities:
+        if kind.kind != "f":
+            raise InputError(f"dtype={kind.name!r} cannot hold probabilities: use a float type.")
+    elif kind.kind not in "iu" or np.iinfo(kind).max < (k if kind.kind == "u" else k - 1):
+        raise InputError(
+            f"dtype={kind.name!r} cannot hold the labels of {k} components: use an integer type "
+            f"that can, such as 'int32'."
+        )
+
+
+def _real(source: Source) -> type[np.floating[Any]]:
+    """Type of real results: float32 for float32 data, as in scikit-learn, else float64."""
+    return np.float32 if source.dtype == np.float32 else np.float64

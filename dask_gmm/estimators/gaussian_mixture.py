@@ -1,0 +1,321 @@
+"""`GaussianMixture`: the constructor and the fit; scikit-learn's surface, wiring only."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from dask_gmm.errors import CollapsedComponentWarning, InputError
+from dask_gmm.estimators.fitted import FittedMixture
+from dask_gmm.estimators.inputs import keeping_features, open_input
+from dask_gmm.execution import choose_backend
+from dask_gmm.fitting.events import Outcome
+from dask_gmm.fitting.fit import FitReport, FitSettings, WarmStart, fit_mixture
+from dask_gmm.fitting.given import check_given
+from dask_gmm.fitting.prediction import Labels
+from dask_gmm.mixture.covariance import COVARIANCE_TYPES, covariance_family
+from dask_gmm.mixture.kernels import KERNELS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import dask.array as da
+    from numpy.typing import NDArray
+
+    from dask_gmm.data.source import Source
+    from dask_gmm.estimators.fitted import LazyData
+    from dask_gmm.fitting.events import Observer
+
+__all__ = ["GaussianMixture"]
+
+
+class GaussianMixture(FittedMixture):
+    """Gaussian mixture fitted by exact EM to data that need not fit in memory.
+
+    Every iteration reads each block of the data once; restarts share their reads. Data may be
+    NumPy arrays and what scikit-learn takes, Dask arrays and DataFrames, xarray DataArrays, Zarr
+    arrays, or paths and URLs of Zarr arrays. Passes run on the current ``distributed.Client``, or
+    else on the threads of this process; arrays in this process's memory are computed here.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        K, the number of components.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        What the components' covariances share.
+    tol : float, default=1e-3
+        The fit has converged when an iteration changes the mean log-likelihood by less than this,
+        in nats per row. Real, overlapping data often gain much more by going on: try 1e-5.
+    reg_covar : float, default=1e-6
+        Added to every variance, in squared units of the data.
+    max_iter : int, default=100
+        Most iterations, each one read of the data.
+    n_init : int, default=1
+        Starts; all advance in the same reads, and the best end is kept.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
+        How starting responsibilities are found, on a sample of `init_size` rows.
+    weights_init : array-like of shape (K,), optional
+    means_init : array-like of shape (K, D), optional
+    precisions_init : array-like of the shape of `precisions_`, optional
+        Given starting values; with all three nothing is sampled.
+    random_state : int, RandomState or None, default=None
+        Seeds the sample, the starts and `sample`.
+    warm_start : bool, default=False
+        Continue from the last fit's parameters.
+    verbose : int, default=0
+        1 prints a line every `verbose_interval` iterations, 2 adds times and changes.
+    verbose_interval : int, default=10
+    feature_axis : int or str, default=-1
+        The axis that holds the features; all others are samples. A dimension's name for xarray;
+        tables in memory, which name no axes, are then taken as rows of features.
+    array : str, optional
+        Name of the array when the data is a Zarr group.
+    storage_options : mapping, optional
+        How to reach a store given by URL: endpoint, region, anonymous access. Never credentials:
+        each worker takes its own from its environment.
+    missing_chunks : {'error', 'fill'}, default='error'
+        Whether a chunk that is not in the store is an error or stands for the fill value.
+    init_size : int or 'auto', default='auto'
+        Rows of the sample for the start; 'auto' takes 50 per free parameter and at least 100,000.
+    kernel : {'auto', 'compiled', 'blas', 'reference'}, default='auto'
+        How the E-step is computed: by machine code made for this CPU, by matrix products, or
+        slowly in extended precision. 'auto' is 'compiled' where llvmlite is installed, else 'blas'.
+        'compiled' computes float32 rows in float32 as far as no digit that matters is lost.
+    callbacks : sequence of callables, optional
+        Each is called with every event of a fit (`dask_gmm.fitting.events`), and with the progress
+        of other passes: of `criteria` and its kin, of `predict_to`.
+
+    Attributes
+    ----------
+    weights_ : (K,)
+    means_ : (K, D)
+    covariances_, precisions_, precisions_cholesky_
+        Of shape (K, D, D), (D, D), (K, D) or (K,) by `covariance_type`.
+    converged_ : bool
+    n_iter_ : int
+        Iterations of the best start.
+    lower_bound_ : float
+        Mean log-likelihood of the best fit, in nats per row, before its last M-step.
+    lower_bounds_ : list of float
+        The same for each of its iterations.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        When the data name their features.
+    n_rows_ : int or None
+        Rows that were fitted.
+    n_passes_ : int
+        Full reads made by the iterations.
+    history_ : tuple of PassFinished
+        One record a pass: rows, bytes, seconds, lower bounds.
+    outcome_ : str
+        'converged', 'max_iter' or 'collapsed'.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import GaussianMixture
+    >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> gm = GaussianMixture(n_components=2, random_state=0).fit(X)
+    >>> gm.means_
+    array([[10.,  2.],
+           [ 1.,  2.]])
+    >>> gm.predict([[0, 0], [12, 3]])
+    array([1, 0])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(COVARIANCE_TYPES))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "feature_axis": [Integral, str],
+        "array": [str, None],
+        "storage_options": [dict, None],
+        "missing_chunks": [StrOptions({"error", "fill"})],
+        "init_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "kernel": [StrOptions({"auto", *KERNELS})],
+        "callbacks": [None, list, tuple],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: int | np.random.RandomState | None = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        feature_axis: int | str = -1,
+        array: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        missing_chunks: str = "error",
+        init_size: int | str = "auto",
+        kernel: str = "auto",
+        callbacks: Sequence[Observer] | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.feature_axis = feature_axis
+        self.array = array
+        self.storage_options = storage_options
+        self.missing_chunks = missing_chunks
+        self.init_size = init_size
+        self.kernel = kernel
+        self.callbacks = callbacks
+
+    # -- fitting ---------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: object = None) -> Self:
+        """Fit the mixture.
+
+        Parameters
+        ----------
+        X : array-like, Dask or xarray collection, Zarr array, path or URL
+            The data; features along `feature_axis`.
+        y : ignored
+
+        Returns
+        -------
+        GaussianMixture
+            Itself.
+
+        Raises
+        ------
+        InputError (a ValueError)
+            The data are not what a mixture can be fitted to.
+        CollapsedComponentError (a ValueError)
+            A start has a covariance that is not positive definite; the message names the
+            component. When that happens later the fit ends at its last sound parameters with a
+            `CollapsedComponentWarning`.
+        MemoryPlanError
+            A pass would not fit in the memory of a worker; said before any work is submitted.
+        """
+        with keeping_features(self):
+            self._fit(open_input(self, X, reset=True))
+        return self
+
+    @overload
+    def fit_predict(self, X: LazyData, y: object = None) -> da.Array: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def fit_predict(self, X: object, y: object = None) -> NDArray[np.int64]: ...
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit_predict(self, X: Any, y: object = None) -> NDArray[np.int64] | da.Array:
+        """Fit the mixture and return the label of each sample; as ``fit(X).predict(X)``."""
+        with keeping_features(self):
+            source = open_input(self, X, reset=True)
+            self._fit(source)
+        labels: NDArray[np.int64] | da.Array = self._map(
+            source, Labels(self._parameters(), self.kernel)
+        )
+        return labels
+
+    def _fit(self, source: Source) -> None:
+        family = covariance_family(self.covariance_type)
+        given = check_given(
+            family,
+            self.n_components,
+            source.n_features,
+            self.weights_init,
+            self.means_init,
+            self.precisions_init,
+        )
+        settings = FitSettings(
+            n_components=self.n_components,
+            family=family,
+            tol=self.tol,
+            reg_covar=self.reg_covar,
+            max_iter=self.max_iter,
+            n_init=self.n_init,
+            init_params=self.init_params,
+            init_size=None if isinstance(self.init_size, str) else self.init_size,
+            kernel=self.kernel,
+            given=given,
+        )
+        report = fit_mixture(
+            source,
+            choose_backend(source),
+            settings,
+            random_state=check_random_state(self.random_state),
+            observers=self._observers(),
+            warm=self._warm_start(source.n_features),
+        )
+        self._keep(report, np.float32 if source.dtype == np.float32 else np.float64)
+        if report.best.outcome is Outcome.COLLAPSED:
+            warnings.warn(
+                f"The fit stopped after {report.best.n_iter} iterations and keeps the parameters "
+                f"before the last one. {report.best.error}",
+                CollapsedComponentWarning,
+                stacklevel=4,
+            )
+        elif report.best.outcome is not Outcome.CONVERGED and self.max_iter > 0:
+            warnings.warn(
+                "Best performing initialization did not converge. Try different init parameters, "
+                "or increase max_iter, tol, or check for degenerate data.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _warm_start(self, n_features: int) -> WarmStart | None:
+        if not (self.warm_start and hasattr(self, "converged_")):
+            return None
+        parameters = self._parameters()
+        if parameters.means.shape != (self.n_components, n_features):
+            raise InputError(
+                f"warm_start continues a fit of {parameters.n_components} components of "
+                f"{parameters.n_features} features and cannot go on with {self.n_components} of "
+                f"{n_features}: clone the estimator first."
+            )
+        return WarmStart(parameters, float(self.lower_bound_))
+
+    def _keep(self, report: FitReport, dtype: type[np.floating[Any]]) -> None:
+        best = report.best
+        self._set_parameters(best.parameters, dtype)
+        self.converged_ = best.outcome is Outcome.CONVERGED
+        self.n_iter_ = best.n_iter
+        self.lower_bound_ = best.lower_bound
+        self.lower_bounds_ = list(best.lower_bounds)
+        self.n_rows_ = report.n_rows
+        self.n_passes_ = len(report.history)
+        self.history_ = report.history
+        self.outcome_ = best.outcome.value

@@ -1,0 +1,111 @@
+"""From what a user passes as `X` to a source, with scikit-learn's checks where they apply."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from dask.base import is_dask_collection
+from sklearn.utils.validation import validate_data
+
+from dask_gmm.data.source import NumpySource, Source, open_source
+from dask_gmm.data.urls import check_options
+from dask_gmm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["keeping_features", "open_input"]
+
+
+@contextmanager
+def keeping_features(estimator: Any) -> Iterator[None]:
+    """Put the description of the features back if a fit fails, so that it fits the parameters."""
+    names = ("n_features_in_", "feature_names_in_")
+    before = {name: getattr(estimator, name) for name in names if hasattr(estimator, name)}
+    try:
+        yield
+    except BaseException:
+        if hasattr(estimator, "precisions_cholesky_"):
+            for name in names:
+                if hasattr(estimator, name):
+                    delattr(estimator, name)
+            vars(estimator).update(before)
+        raise
+
+
+def open_input(estimator: Any, X: Any, *, reset: bool) -> Source:
+    """Describe the data that an estimator is given, and check or set its features.
+
+    Two-dimensional data in memory go through scikit-learn's own validation, so that its users
+    meet its messages and feature names; everything else is opened by its metadata.
+
+    Raises
+    ------
+    InputError
+        The data cannot be used, or have another number of features than those that were fitted.
+    """
+    options = estimator.storage_options
+    check_options(options)  # nobody should find out on a cluster that keys are not taken
+    if _is_lazy(X) or not _is_plain(X, estimator.feature_axis):
+        source = open_source(
+            X,
+            feature_axis=estimator.feature_axis,
+            storage_options=options if isinstance(X, str | os.PathLike) else None,
+            missing_chunks=estimator.missing_chunks,
+            array=estimator.array if isinstance(X, str | os.PathLike | zarr.Group) else None,
+        )
+        _check_features(estimator, source, reset=reset)
+        return source
+    integers = isinstance(X, np.ndarray) and X.dtype.kind in "iub"
+    rows = validate_data(
+        estimator,
+        np.asarray(X).T if estimator.feature_axis in (0, -2) else X,
+        reset=reset,
+        dtype=None if integers else [np.float64, np.float32],
+        ensure_min_samples=2 if reset else 1,
+        ensure_all_finite=False,  # the kernels look as they read: no pass for it alone
+    )
+    return NumpySource.of(rows)
+
+
+def _is_lazy(X: Any) -> bool:
+    """Whether X names or describes data instead of holding them."""
+    return (
+        isinstance(X, str | os.PathLike | zarr.Array | zarr.Group)
+        or is_dask_collection(X)
+        or type(X).__module__.startswith("xarray.")
+    )
+
+
+def _is_plain(X: Any, feature_axis: int | str) -> bool:
+    """Whether X is something that scikit-learn knows: rows and columns, in memory."""
+    known_axis = isinstance(feature_axis, str) or feature_axis in (-2, -1, 0, 1)
+    masked = isinstance(X, np.ma.MaskedArray)  # scikit-learn would use what lies under the mask
+    return known_axis and getattr(X, "ndim", 2) <= 2 and not masked
+
+
+def _check_features(estimator: Any, source: Source, *, reset: bool) -> None:
+    names = source.feature_names
+    if reset:
+        estimator.n_features_in_ = source.n_features
+        if names is not None:
+            estimator.feature_names_in_ = np.asarray(names, dtype=object)
+        elif hasattr(estimator, "feature_names_in_"):
+            del estimator.feature_names_in_
+        return
+    if source.n_features != estimator.n_features_in_:
+        raise InputError(
+            f"X has {source.n_features} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input."
+        )
+    fitted = getattr(estimator, "feature_names_in_", None)
+    if names is not None and fitted is not None and list(names) != list(fitted):
+        raise InputError(
+            f"The feature names should match those that were passed during fit: X has "
+            f"{', '.join(names)}, the mixture was fitted to {', '.join(fitted)}. Select and order "
+            f"them alike."
+        )

@@ -1,0 +1,318 @@
+"""A fitted mixture as a small Zarr group: JSON attributes and plain arrays, nothing that runs.
+
+The root's attributes say what it is, which version wrote it, the fit's settings, and in which
+subgroup the arrays `weights`, `means`, `covariances`, `precisions_cholesky` and `lower_bounds` lie,
+as float64. A save writes a new subgroup first and the root's one metadata object last, which is
+atomic on every store: whoever reads meanwhile, or after a save that broke off, finds the old model
+whole. A digest over all of it tells a changed or damaged file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.core.sync import sync
+
+from dask_gmm.data.checked_store import first_line
+from dask_gmm.data.stores import probe_store, store_spec, writable_store
+from dask_gmm.data.urls import normalize_url, scheme_of
+from dask_gmm.errors import (
+    DaskGMMError,
+    ModelFileError,
+    OutputExistsError,
+    StoreError,
+    StoreNotFoundError,
+)
+from dask_gmm.execution.machine import machine_fingerprint
+from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["ModelFile", "check_model_output", "fingerprint", "load_model", "save_model"]
+
+FORMAT = "dask-gmm-model"
+FORMAT_VERSION = 1
+_ARRAYS = ("weights", "means", "covariances", "precisions_cholesky", "lower_bounds")
+# Codecs that turn bytes into bytes, or bytes into numbers. Zarr knows others that unpickle.
+_CODECS = frozenset({"bytes", "zstd", "blosc", "gzip", "crc32c"})
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+    lower_bounds : (n,) float64
+        Mean log-likelihood per row before each M-step.
+    settings : dict
+        The estimator's constructor arguments, as JSON values.
+    fit : dict
+        How the fit went: rows, passes, outcome, ...; JSON values.
+    written_by : dict
+        Packages and machine, for telling why two results differ in their last bits.
+    """
+
+    parameters: MixtureParameters
+    lower_bounds: NDArray[np.float64]
+    settings: Mapping[str, Any]
+    fit: Mapping[str, Any]
+    written_by: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 over everything but `written_by`."""
+        texts = json.dumps([dict(self.settings), dict(self.fit)], sort_keys=True)
+        whole = hashlib.sha256(f"{self.parameters.fingerprint}:{texts}".encode())
+        whole.update(np.asarray(self.lower_bounds, dtype=np.float64).tobytes())
+        return whole.hexdigest()
+
+
+def fingerprint() -> dict[str, str]:
+    """Return the packages and the machine that a result's last bits depend on."""
+    packages = ("dask-gmm", "dask", "zarr", "scikit-learn")
+    found = {name: version(name) for name in packages}
+    return {"machine": machine_fingerprint(), **found}
+
+
+def check_model_output(
+    url: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse an output place that already holds something, before any work is done.
+
+    Only a model file may be overwritten, never anything else that happens to lie there.
+
+    Raises
+    ------
+    OutputExistsError
+    """
+    found = _what_is_there(url, storage_options)
+    if found is None:
+        return
+    name = normalize_url(url)
+    if found != FORMAT:
+        raise OutputExistsError(
+            f"{name} exists and is no model file but {found}; it will not be overwritten. Choose "
+            f"another place for the model."
+        )
+    if not overwrite:
+        raise OutputExistsError(
+            f"{name} already holds a model; pass overwrite=True (--overwrite) or choose another "
+            f"place."
+        )
+
+
+def save_model(
+    url: str | os.PathLike[str],
+    model: ModelFile,
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model file; the one it replaces stays whole until the new one is.
+
+    Raises
+    ------
+    OutputExistsError
+        Something is there already, and it is no model or `overwrite` was not asked for.
+    StoreError
+        The store cannot be written.
+    """
+    check_model_output(url, overwrite=overwrite, storage_options=storage_options)
+    with _writing(normalize_url(url)):
+        store = writable_store(url, storage_options)
+        marker: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        if sync(store.is_empty("")):
+            root = zarr.create_group(store=store, zarr_format=3, attributes=dict(marker))
+        else:
+            root = zarr.open_group(store=store, mode="r+", zarr_format=3)
+        previous = root.attrs.get("arrays")
+        name = f"arrays-{uuid.uuid4().hex[:12]}"
+        _write_arrays(root.create_group(name), model)
+        root.attrs.put(
+            {
+                **marker,
+                "arrays": name,
+                "covariance_type": model.parameters.family.name,
+                "digest": model.digest,
+                "settings": dict(model.settings),
+                "fit": dict(model.fit),
+                "written_by": dict(model.written_by),
+            }
+        )
+        if isinstance(previous, str):
+            with suppress(KeyError):  # a save that broke off may have left no such group
+                del root[previous]
+
+
+def load_model(
+    url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> ModelFile:
+    """Read a model file; nothing in it is executed.
+
+    Raises
+    ------
+    StoreNotFoundError
+        Nothing is there.
+    ModelFileError
+        What is there is no model, a newer one, an incomplete one, or one that is not as it was
+        saved.
+    """
+    name = normalize_url(url)
+    group = _open_group(url, storage_options)
+    if group is None:
+        raise StoreNotFoundError(
+            f"No model at {name}: GaussianMixture.save or dask-gmm fit --output puts one there."
+        )
+    attributes = dict(group.attrs)
+    if attributes.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{name} is a Zarr group but no model file: its attributes do not say "
+            f"format={FORMAT!r}."
+        )
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{name} has model format {attributes.get('format_version')!r}; this version of "
+            f"dask-gmm reads {FORMAT_VERSION}. Upgrade dask-gmm."
+        )
+    if "digest" not in attributes:
+        raise ModelFileError(f"A save to {name} broke off before its end: save the model again.")
+    try:
+        model = _read_model(group, attributes)
+    except StoreError:
+        raise
+    except Exception as error:  # whatever a damaged document makes Zarr or NumPy say
+        raise ModelFileError(
+            f"The model at {name} is incomplete or damaged ({first_line(error)}): restore it or "
+            f"fit again."
+        ) from error
+    if model.digest != attributes["digest"]:
+        raise ModelFileError(
+            f"The model at {name} is not as it was saved: the file was changed or damaged. "
+            f"Restore it or fit again."
+        )
+    return model
+
+
+def _write_arrays(group: zarr.Group, model: ModelFile) -> None:
+    parameters = model.parameters
+    values = {
+        "weights": parameters.weights,
+        "means": parameters.means,
+        "covariances": parameters.covariances,
+        "precisions_cholesky": parameters.precisions_cholesky,
+        "lower_bounds": np.asarray(model.lower_bounds, dtype=np.float64),
+    }
+    for name in _ARRAYS:
+        # One chunk, always written, even where it is all zeros: a missing chunk is a damaged file.
+        value = values[name]
+        array = group.create_array(
+            name,
+            shape=value.shape,
+            chunks=tuple(max(1, n) for n in value.shape),
+            dtype="float64",
+            config={"write_empty_chunks": True},
+        )
+        array[...] = value
+
+
+def _read_model(group: zarr.Group, attributes: Mapping[str, Any]) -> ModelFile:
+    folder = group[str(attributes["arrays"])]
+    if not isinstance(folder, zarr.Group):
+        raise TypeError("its arrays are no group")
+    arrays = {key: frozen_array(_read(folder, key)) for key in _ARRAYS}
+    settings, fit, written_by = (dict(attributes[k]) for k in ("settings", "fit", "written_by"))
+    parameters = MixtureParameters(
+        covariance_family(str(attributes["covariance_type"])),
+        arrays["weights"],
+        arrays["means"],
+        arrays["covariances"],
+        arrays["precisions_cholesky"],
+    )
+    return ModelFile(parameters, arrays["lower_bounds"], settings, fit, written_by)
+
+
+def _read(group: zarr.Group, key: str) -> NDArray[np.float64]:
+    array = group[key]
+    if not isinstance(array, zarr.Array) or array.metadata.zarr_format != 3:
+        raise TypeError(f"{key} is no Zarr v3 array")
+    codecs = {str(codec.to_dict()["name"]) for codec in array.metadata.codecs}
+    if array.dtype != np.float64 or not codecs <= _CODECS:
+        raise TypeError(f"{key} is stored as {array.dtype} with {', '.join(sorted(codecs))}")
+    return np.asarray(array[...], dtype=np.float64)
+
+
+def _open_group(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
+) -> zarr.Group | None:
+    """Return the Zarr v3 group at a place; None where there is nothing (of that kind)."""
+    store = probe_store(store_spec(url, storage_options))
+    try:
+        found = zarr.open(store=store, mode="r", zarr_format=3)
+    except FileNotFoundError:
+        if store.denied is not None:  # a bucket that may not be listed hides what it has not
+            raise store.denied from None
+        return None
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # a directory that is not there
+            return None
+        raise
+    except ValueError as error:  # metadata that is no JSON, or no metadata
+        raise ModelFileError(
+            f"{normalize_url(url)} has metadata that cannot be read ({first_line(error)}): "
+            f"it is no model file, or a damaged one."
+        ) from error
+    if not isinstance(found, zarr.Group):
+        raise ModelFileError(
+            f"{normalize_url(url)} is a Zarr array, not a model file; is it the data?"
+        )
+    return found
+
+
+def _what_is_there(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
+) -> str | None:
+    name = normalize_url(url)
+    if scheme_of(name) == "file" and Path(name).is_file():
+        return "a file"
+    try:
+        group = _open_group(url, storage_options)
+    except ModelFileError:
+        return "another Zarr array or damaged metadata"
+    except StoreNotFoundError:
+        return None
+    if group is not None:
+        return FORMAT if group.attrs.get("format") == FORMAT else "another Zarr group"
+    with _writing(name):
+        empty = sync(writable_store(url, storage_options).is_empty(""))
+    return None if empty else "something else"
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Turn what a store says when it cannot be written into one sentence."""
+    try:
+        yield
+    except DaskGMMError:
+        raise
+    except Exception as error:  # every kind of store has errors of its own
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else None
+        raise StoreError(f"{name} could not be written: {reason or first_line(error)}.") from error
