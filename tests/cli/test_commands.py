@@ -1,0 +1,203 @@
+"""fit, predict, score, show and plan: what they write and what they print."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import zarr
+
+from dask_gmm import GaussianMixture
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Run
+
+
+def test_fit_finds_what_the_library_finds(points: Path, model: Path) -> None:
+    theirs = GaussianMixture(3, random_state=0).fit(points)
+    ours = GaussianMixture.load(model)
+    np.testing.assert_array_equal(ours.means_, theirs.means_)
+    np.testing.assert_array_equal(ours.covariances_, theirs.covariances_)
+    assert ours.lower_bound_ == theirs.lower_bound_
+
+
+def test_fit_prints_the_mixture_and_how_it_went(points: Path, run: Run) -> None:
+    done = run("fit", points, "-k", 3, "--seed", 0)
+    assert done.exit_code == 0, done.stderr
+    assert re.search(r"converged after \d+ iterations", done.stdout)
+    assert re.search(r"rows +4,000", done.stdout)
+    assert re.search(r"\d+ passes and a sample of 8 of 8 blocks", done.stdout)
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("sample: all rows from 8 block(s)")
+    assert lines[1].startswith("start by kmeans")
+    assert lines[2].startswith("pass 1: log-likelihood -")
+
+
+def test_fit_as_json(points: Path, tmp_path: Path, run: Run) -> None:
+    words = ("-k", 3, "--seed", 0, "-o", tmp_path / "m.zarr", "--n-init", 2, "--json")
+    told = json.loads(run("fit", points, *words).stdout)
+    assert told["outcome"] == "converged"
+    assert told["converged"] is True
+    assert np.shape(told["covariances"]) == (3, 3, 3)
+    assert told["n_rows"] == 4000
+    assert told["reads"] == told["passes"] + 1
+    assert told["lower_bounds"][-1] == told["lower_bound"]
+    assert Path(told["model"]).is_dir()
+
+
+def test_a_fit_that_stops_early_says_so(points: Path, tmp_path: Path, run: Run) -> None:
+    words = ("-k", 3, "--tol", 0, "--max-iter", 2, "-o", tmp_path / "m.zarr")
+    done = run("fit", points, *words)
+    assert done.exit_code == 3
+    assert "without converging" in done.stdout
+    assert "warning" not in done.stderr, "the result says it already"
+    assert GaussianMixture.load(tmp_path / "m.zarr").converged_ is False
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+def test_families(covariance: str, points: Path, tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "m.zarr"
+    assert run("fit", points, "-k", 2, "--covariance", covariance, "-o", path).exit_code in (0, 3)
+    shown = run("show", path)
+    assert f"{covariance} covariance" in shown.stdout
+    assert run("plan", points, "-k", 2, "--covariance", covariance).exit_code == 0
+
+
+def test_quiet_says_nothing_but_the_result(points: Path, run: Run) -> None:
+    for words in (("-q",), ("--progress", "none"), ("-q", "--progress", "lines")):
+        done = run("fit", points, "-k", 2, *words)
+        assert done.stderr == ""
+        assert done.stdout
+
+
+def test_progress_as_json(points: Path, run: Run) -> None:
+    done = run("fit", points, "-k", 3, "--progress", "json")
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "FitStarted"
+    assert kinds[-1] == "FitFinished"
+    assert events[-1]["outcome"] == "converged"
+    finished = [event for event in events if event["event"] == "PassFinished"]
+    assert all(event["rows"] == 4000 for event in finished)
+
+
+def test_overwrite_replaces_a_model(points: Path, tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "m.zarr"
+    for k, words, code in ((2, (), 0), (3, (), 1), (3, ("--overwrite",), 0)):
+        assert run("fit", points, "-k", k, "-o", path, "-q", *words).exit_code == code
+    assert GaussianMixture.load(path).n_components == 3
+
+
+def test_predict_writes_labels(points: Path, model: Path, tmp_path: Path, run: Run) -> None:
+    done = run("predict", points, "-m", model, "-o", tmp_path / "l.zarr")
+    assert done.exit_code == 0, done.stderr
+    assert "4,000" in done.stdout
+    labels = zarr.open_array(tmp_path / "l.zarr", mode="r")
+    expected = GaussianMixture.load(model).predict(np.asarray(zarr.open_array(points)[...]))
+    np.testing.assert_array_equal(np.asarray(labels[...]), expected)
+    assert labels.chunks == (500,)
+
+
+def test_predict_writes_posteriors(points: Path, model: Path, tmp_path: Path, run: Run) -> None:
+    words = ("-m", model, "-o", tmp_path / "p.zarr", "--probabilities", "--json")
+    told = json.loads(run("predict", points, *words).stdout)
+    assert told["n_rows"] == 4000
+    posteriors = np.asarray(zarr.open_array(tmp_path / "p.zarr", mode="r")[...])
+    np.testing.assert_allclose(posteriors.sum(axis=1), 1.0)
+    assert posteriors.shape == (4000, 3)
+
+
+def test_an_image_with_its_bands_first(tmp_path: Path, model: Path, run: Run) -> None:
+    image = np.random.default_rng(0).normal(size=(3, 20, 30)).astype("float32")
+    zarr.create_array(tmp_path / "i.zarr", data=image, chunks=(3, 8, 30))
+    words = ("--feature-axis", 0, "-m", model, "-o", tmp_path / "l.zarr")
+    assert run("predict", tmp_path / "i.zarr", *words).exit_code == 0
+    labels = np.asarray(zarr.open_array(tmp_path / "l.zarr", mode="r")[...])
+    expected = GaussianMixture.load(model).predict(image.reshape(3, -1).T).reshape(20, 30)
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_score(points: Path, model: Path, run: Run) -> None:
+    mixture = GaussianMixture.load(model).to_sklearn()
+    rows = np.asarray(zarr.open_array(points)[...])
+    told = json.loads(run("score", points, "-m", model, "--json").stdout)
+    assert told["score"] == pytest.approx(mixture.score(rows), rel=1e-12)
+    assert told["bic"] == pytest.approx(mixture.bic(rows), rel=1e-12)
+    assert told["aic"] == pytest.approx(mixture.aic(rows), rel=1e-12)
+    assert f"{told['score']:.6f}" in run("score", points, "-m", model).stdout
+
+
+def test_the_fit_scores_at_least_as_high_as_the_truth(points: Path, model: Path, run: Run) -> None:
+    truth = points.with_name("points.truth.zarr")
+    found, true = (
+        json.loads(run("score", points, "-m", m, "--json").stdout)["score"] for m in (model, truth)
+    )
+    assert found > true
+
+
+def test_show(model: Path, run: Run) -> None:
+    done = run("show", model)
+    assert "3 components in 3 features, full covariance" in done.stdout
+    told = json.loads(run("show", model, "--json").stdout)
+    np.testing.assert_array_equal(told["means"], GaussianMixture.load(model).means_)
+    assert told["fit"]["n_rows"] == 4000
+
+
+def test_show_beside_the_truth(points: Path, model: Path, run: Run) -> None:
+    words = ("show", model, "--compare", points.with_name("points.truth.zarr"))
+    assert "truth" in run(*words).stdout
+    told = json.loads(run(*words, "--json").stdout)
+    assert told["largest_mean_error_sigma"] < 0.2
+    pairs = {(pair["component"], pair["other"]) for pair in told["matched"]}
+    assert {a for a, _ in pairs} == {b for _, b in pairs} == {0, 1, 2}
+
+
+def test_plan(points: Path, run: Run) -> None:
+    done = run("plan", points, "-k", 3, "--workers", 2, "--memory-limit", "1GB")
+    assert done.exit_code == 0, done.stderr
+    for words in ("4,000 rows × 3 features", "8 of 500 × 3", "2 local workers", "fits."):
+        assert words in done.stdout
+    told = json.loads(run("plan", points, "-k", 3, "--n-init", 4, "--json").stdout)
+    assert told["decoded_bytes"] == 4000 * 3 * 8
+    assert told["candidates"] == 4
+    assert told["task_bytes"] == sum(told["task_parts"].values())
+    low, high = told["pass_seconds"]
+    assert 0 < low <= high
+    assert told["refusal"] is None
+
+
+def test_plan_reads_one_block_and_no_more(points: Path, run: Run) -> None:
+    from dask_gmm.data.stores import read_counter
+
+    before = read_counter()
+    assert run("plan", points, "-k", 3).exit_code == 0
+    assert (read_counter() - before).gets <= 2, "one to warm up, one to time"
+
+
+def test_every_command_explains_itself(run: Run) -> None:
+    assert run("--help").exit_code == 0
+    for command in ("demo", "plan", "fit", "show", "predict", "score", "simulate"):
+        done = run(command, "--help")
+        assert done.exit_code == 0
+        assert done.stdout.count(f"dask-gmm {command}") >= 3, "usage and two examples"
+        assert "traceback" in done.stdout
+
+
+def test_the_examples_in_the_help_are_true(run: Run) -> None:
+    """Each is parsed by the command it belongs to."""
+    import shlex
+
+    from dask_gmm.cli.main import main
+    from dask_gmm.cli.options import Command
+
+    for name, command in main.commands.items():
+        assert isinstance(command, Command)
+        for _, line in command.examples:
+            words = shlex.split(line.replace("\\\n", " ").partition("|")[0])
+            assert words[:2] == ["dask-gmm", name]
+            with command.make_context(name, words[2:]):
+                pass

@@ -1,0 +1,282 @@
+"""The command line as a program: exit codes, signals, terminals, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tests.cli.conftest import PROGRAM, program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def test_importing_the_command_line_is_light() -> None:
+    """Whoever asks for help does not wait for SciPy.
+
+    The package itself is left out, since its own file may import what it likes.
+    """
+    code = f"""
+import sys, types
+package = types.ModuleType("dask_gmm")
+package.__path__ = [{json.dumps(str(_package()))}]
+sys.modules["dask_gmm"] = package
+import dask_gmm.cli.main
+heavy = {{"numpy", "scipy", "sklearn", "zarr", "dask", "distributed", "rich", "psutil"}}
+print(*sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == []
+
+
+def _package() -> Path:
+    from pathlib import Path
+
+    import dask_gmm
+
+    return Path(dask_gmm.__file__).parent
+
+
+def test_exit_codes(tmp_path: Path) -> None:
+    assert program("fit", tmp_path / "none.zarr", "-k", 3).returncode == 1
+    assert program("fit").returncode == 2
+
+
+def test_a_reader_that_has_had_enough(model: Path) -> None:
+    line = " ".join([*(f"'{word}'" for word in PROGRAM), "show", str(model), "--json"])
+    done = subprocess.run(
+        ["bash", "-c", f"{line} | head -n 1"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+@contextmanager
+def started(*words: object) -> Iterator[subprocess.Popen[str]]:
+    """A run in a process group of its own, as a shell would start it."""
+    process = subprocess.Popen(
+        [*PROGRAM, *(str(word) for word in words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for(process: subprocess.Popen[str], words: str, seconds: float = 90) -> None:
+    """Read stderr until a line holds some words."""
+    assert process.stderr is not None
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        line = process.stderr.readline()
+        if words in line:
+            return
+        assert line, f"it ended without saying {words!r}"
+    pytest.fail(f"{words!r} did not come within {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def slow_points(folder: Path) -> Path:
+    """Overlapping components: a fit of these with tol = 0 goes on for a long time."""
+    path = folder / "slow.zarr"
+    words = ("-n", "400k", "-d", 4, "--separation", 1, "--chunk", "50k")
+    assert program("simulate", path, *words, "-q").returncode == 0
+    return path
+
+
+ENDLESS = ("-k", 8, "--tol", 0, "--max-iter", 100_000)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")],
+)
+def test_signals_in_mid_pass(
+    number: signal.Signals, code: int, word: str, slow_points: Path, tmp_path: Path
+) -> None:
+    with started("fit", slow_points, *ENDLESS, "-o", tmp_path / "m.zarr") as process:
+        wait_for(process, "pass 2")
+        begun = time.monotonic()
+        os.killpg(process.pid, number)
+        stdout, stderr = process.communicate(timeout=30)
+        assert time.monotonic() - begun < 5, "2 s on a machine that does nothing else"
+    assert process.returncode == code
+    assert stdout == ""
+    assert stderr.splitlines()[-1].startswith(f"stopped: {word}")
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("whole_group", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_an_interrupted_cluster_leaves_no_process(whole_group: bool, slow_points: Path) -> None:
+    """A terminal's Ctrl-C reaches the workers too; a kill does not."""
+    with started("fit", slow_points, *ENDLESS, "--workers", 1) as process:
+        wait_for(process, "pass 1")
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        begun = time.monotonic()
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+        assert time.monotonic() - begun < 5
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert re.fullmatch(r"(pass .*\n)*stopped: Interrupted.*\n", stderr), stderr
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+
+
+def test_local_workers_find_the_same_bits(points: Path, tmp_path: Path) -> None:
+    words = ("fit", points, "-k", 3, "--seed", 0, "--json")
+    here = json.loads(program(*words).stdout)
+    log = tmp_path / "dask.log"
+    done = program(*words, "--workers", 1, "--memory-limit", "1GB", "--log-file", log)
+    there = json.loads(done.stdout)
+    for key in ("weights", "means", "covariances", "lower_bounds"):
+        assert here[key] == there[key]
+    lines = done.stderr.splitlines()
+    assert lines[0] == "starting 1 local worker(s) …"
+    assert all(re.match(r"sample: |start by |pass \d+: ", line) for line in lines[1:]), done.stderr
+    told = log.read_text()
+    assert "distributed.scheduler" in told
+    assert "distributed.worker" in told
+
+
+def on_a_terminal(*words: object) -> tuple[int, str]:
+    """Run on a pseudo-terminal and return the exit code and all that was drawn."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(COLUMNS="80", TERM="xterm")
+        os.execv(PROGRAM[0], [*PROGRAM, *(str(word) for word in words)])
+    drawn = b""
+    until = time.monotonic() + 90
+    while time.monotonic() < until:
+        ready, _, _ = select.select([terminal], [], [], 1)
+        if not ready:
+            continue
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        drawn += piece
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), drawn.decode()
+
+
+def test_progress_on_a_terminal(slow_points: Path) -> None:
+    code, drawn = on_a_terminal("fit", slow_points, "-k", 4, "--tol", 0, "--max-iter", 4)
+    assert code == 3
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
+    assert re.search(r"pass \d of ≤ 4 .*\d/8 blocks", plain)
+    assert "log-likelihood -" in plain
+    assert "rows/s" in plain
+    assert "without converging" in plain
+    assert "\x1b[?25h" in drawn, "the cursor is shown again"
+
+
+TINY = ("demo", "--size", "8MB", "--workers", 1, "-k", 3, "-d", 3)
+
+
+def test_a_tiny_demo(tmp_path: Path) -> None:
+    done = program(*TINY, "--directory", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["fit"]["converged"] is True
+    assert told["comparison"]["largest_mean_error_sigma"] < 0.05
+    assert 50e6 < told["peak_worker_bytes"] < told["memory_limit"]
+    assert list(tmp_path.iterdir()) == [], "it cleans up"
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_kept(tmp_path: Path) -> None:
+    done = program(*TINY, "--directory", tmp_path, "--keep", "-q")
+    assert done.returncode == 0, done.stderr
+    assert "found" in done.stdout
+    (folder,) = tmp_path.iterdir()
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"points.zarr", "points.truth.zarr", "model.zarr"}
+
+
+@pytest.mark.slow
+def test_the_demo_as_it_is(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    done = subprocess.run(
+        [*PROGRAM, "demo", "--directory", str(tmp_path), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=235,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["store_over_memory"] >= 3
+    assert told["peak_worker_bytes"] < told["memory_limit"]
+    assert told["comparison"]["largest_mean_error_sigma"] < 0.01
+    assert time.monotonic() - begun < 200
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path) -> None:
+    for words in ("writing", "fitting"):
+        with started("demo", "--size", "2GB", "--directory", tmp_path) as process:
+            wait_for(process, words)
+            time.sleep(1)
+            os.killpg(process.pid, signal.SIGINT)
+            process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_cluster_without_workers_and_then_with_one(points: Path, tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    scheduler = subprocess.Popen(
+        [*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)],
+        **quiet,  # type: ignore[call-overload]
+    )
+    worker = None
+    try:
+        until = time.monotonic() + 60
+        while not file.exists() and time.monotonic() < until:
+            time.sleep(0.2)
+        address = json.loads(file.read_text())["address"]
+        words = ("fit", points, "-k", 3, "--seed", 0, "--scheduler", address)
+        done = program(*words, "--timeout", 3, "-q")
+        assert done.returncode == 1
+        assert "has no workers" in done.stderr
+        worker = subprocess.Popen([*dask, "worker", address, "--no-dashboard"], **quiet)  # type: ignore[call-overload]
+        done = program(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["converged"] is True
+        planned = program("plan", points, "-k", 3, "--scheduler", address)
+        assert planned.returncode == 0, planned.stderr
+        assert f"the cluster at {address}" in planned.stdout
+    finally:
+        for process in filter(None, (worker, scheduler)):
+            process.terminate()
+            process.wait(30)

@@ -1,0 +1,173 @@
+"""The numbers of the progress line, and the three ways of writing them."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dask_gmm.cli.progress import Pace, _Bar, _Lines, observing
+from dask_gmm.cli.session import Session
+from dask_gmm.execution.backend import PassProgress
+from dask_gmm.fitting.events import (
+    FitFinished,
+    FitStarted,
+    Outcome,
+    PassAdvanced,
+    PassFinished,
+    PassStarted,
+    SampleDrawn,
+    StartsFound,
+)
+
+
+def started(tol: float = 1e-3, max_iter: int = 100) -> FitStarted:
+    return FitStarted("x", "here", 1000, 2, 10, 3, 1, max_iter, tol)
+
+
+def advanced(number: int, blocks: int, seconds: float) -> PassAdvanced:
+    progress = PassProgress(blocks, 10, 100 * blocks, 1000, 1600 * blocks, seconds)
+    return PassAdvanced(number, progress)
+
+
+def finished(number: int, *bounds: float, seconds: float = 2.0) -> PassFinished:
+    return PassFinished(number, bounds, 1000, 10, 16_000, seconds, 4, 0)
+
+
+def fit(bounds: list[float], tol: float, max_iter: int = 100) -> Pace:
+    """A fit that is in the pass after those bounds."""
+    pace = Pace()
+    pace.take(started(tol, max_iter))
+    for number, bound in enumerate(bounds, 1):
+        pace.take(PassStarted(number, 1))
+        pace.take(finished(number, bound))
+    pace.take(PassStarted(len(bounds) + 1, 1))
+    return pace
+
+
+def test_time_left_of_a_pass_is_proportional() -> None:
+    pace = Pace()
+    pace.take(started())
+    pace.take(PassStarted(1, 1))
+    assert pace.seconds_left() is None
+    pace.take(advanced(1, 4, 2.0))
+    assert pace.seconds_left() == pytest.approx(3.0)
+    assert pace.rates() == (200.0, 3200.0)
+    pace.take(advanced(1, 10, 5.0))
+    assert pace.seconds_left() is None
+
+
+def test_a_new_pass_is_expected_to_take_as_long_as_the_last() -> None:
+    assert fit([-3.0], 1e-3).seconds_left() == 2.0
+
+
+def test_passes_left_follow_the_rate_of_convergence() -> None:
+    """Changes halve: 8e-3, 4e-3, 2e-3, 1e-3 ... below 1e-5 seven passes later."""
+    bounds = [-3.0]
+    for change in (8e-3, 4e-3, 2e-3, 1e-3):
+        bounds.append(bounds[-1] + change)
+    pace = fit(bounds, 1e-5)
+    assert pace.passes_left() == 6, "seven, one of which is running"
+    assert pace.fit_seconds_left() == pytest.approx(14.0)
+
+
+def test_the_guess_is_bounded_by_max_iter() -> None:
+    bounds = [-3.0, -2.9, -2.81, -2.729, -2.6561]
+    pace = fit(bounds, 1e-9, max_iter=8)
+    assert pace.passes_left() == 2
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        [-3.0, -2.9],
+        [-3.0, -2.9, -2.7, -2.4, -2.0],
+        [-3.0, -3.0, -3.0, -3.0, -3.0],
+    ],
+)
+def test_without_a_ground_nothing_is_promised(bounds: list[float]) -> None:
+    pace = fit(bounds, 1e-5)
+    assert pace.passes_left() is None
+    assert pace.fit_seconds_left() is None
+    assert fit([-3, -2, -1.5, -1.25, -1.125], 0.0).passes_left() is None
+
+
+def test_restarts_that_drop_out_begin_a_new_series() -> None:
+    pace = Pace()
+    pace.take(started())
+    for number in range(1, 6):
+        pace.take(PassStarted(number, 2))
+        pace.take(finished(number, -3.0 - number, -2.0 - 2.0**-number))
+    pace.take(PassStarted(6, 1))
+    assert pace.passes_left() is None
+    assert pace.bounds[-1] == -2.0 - 2.0**-5
+
+
+def test_the_bar_fits_its_terminal() -> None:
+    bar = _Bar(fit([-3.0, -2.5], 1e-3))
+    for width in (40, 80, 200):
+        out = io.StringIO()
+        console = Console(file=out, force_terminal=True, width=width, color_system=None)
+        bar(advanced(3, 4, 2.0))
+        console.print(bar)
+        lines = out.getvalue().splitlines()
+        assert len(lines) == 2
+        assert all(len(line) <= width for line in lines)
+    assert lines[0].startswith("pass 3 of ≤ 100")
+    assert "4/10 blocks · 3.0 s left" in lines[0]
+    assert "200 rows/s · 3.20 kB/s · log-likelihood -2.500000 (+5.0e-01)" in lines[1]
+
+
+def test_the_bar_before_the_first_pass() -> None:
+    bar = _Bar(Pace())
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, color_system=None)
+    bar(started())
+    console.print(bar)
+    assert "drawing a sample" in out.getvalue()
+
+
+def test_lines() -> None:
+    out = io.StringIO()
+    lines = _Lines(Pace(), Console(file=out, width=200))
+    events: list[Any] = [
+        started(),
+        SampleDrawn(100, False, 5, 800, 0.5),
+        StartsFound(2, "kmeans", 1.0),
+        PassStarted(1, 1),
+        advanced(1, 4, 2.0),
+        finished(1, -3.0),
+        finished(2, -2.5),
+        FitFinished(Outcome.CONVERGED, 2, -2.5, 2, 5.0),
+    ]
+    for event in events:
+        lines(event)
+    assert out.getvalue().splitlines() == [
+        "sample: 100 rows from 5 block(s), 0.5 s",
+        "2 starts by kmeans, 1.0 s",
+        "pass 1: log-likelihood -3.000000, 2.0 s, 500 rows/s, 8.00 kB/s",
+        "pass 2: log-likelihood -2.500000 (+5.0e-01), 2.0 s, 500 rows/s, 8.00 kB/s",
+    ]
+
+
+def test_a_long_pass_gets_lines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dask_gmm.cli.progress.LINE_EVERY", 0.0)
+    out = io.StringIO()
+    lines = _Lines(Pace(), Console(file=out, width=200))
+    lines(PassStarted(1, 1))
+    lines(advanced(1, 4, 2.0))
+    assert "pass 1: 4 of 10 blocks, 2.0 s, 200 rows/s, 3.20 kB/s, 3.0 s left" in out.getvalue()
+
+
+def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with observing(Session(progress="json")) as observe:
+        observe(finished(1, float("-inf")))
+        observe(advanced(1, 4, 2.0))
+        observe(FitFinished(Outcome.MAX_ITER, 2, -2.5, 2, 5.0))
+    first, second, third = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert first["lower_bounds"] == [None]
+    assert second["progress"]["blocks_done"] == 4
+    assert third["outcome"] == "max_iter"

@@ -1,0 +1,257 @@
+"""What every backend promises: the same bits, one read per block, errors that say where."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from distributed import Client, LocalCluster
+
+from dask_gmm.data.source import Source, open_source
+from dask_gmm.errors import (
+    IncompletePassError,
+    MemoryPlanError,
+    MissingChunkError,
+    NonFiniteError,
+)
+from dask_gmm.execution import LocalBackend, PassProgress, plan_pass
+from dask_gmm.execution.cluster import ClusterBackend
+from dask_gmm.execution.tree import root_level
+from tests.execution.fakes import (
+    ExpressionJob,
+    FailingJob,
+    FakeSource,
+    NonFiniteJob,
+    SumJob,
+    even_fake,
+    expected_tree,
+    fake,
+    traces,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from dask_gmm.execution.backend import Backend
+
+BACKENDS: dict[str, Callable[[], Any]] = {
+    "local, 1 thread": lambda: None,
+    "local, 2 threads": lambda: None,
+    "cluster, 1 process of 2 threads": lambda: (1, 2),
+    "cluster, 2 processes": lambda: (2, 1),
+}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    workers = BACKENDS[request.param]()
+    if workers is None:
+        yield LocalBackend(1 if "1 thread" in request.param else 2)
+        return
+    with (
+        LocalCluster(
+            n_workers=workers[0],
+            threads_per_worker=workers[1],
+            processes=True,
+            dashboard_address=":0",
+            memory_limit="1GB",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield ClusterBackend(client)
+
+
+def alone(source: Source, job: Any, **options: Any) -> Any:
+    """The reference: one thread, one unit."""
+    level = root_level(source.n_blocks)
+    return LocalBackend(1).run(plan_pass(source, n_threads=1, unit_level=level, **options), job)
+
+
+@pytest.mark.parametrize("n_blocks", [1, 3, 13, 64])
+def test_the_tree_depends_on_the_blocks_alone(backend: Backend, n_blocks: int) -> None:
+    source = even_fake(n_blocks, rows=2)
+    expected = expected_tree([str(i) for i in range(n_blocks)])
+    for level in (None, 0, 2, 6):
+        result = backend.run(
+            plan_pass(source, n_threads=backend.n_threads, unit_level=level), ExpressionJob()
+        )
+        assert result.value.text == expected
+        assert (result.rows, result.blocks) == (2 * n_blocks, n_blocks)
+        assert result.bytes_read == 2 * n_blocks * 3 * 8
+        assert result.resubmitted == 0
+
+
+def test_the_bits_are_those_of_one_thread(backend: Backend) -> None:
+    source = fake(5, 1, 7, 2, 9, 3, 3, 8, 1, 1, 4)
+    expected = alone(source, SumJob()).value
+    for level in (0, 1, 2, 4):
+        plan = plan_pass(source, n_threads=2, unit_level=level)
+        assert backend.run(plan, SumJob()).value.hex() == expected.hex()
+
+
+def test_each_block_is_read_once_per_pass(backend: Backend, tmp_path: Path) -> None:
+    source = even_fake(29, trail=str(tmp_path))
+    plan = plan_pass(source, n_threads=backend.n_threads)
+    for reads in (1, 2):
+        backend.run(plan, SumJob())
+        assert traces(str(tmp_path)) == {f"read-{i}": reads for i in range(29)}
+
+
+def test_blocks_without_rows_count_as_blocks(backend: Backend) -> None:
+    source = fake(0, 3, 0, 0, 4, 0)
+    result = backend.run(plan_pass(source, n_threads=2, unit_level=1), ExpressionJob())
+    assert (result.rows, result.blocks) == (7, 6)
+    assert result.value.text == expected_tree(list("012345"))
+    empty = backend.run(plan_pass(fake(0), n_threads=2), SumJob())
+    assert (empty.value, empty.rows, empty.blocks) == (0.0, 0, 1)
+
+
+@pytest.mark.parametrize("blocks", [[5], [7, 0, 3], range(1, 8, 3)])
+def test_selected_blocks(backend: Backend, blocks: Any, tmp_path: Path) -> None:
+    source = fake(1, 2, 3, 4, 5, 6, 7, 8, trail=str(tmp_path))
+    plan = plan_pass(source, n_threads=2, blocks=blocks, unit_level=1)
+    result = backend.run(plan, ExpressionJob())
+    assert result.value.text == expected_tree([str(b) for b in blocks])
+    assert result.rows == sum(b + 1 for b in blocks)
+    assert traces(str(tmp_path)) == {f"read-{b}": 1 for b in blocks}
+
+
+def test_a_bad_row_is_located(backend: Backend) -> None:
+    plan = plan_pass(fake(5, 5, 5), n_threads=2, unit_level=0)
+    with pytest.raises(NonFiniteError, match=r"row 2 of block 1 \(row 7 of fake data\)"):
+        backend.run(plan, NonFiniteJob(1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MissingChunkError("chunk c/3/0 of memory://x is not in the store"),
+        ZeroDivisionError("as it came"),
+        MemoryError("no more"),
+    ],
+)
+def test_errors_keep_their_type_and_words(backend: Backend, error: Exception) -> None:
+    plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
+    with pytest.raises(type(error)) as caught:
+        backend.run(plan, FailingJob(5, error))
+    assert str(caught.value) == str(error)
+    assert backend.run(plan, ExpressionJob()).blocks == 16, "the backend must go on working"
+
+
+def test_an_error_stops_the_other_units(backend: Backend, tmp_path: Path) -> None:
+    source = even_fake(1000, trail=str(tmp_path))
+    plan = plan_pass(source, n_threads=2, unit_level=9)
+    with pytest.raises(MissingChunkError):
+        backend.run(plan, FailingJob(0, MissingChunkError("gone"), seconds=0.02))
+    assert traces(str(tmp_path)).total() < 200
+
+
+def test_a_hiccup_of_the_store_is_forgiven(backend: Backend, tmp_path: Path) -> None:
+    source = fake(4, 5, 6, 7, trail=str(tmp_path), bad=(2,), hiccups=1)
+    calm = fake(4, 5, 6, 7)
+    result = backend.run(plan_pass(source, n_threads=2, unit_level=1), SumJob())
+    assert result.value == alone(calm, SumJob()).value
+    assert (result.rows, result.blocks) == (22, 4)
+
+
+def test_rows_that_went_missing_are_noticed(backend: Backend) -> None:
+    class _Shrunk(FakeSource):
+        def read(self, block: Any) -> Any:
+            rows = super().read(block)
+            return rows[:-1] if block.index == 1 else rows
+
+    source = _Shrunk(fake(4, 4, 4).grid)
+    with pytest.raises(IncompletePassError, match=r"read 11 rows .* where 12 rows"):
+        backend.run(plan_pass(source, n_threads=2), SumJob())
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_read(
+    backend: Backend, tmp_path: Path
+) -> None:
+    source = even_fake(8, trail=str(tmp_path), announced_bytes=10**13)
+    with pytest.raises(MemoryPlanError, match="fake data"):
+        backend.run(plan_pass(source, n_threads=2), SumJob())
+    assert not traces(str(tmp_path))
+
+
+def test_progress_only_goes_up_and_ends_complete(backend: Backend) -> None:
+    seen: list[PassProgress] = []
+    source = even_fake(40, rows=3)
+    plan = plan_pass(source, n_threads=2, unit_level=4)
+    result = backend.run(plan, SumJob(seconds=0.06), on_progress=seen.append)
+    for before, after in pairwise(seen):
+        assert before.blocks_done <= after.blocks_done
+        assert before.rows_done <= after.rows_done
+        assert before.bytes_read <= after.bytes_read
+        assert before.seconds <= after.seconds
+    last = seen[-1]
+    assert (last.blocks_done, last.blocks_total) == (40, 40)
+    assert (last.rows_done, last.rows_total, last.bytes_read) == (120, 120, result.bytes_read)
+    assert any(0 < p.blocks_done < 40 for p in seen), "nothing was said within the pass"
+
+
+def test_an_observers_error_ends_the_pass(backend: Backend) -> None:
+    def refuse(progress: PassProgress) -> None:
+        raise KeyError("observer")
+
+    plan = plan_pass(even_fake(400), n_threads=2)
+    with pytest.raises(KeyError, match="observer"):
+        backend.run(plan, SumJob(seconds=0.01), on_progress=refuse)
+    assert backend.run(plan_pass(even_fake(4), n_threads=2), SumJob()).blocks == 4
+
+
+def test_a_hundred_thousand_blocks_are_few_tasks(backend: Backend) -> None:
+    n_blocks = 100_000 if "cluster" in backend.name and backend.n_threads == 2 else 10_000
+    source = even_fake(n_blocks, n_columns=1, plain=True)
+    result = backend.run(plan_pass(source, n_threads=backend.n_threads), SumJob())
+    assert result.blocks == n_blocks
+    assert result.tasks <= 2000
+
+
+# The real sources.
+
+X = np.random.default_rng(0).normal(size=(1009, 4)) * 10.0 ** np.arange(-6, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("stored") / "x.zarr"
+    array = zarr.create_array(path, shape=X.shape, chunks=(50, 4), dtype="f8")
+    array[:] = X
+    return str(path)
+
+
+@pytest.mark.parametrize("level", [None, 0, 3])
+def test_zarr_and_dask_and_numpy_agree_to_the_bit(
+    backend: Backend, stored: str, level: int | None
+) -> None:
+    chunked = da.from_array(X, chunks=(50, 4))
+    unknown = chunked[chunked[:, 0] > -np.inf]
+    expected = alone(open_source(X, block_rows=50), SumJob()).value
+    sources = [stored, chunked, unknown]
+    if isinstance(backend, LocalBackend):
+        sources.append(X)
+    for X_ in sources:
+        source = open_source(X_, block_rows=50) if X_ is X else open_source(X_)
+        result = backend.run(plan_pass(source, n_threads=2, unit_level=level), SumJob())
+        assert result.value.hex() == expected.hex()
+        assert (result.rows, result.blocks) == (1009, 21)
+
+
+def test_dask_errors_name_block_and_row(backend: Backend) -> None:
+    source = open_source(da.from_array(X, chunks=(50, 4)))
+    with pytest.raises(NonFiniteError, match=r"row 2 of block 3"):
+        backend.run(plan_pass(source, n_threads=2), NonFiniteJob(3))
+
+
+def test_images_have_their_features_anywhere(backend: Backend) -> None:
+    image = da.from_array(X[:1000].T.reshape(4, 25, 40), chunks=(2, 10, 16))
+    source = open_source(image, feature_axis=0)
+    result = backend.run(plan_pass(source, n_threads=2), SumJob())
+    assert result.rows == 1000
+    np.testing.assert_allclose(result.value, X[:1000].sum(), rtol=1e-12)

@@ -1,0 +1,380 @@
+"""The laws that every kernel obeys, run on all of them.
+
+`blas-whitening` is the BLAS kernel with its fast forms forbidden, so that both of its arithmetics
+pass the whole suite; `compiled-256` and its like are the compiled kernel with vectors of so many
+bits, each that this CPU has. A new kernel joins by its name in `KERNELS`.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import logsumexp
+
+from dask_gmm.errors import InputError, NonFiniteError
+from dask_gmm.mixture.kernels import KERNELS, Candidate, Kernel, blas, get_kernel
+from dask_gmm.mixture.kernels.compiled import CompiledKernel
+from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
+from dask_gmm.mixture.parameters import MixtureParameters
+from tests.memory import peak_of
+from tests.mixture.problems import FAMILIES, draw, random_mixture
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.statistics import SufficientStatistics
+
+
+NARROWER = [f"compiled-{width}" for width in this_cpu().widths[1:]]
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NARROWER]
+
+
+@pytest.fixture(params=[*KERNELS, "blas-whitening", *SLOW])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    name, _, variant = request.param.partition("-")
+    if variant == "whitening":
+        monkeypatch.setattr(blas, "LARGEST_CANCELLATION", 0.0)
+    elif variant:
+        return CompiledKernel(int(variant))
+    return get_kernel(name)
+
+
+ORACLE = get_kernel("reference")
+
+
+def textbook(rows: NDArray[Any], p: MixtureParameters) -> NDArray[np.float64]:
+    """log π_k N(x_n|μ_k, Σ_k), shape (n, K), by SciPy."""
+    k, d = p.means.shape
+    dense = p.family.dense(p.covariances, k, d)
+    columns = [
+        np.log(w) + stats.multivariate_normal(m, c).logpdf(rows.astype(np.float64)).reshape(-1)
+        for w, m, c in zip(p.weights, p.means, dense, strict=True)
+    ]
+    return np.stack(columns, axis=1)
+
+
+def assert_close(a: SufficientStatistics, b: SufficientStatistics, rtol: float = 1e-12) -> None:
+    """Equal to rounding, measured against the size of what was added up."""
+    assert (a.family, a.rows, a.weight) == (b.family, b.rows, b.weight)
+    np.testing.assert_array_equal(a.reference, b.reference)
+    assert a.log_likelihood == pytest.approx(b.log_likelihood, rel=rtol, abs=rtol * max(a.rows, 1))
+    for name in ("counts", "first", "second"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.shape == y.shape
+        scale = rtol * (np.abs(y).max(initial=0.0) + 1.0)
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=scale, err_msg=name)
+
+
+def one(kernel: Kernel, rows: NDArray[Any], p: MixtureParameters) -> SufficientStatistics:
+    (result,) = kernel.statistics(rows, [Candidate(p)])
+    return result
+
+
+def as_dtype(rows: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+    if dtype == "bool":
+        return np.asarray(rows > rows.mean(axis=0))
+    scaled = 10.0 * rows if np.dtype(dtype).kind in "iu" else rows
+    return (np.abs(scaled) if np.dtype(dtype).kind == "u" else scaled).astype(dtype)
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize(("k", "d"), [(1, 1), (3, 1), (1, 3), (4, 3), (3, 3), (5, 17)])
+    def test_agrees_with_scipy_and_the_definition(
+        self, kernel: Kernel, family: str, k: int, d: int
+    ) -> None:
+        p = random_mixture(1, family, k, d, offset=3.0)
+        rows = draw(2, p, 301)
+        joint = textbook(rows, p)
+        log_density = logsumexp(joint, axis=1)
+        r = np.exp(joint - log_density[:, None])
+        np.testing.assert_allclose(kernel.log_densities(rows, p), log_density, rtol=1e-11)
+        np.testing.assert_allclose(kernel.posteriors(rows, p), r, atol=1e-11)
+        np.testing.assert_array_equal(kernel.labels(rows, p), joint.argmax(axis=1))
+
+        s = one(kernel, rows, p)
+        deviation = rows[:, None, :] - p.means
+        dense = np.einsum("nk,nki,nkj->kij", r, deviation, deviation)
+        diagonal = np.diagonal(dense, axis1=1, axis2=2)
+        second = {
+            "full": dense,
+            "tied": dense.sum(axis=0),
+            "diag": diagonal,
+            "spherical": diagonal.sum(axis=1),
+        }[family]
+        assert (s.rows, s.weight) == (301, 301.0)
+        assert s.log_likelihood == pytest.approx(log_density.sum(), rel=1e-12)
+        np.testing.assert_allclose(s.counts, r.sum(axis=0), rtol=1e-11)
+        np.testing.assert_allclose(
+            s.first, np.einsum("nk,nkd->kd", r, deviation), rtol=1e-11, atol=1e-10
+        )
+        np.testing.assert_allclose(s.second, second, rtol=1e-11, atol=1e-10)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize(
+        "dtype", ["float32", "float16", "int8", "int64", "uint8", "uint64", "bool", "longdouble"]
+    )
+    def test_other_dtypes_are_the_same_numbers(
+        self, kernel: Kernel, family: str, dtype: str
+    ) -> None:
+        rows = as_dtype(draw(3, random_mixture(4, family, 3, 4), 211), dtype)
+        values = rows.astype(np.float64)
+        p = random_mixture(4, family, 3, 4, offset=float(values.mean()))
+        if kernel.name == "compiled" and dtype == "float32":  # computed as such where it may
+            assert_close(one(kernel, rows, p), one(kernel, values, p), rtol=1e-5)
+            np.testing.assert_allclose(
+                kernel.posteriors(rows, p), kernel.posteriors(values, p), atol=1e-5
+            )
+            kernel = CompiledKernel(single=False)
+        assert one(kernel, rows, p) == one(kernel, values, p)
+        np.testing.assert_array_equal(kernel.posteriors(rows, p), kernel.posteriors(values, p))
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("d", [70, 130])
+    def test_many_features(self, kernel: Kernel, family: str, d: int) -> None:
+        p = random_mixture(5, family, 2, d, spread=0.3)
+        rows = draw(6, p, 197)
+        assert_close(one(kernel, rows, p), one(ORACLE, rows, p))
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_any_number_of_rows(self, kernel: Kernel, family: str) -> None:
+        p = random_mixture(7, family, 3, 2)
+        candidate = Candidate(p)
+        tile = blas._choose(candidate).features.tile_rows
+        rows = draw(8, p, 2 * tile + 1)
+        for n in (0, 1, 2, 3, 997, tile - 1, tile, tile + 1, 2 * tile + 1):
+            s = one(kernel, rows[:n], p)
+            assert s.rows == n
+            assert s.counts.sum() == pytest.approx(n, rel=1e-12)
+            if n <= tile + 1:
+                assert_close(s, one(ORACLE, rows[:n], p))
+            assert kernel.labels(rows[:n], p).shape == (n,)
+            assert kernel.log_densities(rows[:n], p).shape == (n,)
+            assert kernel.posteriors(rows[:n], p).shape == (n, 3)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_statistics_are_about_the_reference(self, kernel: Kernel, family: str) -> None:
+        p = random_mixture(9, family, 3, 4)
+        rows = draw(10, p, 500)
+        about = p.means + np.linspace(-2.0, 2.0, 12).reshape(3, 4)
+        (s,) = kernel.statistics(rows, [Candidate(p, about)])
+        (oracle,) = ORACLE.statistics(rows, [Candidate(p, about)])
+        np.testing.assert_array_equal(s.reference, about)
+        assert_close(s, oracle)
+
+    def test_no_rows_are_the_zero(self, kernel: Kernel) -> None:
+        for family in FAMILIES:
+            p = random_mixture(11, family, 3, 4)
+            s = one(kernel, np.empty((0, 4)), p)
+            assert s == type(s).zero(p.family, p.means)
+
+    def test_no_candidates(self, kernel: Kernel) -> None:
+        assert kernel.statistics(np.ones((3, 2)), []) == ()
+
+
+class TestComposition:
+    def test_company_changes_no_bit(self, kernel: Kernel) -> None:
+        """Different K and families in one call equal each on its own."""
+        mixtures = [
+            random_mixture(seed, family, k, 3)
+            for seed, (family, k) in enumerate((f, k) for f in FAMILIES for k in (1, 2, 5))
+        ]
+        rows = draw(12, mixtures[2], 1500)
+        together = kernel.statistics(rows, [Candidate(p) for p in mixtures])
+        assert list(together) == [one(kernel, rows, p) for p in mixtures]
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_the_parts_add_up_to_the_whole(self, kernel: Kernel, family: str) -> None:
+        p = random_mixture(13, family, 4, 3)
+        rows = draw(14, p, 900)
+        whole = one(kernel, rows, p)
+        for cut in (0, 1, 450, 899, 900):
+            assert_close(one(kernel, rows[:cut], p) + one(kernel, rows[cut:], p), whole)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("dtype", ["float64", "float32", "int16"])
+    def test_layout_changes_no_bit(self, kernel: Kernel, family: str, dtype: str) -> None:
+        p = random_mixture(15, family, 3, 5, offset=10.0)
+        rows = as_dtype(draw(16, p, 700), dtype)
+        wide = np.zeros((1400, 10), dtype=dtype)
+        wide[::2, ::2] = rows
+        reverse = np.ascontiguousarray(rows[::-1, ::-1])
+        image = np.ascontiguousarray(rows.reshape(70, 10, 5).transpose(2, 0, 1))
+        layouts = {
+            "feature-major": np.asfortranarray(rows),
+            "strided": wide[::2, ::2],
+            "negative strides": reverse[::-1, ::-1],
+            "bands first": image.transpose(1, 2, 0).reshape(700, 5),
+            "read-only": rows.view(),
+        }
+        layouts["read-only"].setflags(write=False)
+        expected = one(kernel, rows, p), kernel.log_densities(rows, p), kernel.posteriors(rows, p)
+        for name, same in layouts.items():
+            assert one(kernel, same, p) == expected[0], name
+            np.testing.assert_array_equal(kernel.log_densities(same, p), expected[1], name)
+            np.testing.assert_array_equal(kernel.posteriors(same, p), expected[2], name)
+
+    def test_threads_and_repetition_change_no_bit(self, kernel: Kernel) -> None:
+        p, q = random_mixture(17, "full", 3, 4), random_mixture(18, "diag", 5, 4)
+        rows = draw(19, p, 2000)
+        candidates = [Candidate(p), Candidate(q)]
+        expected = kernel.statistics(rows, candidates)
+        found: list[tuple[SufficientStatistics, ...]] = []
+
+        def work() -> None:
+            found.extend(kernel.statistics(rows, candidates) for _ in range(3))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [expected] * 12
+
+    def test_rows_are_left_alone(self, kernel: Kernel) -> None:
+        p = random_mixture(20, "full", 2, 3)
+        rows = draw(21, p, 50)
+        before = rows.copy()
+        one(kernel, rows, p)
+        kernel.labels(rows, p)
+        np.testing.assert_array_equal(rows, before)
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_posteriors_sum_to_one_and_labels_are_their_largest(
+        self, kernel: Kernel, family: str
+    ) -> None:
+        p = random_mixture(22, family, 4, 3)
+        rows = draw(23, p, 3000)
+        posteriors = kernel.posteriors(rows, p)
+        np.testing.assert_allclose(posteriors.sum(axis=1), 1.0, rtol=4e-16 * 8)
+        assert np.all(posteriors >= 0.0)
+        np.testing.assert_array_equal(kernel.labels(rows, p), posteriors.argmax(axis=1))
+
+    def test_equal_components_share_and_the_first_is_the_label(self, kernel: Kernel) -> None:
+        p = MixtureParameters.create("spherical", [0.5, 0.5], np.zeros((2, 2)), [1.0, 1.0])
+        rows = np.arange(20.0).reshape(10, 2)
+        np.testing.assert_allclose(kernel.posteriors(rows, p), 0.5)
+        np.testing.assert_array_equal(kernel.labels(rows, p), 0)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_rows_where_every_density_underflows(self, kernel: Kernel, family: str) -> None:
+        p = random_mixture(24, family, 3, 2)
+        rows = np.array([[1e5, -1e5], [-1e6, 0.0], [0.0, 1e7]])
+        log_densities = kernel.log_densities(rows, p)
+        assert np.all(np.isfinite(log_densities))
+        assert np.all(np.exp(log_densities) == 0.0)
+        np.testing.assert_allclose(log_densities, ORACLE.log_densities(rows, p), rtol=1e-13)
+        np.testing.assert_allclose(kernel.posteriors(rows, p).sum(axis=1), 1.0)
+        np.testing.assert_array_equal(kernel.labels(rows, p), ORACLE.labels(rows, p))
+        assert one(kernel, rows, p).counts.sum() == pytest.approx(3.0)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_a_component_without_weight_owns_nothing(self, kernel: Kernel, family: str) -> None:
+        base = random_mixture(25, family, 3, 2)
+        p = MixtureParameters.create(family, [0.5, 0.0, 0.5], base.means, base.covariances)
+        rows = draw(26, p, 100)
+        assert np.all(kernel.posteriors(rows, p)[:, 1] == 0.0)
+        s = one(kernel, rows, p)
+        assert s.counts[1] == 0.0
+        assert not s.first[1].any()
+        assert np.isfinite(s.second).all()
+
+
+class TestErrors:
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_a_non_finite_row_is_named(
+        self, kernel: Kernel, family: str, dtype: str, value: float
+    ) -> None:
+        p = random_mixture(27, family, 3, 4)
+        good = draw(28, p, 4500).astype(dtype)
+        for row, feature in ((0, 0), (4499, 3), (4000, 1)):
+            rows = good.copy()
+            rows[row, feature] = value
+            rows[-1, -1] = value
+            calls = (
+                lambda x: kernel.statistics(x, [Candidate(p)]),
+                lambda x: kernel.log_densities(x, p),
+                lambda x: kernel.posteriors(x, p),
+                lambda x: kernel.labels(x, p),
+            )
+            for call in calls if row == 4000 else calls[:1]:
+                with pytest.raises(NonFiniteError) as caught:
+                    call(np.asfortranarray(rows))
+                assert (caught.value.row, caught.value.feature) == (row, feature)
+                np.testing.assert_equal(caught.value.value, value)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_huge_finite_rows_are_not_taken_for_infinite(self, kernel: Kernel, family: str) -> None:
+        wide = {"full": np.eye(2)[None], "tied": np.eye(2), "diag": np.ones((1, 2))}
+        covariance = wide.get(family, np.ones(1)) * 1e20
+        p = MixtureParameters.create(family, [1.0], [[0.0, 0.0]], covariance)
+        rows = np.array([[1.0, 2.0], [1e155, -1e155], [3.0, 4.0]])
+        found = kernel.log_densities(rows, p)
+        np.testing.assert_allclose(found, ORACLE.log_densities(rows, p), rtol=1e-12)
+        np.testing.assert_array_equal(kernel.labels(rows, p), 0)
+        with pytest.raises(NonFiniteError) as caught:  # their squares are no float64
+            kernel.statistics(rows, [Candidate(p)])
+        assert caught.value.row == 1
+        narrow = MixtureParameters.create(family, [1.0], [[0.0, 0.0]], covariance / 1e20)
+        with pytest.raises(NonFiniteError) as caught:  # not even a log-density
+            kernel.log_densities(rows, narrow)
+        assert (caught.value.row, caught.value.value) == (1, 1e155)
+
+    def test_what_is_no_block_of_rows(self, kernel: Kernel) -> None:
+        p = random_mixture(29, "full", 2, 3)
+        for bad in (
+            np.ones((4, 2)),
+            np.ones(3),
+            np.ones((2, 2, 3)),
+            np.ones((4, 3), dtype=complex),
+            np.full((4, 3), "a"),
+            np.ones((4, 3), dtype=object),
+        ):
+            for call in (kernel.log_densities, kernel.posteriors, kernel.labels):
+                with pytest.raises(InputError, match=r"features|real numbers"):
+                    call(bad, p)
+            with pytest.raises(InputError, match=r"features|real numbers"):
+                kernel.statistics(bad, [Candidate(p)])
+
+    def test_a_reference_of_another_shape(self) -> None:
+        with pytest.raises(InputError, match="reference"):
+            Candidate(random_mixture(30, "full", 2, 3), np.zeros((3, 2)))
+
+    def test_unknown_kernel(self) -> None:
+        with pytest.raises(InputError, match="choose one of auto, compiled, blas, reference"):
+            get_kernel("gpu")
+        assert get_kernel().name == get_kernel("auto").name == "compiled"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("ks", "d"), [((1,), 1), ((8,), 3), ((3, 20), 16), ((2, 2), 80)])
+def test_workspace_is_not_more_than_promised(
+    kernel: Kernel, family: str, ks: tuple[int, ...], d: int
+) -> None:
+    candidates = [Candidate(random_mixture(31 + k, family, k, d)) for k in ks]
+    rows = draw(32, candidates[0].parameters, 700 if kernel.name == "reference" else 6000)
+    kernel.statistics(rows[:10], candidates)
+    promised = kernel.workspace_bytes(d, ks)
+    assert peak_of(lambda: kernel.statistics(rows, candidates)) <= promised + 20_000
+    assert promised < 40_000_000
+
+
+def test_workspace_does_not_grow_with_the_rows() -> None:
+    p = random_mixture(33, "full", 16, 4)
+    peaks = []
+    for n in (20_000, 80_000):
+        rows = draw(34, p, n)
+        peaks.append(peak_of(partial(get_kernel("blas").statistics, rows, [Candidate(p)])))
+    assert peaks[1] < 1.05 * peaks[0]
+    assert peaks[1] < 80_000 * 16 * 8  # not rows × components

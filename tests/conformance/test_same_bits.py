@@ -1,0 +1,158 @@
+"""Promise 3: the same bits for any number of workers, threads, units, failures and places."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dask
+import numpy as np
+import pytest
+import zarr
+from distributed import Client, LocalCluster
+from threadpoolctl import threadpool_limits
+
+import dask_gmm.fitting.fit
+from dask_gmm import GaussianMixture
+from dask_gmm.data.stores import read_counter, writable_store
+from dask_gmm.execution import plan_pass
+from tests.object_store import object_store  # noqa: F401
+
+if TYPE_CHECKING:
+    from tests.object_store import ObjectStoreServer
+
+N_BLOCKS = 37
+"""A prime, so that no grouping into units comes out even."""
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def rows(n: int = N_BLOCKS * 500 - 123) -> np.ndarray:
+    rng = np.random.default_rng(7)
+    centres = rng.normal(scale=4.0, size=(4, 5))
+    return centres[rng.integers(4, size=n)] + rng.normal(size=(n, 5))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("bits") / "rows.zarr")
+    zarr.create_array(path, data=rows(), chunks=(500, 5))
+    return path
+
+
+def fit(X: Any, **settings: Any) -> tuple[list[bytes], GaussianMixture]:
+    """Fit with restarts on a sample (not all rows), and return every bit that came out."""
+    given = {"n_init": 2, "init_size": 2000, "max_iter": 8, "tol": 1e-7, "random_state": 11}
+    gm = GaussianMixture(4, **{**given, **settings}).fit(X)
+    names = ("weights_", "means_", "covariances_", "lower_bounds_")
+    return [np.asarray(getattr(gm, name)).tobytes() for name in names], gm
+
+
+@pytest.fixture(scope="module")
+def expected(store: str) -> list[bytes]:
+    with dask.config.set(num_workers=1):
+        return fit(store)[0]
+
+
+def test_two_threads(store: str, expected: list[bytes]) -> None:
+    with dask.config.set(num_workers=2):
+        assert fit(store)[0] == expected
+
+
+def test_any_number_of_library_threads() -> None:
+    """k-means adds float32 rows up by thread: one cloud cut in eight, where that shows."""
+    X = (np.random.default_rng(0).normal(size=(95_000, 4)) + 100).astype(np.float32)
+    found = []
+    for n in (1, 2):
+        with threadpool_limits(limits=n):
+            gm = GaussianMixture(8, max_iter=2, random_state=0).fit(X)
+            found.append(gm.means_.tobytes())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("unit_level", [0, 2, 6])
+def test_any_grouping_into_units(
+    store: str, expected: list[bytes], unit_level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped = partial(plan_pass, unit_level=unit_level)
+    monkeypatch.setattr(dask_gmm.fitting.fit, "plan_pass", grouped)
+    assert fit(store)[0] == expected
+
+
+def test_two_processes(store: str, expected: list[bytes], two_processes: Client) -> None:
+    with two_processes.as_current():
+        found, gm = fit(store)
+    assert gm.history_[0].tasks > 2
+    assert found == expected
+
+
+def test_one_process_of_two_threads(store: str, expected: list[bytes]) -> None:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        assert fit(store)[0] == expected
+
+
+def test_one_read_of_each_block_per_pass(store: str) -> None:
+    """Counted at the store: the sample's blocks once, then every block once a pass."""
+    before = read_counter()
+    _, gm = fit(store)
+    chunks = read_counter() - before
+    assert gm.n_passes_ > 1
+    assert chunks.gets == N_BLOCKS + gm.n_passes_ * N_BLOCKS
+
+
+def test_one_read_of_each_block_per_pass_on_a_cluster(store: str, two_processes: Client) -> None:
+    def total() -> int:
+        return sum(count.gets for count in two_processes.run(read_counter).values())
+
+    before = total()
+    with two_processes.as_current():
+        _, gm = fit(store)
+    assert total() - before == N_BLOCKS + gm.n_passes_ * N_BLOCKS
+
+
+def test_a_killed_worker_changes_no_bit(store: str, expected: list[bytes]) -> None:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        victim = next(iter(client.run(os.getpid).values()))
+        killed: list[int] = []
+
+        def kill_in_mid_pass(event: Any) -> None:
+            progress = getattr(event, "progress", None)
+            if not killed and getattr(event, "number", 0) == 2 and progress is not None:
+                os.kill(victim, signal.SIGKILL)
+                killed.append(progress.blocks_done)
+
+        found, gm = fit(store, callbacks=[kill_in_mid_pass])
+        assert killed, "no progress was reported in the second pass"
+        assert found == expected
+        assert gm.history_[1].rows == gm.n_rows_
+
+
+def test_object_store(
+    expected: list[bytes],
+    object_store: ObjectStoreServer,  # noqa: F811
+) -> None:
+    """From s3:// in process and on a cluster, and labels back to it."""
+    url = object_store.url("rows.zarr")
+    zarr.create_array(writable_store(url, object_store.options), data=rows(), chunks=(500, 5))
+    settings = {"storage_options": object_store.options}
+    assert fit(url, **settings)[0] == expected
+    output = object_store.url("labels.zarr")
+    # Started here, so that the workers inherit the credentials in this process's environment.
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        found, gm = fit(url, **settings)
+        assert gm.history_[0].tasks > 2
+        assert found == expected
+        gm.predict_to(url, output, storage_options=object_store.options)
+    labels = zarr.open_array(writable_store(output, object_store.options), mode="r")
+    np.testing.assert_array_equal(labels[...], gm.predict(rows()))

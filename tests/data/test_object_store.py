@@ -1,0 +1,149 @@
+"""Reading from and writing to s3:// (moto), and what is said when that fails."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import obstore.store
+import pytest
+import zarr
+
+from dask_gmm.data.sink import create_output, output_chunks
+from dask_gmm.data.source import open_source
+from dask_gmm.data.stores import read_counter, writable_store
+from dask_gmm.errors import (
+    ArrayNotFoundError,
+    MissingChunkError,
+    OutputExistsError,
+    StoreError,
+    StoreNotFoundError,
+)
+from tests.object_store import free_port
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tests.object_store import ObjectStoreServer
+
+
+def put(server: ObjectStoreServer, url: str, values: NDArray[Any], **kwargs: Any) -> None:
+    store = writable_store(url, server.options)
+    array = zarr.create_array(store, shape=values.shape, dtype=values.dtype, **kwargs)
+    array[...] = values
+
+
+@pytest.mark.parametrize("shards", [None, (8, 5, 9)])
+def test_read_and_write_back(
+    object_store: ObjectStoreServer, cube: NDArray[np.float64], shards: tuple[int, ...] | None
+) -> None:
+    url = object_store.url("cube.zarr")
+    put(object_store, url, cube, chunks=(4, 5, 9), shards=shards)
+    source = open_source(url, feature_axis=1, storage_options=object_store.options)
+    assert source.name == url
+    assert source.shippable
+    source = pickle.loads(pickle.dumps(source))
+    assert b"test" not in pickle.dumps(source).replace(b"gmm-test", b"")
+    before = read_counter()
+    parts = [source.read(source.block(i)) for i in range(source.n_blocks)]
+    assert (read_counter() - before).gets == source.n_blocks
+    np.testing.assert_array_equal(np.concatenate(parts), np.moveaxis(cube, 1, -1).reshape(-1, 5))
+
+    labels = object_store.url("labels.zarr")
+    shape = [n for n in source.sample_shape if n is not None]
+    writer = create_output(
+        labels, shape, output_chunks(source), "uint8", object_store.options, source=source
+    )
+    with pytest.raises(OutputExistsError, match="already exists"):
+        create_output(labels, shape, output_chunks(source), "uint8", object_store.options)
+    for i, rows in enumerate(parts):
+        writer.write(source.block(i), (rows.sum(axis=1) % 7).astype("u1"))
+    writer.finish()
+    written: Any = zarr.open_array(writable_store(labels, object_store.options))
+    np.testing.assert_array_equal(written[...], cube.sum(axis=1) % 7)
+    assert written.attrs["complete"] is True
+
+
+def test_endpoint_from_the_environment(
+    object_store: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch, cube: NDArray[np.float64]
+) -> None:
+    url = object_store.url("cube.zarr")
+    put(object_store, url, cube, chunks=(4, 5, 9))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", object_store.endpoint)
+    source = open_source(url)
+    np.testing.assert_array_equal(source.read(source.block(0)), cube[:4].reshape(-1, 9))
+
+
+def test_from_another_process(object_store: ObjectStoreServer, cube: NDArray[np.float64]) -> None:
+    url = object_store.url("cube.zarr")
+    put(object_store, url, cube, chunks=(4, 5, 9))
+    source = open_source(url, storage_options=object_store.options)
+    program = textwrap.dedent("""
+        import pickle, sys
+        source = pickle.load(sys.stdin.buffer)
+        sys.stdout.write(str(source.read(source.block(3)).sum()))
+    """)
+    output = subprocess.run(
+        [sys.executable, "-c", program], input=pickle.dumps(source), capture_output=True, check=True
+    )
+    assert float(output.stdout) == cube[12:].sum()
+
+
+def test_objects_with_an_endpoint(
+    object_store: ObjectStoreServer, cube: NDArray[np.float64]
+) -> None:
+    url = object_store.url("cube.zarr")
+    put(object_store, url, cube, chunks=(4, 5, 9))
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    plain = obstore.store.S3Store(
+        bucket,
+        prefix=prefix,
+        endpoint=object_store.endpoint,
+        client_options={"allow_http": True},
+    )
+    source = open_source(zarr.open_array(zarr.storage.ObjectStore(plain), mode="r"))
+    assert source.shippable
+    assert source.name == url
+    source = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(source.read(source.block(0)), cube[:4].reshape(-1, 9))
+
+
+def test_missing_chunk(object_store: ObjectStoreServer, cube: NDArray[np.float64]) -> None:
+    url = object_store.url("cube.zarr")
+    put(object_store, url, cube, chunks=(4, 5, 9))
+    key = url.removeprefix(f"s3://{object_store.bucket}/") + "/c/2/0/0"
+    object_store.client().delete_object(Bucket=object_store.bucket, Key=key)
+    source = open_source(url, storage_options=object_store.options)
+    with pytest.raises(MissingChunkError, match=rf"Chunk 'c/2/0/0' of {url}"):
+        source.read(source.block(2))
+
+
+def test_groups_are_listed(object_store: ObjectStoreServer, cube: NDArray[np.float64]) -> None:
+    url = object_store.url("group.zarr")
+    root = zarr.open_group(writable_store(url, object_store.options), mode="w")
+    root.create_array("cube", data=cube)
+    root.create_array("other", data=cube)
+    with pytest.raises(ArrayNotFoundError, match=r"'cube' \(13, 5, 9\), 'other'"):
+        open_source(url, storage_options=object_store.options)
+    with pytest.raises(OutputExistsError, match="a Zarr group, which is never deleted"):
+        create_output(url, (4,), (2,), "u1", object_store.options, overwrite=True)
+
+
+def test_nothing_there(object_store: ObjectStoreServer) -> None:
+    for url in (object_store.url("nothing.zarr"), "s3://no-such-bucket/x.zarr"):
+        with pytest.raises(StoreNotFoundError, match=f"no Zarr array or group at {url}"):
+            open_source(url, storage_options=object_store.options)
+
+
+@pytest.mark.usefixtures("object_store")
+def test_nobody_listens() -> None:
+    options = {"endpoint": f"http://127.0.0.1:{free_port()}"}
+    with pytest.raises(StoreError, match=r"could not be read.*Check the address") as caught:
+        open_source("s3://bucket/x.zarr", storage_options=options)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(StoreError, match="could not be written"):
+        create_output("s3://bucket/y.zarr", (4,), (2,), options={**options, "timeout": "1s"})

@@ -1,0 +1,170 @@
+"""The manifests' own command lines, run as processes under deploy/dask.yaml.
+
+Not the containers, but what runs in them: the scheduler answers its health check, a worker joins
+with the settings, a fit runs, and both leave as their supervisors expect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import pytest
+from distributed import Client
+
+from . import manifests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BIN = Path(sys.executable).parent
+
+
+def program(name: str) -> list[str]:
+    """Return how to start a program, by the entry point that installing it would make a script."""
+    if name not in manifests.project()["scripts"]:
+        return [str(BIN / name)]
+    module, _, function = manifests.project()["scripts"][name].partition(":")
+    return [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+
+
+def connect(address: str) -> Any:
+    """Return a client to use in a ``with`` statement; distributed has no types for it."""
+    client_class: Any = Client
+    return client_class(address, timeout="60s", set_as_default=False)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(words: list[str], folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a program of this environment in its own session; nothing of it is left behind."""
+    with (folder / f"{words[1]}.log").open("w") as log:
+        process = subprocess.Popen(
+            [*program(words[0]), *words[1:]],
+            cwd=folder,
+            env=manifests.settings_environment(TMPDIR=str(folder), **environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+class Cluster:
+    """The scheduler and one worker of compose.yaml, on free ports of this machine."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.services: dict[str, Any] = manifests.compose()["services"]
+        self.port, self.http_port = free_port(), free_port()
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.scheduler = stack.enter_context(
+            running(
+                [
+                    *self.services["scheduler"]["command"],
+                    "--host=127.0.0.1",
+                    f"--port={self.port}",
+                    f"--dashboard-address=127.0.0.1:{self.http_port}",
+                ],
+                folder,
+            )
+        )
+        until(lambda: self.healthy(), "the health check of the scheduler")
+        self.worker = stack.enter_context(running(self.command("worker"), folder))
+
+    def command(self, service: str) -> list[str]:
+        """Return a service's command with this cluster's address and folder in it."""
+        return [
+            word.replace("tcp://scheduler:8786", self.address).replace("/data", str(self.folder))
+            for word in self.services[service]["command"]
+        ]
+
+    def healthy(self) -> bool:
+        kind, name, *arguments = self.services["scheduler"]["healthcheck"]["test"]
+        assert (kind, name) == ("CMD", "python")
+        arguments = [word.replace("8787", str(self.http_port)) for word in arguments]
+        done = subprocess.run(
+            [sys.executable, *arguments], check=False, capture_output=True, timeout=60
+        )
+        return done.returncode == 0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with ExitStack() as stack:
+        yield Cluster(tmp_path, stack)
+
+
+@pytest.mark.slow
+def test_a_worker_joins_with_the_settings_and_is_stopped(cluster: Cluster) -> None:
+    def settings_there() -> dict[str, Any]:  # local, so that it travels by value
+        return {
+            "retries": dask.config.get("distributed.comm.retry.count"),
+            "omp": os.environ["OMP_NUM_THREADS"],
+            "trim": os.environ["MALLOC_TRIM_THRESHOLD_"],
+        }
+
+    with connect(cluster.address) as client:
+        client.wait_for_workers(1, timeout=60)
+        (seen,) = client.run(settings_there).values()
+        (worker,) = client.scheduler_info()["workers"].values()
+        limit = client.run_on_scheduler(lambda dask_scheduler: str(dask_scheduler.allowed_failures))
+    assert seen == {"retries": 5, "omp": "1", "trim": "65536"}
+    assert limit == "5"
+    assert worker["nthreads"] == 2
+    assert Path(worker["local_directory"]).is_relative_to(cluster.folder), "scratch is in TMPDIR"
+    # what `docker stop` and the kubelet send
+    cluster.worker.send_signal(signal.SIGTERM)
+    cluster.worker.wait(60)  # raises if it is still there
+    assert cluster.scheduler.poll() is None
+
+
+@pytest.mark.slow
+def test_a_worker_that_lost_its_scheduler_exits_with_zero(cluster: Cluster) -> None:
+    """So its supervisor has to restart it always, and not only on failure."""
+    with connect(cluster.address) as client:
+        client.wait_for_workers(1, timeout=60)
+    os.killpg(cluster.scheduler.pid, signal.SIGKILL)
+    assert cluster.worker.wait(120) == 0
+
+
+@pytest.mark.slow
+def test_the_fit_of_the_compose_file_runs(cluster: Cluster) -> None:
+    simulate = ["dask-gmm", "simulate", str(cluster.folder / "points.zarr")]
+    with running(simulate, cluster.folder) as process:
+        assert process.wait(120) == 0, (cluster.folder / "simulate.log").read_text()
+    with running(cluster.command("fit"), cluster.folder) as process:
+        code = process.wait(200)
+    output = (cluster.folder / "fit.log").read_text()
+    assert code in {0, 3}, output  # 3: the components did not settle within the passes allowed
+    metadata = json.loads((cluster.folder / "model.zarr" / "zarr.json").read_text())
+    assert metadata["node_type"] == "group"

@@ -1,0 +1,325 @@
+"""The cluster backend where it differs from others; what all share is in tests/conformance."""
+
+from __future__ import annotations
+
+import _thread
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from dask_gmm.data.source import open_source
+from dask_gmm.errors import ClusterError, InputError, MemoryPlanError, MixedClusterWarning
+from dask_gmm.execution import LocalBackend, PassProgress, choose_backend, plan_pass
+from dask_gmm.execution.cluster import ClusterBackend, graph
+from dask_gmm.execution.cluster.progress import Ledger, ProgressFeed
+from dask_gmm.execution.unit import UnitResult
+
+from .fakes import ExpressionJob, FailingJob, SumJob, even_fake, expected_tree, fake, traces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=":0",
+            memory_limit="600MB",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def tasks_left(client: Client) -> int:
+    """Tasks that the scheduler still knows, once it had a moment to forget."""
+    for _ in range(50):
+        left = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+        if not left:
+            return 0
+        time.sleep(0.1)
+    return int(left)
+
+
+def test_nothing_stays_on_the_cluster(client: Client) -> None:
+    ClusterBackend(client).run(plan_pass(even_fake(64), n_threads=2), SumJob())
+    assert tasks_left(client) == 0
+
+
+def test_units_have_no_restrictions_and_depend_on_one_small_task() -> None:
+    plan = plan_pass(even_fake(64), n_threads=2, unit_level=1)
+    shape = graph.tree_shape(plan, SumJob())
+    runner = graph.make_runner(plan, SumJob(), "topic", "token")
+    built = graph.pass_graph(plan, shape, runner, range(32))
+    assert len(built.tasks) == 33
+    keys = set(built.outputs)
+    (shared,) = set(built.tasks) - keys
+    assert all(built.tasks[key].dependencies == {shared} for key in keys)
+    assert not set(graph.pass_graph(plan, shape, runner, range(32)).tasks) & set(built.tasks)
+
+
+@pytest.mark.parametrize("n_blocks", [1, 5, 37, 64, 300])
+@pytest.mark.parametrize("value_bytes", [1, 5_000_000, 300_000_000])
+def test_the_shape_of_the_graph(n_blocks: int, value_bytes: int) -> None:
+    plan = plan_pass(even_fake(n_blocks), n_threads=2, unit_level=1)
+    job = SumJob(value_bytes=value_bytes)
+    shape = graph.tree_shape(plan, job)
+    outputs = -(-n_blocks >> shape.output)
+    assert outputs * value_bytes <= 200_000_000 or outputs == 1
+    built = graph.pass_graph(plan, shape, b"", range(outputs))
+    assert len(built.outputs) == outputs
+    folds = {key: task for key, task in built.tasks.items() if "fold" in key[0] and key[1:] != ()}
+    for task in folds.values():
+        assert len(task.dependencies) <= 17, "sixteen siblings and the function"
+    if value_bytes == 1:
+        assert not folds
+
+
+@pytest.mark.parametrize("n_blocks", [1, 5, 37, 150])
+def test_large_values_are_folded_on_workers_in_the_same_tree(client: Client, n_blocks: int) -> None:
+    plan = plan_pass(even_fake(n_blocks), n_threads=2, unit_level=0)
+    result = ClusterBackend(client).run(plan, ExpressionJob(value_bytes=4_000_000))
+    assert result.value.text == expected_tree([str(i) for i in range(n_blocks)])
+    assert (result.rows, result.blocks) == (n_blocks, n_blocks)
+
+
+def test_the_scheduler_needs_none_of_our_code() -> None:
+    plan = plan_pass(even_fake(8), n_threads=2, unit_level=0)
+    shape = graph.TreeShape(base=0, output=3, step=2)
+    runner = graph.make_runner(plan, SumJob(), "topic", "token")
+    pickled = pickle.dumps(graph.pass_graph(plan, shape, runner, [0]).tasks)
+    code = (
+        "import sys, pickle; sys.modules['dask_gmm'] = None; sys.modules['tests'] = None; "
+        "print(len(pickle.load(sys.stdin.buffer)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True)
+    assert done.stdout.split() == [b"15"], done.stderr.decode()
+
+
+@pytest.mark.parametrize("level", [None, 0, 5])
+def test_persisted_collections(client: Client, level: int | None) -> None:
+    x = np.random.default_rng(0).normal(size=(500, 3))
+    persisted = client.persist(da.from_array(x, chunks=(10, 3)) * 2.0)
+    source = open_source(persisted)
+    result = ClusterBackend(client).run(plan_pass(source, n_threads=2, unit_level=level), SumJob())
+    here = open_source(x * 2.0, block_rows=10)
+    assert result.value == LocalBackend(1).run(plan_pass(here, n_threads=1), SumJob()).value
+    assert result.rows == 500
+    again = ClusterBackend(client).run(plan_pass(source, n_threads=2), SumJob())
+    assert again.value == result.value
+    del persisted, source
+    assert tasks_left(client) == 0
+
+
+def test_what_another_cluster_holds_is_named(client: Client) -> None:
+    home = client.scheduler.address  # type: ignore[union-attr]
+    x = client.persist(da.ones((40, 3), chunks=(10, 3)))
+    source = open_source(x * 2.0)
+    plan = plan_pass(source, n_threads=2)
+    with pytest.raises(InputError, match=f"{home}, but this is to run in this process"):
+        LocalBackend(1).run(plan, SumJob())
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as other,
+    ):
+        with pytest.raises(InputError, match=rf"at {home}, .* on the one at inproc") as caught:
+            ClusterBackend(other).run(plan, SumJob())
+        assert "\n" not in str(caught.value)
+        there = open_source(other.persist(da.ones((40, 3), chunks=(10, 3))))
+    with Client(home, set_as_default=False) as second:
+        assert ClusterBackend(second).run(plan, SumJob()).value == 240.0
+    with pytest.raises(InputError, match="no longer has its blocks"):
+        ClusterBackend(client).run(plan_pass(there, n_threads=1), SumJob())
+    client.cancel(x)
+    with pytest.raises(InputError, match="no longer has its blocks"):
+        ClusterBackend(client).run(plan, SumJob())
+
+
+def test_only_what_a_lost_node_needs_is_sent_again() -> None:
+    x = da.ones((640, 3), chunks=(10, 3)).rechunk((20, 3)) + 1
+    plan = plan_pass(open_source(x), n_threads=2, unit_level=1)
+    shape = graph.tree_shape(plan, SumJob())
+    runner = graph.make_runner(plan, SumJob(), "topic", "token")
+    whole = graph.pass_graph(plan, shape, runner, range(16)).tasks
+    again = graph.pass_graph(plan, shape, runner, [3]).tasks
+    assert len(again) <= 3 + 2 + 2 * len(whole) / 32
+    known = set(again)
+    assert all(task.dependencies <= known for task in again.values())
+    chosen = plan_pass(open_source(x), n_threads=2, unit_level=1, blocks=[5])
+    assert len(graph.pass_graph(chosen, shape, runner, [0]).tasks) < len(again)
+
+
+def test_a_unit_that_could_not_be_read_is_tried_on_a_worker_once_more(
+    client: Client, tmp_path: Path
+) -> None:
+    # Three attempts inside the task fail, the fourth is the resubmitted task's first.
+    source = fake(2, 3, 4, trail=str(tmp_path), bad=(1,), hiccups=3)
+    result = ClusterBackend(client).run(plan_pass(source, n_threads=2, unit_level=0), SumJob())
+    calm = LocalBackend(1).run(plan_pass(fake(2, 3, 4), n_threads=1), SumJob())
+    assert (result.value, result.rows, result.blocks) == (calm.value, 9, 3)
+    assert result.resubmitted == 1
+    assert traces(str(tmp_path), "read-1") == {"read-1": 4}
+    assert traces(str(tmp_path), "read-0") == {"read-0": 1}
+
+
+def test_progress_is_told_within_a_single_long_unit(client: Client) -> None:
+    seen: list[PassProgress] = []
+    plan = plan_pass(even_fake(24), n_threads=1, unit_level=5)
+    ClusterBackend(client).run(plan, SumJob(seconds=0.1), on_progress=seen.append)
+    assert any(0 < progress.blocks_done < 24 for progress in seen)
+    assert [p.blocks_done for p in seen] == sorted(p.blocks_done for p in seen)
+
+
+def test_ctrl_c_frees_the_cluster_at_the_next_block(client: Client, tmp_path: Path) -> None:
+    source = even_fake(1000, trail=str(tmp_path))
+    threading.Timer(1.0, _thread.interrupt_main).start()
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        ClusterBackend(client).run(
+            plan_pass(source, n_threads=2, unit_level=8), SumJob(seconds=0.05)
+        )
+    assert time.perf_counter() - started < 4
+    assert tasks_left(client) == 0
+    time.sleep(0.3)
+    read = traces(str(tmp_path)).total()
+    time.sleep(0.3)
+    assert traces(str(tmp_path)).total() == read < 200
+
+
+def test_the_limit_of_the_real_workers_counts(client: Client) -> None:
+    source = even_fake(8, announced_bytes=200_000_000)
+    with pytest.raises(MemoryPlanError, match="a worker of 600 MB with 1 thread"):
+        ClusterBackend(client).run(plan_pass(source, n_threads=2, unit_level=1), SumJob())
+
+
+def test_a_missing_module_is_named(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text(
+        "from tests.execution.fakes import SumJob\nclass MyJob(SumJob): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here  # type: ignore[import-not-found]
+
+    with pytest.raises(ClusterError, match=r"cannot import 'only_here'.*upload_file"):
+        ClusterBackend(client).run(plan_pass(even_fake(4), n_threads=2), only_here.MyJob())
+
+
+def test_a_fit_inside_a_task_does_not_wait_for_itself() -> None:
+    def inside() -> float:
+        from distributed import get_client
+
+        with get_client() as inner:
+            plan = plan_pass(even_fake(8), n_threads=1)
+            return ClusterBackend(inner).run(plan, SumJob()).value
+
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        value = client.submit(inside, key="outer").result(timeout=60)
+    assert value == LocalBackend(1).run(plan_pass(even_fake(8), n_threads=1), SumJob()).value
+
+
+def test_an_asynchronous_client_is_refused() -> None:
+    class Asynchronous:
+        asynchronous = True
+
+    with pytest.raises(ClusterError, match="asynchronous"):
+        ClusterBackend(Asynchronous())  # type: ignore[arg-type]
+
+
+def test_a_mixed_cluster_is_warned_about_once(client: Client) -> None:
+    backend = ClusterBackend(client)
+    backend._warn_if_mixed(frozenset({"one"}))
+    with pytest.warns(MixedClusterWarning, match="one kind of machine") as caught:
+        backend._warn_if_mixed(frozenset({"CPU a", "CPU b"}))
+    assert "CPU a" in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backend._warn_if_mixed(frozenset({"CPU a", "CPU b"}))
+
+
+def test_workers_sign_their_results(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = ClusterBackend(client)
+    seen: list[frozenset[str]] = []
+    monkeypatch.setattr(backend, "_warn_if_mixed", seen.append)
+    backend.run(plan_pass(even_fake(8), n_threads=2), SumJob())
+    assert len(seen[0]) == 1
+    assert "numpy" in next(iter(seen[0]))
+
+
+def test_which_backend_is_chosen(client: Client, tmp_path: Path) -> None:
+    shipped, here = even_fake(3), even_fake(3, shippable_=False)
+    assert isinstance(choose_backend(shipped), ClusterBackend)
+    assert isinstance(choose_backend(here), LocalBackend)
+    assert isinstance(choose_backend(open_source(np.ones((3, 2)))), LocalBackend)
+    with dask.config.set(scheduler="threads"):
+        assert isinstance(choose_backend(shipped), LocalBackend)
+    code = (
+        "import sys; from tests.execution.fakes import even_fake; "
+        "from dask_gmm.execution import choose_backend; "
+        "print(choose_backend(even_fake(3)).name, 'distributed' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.split() == ["this", "process", "False"], done.stderr
+
+
+def test_one_topic_per_client(client: Client) -> None:
+    assert ProgressFeed.of(client) is ProgressFeed.of(client)
+    for _ in range(3):
+        ClusterBackend(client).run(plan_pass(even_fake(4), n_threads=2), SumJob())
+    topics = client.run_on_scheduler(
+        lambda dask_scheduler: [t for t in dask_scheduler._broker._topics if "gmm" in t]
+    )
+    assert len([topic for topic in topics if client.id in topic]) == 1
+
+
+def test_the_ledger_never_goes_down() -> None:
+    ledger = Ledger(shift=1)
+    ledger.message(0, (5, 50, 500))
+    ledger.message(1, (2, 20, 200))
+    assert ledger.counts() == (7, 70, 700)
+    ledger.message(0, (1, 10, 100))  # started again on another worker
+    assert ledger.counts() == (7, 70, 700)
+    ledger.message(3, (1, 1, 1))
+    ledger.result(0, UnitResult(0.0, 160, 16, 1600))
+    assert ledger.counts() == (17, 161, 1601)
+    ledger.message(1, (8, 80, 800))  # late
+    assert ledger.counts() == (17, 161, 1601)
+
+
+def test_tasks_are_counted(client: Client) -> None:
+    plan = plan_pass(even_fake(64), n_threads=2, unit_level=1)
+    result: Any = ClusterBackend(client).run(plan, SumJob())
+    assert result.tasks == 33
+
+
+def test_an_error_brings_the_workers_traceback(client: Client) -> None:
+    plan = plan_pass(even_fake(4), n_threads=2)
+    with pytest.raises(ZeroDivisionError) as caught:
+        ClusterBackend(client).run(plan, FailingJob(2, ZeroDivisionError()))
+    assert "fakes.py" in "".join(traceback.format_exception(caught.value))
+    assert "block 2 of fake data" in caught.value.__notes__[0]

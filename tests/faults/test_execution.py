@@ -1,0 +1,251 @@
+"""Real processes die in the middle of real passes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import pytest
+from distributed import Client, LocalCluster
+
+from dask_gmm.errors import NoWorkersError, SchedulerLostError, UnitFailedError
+from dask_gmm.execution import LocalBackend, PassProgress, plan_pass
+from dask_gmm.execution.cluster import ClusterBackend
+from tests.execution.fakes import DeadlyJob, SumJob, even_fake, traces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def local_cluster(n_workers: int = 2, threads: int = 1) -> Iterator[Client]:
+    with (
+        LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=threads,
+            processes=True,
+            dashboard_address=":0",
+            memory_limit="1GB",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def started(*arguments: str, wait_for: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a `dask` command; yield it with the text its log matched first."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dask", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stderr is not None
+    try:
+        found = ""
+        for line in process.stderr:
+            match = re.search(wait_for, line)
+            if match:
+                found = match.group(0)
+                break
+        assert found, f"dask {arguments} ended without saying {wait_for}"
+        yield process, found
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Client]:
+    """Two workers of one thread, for tests after which the nannies have restarted them."""
+    with local_cluster() as client:
+        yield client
+
+
+@pytest.fixture
+def client(shared: Client) -> Client:
+    shared.wait_for_workers(2, timeout=60)
+    return shared
+
+
+def undisturbed(n_blocks: int) -> str:
+    plan = plan_pass(even_fake(n_blocks), n_threads=1)
+    return LocalBackend(1).run(plan, SumJob()).value.hex()
+
+
+class Killer:
+    """An observer that kills a process once so many blocks are done."""
+
+    def __init__(self, pid: int, after: int) -> None:
+        self.pid, self.after, self.done = pid, after, False
+
+    def __call__(self, progress: PassProgress) -> None:
+        if not self.done and progress.blocks_done >= self.after:
+            self.done = True
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_costs_its_running_units_and_no_bits(
+    client: Client, tmp_path: Path
+) -> None:
+    source = even_fake(80, trail=str(tmp_path))
+    plan = plan_pass(source, n_threads=2, unit_level=0)
+    killer = Killer(next(iter(client.run(os.getpid).values())), after=30)
+    result = ClusterBackend(client).run(plan, SumJob(seconds=0.05), on_progress=killer)
+    assert killer.done
+    assert result.value.hex() == undisturbed(80)
+    assert (result.rows, result.blocks) == (80, 80)
+    reads = traces(str(tmp_path))
+    assert len(reads) == 80
+    assert reads.total() <= 80 + 6, "a death cost more than the units under way"
+
+
+def test_a_unit_that_always_kills_is_named_and_not_its_neighbours(tmp_path: Path) -> None:
+    # With no patience of Dask's own, so that this test kills two workers and not eight.
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), local_cluster() as client:
+        plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
+        job = DeadlyJob(11, str(tmp_path), always=True, seconds=0.02)
+        with pytest.raises(UnitFailedError, match=r"blocks 10 to 11 of fake data.*2 workers"):
+            ClusterBackend(client).run(plan, job)
+        assert traces(str(tmp_path), "death").total() == 2
+        client.wait_for_workers(1, timeout=60)
+        again = ClusterBackend(client).run(plan, SumJob())
+        assert again.value.hex() == undisturbed(16)
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_once_is_survived(client: Client, tmp_path: Path) -> None:
+    source = even_fake(24, trail=str(tmp_path))
+    plan = plan_pass(source, n_threads=2, unit_level=1)
+    result = ClusterBackend(client).run(plan, DeadlyJob(11, str(tmp_path)))
+    assert result.value.hex() == undisturbed(24)
+    assert traces(str(tmp_path), "death").total() == 1
+
+
+@pytest.mark.slow
+def test_dasks_own_patience_comes_first(tmp_path: Path) -> None:
+    with local_cluster() as client:
+        plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
+        with pytest.raises(UnitFailedError, match="8 workers"):
+            ClusterBackend(client).run(plan, DeadlyJob(11, str(tmp_path), always=True))
+        assert traces(str(tmp_path), "death").total() == 8
+
+
+@pytest.mark.slow
+def test_every_worker_killed_in_turn() -> None:
+    with local_cluster(threads=2) as client:
+        plan = plan_pass(even_fake(300), n_threads=4, unit_level=1)
+        killers = [
+            Killer(pid, 40 * (i + 1)) for i, pid in enumerate(client.run(os.getpid).values())
+        ]
+
+        def watch(progress: PassProgress) -> None:
+            for killer in killers:
+                killer(progress)
+
+        result = ClusterBackend(client).run(plan, SumJob(seconds=0.05), on_progress=watch)
+    assert all(killer.done for killer in killers)
+    assert result.value.hex() == undisturbed(300)
+
+
+@pytest.mark.slow
+def test_large_values_survive_a_death_on_the_workers(client: Client) -> None:
+    plan = plan_pass(even_fake(96), n_threads=2, unit_level=0)
+    killer = Killer(next(iter(client.run(os.getpid).values())), 30)
+    job = SumJob(seconds=0.05, value_bytes=3_000_000)
+    result = ClusterBackend(client).run(plan, job, on_progress=killer)
+    assert killer.done
+    assert result.value.hex() == undisturbed(96)
+    assert result.rows == 96
+
+
+def test_a_lost_scheduler_is_noticed_at_once() -> None:
+    with ExitStack() as stack:
+        scheduler, address = stack.enter_context(
+            started(
+                "scheduler",
+                *("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"),
+                wait_for=r"tcp://127\.0\.0\.1:\d+",
+            )
+        )
+        stack.enter_context(started("worker", address, "--no-dashboard", wait_for="Registered to"))
+        client = stack.enter_context(Client(address, timeout=5))
+        client.wait_for_workers(1, timeout=30)
+        killed: list[float] = []
+
+        def kill(progress: PassProgress) -> None:
+            if progress.blocks_done >= 5 and not killed:
+                killed.append(time.perf_counter())
+                scheduler.kill()
+
+        backend = ClusterBackend(client)
+        plan = plan_pass(even_fake(100), n_threads=1, unit_level=0)
+        with pytest.raises(SchedulerLostError, match=re.escape(address)):
+            backend.run(plan, SumJob(seconds=0.05), on_progress=kill)
+        assert time.perf_counter() - killed[0] < 5
+        with pytest.raises(SchedulerLostError):
+            backend.run(plan, SumJob())
+
+
+def test_no_worker_in_time() -> None:
+    with local_cluster(n_workers=0) as client:
+        backend = ClusterBackend(client, worker_timeout=0.5)
+        with pytest.raises(NoWorkersError, match="dask worker tcp://"):
+            backend.run(plan_pass(even_fake(3), n_threads=1), SumJob())
+        with pytest.raises(NoWorkersError):
+            _ = backend.n_threads
+
+
+def test_all_workers_gone_for_good() -> None:
+    with ExitStack() as stack:
+        client = stack.enter_context(local_cluster(n_workers=0))
+        scheduler: Any = client.scheduler
+        worker, _ = stack.enter_context(
+            started(
+                *("worker", scheduler.address, "--no-nanny", "--no-dashboard"),
+                wait_for="Registered to",
+            )
+        )
+        plan = plan_pass(even_fake(100), n_threads=1, unit_level=0)
+        with pytest.raises(NoWorkersError, match="none came back within 1 s"):
+            ClusterBackend(client, worker_timeout=1).run(
+                plan, SumJob(seconds=0.05), on_progress=Killer(worker.pid, 5)
+            )
+
+
+@pytest.mark.slow
+def test_a_cluster_that_starts_workers_on_demand() -> None:
+    with (
+        LocalCluster(n_workers=0, processes=True, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.adapt(minimum=0, maximum=2, interval="200ms")
+        result = ClusterBackend(client).run(plan_pass(even_fake(40), n_threads=2), SumJob())
+    assert result.value.hex() == undisturbed(40)
+
+
+@pytest.mark.slow
+def test_a_restarted_cluster_resumes_the_pass(client: Client) -> None:
+    restarted: list[bool] = []
+
+    def restart(progress: PassProgress) -> None:
+        if progress.blocks_done >= 10 and not restarted:
+            restarted.append(True)
+            # Not waiting for them: on a busy machine one worker may take minutes to come back.
+            client.restart(wait_for_workers=False)
+
+    plan = plan_pass(even_fake(80), n_threads=2, unit_level=0)
+    result = ClusterBackend(client).run(plan, SumJob(seconds=0.05), on_progress=restart)
+    assert result.value.hex() == undisturbed(80)
+    assert result.resubmitted > 0

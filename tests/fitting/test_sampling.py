@@ -1,0 +1,120 @@
+"""The sample for the start: bounded, spread over the array, the same whoever reads it."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dask_gmm.data.source import NumpySource, Source, open_source
+from dask_gmm.errors import InputError, NonFiniteError
+from dask_gmm.execution import LocalBackend, plan_pass
+from dask_gmm.fitting.sampling import Sample, automatic_size, draw_sample, sample_blocks
+
+
+def draw(source: Source, size: int, seed: int = 0, threads: int = 1) -> Sample:
+    backend = LocalBackend(threads)
+    plan = plan_pass(source, n_threads=threads, blocks=sample_blocks(source, size))
+    return draw_sample(backend, plan, size, seed)[0]
+
+
+def numbered(n: int, block_rows: int) -> NumpySource:
+    """Rows that say where they stand."""
+    return NumpySource.of(np.arange(float(n))[:, None] * [1.0, -1.0], block_rows=block_rows)
+
+
+def test_all_rows_in_order_when_they_fit() -> None:
+    source = numbered(1000, 37)
+    sample = draw(source, 1000)
+    assert sample.complete
+    np.testing.assert_array_equal(sample.rows, source.array)
+
+
+def test_a_sample_spreads_over_ordered_data() -> None:
+    source = numbered(100_000, 100)
+    sample = draw(source, 2_000)
+    assert not sample.complete
+    assert 2_000 <= len(sample.rows) <= 2_000 + len(sample_blocks(source, 2_000))
+    positions = sample.rows[:, 0]
+    assert np.all(np.diff(positions) > 0)
+    shares = np.histogram(positions, bins=10, range=(0, 100_000))[0] / len(positions)
+    np.testing.assert_allclose(shares, 0.1, atol=0.03)
+
+
+def test_the_same_rows_for_any_number_of_threads() -> None:
+    source = numbered(20_000, 50)
+    one, two = (draw(source, 500, seed=3, threads=t).rows for t in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, draw(source, 500, seed=4).rows)
+
+
+@given(
+    n=st.integers(1, 3000),
+    block_rows=st.integers(1, 500),
+    size=st.integers(1, 4000),
+)
+def test_blocks_are_distinct_ordered_and_enough(n: int, block_rows: int, size: int) -> None:
+    source = numbered(n, block_rows)
+    blocks = sample_blocks(source, size)
+    assert list(blocks) == sorted(set(blocks))
+    assert blocks[0] >= 0
+    assert blocks[-1] < source.n_blocks
+    assert sum(source.block(i).rows or 0 for i in blocks) >= min(size, n)
+
+
+@given(
+    chunks=st.lists(st.integers(0, 400), min_size=1, max_size=60).filter(lambda c: sum(c) > 1),
+    size=st.integers(1, 3000),
+)
+@settings(max_examples=30, deadline=None)
+def test_uneven_blocks_give_rows_in_proportion(chunks: list[int], size: int) -> None:
+    total = sum(chunks)
+    lazy = da.from_array(np.arange(float(total))[:, None], chunks=(tuple(chunks), (1,)))
+    source = open_source(lazy)
+    sample = draw(source, size)
+    assert sample.complete == (size >= total)
+    assert min(size, total) <= len(sample.rows) <= min(size, total) + len(chunks)
+
+
+def test_a_large_block_among_many_small_ones_is_drawn_from() -> None:
+    chunks = (200_000, *[1] * 500)
+    lazy = da.from_array(np.arange(200_500.0)[:, None], chunks=(chunks, (1,)))
+    rows = draw(open_source(lazy), 10_000).rows
+    assert np.mean(rows < 200_000) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint8, np.bool_])
+def test_floats_keep_their_type_and_others_become_float64(dtype: type) -> None:
+    source = NumpySource.of(np.ones((10, 2), dtype=dtype))
+    kept = draw(source, 10).rows.dtype
+    assert kept == (np.float32 if dtype is np.float32 else np.float64)
+
+
+def test_a_row_that_is_not_finite_is_located() -> None:
+    rows = np.ones((100, 3))
+    rows[57, 1] = np.inf
+    with pytest.raises(NonFiniteError, match=r"row 57 .*NumPy array"):
+        draw(NumpySource.of(rows, block_rows=10), 100)
+
+
+def test_a_drawn_row_is_located_where_it_lies_not_where_it_was_drawn() -> None:
+    rows = np.ones((1000, 3))
+    rows[900:, 1] = np.nan
+    with pytest.raises(NonFiniteError) as caught:
+        draw(NumpySource.of(rows, block_rows=1000), 100)
+    assert caught.value.row >= 900
+
+
+def test_no_rows_at_all() -> None:
+    with pytest.raises(InputError, match="0 sample"):
+        draw(NumpySource.of(np.empty((0, 3))), 10)
+
+
+@pytest.mark.parametrize(
+    ("n_parameters", "n_features", "expected"),
+    [(10, 2, 100_000), (10_000, 16, 500_000), (10**9, 128, 256 * 2**20 // 1024)],
+)
+def test_the_automatic_size(n_parameters: int, n_features: int, expected: int) -> None:
+    assert automatic_size(n_parameters, n_features) == expected

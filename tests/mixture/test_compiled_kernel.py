@@ -1,0 +1,266 @@
+"""The compiled kernel's own promises: accuracy on hard data, precision, weights, vector widths."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from dask_gmm.errors import InputError, NonFiniteError
+from dask_gmm.mixture.estimation import centring_error, maximize
+from dask_gmm.mixture.kernels import Candidate, features, get_kernel
+from dask_gmm.mixture.kernels.compiled import CompiledKernel, compiler, kernel, packing, store
+from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
+from dask_gmm.mixture.kernels.compiled.design import Design, tile_rows
+from dask_gmm.mixture.parameters import MixtureParameters
+from tests.memory import peak_of
+from tests.mixture.problems import (
+    FAMILIES,
+    HardCase,
+    draw,
+    hard_cases,
+    random_mixture,
+    whitening,
+)
+
+if TYPE_CHECKING:
+    from dask_gmm.mixture.statistics import SufficientStatistics
+
+KERNEL, ORACLE = CompiledKernel(), get_kernel("reference")
+EPS = float(np.finfo(np.float64).eps)
+EPS_SINGLE = float(np.finfo(np.float32).eps)
+
+
+def covariance_error(
+    p: MixtureParameters, found: SufficientStatistics, true: SufficientStatistics
+) -> float:
+    """Largest error of a covariance, in the metric of its component."""
+    u = whitening(p)
+    difference = (found.second - true.second) / true.counts[:, None, None]
+    white = u @ difference @ u.transpose(0, 2, 1)
+    return float(np.linalg.norm(white, 2, axis=(1, 2)).max())
+
+
+@pytest.mark.parametrize("case", hard_cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("width", this_cpu().widths)
+def test_hard_cases_within_the_predicted_error(case: HardCase, width: int) -> None:
+    compiled, p = CompiledKernel(width), case.parameters
+    rows = draw(3, p, 2000)
+    in_density = np.abs(compiled.log_densities(rows, p) - ORACLE.log_densities(rows, p)).max()
+    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (compiled, ORACLE))
+    predicted = packing.rounding(p, features.common_centre(p), EPS)
+    assert predicted >= EPS * min(case.condition, 1e8) / 10.0
+    assert in_density <= 50.0 * predicted  # squares of distances of some σ
+    assert covariance_error(p, found, true) <= 10.0 * predicted
+    np.testing.assert_allclose(found.counts, true.counts, rtol=max(1e-12, 50.0 * predicted))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("d", [2, 8, 19])
+def test_easy_data_to_the_last_digits(family: str, d: int) -> None:
+    p = random_mixture(3, family, 6, d, offset=5.0)
+    rows = draw(4, p, 3000)
+    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=1e-12)
+    ours, exact = (maximize(s, 1e-6) for s in (found, true))
+    scale = np.abs(exact.covariances).max()
+    assert np.abs(ours.covariances - exact.covariances).max() <= 1e-11 * scale
+    assert np.abs(ours.means - exact.means).max() <= 1e-11 * np.sqrt(scale)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("width", [0.0, 1e-4])
+def test_a_component_that_collapses_in_one_step(family: str, dtype: str, width: float) -> None:
+    """The covariances known before the step are wide: only the rows can tell what will be lost."""
+    rng = np.random.default_rng(5)
+    flat = 37.3 + width * rng.normal(size=(3000, 3))
+    wide = width if family == "tied" else 20.0
+    rows = np.concatenate([flat, wide * rng.normal(size=(1500, 3)) - 60.0]).astype(dtype)
+    start = random_mixture(6, family, 2, 3)
+    p = MixtureParameters.create(
+        family, [0.5, 0.5], [[37.0] * 3, [-60.0] * 3], 400.0 * start.covariances
+    )
+    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    ours, exact = (maximize(s, 1e-6) for s in (found, true))
+    u = whitening(exact)
+    white = u @ ours.family.dense(ours.covariances, 2, 3) @ u.transpose(0, 2, 1)
+    # What is left is the rounding of the shift from c_k to the new mean (`centring_error`).
+    assert np.abs(white - np.eye(3)).max() < 1e-8 + 100.0 * centring_error(true, 1e-6)
+    np.testing.assert_allclose(found.second, true.second, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("d", [3, 16, 20])
+def test_float32_rows_in_float32(family: str, d: int) -> None:
+    p = random_mixture(7, family, 5, d)
+    rows = draw(8, p, 4000).astype(np.float32)
+    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    assert (
+        found.log_likelihood
+        != CompiledKernel(single=False).statistics(rows, [Candidate(p)])[0].log_likelihood
+    ), "it was not computed in float32"
+    assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=1e-6)
+    ours, exact = (maximize(s, 1e-6) for s in (found, true))
+    scale = np.abs(exact.covariances).max()
+    assert np.abs(ours.covariances - exact.covariances).max() <= 1e-4 * scale
+    np.testing.assert_allclose(
+        KERNEL.log_densities(rows, p), ORACLE.log_densities(rows, p), atol=1e-4, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("case", hard_cases(), ids=lambda case: case.name)
+def test_float32_rows_in_float64_where_the_predictor_says_so(
+    case: HardCase, caplog: pytest.LogCaptureFixture
+) -> None:
+    p = case.parameters
+    rows = draw(3, p, 500).astype(np.float32)
+    centre = features.common_centre(p).astype(np.float32).astype(np.float64)
+    lossy = packing.rounding(p, centre, EPS_SINGLE) > kernel.LARGEST_SINGLE_ERROR
+    assert lossy == (case.name not in ("offset 1e4", "offset 1e8"))
+    kernel._say_once.cache_clear()
+    caplog.set_level(logging.INFO, logger=kernel.__name__)
+    for _ in range(2):
+        (found,) = KERNEL.statistics(rows, [Candidate(p)])
+    assert len(caplog.messages) == int(lossy)
+    (exact,) = CompiledKernel(single=False).statistics(rows, [Candidate(p)])
+    flat = case.name == "offset 1e8"  # float32 rows lie 8 σ apart there: components collapse
+    assert (found == exact) == (lossy or flat)
+
+
+def test_float32_rows_beyond_float32_are_computed_in_float64() -> None:
+    p = random_mixture(9, "full", 3, 4)
+    rows = draw(10, p, 2000).astype(np.float32)
+    rows[1234] = 1e25
+    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=1e-12)
+    np.testing.assert_array_equal(KERNEL.labels(rows, p), ORACLE.labels(rows, p))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("d", "dtype"), [(3, "float64"), (17, "float64"), (17, "float32")])
+def test_weights_count_rows(family: str, d: int, dtype: str) -> None:
+    p = random_mixture(11, family, 4, d, spread=5.0)
+    rows = draw(12, p, 1100).astype(dtype)
+    times = np.random.default_rng(1).integers(0, 4, size=1100)
+    (weighted,) = KERNEL.statistics(rows, [Candidate(p)], weights=times.astype(np.float64))
+    (repeated,) = KERNEL.statistics(np.repeat(rows, times, axis=0), [Candidate(p)])
+    rtol = 1e-12 if dtype == "float64" else 1e-5
+    assert weighted.weight == repeated.weight == times.sum()
+    assert weighted.log_likelihood == pytest.approx(repeated.log_likelihood, rel=rtol)
+    for name in ("counts", "first", "second"):
+        a, b = getattr(weighted, name), getattr(repeated, name)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), err_msg=name)
+    ones = KERNEL.statistics(rows, [Candidate(p)], weights=np.ones(1100))
+    assert ones == KERNEL.statistics(rows, [Candidate(p)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "d",
+    [1, 6, 7, 9, 17, *(pytest.param(d, marks=pytest.mark.slow) for d in (4, 8, 16, 31, 48, 65))],
+)
+def test_every_shape_of_panels_and_blocks(family: str, d: int) -> None:
+    p = random_mixture(13, family, 6, d, spread=0.5)
+    rows = draw(14, p, 450)
+    (true,) = ORACLE.statistics(rows, [Candidate(p)])
+    for width, dtype in product(this_cpu().widths, ("float64", "float32")):
+        compiled = CompiledKernel(width)
+        # With weights: a tied mixture that overlaps would go through BLAS else.
+        weights = np.ones(450)
+        (found,) = compiled.statistics(rows.astype(dtype), [Candidate(p)], weights=weights)
+        rtol = 1e-12 if dtype == "float64" else 2e-5
+        assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=rtol)
+        for name in ("counts", "first", "second"):
+            a, b = getattr(found, name), getattr(true, name)
+            np.testing.assert_allclose(a, b, atol=rtol * (np.abs(b).max() + 1.0), err_msg=name)
+
+
+@pytest.mark.parametrize(("k", "d"), [(1, 1), (1024, 2), (64, 128), (3, 1000)])
+def test_tiles_fit_every_step(k: int, d: int) -> None:
+    for family, width, single in product(FAMILIES, (512, 256, 128), (False, True)):
+        design = CompiledKernel(width)._design(family, d, k, single, single)
+        assert design.tile == tile_rows(d, k)
+        assert design.tile % design.step == 0
+        assert design.tile % design.lanes.count == 0
+
+
+def test_many_components() -> None:
+    p = random_mixture(15, "diag", 1024, 3, spread=30.0)
+    rows = draw(16, p, 1000)
+    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=1e-12)
+    np.testing.assert_allclose(found.counts, true.counts, atol=1e-11)
+    np.testing.assert_array_equal(KERNEL.labels(rows, p), ORACLE.labels(rows, p))
+
+
+def test_without_llvmlite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dask_gmm.mixture.kernels.find_spec", lambda name: None)
+    assert get_kernel().name == "blas"
+    with pytest.raises(InputError, match="llvmlite"):
+        get_kernel("compiled")
+
+
+def test_importing_the_package_does_not_load_llvm() -> None:
+    import subprocess
+
+    code = "import dask_gmm.mixture.kernels, sys; sys.exit('llvmlite' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("d", [16, 21, 70])
+@pytest.mark.parametrize("spread", [0.1, 2.0, 6.0])
+def test_ruling_out_components_changes_no_bit(
+    d: int, dtype: str, spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = random_mixture(17, "full", 7, d, spread=spread)
+    rows = draw(18, p, 3000).astype(dtype)
+    rows[::50] *= 3.0  # some that are far from every component
+    asked = CompiledKernel()
+    found = asked.statistics(rows, [Candidate(p)]), asked.log_densities(rows, p)
+    labels, posteriors = asked.labels(rows, p), asked.posteriors(rows, p)
+    # Sixteen registers hold panels of four features, too few to rule anything out by.
+    assert asked._design("full", d, 7, False, False).eliminates == this_cpu().many_registers
+    monkeypatch.setattr(Design, "eliminates", False)
+    monkeypatch.setattr(compiler, "_programs", {})
+    monkeypatch.setattr(store, "recall", lambda key, make: make())
+    assert asked.statistics(rows, [Candidate(p)]) == found[0]
+    np.testing.assert_array_equal(asked.log_densities(rows, p), found[1])
+    np.testing.assert_array_equal(asked.labels(rows, p), labels)
+    np.testing.assert_allclose(asked.posteriors(rows, p), posteriors, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("feature", [0, 15, 31])
+def test_a_row_that_is_no_number_is_found_behind_the_panels_that_rule_out(feature: int) -> None:
+    p = random_mixture(19, "full", 5, 32, spread=6.0)
+    rows = draw(20, p, 3000)
+    rows[1777, feature] = np.nan
+    with pytest.raises(NonFiniteError) as caught:
+        KERNEL.statistics(rows, [Candidate(p)])
+    assert (caught.value.row, caught.value.feature) == (1777, feature)
+
+
+def test_overlapping_tied_mixtures_go_through_blas() -> None:
+    far = random_mixture(21, "tied", 6, 4, spread=100.0)
+    near = random_mixture(21, "tied", 6, 4, spread=0.1)
+    assert packing.neighbours(far) == pytest.approx(1.0)
+    assert packing.neighbours(near) == pytest.approx(6.0)
+    rows = draw(22, near, 700)
+    expected = get_kernel("blas").statistics(rows, [Candidate(near)])
+    assert KERNEL.statistics(rows, [Candidate(near)]) == expected
+    (weighted,) = KERNEL.statistics(rows, [Candidate(near)], weights=np.ones(700))
+    assert weighted.log_likelihood == pytest.approx(expected[0].log_likelihood, rel=1e-12)
+    np.testing.assert_allclose(weighted.second, expected[0].second, rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["diag", "spherical"])
+def test_many_features_make_no_square_matrices(family: str) -> None:
+    p = random_mixture(23, family, 4, 1000, spread=0.1)
+    rows = draw(24, p, 20).astype(np.float32)
+    KERNEL.statistics(rows, [Candidate(p)])
+    assert peak_of(lambda: KERNEL.statistics(rows, [Candidate(p)])) < 1000 * 1000 * 8

@@ -1,0 +1,1 @@
+"""Tests against outside truths: scikit-learn, SciPy, finite differences."""
