@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,69 +15,62 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.sink import BlockWriter
     from dask_gmm.data.source import BlockRef
+    from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = ["Labels", "LogDensities", "Posteriors", "RowFunction", "WriteJob", "Written"]
 
 
-class RowFunction(Protocol):
-    """Something computed for each row of a block, with nothing shared between rows."""
+@dataclass(frozen=True)
+class RowFunction(ABC):
+    """Something computed for each row of a block, with nothing shared between rows.
 
-    @property
-    def parameters(self) -> MixtureParameters:
-        """The fitted mixture."""
+    Attributes
+    ----------
+    parameters : MixtureParameters
+        The fitted mixture.
+    kernel : str
+        What computes it.
+    dtype : dtype
+        Type of the values.
+    """
 
-    @property
-    def kernel(self) -> str:
-        """What computes it."""
+    parameters: MixtureParameters
+    kernel: str = "auto"
+    dtype: DTypeLike = np.float64
 
-    @property
-    def dtype(self) -> DTypeLike:
-        """Type of the values."""
-
-    def __call__(self, rows: NDArray[np.generic], /) -> NDArray[Any]:
+    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return one value, or K values, for each of the (n, D) rows."""
+        return self._values(get_kernel(self.kernel), rows).astype(self.dtype, copy=False)
+
+    @abstractmethod
+    def _values(self, kernel: Kernel, rows: NDArray[np.generic]) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(RowFunction):
     """The index of the most probable component; (n,) of `dtype`."""
 
-    parameters: MixtureParameters
-    kernel: str = "auto"
     dtype: DTypeLike = np.int64
 
-    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
-        """Return the labels of the rows."""
-        return get_kernel(self.kernel).labels(rows, self.parameters).astype(self.dtype, copy=False)
+    def _values(self, kernel: Kernel, rows: NDArray[np.generic]) -> NDArray[Any]:
+        return kernel.labels(rows, self.parameters)
 
 
 @dataclass(frozen=True)
-class Posteriors:
-    """The responsibilities r_nk; (n, K) of `dtype`."""
+class Posteriors(RowFunction):
+    """The responsibilities r_nk, which add up to one in each row; (n, K) of `dtype`."""
 
-    parameters: MixtureParameters
-    kernel: str = "auto"
-    dtype: DTypeLike = np.float64
-
-    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
-        """Return the posteriors of the rows; each sums to one."""
-        posteriors = get_kernel(self.kernel).posteriors(rows, self.parameters)
-        return posteriors.astype(self.dtype, copy=False)
+    def _values(self, kernel: Kernel, rows: NDArray[np.generic]) -> NDArray[Any]:
+        return kernel.posteriors(rows, self.parameters)
 
 
 @dataclass(frozen=True)
-class LogDensities:
+class LogDensities(RowFunction):
     """log p(x_n), in nats; (n,) of `dtype`."""
 
-    parameters: MixtureParameters
-    kernel: str = "auto"
-    dtype: DTypeLike = np.float64
-
-    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
-        """Return the log-densities of the rows."""
-        densities = get_kernel(self.kernel).log_densities(rows, self.parameters)
-        return densities.astype(self.dtype, copy=False)
+    def _values(self, kernel: Kernel, rows: NDArray[np.generic]) -> NDArray[Any]:
+        return kernel.log_densities(rows, self.parameters)
 
 
 @dataclass(frozen=True)
