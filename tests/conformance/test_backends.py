@@ -205,8 +205,8 @@ def test_an_observers_error_ends_the_pass(backend: Backend) -> None:
     assert backend.run(plan_pass(even_fake(4), n_threads=2), SumJob()).blocks == 4
 
 
-def test_a_hundred_thousand_blocks_are_few_tasks(backend: Backend) -> None:
-    n_blocks = 100_000 if "cluster" in backend.name and backend.n_threads == 2 else 10_000
+@pytest.mark.parametrize("n_blocks", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_blocks_are_few_tasks(backend: Backend, n_blocks: int) -> None:
     source = even_fake(n_blocks, n_columns=1, plain=True)
     result = backend.run(plan_pass(source, n_threads=backend.n_threads), SumJob())
     assert result.blocks == n_blocks
