@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -236,7 +235,9 @@ def flatten_block(values: NDArray[Any], feature_axis: int) -> NDArray[Any]:
         A view wherever strides can say it; n may be 0.
     """
     n_features = values.shape[feature_axis]
-    rows = math.prod(values.shape) // n_features
+    rows = values.size // n_features
+    if feature_axis == values.ndim - 1:
+        return values.reshape(rows, n_features)  # moveaxis alone takes longer than a small read
     return np.moveaxis(values, feature_axis, -1).reshape(rows, n_features)
 
 

@@ -43,8 +43,8 @@ class ReadBuffers:
 
     def __init__(self, beside: ReadBuffers | None = None) -> None:
         self.rows = Memory()
-        self.encoded = Memory() if beside is None else beside.encoded
-        self.decoded = Memory() if beside is None else beside.decoded
+        self.encoded: Memory = Memory() if beside is None else beside.encoded
+        self.decoded: Memory = Memory() if beside is None else beside.decoded
 
     def beside(self) -> ReadBuffers:
         """Return buffers for another block, whose chunks pass through the same memory."""

@@ -61,15 +61,17 @@ class ReadCount:
 class _Counter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._count = ReadCount()
+        self._gets = 0
+        self._bytes = 0
 
     def add(self, n_bytes: int) -> None:
         with self._lock:
-            self._count = ReadCount(self._count.gets + 1, self._count.bytes + n_bytes)
+            self._gets += 1
+            self._bytes += n_bytes
 
     def snapshot(self) -> ReadCount:
         with self._lock:
-            return self._count
+            return ReadCount(self._gets, self._bytes)
 
 
 _counter = _Counter()

@@ -168,7 +168,7 @@ class ZarrSource(Source):
 
     @property
     def reader(self) -> str:
-        """ "direct" where `DirectReader` reads the blocks, "zarr" where zarr-python does."""
+        """Return "direct" where `DirectReader` reads the blocks, "zarr" where zarr-python does."""
         return "zarr" if self.layout is None else "direct"
 
     @property
@@ -239,6 +239,8 @@ class ZarrSource(Source):
         layout = self.layout
         if layout is None:
             return None
+        owner: int
+        reader: DirectReader | None
         owner, reader = self.__dict__.get("_reader", (0, None))
         if reader is None or owner != os.getpid():
             objects = objects_of(self.spec)

@@ -61,6 +61,10 @@ class StoredObject(ABC):
         trace: TracebackType | None,
     ) -> None:
         """Let go of it."""
+        self.close()
+
+    def close(self) -> None:  # noqa: B027  only files have something to close
+        """Let go of it."""
 
 
 class FileObject(StoredObject):
@@ -96,7 +100,7 @@ class FileObject(StoredObject):
         done = 0
         try:
             while done < target.size:  # one call moves at most 2 GiB
-                n = os.preadv(self._descriptor, [target[done:]], offset + done)
+                n = os.preadv(self._descriptor, [target[done:].data], offset + done)
                 if n == 0:
                     break
                 done += n
@@ -106,7 +110,7 @@ class FileObject(StoredObject):
         if done < target.size:
             raise short_range(self._url, self._key, target.size, done)
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Close and count."""
         os.close(self._descriptor)
         count_read(self._read)
@@ -201,7 +205,9 @@ class RangedObject(StoredObject):
 
         starts, lengths = [p[0] for p in parts], [p[1] for p in parts]
         try:
-            contents = obstore.get_ranges(self._store, self._key, starts=starts, lengths=lengths)
+            contents: Any = obstore.get_ranges(
+                self._store, self._key, starts=starts, lengths=lengths
+            )
         except Exception as error:
             raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
         for part, content in zip(parts, contents, strict=True):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from dask_gmm.data.direct.layout import DirectLayout
 
 __all__ = ["DirectReader"]
+
+_MAX_FORMS = 64
 
 Place = tuple[int, ...]
 Box = tuple[tuple[int, int], ...]
@@ -83,6 +86,7 @@ class DirectReader:
         self._limit = limit
         self._whole_objects = whole_objects
         self._fill_missing = fill_missing
+        self._forms: dict[tuple[int, ...], _Form] = {}
         self._per_unit = [u // c for u, c in zip(layout.unit, layout.chunk, strict=True)]
 
     def read(
@@ -99,7 +103,8 @@ class DirectReader:
         requested : mapping of str to Request, optional
             Objects that are on their way already, by key.
         """
-        target = _Target(self._layout, box, self._feature_axis, self._limit, buffers.rows)
+        form = self._form(tuple(b - a for a, b in box))
+        target = _Target(self._layout, box, form, self._feature_axis, buffers.rows)
         if requested is None:
             requested = self.request(box)
         for place in _places(box, self._layout.unit):
@@ -124,6 +129,15 @@ class DirectReader:
             return None
         keys = [self._layout.key(place) for place in _places(box, self._layout.unit)]
         return request(self._objects, keys)
+
+    def _form(self, extent: tuple[int, ...]) -> _Form:
+        form = self._forms.get(extent)
+        if form is None:  # there is one for all blocks but those at the array's edges
+            if len(self._forms) >= _MAX_FORMS:
+                self._forms.clear()
+            form = _Form.of(self._layout, extent, self._feature_axis, self._limit)
+            self._forms[extent] = form
+        return form
 
     def _open(self, key: str) -> StoredObject | None:
         if isinstance(self._objects, RemoteObjects) and not self._whole_objects:
@@ -204,45 +218,68 @@ class DirectReader:
             self._read_chunk(stored, offset, length, place, key, target, buffers)
 
 
-class _Target:
-    """Where a box's elements go: memory for the block, as the array or as rows in C order.
+@dataclass(frozen=True)
+class _Form:
+    """How boxes of one extent are laid out in memory.
 
     Zarr gives the block as it lies in the array and a view of that as rows, if strides can say it.
     They are laid out in the same way here: arithmetic may round differently for other strides.
+
+    Attributes
+    ----------
+    elements : int
+        Number of elements of the box.
+    capacity : int
+        Bytes of memory, with room for the last chunk to reach over the array's edge.
+    piece : int
+        Bytes of a chunk if chunks lie in the box one behind the other, each in one piece; else 0.
+    as_rows : bool
+        Whether elements lie as rows in C order and not as in the array.
     """
 
+    extent: tuple[int, ...]
+    elements: int
+    capacity: int
+    piece: int
+    as_rows: bool
+
+    @classmethod
+    def of(
+        cls, layout: DirectLayout, extent: tuple[int, ...], feature_axis: int, limit: int
+    ) -> _Form:
+        before = math.prod(extent[:feature_axis])
+        as_rows = before > 1 and math.prod(extent[feature_axis + 1 :]) > 1
+        elements = math.prod(extent)
+        # Chunks as wide as the box; the memory that is planned for the longest box must do.
+        whole = -(-extent[0] // layout.chunk[0]) * layout.chunk[0]
+        piece = 0
+        capacity = elements * layout.dtype.itemsize
+        if extent[1:] == layout.chunk[1:] and not as_rows and whole <= limit:
+            piece = layout.chunk_bytes
+            capacity = whole * math.prod(extent[1:]) * layout.dtype.itemsize
+        return cls(extent, elements, capacity, piece, as_rows)
+
+
+class _Target:
+    """Where a box's elements go."""
+
     def __init__(
-        self,
-        layout: DirectLayout,
-        box: Box,
-        feature_axis: int,
-        limit: int,
-        memory: Memory,
+        self, layout: DirectLayout, box: Box, form: _Form, feature_axis: int, memory: Memory
     ) -> None:
         self.box = box
         self._chunk = layout.chunk
         self._dtype = layout.dtype
         self._feature_axis = feature_axis
-        extent = tuple(b - a for a, b in box)
-        before = math.prod(extent[:feature_axis])
-        after = math.prod(extent[feature_axis + 1 :])
-        self._as_rows = before > 1 and after > 1
-        whole = -(-extent[0] // layout.chunk[0]) * layout.chunk[0]
-        # Chunks that are as wide as the box lie in it one behind the other. The last one may reach
-        # over the array's edge, if the memory that is planned for the longest box has room for it.
-        in_pieces = extent[1:] != layout.chunk[1:] or self._as_rows or whole > limit
-        size = math.prod(extent) if in_pieces else whole * math.prod(extent[1:])
-        self._bytes = memory.take(size * layout.dtype.itemsize)
-        self._piece = 0 if in_pieces else layout.chunk_bytes
-        elements: NDArray[Any] = self._bytes[: math.prod(extent) * layout.dtype.itemsize].view(
-            layout.dtype
-        )
-        if self._as_rows:
+        self._piece = form.piece
+        self._bytes = memory.take(form.capacity)
+        elements: NDArray[Any] = self._bytes.view(layout.dtype)[: form.elements]
+        if form.as_rows:
+            extent = form.extent
             sample = extent[:feature_axis] + extent[feature_axis + 1 :]
             rows = elements.reshape(*sample, extent[feature_axis])
             self._values = np.moveaxis(rows, -1, feature_axis)
         else:
-            self._values = elements.reshape(extent)
+            self._values = elements.reshape(form.extent)
 
     def rows(self) -> NDArray[Any]:
         """Return the block as rows."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ __all__ = ["MAX_REQUESTS", "Request", "request"]
 MAX_REQUESTS = 64
 """Requests that one process has in flight at most."""
 
-Request = Future["StoredObject | None"]
+Request: TypeAlias = "Future[StoredObject | None]"
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -35,7 +35,7 @@ def request(objects: RemoteObjects, keys: Iterable[str]) -> dict[str, Request]:
 
 
 def _threads() -> ThreadPoolExecutor:
-    global _pool, _owner  # noqa: PLW0603
+    global _pool, _owner
     with _lock:
         if _pool is None or _owner != os.getpid():  # threads do not survive a fork
             _pool, _owner = ThreadPoolExecutor(MAX_REQUESTS, "dask-gmm-fetch"), os.getpid()
