@@ -6,6 +6,7 @@ Run from the repository's root:
     python -m tests.benchmarks.bench_reader --json      # the same as JSON, for records
     python -m tests.benchmarks.bench_reader --full      # 1 GiB an array instead of 128 MiB
     python -m tests.benchmarks.bench_reader --zarrs PYTHON
+    python -m tests.benchmarks.bench_reader --decimals 2    # values that compress to a quarter
 
 `PYTHON` is an interpreter that has `zarrs`, in an environment of its own. Local files, page cache
 warm, float64 with 16 columns. The contestants read all blocks of the same array and take turns, so
@@ -94,8 +95,8 @@ class Nothing:
         return float(rows[0, 0])
 
 
-def make(case: Case, size: int, path: Path) -> None:
-    """Write an array of `size` bytes; noise in two decimals, so that codecs find something."""
+def make(case: Case, size: int, path: Path, decimals: int | None = None) -> None:
+    """Write an array of `size` bytes of noise, rounded so that codecs find something."""
     rows = size // (8 * COLUMNS)
     per_chunk = case.chunk * 1024 // (8 * COLUMNS)
     kwargs: dict[str, Any] = {}
@@ -112,7 +113,8 @@ def make(case: Case, size: int, path: Path) -> None:
     rng = np.random.default_rng(0)
     step = min(rows, 2**18)
     for start in range(0, rows, step):
-        array[start : start + step] = np.round(rng.normal(size=(step, COLUMNS)), 2) + 5.0
+        noise = rng.normal(size=(step, COLUMNS))
+        array[start : start + step] = noise if decimals is None else np.round(noise, decimals)
 
 
 def in_turns(read: Callable[[range], None], n_blocks: int, threads: int) -> Turn:
@@ -195,12 +197,14 @@ def _zarrs(case: Case, path: Path, interpreter: str, cleaning: ExitStack) -> Tur
     return turn
 
 
-def measure(case: Case, size: int, rounds: int, zarrs: str | None) -> list[Result]:
+def measure(
+    case: Case, size: int, rounds: int, zarrs: str | None = None, decimals: int | None = None
+) -> list[Result]:
     """Let the contestants take turns."""
     with ExitStack() as cleaning:
         folder = cleaning.enter_context(tempfile.TemporaryDirectory())
         path = Path(folder) / "x.zarr"
-        make(case, size, path)
+        make(case, size, path, decimals)
         turns = contestants(case, path, zarrs, cleaning)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in turns}
         for turn in turns.values():
@@ -223,6 +227,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="1 GiB an array")
     parser.add_argument("--zarrs", metavar="PYTHON", help="an interpreter with zarrs")
     parser.add_argument("--codec", choices=CODECS, help="this one only")
+    parser.add_argument("--decimals", type=int, help="of the values; all of them by default")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     records = []
@@ -231,7 +236,7 @@ def main() -> None:
             continue
         # Readers that take milliseconds a chunk are measured on fewer small ones.
         size = min((1024 if arguments.full else 128) * 2**20, 512 * 1024 * case.chunk)
-        for r in measure(case, size, arguments.rounds, arguments.zarrs):
+        for r in measure(case, size, arguments.rounds, arguments.zarrs, arguments.decimals):
             records.append(asdict(r))
             if not arguments.json:
                 shard = f" in shards of {case.shard // 1024} MiB" if case.shard else ""

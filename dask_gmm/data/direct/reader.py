@@ -5,6 +5,21 @@ hands each chunk through an event loop: half a millisecond per small block, and 
 and codec give for big ones. Here a chunk's bytes go into a buffer that the last block used, and are
 decoded into the place where the block needs them wherever a chunk lies there in one piece.
 
+Decoded GB per second of CPU time, float64 noise in the page cache, one thread, in turns on one
+machine (`tests/benchmarks/bench_reader.py`); `zarrs` is the pipeline written in Rust, which has its
+own memory for each chunk too:
+
+=====================  =====  =====  ===========  =====
+chunks                 raw    here   zarr-python  zarrs
+=====================  =====  =====  ===========  =====
+64 KiB, as they are     3.2    2.1          0.15   0.22
+1 MiB, as they are     14.0   10.7          1.7    2.6
+8 MiB, as they are     14.6   14.8          2.6    4.9
+8 MiB, Zstandard               1.0          0.83   0.84
+8 MiB, Blosc with LZ4          3.1          1.9    2.4
+32 MiB, Blosc with LZ4         3.3          1.0    1.1
+=====================  =====  =====  ===========  =====
+
 The bits are zarr-python's, and so are the errors; `tests/conformance/test_readers.py` holds one
 against the other.
 """
