@@ -115,6 +115,7 @@ class Forecast:
     block_bytes: int
     stored_bytes: int | None
     decoded_bytes: int | None
+    reader: str
     compute: str
     n_workers: int
     n_threads: int
@@ -180,6 +181,7 @@ def _forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         stored_bytes=source.stored_bytes
         or (times.stored_bytes * source.n_blocks if times is not None else None),
         decoded_bytes=_decoded(source),
+        reader=source.reader,
         compute=place.name,
         n_workers=place.n_workers,
         n_threads=place.n_threads,
@@ -306,6 +308,12 @@ def _pass_seconds(
     )
 
 
+_READERS = {
+    "direct": "its own reader, straight into reused memory",
+    "zarr": "zarr-python, which knows every layout and is slower",
+}
+
+
 def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
     from dask_gmm.cli.tables import key_values
 
@@ -328,6 +336,7 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
                 ("data", f"{f.source}: {rows} × {f.n_features} features, {f.dtype}"),
                 ("blocks", f"{f.n_blocks:,} of {shape} ({show_bytes(f.block_bytes)})"),
                 ("a pass reads", ", ".join(sizes) or "unknown"),
+                ("through", _READERS.get(f.reader, f.reader)),
                 ("on", f"{f.compute}: {f.units} tasks a pass, {per_unit} each"),
                 ("E-step", what),
                 ("a task holds", f"{show_bytes(f.task_bytes)} ({parts})"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,11 +11,33 @@ from dask_gmm.data.grid import BlockRef, SampleGrid
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["BlockRef", "Source", "check_dtype", "check_layout", "flatten_block"]
+    from dask_gmm.data.buffers import ReadBuffers
+
+__all__ = ["BlockRef", "ReadAhead", "Source", "check_dtype", "check_layout", "flatten_block"]
+
+
+class ReadAhead(NamedTuple):
+    """How a source is best read while other blocks are computed.
+
+    Attributes
+    ----------
+    group : int
+        Blocks that another thread reads at a time, while as many are computed; handing over less
+        than a megabyte costs more than reading it. 0 if reading moves no data: then there is
+        nothing to do ahead.
+    requests : int
+        Blocks to `request` before they are read, 0 if there is nothing to wait for.
+    request_bytes : int
+        Memory that one requested block holds until it is read.
+    """
+
+    group: int = 1
+    requests: int = 0
+    request_bytes: int = 0
 
 
 class Source(ABC):
@@ -122,13 +143,55 @@ class Source(ABC):
         Returns
         -------
         ndarray of shape (rows, n_features)
-            In the source's dtype; possibly a view with any strides, never to be written to.
+            In the source's dtype; possibly a view with any strides, never to be written to. No
+            later read changes it.
 
         Raises
         ------
         MissingChunkError, CorruptChunkError, StoreError
             When the block cannot be had; the message names the chunk.
         """
+
+    def read_into(
+        self, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None = None
+    ) -> NDArray[Any]:
+        """Return the rows of a block, perhaps in memory that the next such read overwrites.
+
+        For callers that are done with a block before they read the next one into the same
+        buffers. Whoever keeps rows takes them from `read`, or copies them.
+
+        Parameters
+        ----------
+        block : BlockRef
+            What to read.
+        buffers : ReadBuffers
+            Memory to use; one thread's own.
+        requested : mapping, optional
+            What `request` returned for this block; used up by the read, whatever its outcome.
+
+        Returns
+        -------
+        ndarray of shape (rows, n_features)
+            As from `read`, but its memory may be that of `buffers`.
+        """
+        return self.read(block)
+
+    def request(self, block: BlockRef) -> Mapping[str, Any] | None:
+        """Ask the store for a block that will be read soon, and return at once.
+
+        None if there is nothing to wait for; else futures, which may be cancelled.
+        """
+        return None
+
+    @property
+    def read_ahead(self) -> ReadAhead:
+        """How to overlap reading with computing; `request_bytes` and `group` cost memory."""
+        return ReadAhead()
+
+    @property
+    def reader(self) -> str:
+        """What reads the blocks, for messages."""
+        return "own"
 
     def locate(self, block: BlockRef, row: int) -> str:
         """Say where row `row` of a block lies in the whole array, for messages."""
@@ -172,7 +235,9 @@ def flatten_block(values: NDArray[Any], feature_axis: int) -> NDArray[Any]:
         A view wherever strides can say it; n may be 0.
     """
     n_features = values.shape[feature_axis]
-    rows = math.prod(values.shape) // n_features
+    rows = values.size // n_features
+    if feature_axis == values.ndim - 1:
+        return values.reshape(rows, n_features)  # moveaxis alone takes longer than a small read
     return np.moveaxis(values, feature_axis, -1).reshape(rows, n_features)
 
 

@@ -16,13 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 
-from dask_gmm.data.urls import redacted
-from dask_gmm.errors import (
-    CorruptChunkError,
-    DaskGMMError,
-    MissingChunkError,
-    StoreError,
-)
+from dask_gmm.data.chunk_errors import empty_chunk, first_line, missing_chunk, short_range
+from dask_gmm.errors import DaskGMMError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -32,7 +27,14 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.shards import ShardLayout
 
-__all__ = ["CheckedStore", "ReadCount", "first_line", "read_counter", "translate_error"]
+__all__ = [
+    "CheckedStore",
+    "ReadCount",
+    "count_read",
+    "first_line",
+    "read_counter",
+    "translate_error",
+]
 
 _METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 
@@ -59,15 +61,17 @@ class ReadCount:
 class _Counter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._count = ReadCount()
+        self._gets = 0
+        self._bytes = 0
 
     def add(self, n_bytes: int) -> None:
         with self._lock:
-            self._count = ReadCount(self._count.gets + 1, self._count.bytes + n_bytes)
+            self._gets += 1
+            self._bytes += n_bytes
 
     def snapshot(self) -> ReadCount:
         with self._lock:
-            return self._count
+            return ReadCount(self._gets, self._bytes)
 
 
 _counter = _Counter()
@@ -76,6 +80,11 @@ _counter = _Counter()
 def read_counter() -> ReadCount:
     """Return what this process has read from all stores so far; subtract two to measure."""
     return _counter.snapshot()
+
+
+def count_read(n_bytes: int) -> None:
+    """Count one request for a chunk, whichever way it was made."""
+    _counter.add(n_bytes)
 
 
 class CheckedStore(Store):
@@ -160,10 +169,10 @@ class CheckedStore(Store):
             raise translated from error
         if is_metadata:
             return value
-        _counter.add(0 if value is None else len(value))
+        count_read(0 if value is None else len(value))
         if value is None:
             if self.missing_chunks == "error":
-                raise self._missing(key)
+                raise missing_chunk(self.url, key)
             return None
         self._check(key, value, byte_range)
         return value
@@ -194,27 +203,13 @@ class CheckedStore(Store):
         elif isinstance(byte_range, SuffixByteRequest):
             expected = byte_range.suffix
         if expected is not None and len(value) != expected:
-            raise CorruptChunkError(
-                f"Shard {key!r} of {self.url} is truncated: {expected} bytes were asked for and "
-                f"{len(value)} came. Write the shard again, or restore it from a copy."
-            )
+            raise short_range(self.url, key, expected, len(value))
         if len(value) == 0:
-            raise CorruptChunkError(
-                f"Chunk {key!r} of {self.url} is an empty object. Write the chunk again, or "
-                f"restore it from a copy."
-            )
+            raise empty_chunk(self.url, key)
         if self._shards is not None:
             absent = self._shards.absent_chunks(key, value, byte_range, self.url)
             if absent and self.missing_chunks == "error":
-                raise self._missing(key, f"Inner chunk {absent[0]} of shard {key!r}")
-
-    def _missing(self, key: str, what: str | None = None) -> MissingChunkError:
-        return MissingChunkError(
-            f"{what or f'Chunk {key!r}'} of {self.url} is not in the store, and Zarr would read it "
-            f"as fill values. It was lost or never written; or it holds nothing but the fill value "
-            f"(often 0), which Zarr leaves out when it writes. If the latter is so, pass "
-            f"missing_chunks='fill'; otherwise restore the chunk or write the array again."
-        )
+                raise missing_chunk(self.url, key, absent[0])
 
     def _place(self, key: str) -> str:
         return f"{self.url.rstrip('/')}/{key}"
@@ -274,12 +269,6 @@ class CheckedStore(Store):
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """List the names directly under a prefix."""
         return self._store.list_dir(prefix)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, without its full stop and without secrets."""
-    text = str(error).strip()
-    return redacted(text.splitlines()[0] if text else type(error).__name__).rstrip(". ")
 
 
 def was_denied(error: Exception) -> bool:

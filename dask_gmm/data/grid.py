@@ -119,7 +119,7 @@ class SampleGrid:
 
     axes: tuple[RegularAxis | IrregularAxis, ...]
 
-    @property
+    @cached_property
     def n_blocks(self) -> int:
         """Number of blocks of the grid."""
         return math.prod(axis.n_blocks for axis in self.axes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.base import Source, check_dtype, check_layout, flatten_block
+from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid, even_chunks
 from dask_gmm.errors import InputError
 
@@ -89,6 +89,11 @@ class NumpySource(Source):
         """Bytes copied when the strides of a block cannot be those of a matrix of rows."""
         first = flatten_block(self.array[self._region(self.block(0))], self.feature_axis)
         return 0 if np.may_share_memory(first, self.array) else self.block_bytes
+
+    @property
+    def read_ahead(self) -> ReadAhead:
+        """Nothing to do ahead where a block is a view."""
+        return ReadAhead(group=0 if self.read_bytes == 0 else 1)
 
     @property
     def stored_bytes(self) -> int:

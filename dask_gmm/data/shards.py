@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 
-from dask_gmm.errors import CorruptChunkError, InputError
+from dask_gmm.data.chunk_errors import broken_shard
+from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer
 
-__all__ = ["ShardLayout", "shard_layout"]
+__all__ = ["ABSENT", "ShardLayout", "shard_layout"]
 
 try:
     from google_crc32c import value as _crc32c  # a dependency of the zarr-python that uses it
 except ImportError:  # an older zarr-python, which finds a wrong checksum itself a moment later
     _crc32c = None
 
-_ABSENT = 2**64 - 1
+ABSENT = 2**64 - 1
+"""Offset and length, in a shard's index, of a chunk that was never written."""
+
 _CRC_BYTES = 4
 
 
@@ -89,14 +92,14 @@ class ShardLayout:
         if not whole and not self._is_index(byte_range):
             return []
         if len(value) < self.index_bytes:
-            raise _corrupt(key, url, "it is shorter than its index")
+            raise broken_shard(url, key, "it is shorter than its index")
         if not whole:
             encoded = value
         elif self.at_start:
             encoded = value[: self.index_bytes]
         else:
             encoded = value[len(value) - self.index_bytes :]
-        index = self._decode(encoded.to_bytes(), key, url)
+        index = self.decode_index(encoded.to_bytes(), key, url)
         shard = [int(part) for part in re.findall(r"\d+", key)[-len(self.per_shard) :]]
         origin = [place * n for place, n in zip(shard, self.per_shard, strict=True)]
         inside = tuple(
@@ -104,12 +107,12 @@ class ShardLayout:
             for n, total, first in zip(self.per_shard, self.inner_grid, origin, strict=True)
         )
         offset, length = index[inside][..., 0], index[inside][..., 1]
-        absent = (offset == _ABSENT) & (length == _ABSENT)
+        absent = (offset == ABSENT) & (length == ABSENT)
         if whole:
             size = np.uint64(len(value))
             beyond = ~absent & ((offset > size) | (length > size - np.minimum(offset, size)))
             if beyond.any():
-                raise _corrupt(key, url, "its index points beyond its end")
+                raise broken_shard(url, key, "its index points beyond its end")
         return [
             tuple(int(i) + first for i, first in zip(place, origin, strict=True))
             for place in np.argwhere(absent)[:1]
@@ -120,11 +123,18 @@ class ShardLayout:
             return isinstance(byte_range, RangeByteRequest) and byte_range.start == 0
         return isinstance(byte_range, SuffixByteRequest)
 
-    def _decode(self, encoded: bytes, key: str, url: str) -> NDArray[np.uint64]:
+    def decode_index(self, encoded: bytes, key: str, url: str) -> NDArray[np.uint64]:
+        """Return the index: offset and length of each inner chunk, both `ABSENT` for none.
+
+        Raises
+        ------
+        CorruptChunkError
+            If it fails its checksum.
+        """
         if self.checksum:
             encoded, stored = encoded[:-_CRC_BYTES], encoded[-_CRC_BYTES:]
             if _crc32c is not None and _crc32c(encoded) != int.from_bytes(stored, "little"):
-                raise _corrupt(key, url, "its index fails its checksum")
+                raise broken_shard(url, key, "its index fails its checksum")
         index = np.frombuffer(encoded, dtype=">u8" if self.big_endian else "<u8")
         return index.reshape(*self.per_shard, 2).astype(np.uint64, copy=False)
 
@@ -181,11 +191,4 @@ def shard_layout(
         at_start=configuration.get("index_location", "end") == "start",
         big_endian=endian == "big",
         checksum="crc32c" in index_names,
-    )
-
-
-def _corrupt(key: str, url: str, why: str) -> CorruptChunkError:
-    return CorruptChunkError(
-        f"Shard {key!r} of {url} cannot be read: {why}. Write the shard again, or restore it from "
-        f"a copy."
     )

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import zarr.storage
 
 from dask_gmm.data.checked_store import CheckedStore, ReadCount, first_line, read_counter
+from dask_gmm.data.direct.objects import LocalFiles, RemoteObjects
 from dask_gmm.data.urls import Options, check_options, normalize_url, scheme_of
 from dask_gmm.errors import InputError, StoreError, StoreNotFoundError
 
@@ -32,7 +33,9 @@ __all__ = [
     "ReadCount",
     "StoreSpec",
     "check_missing_chunks",
+    "objects_of",
     "probe_store",
+    "reaches_objects",
     "read_counter",
     "store_for",
     "store_spec",
@@ -153,6 +156,20 @@ def store_for(spec: StoreSpec) -> CheckedStore:
     """
     raw = _cached_store(spec.url, spec.options, read_only=True)
     return CheckedStore(raw, spec.url, spec.missing_chunks)
+
+
+def reaches_objects(spec: StoreSpec) -> bool:
+    """Whether the direct reader can reach a store's objects; else Zarr has to."""
+    return scheme_of(spec.url) in _OBJECT_SCHEMES | {"file"}
+
+
+def objects_of(spec: StoreSpec) -> LocalFiles | RemoteObjects:
+    """Return the objects of a store that `reaches_objects`, by the connections of `store_for`."""
+    if scheme_of(spec.url) == "file":
+        return LocalFiles(spec.url)
+    store = _cached_store(spec.url, spec.options, read_only=True)
+    assert isinstance(store, zarr.storage.ObjectStore)
+    return RemoteObjects(store.store, spec.url)
 
 
 def probe_store(spec: StoreSpec) -> CheckedStore:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import InputError, MemoryPlanError
 from dask_gmm.execution.backend import GraphSource
+from dask_gmm.execution.prefetch import blocks_ahead
 from dask_gmm.execution.tree import node_count, root_level
 
 if TYPE_CHECKING:
@@ -181,14 +182,16 @@ class TaskMemory:
 def task_memory_parts(plan: Plan, job: BlockJob[Any]) -> TaskMemory:
     """Return what one task of the plan holds at its peak, part by part.
 
-    The block it computes and the one it prefetches, the decoder's buffers, the kernel's workspace,
-    the job itself (about the size of a value) and one value per level of its part of the tree.
+    The blocks it computes and those it prefetches, the decoder's buffers and what has been asked
+    of the store, the kernel's workspace, the job itself (about the size of a value) and one value
+    per level of its part of the tree.
     """
-    prefetched = plan.unit_level > 0 and plan.n_positions > 1
-    levels = root_level(len(plan.unit(0)))
+    n_blocks = len(plan.unit(0))
+    ahead = plan.source.read_ahead
+    levels = root_level(n_blocks)
     return TaskMemory(
-        blocks=plan.source.block_bytes * (2 if prefetched else 1),
-        reading=plan.source.read_bytes,
+        blocks=plan.source.block_bytes * blocks_ahead(plan.source, n_blocks),
+        reading=plan.source.read_bytes + ahead.request_bytes * min(ahead.requests, n_blocks),
         workspace=job.workspace_bytes,
         values=job.value_bytes * (levels + 3),
     )

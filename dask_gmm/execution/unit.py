@@ -1,14 +1,15 @@
 """The body of a task: read a unit's blocks one after another and fold their values.
 
-While one block is computed a helper thread reads the next one, so a task waits for the store only
-when the store is slower than the arithmetic. At most two blocks are in memory at a time.
+While some blocks are computed a helper thread reads the next (see `dask_gmm.execution.prefetch`),
+so a task waits for the store only when the store is slower than the arithmetic. A job's rows lie in
+memory that later blocks are read into: what it returns must not be a view of them.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -25,13 +26,15 @@ from dask_gmm.errors import (
     StoreNotFoundError,
 )
 from dask_gmm.execution.machine import single_threaded_blas
+from dask_gmm.execution.prefetch import read_in_order
 from dask_gmm.execution.tree import Summable, TreeFold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
+    from dask_gmm.data.buffers import ReadBuffers
     from dask_gmm.data.source import BlockRef, Source
     from dask_gmm.execution.backend import BlockJob
 
@@ -95,18 +98,21 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and not isinstance(error, PERMANENT)
 
 
-def _read(source: Source, block: BlockRef) -> np.ndarray[Any, Any]:
+def _read(
+    source: Source, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None
+) -> np.ndarray[Any, Any]:
     """Read a block, and again after a short pause where the error may be a passing one."""
     started = time.monotonic()
     for pause in READ_PAUSES:
         try:
-            return source.read(block)
+            return source.read_into(block, buffers, requested)
         except OSError as error:
             if not is_transient(error) or time.monotonic() - started > READ_PATIENCE:
                 raise
+        requested = None  # it is used up
         # Jitter: the threads of a cluster should not all come back at the same moment.
         time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
-    return source.read(block)
+    return source.read_into(block, buffers, requested)
 
 
 def run_block(
@@ -161,19 +167,13 @@ def run_unit(
         A block could not be read.
     """
     fold: TreeFold[UnitResult[T]] = TreeFold(len(blocks))
-    coming: Future[Any] | None = None
-    with single_threaded_blas(), ThreadPoolExecutor(1, "dask-gmm-prefetch") as reader:
-        for position, index in enumerate(blocks):
+    with single_threaded_blas(), closing(read_in_order(source, blocks, _read)) as reading:
+        for position in range(len(blocks)):
             if stopped is not None and stopped():
                 raise PassInterruptedError(f"A pass over {source.name} was told to stop.")
-            block = source.block(index)
-            rows = _read(source, block) if coming is None else coming.result()
-            # The future holds the block too: drop it, or three blocks would be in memory.
-            coming = None
-            if position + 1 < len(blocks):
-                coming = reader.submit(_read, source, source.block(blocks[position + 1]))
+            block, rows = next(reading)
             result = run_block(job, rows, block, source.name, source.locate)
-            del rows
+            del rows  # its memory is read into again, or it would be one block too many
             fold.add(0, position, result)
             if report is not None:
                 report(1, result.rows, result.bytes_read)

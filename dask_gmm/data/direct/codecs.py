@@ -1,0 +1,160 @@
+"""Decoding a chunk into memory that is already there, and never less or more than a chunk.
+
+A decoder that is handed a buffer may fill a part of it and say nothing; what the last chunk left
+in the rest would then pass for data. So each compressor's own account of its content is checked
+before it is let at the buffer, or it decodes into memory of its own whose size tells.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numcodecs.blosc
+import numcodecs.zstd
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+try:
+    from google_crc32c import value as _crc32c
+except ImportError:  # an older zarr-python brings another library for it
+    _crc32c = None
+
+__all__ = ["COMPRESSORS", "ChunkCodec", "checksums_work"]
+
+COMPRESSORS = frozenset({"blosc", "gzip", "zlib", "zstd"})
+
+_CRC_BYTES = 4
+_BLOSC_HEADER = 16
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+def checksums_work() -> bool:
+    """Whether this process can verify a CRC32C."""
+    return _crc32c is not None
+
+
+@dataclass(frozen=True)
+class ChunkCodec:
+    """How a chunk of little-endian elements in C order is encoded.
+
+    Attributes
+    ----------
+    compressor : str or None
+        One of `COMPRESSORS`.
+    checksum : bool
+        Whether a CRC32C of all before it closes the chunk.
+    """
+
+    compressor: str | None
+    checksum: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether a stored chunk is its elements and nothing else."""
+        return self.compressor is None and not self.checksum
+
+    def encoded_bound(self, size: int) -> int:
+        """Most bytes in which a sane encoder stores `size` of them."""
+        return size if self.plain else size + size // 128 + 1024
+
+    def own_bytes(self, size: int) -> int:
+        """Most bytes that decoding `size` of them may take beside its source and its target."""
+        if self.compressor in (None, "blosc"):
+            return 0
+        # zlib doubles its output as it grows; a Zstandard frame need not state its size.
+        return 2 * size if self.compressor in ("gzip", "zlib") else size
+
+    def unwrapped(self, encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Verify the checksum, if there is one, and return what it covers.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit.
+        """
+        if not self.checksum:
+            return encoded
+        content, stored = encoded[:-_CRC_BYTES], encoded[-_CRC_BYTES:]
+        computed = _crc32c(content) if encoded.size >= _CRC_BYTES else None
+        if computed != int.from_bytes(stored.tobytes(), "little"):
+            raise ValueError("stored and computed checksum do not match")
+        return content
+
+    def decode(self, encoded: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+        """Decode a chunk so that it fills `target`.
+
+        Raises
+        ------
+        Exception
+            Whatever the compressor raises, and ValueError for a content of another size.
+        """
+        content = self.unwrapped(encoded)
+        if self.compressor == "zstd" and _zstd_size(content) == target.size:
+            numcodecs.zstd.decompress(content, target)
+        elif self.compressor == "blosc":
+            _check_blosc(content, target.size)
+            numcodecs.blosc.decompress(content, target)
+        else:
+            decoded = self._decompressed(content)
+            if decoded.size != target.size:
+                raise ValueError(f"{decoded.size} bytes where a chunk has {target.size}")
+            target[:] = decoded
+
+    def _decompressed(self, content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self.compressor is None:
+            return content
+        decompress: Any = {
+            "zstd": numcodecs.zstd.decompress,
+            "gzip": _gunzip,
+            "zlib": zlib.decompress,
+        }[self.compressor]
+        return np.frombuffer(decompress(content), np.uint8)
+
+
+def _gunzip(content: NDArray[np.uint8]) -> bytes:
+    """Inflate all members of a gzip file, checking the CRC-32 of each."""
+    parts: list[bytes] = []
+    rest: Any = content
+    while len(rest):
+        member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        parts.append(member.decompress(rest))
+        if not member.eof:
+            raise ValueError("the gzip stream ends early")
+        rest = member.unused_data.lstrip(b"\0")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _zstd_size(frame: NDArray[np.uint8]) -> int | None:
+    """Return the size that the first frame states for its content, None if it does not.
+
+    By the published format (RFC 8878, section 3.1.1.1): a descriptor whose two high bits say how
+    long the size field is, bit 5 whether there is a window byte, the two low bits how long the
+    dictionary id is.
+    """
+    head = frame[:18].tobytes()
+    if len(head) < 6 or head[:4] != _ZSTD_MAGIC:
+        return None
+    descriptor = head[4]
+    single = descriptor >> 5 & 1
+    length = (single, 2, 4, 8)[descriptor >> 6]
+    start = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
+    field = head[start : start + length]
+    if not length or len(field) < length:
+        return None
+    return int.from_bytes(field, "little") + (256 if length == 2 else 0)
+
+
+def _check_blosc(content: NDArray[np.uint8], size: int) -> None:
+    """Hold the header against what is there: sizes of content and frame, in bytes 4 and 12."""
+    if content.size < _BLOSC_HEADER:
+        raise ValueError("it is shorter than a Blosc header")
+    stated = int.from_bytes(content[4:8].tobytes(), "little")
+    frame = int.from_bytes(content[12:16].tobytes(), "little")
+    if stated != size:
+        raise ValueError(f"{stated} bytes where a chunk has {size}")
+    if frame > content.size:
+        raise ValueError(f"a Blosc frame of {frame} bytes in an object of {content.size}")

@@ -1,0 +1,294 @@
+"""The objects that hold chunks, as bytes: files read in place, and answers of object stores.
+
+Both kinds translate what goes wrong exactly as `CheckedStore` does, and count one read per object
+(or per request, where parts of an object are asked for one by one).
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.data.checked_store import count_read, translate_error
+from dask_gmm.data.chunk_errors import empty_chunk, short_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.data.buffers import Memory
+
+__all__ = ["FileObject", "LocalFiles", "RangedObject", "RemoteObjects", "StoredObject", "Whole"]
+
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+class StoredObject(ABC):
+    """One object that is open; a context manager, which closes it."""
+
+    @abstractmethod
+    def tail_or_head(self, length: int, *, head: bool) -> NDArray[np.uint8]:
+        """Return the first or last `length` bytes, fewer if there are not as many."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """Length of the object, None if nobody has said."""
+
+    def announce(self, parts: Sequence[tuple[int, int]]) -> None:  # noqa: B027  most need it not
+        """Say which (offset, length) will be read, so that they can be fetched together."""
+
+    @abstractmethod
+    def part(self, offset: int, length: int, memory: Memory) -> NDArray[np.uint8]:
+        """Return a part, in `memory` or wherever it lies already."""
+
+    @abstractmethod
+    def part_into(self, offset: int, target: NDArray[np.uint8]) -> None:
+        """Fill `target` with what begins at `offset`."""
+
+    def __enter__(self) -> StoredObject:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of it."""
+        self.close()
+
+    def close(self) -> None:  # noqa: B027  only files have something to close
+        """Let go of it."""
+
+
+class FileObject(StoredObject):
+    """A file, read with positioned reads into memory that is there already."""
+
+    def __init__(self, descriptor: int, size: int, key: str, url: str) -> None:
+        self._descriptor = descriptor
+        self._size = size
+        self._key = key
+        self._url = url
+        self._read = 0
+
+    @property
+    def size(self) -> int:
+        """Length of the file."""
+        return self._size
+
+    def tail_or_head(self, length: int, *, head: bool) -> NDArray[np.uint8]:
+        """Read the beginning or the end."""
+        length = min(length, self._size)
+        target = np.empty(length, np.uint8)
+        self.part_into(0 if head else self._size - length, target)
+        return target
+
+    def part(self, offset: int, length: int, memory: Memory) -> NDArray[np.uint8]:
+        """Read a part into `memory`."""
+        target = memory.take(length)
+        self.part_into(offset, target)
+        return target
+
+    def part_into(self, offset: int, target: NDArray[np.uint8]) -> None:
+        """Read a part into `target`."""
+        done = 0
+        try:
+            while done < target.size:  # one call moves at most 2 GiB
+                n = os.preadv(self._descriptor, [target[done:].data], offset + done)
+                if n == 0:
+                    break
+                done += n
+        except OSError as error:
+            raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
+        self._read += done
+        if done < target.size:
+            raise short_range(self._url, self._key, target.size, done)
+
+    def close(self) -> None:
+        """Close and count."""
+        os.close(self._descriptor)
+        count_read(self._read)
+
+
+class LocalFiles:
+    """The files below a directory."""
+
+    remote = False
+
+    def __init__(self, root: str) -> None:
+        self.url = root
+        self._root = root.rstrip("/") + "/"
+
+    def open(self, key: str) -> FileObject | None:
+        """Open an object, None if it is not there.
+
+        Raises
+        ------
+        CorruptChunkError, StoreError
+            If it is empty; if the file system refuses.
+        """
+        try:
+            descriptor = os.open(self._root + key, os.O_RDONLY | os.O_CLOEXEC)
+        except _ABSENT:
+            count_read(0)
+            return None
+        except OSError as error:
+            raise translate_error(error, f"{self.url.rstrip('/')}/{key}") from error
+        status = os.fstat(descriptor)
+        if status.st_mode & 0o170000 == 0o040000:  # Linux opens directories too
+            os.close(descriptor)
+            count_read(0)
+            return None
+        if status.st_size == 0:
+            os.close(descriptor)
+            raise empty_chunk(self.url, key)
+        return FileObject(descriptor, status.st_size, key, self.url)
+
+
+class Whole(StoredObject):
+    """An object that has come whole from a store; its bytes stay where the store put them."""
+
+    def __init__(self, content: Any, key: str, url: str) -> None:
+        self._bytes = np.frombuffer(content, np.uint8)
+        self._key = key
+        self._url = url
+
+    @property
+    def size(self) -> int:
+        """Length of the object."""
+        return self._bytes.size
+
+    def tail_or_head(self, length: int, *, head: bool) -> NDArray[np.uint8]:
+        """Return a view of the beginning or the end."""
+        return self._bytes[:length] if head else self._bytes[max(0, self._bytes.size - length) :]
+
+    def part(self, offset: int, length: int, memory: Memory) -> NDArray[np.uint8]:
+        """Return a view of a part."""
+        found = self._bytes[offset : offset + length]
+        if found.size != length:
+            raise short_range(self._url, self._key, length, found.size)
+        return found
+
+    def part_into(self, offset: int, target: NDArray[np.uint8]) -> None:
+        """Copy a part."""
+        found = self._bytes[offset : offset + target.size]
+        if found.size != target.size:
+            raise short_range(self._url, self._key, target.size, found.size)
+        target[:] = found
+
+
+class RangedObject(StoredObject):
+    """An object of which the index has come, and parts are asked for several at once."""
+
+    size = None
+
+    def __init__(self, store: Any, index: Any, key: str, url: str) -> None:
+        self._store = store
+        self._index = np.frombuffer(index, np.uint8)
+        self._key = key
+        self._url = url
+        self._parts: dict[tuple[int, int], NDArray[np.uint8]] = {}
+
+    def tail_or_head(self, length: int, *, head: bool) -> NDArray[np.uint8]:
+        """Return the index."""
+        return self._index
+
+    def announce(self, parts: Sequence[tuple[int, int]]) -> None:
+        """Ask for parts together; neighbours travel in one request."""
+        import obstore
+
+        starts, lengths = [p[0] for p in parts], [p[1] for p in parts]
+        try:
+            contents: Any = obstore.get_ranges(
+                self._store, self._key, starts=starts, lengths=lengths
+            )
+        except Exception as error:
+            raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
+        for part, content in zip(parts, contents, strict=True):
+            count_read(len(content))
+            self._parts[part] = np.frombuffer(content, np.uint8)
+
+    def part(self, offset: int, length: int, memory: Memory) -> NDArray[np.uint8]:
+        """Return a part that was announced."""
+        found = self._parts[offset, length]
+        if found.size != length:
+            raise short_range(self._url, self._key, length, found.size)
+        return found
+
+    def part_into(self, offset: int, target: NDArray[np.uint8]) -> None:
+        """Copy a part that was announced."""
+        found = self._parts[offset, target.size]
+        if found.size != target.size:
+            raise short_range(self._url, self._key, target.size, found.size)
+        target[:] = found
+
+
+class RemoteObjects:
+    """The objects of an obstore store.
+
+    Parameters
+    ----------
+    store : obstore.store.ObjectStore
+    url : str
+        What messages call it.
+    """
+
+    remote = True
+
+    def __init__(self, store: Any, url: str) -> None:
+        self._store = store
+        self.url = url
+
+    def open(self, key: str) -> Whole | None:
+        """Fetch an object whole, None if it is not there.
+
+        Raises
+        ------
+        CorruptChunkError, StoreError
+            If it is empty; if the store does not answer.
+        """
+        import obstore
+
+        content = self._answer(key, lambda: obstore.get(self._store, key).bytes())
+        return None if content is None else Whole(content, key, self.url)
+
+    def open_ranged(self, key: str, index_bytes: int, *, head: bool) -> RangedObject | None:
+        """Fetch the index of a shard, None if there is no such object.
+
+        Raises
+        ------
+        CorruptChunkError, StoreError
+            As for `open`.
+        """
+        content = self._answer(key, lambda: self._end(key, index_bytes, head=head))
+        return None if content is None else RangedObject(self._store, content, key, self.url)
+
+    def _end(self, key: str, length: int, *, head: bool) -> Any:
+        import obstore
+
+        if head:
+            return obstore.get_range(self._store, key, start=0, length=length)
+        try:
+            return obstore.get(self._store, key, options={"range": {"suffix": length}}).bytes()
+        except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
+            size = obstore.head(self._store, key)["size"]
+            return obstore.get_range(self._store, key, start=max(0, size - length), end=size)
+
+    def _answer(self, key: str, ask: Callable[[], Any]) -> Any:
+        try:
+            content = ask()
+        except _ABSENT:
+            count_read(0)
+            return None
+        except Exception as error:  # obstore has a dozen kinds of them
+            raise translate_error(error, f"{self.url.rstrip('/')}/{key}") from error
+        count_read(len(content))
+        if len(content) == 0:
+            raise empty_chunk(self.url, key)
+        return content

@@ -1,0 +1,191 @@
+"""Blocks in order, read by another thread while this one computes.
+
+Two sets of buffers take turns: one is computed, the other is read into. Blocks of less than a
+megabyte are read several at a time, because handing over to another thread and back costs more than
+reading one of them. Of a store across a network the blocks of the next 64 MiB are asked for before
+they are needed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dask_gmm.data.buffers import ReadBuffers
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping, Sequence
+
+    import numpy as np
+
+    from dask_gmm.data.source import BlockRef, Source
+
+__all__ = ["IN_FLIGHT_BYTES", "ReadBlock", "blocks_ahead", "read_in_order"]
+
+IN_FLIGHT_BYTES = 128 * 2**20
+"""What all tasks of a process together ask for ahead; beyond it each asks for one block."""
+
+
+class ReadBlock(Protocol):
+    """Reads one block, with retries."""
+
+    def __call__(
+        self,
+        source: Source,
+        block: BlockRef,
+        buffers: ReadBuffers,
+        requested: Mapping[str, Any] | None,
+        /,
+    ) -> np.ndarray[Any, Any]:
+        """Return the rows of a block, perhaps in `buffers`; uses `requested` up."""
+
+
+def blocks_ahead(source: Source, n_blocks: int) -> int:
+    """Return how many decoded blocks `read_in_order` holds at a time: for memory plans."""
+    return max(1, min(n_blocks, 2 * source.read_ahead.group))
+
+
+def read_in_order(
+    source: Source, blocks: Sequence[int], read: ReadBlock
+) -> Generator[tuple[BlockRef, np.ndarray[Any, Any]]]:
+    """Yield blocks with their rows.
+
+    The rows are the caller's only until it asks for the next block: then their memory is read
+    into again. Who keeps rows copies them; and who lets go of them before it asks on has no more
+    than `blocks_ahead` blocks in memory. Close the generator to stop reading.
+
+    Parameters
+    ----------
+    source : Source
+    blocks : sequence of int
+        Indices of its blocks.
+    read : ReadBlock
+        Called in another thread for all but the first blocks, in order.
+
+    Raises
+    ------
+    Exception
+        What `read` raises for a block, once the blocks before it have been yielded.
+    """
+    size = source.read_ahead.group
+    step = size or 1
+    starts = range(0, len(blocks), step)
+    reader = _Reader(source, blocks, read)
+    try:
+        if size == 0 or len(starts) == 1:
+            for start in starts:
+                yield from reader.group(start, step)
+            return
+        with ThreadPoolExecutor(1, "dask-gmm-prefetch") as helper:
+            coming: Future[_Group] | None = None
+            for start in starts:
+                group = reader.group(start, step) if coming is None else coming.result()
+                coming = None  # it holds the group too
+                if start + step < len(blocks):
+                    coming = helper.submit(reader.group, start + step, step)
+                yield from group
+                del group
+    finally:
+        reader.close()
+
+
+class _Group:
+    """Some blocks that have been read, to be taken one by one, and what ended their reading."""
+
+    def __init__(self) -> None:
+        self.read: deque[tuple[BlockRef, np.ndarray[Any, Any]]] = deque()
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[tuple[BlockRef, np.ndarray[Any, Any]]]:
+        while self.read:
+            yield self.read.popleft()  # no name here keeps a block alive
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback leads here, and from here to the buffers
+
+
+class _Reader:
+    """Reads groups of blocks, one group at a time, from whichever thread."""
+
+    def __init__(self, source: Source, blocks: Sequence[int], read: ReadBlock) -> None:
+        self._source = source
+        self._blocks = blocks
+        self._read = read
+        self._ahead = source.read_ahead
+        self._sides: tuple[list[ReadBuffers], list[ReadBuffers]] = ([ReadBuffers()], [])
+        self._turn = 0
+        self._requested: dict[int, Mapping[str, Any] | None] = {}
+        self._next_request = 0
+
+    def group(self, start: int, size: int) -> _Group:
+        """Read the blocks at positions `start` to `start + size`, up to the first error."""
+        group = _Group()
+        buffers = self._sides[self._turn]
+        self._turn = 1 - self._turn
+        try:
+            for n, position in enumerate(range(start, min(start + size, len(self._blocks)))):
+                if n == len(buffers):
+                    buffers.append(self._sides[0][0].beside())
+                block = self._source.block(self._blocks[position])
+                requested = self._request_ahead(position)
+                try:
+                    rows = self._read(self._source, block, buffers[n], requested)
+                finally:
+                    if requested is not None:
+                        _in_flight.give_back(self._ahead.request_bytes)
+                group.read.append((block, rows))
+                del rows
+        except BaseException as error:  # noqa: BLE001  raised where the block is due
+            group.error = error
+        return group
+
+    def _request_ahead(self, position: int) -> Mapping[str, Any] | None:
+        """Ask for the blocks that come; return what was asked for the one at `position`."""
+        if not self._ahead.requests:
+            return None
+        end = min(position + self._ahead.requests, len(self._blocks))
+        while self._next_request < end:
+            urgent = self._next_request <= position
+            if not _in_flight.take(self._ahead.request_bytes, urgent=urgent):
+                break
+            block = self._source.block(self._blocks[self._next_request])
+            self._requested[self._next_request] = self._source.request(block)
+            self._next_request += 1
+        return self._requested.pop(position, None)
+
+    def close(self) -> None:
+        """Give up what was asked for."""
+        for requested in self._requested.values():
+            for answer in (requested or {}).values():
+                answer.cancel()
+            _in_flight.give_back(self._ahead.request_bytes)
+        self._requested.clear()
+
+
+class _InFlight:
+    """Bytes that this process has asked stores for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes = 0
+
+    def take(self, size: int, *, urgent: bool) -> bool:
+        """Count a request if there is room for it, or if it cannot wait."""
+        with self._lock:
+            if not urgent and self._bytes + size > IN_FLIGHT_BYTES:
+                return False
+            self._bytes += size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Count an answer that was used."""
+        with self._lock:
+            self._bytes -= size
+
+
+_in_flight = _InFlight()

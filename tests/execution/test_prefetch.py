@@ -1,0 +1,220 @@
+"""Reading ahead: in order, in groups, in flight, within the planned memory."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+import tracemalloc
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import zarr
+
+from dask_gmm.data.source import ZarrSource, open_source
+from dask_gmm.errors import MissingChunkError, PassInterruptedError
+from dask_gmm.execution import prefetch
+from dask_gmm.execution.plan import Plan, task_memory_parts
+from dask_gmm.execution.prefetch import blocks_ahead, read_in_order
+from dask_gmm.execution.unit import run_unit
+
+from .fakes import SumJob, even_fake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from dask_gmm.data.buffers import ReadBuffers
+    from dask_gmm.data.grid import BlockRef
+    from dask_gmm.data.source import Source
+
+Array = np.ndarray[Any, Any]
+
+
+def read(
+    source: Source, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None
+) -> Array:
+    return source.read_into(block, buffers, requested)
+
+
+def stored(path: Path, n_blocks: int, rows: int, **kwargs: Any) -> ZarrSource:
+    """`n_blocks` chunks of `rows` rows of four features."""
+    values = np.random.default_rng(0).normal(size=(n_blocks * rows, 4))
+    zarr.create_array(path, data=values, chunks=(rows, 4), **kwargs)
+    source = open_source(path)
+    assert isinstance(source, ZarrSource)
+    return source
+
+
+def test_small_blocks_come_in_groups_and_in_order(tmp_path: Path) -> None:
+    source = stored(tmp_path / "x", 100, 64)
+    through = replace(source, layout=None)
+    assert source.read_ahead.group == 2**20 // (64 * 32)
+    assert blocks_ahead(source, 10) == 10
+    assert blocks_ahead(through, 10) == 2
+    order = [*range(50, 100), *range(50)]
+    with closing(read_in_order(source, order, read)) as reading:
+        for i, (block, rows) in zip(order, reading, strict=True):
+            assert block == source.block(i)
+            assert rows.tobytes() == through.read(block).tobytes()
+    assert run_unit(source, order, SumJob()) == run_unit(through, order, SumJob())
+
+
+def test_rows_last_until_the_next_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper thread is far ahead of a slow caller, and must not be too far."""
+    monkeypatch.setattr("dask_gmm.data.zarr_source.GROUP_BYTES", 3 * 64 * 32)
+    source = stored(tmp_path / "x", 14, 64)
+    with closing(read_in_order(source, range(14), read)) as reading:
+        for block, rows in reading:
+            time.sleep(0.01)
+            assert rows.tobytes() == source.read(block).tobytes()
+
+
+def test_what_was_read_before_an_error_is_used(tmp_path: Path) -> None:
+    source = stored(tmp_path / "x", 9, 64)
+    (tmp_path / "x/c/5/0").unlink()
+    reports: list[tuple[int, ...]] = []
+    with pytest.raises(MissingChunkError, match="c/5/0"):
+        run_unit(source, range(9), SumJob(), report=lambda *counts: reports.append(counts))
+    assert len(reports) == 5
+
+
+@pytest.mark.parametrize("rows", [64, 100_000])
+@pytest.mark.parametrize("direct", [True, False])
+def test_the_planned_memory_is_enough(rows: int, direct: bool, tmp_path: Path) -> None:
+    source: Any = stored(tmp_path / "x", 8, rows)
+    if not direct:
+        source = open_source(zarr.open_array(zarr.storage.LocalStore(tmp_path / "x"), mode="r"))
+        source = replace(source, layout=None, transient_bytes=3 * source.block_bytes)
+    run_unit(source, range(2), SumJob())
+    parts = task_memory_parts(Plan(source, range(8), 3), SumJob())
+    tracemalloc.start()
+    try:
+        run_unit(source, range(8), SumJob())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= parts.total + 2**20
+
+
+def test_sources_without_anything_to_read_have_no_helper() -> None:
+    source = open_source(np.ones((100, 2)), block_rows=10)
+    seen = []
+
+    @dataclass(frozen=True)
+    class Job(SumJob):
+        def __call__(self, rows: Array, block: BlockRef) -> float:
+            seen.append([thread.name for thread in threading.enumerate()])
+            return super().__call__(rows, block)
+
+    assert run_unit(source, range(10), Job()).value == 200.0
+    assert not any("dask-gmm-prefetch" in name for names in seen for name in names)
+    run_unit(even_fake(10), range(10), Job())
+    assert any("dask-gmm-prefetch" in name for names in seen for name in names)
+
+
+class FarAway(http.server.SimpleHTTPRequestHandler):
+    """Answers after a while, and counts how many wait for it."""
+
+    protocol_version = "HTTP/1.1"
+    latency = 0.03
+    lock = threading.Lock()
+    waiting = 0
+    most = 0
+    served = 0
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        kind = type(self)
+        with kind.lock:
+            kind.waiting += 1
+            kind.most = max(kind.most, kind.waiting)
+            kind.served += 1
+        time.sleep(self.latency)
+        with kind.lock:
+            kind.waiting -= 1
+        super().do_GET()
+
+
+@pytest.fixture
+def far_away(tmp_path: Path) -> Iterator[tuple[str, type[FarAway]]]:
+    class Handler(FarAway):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path))
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", Handler
+        server.shutdown()
+        thread.join()
+
+
+def in_flight() -> int:
+    return prefetch._in_flight._bytes
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"shards": (128, 4)}], ids=["chunks", "shards"])
+def test_many_requests_are_in_flight_over_a_slow_link(
+    kwargs: dict[str, Any], tmp_path: Path, far_away: tuple[str, type[FarAway]]
+) -> None:
+    url, server = far_away
+    local = stored(tmp_path / "x", 64, 64, **kwargs)
+    remote = open_source(f"{url}/x")
+    assert remote.reader == "direct"
+    expected = run_unit(local, range(local.n_blocks), SumJob())
+    server.most = server.served = 0
+    assert run_unit(remote, range(local.n_blocks), SumJob()) == expected
+    assert server.served == local.n_blocks
+    assert server.most >= 8
+    assert in_flight() == 0
+
+
+def test_no_more_is_asked_for_than_there_is_memory_for(
+    tmp_path: Path, far_away: tuple[str, type[FarAway]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, server = far_away
+    local = stored(tmp_path / "x", 12, 64)
+    remote = open_source(f"{url}/x")
+    monkeypatch.setattr(prefetch, "IN_FLIGHT_BYTES", 3 * remote.read_ahead.request_bytes)
+    server.most = 0
+    assert run_unit(remote, range(12), SumJob()) == run_unit(local, range(12), SumJob())
+    assert 2 <= server.most <= 3
+
+
+def test_giving_up_gives_back(
+    tmp_path: Path, far_away: tuple[str, type[FarAway]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask_gmm.data.zarr_source.GROUP_BYTES", 1)
+    url, _ = far_away
+    stored(tmp_path / "x", 30, 64)
+    remote = open_source(f"{url}/x")
+    (tmp_path / "x/c/2/0").unlink()
+    with pytest.raises(MissingChunkError):
+        run_unit(remote, range(30), SumJob())
+    assert in_flight() == 0
+    with pytest.raises(PassInterruptedError):
+        run_unit(remote, range(3, 30), SumJob(), stopped=lambda: in_flight() > 0)
+    assert in_flight() == 0
+
+
+def test_blocks_of_several_objects_are_fetched_together(
+    tmp_path: Path, far_away: tuple[str, type[FarAway]]
+) -> None:
+    url, server = far_away
+    values = np.random.default_rng(0).normal(size=(64, 16))
+    zarr.create_array(tmp_path / "x", data=values, chunks=(64, 1))
+    source = open_source(f"{url}/x")
+    server.most = 0
+    assert source.read(source.block(0)).tobytes() == values.tobytes()
+    assert server.most >= 4
