@@ -1,13 +1,15 @@
 """The body of a task: read a unit's blocks one after another and fold their values.
 
 While one block is computed a helper thread reads the next one, so a task waits for the store only
-when the store is slower than the arithmetic. At most two blocks are in memory at a time.
+when the store is slower than the arithmetic. At most two blocks are in memory at a time, beside
+those that are pinned.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import BlockRef, Source
     from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.pinned import PinnedBlocks
 
 __all__ = ["UnitResult", "is_transient", "run_block", "run_unit"]
 
@@ -72,6 +75,10 @@ class UnitResult(Generic[T]):
         What went into it; `bytes_read` counts decoded bytes.
     machines : frozenset of str
         Fingerprints of the machines that took part (left empty by in-process runs).
+    cached : int
+        Blocks that were pinned and not read.
+    holders : tuple of (int, str)
+        Units of which some blocks are pinned, and the address of the worker that holds them.
     """
 
     value: T
@@ -79,6 +86,8 @@ class UnitResult(Generic[T]):
     blocks: int
     bytes_read: int
     machines: frozenset[str] = frozenset()
+    cached: int = 0
+    holders: tuple[tuple[int, str], ...] = ()
 
     def __add__(self, other: UnitResult[T]) -> UnitResult[T]:
         return UnitResult(
@@ -87,6 +96,8 @@ class UnitResult(Generic[T]):
             self.blocks + other.blocks,
             self.bytes_read + other.bytes_read,
             self.machines | other.machines,
+            self.cached + other.cached,
+            self.holders + other.holders,
         )
 
 
@@ -109,23 +120,37 @@ def _read(source: Source, block: BlockRef) -> np.ndarray[Any, Any]:
     return source.read(block)
 
 
+def _read_and_pin(
+    source: Source, block: BlockRef, pinned: PinnedBlocks | None
+) -> np.ndarray[Any, Any]:
+    """Read a block, into memory of its own if it is to stay."""
+    size = (block.rows or 0) * source.n_features * source.dtype.itemsize
+    if pinned is None or not pinned.reserve(size):
+        return _read(source, block)
+    try:
+        rows = _read(source, block)
+    except BaseException:
+        pinned.release(size)
+        raise
+    return pinned.keep(block.index, rows, size)
+
+
 def run_block(
     job: BlockJob[T],
     rows: np.ndarray[Any, Any],
     block: BlockRef,
     source_name: str,
     locate: Callable[[BlockRef, int], str],
-) -> UnitResult[T]:
+) -> T:
     """Apply a job to one block; errors learn which block it was."""
     try:
-        value = job(rows, block)
+        return job(rows, block)
     except NonFiniteError as error:
         raise error.at(locate(block, error.row)) from None
     except Exception as error:
         if not isinstance(error, DaskGMMError):
             error.add_note(f"This happened in block {block.index} of {source_name}.")
         raise
-    return UnitResult(value, int(rows.shape[0]), 1, int(rows.nbytes))
 
 
 def run_unit(
@@ -133,6 +158,7 @@ def run_unit(
     blocks: Sequence[int],
     job: BlockJob[T],
     *,
+    pinned: PinnedBlocks | None = None,
     report: Callable[[int, int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> UnitResult[T]:
@@ -146,6 +172,8 @@ def run_unit(
         Block indices in order of position; the first position is a multiple of the unit's size.
     job : BlockJob
         What is computed from a block.
+    pinned : PinnedBlocks, optional
+        What this process keeps of the source from pass to pass.
     report : callable, optional
         Called after every block with the blocks, rows and bytes since the last call.
     stopped : callable, optional
@@ -160,21 +188,31 @@ def run_unit(
     StoreError
         A block could not be read.
     """
-    fold: TreeFold[UnitResult[T]] = TreeFold(len(blocks))
+    fold: TreeFold[T] = TreeFold(len(blocks))
+    kept = pinned.among(blocks) if pinned is not None else {}
+    n_kept, n_rows, n_bytes = len(kept), 0, 0
+    to_read = deque(index for index in blocks if index not in kept)
     coming: Future[Any] | None = None
     with single_threaded_blas(), ThreadPoolExecutor(1, "dask-gmm-prefetch") as reader:
         for position, index in enumerate(blocks):
             if stopped is not None and stopped():
                 raise PassInterruptedError(f"A pass over {source.name} was told to stop.")
             block = source.block(index)
-            rows = _read(source, block) if coming is None else coming.result()
-            # The future holds the block too: drop it, or three blocks would be in memory.
-            coming = None
-            if position + 1 < len(blocks):
-                coming = reader.submit(_read, source, source.block(blocks[position + 1]))
-            result = run_block(job, rows, block, source.name, source.locate)
+            if index in kept:
+                rows = kept.pop(index)
+            elif coming is not None:
+                # The future holds the block too: drop it, or three blocks would be in memory.
+                rows, coming = coming.result(), None
+            else:
+                rows = _read_and_pin(source, source.block(to_read.popleft()), pinned)
+            if coming is None and to_read and source.reads_cost:
+                following = source.block(to_read.popleft())
+                coming = reader.submit(_read_and_pin, source, following, pinned)
+            value = run_block(job, rows, block, source.name, source.locate)
+            size = int(rows.shape[0]), int(rows.nbytes)
             del rows
-            fold.add(0, position, result)
+            fold.add(0, position, value)
+            n_rows, n_bytes = n_rows + size[0], n_bytes + size[1]
             if report is not None:
-                report(1, result.rows, result.bytes_read)
-    return fold.root()
+                report(1, *size)
+    return UnitResult(fold.root(), n_rows, len(blocks), n_bytes, cached=n_kept)
