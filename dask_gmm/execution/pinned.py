@@ -84,6 +84,8 @@ def cache_budget(value: Any) -> int | None:
     try:
         if isinstance(value, bool) or not isinstance(value, str | Integral):
             raise ValueError
+        if isinstance(value, str) and not value.strip()[:1].isdigit():
+            raise ValueError  # Dask reads "GB", and nothing at all, as one of them
         size = int(parse_bytes(value)) if isinstance(value, str) else int(value)
         if size < 0:
             raise ValueError

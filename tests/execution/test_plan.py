@@ -15,6 +15,7 @@ from dask_gmm.execution.plan import (
     Plan,
     check_memory,
     plan_pass,
+    resize_units,
     task_memory,
     task_memory_parts,
 )
@@ -41,6 +42,25 @@ def test_the_number_of_units_follows_the_threads_not_the_blocks(
 
 def test_a_hundred_thousand_blocks_make_few_units() -> None:
     assert 16 <= plan_pass(even_fake(100_000), n_threads=2).n_units <= 32
+
+
+@given(n_blocks=st.integers(1, 10**6), n_threads=st.integers(1, 300), seconds=st.floats(1e-6, 1e5))
+def test_units_last_about_a_second_once_that_is_known(
+    n_blocks: int, n_threads: int, seconds: float
+) -> None:
+    plan = resize_units(plan_pass(even_fake(n_blocks), n_threads=n_threads), seconds, n_threads)
+    each = seconds * n_threads * 2**plan.unit_level / n_blocks
+    assert each <= 1.0001 or plan.unit_level == 0 or plan.n_units >= 2048
+    assert plan.n_units >= min(n_blocks, 2 * n_threads), "every thread must have its share"
+    if plan.n_units > 8 * n_threads + 1:
+        assert each >= 0.4999, "no smaller than they need be"
+
+
+def test_units_of_dask_collections_stay_as_they_are() -> None:
+    import dask.array as da
+
+    plan = plan_pass(open_source(da.zeros((100, 2), chunks=(10, 2))), n_threads=1)
+    assert resize_units(plan, 100.0, 1) == plan
 
 
 def test_dask_collections_get_small_units() -> None:
