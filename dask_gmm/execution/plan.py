@@ -193,6 +193,9 @@ def _level(n_positions: int, units: int, n_threads: int) -> int:
 def resize_units(plan: Plan, seconds: float, n_threads: int) -> Plan:
     """Return the plan with units that last about a second; the result keeps its bits.
 
+    Where blocks are pinned units only get smaller: a larger one would join blocks that different
+    workers hold.
+
     Parameters
     ----------
     plan : Plan
@@ -205,7 +208,8 @@ def resize_units(plan: Plan, seconds: float, n_threads: int) -> Plan:
     if isinstance(plan.source, GraphSource):
         return plan
     units = max(FEWEST_UNITS_PER_THREAD * n_threads, math.ceil(seconds * n_threads / UNIT_SECONDS))
-    return replace(plan, unit_level=_level(plan.n_positions, units, n_threads))
+    level = _level(plan.n_positions, units, n_threads)
+    return replace(plan, unit_level=level if plan.cache is None else min(level, plan.unit_level))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from dask_gmm.data.source import open_source
 from dask_gmm.errors import InputError, MemoryPlanError
+from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import (
     PROCESS_BYTES,
     Plan,
@@ -54,6 +56,13 @@ def test_units_last_about_a_second_once_that_is_known(
     assert plan.n_units >= min(n_blocks, 2 * n_threads), "every thread must have its share"
     if plan.n_units > 8 * n_threads + 1:
         assert each >= 0.4999, "no smaller than they need be"
+
+
+def test_units_never_join_what_different_workers_hold() -> None:
+    plan = plan_pass(even_fake(1000), n_threads=2, unit_level=4, cache=CacheSpec("t"))
+    assert resize_units(plan, 1e-3, 2).unit_level == 4
+    assert resize_units(plan, 1e3, 2).unit_level < 4
+    assert resize_units(replace(plan, cache=None), 1e-3, 2).unit_level > 4
 
 
 def test_units_of_dask_collections_stay_as_they_are() -> None:
