@@ -37,8 +37,9 @@ __all__ = [
 #: Units a thread gets at least while nobody knows how long they take: enough that the last ones to
 #: finish leave few cores idle, few enough that the scheduler's milliseconds per task do not show.
 UNITS_PER_THREAD = 8
-#: ... and once it is known that they take less than `UNIT_SECONDS`.
+#: ... and in passes that are over in `SHORT_PASS` seconds, where those milliseconds do show.
 FEWEST_UNITS_PER_THREAD = 4
+SHORT_PASS = 0.5
 #: How long a unit should take: a scheduler's 1-3 ms per task do not show in it, and no more than
 #: this is lost with a worker or waited for at the end of a pass.
 UNIT_SECONDS = 1.0
@@ -207,7 +208,8 @@ def resize_units(plan: Plan, seconds: float, n_threads: int) -> Plan:
     """
     if isinstance(plan.source, GraphSource):
         return plan
-    units = max(FEWEST_UNITS_PER_THREAD * n_threads, math.ceil(seconds * n_threads / UNIT_SECONDS))
+    fewest = FEWEST_UNITS_PER_THREAD if seconds < SHORT_PASS else UNITS_PER_THREAD
+    units = max(fewest * n_threads, math.ceil(seconds * n_threads / UNIT_SECONDS))
     level = _level(plan.n_positions, units, n_threads)
     return replace(plan, unit_level=level if plan.cache is None else min(level, plan.unit_level))
 

@@ -34,6 +34,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -55,6 +56,8 @@ from tests.execution.fakes import SumJob, even_fake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from dask_gmm.execution import Plan
 
 UNITS = (1, 64, 256, 1024)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -120,7 +123,12 @@ def empty_passes(backend: Any, place: str, rounds: int) -> Iterator[Result]:
     plans = {n: plan_pass(even_fake(n, plain=True), n_threads=2, unit_level=0) for n in UNITS}
     backend.run(plans[64], job)  # workers import what they need
     backend.run(plans[64], job)
-    seconds = timed({str(n): lambda n=n: backend.run(plans[n], job).seconds for n in UNITS}, rounds)
+
+    def turn(plan: Plan) -> float:
+        seconds: float = backend.run(plan, job).seconds
+        return seconds
+
+    seconds = timed({str(n): partial(turn, plans[n]) for n in UNITS}, rounds)
     for n in UNITS:
         taken = seconds[str(n)]
         yield summary("empty", place, f"{n:,} units", taken, ms_per_unit=1e3 * min(taken) / n)
@@ -265,7 +273,7 @@ def cache(folder: Path, rounds: int, n_blocks: int = 48, rows: int = 65_536) -> 
             found[share].append((rest[0], rest[1]))
             return seconds
 
-        seconds = timed({str(s): lambda s=s: turn(s) for s in SHARES}, rounds)
+        seconds = timed({str(share): partial(turn, share) for share in SHARES}, rounds)
         for share in SHARES:
             taken = seconds[str(share)]
             yield summary(
