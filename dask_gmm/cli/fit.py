@@ -125,6 +125,7 @@ class Tally:
         self.bytes_read = 0
         self.sample_blocks = 0
         self.sample_rows = 0
+        self.blocks_from_cache = 0
         self.resubmitted = 0
 
     def __call__(self, event: Any) -> None:
@@ -138,6 +139,7 @@ class Tally:
             case "PassFinished":
                 self.passes, self.rows = event.number, event.rows
                 self.bytes_read += event.bytes_read
+                self.blocks_from_cache += event.blocks_from_cache
                 self.resubmitted += event.resubmitted
             case "FitFinished":
                 self.seconds = event.seconds
@@ -168,6 +170,9 @@ def fit_story(mixture: GaussianMixture, tally: Tally) -> list[tuple[str, str]]:
         ("rows", "unknown" if tally.rows is None else f"{tally.rows:,}"),
         ("decoded", how_read(tally.bytes_read, tally.seconds)),
     ]
+    if tally.blocks_from_cache:
+        share = tally.blocks_from_cache / (tally.passes * tally.blocks)
+        facts.append(("from the cache", f"{share:.0%} of the passes' blocks"))
     if tally.resubmitted:
         facts.append(("recovered", f"{tally.resubmitted} units were lost and computed again"))
     return facts
@@ -190,6 +195,7 @@ def fit_json(mixture: GaussianMixture, tally: Tally) -> dict[str, Any]:
         "sample_rows": tally.sample_rows,
         "reads": tally.reads,
         "bytes_read": tally.bytes_read,
+        "blocks_from_cache": tally.blocks_from_cache,
         "resubmitted": tally.resubmitted,
         "seconds": tally.seconds,
         **mixture_json(parameters_of(mixture)),

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.session import Session
-from dask_gmm.cli.values import AXIS, BYTES, STORAGE_OPTION
+from dask_gmm.cli.values import AXIS, BYTES, CACHE, STORAGE_OPTION
 
 __all__ = [
     "Command",
@@ -281,6 +281,16 @@ def fit_options(*, components: int | None = None, seed: int | None = None) -> Ca
             section="Model",
             help="Makes the starts, and so the whole result, repeatable to the last bit."
             + ("" if seed is not None else " Without it each run starts elsewhere."),
+        ),
+        option(
+            "--cache",
+            type=CACHE,
+            default="auto",
+            metavar="SIZE",
+            section="Compute",
+            help="How much of the decoded data each process keeps from pass to pass: 2GB, 500MiB, "
+            "0 for nothing. 'auto' takes up to three eighths of a worker's memory, less where the "
+            "work itself needs it.",
         ),
     )
 

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.settings import Compute
+    from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.plan import Plan
 
-__all__ = ["Place", "computing"]
+__all__ = ["Place", "cache_bytes", "computing", "planned"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,22 @@ def planned(compute: Compute) -> Place:
         compute.workers * threads,
         limit,
     )
+
+
+def cache_bytes(place: Place, passes: Plan, job: BlockJob[Any]) -> int:
+    """Return how many bytes of decoded blocks all processes together would pin."""
+    from dask_gmm.execution.machine import available_memory, machine_memory
+    from dask_gmm.execution.pinned import automatic_budget
+    from dask_gmm.execution.plan import process_memory
+
+    if passes.cache is None:
+        return 0
+    budget = passes.cache.budget
+    if budget is None:
+        free = place.memory_limit or machine_memory()
+        limit = available_memory() if place.kind == "process" else free
+        budget = automatic_budget(limit, process_memory(passes, job, place.threads_per_worker))
+    return min(budget * place.n_workers, passes.n_positions * passes.source.block_bytes)
 
 
 def _here(threads: int | None) -> Place:

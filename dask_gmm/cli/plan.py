@@ -127,6 +127,7 @@ class Forecast:
     task_parts: dict[str, int]
     worker_bytes: int
     worker_limit: int
+    cache_bytes: int
     refusal: str | None
     block_read_seconds: float | None
     block_compute_seconds: float | None
@@ -134,7 +135,9 @@ class Forecast:
 
 
 def _forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
+    from dask_gmm.cli.place import cache_bytes
     from dask_gmm.errors import MemoryPlanError
+    from dask_gmm.execution.pinned import CacheSpec, cache_budget
     from dask_gmm.execution.plan import (
         PROCESS_BYTES,
         check_memory,
@@ -148,7 +151,8 @@ def _forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
     # A wrong axis may stand for millions of features: refuse before anything of that size is made.
     family = covariance_family(settings.covariance)
     check_driver_memory(source, family, settings.components, settings.n_init)
-    passes = plan_pass(source, n_threads=place.n_threads)
+    cache = CacheSpec("plan", cache_budget(settings.cache)) if settings.cache != 0 else None
+    passes = plan_pass(source, n_threads=place.n_threads, cache=cache)
     job = _job(source, settings)
     parts = task_memory_parts(passes, job)
     refusal = None
@@ -193,6 +197,7 @@ def _forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         task_parts=asdict(parts),
         worker_bytes=PROCESS_BYTES + place.threads_per_worker * parts.total,
         worker_limit=place.memory_limit,
+        cache_bytes=cache_bytes(place, passes, job),
         refusal=refusal,
         block_read_seconds=times.read if times else None,
         block_compute_seconds=times.compute if times else None,
@@ -341,6 +346,7 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
                 ("E-step", what),
                 ("a task holds", f"{show_bytes(f.task_bytes)} ({parts})"),
                 ("a process holds", f"{show_bytes(f.worker_bytes)}{limit}"),
+                ("the cache keeps", _cached(f)),
                 ("one block took", _block_times(f)),
                 ("a pass takes", _duration(f)),
             ]
@@ -353,6 +359,13 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
     else:
         session.out.print("[bold green]fits.[/]", end=" ")
         session.out.print(_advice(f))
+
+
+def _cached(f: Forecast) -> str:
+    if not f.cache_bytes:
+        return "nothing"
+    share = f" ({f.cache_bytes / f.decoded_bytes:.0%} of the data)" if f.decoded_bytes else ""
+    return f"{show_bytes(f.cache_bytes)}{share} from pass to pass"
 
 
 def _block_times(f: Forecast) -> str:

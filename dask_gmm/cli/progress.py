@@ -221,6 +221,11 @@ def _outlook(pace: Pace) -> list[str]:
     return []
 
 
+def _from_cache(event: Any) -> list[str]:
+    share = event.blocks_from_cache / event.blocks if event.blocks else 0.0
+    return [f"{share:.0%} from the cache"] if share else []
+
+
 # -- lines in a log --------------------------------------------------------------------------------
 
 
@@ -248,6 +253,7 @@ class _Lines:
                     event.seconds,
                     event.rows,
                     event.bytes_read,
+                    *_from_cache(event),
                     *_outlook(self._pace),
                 )
             case "PassAdvanced" if time.monotonic() - self._told >= LINE_EVERY:

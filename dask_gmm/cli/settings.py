@@ -105,6 +105,7 @@ class EMSettings:
     init_params: str
     reg_covar: float
     seed: int | None
+    cache: int | str
 
     def estimator_arguments(self) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these."""
@@ -117,6 +118,7 @@ class EMSettings:
             "init_params": self.init_params,
             "reg_covar": self.reg_covar,
             "random_state": self.seed,
+            "cache": self.cache,
         }
 
     @classmethod

@@ -16,6 +16,7 @@ else:  # generic from click 8.2 on
 __all__ = [
     "AXIS",
     "BYTES",
+    "CACHE",
     "CHUNK",
     "COUNT",
     "STORAGE_OPTION",
@@ -72,6 +73,22 @@ class _Bytes(_ParamType):
         size = parse_bytes(value)
         if size is None or size <= 0:
             self.fail(f"{value!r} is no size: write 500MB, 64MiB or 2GB.", param, ctx)
+        return size
+
+
+class _Cache(_ParamType):
+    """Bytes, none at all, or as many as seem right."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        if isinstance(value, int):
+            return value
+        size = "auto" if value == "auto" else parse_bytes(value)
+        if size is None:
+            self.fail(f"{value!r} is no size: write 'auto', 2GB, 500MiB, or 0.", param, ctx)
         return size
 
 
@@ -148,6 +165,7 @@ class _StorageOption(_ParamType):
 
 AXIS = _Axis()
 BYTES = _Bytes()
+CACHE = _Cache()
 COUNT = _Count()
 CHUNK = _Chunk()
 STORAGE_OPTION = _StorageOption()

@@ -70,6 +70,8 @@ class Source(ABC):
         decoded chunks that are yet to be copied into the block.
     stored_bytes : int or None
         Bytes that one pass moves from the store, None when only a listing of it could tell.
+    reads_cost : bool
+        False where a block is in this process's memory already.
     """
 
     name: str
@@ -94,6 +96,11 @@ class Source(ABC):
     def stored_bytes(self) -> int | None:
         """Bytes that one pass moves from the store, None when unknown."""
         return None
+
+    @property
+    def reads_cost(self) -> bool:
+        """Whether reading a block is work: worth hiding behind computing, worth sparing."""
+        return True
 
     @property
     def n_features(self) -> int:

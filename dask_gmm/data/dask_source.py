@@ -147,6 +147,11 @@ class DaskSource(Source):
         # The optimised graph is made again where it is needed: its output keys are the same.
         return {name: value for name, value in self.__dict__.items() if name != "_optimized"}
 
+    @property
+    def reads_cost(self) -> bool:
+        """False: the graph makes the blocks, and whoever wants to keep them persists it."""
+        return False
+
     def read(self, block: BlockRef) -> NDArray[Any]:
         """Compute one block with Dask's current scheduler and return its rows.
 

@@ -100,6 +100,11 @@ class NumpySource(Source):
         """Bytes of the whole array."""
         return self.array.nbytes
 
+    @property
+    def reads_cost(self) -> bool:
+        """False: a block is a view, or a copy as quick as handing it to another thread."""
+        return False
+
     def read(self, block: BlockRef) -> NDArray[Any]:
         """Return the rows of a block, a view wherever strides allow it."""
         return flatten_block(self.array[self._region(block)], self.feature_axis)

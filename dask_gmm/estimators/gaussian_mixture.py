@@ -16,6 +16,7 @@ from dask_gmm.errors import CollapsedComponentWarning, InputError
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import keeping_features, open_input
 from dask_gmm.execution import choose_backend
+from dask_gmm.execution.pinned import cache_budget
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.fit import FitReport, FitSettings, WarmStart, fit_mixture
 from dask_gmm.fitting.given import check_given
@@ -88,6 +89,11 @@ class GaussianMixture(FittedMixture):
         How the E-step is computed: by machine code made for this CPU, by matrix products, or
         slowly in extended precision. 'auto' is 'compiled' where llvmlite is installed, else 'blas'.
         'compiled' computes float32 rows in float32 as far as no digit that matters is lost.
+    cache : 'auto', int or str, default='auto'
+        How much of the decoded data each process keeps in memory from one iteration to the next:
+        bytes, a size such as '2 GiB', or 0 for nothing. 'auto' takes up to three eighths of a
+        worker's memory limit (of this machine's free memory), less where the work itself needs it.
+        Only what is read from Zarr, and only while a fit lasts.
     callbacks : sequence of callables, optional
         Each is called with every event of a fit (`dask_gmm.fitting.events`), and with the progress
         of other passes: of `criteria` and its kin, of `predict_to`.
@@ -113,7 +119,7 @@ class GaussianMixture(FittedMixture):
     n_passes_ : int
         Full reads made by the iterations.
     history_ : tuple of PassFinished
-        One record a pass: rows, bytes, seconds, lower bounds.
+        One record a pass: rows, bytes, blocks from the cache, seconds, lower bounds.
     outcome_ : str
         'converged', 'max_iter' or 'collapsed'.
 
@@ -151,6 +157,7 @@ class GaussianMixture(FittedMixture):
         "missing_chunks": [StrOptions({"error", "fill"})],
         "init_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "kernel": [StrOptions({"auto", *KERNELS})],
+        "cache": [Integral, str],
         "callbacks": [None, list, tuple],
     }
 
@@ -177,6 +184,7 @@ class GaussianMixture(FittedMixture):
         missing_chunks: str = "error",
         init_size: int | str = "auto",
         kernel: str = "auto",
+        cache: int | str = "auto",
         callbacks: Sequence[Observer] | None = None,
     ) -> None:
         self.n_components = n_components
@@ -199,6 +207,7 @@ class GaussianMixture(FittedMixture):
         self.missing_chunks = missing_chunks
         self.init_size = init_size
         self.kernel = kernel
+        self.cache = cache
         self.callbacks = callbacks
 
     # -- fitting ---------------------------------------------------------------------------------
@@ -271,6 +280,7 @@ class GaussianMixture(FittedMixture):
             init_size=None if isinstance(self.init_size, str) else self.init_size,
             kernel=self.kernel,
             given=given,
+            cache=cache_budget(self.cache),
         )
         report = fit_mixture(
             source,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dask_gmm.data.source import BlockRef
+    from dask_gmm.execution.pinned import CacheSpec
     from dask_gmm.execution.plan import Plan
     from dask_gmm.execution.unit import UnitResult
 
@@ -101,6 +102,10 @@ class PassResult(Generic[T]):
         Tasks submitted, helpers and resubmissions included.
     resubmitted : int
         Units (or groups of units) submitted again after they were lost.
+    blocks_from_cache : int
+        Blocks that were pinned by an earlier pass and not read; `bytes_read` counts them too.
+    threads : int
+        Threads that there were to run it.
     """
 
     value: T
@@ -110,6 +115,8 @@ class PassResult(Generic[T]):
     seconds: float
     tasks: int
     resubmitted: int
+    blocks_from_cache: int
+    threads: int
 
 
 class Backend(Protocol):
@@ -134,6 +141,9 @@ class Backend(Protocol):
 
         `on_progress` is called in the caller's thread, about once a second and at the end.
         """
+
+    def unpin(self, cache: CacheSpec) -> None:
+        """Let go of what the processes have pinned for a fit; it is over."""
 
 
 class Meter:
@@ -205,6 +215,7 @@ def conclude(
     reporter: ProgressReporter,
     *,
     tasks: int,
+    threads: int,
     resubmitted: int = 0,
 ) -> PassResult[T]:
     """Report the end of a pass and return its result.
@@ -224,6 +235,8 @@ def conclude(
         seconds=reporter.seconds,
         tasks=tasks,
         resubmitted=resubmitted,
+        blocks_from_cache=root.cached,
+        threads=threads,
     )
 
 

@@ -1,4 +1,4 @@
-"""Passes in this process, on Dask's threaded scheduler.
+"""Passes in this process: on threads of a pool, or on Dask's scheduler for the tasks of a graph.
 
 The units' values are folded as they finish, under a lock, in the shape of the fixed tree; so the
 process holds a handful of values whatever the number of units.
@@ -28,7 +28,8 @@ from dask_gmm.execution.backend import (
 )
 from dask_gmm.execution.machine import machine_memory, single_threaded_blas
 from dask_gmm.execution.persisted import check_persisted
-from dask_gmm.execution.plan import check_memory
+from dask_gmm.execution.pinned import pinned_blocks, unpin
+from dask_gmm.execution.plan import check_memory, process_memory
 from dask_gmm.execution.tree import Summable, TreeFold
 from dask_gmm.execution.unit import UnitResult, run_block, run_unit
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dask_gmm.execution.backend import BlockJob, PassProgress
+    from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks
     from dask_gmm.execution.plan import Plan
 
 __all__ = ["LocalBackend"]
@@ -114,12 +116,24 @@ class LocalBackend:
             plan, job, machine_memory(), n_threads, usable=1.0, place="this process's machine"
         )
         reporter = ProgressReporter(plan, on_progress)
-        state = _LocalPass(plan, job)
-        graph, keys = state.graph()
+        pinned = None
+        if plan.cache is not None:
+            needed = process_memory(plan, job, n_threads)
+            pinned = pinned_blocks(plan.cache, needed=needed)
+        state = _LocalPass(plan, job, pinned)
         with single_threaded_blas(), self._pool(n_threads) as pool:
-            state.execute(partial(dask.threaded.get, graph, keys, pool=pool), reporter)
-        root = state.fold.root()
-        return conclude(plan, root, reporter, tasks=len(graph))
+            if isinstance(plan.source, GraphSource):
+                graph, keys = state.graph()
+                state.run_graph(partial(dask.threaded.get, graph, keys, pool=pool), reporter)
+                tasks = len(graph)
+            else:
+                tasks = plan.n_units
+                state.run_units(pool, min(n_threads, tasks), reporter)
+        return conclude(plan, state.root(), reporter, tasks=tasks, threads=n_threads)
+
+    def unpin(self, cache: CacheSpec) -> None:
+        """Let go of what this process has pinned for a fit."""
+        unpin(cache.token)
 
     @contextmanager
     def _pool(self, n_threads: int) -> Iterator[ThreadPoolExecutor | ThreadPool]:
@@ -151,42 +165,90 @@ def _works_in(pool: ThreadPoolExecutor | ThreadPool) -> bool:
 class _LocalPass(Generic[T]):
     """The live side of one pass: its fold, its counters and its stop flag."""
 
-    def __init__(self, plan: Plan, job: BlockJob[T]) -> None:
+    def __init__(self, plan: Plan, job: BlockJob[T], pinned: PinnedBlocks | None) -> None:
         self.plan = plan
         self.job = job
-        self.fold: TreeFold[UnitResult[T]] = TreeFold(plan.n_positions)
+        self.pinned = pinned
         self.meter = Meter()
+        self._fold: TreeFold[T] = TreeFold(plan.n_positions)
+        self._cached = 0
         self._units = iter(range(plan.n_units))
         self._lock = threading.Lock()
+        self._ended = threading.Event()
         self._stop = threading.Event()
+        self._error: BaseException | None = None
 
-    def graph(self) -> tuple[dict[Any, Any], list[Any]]:
-        """Return the pass as a Dask graph, and the keys to ask for."""
-        source = self.plan.source
-        if not isinstance(source, GraphSource):
-            # Which task runs first is for Dask to say. So tasks do not own a unit: each takes the
-            # next one, and units are read and folded in order of position.
-            keys: list[Any] = [("dask-gmm-unit", n) for n in range(self.plan.n_units)]
-            return {key: Task(key, self._run_next_unit) for key in keys}, keys
-        tasks = dict(source.graph())
-        keys = [("dask-gmm-block", p) for p in range(self.plan.n_positions)]
-        for key in keys:
-            block = TaskRef(source.block_key(self.plan.blocks[key[1]]))
-            tasks[key] = Task(key, self._run_block, key[1], block)
-        return tasks, keys
+    def root(self) -> UnitResult[T]:
+        """Return the root of the tree once all has been folded."""
+        blocks, rows, bytes_read = self.meter.read()
+        return UnitResult(self._fold.root(), rows, blocks, bytes_read, cached=self._cached)
 
-    def _run_next_unit(self) -> None:
+    # -- blocks that a task can read -------------------------------------------------------------
+
+    def run_units(
+        self, pool: ThreadPoolExecutor | ThreadPool, n_threads: int, reporter: ProgressReporter
+    ) -> None:
+        """Run all units on some threads of a pool, and report from this one.
+
+        Each thread takes the next unit until none is left. So units are read and folded in order
+        of position, none costs a hand-over between threads, and a thread that a busy pool cannot
+        spare is not waited for. Ctrl-C stops units at their next block.
+        """
+        begin: Callable[..., Any] = getattr(pool, "submit", None) or pool.apply_async  # type: ignore[union-attr]
+        try:
+            for _ in range(n_threads):
+                begin(self._take_units)
+            while not self._ended.wait(TICK):
+                reporter.tick(self.meter.read())
+            if self._error is not None:
+                raise self._error
+        finally:
+            self._stop.set()
+            self._error = None  # it leads to its traceback, and that to this object
+
+    def _take_units(self) -> None:
+        try:
+            with single_threaded_blas():  # once, and not again by each unit
+                while not self._stop.is_set() and self._run_next_unit():
+                    pass
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            with self._lock:
+                self._error = self._error or error
+            self._stop.set()
+            self._ended.set()
+
+    def _run_next_unit(self) -> bool:
         with self._lock:
-            unit = next(self._units)
+            unit = next(self._units, None)
+        if unit is None:
+            return False
         result = run_unit(
             self.plan.source,
             self.plan.blocks_of(self.plan.unit(unit)),
             self.job,
+            pinned=self.pinned,
             report=self.meter,
             stopped=self._stop.is_set,
         )
         with self._lock:
-            self.fold.add(self.plan.unit_level, unit, result)
+            self._fold.add(self.plan.unit_level, unit, result.value)
+            self._cached += result.cached
+            if self._fold.complete:
+                self._ended.set()
+        return True
+
+    # -- blocks that are tasks of a Dask graph ---------------------------------------------------
+
+    def graph(self) -> tuple[dict[Any, Any], list[Any]]:
+        """Return the pass as a Dask graph, and the keys to ask for."""
+        source = self.plan.source
+        assert isinstance(source, GraphSource)
+        tasks = dict(source.graph())
+        keys: list[Any] = [("dask-gmm-block", p) for p in range(self.plan.n_positions)]
+        for key in keys:
+            block = TaskRef(source.block_key(self.plan.blocks[key[1]]))
+            tasks[key] = Task(key, self._run_block, key[1], block)
+        return tasks, keys
 
     def _run_block(self, position: int, value: Any) -> None:
         if self._stop.is_set():
@@ -196,18 +258,16 @@ class _LocalPass(Generic[T]):
         block = self.plan.source.block(self.plan.blocks[position])
         with single_threaded_blas():
             rows = source.rows_of(value, self.plan.source.n_features, self.plan.source.feature_axis)
-            result = run_block(
-                self.job, rows, block, self.plan.source.name, self.plan.source.locate
-            )
-        self.meter(1, result.rows, result.bytes_read)
+            found = run_block(self.job, rows, block, self.plan.source.name, self.plan.source.locate)
+        self.meter(1, int(rows.shape[0]), int(rows.nbytes))
         with self._lock:
-            self.fold.add(0, position, result)
+            self._fold.add(0, position, found)
 
-    def execute(self, get: Callable[[], Any], reporter: ProgressReporter) -> None:
-        """Run the scheduler in a helper thread and report from this one.
+    def run_graph(self, get: Callable[[], Any], reporter: ProgressReporter) -> None:
+        """Run Dask's scheduler in a helper thread and report from this one.
 
         The scheduler's own loop blocks its thread until a task ends. From outside it, progress is
-        reported within long units, and Ctrl-C stops them at their next block.
+        reported within long tasks, and Ctrl-C stops the pass at the next block.
         """
         with ThreadPoolExecutor(1, "dask-gmm-pass") as helper:
             running = helper.submit(get)
@@ -216,5 +276,5 @@ class _LocalPass(Generic[T]):
                     reporter.tick(self.meter.read())
                 running.result()
             finally:
-                # After an error other units may still run; they end at their next block.
+                # After an error other blocks may still run; no more of them begin.
                 self._stop.set()

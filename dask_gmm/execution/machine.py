@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import threading
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "available_memory",
     "machine_fingerprint",
     "machine_memory",
     "single_threaded_blas",
@@ -35,6 +37,8 @@ class _BlasGuard:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holders = 0
+        self._libraries: list[Any] = []
+        self._modules = -1
         self._shared: list[tuple[Any, int]] = []
         self._per_thread: list[Any] = []
 
@@ -42,10 +46,13 @@ class _BlasGuard:
     def hold(self) -> Iterator[None]:
         with self._lock:
             if self._holders == 0:
-                # Libraries may have been loaded since the last time, so look again (about 1 ms).
-                libraries = ThreadpoolController().lib_controllers
-                self._per_thread = [lib for lib in libraries if _is_per_thread(lib)]
-                shared = [lib for lib in libraries if not _is_per_thread(lib)]
+                # A look at all loaded libraries takes a millisecond or more, once per unit on a
+                # cluster. New ones come with new modules.
+                if self._modules != len(sys.modules):
+                    self._modules = len(sys.modules)
+                    self._libraries = ThreadpoolController().lib_controllers
+                self._per_thread = [lib for lib in self._libraries if _is_per_thread(lib)]
+                shared = [lib for lib in self._libraries if not _is_per_thread(lib)]
                 self._shared = [(lib, lib.get_num_threads()) for lib in shared]
                 for library in shared:
                     _set_threads(library, 1)
@@ -137,6 +144,12 @@ def _cgroup_limits() -> Iterator[int]:
 def machine_memory() -> int:
     """Return the bytes of memory this process may use: the machine's, or its control group's."""
     return min([int(psutil.virtual_memory().total), *(n for n in _cgroup_limits() if n > 0)])
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that this process may still take without swapping."""
+    mine = int(psutil.Process().memory_info().rss)
+    return max(0, min(int(psutil.virtual_memory().available), machine_memory() - mine))
 
 
 def _cpu_model() -> str:

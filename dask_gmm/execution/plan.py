@@ -7,7 +7,8 @@ consecutive positions. So the number of units follows the cluster and changes no
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,28 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.pinned import CacheSpec
 
-__all__ = ["Plan", "TaskMemory", "check_memory", "plan_pass", "task_memory", "task_memory_parts"]
+__all__ = [
+    "Plan",
+    "TaskMemory",
+    "check_memory",
+    "plan_pass",
+    "process_memory",
+    "resize_units",
+    "task_memory",
+    "task_memory_parts",
+]
 
-#: Units a thread gets at least: enough that the last ones to finish leave few cores idle, few
-#: enough that the scheduler's milliseconds per task do not show.
+#: Units a thread gets at least while nobody knows how long they take: enough that the last ones to
+#: finish leave few cores idle, few enough that the scheduler's milliseconds per task do not show.
 UNITS_PER_THREAD = 8
+#: ... and in passes that are over in `SHORT_PASS` seconds, where those milliseconds do show.
+FEWEST_UNITS_PER_THREAD = 4
+SHORT_PASS = 0.5
+#: How long a unit should take: a scheduler's 1-3 ms per task do not show in it, and no more than
+#: this is lost with a worker or waited for at the end of a pass.
+UNIT_SECONDS = 1.0
 #: Beyond this many units a scheduler becomes the bottleneck of a pass (.2-1 ms per task).
 MAX_UNITS = 4096
 #: Units of sources whose blocks are Dask tasks: more would keep too many blocks' values waiting.
@@ -50,11 +67,14 @@ class Plan:
         Indices of the source's blocks; *position* ``p`` of the tree is ``blocks[p]``.
     unit_level : int
         A unit is ``2**unit_level`` consecutive positions.
+    cache : CacheSpec, optional
+        What the processes may pin, for passes that will be repeated.
     """
 
     source: Source
     blocks: range | tuple[int, ...]
     unit_level: int
+    cache: CacheSpec | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks:
@@ -132,6 +152,7 @@ def plan_pass(
     n_threads: int,
     blocks: Sequence[int] | None = None,
     unit_level: int | None = None,
+    cache: CacheSpec | None = None,
 ) -> Plan:
     """Plan a pass for a backend with `n_threads` threads.
 
@@ -146,6 +167,8 @@ def plan_pass(
     unit_level : int, optional
         Fix the units' size to ``2**unit_level`` blocks. By default each thread gets 8 to 16 units
         (fewer on clusters of hundreds of threads), however many blocks there are.
+    cache : CacheSpec, optional
+        What the processes may pin. Ignored where reading a block costs nothing.
 
     Raises
     ------
@@ -157,11 +180,39 @@ def plan_pass(
     else:
         chosen = blocks if isinstance(blocks, range) else tuple(int(b) for b in blocks)
     if unit_level is None:
-        units = min(max(UNITS_PER_THREAD * n_threads, 1), max(MAX_UNITS // 2, 2 * n_threads))
-        unit_level = max((len(chosen) // units).bit_length() - 1, 0)
+        unit_level = _level(len(chosen), UNITS_PER_THREAD * n_threads, n_threads)
         if isinstance(source, GraphSource):
             unit_level = min(unit_level, GRAPH_UNIT_LEVEL)
-    return Plan(source, chosen, unit_level)
+    return Plan(source, chosen, unit_level, cache if source.reads_cost else None)
+
+
+def _level(n_positions: int, units: int, n_threads: int) -> int:
+    """Return the level of the fewest units that are no fewer than `units`."""
+    units = min(max(units, 1), max(MAX_UNITS // 2, 2 * n_threads))
+    return max((n_positions // units).bit_length() - 1, 0)
+
+
+def resize_units(plan: Plan, seconds: float, n_threads: int) -> Plan:
+    """Return the plan with units that last about a second; the result keeps its bits.
+
+    Where blocks are pinned units only get smaller: a larger one would join blocks that different
+    workers hold.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the pass that was made.
+    seconds : float
+        Its wall time.
+    n_threads : int
+        Threads that ran it.
+    """
+    if isinstance(plan.source, GraphSource):
+        return plan
+    fewest = FEWEST_UNITS_PER_THREAD if seconds < SHORT_PASS else UNITS_PER_THREAD
+    units = max(fewest * n_threads, math.ceil(seconds * n_threads / UNIT_SECONDS))
+    level = _level(plan.n_positions, units, n_threads)
+    return replace(plan, unit_level=level if plan.cache is None else min(level, plan.unit_level))
 
 
 @dataclass(frozen=True)
@@ -202,6 +253,18 @@ def task_memory(plan: Plan, job: BlockJob[Any]) -> int:
     return task_memory_parts(plan, job).total
 
 
+def process_memory(plan: Plan, job: BlockJob[Any], n_threads: int) -> int:
+    """Return the bytes of a process that runs `n_threads` tasks, without what it may pin."""
+    return PROCESS_BYTES + n_threads * task_memory(plan, job)
+
+
+def _pinned(plan: Plan) -> int:
+    """Return the bytes that a process pins because the user says so; never more than the data."""
+    if plan.cache is None or plan.cache.budget is None:
+        return 0
+    return min(plan.cache.budget, plan.n_positions * plan.source.block_bytes)
+
+
 def _mb(size: float) -> str:
     return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e6:,.3f} MB"
 
@@ -238,25 +301,29 @@ def check_memory(
     if limit_per_worker <= 0:
         return
     parts = task_memory_parts(plan, job)
-    needed = PROCESS_BYTES + threads_per_worker * parts.total
+    pinned = _pinned(plan)
+    needed = process_memory(plan, job, threads_per_worker) + pinned
     allowed = usable * limit_per_worker
     if needed <= allowed:
         return
-    fitting = int((allowed - PROCESS_BYTES) // parts.total)
+    fitting = int((allowed - PROCESS_BYTES - pinned) // parts.total)
     block = _mb(plan.source.block_bytes)
     remedies = [
         f"give {place} at least {_mb(needed / usable)}",
         f"store {plan.source.name} in chunks smaller than {block}",
     ]
-    if fitting >= 1:
+    if needed - pinned <= allowed:
+        remedies = [f"set cache to at most {_mb(allowed - needed + pinned)}", remedies[0]]
+    elif fitting >= 1:
         remedies.insert(0, f"use at most {fitting} of its {threads_per_worker} threads")
     if parts.values + parts.workspace > parts.blocks + parts.reading:
         remedies.append("use fewer components, restarts or a smaller covariance family")
+    kept = f", and the cache pins {_mb(pinned)}" if pinned else ""
     raise MemoryPlanError(
         f"A pass over {plan.source.name} does not fit {place} of {_mb(limit_per_worker)} with "
         f"{threads_per_worker} thread(s): each task holds {_mb(parts.total)} "
         f"({_mb(parts.blocks)} of blocks at {block} each, {_mb(parts.reading)} while reading, "
         f"{_mb(parts.workspace)} of workspace, {_mb(parts.values)} of statistics), and an idle "
-        f"process {_mb(PROCESS_BYTES)}, against {_mb(allowed)} usable. "
+        f"process {_mb(PROCESS_BYTES)}{kept}, against {_mb(allowed)} usable. "
         f"To make it fit: {'; or '.join(remedies)}."
     )

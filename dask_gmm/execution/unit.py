@@ -2,7 +2,8 @@
 
 While some blocks are computed a helper thread reads the next (see `dask_gmm.execution.prefetch`),
 so a task waits for the store only when the store is slower than the arithmetic. A job's rows lie in
-memory that later blocks are read into: what it returns must not be a view of them.
+memory that later blocks are read into: what it returns must not be a view of them. Blocks that are
+pinned (see `dask_gmm.execution.pinned`) stay in memory of their own and are not read again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dask_gmm.errors import (
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.buffers import ReadBuffers
     from dask_gmm.data.source import BlockRef, Source
     from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.pinned import PinnedBlocks
 
 __all__ = ["UnitResult", "is_transient", "run_block", "run_unit"]
 
@@ -75,6 +78,10 @@ class UnitResult(Generic[T]):
         What went into it; `bytes_read` counts decoded bytes.
     machines : frozenset of str
         Fingerprints of the machines that took part (left empty by in-process runs).
+    cached : int
+        Blocks that were pinned and not read.
+    holders : tuple of (int, str)
+        Units of which some blocks are pinned, and the address of the worker that holds them.
     """
 
     value: T
@@ -82,6 +89,8 @@ class UnitResult(Generic[T]):
     blocks: int
     bytes_read: int
     machines: frozenset[str] = frozenset()
+    cached: int = 0
+    holders: tuple[tuple[int, str], ...] = ()
 
     def __add__(self, other: UnitResult[T]) -> UnitResult[T]:
         return UnitResult(
@@ -90,6 +99,8 @@ class UnitResult(Generic[T]):
             self.blocks + other.blocks,
             self.bytes_read + other.bytes_read,
             self.machines | other.machines,
+            self.cached + other.cached,
+            self.holders + other.holders,
         )
 
 
@@ -115,23 +126,41 @@ def _read(
     return source.read_into(block, buffers, requested)
 
 
+def _read_and_pin(
+    pinned: PinnedBlocks,
+    source: Source,
+    block: BlockRef,
+    buffers: ReadBuffers,
+    requested: Mapping[str, Any] | None,
+) -> np.ndarray[Any, Any]:
+    """Read a block, into memory of its own if it is to stay."""
+    size = (block.rows or 0) * source.n_features * source.dtype.itemsize
+    if not pinned.reserve(size):
+        return _read(source, block, buffers, requested)
+    try:
+        rows = _read(source, block, buffers.beside(), requested)
+    except BaseException:
+        pinned.release(size)
+        raise
+    return pinned.keep(block.index, rows, size)
+
+
 def run_block(
     job: BlockJob[T],
     rows: np.ndarray[Any, Any],
     block: BlockRef,
     source_name: str,
     locate: Callable[[BlockRef, int], str],
-) -> UnitResult[T]:
+) -> T:
     """Apply a job to one block; errors learn which block it was."""
     try:
-        value = job(rows, block)
+        return job(rows, block)
     except NonFiniteError as error:
         raise error.at(locate(block, error.row)) from None
     except Exception as error:
         if not isinstance(error, DaskGMMError):
             error.add_note(f"This happened in block {block.index} of {source_name}.")
         raise
-    return UnitResult(value, int(rows.shape[0]), 1, int(rows.nbytes))
 
 
 def run_unit(
@@ -139,6 +168,7 @@ def run_unit(
     blocks: Sequence[int],
     job: BlockJob[T],
     *,
+    pinned: PinnedBlocks | None = None,
     report: Callable[[int, int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> UnitResult[T]:
@@ -152,6 +182,8 @@ def run_unit(
         Block indices in order of position; the first position is a multiple of the unit's size.
     job : BlockJob
         What is computed from a block.
+    pinned : PinnedBlocks, optional
+        What this process keeps of the source from pass to pass.
     report : callable, optional
         Called after every block with the blocks, rows and bytes since the last call.
     stopped : callable, optional
@@ -166,15 +198,24 @@ def run_unit(
     StoreError
         A block could not be read.
     """
-    fold: TreeFold[UnitResult[T]] = TreeFold(len(blocks))
-    with single_threaded_blas(), closing(read_in_order(source, blocks, _read)) as reading:
-        for position in range(len(blocks)):
+    fold: TreeFold[T] = TreeFold(len(blocks))
+    kept = pinned.among(blocks) if pinned is not None else {}
+    n_kept, n_rows, n_bytes = len(kept), 0, 0
+    missing = [index for index in blocks if index not in kept]
+    read = _read if pinned is None else partial(_read_and_pin, pinned)
+    with single_threaded_blas(), closing(read_in_order(source, missing, read)) as reading:
+        for position, index in enumerate(blocks):
             if stopped is not None and stopped():
                 raise PassInterruptedError(f"A pass over {source.name} was told to stop.")
-            block, rows = next(reading)
-            result = run_block(job, rows, block, source.name, source.locate)
+            if index in kept:
+                block, rows = source.block(index), kept.pop(index)
+            else:
+                block, rows = next(reading)
+            value = run_block(job, rows, block, source.name, source.locate)
+            size = int(rows.shape[0]), int(rows.nbytes)
             del rows  # its memory is read into again, or it would be one block too many
-            fold.add(0, position, result)
+            fold.add(0, position, value)
+            n_rows, n_bytes = n_rows + size[0], n_bytes + size[1]
             if report is not None:
-                report(1, result.rows, result.bytes_read)
-    return fold.root()
+                report(1, *size)
+    return UnitResult(fold.root(), n_rows, len(blocks), n_bytes, cached=n_kept)

@@ -101,13 +101,15 @@ class PassFinished:
     lower_bounds : tuple of float
         Mean log-likelihood per row, in nats, of each candidate at the parameters the pass had.
     rows, blocks : int
-        What was read.
+        What was read, or came from the cache.
     bytes_read : int
         Bytes of the decoded blocks.
     seconds : float
         Wall time of the pass.
     tasks, resubmitted : int
         Tasks submitted to the backend, and how many of them were submitted again after a loss.
+    blocks_from_cache : int
+        Blocks that an earlier pass had pinned; the store was asked for the other ones only.
     """
 
     number: int
@@ -118,6 +120,7 @@ class PassFinished:
     seconds: float
     tasks: int
     resubmitted: int
+    blocks_from_cache: int = 0
 
 
 @dataclass(frozen=True)

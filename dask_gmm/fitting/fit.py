@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +17,7 @@ from dask_gmm.execution.machine import (
     single_threaded_blas,
     single_threaded_openmp,
 )
+from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import plan_pass
 from dask_gmm.fitting.events import FitFinished, FitStarted, SampleDrawn, StartsFound
 from dask_gmm.fitting.loop import FitResult, PlainEM, best_result, run
@@ -43,7 +45,10 @@ __all__ = ["FitReport", "FitSettings", "WarmStart", "fit_mixture"]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What a fit is asked to do; `GaussianMixture` documents each field."""
+    """What a fit is asked to do; `GaussianMixture` documents each field.
+
+    `cache` are bytes per process, None for "auto".
+    """
 
     n_components: int
     family: CovarianceFamily
@@ -55,6 +60,7 @@ class FitSettings:
     init_size: int | None
     kernel: str
     given: GivenParameters
+    cache: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,16 +147,28 @@ def fit_mixture(
                 warm.lower_bound,
             )
         ]
-    plan = plan_pass(source, n_threads=backend.n_threads)
+    cache = _cache(settings)
+    plan = plan_pass(source, n_threads=backend.n_threads, cache=cache)
     evaluator = Evaluator(backend, plan, settings.kernel, observers)
-    with single_threaded_blas():  # once for all passes: taking the guard costs milliseconds
-        best = best_result(run(strategies, evaluator.evaluate))
+    try:
+        with single_threaded_blas():  # once for all passes: taking the guard costs milliseconds
+            best = best_result(run(strategies, evaluator.evaluate))
+    finally:
+        if plan.cache is not None:
+            backend.unpin(plan.cache)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components)
     seconds = time.perf_counter() - begun
     passes = len(evaluator.history)
     notify(FitFinished(best.outcome, best.n_iter, best.lower_bound, passes, seconds))
     return FitReport(best, tuple(evaluator.history), evaluator.n_rows, seconds)
+
+
+def _cache(settings: FitSettings) -> CacheSpec | None:
+    """Return what this fit may pin, under a token of its own; None where nothing is read twice."""
+    if settings.cache == 0 or settings.max_iter <= 1:
+        return None
+    return CacheSpec(uuid.uuid4().hex, settings.cache)
 
 
 def check_driver_memory(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import IncompletePassError
+from dask_gmm.execution.plan import resize_units
 from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
 from dask_gmm.mixture.kernels import get_kernel
 
@@ -123,7 +124,7 @@ class Evaluator:
     ----------
     backend : Backend
     plan : Plan
-        All blocks of the source.
+        All blocks of the source; the units of later passes are sized by how long the last one took.
     kernel : str
     observers : sequence of Observer
     """
@@ -161,6 +162,7 @@ class Evaluator:
         result: PassResult[Evaluation] = self._backend.run(
             self._plan, job, on_progress=advanced if self._observers else None
         )
+        self._plan = resize_units(self._plan, result.seconds, result.threads)
         self._check_rows(result.value.rows, number)
         bounds = tuple(s.mean_log_likelihood for s in result.value.statistics)
         record = PassFinished(
@@ -172,6 +174,7 @@ class Evaluator:
             seconds=result.seconds,
             tasks=result.tasks,
             resubmitted=result.resubmitted,
+            blocks_from_cache=result.blocks_from_cache,
         )
         self.history.append(record)
         self._notify(record)

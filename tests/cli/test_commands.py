@@ -201,3 +201,23 @@ def test_the_examples_in_the_help_are_true(run: Run) -> None:
             assert words[:2] == ["dask-gmm", name]
             with command.make_context(name, words[2:]):
                 pass
+
+
+def test_the_cache_is_told_of(points: Path, run: Run) -> None:
+    words = ("-k", 3, "--seed", 0)
+    done = run("fit", points, *words)
+    assert re.search(r"from the cache +\d+% of the passes' blocks", done.stdout)
+    assert ", 100% from the cache" in done.stderr
+    told = json.loads(run("fit", points, *words, "--cache", 0, "--json").stdout)
+    assert told["blocks_from_cache"] == 0
+    told = json.loads(run("fit", points, *words, "--cache", "1MB", "--json").stdout)
+    assert told["blocks_from_cache"] == (told["passes"] - 1) * told["n_blocks"]
+
+
+def test_plan_shows_what_the_cache_keeps(points: Path, run: Run) -> None:
+    assert re.search(r"the cache keeps .*100% of the data", run("plan", points, "-k", 3).stdout)
+    none = run("plan", points, "-k", 3, "--cache", 0)
+    assert re.search(r"the cache keeps +nothing", none.stdout)
+    words = ("--workers", 2, "--memory-limit", "1GB", "--cache", "10 kB", "--json")
+    assert json.loads(run("plan", points, "-k", 3, *words).stdout)["cache_bytes"] == 20_000
+    assert run("plan", points, "-k", 3, "--cache", "plenty").exit_code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_limits
 
 import dask_gmm.fitting.fit
+import dask_gmm.fitting.passes
 from dask_gmm import GaussianMixture
 from dask_gmm.data.stores import read_counter, writable_store
 from dask_gmm.execution import plan_pass
+from dask_gmm.execution.pinned import pinned_bytes
 from tests.object_store import object_store  # noqa: F401
 
 if TYPE_CHECKING:
+    from dask_gmm.execution import Plan
     from tests.object_store import ObjectStoreServer
 
 N_BLOCKS = 37
@@ -78,7 +82,25 @@ def test_any_grouping_into_units(
 ) -> None:
     grouped = partial(plan_pass, unit_level=unit_level)
     monkeypatch.setattr(dask_gmm.fitting.fit, "plan_pass", grouped)
+    monkeypatch.setattr(dask_gmm.fitting.passes, "resize_units", lambda plan, *_: plan)
     assert fit(store)[0] == expected
+
+
+def test_units_of_another_size_in_each_pass(
+    store: str, expected: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = iter([5, 0, 3, 1, 6, 2, 4, 0])
+
+    def resize(plan: Plan, seconds: float, n_threads: int) -> Plan:
+        assert seconds > 0
+        assert n_threads == 2
+        return replace(plan, unit_level=next(levels))
+
+    monkeypatch.setattr(dask_gmm.fitting.passes, "resize_units", resize)
+    with dask.config.set(num_workers=2):
+        found, gm = fit(store)
+    assert len({record.tasks for record in gm.history_}) > 4
+    assert found == expected
 
 
 def test_two_processes(store: str, expected: list[bytes], two_processes: Client) -> None:
@@ -99,7 +121,7 @@ def test_one_process_of_two_threads(store: str, expected: list[bytes]) -> None:
 def test_one_read_of_each_block_per_pass(store: str) -> None:
     """Counted at the store: the sample's blocks once, then every block once a pass."""
     before = read_counter()
-    _, gm = fit(store)
+    _, gm = fit(store, cache=0)
     chunks = read_counter() - before
     assert gm.n_passes_ > 1
     assert chunks.gets == N_BLOCKS + gm.n_passes_ * N_BLOCKS
@@ -111,8 +133,43 @@ def test_one_read_of_each_block_per_pass_on_a_cluster(store: str, two_processes:
 
     before = total()
     with two_processes.as_current():
-        _, gm = fit(store)
+        _, gm = fit(store, cache=0)
     assert total() - before == N_BLOCKS + gm.n_passes_ * N_BLOCKS
+
+
+BLOCK_BYTES = 500 * 5 * 8
+
+
+@pytest.mark.parametrize("kept", [0, 1, 18, N_BLOCKS])
+def test_pinned_blocks_are_read_once_in_a_fit(store: str, expected: list[bytes], kept: int) -> None:
+    before = read_counter()
+    found, gm = fit(store, cache=kept * BLOCK_BYTES)
+    gets = (read_counter() - before).gets
+    assert found == expected
+    assert [r.blocks_from_cache for r in gm.history_] == [0] + [kept] * (gm.n_passes_ - 1)
+    assert gets == N_BLOCKS + N_BLOCKS + (gm.n_passes_ - 1) * (N_BLOCKS - kept)
+    assert all((r.blocks, r.rows) == (N_BLOCKS, gm.n_rows_) for r in gm.history_)
+    assert pinned_bytes() == 0
+
+
+def test_pinned_blocks_on_a_cluster(
+    store: str, expected: list[bytes], two_processes: Client
+) -> None:
+    def total() -> int:
+        return sum(count.gets for count in two_processes.run(read_counter).values())
+
+    with two_processes.as_current():
+        for cache in ("auto", 9 * BLOCK_BYTES):
+            before = total()
+            found, gm = fit(store, cache=cache)
+            assert found == expected
+            hits = [r.blocks_from_cache for r in gm.history_]
+            assert total() - before == N_BLOCKS + sum(N_BLOCKS - h for h in hits)
+            assert hits[0] == 0
+            assert max(hits) > 0
+            if cache != "auto":
+                assert max(hits) <= 18, "no worker has room for more than nine"
+            assert set(two_processes.run(pinned_bytes).values()) == {0}
 
 
 def test_a_killed_worker_changes_no_bit(store: str, expected: list[bytes]) -> None:

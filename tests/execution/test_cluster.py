@@ -62,6 +62,69 @@ def test_nothing_stays_on_the_cluster(client: Client) -> None:
     assert tasks_left(client) == 0
 
 
+def known(client: Client) -> dict[str, int]:
+    """Count what the scheduler remembers of tasks, now and of the past."""
+
+    def count(dask_scheduler: Any) -> dict[str, int]:
+        spans = dask_scheduler.extensions["spans"].spans.values()
+        return {
+            "tasks": len(dask_scheduler.tasks),
+            "groups": len(dask_scheduler.task_groups),
+            "prefixes": len(dask_scheduler.task_prefixes),
+            "clients' keys": sum(len(c.wants_what) for c in dask_scheduler.clients.values()),
+            "spans": len(spans),
+            "groups of spans": sum(len(span.groups) for span in spans),
+            "topics": len(dask_scheduler._broker._topics),
+        }
+
+    found: dict[str, int] = client.run_on_scheduler(count)
+    return found
+
+
+def known_after_passes(client: Client, passes: int) -> list[dict[str, int]]:
+    """Return what is known after three passes, and after many."""
+    backend, plan = ClusterBackend(client), plan_pass(even_fake(4, plain=True), n_threads=2)
+    found: list[dict[str, int]] = []
+    for number in range(1, passes + 1):
+        backend.run(plan, SumJob())
+        if number in (3, passes):
+            for _ in range(50):  # what was released is forgotten with the next messages
+                counts = known(client)
+                if counts["tasks"] == 2:  # the anchors
+                    break
+                time.sleep(0.1)
+            found.append(counts)
+    return found
+
+
+def test_the_scheduler_remembers_no_pass(client: Client) -> None:
+    early, late = known_after_passes(client, 10)
+    assert late == early
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_thousand_passes_leave_the_scheduler_as_it_was(client: Client) -> None:
+    early, late = known_after_passes(client, 1000)
+    assert late == early
+
+
+def test_units_are_queued_on_the_scheduler_in_every_pass(client: Client) -> None:
+    """A worker that dies should take only the units with it that it was running."""
+    backend = ClusterBackend(client)
+    for _ in range(6):  # groups that all passes share must not come to look like large inputs
+        backend.run(plan_pass(even_fake(4), n_threads=2, unit_level=0), SumJob())
+    queued: list[int] = []
+
+    def watch(progress: PassProgress) -> None:
+        there = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.queued))
+        queued.append(int(there))
+
+    plan = plan_pass(even_fake(40), n_threads=2, unit_level=0)
+    backend.run(plan, SumJob(seconds=0.03), on_progress=watch)
+    assert max(queued) >= 10, queued
+
+
 def test_units_have_no_restrictions_and_depend_on_one_small_task() -> None:
     plan = plan_pass(even_fake(64), n_threads=2, unit_level=1)
     shape = graph.tree_shape(plan, SumJob())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 
 from dask_gmm.data.source import open_source
 from dask_gmm.errors import InputError, MemoryPlanError
+from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import (
     PROCESS_BYTES,
     Plan,
     check_memory,
     plan_pass,
+    resize_units,
     task_memory,
     task_memory_parts,
 )
@@ -41,6 +44,32 @@ def test_the_number_of_units_follows_the_threads_not_the_blocks(
 
 def test_a_hundred_thousand_blocks_make_few_units() -> None:
     assert 16 <= plan_pass(even_fake(100_000), n_threads=2).n_units <= 32
+
+
+@given(n_blocks=st.integers(1, 10**6), n_threads=st.integers(1, 300), seconds=st.floats(1e-6, 1e5))
+def test_units_last_about_a_second_once_that_is_known(
+    n_blocks: int, n_threads: int, seconds: float
+) -> None:
+    plan = resize_units(plan_pass(even_fake(n_blocks), n_threads=n_threads), seconds, n_threads)
+    each = seconds * n_threads * 2**plan.unit_level / n_blocks
+    assert each <= 1.0001 or plan.unit_level == 0 or plan.n_units >= 2048
+    assert plan.n_units >= min(n_blocks, 2 * n_threads), "every thread must have its share"
+    if plan.n_units > 16 * n_threads + 1:
+        assert each >= 0.4999, "no smaller than they need be"
+
+
+def test_units_never_join_what_different_workers_hold() -> None:
+    plan = plan_pass(even_fake(1000), n_threads=2, unit_level=4, cache=CacheSpec("t"))
+    assert resize_units(plan, 1e-3, 2).unit_level == 4
+    assert resize_units(plan, 1e3, 2).unit_level < 4
+    assert resize_units(replace(plan, cache=None), 1e-3, 2).unit_level > 4
+
+
+def test_units_of_dask_collections_stay_as_they_are() -> None:
+    import dask.array as da
+
+    plan = plan_pass(open_source(da.zeros((100, 2), chunks=(10, 2))), n_threads=1)
+    assert resize_units(plan, 100.0, 1) == plan
 
 
 def test_dask_collections_get_small_units() -> None:

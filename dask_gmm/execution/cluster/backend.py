@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 import time
 import uuid
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import distributed
+from distributed.comm.core import CommClosedError
 
 from dask_gmm.errors import ClusterError, MixedClusterWarning, NoWorkersError, SchedulerLostError
-from dask_gmm.execution.backend import ProgressReporter, conclude
+from dask_gmm.execution.backend import GraphSource, ProgressReporter, conclude
+from dask_gmm.execution.cluster.affinity import Affinity
+from dask_gmm.execution.cluster.graph import anchors
 from dask_gmm.execution.cluster.run import ClusterPass, scheduler_errors
 from dask_gmm.execution.persisted import check_persisted
+from dask_gmm.execution.pinned import unpin
 from dask_gmm.execution.plan import check_memory
 from dask_gmm.execution.tree import Summable
 
@@ -24,9 +29,13 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from dask_gmm.execution.backend import BlockJob, PassProgress, PassResult
+    from dask_gmm.execution.pinned import CacheSpec
     from dask_gmm.execution.plan import Plan
 
 __all__ = ["ClusterBackend"]
+
+#: Seconds that the end of a fit waits for workers to let go of pinned blocks.
+UNPIN_TIMEOUT = 5.0
 
 T = TypeVar("T", bound=Summable)
 
@@ -57,6 +66,10 @@ class ClusterBackend:
         self._client: Any = client
         self._worker_timeout = worker_timeout
         self._warned = False
+        self._group = uuid.uuid4().hex
+        self._passes = 0
+        self._anchors: list[Any] = []
+        self._affinity: tuple[str, Affinity] | None = None
 
     def __repr__(self) -> str:
         return f"ClusterBackend({self._client!r})"
@@ -117,13 +130,60 @@ class ClusterBackend:
         ):
             check_memory(plan, job, limit, threads, place="a worker")
         reporter = ProgressReporter(plan, on_progress)
+        self._keep_groups(plan)
         with _outside_of_task():
-            cluster_pass = ClusterPass(self._client, plan, job, reporter, self._worker_timeout)
-            root = cluster_pass.run()
+            cluster_pass = ClusterPass(
+                self._client,
+                plan,
+                job,
+                reporter,
+                self._worker_timeout,
+                group=self._group,
+                affinity=self._affinity_of(plan),
+            )
+            root = cluster_pass.run(workers)
         self._warn_if_mixed(root.machines)
         return conclude(
-            plan, root, reporter, tasks=cluster_pass.tasks, resubmitted=cluster_pass.resubmitted
+            plan,
+            root,
+            reporter,
+            tasks=cluster_pass.tasks,
+            threads=sum(int(worker["nthreads"]) for worker in workers.values()),
+            resubmitted=cluster_pass.resubmitted,
         )
+
+    def unpin(self, cache: CacheSpec) -> None:
+        """Let go of what the workers have pinned for a fit.
+
+        A worker that cannot be told (it is stopped, or cut off) lets go when the next fit begins.
+        """
+        if self._affinity is None or self._affinity[0] != cache.token:
+            return
+        self._affinity = None
+        if self._client.status != "running":
+            return
+        with suppress(CommClosedError, OSError, RuntimeError, TimeoutError):
+            telling = asyncio.run_coroutine_threadsafe(
+                self._client.run(unpin, cache.token, on_error="ignore", asynchronous=True),
+                self._client.loop.asyncio_loop,
+            )
+            telling.result(UNPIN_TIMEOUT)
+
+    def _affinity_of(self, plan: Plan) -> Affinity | None:
+        if plan.cache is None:
+            return None
+        if self._affinity is None or self._affinity[0] != plan.cache.token:
+            self._affinity = plan.cache.token, Affinity(plan.n_positions)
+        return self._affinity[1]
+
+    def _keep_groups(self, plan: Plan) -> None:
+        """From the second pass on, hold on to the groups of tasks that all passes share."""
+        self._passes += 1
+        if self._passes != 2 or isinstance(plan.source, GraphSource):
+            return
+        tasks = anchors([f"gmm-{kind}-{self._group}" for kind in ("run", "unit")])
+        with scheduler_errors(self._client):
+            self._anchors = self._client.get(tasks, list(tasks), sync=False)
 
     def _workers(self) -> dict[str, Any]:
         """Return the scheduler's description of each worker; wait until there is one."""

@@ -4,8 +4,15 @@
   worker to worker, and is made again from the graph if its holders die; scattered data would be
   lost with them.
 - One task per unit, without restrictions: the scheduler keeps such tasks in its own queue, so a
-  worker that dies takes only the units it was running with it.
+  worker that dies takes only the units it was running with it. Units whose blocks a worker has
+  pinned prefer that worker; they wait there, and not in the queue.
 - Only where values are large, tasks that fold them before the driver sees them.
+
+A scheduler remembers every *group* of tasks (keys with the same first element) for ever, in the
+span it was part of. All passes of a backend therefore name their groups alike; an anchor, a task
+that is kept from pass to pass, keeps a group from ending and beginning anew. Such a group says
+nothing about the number of tasks of one pass any more, which is what the scheduler judges by
+whether they are to be queued; so units are marked as those that are (`_data_producer`).
 
 Tasks call builtins on pickled bytes and on each other's results; the scheduler never unpickles an
 object of ours and needs none of our packages.
@@ -19,22 +26,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask._task_spec import Task, TaskRef
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.optimization import cull
 from distributed.protocol import pickle
 
 from dask_gmm.execution.backend import GraphSource
 from dask_gmm.execution.cluster.worker import BlockRunner, UnitRunner, fold_results
+from dask_gmm.execution.plan import task_memory
 from dask_gmm.execution.tree import node_count, root_level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from dask_gmm.execution.backend import BlockJob
     from dask_gmm.execution.plan import Plan
 
+Key = tuple[str, str, int]
+
 _cull: Callable[..., Any] = cull  # untyped in Dask
 
-__all__ = ["PassGraph", "TreeShape", "make_runner", "pass_graph", "tree_shape"]
+__all__ = ["PassGraph", "TreeShape", "anchors", "make_runner", "pass_graph", "tree_shape"]
 
 #: Bytes of values that the driver gathers and folds itself; beyond, workers fold first.
 DRIVER_BYTES = 200_000_000
@@ -84,7 +95,8 @@ def make_runner(plan: Plan, job: BlockJob[Any], topic: str, token: str) -> bytes
         shape = (plan.source.n_features, plan.source.feature_axis)
         runner = BlockRunner(source.rows_of, shape, plan.source.name, job)
     else:
-        runner = UnitRunner(source, job, topic, token)
+        size = task_memory(plan, job)
+        runner = UnitRunner(source, job, topic, token, plan.cache, size)
     return _dumps(runner)
 
 
@@ -95,18 +107,65 @@ def _dumps(thing: Any) -> bytes:
 
 @dataclass(frozen=True)
 class PassGraph:
-    """Tasks, and the keys of the nodes to gather with their index at the output level."""
+    """Tasks, and the keys of the nodes to gather with their index at the output level.
+
+    Attributes
+    ----------
+    tasks : dict
+    outputs : dict of key to int
+    friends : dict of key to str
+        Tasks that had better run on one worker, and its address.
+    """
 
     tasks: dict[Any, Any]
     outputs: dict[Any, int]
+    friends: dict[Any, str]
+
+    def submission(self) -> Any:
+        """Return what `Client.get` takes: one layer for each worker that tasks prefer."""
+        if not self.friends:
+            return self.tasks
+        layers: dict[str, Any] = {}
+        for key, task in self.tasks.items():
+            layers.setdefault(self.friends.get(key, ""), {})[key] = task
+        annotations = {w: {"workers": [w], "allow_other_workers": True} for w in layers if w}
+        rest = {w: {""} if w and "" in layers else set() for w in layers}
+        make: Callable[..., Any] = MaterializedLayer
+        return HighLevelGraph(
+            {w: make(tasks, annotations=annotations.get(w)) for w, tasks in layers.items()}, rest
+        )
 
 
-def pass_graph(plan: Plan, shape: TreeShape, runner: bytes, nodes: Iterable[int]) -> PassGraph:
+def anchors(groups: Iterable[str]) -> dict[Any, Any]:
+    """Return a task for each group that costs nothing and, while it is wanted, keeps the group."""
+    keys = [(group, "anchor") for group in groups]
+    return {key: Task(key, operator.truth, True) for key in keys}
+
+
+def pass_graph(
+    plan: Plan,
+    shape: TreeShape,
+    runner: bytes,
+    nodes: Iterable[int],
+    *,
+    group: str | None = None,
+    preferred: Mapping[int, str] | None = None,
+) -> PassGraph:
     """Build the tasks for some nodes of the output level.
 
     All keys are new: what was lost or cancelled under an earlier key cannot meet them.
+
+    Parameters
+    ----------
+    plan, shape, runner
+        The pass.
+    nodes : iterable of int
+    group : str, optional
+        Part of the names of the tasks' groups; a new one by default.
+    preferred : mapping of int to str, optional
+        Units and the addresses of the workers that have pinned their blocks.
     """
-    builder = _Builder(plan, shape, uuid.uuid4().hex)
+    builder = _Builder(plan, shape, group or uuid.uuid4().hex, preferred or {})
     outputs = {builder.node(shape.output, index): index for index in nodes}
     builder.ship("run", runner)
     if shape.output > shape.base:
@@ -118,25 +177,30 @@ def pass_graph(plan: Plan, shape: TreeShape, runner: bytes, nodes: Iterable[int]
             # A selection of blocks, or what a lost worker takes with it: not the whole collection.
             graph = _cull(graph, needed.intersection(graph))[0]
         builder.tasks.update(graph)
-    return PassGraph(builder.tasks, outputs)
+    return PassGraph(builder.tasks, outputs, builder.friends)
 
 
 class _Builder:
-    def __init__(self, plan: Plan, shape: TreeShape, token: str) -> None:
+    def __init__(
+        self, plan: Plan, shape: TreeShape, group: str, preferred: Mapping[int, str]
+    ) -> None:
         self.plan = plan
         self.shape = shape
-        self.token = token
+        self.group = group
+        self.token = uuid.uuid4().hex
+        self.preferred = preferred
         self.tasks: dict[Any, Any] = {}
+        self.friends: dict[Any, str] = {}
         self.block_keys: list[Any] = []
 
-    def key(self, kind: str, index: int = 0) -> tuple[str, int]:
-        return (f"gmm-{kind}-{self.token}", index)
+    def key(self, kind: str, index: int = 0) -> Key:
+        return (f"gmm-{kind}-{self.group}", self.token, index)
 
     def ship(self, kind: str, pickled: bytes) -> None:
         key = self.key(kind)
         self.tasks[key] = Task(key, pickle.loads, pickled)
 
-    def node(self, level: int, index: int) -> tuple[str, int]:
+    def node(self, level: int, index: int) -> Key:
         """Add the task of a node and of everything below it; return its key."""
         if level == self.shape.base:
             return self._base(index)
@@ -148,7 +212,7 @@ class _Builder:
         self.tasks[key] = Task(key, operator.call, TaskRef(self.key("fold")), *children)
         return key
 
-    def _base(self, index: int) -> tuple[str, int]:
+    def _base(self, index: int) -> Key:
         plan, run = self.plan, TaskRef(self.key("run"))
         source = plan.source
         if isinstance(source, GraphSource):
@@ -168,5 +232,8 @@ class _Builder:
             )
         else:
             key = self.key("unit", index)
-            self.tasks[key] = Task(key, operator.call, run, index, plan.blocks_of(plan.unit(index)))
+            blocks = plan.blocks_of(plan.unit(index))
+            self.tasks[key] = Task(key, operator.call, run, index, blocks, _data_producer=True)
+            if index in self.preferred:
+                self.friends[key] = self.preferred[index]
         return key

@@ -13,6 +13,7 @@ import warnings
 from collections import Counter, deque
 from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -32,9 +33,10 @@ from dask_gmm.execution.tree import Summable, TreeFold
 from dask_gmm.execution.unit import UnitResult, is_transient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from dask_gmm.execution.backend import BlockJob, ProgressReporter
+    from dask_gmm.execution.cluster.affinity import Affinity
     from dask_gmm.execution.plan import Plan
 
 __all__ = ["ClusterPass", "scheduler_errors"]
@@ -93,6 +95,10 @@ class ClusterPass(Generic[T]):
         Who wants to know how far it is.
     worker_timeout : float
         Seconds the cluster may be without workers.
+    group : str
+        Part of the names of all passes' groups of tasks.
+    affinity : Affinity, optional
+        Who holds which blocks; brought up to date by the pass.
     """
 
     def __init__(
@@ -102,12 +108,17 @@ class ClusterPass(Generic[T]):
         job: BlockJob[T],
         reporter: ProgressReporter,
         worker_timeout: float,
+        *,
+        group: str,
+        affinity: Affinity | None = None,
     ) -> None:
         self.tasks = 0
         self.resubmitted = 0
         self._client = client
         self._plan = plan
         self._reporter = reporter
+        self._group = group
+        self._affinity = affinity
         self._shape = tree_shape(plan, job)
         self._token = uuid.uuid4().hex
         self._feed = ProgressFeed.of(client)
@@ -124,13 +135,17 @@ class ClusterPass(Generic[T]):
         self._setbacks: Counter[tuple[int, str]] = Counter()
         self._watch = _WorkerWatch(client, worker_timeout)
 
-    def run(self) -> UnitResult[T]:
-        """Return the root; see `ClusterBackend.run` for what it raises."""
+    def run(self, workers: Collection[str] = ()) -> UnitResult[T]:
+        """Return the root; see `ClusterBackend.run` for what it raises.
+
+        `workers`: addresses of those that are there.
+        """
         messages = self._feed.open(self._token)
         top = self._shape.output
         n_outputs = -(-self._plan.n_positions >> top)
         try:
-            self._submit(range(n_outputs))
+            friends = self._affinity.preferred(self._plan, workers) if self._affinity else {}
+            self._submit(range(n_outputs), friends)
             while self._futures or self._suspects:
                 if not self._futures:
                     self._submit([self._suspects.popleft()])
@@ -147,15 +162,17 @@ class ClusterPass(Generic[T]):
             self._feed.close(self._token)
         return self._fold.root()
 
-    def _submit(self, nodes: Iterable[int]) -> None:
+    def _submit(self, nodes: Iterable[int], friends: Mapping[int, str] | None = None) -> None:
         """Submit some nodes of the output level with one call."""
-        graph = pass_graph(self._plan, self._shape, self._runner, nodes)
+        graph = pass_graph(
+            self._plan, self._shape, self._runner, nodes, group=self._group, preferred=friends
+        )
         self.tasks += len(graph.tasks)
         keys = list(graph.outputs)
         with scheduler_errors(self._client), warnings.catch_warnings():
             # Parameters travel once, inside the graph, however large they are: that is the plan.
             warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
-            futures = self._client.get(graph.tasks, keys, sync=False)
+            futures = self._client.get(graph.submission(), keys, sync=False)
             for key, future in zip(keys, futures, strict=True):
                 self._futures[key] = graph.outputs[key], future
                 future.add_done_callback(self._note)
@@ -210,6 +227,9 @@ class ClusterPass(Generic[T]):
                 continue
             node = self._futures[key][0]
             self._forget(key)
+            if self._affinity is not None and result.holders:
+                self._affinity.record(self._plan, result.holders)
+                result = replace(result, holders=())
             self._fold.add(self._shape.output, node, result)
             self._ledger.result(node, result)
 

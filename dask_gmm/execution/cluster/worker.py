@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import distributed
 
 from dask_gmm.data.source import BlockRef
 from dask_gmm.execution.machine import machine_fingerprint, single_threaded_blas
+from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks, pinned_blocks
+from dask_gmm.execution.plan import PROCESS_BYTES
 from dask_gmm.execution.tree import Summable, fold_in_order
 from dask_gmm.execution.unit import UnitResult, run_block, run_unit
 
@@ -39,12 +41,18 @@ class UnitRunner(Generic[T]):
         The pass.
     topic, token : str
         Where to send progress, and whose progress it is.
+    cache : CacheSpec or None
+        What a worker may pin.
+    task_bytes : int
+        What one call holds without the cache.
     """
 
     source: Source
     job: BlockJob[T]
     topic: str
     token: str
+    cache: CacheSpec | None = None
+    task_bytes: int = 0
 
     def __call__(self, unit: int, blocks: Sequence[int]) -> UnitResult[T]:
         """Return the node of the tree over `blocks`."""
@@ -57,14 +65,28 @@ class UnitRunner(Generic[T]):
             task = worker.state.tasks.get(key)
             return task is None or task.state == "cancelled"
 
+        pinned = self._pinned(worker)
         result = run_unit(
             self.source,
             blocks,
             self.job,
+            pinned=pinned,
             report=_Telegraph(worker, self.topic, self.token, unit),
             stopped=cancelled,
         )
-        return _signed(result)
+        holds = pinned is not None and any(index in pinned for index in blocks)
+        return replace(
+            result,
+            machines=frozenset({machine_fingerprint()}),
+            holders=((unit, worker.address),) if holds else (),
+        )
+
+    def _pinned(self, worker: Any) -> PinnedBlocks | None:
+        if self.cache is None:
+            return None
+        limit = getattr(worker.memory_manager, "memory_limit", None)
+        needed = PROCESS_BYTES + worker.state.nthreads * self.task_bytes
+        return pinned_blocks(self.cache, needed=needed, limit=limit or None)
 
 
 @dataclass(frozen=True)
@@ -87,8 +109,10 @@ class BlockRunner(Generic[T]):
         """Return the leaf of one block; the arguments after `value` are its `BlockRef`."""
         block = BlockRef(index, start, stop, rows)
         with single_threaded_blas():
-            rows_here = self.rows_of(value, *self.shape)
-            return _signed(run_block(self.job, rows_here, block, self.name, self._locate))
+            here = self.rows_of(value, *self.shape)
+            found = run_block(self.job, here, block, self.name, self._locate)
+        machines = frozenset({machine_fingerprint()})
+        return UnitResult(found, int(here.shape[0]), 1, int(here.nbytes), machines)
 
     def _locate(self, block: BlockRef, row: int) -> str:
         return f"row {row} of block {block.index} of {self.name}"
@@ -97,16 +121,6 @@ class BlockRunner(Generic[T]):
 def fold_results(*results: UnitResult[T]) -> UnitResult[T]:
     """Return the parent of siblings given in order."""
     return fold_in_order(results, len(results))
-
-
-def _signed(result: UnitResult[T]) -> UnitResult[T]:
-    return UnitResult(
-        result.value,
-        result.rows,
-        result.blocks,
-        result.bytes_read,
-        frozenset({machine_fingerprint()}),
-    )
 
 
 class _Telegraph:

@@ -1,0 +1,298 @@
+"""Strong and weak scaling: measured on one and two processes, simulated beyond.
+
+Run from the repository's root:
+
+    python -m tests.benchmarks.simulate_scaling           # tables
+    python -m tests.benchmarks.simulate_scaling --json    # the same as JSON, for records
+    python -m tests.benchmarks.simulate_scaling --task-ms 0.5 --chunk-seconds 0.1 --spread 0.2
+
+**What lies beyond two processes is a simulation, not a measurement.** It plays one pass event by
+event, with overheads that are measured here first (or given):
+
+- a pass costs the driver and the scheduler a fixed time before the first unit starts, and workers
+  wait for the candidates' parameters, which spread from worker to worker as a binary tree;
+- the scheduler is one server with a queue: each unit occupies it for a fixed time, half when it is
+  handed out and half when it comes back. A worker holds two units, one running and one waiting, as
+  Dask's default saturation has it;
+- a unit takes a log-normal time with the measured mean and spread;
+- the driver folds one value at a time, as results arrive, and the pass ends with the last.
+
+It knows nothing of stores that slow down when many ask, of networks that are shared, or of
+workers that die. Here driver, scheduler and both workers share this machine's cores, so the
+measured time per task is larger than on a scheduler with a core of its own: the second
+extrapolation takes `--own-core-ms` for it, from Dask's own documentation of .2 to 1 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from distributed import Client, LocalCluster
+
+from dask_gmm import GaussianMixture
+from dask_gmm.execution import plan_pass
+from dask_gmm.execution.cluster import ClusterBackend
+from dask_gmm.execution.plan import resize_units
+from dask_gmm.fitting.passes import Evaluation
+from dask_gmm.mixture.kernels import Candidate, get_kernel
+from tests.benchmarks.bench_overhead import mixture, zstd_store
+from tests.execution.fakes import SumJob, even_fake
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+CHUNKS = 100_000
+WEAK_CHUNKS = 100
+"""Chunks of each worker where the data grow with the workers."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a pass is made of.
+
+    Attributes
+    ----------
+    fixed : float
+        Seconds before the first unit can start, and after the last is folded.
+    task : float
+        Seconds of the scheduler for each unit.
+    fold : float
+        Seconds of the driver to fold one value.
+    chunk : float
+        Seconds of one thread to read and compute one chunk.
+    spread : float
+        Standard deviation of a chunk's time as a part of its mean.
+    parameter_bytes : float
+        What each worker must have before its first unit.
+    bandwidth : float
+        Bytes per second between two machines.
+    """
+
+    fixed: float
+    task: float
+    fold: float
+    chunk: float
+    spread: float
+    parameter_bytes: float
+    bandwidth: float = 1e9
+
+
+def units_for(costs: Costs, n_chunks: int, n_workers: int) -> int:
+    """Return how many units the planner would make once it knows how long a chunk takes."""
+    plan = plan_pass(even_fake(n_chunks), n_threads=n_workers)
+    return resize_units(plan, n_chunks * costs.chunk / n_workers, n_workers).n_units
+
+
+def simulate_pass(
+    costs: Costs, n_chunks: int, n_workers: int, n_units: int, rng: np.random.Generator
+) -> float:
+    """Play one pass and return its seconds."""
+    each = n_chunks / n_units
+    # The times of a unit's chunks are independent: their sum is relatively narrower than one.
+    sigma = math.sqrt(math.log1p((costs.spread / math.sqrt(each)) ** 2))
+    lasting = each * costs.chunk * rng.lognormal(-(sigma**2) / 2, sigma, n_units)
+    begin = costs.fixed
+    scheduler = driver = begin
+    hop = costs.parameter_bytes / costs.bandwidth
+    free = [begin + hop * math.ceil(math.log2(worker + 1)) for worker in range(n_workers)]
+    given = 0
+    events: list[tuple[float, int]] = []
+    for _ in range(2):  # each worker gets one unit to run and one to hold
+        for worker in range(n_workers):
+            if given < n_units:
+                scheduler += costs.task / 2
+                free[worker] = max(free[worker], scheduler) + lasting[given]
+                heapq.heappush(events, (free[worker], worker))
+                given += 1
+    while events:
+        end, worker = heapq.heappop(events)
+        scheduler = max(scheduler, end) + costs.task / 2
+        driver = max(driver, scheduler) + costs.fold
+        if given < n_units:
+            scheduler += costs.task / 2
+            free[worker] = max(free[worker], scheduler) + lasting[given]
+            heapq.heappush(events, (free[worker], worker))
+            given += 1
+    return driver
+
+
+def simulated(costs: Costs, n_chunks: int, n_workers: int, n_units: int | None = None) -> float:
+    """Return the mean over a few passes."""
+    n_units = units_for(costs, n_chunks, n_workers) if n_units is None else n_units
+    rng = np.random.default_rng(0)
+    runs = [simulate_pass(costs, n_chunks, n_workers, n_units, rng) for _ in range(5)]
+    return float(np.mean(runs))
+
+
+# -- measuring ---------------------------------------------------------------------------------
+
+
+def empty_costs(client: Client, rounds: int) -> tuple[float, float]:
+    """Return the fixed seconds of a pass and the seconds of a task, from empty passes."""
+    backend = ClusterBackend(client)
+    sizes = (2, 64, 256)
+    least = []
+    for n in sizes:
+        plan = plan_pass(even_fake(n, plain=True), n_threads=2, unit_level=0)
+        least.append(min(backend.run(plan, SumJob()).seconds for _ in range(rounds)))
+    slope, _ = np.polyfit(sizes, least, 1)
+    return max(least[0] - sizes[0] * slope, 1e-4), float(slope)
+
+
+def fold_cost(components: int = 16, features: int = 16) -> tuple[float, float]:
+    """Return the seconds of adding two values of a full mixture, and their parameters' bytes."""
+    p = mixture(features, components)
+    rows = np.random.default_rng(0).normal(size=(1000, features))
+    value = Evaluation(get_kernel().statistics(rows, [Candidate(p)]))
+    begun = time.perf_counter()
+    for _ in range(500):
+        value + value
+    return (time.perf_counter() - begun) / 500, float(p.nbytes)
+
+
+def measured_passes(client: Client, path: str, passes: int = 6) -> tuple[list[float], int]:
+    """Return the seconds of passes 2.. of a fit without a cache, and the units of the last."""
+    p = mixture(16)
+    with client.as_current(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gm = GaussianMixture(
+            p.n_components,
+            max_iter=passes,
+            tol=0.0,
+            cache=0,
+            weights_init=p.weights,
+            means_init=p.means,
+            precisions_init=p.covariances,
+        ).fit(path)
+    return [record.seconds for record in gm.history_[1:]], gm.history_[-1].tasks - 1
+
+
+def measure(folder: Path, rounds: int, chunks: int) -> tuple[Costs, list[dict[str, Any]]]:
+    """Measure the overheads and one process, and check the simulation against two."""
+    path = zstd_store(folder, chunks, 32_768, 16)
+    (folder / "half").mkdir()
+    half = zstd_store(folder / "half", chunks // 2, 32_768, 16)
+    fold, parameter_bytes = fold_cost()
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as two,
+        Client(two, set_as_default=False) as both,
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as one,
+        Client(one, set_as_default=False) as alone,
+    ):
+        for client in (alone, both):
+            measured_passes(client, path, 2)
+        fixed, task = empty_costs(both, rounds)
+        runs: dict[tuple[str, int], list[float]] = {}
+        units: dict[tuple[str, int], int] = {}
+        cases = [("strong", 1, alone, path), ("strong", 2, both, path), ("weak", 1, alone, half)]
+        for _ in range(rounds):
+            for kind, workers, client, where in cases:
+                seconds, n_units = measured_passes(client, where)
+                runs.setdefault((kind, workers), []).extend(seconds)
+                units[kind, workers] = n_units
+    runs["weak", 2], units["weak", 2] = runs["strong", 2], units["strong", 2]
+    single = np.array(runs["strong", 1])
+    chunk = max(float(np.median(single)) - fixed - units["strong", 1] * task, 1e-6) / chunks
+    spread = float(np.std(single) / np.mean(single)) * math.sqrt(chunks)
+    costs = Costs(fixed, task, fold, chunk, min(spread, 3.0), parameter_bytes)
+    table = []
+    for (kind, workers), seconds in sorted(runs.items()):
+        n_chunks = chunks if kind == "strong" or workers == 2 else chunks // 2
+        predicted = simulated(costs, n_chunks, workers, units[kind, workers])
+        table.append(
+            {
+                "kind": kind,
+                "workers": workers,
+                "chunks": n_chunks,
+                "units": units[kind, workers],
+                "measured": float(np.median(seconds)),
+                "least": min(seconds),
+                "simulated": predicted,
+            }
+        )
+    return costs, table
+
+
+def extrapolate(costs: Costs, workers: Sequence[int] = WORKERS) -> list[dict[str, Any]]:
+    """Simulate both kinds of scaling."""
+    alone = simulated(costs, CHUNKS, 1)
+    small = simulated(costs, WEAK_CHUNKS, 1)
+    table = []
+    for n in workers:
+        strong, weak = simulated(costs, CHUNKS, n), simulated(costs, WEAK_CHUNKS * n, n)
+        table.append(
+            {
+                "workers": n,
+                "strong_units": units_for(costs, CHUNKS, n),
+                "strong_seconds": strong,
+                "strong_efficiency": alone / (n * strong),
+                "weak_chunks": WEAK_CHUNKS * n,
+                "weak_seconds": weak,
+                "weak_efficiency": small / weak,
+            }
+        )
+    return table
+
+
+def main() -> None:
+    """Measure, check, extrapolate and show."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="JSON instead of tables")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--chunks", type=int, default=48, help="chunks of 4 MB to measure with")
+    parser.add_argument("--own-core-ms", type=float, default=0.5, help="see above")
+    parser.add_argument("--chunk-seconds", type=float, help="instead of the measured time")
+    parser.add_argument("--task-ms", type=float, help="instead of the measured time")
+    parser.add_argument("--spread", type=float, help="instead of the measured one")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        costs, checked = measure(Path(folder), arguments.rounds, arguments.chunks)
+    given = {
+        "chunk": arguments.chunk_seconds,
+        "task": arguments.task_ms and arguments.task_ms / 1e3,
+        "spread": arguments.spread,
+    }
+    costs = replace(costs, **{name: value for name, value in given.items() if value is not None})
+    own_core = replace(costs, task=arguments.own_core_ms / 1e3)
+    tables = {"measured costs": extrapolate(costs), "scheduler of its own": extrapolate(own_core)}
+    if arguments.json:
+        record = {"cores": os.cpu_count(), "load": os.getloadavg(), "costs": asdict(costs)}
+        json.dump({**record, "checked": checked, "simulated": tables}, sys.stdout, indent=1)
+        return
+    print("measured:", ", ".join(f"{name} {value:.4g}" for name, value in asdict(costs).items()))
+    for row in checked:
+        print(
+            f"{row['kind']:6} {row['workers']} process(es), {row['chunks']} chunks, "
+            f"{row['units']:3} units: measured {row['measured']:7.3f} s "
+            f"(least {row['least']:.3f}), simulated {row['simulated']:7.3f} s"
+        )
+    for name, table in tables.items():
+        print(f"SIMULATION, {name}: {CHUNKS:,} chunks shared; {WEAK_CHUNKS} chunks a worker")
+        for row in table:
+            print(
+                f"{row['workers']:5} workers: {row['strong_seconds']:9.2f} s in "
+                f"{row['strong_units']:5} units, efficiency {row['strong_efficiency']:4.0%};  "
+                f"{row['weak_chunks']:7,} chunks {row['weak_seconds']:8.2f} s, "
+                f"efficiency {row['weak_efficiency']:4.0%}"
+            )
+
+
+if __name__ == "__main__":
+    main()
