@@ -167,7 +167,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, choices=(1, 2), default=1)
     parser.add_argument("--rounds", type=int, default=7, help="turns of a fast contestant")
     parser.add_argument("--iterations", type=int, default=2, help="by which a turn's fits differ")
-    parser.add_argument("--budget", type=float, default=5.0, help="seconds a contestant and case")
+    parser.add_argument("--budget", type=float, default=4.0, help="seconds a contestant and case")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--case", metavar="WORDS", default="", help="only cases with these words")
     parser.add_argument("--onedal", metavar="PYTHON", help="an interpreter with daal4py")
