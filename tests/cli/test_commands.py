@@ -159,10 +159,17 @@ def test_show_beside_the_truth(points: Path, model: Path, run: Run) -> None:
 def test_plan(points: Path, run: Run) -> None:
     done = run("plan", points, "-k", 3, "--workers", 2, "--memory-limit", "1GB")
     assert done.exit_code == 0, done.stderr
-    for words in ("4,000 rows × 3 features", "8 of 500 × 3", "2 local workers", "fits."):
+    for words in (
+        "4,000 rows × 3 features",
+        "8 of 500 × 3",
+        "2 local workers",
+        "its own reader",
+        "fits.",
+    ):
         assert words in done.stdout
     told = json.loads(run("plan", points, "-k", 3, "--n-init", 4, "--json").stdout)
     assert told["decoded_bytes"] == 4000 * 3 * 8
+    assert told["reader"] == "direct"
     assert told["candidates"] == 4
     assert told["task_bytes"] == sum(told["task_parts"].values())
     low, high = told["pass_seconds"]

@@ -6,6 +6,7 @@ Both kinds translate what goes wrong exactly as `CheckedStore` does, and count o
 
 from __future__ import annotations
 
+import io
 import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -68,13 +69,14 @@ class StoredObject(ABC):
 
 
 class FileObject(StoredObject):
-    """A file, read with positioned reads into memory that is there already."""
+    """A file, read part by part into memory that is there already."""
 
-    def __init__(self, descriptor: int, size: int, key: str, url: str) -> None:
-        self._descriptor = descriptor
+    def __init__(self, file: io.FileIO, size: int, key: str, url: str) -> None:
+        self._file = file
         self._size = size
         self._key = key
         self._url = url
+        self._position = 0
         self._read = 0
 
     @property
@@ -99,27 +101,28 @@ class FileObject(StoredObject):
         """Read a part into `target`."""
         done = 0
         try:
+            if offset != self._position:
+                self._file.seek(offset)
             while done < target.size:  # one call moves at most 2 GiB
-                n = os.preadv(self._descriptor, [target[done:].data], offset + done)
-                if n == 0:
+                n = self._file.readinto(target[done:].data)
+                if not n:
                     break
                 done += n
         except OSError as error:
             raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
+        self._position = offset + done
         self._read += done
         if done < target.size:
             raise short_range(self._url, self._key, target.size, done)
 
     def close(self) -> None:
         """Close and count."""
-        os.close(self._descriptor)
+        self._file.close()
         count_read(self._read)
 
 
 class LocalFiles:
     """The files below a directory."""
-
-    remote = False
 
     def __init__(self, root: str) -> None:
         self.url = root
@@ -134,21 +137,17 @@ class LocalFiles:
             If it is empty; if the file system refuses.
         """
         try:
-            descriptor = os.open(self._root + key, os.O_RDONLY | os.O_CLOEXEC)
+            file = io.FileIO(self._root + key)
+            size = os.fstat(file.fileno()).st_size
         except _ABSENT:
             count_read(0)
             return None
         except OSError as error:
             raise translate_error(error, f"{self.url.rstrip('/')}/{key}") from error
-        status = os.fstat(descriptor)
-        if status.st_mode & 0o170000 == 0o040000:  # Linux opens directories too
-            os.close(descriptor)
-            count_read(0)
-            return None
-        if status.st_size == 0:
-            os.close(descriptor)
+        if size == 0:
+            file.close()
             raise empty_chunk(self.url, key)
-        return FileObject(descriptor, status.st_size, key, self.url)
+        return FileObject(file, size, key, self.url)
 
 
 class Whole(StoredObject):
@@ -238,8 +237,6 @@ class RemoteObjects:
     url : str
         What messages call it.
     """
-
-    remote = True
 
     def __init__(self, store: Any, url: str) -> None:
         self._store = store
