@@ -122,10 +122,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     parser.add_argument("--full", action="store_true", help="6 GiB instead of 2")
+    parser.add_argument("--tiny", action="store_true", help="16 MiB: the size of a test")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     records = []
-    size = (6 if arguments.full else 2) * 2**30
+    size = (6 * 2**10 if arguments.full else 16 if arguments.tiny else 2 * 2**10) * 2**20
     for codec in ("none", "zstd"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "x.zarr"

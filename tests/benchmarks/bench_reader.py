@@ -225,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     parser.add_argument("--full", action="store_true", help="1 GiB an array")
+    parser.add_argument("--tiny", action="store_true", help="64 MiB: the size of a test")
     parser.add_argument("--zarrs", metavar="PYTHON", help="an interpreter with zarrs")
     parser.add_argument("--codec", choices=CODECS, help="this one only")
     parser.add_argument("--decimals", type=int, help="of the values; all of them by default")
@@ -235,7 +236,8 @@ def main() -> None:
         if arguments.codec not in (None, case.codec):
             continue
         # Readers that take milliseconds a chunk are measured on fewer small ones.
-        size = min((1024 if arguments.full else 128) * 2**20, 512 * 1024 * case.chunk)
+        mebibytes = 1024 if arguments.full else 64 if arguments.tiny else 128
+        size = min(mebibytes * 2**20, 512 * 1024 * case.chunk)
         for r in measure(case, size, arguments.rounds, arguments.zarrs, arguments.decimals):
             records.append(asdict(r))
             if not arguments.json:

@@ -23,6 +23,9 @@ RECORD, TABLE = "record.json", "table.md"
 BENCHMARKS = {
     "bench_kernels": ("--tiny", "--rounds", "1", "--json"),
     "bench_fit": ("--tiny", "--rounds", "1", "--json", RECORD, "--markdown", TABLE),
+    "bench_reader": ("--tiny", "--rounds", "1", "--codec", "zstd", "--json"),
+    "bench_out_of_core": ("--tiny", "--rounds", "1", "--json"),
+    "bench_overhead": ("--only", "empty", "small", "--rounds", "1", "--json"),
     "bench_whole_fit": ("--tiny", "--passes", "2", "--json", RECORD),
 }
 
