@@ -190,6 +190,7 @@ def test_a_killed_worker_changes_no_bit(store: str, expected: list[bytes]) -> No
         assert killed, "no progress was reported in the second pass"
         assert found == expected
         assert gm.history_[1].rows == gm.n_rows_
+        assert gm.history_[-1].blocks_from_cache > 0
 
 
 def test_object_store(
