@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.session import Session
-from dask_gmm.cli.values import AXIS, BYTES, STORAGE_OPTION
+from dask_gmm.cli.values import AXIS, BYTES, COUNTS, STORAGE_OPTION
 
 __all__ = [
     "Command",
@@ -19,6 +19,7 @@ __all__ = [
     "model_option",
     "option",
     "output_options",
+    "selection_options",
     "storage_options",
 ]
 
@@ -208,6 +209,11 @@ def compute_options(
 
 
 covariance_choice = click.Choice(["full", "tied", "diag", "spherical"])
+COVARIANCE_HELP = (
+    "What the components' covariances may be: 'full' any, 'tied' one shared by all, 'diag' without "
+    "correlations, 'spherical' one variance each. Use diag for hundreds of features: full costs "
+    "features squared."
+)
 
 
 def fit_options(*, components: int | None = None, seed: int | None = None) -> Callable[[F], F]:
@@ -227,10 +233,57 @@ def fit_options(*, components: int | None = None, seed: int | None = None) -> Ca
             type=covariance_choice,
             default="full",
             section="Model",
-            help="What the components' covariances may be: 'full' any, 'tied' one shared by "
-            "all, 'diag' without correlations, 'spherical' one variance each. Use diag for "
-            "hundreds of features: full costs features squared.",
+            help=COVARIANCE_HELP,
         ),
+        *_em_options(seed),
+    )
+
+
+def selection_options() -> Callable[[F], F]:
+    """Declare the grid of a selection and the settings of its fits."""
+    return _stack(
+        option(
+            "--components",
+            "-k",
+            type=COUNTS,
+            required=True,
+            metavar="RANGE",
+            section="Model",
+            help="Numbers of components to try: 2:12 is 2 to 12, both included; 4:32:4 steps by "
+            "4; 2,3,5 is a list.",
+        ),
+        option(
+            "--covariance",
+            type=covariance_choice,
+            multiple=True,
+            default=("full",),
+            section="Model",
+            help=COVARIANCE_HELP + " Repeatable: each is tried with each number of components.",
+        ),
+        option(
+            "--criterion",
+            type=click.Choice(["bic", "aic", "icl", "heldout"]),
+            default="bic",
+            section="Model",
+            help="What the best is best at. 'bic' finds how many Gaussians describe the density; "
+            "'icl' counts overlapping ones for less, as clusters; 'aic' is generous; 'heldout' is "
+            "the log-density of rows that no fit has seen.",
+        ),
+        option(
+            "--heldout",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            metavar="PART",
+            section="Model",
+            help="The part of the rows to hold out and score, in the same reads. Default: 0.1 "
+            "with --criterion heldout, else none.",
+        ),
+        *_em_options(None),
+    )
+
+
+def _em_options(seed: int | None) -> tuple[Callable[[Any], Any], ...]:
+    """The settings of EM that a fit and a selection share."""
+    return (
         option(
             "--tol",
             type=click.FloatRange(0),
@@ -259,10 +312,11 @@ def fit_options(*, components: int | None = None, seed: int | None = None) -> Ca
         ),
         option(
             "--init-params",
-            type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
+            type=click.Choice(["kmeans", "k-means++", "random", "random_from_data", "k-means||"]),
             default="kmeans",
             section="Model",
-            help="How a start is found, on a sample of rows from all over the data.",
+            help="How a start is found, on a sample of rows from all over the data. 'k-means||' "
+            "reads all of them four times instead, and finds components too rare for a sample.",
         ),
         option(
             "--reg-covar",
@@ -272,6 +326,14 @@ def fit_options(*, components: int | None = None, seed: int | None = None) -> Ca
             section="Model",
             help="Added to every variance, in squared units of the data. Raise it when a "
             "component collapses onto a few rows.",
+        ),
+        option(
+            "--on-collapse",
+            type=click.Choice(["stop", "reseed", "merge", "raise"]),
+            default="stop",
+            section="Model",
+            help="When a component collapses: 'stop' with the last sound mixture, 'reseed' it "
+            "where the mixture fits worst, 'merge' it into another, or fail ('raise').",
         ),
         option(
             "--seed",

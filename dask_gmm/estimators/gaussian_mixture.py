@@ -60,8 +60,8 @@ class GaussianMixture(FittedMixture):
         Most iterations, each one read of the data.
     n_init : int, default=1
         Starts; all advance in the same reads, and the best end is kept.
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'k-means||'}, \
-            default='kmeans'
+    init_params : default='kmeans'
+        One of 'kmeans', 'k-means++', 'random', 'random_from_data', 'k-means||'.
         How starting responsibilities are found, on a sample of `init_size` rows; 'k-means||' looks
         at all rows, in four more reads that restarts share: for components so rare that a sample
         misses them.

@@ -168,10 +168,9 @@ class SelectionStarted:
 
 @dataclass(frozen=True)
 class PassSplit:
-    """The candidates of a pass do not fit in memory together: they take more reads than one."""
+    """So many candidates do not fit in memory together: each half has a read of its own."""
 
     candidates: int
-    reads: int
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,8 @@ def _starts(
     """One start per restart, all drawn before the first pass so that they can share it."""
     begun = time.perf_counter()
     k, family, reg_covar = settings.n_components, settings.family, settings.reg_covar
+    if sample is not None and not settings.given.complete:
+        check_row_count(sample.rows.shape[0], k)
     if sample is not None and not sample.complete and settings.given.means is None:
         check_distinct(sample.rows, k)  # of all rows scikit-learn makes what it can
     with single_threaded_blas(), single_threaded_openmp():

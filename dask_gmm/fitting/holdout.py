@@ -176,7 +176,8 @@ class HoldOutEvaluator(Evaluator):
         super().__init__(*arguments)
         self._held_out = held_out
 
-    def _job(self, candidates: Sequence[Candidate]) -> Any:
+    def job(self, candidates: Sequence[Candidate]) -> Any:
+        """What a task does with each block; see `Evaluator.job`."""
         training = StatisticsJob(tuple(candidates), self._kernel)
         return HoldOutJob(training, self._held_out, self._plan.source.block_bytes)
 

@@ -152,7 +152,7 @@ class Evaluator:
             This pass saw another number of rows than the one before: the input changed.
         """
         number = len(self.history) + 1
-        job = self._job(candidates)
+        job = self.job(candidates)
         self._notify(PassStarted(number, len(candidates)))
 
         def advanced(progress: PassProgress) -> None:
@@ -178,8 +178,8 @@ class Evaluator:
         self._notify(record)
         return statistics
 
-    def _job(self, candidates: Sequence[Candidate]) -> BlockJob[Any]:
-        """What a task does with each block."""
+    def job(self, candidates: Sequence[Candidate]) -> BlockJob[Any]:
+        """What a task does with each block when these candidates are evaluated."""
         return StatisticsJob(tuple(candidates), self._kernel)
 
     def _check_rows(self, rows: int, number: int) -> None:

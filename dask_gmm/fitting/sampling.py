@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.backend import Backend, BlockJob, PassResult
     from dask_gmm.execution.plan import Plan
 
-__all__ = ["Sample", "SampleJob", "automatic_size", "draw_sample", "sample_blocks"]
+__all__ = ["Sample", "SampleJob", "automatic_size", "bounded_size", "draw_sample", "sample_blocks"]
 
 _MIN_BLOCKS = 64
 _MIN_ROWS = 100_000
@@ -34,7 +34,11 @@ _MAX_BYTES = 256 * 2**20
 
 def automatic_size(n_parameters: int, n_features: int) -> int:
     """Rows that a start deserves: 50 per free parameter, at least 100,000, at most 256 MiB."""
-    wanted = max(_MIN_ROWS, _ROWS_PER_PARAMETER * n_parameters)
+    return bounded_size(max(_MIN_ROWS, _ROWS_PER_PARAMETER * n_parameters), n_features)
+
+
+def bounded_size(wanted: int, n_features: int) -> int:
+    """So many rows, but no more than 256 MiB of them."""
     return max(1, min(wanted, _MAX_BYTES // (8 * n_features)))
 
 

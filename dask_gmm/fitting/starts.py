@@ -125,11 +125,6 @@ def check_distinct(rows: Rows, n_components: int) -> None:
     ------
     InputError
     """
-    if rows.shape[0] < n_components:
-        raise InputError(
-            f"Expected n_samples >= n_components but got n_components = {n_components}, "
-            f"n_samples = {rows.shape[0]}"
-        )
     # The first few rows say enough unless most are alike; all of them are looked at only then.
     for some in (rows[: 16 * n_components], rows):
         distinct = len(np.unique(some, axis=0))
