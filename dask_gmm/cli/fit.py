@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dask_gmm.cli.model_options import fit_options
 from dask_gmm.cli.options import (
     Command,
     compute_options,
     data_options,
-    fit_options,
     option,
     output_options,
     overwrite_option,

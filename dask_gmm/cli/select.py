@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_gmm.cli.fit import Tally, parameters_of, print_result
+from dask_gmm.cli.model_options import selection_options
 from dask_gmm.cli.options import (
     Command,
     compute_options,
@@ -15,7 +16,6 @@ from dask_gmm.cli.options import (
     option,
     output_options,
     overwrite_option,
-    selection_options,
 )
 from dask_gmm.cli.session import DONE, NOT_CONVERGED, unhurried
 from dask_gmm.cli.settings import (
