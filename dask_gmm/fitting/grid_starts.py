@@ -20,7 +20,7 @@ from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.starts import responsibilities, start_from
 from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import Candidate, get_kernel
-from dask_gmm.mixture.merging import cheapest_pair, merge_components
+from dask_gmm.mixture.merging import merge_down
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,8 @@ __all__ = ["GridPoint", "GridStart", "StartsOfSize", "grid_starts", "starts_on_s
 POLISH_ITERATIONS = 50
 #: And the part of the tolerance to which they go: a start is to be compared with others.
 POLISH_TOL = 0.1
+#: Pairs of more components than these take longer to look at than a start is worth.
+MOST_HANDED_DOWN = 128
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _hand_down(
     """Give each point of a family a start that comes from the next larger one."""
     falling = sorted(points, key=lambda p: -p.n_components)
     for larger, smaller in pairwise(falling):
-        if not found[larger]:
+        if not found[larger] or larger.n_components > MOST_HANDED_DOWN:
             continue
         merged = _merged(found[larger][0].parameters, smaller.n_components, rows, settings)
         if merged is None:
@@ -150,11 +152,9 @@ def _merged(
     (statistics,) = get_kernel(settings.kernel).statistics(rows, [Candidate(parameters)])
     if statistics.n_components <= n_components:  # it has lost components itself
         return None
-    while statistics.n_components > n_components:
-        pair = cheapest_pair(statistics, settings.reg_covar)
-        statistics = merge_components(statistics, *pair)
     try:
-        return maximize(statistics, settings.reg_covar)
+        merged = merge_down(statistics, n_components, settings.reg_covar)
+        return maximize(merged, settings.reg_covar)
     except CollapsedComponentError:
         return None
 

@@ -33,6 +33,7 @@ __all__ = [
     "cheapest_pair",
     "group_components",
     "merge_components",
+    "merge_down",
     "take_components",
 ]
 
@@ -102,6 +103,27 @@ def merge_components(
     return group_components(statistics, labels, np.delete(statistics.reference, gone, axis=0))
 
 
+def merge_down(
+    statistics: SufficientStatistics, n_components: int, reg_covar: float
+) -> SufficientStatistics:
+    """Merge the cheapest pair again and again until `n_components` are left.
+
+    Takes K² evaluations of the cost for the first union and K for each further one.
+    """
+    costs = _costs(statistics, reg_covar)
+    while statistics.n_components > n_components:
+        into, gone = _cheapest(costs)
+        statistics = merge_components(statistics, into, gone)
+        if statistics.family is TIED:  # the union has changed the covariance of all
+            costs = _costs(statistics, reg_covar)
+            continue
+        costs = np.delete(np.delete(costs, gone, axis=0), gone, axis=1)
+        for k in range(statistics.n_components):
+            i, j = sorted((k, into))
+            costs[i, j] = np.inf if i == j else _union_cost(statistics, i, j, reg_covar)
+    return statistics
+
+
 def cheapest_pair(statistics: SufficientStatistics, reg_covar: float) -> tuple[int, int]:
     """The two components whose union costs least by Runnalls's bound; the first of equals.
 
@@ -112,11 +134,31 @@ def cheapest_pair(statistics: SufficientStatistics, reg_covar: float) -> tuple[i
     reg_covar : float
         As in the M-step.
     """
-    costs = {
-        (i, j): _union_cost(statistics, i, j, reg_covar)
-        for i, j in combinations(range(statistics.n_components), 2)
-    }
-    return min(costs, key=costs.__getitem__)
+    return _cheapest(_costs(statistics, reg_covar))
+
+
+def _cheapest(costs: npt.NDArray[np.float64]) -> tuple[int, int]:
+    i, j = np.unravel_index(int(np.argmin(costs)), costs.shape)
+    return (int(i), int(j)) if i < j else (0, 1)  # no union has a covariance: take any
+
+
+def _costs(statistics: SufficientStatistics, reg_covar: float) -> npt.NDArray[np.float64]:
+    """The cost of each union, (K, K); infinite on and below the diagonal."""
+    k = statistics.n_components
+    costs = np.full((k, k), np.inf)
+    if statistics.family is not TIED:
+        for i, j in combinations(range(k), 2):
+            costs[i, j] = _union_cost(statistics, i, j, reg_covar)
+        return costs
+    # A union adds (n_i n_j / n) d dᵀ / N to the shared covariance, d the distance of the means. By
+    # the lemma on determinants its logarithm grows with what is computed here.
+    p = maximize(statistics, reg_covar)
+    white = p.family.whiten(p.precisions_cholesky, 0, p.means)
+    n = np.maximum(statistics.counts, np.finfo(np.float64).tiny)
+    for i in range(k - 1):
+        squares = np.square(white[i + 1 :] - white[i]).sum(axis=1)
+        costs[i, i + 1 :] = n[i] * n[i + 1 :] / (n[i] + n[i + 1 :]) * squares
+    return costs
 
 
 def absorb_component(

@@ -27,7 +27,7 @@ VARIANCES = {
 def rows() -> NDArray[np.float64]:
     """One row many times over, and two clouds."""
     rng = np.random.default_rng(0)
-    clouds = [rng.normal(size=(150, 2)) + [20.0 * sign, 0.0] for sign in (-1, 1)]
+    clouds = [rng.normal(size=(150, 2)) + np.array([20.0 * sign, 0.0]) for sign in (-1, 1)]
     return np.concatenate([np.zeros((50, 2)), *clouds])
 
 

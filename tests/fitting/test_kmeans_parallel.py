@@ -1,4 +1,4 @@
-"""k-means||: finds what a sample misses, in a known number of reads, with the same bits anywhere."""
+"""k-means||: finds what a sample misses, in a known number of reads, the same bits anywhere."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from dask_gmm.fitting.events import StartRead
 from dask_gmm.fitting.kmeans_parallel import READS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from distributed import Client
     from numpy.typing import NDArray
 
@@ -44,7 +42,8 @@ def store(rows: NDArray[np.float64], tmp_path_factory: pytest.TempPathFactory) -
 
 def fit(X: Any, init_params: str = "k-means||", **settings: Any) -> GaussianMixture:
     given = {"init_size": 2000, "random_state": 3, "max_iter": 5, **settings}
-    return GaussianMixture(3, init_params=init_params, **given).fit(X)
+    gm: GaussianMixture = GaussianMixture(3, init_params=init_params, **given).fit(X)
+    return gm
 
 
 def bits(gm: GaussianMixture) -> list[bytes]:

@@ -19,9 +19,7 @@ KERNEL = get_kernel("reference")
 @pytest.mark.parametrize("family", FAMILIES)
 @given(seed=st.integers(0, 1000), shift=st.sampled_from([0.0, 0.7]))
 @settings(max_examples=5, deadline=None)
-def test_the_entropy_is_that_of_the_responsibilities(
-    family: str, seed: int, shift: float
-) -> None:
+def test_the_entropy_is_that_of_the_responsibilities(family: str, seed: int, shift: float) -> None:
     """Also from moments about other points than the means."""
     p = random_mixture(seed, family, 4, 3)
     rows = draw(seed, p, 300)
