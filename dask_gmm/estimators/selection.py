@@ -175,8 +175,8 @@ def select_gaussian_mixture(
 
     All mixtures of the grid advance in the same passes over the data; each pass serves those that
     still run. Their starts come from one sample; the next larger mixture gives each another start
-    by merging components. A mixture drops out when even a hundred times the gain of its last three
-    passes would not bring it to the best criterion attained so far.
+    by merging components. A mixture drops out when even a hundred times the largest gain of its
+    last three passes would not bring it to the best criterion attained so far.
 
     Parameters
     ----------

@@ -4,8 +4,8 @@ A `Contestant` is a strategy around another one. It notes what each pass says ab
 asks for one more evaluation at the parameters where the inner strategy ended (in a read that is
 made for others anyway, or in a last one for all), and gives up when it is dominated:
 
-    a contestant drops out when in each of its last three passes even a hundred times the gain of
-    that pass would not have brought its criterion to the best that anyone has attained.
+    a contestant drops out when even a hundred times the largest gain of its last three passes
+    would not bring its criterion to the best that anyone has attained.
 
 A fit that gains g in a pass and goes on linearly at a rate r gains g r / (1 − r) more: a hundred
 times g is a rate of 0.99. This is a rule, not a bound: nobody knows what lies behind a plateau,
@@ -40,7 +40,7 @@ CRITERIA = ("bic", "aic", "icl", "heldout")
 
 #: A contestant may still gain this many times what its last pass has gained.
 OPTIMISM = 100.0
-#: Passes in a row that must say so before it drops out.
+#: Passes whose largest gain counts; nobody drops out before it has made as many.
 PATIENCE = 3
 
 

@@ -20,9 +20,8 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -30,6 +29,9 @@ from sklearn.exceptions import ConvergenceWarning
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
 from dask_gmm.fitting import grid_starts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BLOCKS = 100
 GRID = range(2, 13)
