@@ -83,14 +83,17 @@ class MStep:
         """
         if self.on_collapse in ("stop", "raise"):
             return maximize(statistics, self.reg_covar)
-        bad = self._empty(statistics)
+        empty = self._empty(statistics)
         try:
-            if not bad:
+            if not empty:
                 return maximize(statistics, self.reg_covar)
+            bad = sorted({*empty, *self._collapsed(statistics)})
         except CollapsedComponentError:
             bad = self._collapsed(statistics)
-            if not bad or len(bad) == statistics.n_components:
+            if not bad:
                 raise
+        if len(bad) == statistics.n_components:
+            return maximize(statistics, self.reg_covar)  # nothing sound to mend it from
         if self.on_collapse == "merge":
             return self._merged(statistics, bad)
         return self._reseeded(statistics, bad)

@@ -139,8 +139,12 @@ def check_distinct(rows: Rows, n_components: int) -> None:
 def cluster_weighted(
     places: Array, weights: Array, n_clusters: int, random_state: np.random.RandomState
 ) -> tuple[NDArray[np.intp], Array]:
-    """Weighted k-means of a few places in memory: labels (J,) and centres (K, D)."""
-    means = KMeans(n_clusters=n_clusters, n_init=4, random_state=random_state)
+    """Weighted k-means of a few places in memory: labels (J,) and centres (K, D).
+
+    A light place far away is a centre in the best clustering and missed by many a start of
+    k-means; on so few places another start costs nothing.
+    """
+    means = KMeans(n_clusters=n_clusters, n_init=20, random_state=random_state)
     means.fit(places, sample_weight=weights)
     return means.labels_.astype(np.intp), means.cluster_centers_
 

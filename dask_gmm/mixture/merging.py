@@ -176,9 +176,15 @@ def absorb_component(
     into : int
         Which component took the rows, by its number before.
     """
-    others = [k for k in range(statistics.n_components) if k != gone]
-    costs = {k: _union_cost(statistics, k, gone, reg_covar, own=False) for k in others}
-    into = min(costs, key=costs.__getitem__)
+    costs = np.full(statistics.n_components, np.inf)
+    for k in range(statistics.n_components):
+        if k != gone:
+            costs[k] = _union_cost(statistics, k, gone, reg_covar, own=False)
+    # Of another one that has no covariance either the cost is no number.
+    costs = np.where(np.isnan(costs), np.inf, costs)
+    into = int(np.argmin(costs))
+    if into == gone:
+        into = 0 if gone else 1
     return merge_components(statistics, into, gone), into
 
 

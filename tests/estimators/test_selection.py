@@ -89,6 +89,7 @@ def test_one_read_of_each_block_a_pass(whole: tuple[Selection, int, list[Any]]) 
     assert len(found.history[0].lower_bounds) == 22
 
 
+@pytest.mark.slow
 def test_a_quarter_of_the_reads_of_separate_fits_and_the_same_winner(
     whole: tuple[Selection, int, list[Any]], rows: NDArray[np.float64]
 ) -> None:
@@ -203,7 +204,8 @@ def test_what_cannot_win_drops_out(rows: NDArray[np.float64]) -> None:
     assert by_k[TRUE_K].outcome == "max_iter"
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
 def test_whoever_drops_out_would_not_have_won(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same grid where nobody ever does: the same winner, and worse ends for the dropped."""
     rng = np.random.default_rng(seed)

@@ -70,6 +70,27 @@ def test_merge_goes_on_with_fewer_components(family: str) -> None:
     assert np.unique(gm.predict(narrow())).max() < len(gm.weights_)
 
 
+def test_several_components_collapse_at_once() -> None:
+    """An empty one, and two that have a repeated row each: all are merged in one step."""
+    rng = np.random.default_rng(4)
+    x = np.concatenate([np.full((40, 2), 5.0), np.full((40, 2), -5.0), rng.normal(size=(100, 2))])
+    start = MixtureParameters.create(
+        "full",
+        [0.25, 0.25, 0.25, 0.25],
+        [[5.0, 5.0], [-5.0, -5.0], [900.0, 0.0], [0.0, 0.0]],
+        [np.eye(2) * 1e-3, np.eye(2) * 1e-3, np.eye(2), np.eye(2)],
+    )
+    (statistics,) = get_kernel("reference").statistics(x, [Candidate(start)])
+    step = MStep(0.0, "merge")
+    merged = step(statistics)
+    assert merged.n_components == 1
+    assert len(step.notes) == 3
+    np.testing.assert_allclose(merged.means[0], x.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(merged.covariances[0], np.cov(x.T, bias=True), atol=1e-9)
+    with pytest.raises(CollapsedComponentError, match="component 0"):
+        MStep(0.0, "stop")(statistics)
+
+
 def test_reseed_puts_it_where_the_mixture_fits_worst() -> None:
     """In a sample with the left cloud, of which no component knows."""
     x = rows()
