@@ -5,9 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dask_gmm.estimators import Criteria, GaussianMixture
+    from dask_gmm.estimators import (
+        Criteria,
+        GaussianMixture,
+        Selection,
+        SelectionRow,
+        select_gaussian_mixture,
+    )
 
-__all__ = ["Criteria", "GaussianMixture"]
+__all__ = [
+    "Criteria",
+    "GaussianMixture",
+    "Selection",
+    "SelectionRow",
+    "select_gaussian_mixture",
+]
 
 
 def __getattr__(name: str) -> Any:

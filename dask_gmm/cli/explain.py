@@ -18,6 +18,8 @@ _OPTIONS = (
     ("feature_axis", "--feature-axis"),
     ("covariance_type='diag'", "--covariance diag"),
     ("increase reg_covar", "increase --reg-covar"),
+    ("larger init_size", "larger sample"),
+    ("covariance_type 'full'", "--covariance full"),
     ("say skip_signature=true", "say --storage-option skip_signature=true"),
 )
 

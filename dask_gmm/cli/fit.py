@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dask_gmm.cli.model_options import fit_options
 from dask_gmm.cli.options import (
     Command,
     compute_options,
     data_options,
-    fit_options,
     option,
     output_options,
     overwrite_option,
@@ -126,28 +126,42 @@ class Tally:
         self.sample_blocks = 0
         self.sample_rows = 0
         self.blocks_from_cache = 0
+        self.start_reads = 0
         self.resubmitted = 0
 
     def __call__(self, event: Any) -> None:
         """Take in an event."""
         match type(event).__name__:
-            case "FitStarted":
+            case "FitStarted" | "SelectionStarted":
                 self.blocks = event.n_blocks
             case "SampleDrawn":
                 self.sample_blocks, self.sample_rows = event.blocks, event.rows
+                self.bytes_read += event.bytes_read
+            case "StartRead":
+                self.start_reads = event.number
                 self.bytes_read += event.bytes_read
             case "PassFinished":
                 self.passes, self.rows = event.number, event.rows
                 self.bytes_read += event.bytes_read
                 self.blocks_from_cache += event.blocks_from_cache
                 self.resubmitted += event.resubmitted
-            case "FitFinished":
+            case "FitFinished" | "SelectionFinished":
                 self.seconds = event.seconds
 
     @property
     def reads(self) -> float:
         """How many times the whole data were read, the sample included."""
-        return self.passes + (self.sample_blocks / self.blocks if self.blocks else 0.0)
+        sampled = self.sample_blocks / self.blocks if self.blocks else 0.0
+        return self.passes + self.start_reads + sampled
+
+    def in_words(self) -> str:
+        """Say what was read."""
+        reads = f"{self.passes} pass{'' if self.passes == 1 else 'es'}"
+        if self.start_reads:
+            reads += f", {self.start_reads} reads for the start"
+        if self.sample_blocks:
+            reads += f" and a sample of {self.sample_blocks:,} of {self.blocks:,} blocks"
+        return reads
 
 
 def fit_story(mixture: GaussianMixture, tally: Tally) -> list[tuple[str, str]]:
@@ -160,13 +174,10 @@ def fit_story(mixture: GaussianMixture, tally: Tally) -> list[tuple[str, str]]:
         ended = f"converged after {iterations}"
     else:
         ended = f"stopped after {iterations} without converging: raise --max-iter or --tol"
-    reads = f"{tally.passes} pass{'' if tally.passes == 1 else 'es'}"
-    if tally.sample_blocks:
-        reads += f" and a sample of {tally.sample_blocks:,} of {tally.blocks:,} blocks"
     facts = [
         ("outcome", ended),
         ("log-likelihood", f"{mixture.lower_bound_:.6f} nats a row"),
-        ("reads", reads),
+        ("reads", tally.in_words()),
         ("rows", "unknown" if tally.rows is None else f"{tally.rows:,}"),
         ("decoded", how_read(tally.bytes_read, tally.seconds)),
     ]

@@ -18,6 +18,7 @@ from dask_gmm.cli.explain import explain
 from dask_gmm.cli.fit import fit
 from dask_gmm.cli.plan import plan
 from dask_gmm.cli.predict import predict, score
+from dask_gmm.cli.select import select
 from dask_gmm.cli.session import DONE, FAILED, Session, Terminated, listening
 from dask_gmm.cli.show import show
 from dask_gmm.cli.simulate import simulate
@@ -124,6 +125,7 @@ def _leave(session: Session, error: BaseException, sentence: str, code: int) -> 
         "  dask-gmm demo                     a mixture larger than memory, in two minutes\n"
         "  dask-gmm plan DATA -k 8           what a fit would cost, before it starts\n"
         "  dask-gmm fit DATA -k 8 -o MODEL   the fit itself\n"
+        "  dask-gmm select DATA -k 2:12      how many components?\n"
         "\n\b\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped without converging,\n"
         "130 interrupted, 143 terminated."
     ),
@@ -138,5 +140,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, plan, fit, show, predict, score, simulate):
+for _command in (demo, plan, fit, select, show, predict, score, simulate):
     main.add_command(_command)

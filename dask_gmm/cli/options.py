@@ -8,17 +8,17 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.session import Session
-from dask_gmm.cli.values import AXIS, BYTES, CACHE, STORAGE_OPTION
+from dask_gmm.cli.values import AXIS, BYTES, STORAGE_OPTION
 
 __all__ = [
     "Command",
     "Option",
     "compute_options",
     "data_options",
-    "fit_options",
     "model_option",
     "option",
     "output_options",
+    "stack",
     "storage_options",
 ]
 
@@ -77,7 +77,9 @@ def option(*names: str, section: str = "Output", **settings: Any) -> Callable[[F
     return click.option(*names, cls=Option, section=section, **settings)
 
 
-def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Declare several options at once, in the order given."""
+
     def apply(function: F) -> F:
         for decorator in reversed(decorators):
             function = decorator(function)
@@ -109,7 +111,7 @@ storage_options = option(
     "process takes those from its own environment or role.",
 )
 
-data_options = _stack(
+data_options = stack(
     click.argument("data"),
     option(
         "--array",
@@ -201,98 +203,7 @@ def compute_options(
                 "it where workers are still being started.",
             )
         )
-    return _stack(*choices)
-
-
-# -- how to fit ------------------------------------------------------------------------------------
-
-
-covariance_choice = click.Choice(["full", "tied", "diag", "spherical"])
-
-
-def fit_options(*, components: int | None = None, seed: int | None = None) -> Callable[[F], F]:
-    """Declare the settings of EM; --components is required unless it has a default."""
-    return _stack(
-        option(
-            "--components",
-            "-k",
-            type=click.IntRange(1),
-            **({"required": True} if components is None else {"default": components}),
-            metavar="K",
-            section="Model",
-            help="Number of Gaussian components. More of them cost proportionally more time.",
-        ),
-        option(
-            "--covariance",
-            type=covariance_choice,
-            default="full",
-            section="Model",
-            help="What the components' covariances may be: 'full' any, 'tied' one shared by "
-            "all, 'diag' without correlations, 'spherical' one variance each. Use diag for "
-            "hundreds of features: full costs features squared.",
-        ),
-        option(
-            "--tol",
-            type=click.FloatRange(0),
-            default=1e-3,
-            metavar="NATS",
-            section="Model",
-            help="Stop when a pass changes the mean log-likelihood by less than this, in nats "
-            "per row. For overlapping components try 1e-5: 1e-3 stops early.",
-        ),
-        option(
-            "--max-iter",
-            type=click.IntRange(0),
-            default=100,
-            metavar="N",
-            section="Model",
-            help="Most iterations; each reads the data once. Ending here is exit code 3.",
-        ),
-        option(
-            "--n-init",
-            type=click.IntRange(1),
-            default=1,
-            metavar="N",
-            section="Model",
-            help="Starts, of which the best end is kept. All share the same reads, so 5 starts "
-            "cost computing but no more reading.",
-        ),
-        option(
-            "--init-params",
-            type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
-            default="kmeans",
-            section="Model",
-            help="How a start is found, on a sample of rows from all over the data.",
-        ),
-        option(
-            "--reg-covar",
-            type=click.FloatRange(0),
-            default=1e-6,
-            metavar="VARIANCE",
-            section="Model",
-            help="Added to every variance, in squared units of the data. Raise it when a "
-            "component collapses onto a few rows.",
-        ),
-        option(
-            "--seed",
-            type=click.IntRange(0, 2**32 - 1),
-            default=seed,
-            metavar="INT",
-            section="Model",
-            help="Makes the starts, and so the whole result, repeatable to the last bit."
-            + ("" if seed is not None else " Without it each run starts elsewhere."),
-        ),
-        option(
-            "--cache",
-            type=CACHE,
-            default="auto",
-            metavar="SIZE",
-            section="Compute",
-            help="How much of the decoded data each process keeps from pass to pass: 2GB, 500MiB, "
-            "0 for nothing. 'auto' takes up to three eighths of a worker's memory, less where the "
-            "work itself needs it.",
-        ),
-    )
+    return stack(*choices)
 
 
 # -- what it says ----------------------------------------------------------------------------------
@@ -307,7 +218,7 @@ def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return callback
 
 
-output_options = _stack(
+output_options = stack(
     option(
         "--json",
         is_flag=True,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dask_gmm.cli.options import Command, compute_options, data_options, fit_options, output_options
+from dask_gmm.cli.model_options import fit_options
+from dask_gmm.cli.options import Command, compute_options, data_options, output_options
 from dask_gmm.cli.session import DONE, FAILED
 from dask_gmm.cli.settings import (
     Compute,

@@ -71,6 +71,7 @@ class Pace:
     max_iter: int | None = None
     tol: float = 0.0
     candidates: int = 1
+    among: str = "starts"
     advance: Advance | None = None
     bounds: list[float] = field(default_factory=list)
     changes: list[float] = field(default_factory=list)
@@ -79,9 +80,13 @@ class Pace:
     def take(self, event: Any) -> None:
         """Take in an event of `dask_gmm.fitting.events`, known by its name."""
         match type(event).__name__:
-            case "FitStarted":
+            case "FitStarted" | "SelectionStarted":
                 self.max_iter, self.tol = event.max_iter, event.tol
                 self.stage = "drawing a sample for the start"
+                if hasattr(event, "points"):
+                    self.among, self.tol = "candidates", 0.0  # several ends: none to foresee
+            case "StartRead":
+                self.stage = f"start: read {event.number} of {event.reads} is done"
             case "SampleDrawn":
                 self.stage = f"computing the start from {show_count(event.rows)} rows"
             case "PassStarted":
@@ -204,7 +209,7 @@ def _details(pace: Pace) -> str:
     if pace.bounds:
         parts.append(f"log-likelihood {pace.bounds[-1]:.6f}{_signed(pace.change)}")
     if pace.candidates > 1:
-        parts.append(f"{pace.candidates} starts")
+        parts.append(f"{pace.candidates} {pace.among}")
     parts += _outlook(pace)
     return " · ".join(parts)
 
@@ -243,6 +248,24 @@ class _Lines:
             case "SampleDrawn":
                 rows = "all rows" if event.complete else f"{event.rows:,} rows"
                 self._say(f"sample: {rows} from {event.blocks:,} block(s)", event.seconds)
+            case "StartRead":
+                self._say(
+                    f"start: read {event.number} of {event.reads}, {event.places:,} rows drawn",
+                    event.seconds,
+                    event.rows,
+                    event.bytes_read,
+                )
+            case "PassSplit":
+                self._say(
+                    f"{event.candidates} candidates do not fit in memory together: each half has "
+                    f"a read of its own"
+                )
+            case "PointFinished":
+                value = "none" if event.value is None else f"{event.value:,.6g}"
+                self._say(
+                    f"{event.n_components} components, {event.covariance_type}: "
+                    f"{event.outcome.value} after {event.passes} passes, {event.criterion} {value}"
+                )
             case "StartsFound":
                 starts = "start" if event.starts == 1 else f"{event.starts} starts"
                 self._say(f"{starts} by {event.method}", event.seconds)
@@ -267,9 +290,11 @@ class _Lines:
                     *([f"{show_seconds(left)} left"] if left is not None else []),
                 )
 
-    def _say(self, text: str, seconds: float, rows: int = 0, size: int = 0, *more: str) -> None:
-        parts = [text, show_seconds(seconds)]
-        if rows and seconds > 0:
+    def _say(
+        self, text: str, seconds: float | None = None, rows: int = 0, size: int = 0, *more: str
+    ) -> None:
+        parts = [text] if seconds is None else [text, show_seconds(seconds)]
+        if rows and seconds:
             parts += [f"{show_count(rows / seconds)} rows/s", f"{show_bytes(size / seconds)}/s"]
         self._told = time.monotonic()
         self._console.print(", ".join([*parts, *more]), markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ __all__ = [
     "Compute",
     "DataPlace",
     "EMSettings",
+    "SelectionChoice",
     "check_components",
     "check_storage_options",
     "options_for",
@@ -104,6 +105,7 @@ class EMSettings:
     n_init: int
     init_params: str
     reg_covar: float
+    on_collapse: str
     seed: int | None
     cache: int | str
 
@@ -112,19 +114,59 @@ class EMSettings:
         return {
             "n_components": self.components,
             "covariance_type": self.covariance,
-            "tol": self.tol,
-            "max_iter": self.max_iter,
-            "n_init": self.n_init,
-            "init_params": self.init_params,
-            "reg_covar": self.reg_covar,
-            "random_state": self.seed,
-            "cache": self.cache,
+            **_em_arguments(self),
         }
 
     @classmethod
     def take(cls, values: dict[str, Any]) -> EMSettings:
         """Take its own values out of a command's arguments."""
         return cls(**{name: values.pop(name) for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class SelectionChoice:
+    """What to select among, by what, and how each is fitted."""
+
+    components: tuple[int, ...]
+    covariance: tuple[str, ...]
+    criterion: str
+    heldout: float | None
+    tol: float
+    max_iter: int
+    n_init: int
+    init_params: str
+    reg_covar: float
+    on_collapse: str
+    seed: int | None
+    cache: int | str
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `select_gaussian_mixture` calls these."""
+        return {
+            "n_components": self.components,
+            "covariance_types": self.covariance,
+            "criterion": self.criterion,
+            "heldout_fraction": self.heldout,
+            **_em_arguments(self),
+        }
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> SelectionChoice:
+        """Take its own values out of a command's arguments."""
+        return cls(**{name: values.pop(name) for name in cls.__dataclass_fields__})
+
+
+def _em_arguments(settings: EMSettings | SelectionChoice) -> dict[str, Any]:
+    return {
+        "tol": settings.tol,
+        "max_iter": settings.max_iter,
+        "n_init": settings.n_init,
+        "init_params": settings.init_params,
+        "reg_covar": settings.reg_covar,
+        "on_collapse": settings.on_collapse,
+        "random_state": settings.seed,
+        "cache": settings.cache,
+    }
 
 
 def check_storage_options(options: Mapping[str, Any], *urls: str | None) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dask_gmm.cli.model_options import covariance_choice
 from dask_gmm.cli.options import (
     Command,
-    covariance_choice,
     option,
     output_options,
     overwrite_option,

@@ -19,6 +19,7 @@ __all__ = [
     "CACHE",
     "CHUNK",
     "COUNT",
+    "COUNTS",
     "STORAGE_OPTION",
     "show_bytes",
     "show_count",
@@ -108,6 +109,33 @@ class _Count(_ParamType):
         return count
 
 
+class _Counts(_ParamType):
+    """Several numbers: ``2:12`` (both ends), ``4:32:4``, ``2,3,5``, and mixtures of these."""
+
+    name = "range"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        found: set[int] = set()
+        for part in value.split(","):
+            match = re.fullmatch(r"\s*(\d+)(?::(\d+)(?::(\d+))?)?\s*", part)
+            first, last, step = (
+                (int(n) if n else None for n in match.groups()) if match else [0] * 3
+            )
+            numbers = range(first or 0, (last or first or 0) + 1, step or 1) if step != 0 else ()
+            if not match or not numbers or numbers[0] < 1 or len(numbers) > 1000:
+                self.fail(
+                    f"{value!r} is no range of numbers from 1 on: write 2:12, 4:32:4 or 2,3,5.",
+                    param,
+                    ctx,
+                )
+            found.update(numbers)
+        return tuple(sorted(found))
+
+
 class _Chunk(_ParamType):
     """A chunk's size: bytes with a B (``16MB``), rows without (``100k``)."""
 
@@ -167,6 +195,7 @@ AXIS = _Axis()
 BYTES = _Bytes()
 CACHE = _Cache()
 COUNT = _Count()
+COUNTS = _Counts()
 CHUNK = _Chunk()
 STORAGE_OPTION = _StorageOption()
 

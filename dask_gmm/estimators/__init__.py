@@ -2,5 +2,12 @@
 
 from dask_gmm.estimators.fitted import Criteria
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
+from dask_gmm.estimators.selection import Selection, SelectionRow, select_gaussian_mixture
 
-__all__ = ["Criteria", "GaussianMixture"]
+__all__ = [
+    "Criteria",
+    "GaussianMixture",
+    "Selection",
+    "SelectionRow",
+    "select_gaussian_mixture",
+]

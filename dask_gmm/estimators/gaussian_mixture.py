@@ -17,6 +17,7 @@ from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import keeping_features, open_input
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_budget
+from dask_gmm.fitting.collapse import ON_COLLAPSE
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.fit import FitReport, FitSettings, WarmStart, fit_mixture
 from dask_gmm.fitting.given import check_given
@@ -60,8 +61,11 @@ class GaussianMixture(FittedMixture):
         Most iterations, each one read of the data.
     n_init : int, default=1
         Starts; all advance in the same reads, and the best end is kept.
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How starting responsibilities are found, on a sample of `init_size` rows.
+    init_params : default='kmeans'
+        One of 'kmeans', 'k-means++', 'random', 'random_from_data', 'k-means||'.
+        How starting responsibilities are found, on a sample of `init_size` rows; 'k-means||' looks
+        at all rows, in four more reads that restarts share: for components so rare that a sample
+        misses them.
     weights_init : array-like of shape (K,), optional
     means_init : array-like of shape (K, D), optional
     precisions_init : array-like of the shape of `precisions_`, optional
@@ -94,6 +98,13 @@ class GaussianMixture(FittedMixture):
         bytes, a size such as '2 GiB', or 0 for nothing. 'auto' takes up to three eighths of a
         worker's memory limit (of this machine's free memory), less where the work itself needs it.
         Only what is read from Zarr, and only while a fit lasts.
+    on_collapse : {'stop', 'reseed', 'merge', 'raise'}, default='stop'
+        What to do when a covariance is no longer positive definite: end the fit at the last sound
+        parameters with a `CollapsedComponentWarning`; put the component where the sample fits
+        worst; give its rows to the component that takes them at the least cost, which leaves
+        fewer than `n_components`; or fail, as scikit-learn does. 'reseed' and 'merge' also take
+        care of components that hold less than one row, and warn of each component they mended.
+        A covariance that all components share ('tied') cannot be mended.
     callbacks : sequence of callables, optional
         Each is called with every event of a fit (`dask_gmm.fitting.events`), and with the progress
         of other passes: of `criteria` and its kin, of `predict_to`.
@@ -143,7 +154,9 @@ class GaussianMixture(FittedMixture):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        "init_params": [
+            StrOptions({"kmeans", "random", "random_from_data", "k-means++", "k-means||"})
+        ],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
@@ -158,6 +171,7 @@ class GaussianMixture(FittedMixture):
         "init_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "kernel": [StrOptions({"auto", *KERNELS})],
         "cache": [Integral, str],
+        "on_collapse": [StrOptions(set(ON_COLLAPSE))],
         "callbacks": [None, list, tuple],
     }
 
@@ -185,6 +199,7 @@ class GaussianMixture(FittedMixture):
         init_size: int | str = "auto",
         kernel: str = "auto",
         cache: int | str = "auto",
+        on_collapse: str = "stop",
         callbacks: Sequence[Observer] | None = None,
     ) -> None:
         self.n_components = n_components
@@ -208,6 +223,7 @@ class GaussianMixture(FittedMixture):
         self.init_size = init_size
         self.kernel = kernel
         self.cache = cache
+        self.on_collapse = on_collapse
         self.callbacks = callbacks
 
     # -- fitting ---------------------------------------------------------------------------------
@@ -233,8 +249,7 @@ class GaussianMixture(FittedMixture):
             The data are not what a mixture can be fitted to.
         CollapsedComponentError (a ValueError)
             A start has a covariance that is not positive definite; the message names the
-            component. When that happens later the fit ends at its last sound parameters with a
-            `CollapsedComponentWarning`.
+            component. When that happens later, `on_collapse` says what becomes of it.
         MemoryPlanError
             A pass would not fit in the memory of a worker; said before any work is submitted.
         """
@@ -281,6 +296,7 @@ class GaussianMixture(FittedMixture):
             kernel=self.kernel,
             given=given,
             cache=cache_budget(self.cache),
+            on_collapse=self.on_collapse,
         )
         report = fit_mixture(
             source,
@@ -291,6 +307,8 @@ class GaussianMixture(FittedMixture):
             warm=self._warm_start(source.n_features),
         )
         self._keep(report, np.float32 if source.dtype == np.float32 else np.float64)
+        for note in report.best.mended:
+            warnings.warn(note, CollapsedComponentWarning, stacklevel=4)
         if report.best.outcome is Outcome.COLLAPSED:
             warnings.warn(
                 f"The fit stopped after {report.best.n_iter} iterations and keeps the parameters "

@@ -22,8 +22,13 @@ __all__ = [
     "Outcome",
     "PassAdvanced",
     "PassFinished",
+    "PassSplit",
     "PassStarted",
+    "PointFinished",
     "SampleDrawn",
+    "SelectionFinished",
+    "SelectionStarted",
+    "StartRead",
     "StartsFound",
 ]
 
@@ -34,6 +39,7 @@ class Outcome(Enum):
     CONVERGED = "converged"
     MAX_ITER = "max_iter"
     COLLAPSED = "collapsed"
+    DROPPED = "dropped"
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,19 @@ class StartsFound:
 
     starts: int
     method: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StartRead:
+    """A read of all blocks for the start is over; `places` rows have been drawn before it."""
+
+    number: int
+    reads: int
+    places: int
+    rows: int
+    blocks: int
+    bytes_read: int
     seconds: float
 
 
@@ -134,7 +153,65 @@ class FitFinished:
     seconds: float
 
 
+@dataclass(frozen=True)
+class SelectionStarted:
+    """A selection begins: `points` numbers of components and families, `n_init` starts of each."""
+
+    source: str
+    backend: str
+    n_rows: int | None
+    n_features: int
+    n_blocks: int
+    points: int
+    n_init: int
+    criterion: str
+    max_iter: int
+    tol: float
+
+
+@dataclass(frozen=True)
+class PassSplit:
+    """So many candidates do not fit in memory together: each half has a read of its own."""
+
+    candidates: int
+
+
+@dataclass(frozen=True)
+class PointFinished:
+    """All starts of a point of the grid have ended; `value` is the criterion, None without one."""
+
+    n_components: int
+    covariance_type: str
+    criterion: str
+    value: float | None
+    passes: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class SelectionFinished:
+    """The selection is over, and this is the winner."""
+
+    n_components: int
+    covariance_type: str
+    criterion: str
+    value: float
+    passes: int
+    seconds: float
+
+
 Event: TypeAlias = (
-    FitStarted | SampleDrawn | StartsFound | PassStarted | PassAdvanced | PassFinished | FitFinished
+    FitStarted
+    | SampleDrawn
+    | StartRead
+    | StartsFound
+    | PassStarted
+    | PassAdvanced
+    | PassFinished
+    | FitFinished
+    | SelectionStarted
+    | PassSplit
+    | PointFinished
+    | SelectionFinished
 )
 Observer: TypeAlias = Callable[[Event], None]

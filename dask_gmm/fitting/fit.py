@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,17 +20,26 @@ from dask_gmm.execution.machine import (
 )
 from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import plan_pass
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import FitFinished, FitStarted, SampleDrawn, StartsFound
-from dask_gmm.fitting.loop import FitResult, PlainEM, best_result, run
+from dask_gmm.fitting.kmeans_parallel import draw_places
+from dask_gmm.fitting.loop import FitResult, best_result, run
 from dask_gmm.fitting.passes import Evaluator
 from dask_gmm.fitting.sampling import automatic_size, draw_sample, sample_blocks
-from dask_gmm.fitting.starts import GivenParameters, initial_parameters
+from dask_gmm.fitting.starts import (
+    GivenParameters,
+    check_distinct,
+    fill_in,
+    initial_parameters,
+)
+from dask_gmm.fitting.strategies import make_strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import Backend
+    from dask_gmm.execution.backend import Backend, BlockJob
+    from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Event, Observer, PassFinished
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.mixture.covariance import CovarianceFamily
@@ -61,6 +71,7 @@ class FitSettings:
     kernel: str
     given: GivenParameters
     cache: int | None = None
+    on_collapse: str = "stop"
 
 
 @dataclass(frozen=True)
@@ -133,35 +144,46 @@ def fit_mixture(
             tol=settings.tol,
         )
     )
-    starts = _starts(source, backend, settings, random_state, notify) if warm is None else ()
-    strategies = [
-        PlainEM(start, settings.tol, settings.max_iter, settings.reg_covar) for start in starts
-    ]
-    if warm is not None:
+    needs_sample = warm is None and not settings.given.complete
+    sample = None
+    if needs_sample or settings.on_collapse == "reseed":
+        sample = _sample(source, backend, settings, random_state, notify)
+    rows = None if sample is None else sample.rows
+    with repeated_passes(source, backend, settings) as plan:
+        evaluator = Evaluator(backend, plan, settings.kernel, observers)
+        starts, bound = (
+            (_starts(plan, backend, settings, random_state, sample, notify), -np.inf)
+            if warm is None
+            else ([warm.parameters], warm.lower_bound)
+        )
         strategies = [
-            PlainEM(
-                warm.parameters,
-                settings.tol,
-                settings.max_iter,
-                settings.reg_covar,
-                warm.lower_bound,
+            make_strategy(
+                start,
+                settings,
+                MStep(settings.reg_covar, settings.on_collapse, rows, settings.kernel),
+                bound,
             )
+            for start in starts
         ]
-    cache = _cache(settings)
-    plan = plan_pass(source, n_threads=backend.n_threads, cache=cache)
-    evaluator = Evaluator(backend, plan, settings.kernel, observers)
-    try:
         with single_threaded_blas():  # once for all passes: taking the guard costs milliseconds
             best = best_result(run(strategies, evaluator.evaluate))
-    finally:
-        if plan.cache is not None:
-            backend.unpin(plan.cache)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components)
     seconds = time.perf_counter() - begun
     passes = len(evaluator.history)
     notify(FitFinished(best.outcome, best.n_iter, best.lower_bound, passes, seconds))
     return FitReport(best, tuple(evaluator.history), evaluator.n_rows, seconds)
+
+
+@contextmanager
+def repeated_passes(source: Source, backend: Backend, settings: FitSettings) -> Iterator[Plan]:
+    """Plan passes over all blocks, and let go of what they pin when the last one is over."""
+    plan = plan_pass(source, n_threads=backend.n_threads, cache=_cache(settings))
+    try:
+        yield plan
+    finally:
+        if plan.cache is not None:
+            backend.unpin(plan.cache)
 
 
 def _cache(settings: FitSettings) -> CacheSpec | None:
@@ -218,33 +240,51 @@ def check_row_count(n_rows: int | None, n_components: int) -> None:
 
 
 def _starts(
-    source: Source,
+    plan: Plan,
     backend: Backend,
     settings: FitSettings,
     random_state: np.random.RandomState,
+    sample: Sample | None,
     notify: Observer,
 ) -> list[MixtureParameters]:
     """One start per restart, all drawn before the first pass so that they can share it."""
-    sample = (
-        None
-        if settings.given.complete
-        else _sample(source, backend, settings, random_state, notify)
-    )
     begun = time.perf_counter()
+    k, family, reg_covar = settings.n_components, settings.family, settings.reg_covar
+    if sample is not None and not settings.given.complete:
+        check_row_count(sample.rows.shape[0], k)
+    if sample is not None and not sample.complete and settings.given.means is None:
+        check_distinct(sample.rows, k)  # of all rows scikit-learn makes what it can
     with single_threaded_blas(), single_threaded_openmp():
-        starts = [
-            initial_parameters(
-                None if sample is None else sample.rows,
-                n_components=settings.n_components,
-                family=settings.family,
-                init_params=settings.init_params,
+        if settings.init_params == "k-means||" and not settings.given.complete:
+            assert sample is not None
+            places = draw_places(
+                backend,
+                plan,
+                sample.rows,
+                n_components=k,
+                families=(family,),
+                n_init=settings.n_init,
                 random_state=random_state,
-                reg_covar=settings.reg_covar,
-                given=settings.given,
+                notify=notify,
             )
-            for _ in range(settings.n_init)
-        ]
-    if sample is not None:
+            starts = [
+                fill_in(drawn.start(k, family, reg_covar, random_state), settings.given)
+                for drawn in places
+            ]
+        else:
+            starts = [
+                initial_parameters(
+                    None if sample is None else sample.rows,
+                    n_components=k,
+                    family=family,
+                    init_params=settings.init_params,
+                    random_state=random_state,
+                    reg_covar=reg_covar,
+                    given=settings.given,
+                )
+                for _ in range(settings.n_init)
+            ]
+    if not settings.given.complete:
         notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
     return starts
 
@@ -259,12 +299,24 @@ def _sample(
     k, d = settings.n_components, source.n_features
     n_parameters = settings.family.degrees_of_freedom(k, d) + k * d + k - 1
     size = max(settings.init_size or automatic_size(n_parameters, d), k)
+    return starting_sample(source, backend, size, random_state, notify)
+
+
+def starting_sample(
+    source: Source,
+    backend: Backend,
+    size: int,
+    random_state: np.random.RandomState,
+    notify: Observer,
+    wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
+) -> Sample:
+    """Draw `size` rows for the starts and say so; see `draw_sample`."""
     everything = source.n_rows is not None and source.n_rows <= size
     # A start on all rows must take scikit-learn's draws from `random_state` and no other.
     # So do chunks of unknown sizes that turn out to be few: the seed comes from a copy.
     seed = 0 if everything else int(deepcopy(random_state).randint(np.iinfo(np.int32).max))
     plan = plan_pass(source, n_threads=backend.n_threads, blocks=sample_blocks(source, size))
-    sample, result = draw_sample(backend, plan, size, seed)
+    sample, result = draw_sample(backend, plan, size, seed, wrap)
     notify(
         SampleDrawn(
             rows=sample.rows.shape[0],

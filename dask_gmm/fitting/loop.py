@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome
-from dask_gmm.mixture.estimation import centring_error, maximize
+from dask_gmm.mixture.estimation import centring_error
 from dask_gmm.mixture.kernels import Candidate
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class FitResult:
     outcome : Outcome
     error : CollapsedComponentError or None
         Why it ended, where `outcome` is COLLAPSED.
+    mended : tuple of str
+        A sentence for each component that collapsed on the way and was mended.
     """
 
     parameters: MixtureParameters
@@ -57,6 +60,7 @@ class FitResult:
     n_iter: int
     outcome: Outcome
     error: CollapsedComponentError | None = None
+    mended: tuple[str, ...] = ()
 
 
 class Strategy(Protocol):
@@ -112,7 +116,8 @@ class PlainEM:
     It stops when the mean log-likelihood changes by less than `tol` nats per row between two
     passes (strictly: tol = 0 never stops), or after `max_iter` M-steps. When a covariance is no
     longer positive definite it stops too and keeps the parameters before that M-step: hours of
-    passes end with a usable mixture and the collapsed component's name, where scikit-learn raises.
+    passes end with a usable mixture and the collapsed component's name, where scikit-learn raises;
+    unless its M-step has another rule for that (`collapse.MStep`).
 
     Parameters
     ----------
@@ -122,6 +127,8 @@ class PlainEM:
     max_iter : int
     previous_bound : float
         The lower bound a warm start continues from.
+    m_step : MStep, optional
+        By default one that stops at a collapse.
     """
 
     parameters: MixtureParameters
@@ -129,6 +136,7 @@ class PlainEM:
     max_iter: int
     reg_covar: float
     previous_bound: float = -np.inf
+    m_step: MStep | None = None
     outcome: Outcome | None = None
     _bounds: list[float] = field(default_factory=list)
     _n_iter: int = 0
@@ -136,6 +144,8 @@ class PlainEM:
     _error: CollapsedComponentError | None = None
 
     def __post_init__(self) -> None:
+        self._m_step = self.m_step or MStep(self.reg_covar)
+        self._previous = self.previous_bound
         if self.max_iter == 0:
             self.outcome = Outcome.MAX_ITER
 
@@ -160,14 +170,19 @@ class PlainEM:
             return
         self._reference = None
         bound = found.mean_log_likelihood
-        previous = self._bounds[-1] if self._bounds else self.previous_bound
+        previous, self._previous = self._previous, bound
         self._bounds.append(bound)
         self._n_iter += 1
+        mended = len(self._m_step.notes)
         try:
-            self.parameters = maximize(found, self.reg_covar)
+            self.parameters = self._m_step(found)
         except CollapsedComponentError as error:
+            if self._m_step.on_collapse == "raise":
+                raise
             self._error, self.outcome = error, Outcome.COLLAPSED
             return
+        if len(self._m_step.notes) > mended:
+            previous = self._previous = -np.inf  # the next bound is that of another mixture
         if abs(bound - previous) < self.tol:
             self.outcome = Outcome.CONVERGED
         elif self._n_iter == self.max_iter:
@@ -183,4 +198,5 @@ class PlainEM:
             n_iter=self._n_iter,
             outcome=self.outcome,
             error=self._error,
+            mended=tuple(self._m_step.notes),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef
-    from dask_gmm.execution.backend import Backend, PassProgress, PassResult
+    from dask_gmm.execution.backend import Backend, BlockJob, PassProgress, PassResult
     from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
     from dask_gmm.mixture.kernels import Candidate
@@ -153,18 +153,19 @@ class Evaluator:
             This pass saw another number of rows than the one before: the input changed.
         """
         number = len(self.history) + 1
-        job = StatisticsJob(tuple(candidates), self._kernel)
-        self._notify(PassStarted(number, len(job.candidates)))
+        job = self.job(candidates)
+        self._notify(PassStarted(number, len(candidates)))
 
         def advanced(progress: PassProgress) -> None:
             self._notify(PassAdvanced(number, progress))
 
-        result: PassResult[Evaluation] = self._backend.run(
+        result: PassResult[Any] = self._backend.run(
             self._plan, job, on_progress=advanced if self._observers else None
         )
         self._plan = resize_units(self._plan, result.seconds, result.threads)
         self._check_rows(result.value.rows, number)
-        bounds = tuple(s.mean_log_likelihood for s in result.value.statistics)
+        statistics: tuple[SufficientStatistics, ...] = result.value.statistics
+        bounds = tuple(s.mean_log_likelihood for s in statistics)
         record = PassFinished(
             number=number,
             lower_bounds=bounds,
@@ -178,7 +179,11 @@ class Evaluator:
         )
         self.history.append(record)
         self._notify(record)
-        return result.value.statistics
+        return statistics
+
+    def job(self, candidates: Sequence[Candidate]) -> BlockJob[Any]:
+        """What a task does with each block when these candidates are evaluated."""
+        return StatisticsJob(tuple(candidates), self._kernel)
 
     def _check_rows(self, rows: int, number: int) -> None:
         if self._rows is None:

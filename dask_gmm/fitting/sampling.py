@@ -16,13 +16,15 @@ import numpy as np
 from dask_gmm.errors import InputError, NonFiniteError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef, Source
-    from dask_gmm.execution.backend import Backend, PassResult
+    from dask_gmm.execution.backend import Backend, BlockJob, PassResult
     from dask_gmm.execution.plan import Plan
 
-__all__ = ["Sample", "SampleJob", "automatic_size", "draw_sample", "sample_blocks"]
+__all__ = ["Sample", "SampleJob", "automatic_size", "bounded_size", "draw_sample", "sample_blocks"]
 
 _MIN_BLOCKS = 64
 _MIN_ROWS = 100_000
@@ -32,7 +34,11 @@ _MAX_BYTES = 256 * 2**20
 
 def automatic_size(n_parameters: int, n_features: int) -> int:
     """Rows that a start deserves: 50 per free parameter, at least 100,000, at most 256 MiB."""
-    wanted = max(_MIN_ROWS, _ROWS_PER_PARAMETER * n_parameters)
+    return bounded_size(max(_MIN_ROWS, _ROWS_PER_PARAMETER * n_parameters), n_features)
+
+
+def bounded_size(wanted: int, n_features: int) -> int:
+    """So many rows, but no more than 256 MiB of them."""
     return max(1, min(wanted, _MAX_BYTES // (8 * n_features)))
 
 
@@ -136,7 +142,11 @@ class SampleJob:
 
 
 def draw_sample(
-    backend: Backend, plan: Plan, size: int, seed: int
+    backend: Backend,
+    plan: Plan,
+    size: int,
+    seed: int,
+    wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
 ) -> tuple[Sample, PassResult[_Drawn]]:
     """Draw up to `size` rows from the plan's blocks.
 
@@ -149,6 +159,8 @@ def draw_sample(
         Rows wanted; the sample may be up to one row a block larger.
     seed : int
         Keys the draw; unused when all rows are taken.
+    wrap : callable
+        Makes what runs on each block of the job that draws; to leave rows out, for example.
 
     Raises
     ------
@@ -166,7 +178,7 @@ def draw_sample(
         share = min(1.0, size / held) if held else 1.0
         most = min(size, ceil(share * (source.max_block_rows or 1)))
     job = SampleJob(share, most, seed, source.n_features)
-    result: PassResult[_Drawn] = backend.run(plan, job)
+    result: PassResult[_Drawn] = backend.run(plan, wrap(job))
     parts = result.value.parts
     rows = np.concatenate(parts) if parts else np.empty((0, source.n_features))
     if not rows.shape[0]:

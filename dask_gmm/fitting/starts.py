@@ -19,7 +19,7 @@ from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -27,8 +27,19 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.floating[Any]]
     Array = NDArray[np.float64]
+    Piece = tuple[NDArray[np.intp] | slice, Array]
 
-__all__ = ["GivenParameters", "initial_parameters", "responsibility_statistics"]
+__all__ = [
+    "GivenParameters",
+    "check_distinct",
+    "cluster_weighted",
+    "fill_in",
+    "initial_parameters",
+    "responsibilities",
+    "responsibility_statistics",
+    "spread_out",
+    "start_from",
+]
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,6 @@ def initial_parameters(
 
     Raises
     ------
-    InputError
-        The sample has fewer rows than there are components.
     CollapsedComponentError
         The start has a covariance that is not positive definite (reg_covar = 0, and a component
         with too few distinct rows).
@@ -88,22 +97,70 @@ def initial_parameters(
             given.precisions,  # type: ignore[arg-type]
         )
     assert rows is not None
-    if rows.shape[0] < n_components:
-        raise InputError(
-            f"Expected n_samples >= n_components but got n_components = {n_components}, "
-            f"n_samples = {rows.shape[0]}"
-        )
-    pieces = _responsibilities(rows, n_components, init_params, random_state)
+    pieces = responsibilities(rows, n_components, init_params, random_state)
+    computed = start_from(rows, pieces, n_components, family, init_params, reg_covar)
+    return fill_in(computed, given)
+
+
+def start_from(
+    rows: Rows,
+    pieces: Iterable[Piece],
+    n_components: int,
+    family: CovarianceFamily,
+    init_params: str,
+    reg_covar: float,
+) -> MixtureParameters:
+    """The start of a family that follows from `responsibilities`; see `initial_parameters`."""
     statistics = responsibility_statistics(rows, pieces, n_components, family)
     computed = maximize(statistics, reg_covar)
     if family is TIED and init_params in ("k-means++", "random_from_data"):
         computed = _pooled_start(rows, computed, reg_covar)
-    return _merge(computed, given)
+    return computed
+
+
+def check_distinct(rows: Rows, n_components: int) -> None:
+    """Refuse more components than the sample has different rows: two would start as one.
+
+    Raises
+    ------
+    InputError
+    """
+    # The first few rows say enough unless most are alike; all of them are looked at only then.
+    for some in (rows[: 16 * n_components], rows):
+        distinct = len(np.unique(some, axis=0))
+        if distinct >= n_components:
+            return
+    raise InputError(
+        f"The sample of {rows.shape[0]:,} rows holds {distinct} different one(s), too few for "
+        f"{n_components} components: use fewer components, or a larger init_size."
+    )
+
+
+def cluster_weighted(
+    places: Array, weights: Array, n_clusters: int, random_state: np.random.RandomState
+) -> tuple[NDArray[np.intp], Array]:
+    """Weighted k-means of a few places in memory: labels (J,) and centres (K, D).
+
+    A light place far away is a centre in the best clustering and missed by many a start of
+    k-means; on so few places another start costs nothing.
+    """
+    means = KMeans(n_clusters=n_clusters, n_init=20, random_state=random_state)
+    means.fit(places, sample_weight=weights)
+    return means.labels_.astype(np.intp), means.cluster_centers_
+
+
+def spread_out(
+    rows: Rows, n_clusters: int, random_state: np.random.RandomState
+) -> NDArray[np.floating[Any]]:
+    """Rows that k-means++ chooses, (K, D)."""
+    _, chosen = kmeans_plusplus(rows, n_clusters, random_state=random_state)
+    found: NDArray[np.floating[Any]] = rows[chosen]
+    return found
 
 
 def responsibility_statistics(
     rows: Rows,
-    responsibilities: Iterator[tuple[NDArray[np.intp] | slice, Array]],
+    responsibilities: Iterable[Piece],
     n_components: int,
     family: CovarianceFamily,
 ) -> SufficientStatistics:
@@ -112,7 +169,7 @@ def responsibility_statistics(
     Parameters
     ----------
     rows : (m, D) float
-    responsibilities : iterator of (index, r)
+    responsibilities : iterable of (index, r)
         For each component in turn, the rows that have any responsibility and how much.
     n_components : int
     family : CovarianceFamily
@@ -143,9 +200,10 @@ def responsibility_statistics(
     )
 
 
-def _responsibilities(
+def responsibilities(
     rows: Rows, n_components: int, init_params: str, random_state: np.random.RandomState
-) -> Iterator[tuple[NDArray[np.intp] | slice, Array]]:
+) -> Iterator[Piece]:
+    """For each component in turn, the rows that start in it and how much of each."""
     if init_params == "kmeans":
         means = KMeans(n_clusters=n_components, n_init=1, random_state=random_state)
         labels = means.fit(rows).labels_
@@ -187,7 +245,7 @@ def _pooled_start(rows: Rows, computed: MixtureParameters, reg_covar: float) -> 
     return MixtureParameters.create(TIED, computed.weights, computed.means, covariance)
 
 
-def _merge(computed: MixtureParameters, given: GivenParameters) -> MixtureParameters:
+def fill_in(computed: MixtureParameters, given: GivenParameters) -> MixtureParameters:
     """The computed start, with what the user gave put in its place."""
     weights = computed.weights if given.weights is None else given.weights / given.weights.sum()
     means = computed.means if given.means is None else given.means

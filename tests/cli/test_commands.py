@@ -187,7 +187,7 @@ def test_plan_reads_one_block_and_no_more(points: Path, run: Run) -> None:
 
 def test_every_command_explains_itself(run: Run) -> None:
     assert run("--help").exit_code == 0
-    for command in ("demo", "plan", "fit", "show", "predict", "score", "simulate"):
+    for command in ("demo", "plan", "fit", "select", "show", "predict", "score", "simulate"):
         done = run(command, "--help")
         assert done.exit_code == 0
         assert done.stdout.count(f"dask-gmm {command}") >= 3, "usage and two examples"

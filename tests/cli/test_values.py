@@ -11,6 +11,7 @@ from dask_gmm.cli.values import (
     BYTES,
     CHUNK,
     COUNT,
+    COUNTS,
     STORAGE_OPTION,
     parse_bytes,
     parse_count,
@@ -18,6 +19,27 @@ from dask_gmm.cli.values import (
     show_count,
     show_seconds,
 )
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("2:5", (2, 3, 4, 5)),
+        ("4:16:4", (4, 8, 12, 16)),
+        ("4:15:4", (4, 8, 12)),
+        ("7", (7,)),
+        ("5, 2,3", (2, 3, 5)),
+        ("1:3,3:4,10", (1, 2, 3, 4, 10)),
+    ],
+)
+def test_ranges(text: str, numbers: tuple[int, ...]) -> None:
+    assert COUNTS.convert(text, None, None) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "0", "3:2", "1:4:0", "2:", "-1", "a:b", "1:9999999", "1.5"])
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="no range of numbers"):
+        COUNTS.convert(text, None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""The options that say what to fit and how: for one mixture, and for a grid of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dask_gmm.cli.options import option, stack
+from dask_gmm.cli.values import CACHE, COUNTS
+
+__all__ = ["covariance_choice", "fit_options", "selection_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+covariance_choice = click.Choice(["full", "tied", "diag", "spherical"])
+COVARIANCE_HELP = (
+    "What the components' covariances may be: 'full' any, 'tied' one shared by all, 'diag' without "
+    "correlations, 'spherical' one variance each. Use diag for hundreds of features: full costs "
+    "features squared."
+)
+
+
+def fit_options(*, components: int | None = None, seed: int | None = None) -> Callable[[F], F]:
+    """Declare the settings of EM; --components is required unless it has a default."""
+    return stack(
+        option(
+            "--components",
+            "-k",
+            type=click.IntRange(1),
+            **({"required": True} if components is None else {"default": components}),
+            metavar="K",
+            section="Model",
+            help="Number of Gaussian components. More of them cost proportionally more time.",
+        ),
+        option(
+            "--covariance",
+            type=covariance_choice,
+            default="full",
+            section="Model",
+            help=COVARIANCE_HELP,
+        ),
+        *_em_options(seed),
+    )
+
+
+def selection_options() -> Callable[[F], F]:
+    """Declare the grid of a selection and the settings of its fits."""
+    return stack(
+        option(
+            "--components",
+            "-k",
+            type=COUNTS,
+            required=True,
+            metavar="RANGE",
+            section="Model",
+            help="Numbers of components to try: 2:12 is 2 to 12, both included; 4:32:4 steps by "
+            "4; 2,3,5 is a list.",
+        ),
+        option(
+            "--covariance",
+            type=covariance_choice,
+            multiple=True,
+            default=("full",),
+            section="Model",
+            help=COVARIANCE_HELP + " Repeatable: each is tried with each number of components.",
+        ),
+        option(
+            "--criterion",
+            type=click.Choice(["bic", "aic", "icl", "heldout"]),
+            default="bic",
+            section="Model",
+            help="What the best is best at. 'bic' finds how many Gaussians describe the density; "
+            "'icl' counts overlapping ones for less, as clusters; 'aic' is generous; 'heldout' is "
+            "the log-density of rows that no fit has seen.",
+        ),
+        option(
+            "--heldout",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            metavar="PART",
+            section="Model",
+            help="The part of the rows to hold out and score, in the same reads. Default: 0.1 "
+            "with --criterion heldout, else none.",
+        ),
+        *_em_options(None),
+    )
+
+
+def _em_options(seed: int | None) -> tuple[Callable[[Any], Any], ...]:
+    """The settings of EM that a fit and a selection share."""
+    return (
+        option(
+            "--tol",
+            type=click.FloatRange(0),
+            default=1e-3,
+            metavar="NATS",
+            section="Model",
+            help="Stop when a pass changes the mean log-likelihood by less than this, in nats "
+            "per row. For overlapping components try 1e-5: 1e-3 stops early.",
+        ),
+        option(
+            "--max-iter",
+            type=click.IntRange(0),
+            default=100,
+            metavar="N",
+            section="Model",
+            help="Most iterations; each reads the data once. Ending here is exit code 3.",
+        ),
+        option(
+            "--n-init",
+            type=click.IntRange(1),
+            default=1,
+            metavar="N",
+            section="Model",
+            help="Starts, of which the best end is kept. All share the same reads, so 5 starts "
+            "cost computing but no more reading.",
+        ),
+        option(
+            "--init-params",
+            type=click.Choice(["kmeans", "k-means++", "random", "random_from_data", "k-means||"]),
+            default="kmeans",
+            section="Model",
+            help="How a start is found, on a sample of rows from all over the data. 'k-means||' "
+            "reads all of them four times instead, and finds components too rare for a sample.",
+        ),
+        option(
+            "--reg-covar",
+            type=click.FloatRange(0),
+            default=1e-6,
+            metavar="VARIANCE",
+            section="Model",
+            help="Added to every variance, in squared units of the data. Raise it when a "
+            "component collapses onto a few rows.",
+        ),
+        option(
+            "--on-collapse",
+            type=click.Choice(["stop", "reseed", "merge", "raise"]),
+            default="stop",
+            section="Model",
+            help="When a component collapses: 'stop' with the last sound mixture, 'reseed' it "
+            "where the mixture fits worst, 'merge' it into another, or fail ('raise').",
+        ),
+        option(
+            "--seed",
+            type=click.IntRange(0, 2**32 - 1),
+            default=seed,
+            metavar="INT",
+            section="Model",
+            help="Makes the starts, and so the whole result, repeatable to the last bit."
+            + ("" if seed is not None else " Without it each run starts elsewhere."),
+        ),
+        option(
+            "--cache",
+            type=CACHE,
+            default="auto",
+            metavar="SIZE",
+            section="Compute",
+            help="How much of the decoded data each process keeps from pass to pass: 2GB, 500MiB, "
+            "0 for nothing. 'auto' takes up to three eighths of a worker's memory, less where the "
+            "work itself needs it.",
+        ),
+    )

@@ -1,0 +1,187 @@
+"""`dask-gmm select`: how many components, and which covariances."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dask_gmm.cli.fit import Tally, parameters_of, print_result
+from dask_gmm.cli.model_options import selection_options
+from dask_gmm.cli.options import (
+    Command,
+    compute_options,
+    data_options,
+    option,
+    output_options,
+    overwrite_option,
+)
+from dask_gmm.cli.session import DONE, NOT_CONVERGED, unhurried
+from dask_gmm.cli.settings import (
+    Compute,
+    DataPlace,
+    SelectionChoice,
+    check_components,
+    check_storage_options,
+    options_for,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dask_gmm.cli.session import Session
+    from dask_gmm.estimators import Selection
+
+__all__ = ["select"]
+
+
+@click.command(
+    cls=Command,
+    short_help="Choose the number of components.",
+    examples=[
+        (
+            "2 to 12 components by BIC; the best model is kept",
+            "dask-gmm select points.zarr -k 2:12 -o best.zarr",
+        ),
+        (
+            "with and without correlations, five starts of each, on 4 local workers",
+            """dask-gmm select points.zarr -k 2:12 --covariance full --covariance diag \\
+    --n-init 5 --workers 4 -o best.zarr""",
+        ),
+        (
+            "by rows that no fit has seen; the table for a script",
+            "dask-gmm select points.zarr -k 4:32:4 --criterion heldout --json | jq .table",
+        ),
+    ],
+)
+@data_options
+@selection_options()
+@compute_options()
+@option(
+    "--output",
+    "-o",
+    metavar="MODEL",
+    section="Output",
+    help="Path or URL of the best model, for predict, score and show. Without it the result is "
+    "only printed.",
+)
+@overwrite_option("a model")
+@output_options
+@click.pass_obj
+def select(session: Session, /, output: str | None, overwrite: bool, **values: Any) -> int:
+    """Choose the number of Gaussian components for the rows of DATA, and their covariances.
+
+    All numbers of components and covariances, with all their starts, are fitted together: each
+    pass reads every block of DATA once for all that still run, so that the whole choice costs about
+    as many reads as one fit. What can no longer win drops out. Exit code 3 says that the best had
+    not converged at --max-iter; it is written all the same.
+    """
+    from dask_gmm.cli.outputs import check_model_place, refuse_overlap
+    from dask_gmm.cli.place import computing
+    from dask_gmm.cli.progress import observing
+    from dask_gmm.data.source import open_source
+    from dask_gmm.estimators import select_gaussian_mixture
+
+    data, compute = DataPlace.take(values), Compute.take(values)
+    choice = SelectionChoice.take(values)
+    tally = Tally()
+    check_storage_options(data.storage_options, data.data, output)
+    if output is not None:
+        refuse_overlap(output, data.data)
+        check_model_place(output, data.storage_options, overwrite=overwrite)
+    check_components(open_source(data.data, **data.estimator_arguments()), max(choice.components))
+    with computing(compute, session), observing(session) as observe:
+        found = select_gaussian_mixture(
+            data.data,
+            **choice.arguments(),
+            **data.estimator_arguments(),
+            callbacks=[tally, observe],
+        )
+        if output is not None:
+            with unhurried():
+                found.best_model.save(
+                    output,
+                    overwrite=overwrite,
+                    storage_options=options_for(output, data.storage_options) or None,
+                )
+    _report(session, found, tally, data.data, output)
+    return DONE if found.best_model.converged_ else NOT_CONVERGED
+
+
+def _report(
+    session: Session, found: Selection, tally: Tally, data: str, output: str | None
+) -> None:
+    if session.json:
+        session.emit(
+            {"command": "select", "data": data, "model": output, **selection_json(found, tally)}
+        )
+        return
+    from dask_gmm.cli.tables import how_read, key_values, mixture_table
+
+    best = found.best
+    facts = [
+        ("best", f"{best.n_components} components, {best.covariance_type} covariance"),
+        (found.criterion, f"{found.value(best):,.4f}"),
+        ("outcome", f"{best.outcome}, start: {best.start}"),
+        ("reads", f"{tally.in_words()}, for {len(found.table)} mixtures"),
+        ("rows", f"{found.n_rows:,}"),
+        ("decoded", how_read(tally.bytes_read, tally.seconds)),
+    ]
+    if tally.resubmitted:
+        facts.append(("recovered", f"{tally.resubmitted} units were lost and computed again"))
+    if output is not None:
+        facts.append(("model", output))
+    print_result(
+        session,
+        selection_table(found),
+        mixture_table(parameters_of(found.best_model), session.out.width),
+        key_values(facts),
+    )
+
+
+def selection_json(found: Selection, tally: Tally) -> dict[str, Any]:
+    """Return the table, and the best with all its numbers."""
+    from dask_gmm.cli.tables import mixture_json
+
+    return {
+        "criterion": found.criterion,
+        "best_n_components": found.best_n_components,
+        "best_covariance_type": found.best_covariance_type,
+        "outcome": found.best.outcome,
+        "table": [asdict(row) for row in found.table],
+        "n_rows": found.n_rows,
+        "n_blocks": tally.blocks,
+        "passes": tally.passes,
+        "reads": tally.reads,
+        "bytes_read": tally.bytes_read,
+        "seconds": tally.seconds,
+        "best": mixture_json(parameters_of(found.best_model)),
+    }
+
+
+def selection_table(found: Selection) -> Table:
+    """Return a line for each mixture; the best is marked."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    names = ["K", "covariance", "parameters", "nats a row", "BIC", "AIC", "ICL"]
+    heldout = any(row.heldout is not None for row in found.table)
+    for name in [*names, *(["held out"] if heldout else []), "passes", "outcome"]:
+        table.add_column(name, justify="left" if name in ("covariance", "outcome") else "right")
+    for row in found.table:
+        numbers = [f"{row.score:.6f}", *(f"{v:,.1f}" for v in (row.bic, row.aic, row.icl))]
+        if heldout:
+            numbers.append("" if row.heldout is None else f"{row.heldout:.6f}")
+        mark = " ← best" if row is found.best else ""
+        table.add_row(
+            str(row.n_components),
+            row.covariance_type,
+            f"{row.n_parameters:,}",
+            *numbers,
+            str(row.passes),
+            row.outcome + mark,
+            style="bold" if mark else None,
+        )
+    return table

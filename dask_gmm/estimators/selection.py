@@ -1,0 +1,394 @@
+"""`select_gaussian_mixture`: how many components, and which covariances."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+from dask_gmm.errors import CollapsedComponentWarning, InputError
+from dask_gmm.estimators.gaussian_mixture import GaussianMixture
+from dask_gmm.estimators.inputs import open_input
+from dask_gmm.execution import choose_backend
+from dask_gmm.execution.pinned import cache_budget
+from dask_gmm.fitting.contest import CRITERIA
+from dask_gmm.fitting.events import Outcome
+from dask_gmm.fitting.fit import FitReport, FitSettings
+from dask_gmm.fitting.grid_starts import GridPoint
+from dask_gmm.fitting.selection import SelectionSettings, select_mixture
+from dask_gmm.fitting.starts import GivenParameters
+from dask_gmm.mixture.covariance import covariance_family
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dask_gmm.fitting.events import Observer, PassFinished
+    from dask_gmm.fitting.selection import PointResult, SelectionReport
+
+__all__ = ["Selection", "SelectionRow", "select_gaussian_mixture"]
+
+_HELDOUT_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class SelectionRow:
+    """What came of one number of components with one covariance type.
+
+    Attributes
+    ----------
+    n_components : int
+    covariance_type : str
+    n_parameters : int
+        Free parameters.
+    log_likelihood : float
+        Σ_n log p(x_n) of the rows trained on, in nats.
+    score : float
+        The same per row.
+    bic, aic, icl : float
+        Lower is better. ICL is BIC plus twice the entropy of the responsibilities.
+    heldout : float or None
+        Mean log-density of the rows held out, in nats; higher is better.
+    passes : int
+        Reads of the data that this mixture took part in.
+    seconds : float
+        Its share of their time.
+    outcome : str
+        'converged', 'max_iter', 'collapsed', or 'dropped': it could not have won any more, and its
+        numbers are those of its last pass.
+    start : str
+        Where the best start came from: a method, or "merged from K" components.
+    """
+
+    n_components: int
+    covariance_type: str
+    n_parameters: int
+    log_likelihood: float
+    score: float
+    bic: float
+    aic: float
+    icl: float
+    heldout: float | None
+    passes: int
+    seconds: float
+    outcome: str
+    start: str
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """What came of a selection.
+
+    Attributes
+    ----------
+    criterion : str
+    table : tuple of SelectionRow
+        A row for each covariance type and number of components; ``pandas.DataFrame(s.table)``.
+    best : SelectionRow
+    best_model : GaussianMixture
+        Fitted; it predicts and saves like any other.
+    n_rows : int
+        Rows of the data, those held out included.
+    n_passes : int
+        Full reads by the iterations.
+    history : tuple of PassFinished
+        One record a pass.
+    seconds : float
+    """
+
+    criterion: str
+    table: tuple[SelectionRow, ...]
+    best: SelectionRow
+    best_model: GaussianMixture
+    n_rows: int
+    n_passes: int
+    history: tuple[PassFinished, ...]
+    seconds: float
+
+    @property
+    def best_n_components(self) -> int:
+        """K of the best."""
+        return self.best.n_components
+
+    @property
+    def best_covariance_type(self) -> str:
+        """Covariance type of the best."""
+        return self.best.covariance_type
+
+    @property
+    def curve(self) -> dict[str, dict[int, float]]:
+        """The criterion by number of components, for each covariance type."""
+        curves: dict[str, dict[int, float]] = {}
+        for row in self.table:
+            curves.setdefault(row.covariance_type, {})[row.n_components] = self.value(row)
+        return curves
+
+    def value(self, row: SelectionRow) -> float:
+        """The criterion of a row; NaN where it has none."""
+        found = getattr(row, self.criterion)
+        return float("nan") if found is None else float(found)
+
+    def __repr__(self) -> str:
+        best = self.best
+        head = (
+            f"Selection by {self.criterion}: {best.n_components} components, "
+            f"{best.covariance_type} covariance, of {len(self.table)} mixtures in "
+            f"{self.n_passes} passes over {self.n_rows:,} rows"
+        )
+        lines = [head, f"   {'K':>4}  {'type':<9}  {self.criterion:>18}  passes  outcome"]
+        for row in self.table:
+            mark = "→" if row is best else " "
+            lines.append(
+                f" {mark} {row.n_components:>4}  {row.covariance_type:<9}  "
+                f"{self.value(row):>18,.4f}  {row.passes:>6}  {row.outcome}"
+            )
+        return "\n".join(lines)
+
+
+def select_gaussian_mixture(
+    X: Any,
+    n_components: int | Iterable[int] = range(2, 21),
+    covariance_types: str | Iterable[str] = ("full", "diag"),
+    *,
+    criterion: str = "bic",
+    heldout_fraction: float | None = None,
+    n_init: int = 1,
+    tol: float = 1e-3,
+    reg_covar: float = 1e-6,
+    max_iter: int = 100,
+    init_params: str = "kmeans",
+    init_size: int | str = "auto",
+    on_collapse: str = "stop",
+    random_state: int | np.random.RandomState | None = None,
+    feature_axis: int | str = -1,
+    array: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    missing_chunks: str = "error",
+    kernel: str = "auto",
+    cache: int | str = "auto",
+    callbacks: Sequence[Observer] | None = None,
+) -> Selection:
+    """Choose the number of components and the covariance type, in the reads of about one fit.
+
+    All mixtures of the grid advance in the same passes over the data; each pass serves those that
+    still run. Their starts come from one sample; the next larger mixture gives each another start
+    by merging components. A mixture drops out when even a hundred times the largest gain of its
+    last three passes would not bring it to the best criterion attained so far.
+
+    Parameters
+    ----------
+    X : as for `GaussianMixture.fit`
+    n_components : int or iterable of int, default=range(2, 21)
+    covariance_types : str or iterable of str, default=("full", "diag")
+        Of 'full', 'tied', 'diag', 'spherical'.
+    criterion : {'bic', 'aic', 'icl', 'heldout'}, default='bic'
+        BIC (Schwarz 1978), AIC (Akaike 1974), ICL (Biernacki, Celeux & Govaert 2000: BIC plus
+        twice the entropy of the responsibilities), or the mean log-density of rows held out.
+    heldout_fraction : float, optional
+        The part of the rows that no mixture is fitted to and all are scored on, in the same reads;
+        a draw by (seed, block). 0.1 with ``criterion="heldout"``, else none.
+    n_init : int, default=1
+        Starts of each mixture that advance to the full data.
+    tol, reg_covar, max_iter, init_params, on_collapse, random_state
+        As for `GaussianMixture`.
+    feature_axis, array, storage_options, missing_chunks, kernel, cache, callbacks
+        As for `GaussianMixture`.
+    init_size : int or 'auto', default='auto'
+        Rows of the sample; 'auto' takes 50 per parameter of the largest mixture and at least
+        25,000, up to 256 MiB.
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    InputError (a ValueError)
+        An empty or impossible grid, more components than rows, or data that cannot be used.
+    MemoryPlanError
+        A single mixture would not fit in the memory of a worker. When all together do not, passes
+        are split into more reads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import select_gaussian_mixture
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(m, 1.0, size=(500, 2)) for m in (-6.0, 0.0, 6.0)])
+    >>> found = select_gaussian_mixture(X, range(1, 6), random_state=0)
+    >>> found.best_n_components
+    3
+    """
+    counts, kinds = _counts(n_components), _kinds(covariance_types)
+    fraction = _fraction(criterion, heldout_fraction)
+    shared: dict[str, Any] = {
+        "tol": tol,
+        "reg_covar": reg_covar,
+        "max_iter": max_iter,
+        "n_init": n_init,
+        "init_params": init_params,
+        "init_size": init_size,
+        "on_collapse": on_collapse,
+        "random_state": random_state,
+        "feature_axis": feature_axis,
+        "array": array,
+        "storage_options": storage_options,
+        "missing_chunks": missing_chunks,
+        "kernel": kernel,
+        "cache": cache,
+    }
+    model = GaussianMixture(counts[0], callbacks=callbacks, **shared)
+    model._validate_params()
+    source = open_input(model, X, reset=True)
+    points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
+    report = select_mixture(
+        source,
+        choose_backend(source),
+        SelectionSettings(points, criterion, fraction, _fit_settings(model, points[0])),
+        random_state=check_random_state(random_state),
+        observers=tuple(callbacks or ()),
+    )
+    model.set_params(callbacks=None)
+    table = tuple(_row(result) for result in report.results)
+    best = table[report.results.index(report.winner)]
+    kept = np.float32 if source.dtype == np.float32 else np.float64
+    _make_best(model, report, kept)
+    return Selection(
+        criterion=criterion,
+        table=table,
+        best=best,
+        best_model=model,
+        n_rows=report.n_rows,
+        n_passes=len(report.history),
+        history=report.history,
+        seconds=report.seconds,
+    )
+
+
+def _counts(n_components: int | Iterable[int]) -> tuple[int, ...]:
+    """The numbers of components, each once, smallest first."""
+    given: list[Any] = list(n_components) if isinstance(n_components, Iterable) else [n_components]
+    if not given:
+        raise InputError("n_components is empty: give at least one number of components.")
+    for k in given:
+        if type(k) is bool or not isinstance(k, Integral) or k < 1:
+            raise InputError(f"n_components holds {k!r}: each must be a whole number from 1 on.")
+    return tuple(sorted({int(k) for k in given}))
+
+
+def _kinds(covariance_types: str | Iterable[str]) -> tuple[str, ...]:
+    """The covariance types, each once, in the order given."""
+    given = [covariance_types] if isinstance(covariance_types, str) else list(covariance_types)
+    if not given:
+        raise InputError("covariance_types is empty: give at least one, such as 'full'.")
+    for kind in given:
+        covariance_family(kind)
+    return tuple(dict.fromkeys(given))
+
+
+def _fraction(criterion: str, heldout_fraction: float | None) -> float | None:
+    """The part of the rows to hold out."""
+    if criterion not in CRITERIA:
+        raise InputError(
+            f"criterion={criterion!r} is unknown; choose one of {', '.join(CRITERIA)}."
+        )
+    if heldout_fraction is None:
+        return _HELDOUT_FRACTION if criterion == "heldout" else None
+    fraction: Any = heldout_fraction
+    if not isinstance(fraction, float) or not 0.0 < fraction < 1.0:
+        raise InputError(
+            f"heldout_fraction={heldout_fraction!r} is no part of the rows: give a number between "
+            f"0 and 1, such as 0.1."
+        )
+    return float(fraction)
+
+
+def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
+    """What all points share."""
+    return FitSettings(
+        n_components=point.n_components,
+        family=point.family,
+        tol=model.tol,
+        reg_covar=model.reg_covar,
+        max_iter=model.max_iter,
+        n_init=model.n_init,
+        init_params=model.init_params,
+        init_size=None if isinstance(model.init_size, str) else model.init_size,
+        kernel=model.kernel,
+        given=GivenParameters(),
+        cache=cache_budget(model.cache),
+        on_collapse=model.on_collapse,
+    )
+
+
+def _row(result: PointResult) -> SelectionRow:
+    point, nan = result.point, float("nan")
+    if result.best is None or result.best.judged is None:
+        return SelectionRow(
+            n_components=point.n_components,
+            covariance_type=point.family.name,
+            n_parameters=0,
+            log_likelihood=nan,
+            score=nan,
+            bic=nan,
+            aic=nan,
+            icl=nan,
+            heldout=None,
+            passes=0,
+            seconds=0.0,
+            outcome=Outcome.COLLAPSED.value,
+            start="none",
+        )
+    best, judged = result.best, result.best.judged
+    criteria, outcome = judged.criteria, best.outcome or Outcome.DROPPED
+    return SelectionRow(
+        n_components=point.n_components,
+        covariance_type=point.family.name,
+        n_parameters=judged.parameters.n_parameters,
+        log_likelihood=criteria.log_likelihood,
+        score=criteria.log_likelihood / judged.rows,
+        bic=criteria.bic,
+        aic=criteria.aic,
+        icl=criteria.icl,
+        heldout=judged.heldout,
+        passes=result.passes,
+        seconds=result.seconds,
+        outcome=outcome.value,
+        start=best.origin,
+    )
+
+
+def _make_best(
+    model: GaussianMixture, report: SelectionReport, dtype: type[np.floating[Any]]
+) -> None:
+    """Turn the estimator into the winner, as its own `fit` would have left it."""
+    best = report.winner.best
+    assert best is not None
+    assert best.judged is not None
+    model.set_params(
+        n_components=report.winner.point.n_components,
+        covariance_type=report.winner.point.family.name,
+    )
+    result = best.finish()
+    model._keep(FitReport(result, report.history, best.judged.rows, report.seconds), dtype)
+    for note in result.mended:
+        warnings.warn(note, CollapsedComponentWarning, stacklevel=3)
+    if result.outcome is Outcome.COLLAPSED:
+        warnings.warn(
+            f"The best mixture's fit stopped after {result.n_iter} iterations and keeps the "
+            f"parameters before the last one. {result.error}",
+            CollapsedComponentWarning,
+            stacklevel=3,
+        )
+    elif result.outcome is not Outcome.CONVERGED and model.max_iter > 0:
+        warnings.warn(
+            "The best mixture did not converge. Increase max_iter or tol, or check for degenerate "
+            "data.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,189 @@
+"""What becomes of a component that collapses or empties during a fit.
+
+With `reg_covar` of zero (or too small for the data's units) a component can close in on rows that
+leave it no variance, and then there is no M-step; or it can lose all its rows to others. `MStep`
+is the M-step with a rule for both, for every strategy of the loop to share:
+
+- ``stop``: the fit ends with the parameters before, which are sound, and says which component.
+- ``reseed``: the component starts again where the mixture fits worst.
+- ``merge``: it is taken out and its rows go to the component that takes them at the least cost.
+- ``raise``: the fit fails, as scikit-learn's does.
+
+A mended step may lower the likelihood; a fit therefore never takes it for convergence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.errors import CollapsedComponentError
+from dask_gmm.mixture.covariance import TIED
+from dask_gmm.mixture.estimation import maximize
+from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.mixture.merging import absorb_component, take_components
+from dask_gmm.mixture.parameters import MixtureParameters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.statistics import SufficientStatistics
+
+    Rows = NDArray[np.floating[Any]]
+    Array = NDArray[np.float64]
+
+__all__ = ["ON_COLLAPSE", "MStep"]
+
+ON_COLLAPSE = ("stop", "reseed", "merge", "raise")
+
+_WORST_PART = 0.01
+_MOST_WORST = 500
+
+
+@dataclass
+class MStep:
+    """The M-step of one restart, mending what has collapsed.
+
+    Parameters
+    ----------
+    reg_covar : float
+        As in `maximize`.
+    on_collapse : {"stop", "reseed", "merge", "raise"}
+        See the module; "stop" and "raise" only look at covariances, the other two also at
+        components that hold less than one row.
+    rows : (m, D) float or None
+        Rows to reseed from: a sample of the data. Without them "reseed" cannot mend.
+    kernel : str
+        What computes the densities of those rows.
+
+    Attributes
+    ----------
+    notes : list of str
+        A sentence for each component that was mended.
+    """
+
+    reg_covar: float
+    on_collapse: str = "stop"
+    rows: Rows | None = None
+    kernel: str = "auto"
+    notes: list[str] = field(default_factory=list)
+
+    def __call__(self, statistics: SufficientStatistics) -> MixtureParameters:
+        """Return the parameters after the M-step.
+
+        Raises
+        ------
+        CollapsedComponentError
+            A covariance is not positive definite and the rule does not mend it, or all are, or
+            components had to be reseeded more often than there are components.
+        InputError
+            A covariance is not finite: squares have overflowed.
+        """
+        if self.on_collapse in ("stop", "raise"):
+            return maximize(statistics, self.reg_covar)
+        empty = self._empty(statistics)
+        try:
+            if not empty:
+                return maximize(statistics, self.reg_covar)
+            bad = sorted({*empty, *self._collapsed(statistics)})
+        except CollapsedComponentError:
+            bad = self._collapsed(statistics)
+            if not bad:
+                raise
+        if len(bad) == statistics.n_components:
+            return maximize(statistics, self.reg_covar)  # nothing sound to mend it from
+        if self.on_collapse == "merge":
+            return self._merged(statistics, bad)
+        return self._reseeded(statistics, bad)
+
+    def _empty(self, statistics: SufficientStatistics) -> list[int]:
+        """Components that hold less than one row's weight, unless all do."""
+        one_row = statistics.weight / max(statistics.rows, 1)
+        empty = np.flatnonzero(statistics.counts < one_row).tolist()
+        return empty if len(empty) < statistics.n_components else []
+
+    def _collapsed(self, statistics: SufficientStatistics) -> list[int]:
+        """Components without a covariance of their own; none where all share one."""
+        if statistics.family is TIED:
+            return []
+        found = []
+        for k in range(statistics.n_components):
+            try:
+                maximize(take_components(statistics, [k]), self.reg_covar)
+            except CollapsedComponentError:
+                found.append(k)
+        return found
+
+    def _merged(self, statistics: SufficientStatistics, bad: list[int]) -> MixtureParameters:
+        for gone in reversed(bad):  # from the end, so that the numbers before it still hold
+            statistics, into = absorb_component(statistics, gone, self.reg_covar)
+            self.notes.append(
+                f"Component {gone} collapsed and was merged into component {into}, which leaves "
+                f"{statistics.n_components}."
+            )
+        return maximize(statistics, self.reg_covar)
+
+    def _reseeded(self, statistics: SufficientStatistics, bad: list[int]) -> MixtureParameters:
+        k = statistics.n_components
+        if self.rows is None or len(self.notes) + len(bad) > k:
+            raise CollapsedComponentError(
+                f"Component {bad[0]} collapsed, and "
+                + (
+                    "there is no sample of rows to put it back into."
+                    if self.rows is None
+                    else f"{len(self.notes)} components were reseeded before. Try to decrease "
+                    f"the number of components, or increase reg_covar."
+                )
+            )
+        sound = [j for j in range(k) if j not in bad]
+        parameters = maximize(take_components(statistics, sound), self.reg_covar)
+        for gone in bad:
+            mean = worst_place(self.rows, parameters, self.kernel)
+            parameters = _with_component(parameters, gone, mean)
+            self.notes.append(
+                f"Component {gone} collapsed and was put where the mixture fits worst."
+            )
+        return parameters
+
+
+def worst_place(rows: Rows, parameters: MixtureParameters, kernel: str = "auto") -> Array:
+    """The row, of those with the lowest densities, that has most of the others near it.
+
+    The single worst row is an outlier more often than not, and a component put there would collapse
+    again. Near means within a pooled standard deviation or so, feature by feature.
+
+    Returns
+    -------
+    (D,) float64
+    """
+    densities = get_kernel(kernel).log_densities(rows, parameters)
+    d = parameters.n_features
+    count = min(len(rows), _MOST_WORST, max(d + 1, int(_WORST_PART * len(rows))))
+    worst = np.sort(np.argsort(densities, kind="stable")[:count])
+    places = np.asarray(rows[worst], dtype=np.float64)
+    scaled = places / np.sqrt(_pooled_variances(parameters))
+    distances = np.square(scaled[:, None, :] - scaled[None, :, :]).mean(axis=2)
+    chosen: Array = places[int(np.argmax(np.exp(-0.5 * distances).sum(axis=1)))]
+    return chosen
+
+
+def _pooled_variances(parameters: MixtureParameters) -> Array:
+    """The components' variances averaged by weight, (D,)."""
+    variances = parameters.family.diagonals(parameters.covariances, *parameters.means.shape)
+    pooled: Array = parameters.weights @ variances
+    return pooled
+
+
+def _with_component(parameters: MixtureParameters, place: int, mean: Array) -> MixtureParameters:
+    """The mixture with one more component, of the average covariance and an equal share."""
+    family, k = parameters.family, parameters.n_components + 1
+    share = 1.0 / k
+    covariances = parameters.covariances
+    if family is not TIED:
+        pooled = np.tensordot(parameters.weights, covariances, axes=1)
+        covariances = np.insert(covariances, place, pooled, axis=0)
+    weights = np.insert((1.0 - share) * parameters.weights, place, share)
+    means = np.insert(parameters.means, place, mean, axis=0)
+    return MixtureParameters.create(family, weights / weights.sum(), means, covariances)

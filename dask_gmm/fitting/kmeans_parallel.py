@@ -1,0 +1,304 @@
+"""k-means||: a start that has looked at every row (Bahmani et al., "Scalable k-means++", 2012).
+
+A sample misses what is rare: a component of one row in ten thousand is not in it, and EM from a
+start without it never finds it. k-means|| draws rows from *all* of the data, in a few rounds, with
+a probability that grows as the square of the distance to the rows drawn so far, which is how the
+rare and far are found. Weighted k-means on the few rows drawn then gives the centres.
+
+Each round is one read of all blocks and draws exactly `OVERSAMPLING` · K rows without replacement,
+by the keys log(u)/d² of Efraimidis & Spirakis (2006): the largest keys of two sets of rows are
+those of their union, so a round needs neither the sum of the distances nor a second read. u comes
+from a generator keyed with (seed, round, restart, block): the same rows whoever reads them. A last
+read gathers the moments of the rows nearest to each drawn row, so that weights and covariances of
+the start are those of all rows too. Restarts, families and numbers of components share the reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.errors import InputError
+from dask_gmm.fitting.events import StartRead
+from dask_gmm.fitting.starts import cluster_weighted, spread_out
+from dask_gmm.mixture.estimation import maximize
+from dask_gmm.mixture.kernels.base import as_rows, check_finite
+from dask_gmm.mixture.merging import group_components, take_components
+from dask_gmm.mixture.statistics import SufficientStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.data.source import BlockRef
+    from dask_gmm.execution.backend import Backend, BlockJob
+    from dask_gmm.execution.plan import Plan
+    from dask_gmm.fitting.events import Observer
+    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+    Array = NDArray[np.float64]
+
+__all__ = ["READS", "ROUNDS", "DrawnPlaces", "draw_places"]
+
+ROUNDS = 3
+"""Rounds that draw; the paper finds that few are needed."""
+READS = ROUNDS + 1
+OVERSAMPLING = 2
+
+_TILE_ROWS = 4096
+_PURPOSE = 0x4B_50
+
+
+@dataclass(frozen=True)
+class DrawnPlaces:
+    """The rows drawn for one restart, with the moments of the rows nearest to each.
+
+    Attributes
+    ----------
+    moments : mapping of family to SufficientStatistics
+        A component for each row drawn, about that row.
+    """
+
+    moments: dict[CovarianceFamily, SufficientStatistics]
+
+    def start(
+        self,
+        n_components: int,
+        family: CovarianceFamily,
+        reg_covar: float,
+        random_state: np.random.RandomState,
+    ) -> MixtureParameters:
+        """Cluster the rows drawn and return the parameters of the clusters.
+
+        Raises
+        ------
+        InputError
+            Fewer different rows were drawn than components are wanted.
+        CollapsedComponentError
+            A cluster has no covariance.
+        """
+        moments = self.moments[family]
+        held = np.flatnonzero(moments.counts > 0.0)  # a row drawn twice is nearest to none once
+        if len(held) < n_components:
+            raise InputError(
+                f"k-means|| found {len(held)} different row(s), too few for {n_components} "
+                f"components: use fewer components."
+            )
+        moments = take_components(moments, held.tolist())
+        labels, centres = cluster_weighted(
+            moments.reference, moments.counts, n_components, random_state
+        )
+        return maximize(group_components(moments, labels, centres), reg_covar)
+
+
+def draw_places(
+    backend: Backend,
+    plan: Plan,
+    sample: NDArray[np.floating[Any]],
+    *,
+    n_components: int,
+    families: Sequence[CovarianceFamily],
+    n_init: int,
+    random_state: np.random.RandomState,
+    notify: Observer,
+    wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
+) -> list[DrawnPlaces]:
+    """Run the rounds: `READS` reads of the plan's blocks.
+
+    Parameters
+    ----------
+    backend : Backend
+    plan : Plan
+        All blocks of the source.
+    sample : (m, D) floating
+        Rows in memory; k-means++ chooses the first K places among them.
+    n_components : int
+        K; the largest, where starts of several sizes are wanted.
+    families : sequence of CovarianceFamily
+    n_init : int
+        Restarts, each with places of its own.
+    random_state : numpy.random.RandomState
+    notify : Observer
+    wrap : callable
+        Makes what runs on each block of a job; to leave rows out, for example.
+    """
+    seed = int(random_state.randint(np.iinfo(np.int32).max))
+    places = [
+        np.asarray(spread_out(sample, n_components, random_state), dtype=np.float64)
+        for _ in range(n_init)
+    ]
+
+    def read(job: BlockJob[Any], number: int) -> Any:
+        result = backend.run(plan, wrap(job))
+        notify(
+            StartRead(
+                number=number,
+                reads=READS,
+                places=sum(len(p) for p in places),
+                rows=result.rows,
+                blocks=result.blocks,
+                bytes_read=result.bytes_read,
+                seconds=result.seconds,
+            )
+        )
+        return result.value
+
+    for number in range(1, ROUNDS + 1):
+        size, block_rows = OVERSAMPLING * n_components, plan.source.max_block_rows or 0
+        found = read(_DrawJob(tuple(places), size, seed, number, block_rows), number)
+        places = [
+            np.concatenate([p, drawn.rows]) for p, drawn in zip(places, found.parts, strict=True)
+        ]
+    moments = read(_MomentsJob(tuple(places), tuple(families)), READS).parts
+    return [DrawnPlaces(dict(zip(families, one.parts, strict=True))) for one in moments]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The rows with the largest keys, largest first, and where they lie."""
+
+    size: int
+    keys: Array
+    blocks: NDArray[np.int64]
+    index: NDArray[np.int64]
+    rows: Array
+
+    def __add__(self, other: _Drawn) -> _Drawn:
+        keys, blocks, index, rows = (
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("keys", "blocks", "index", "rows")
+        )
+        order = np.lexsort((index, blocks, -keys))[: self.size]
+        return _Drawn(self.size, keys[order], blocks[order], index[order], rows[order])
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Something for each restart; `+` adds them one by one."""
+
+    parts: tuple[Any, ...]
+
+    def __add__(self, other: _Parts) -> _Parts:
+        return _Parts(tuple(a + b for a, b in zip(self.parts, other.parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class _DrawJob:
+    """A round's draw from each block, for every restart."""
+
+    places: tuple[Array, ...]
+    size: int
+    seed: int
+    round: int
+    block_rows: int
+
+    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Parts:
+        """Return the rows with the largest keys."""
+        rows = as_rows(rows, self.places[0].shape[1])
+        drawn = []
+        for restart, places in enumerate(self.places):
+            key = (_PURPOSE, self.seed, self.round, restart, block.index)
+            logs = np.log1p(-np.random.default_rng(key).random(len(rows)))
+            keys = np.full(len(rows), -np.inf)
+            for where, squares, _ in _nearest(rows, places):
+                far = squares > 0.0
+                keys[where][far] = logs[where][far] / squares[far]
+            chosen = np.lexsort((-keys,))[: self.size]
+            chosen = chosen[np.isfinite(keys[chosen])]
+            drawn.append(
+                _Drawn(
+                    self.size,
+                    keys[chosen],
+                    np.full(len(chosen), block.index),
+                    chosen.astype(np.int64),
+                    np.asarray(rows[chosen], dtype=np.float64),
+                )
+            )
+        return _Parts(tuple(drawn))
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of what one call returns."""
+        return len(self.places) * self.size * 8 * (3 + int(self.places[0].shape[1]))
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes one call needs besides the block: the rows' keys, with what sorting them takes."""
+        return _tile_bytes(self.places) + 48 * self.block_rows
+
+
+@dataclass(frozen=True)
+class _MomentsJob:
+    """The moments of the rows nearest to each place, for every restart and family."""
+
+    places: tuple[Array, ...]
+    families: tuple[CovarianceFamily, ...]
+
+    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Parts:
+        """Return statistics about the places, a `_Parts` of families for each restart."""
+        rows = as_rows(rows, self.places[0].shape[1])
+        return _Parts(tuple(self._moments(rows, places) for places in self.places))
+
+    def _moments(self, rows: NDArray[Any], places: Array) -> _Parts:
+        m, d = places.shape
+        counts, first = np.zeros(m), np.zeros((m, d))
+        seconds = [np.zeros(family.second_moment_shape(m, d)) for family in self.families]
+        for where, _, labels in _nearest(rows, places):
+            offsets = rows[where].astype(np.float64) - places[labels]
+            counts += np.bincount(labels, minlength=m)
+            np.add.at(first, labels, offsets)
+            for j in np.unique(labels).tolist():
+                mine = offsets[labels == j]
+                for family, second in zip(self.families, seconds, strict=True):
+                    family.add_moment(second, j, family.component_moment(mine, mine))
+        return _Parts(
+            tuple(
+                SufficientStatistics.create(
+                    family,
+                    places,
+                    rows=len(rows),
+                    weight=len(rows),
+                    log_likelihood=0.0,
+                    counts=counts,
+                    first=first,
+                    second=second,
+                )
+                for family, second in zip(self.families, seconds, strict=True)
+            )
+        )
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of what one call returns."""
+        m, d = sum(len(p) for p in self.places), int(self.places[0].shape[1])
+        moments = sum(int(np.prod(f.second_moment_shape(m, d))) for f in self.families)
+        return 8 * (moments + len(self.families) * (m + 2 * m * d))
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes one call needs besides the block and its result."""
+        return _tile_bytes(self.places) + self.value_bytes
+
+
+def _tile_bytes(places: tuple[Array, ...]) -> int:
+    m, d = max(len(p) for p in places), int(places[0].shape[1])
+    return 8 * (_TILE_ROWS * (2 * m + 4 * d + 8) + 2 * m * d)
+
+
+def _nearest(rows: NDArray[Any], places: Array) -> Iterator[tuple[slice, Array, NDArray[np.intp]]]:
+    """Tile by tile, each row's squared distance to the nearest place, and which one that is."""
+    middle = places.mean(axis=0)
+    centred = places - middle
+    squares = np.vecdot(centred, centred)
+    for start in range(0, len(rows), _TILE_ROWS):
+        where = slice(start, min(start + _TILE_ROWS, len(rows)))
+        check_finite(rows[where], start)
+        x = rows[where].astype(np.float64) - middle
+        labels = np.argmin(squares - 2.0 * (x @ centred.T), axis=1)
+        # From the differences: a row that is a place must be at a distance of nothing at all.
+        x -= centred[labels]
+        yield where, np.vecdot(x, x), labels

@@ -1,0 +1,230 @@
+"""Mixtures of fewer components from statistics of more, without reading a row.
+
+Statistics add up: those of two components are the statistics of their union, whose M-step keeps
+the union's weight, mean and covariance (it preserves the moments). Which pair goes costs least is
+Runnalls's bound on the Kullback-Leibler divergence between the mixtures before and after
+(A. R. Runnalls, "Kullback-Leibler approach to Gaussian mixture reduction", IEEE Transactions on
+Aerospace and Electronic Systems 43(3), 2007, eq. 21),
+
+    B(i, j) = ½ [(π_i + π_j) log|Σ_ij| − π_i log|Σ_i| − π_j log|Σ_j|],
+
+here for every family with the covariance that the family would estimate for the union.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dask_gmm.errors import CollapsedComponentError
+from dask_gmm.mixture.covariance import TIED
+from dask_gmm.mixture.estimation import maximize
+from dask_gmm.mixture.statistics import SufficientStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+__all__ = [
+    "absorb_component",
+    "cheapest_pair",
+    "group_components",
+    "merge_components",
+    "merge_down",
+    "take_components",
+]
+
+
+def take_components(
+    statistics: SufficientStatistics, components: Sequence[int]
+) -> SufficientStatistics:
+    """Statistics of some of the components alone, in the order given.
+
+    What a tied mixture keeps of the second moments is a sum over all components and stays whole.
+    """
+    chosen = np.asarray(components, dtype=np.intp)
+    return _with_moments(
+        statistics,
+        statistics.reference[chosen],
+        statistics.counts[chosen],
+        statistics.first[chosen],
+        statistics.family.take(statistics.second, chosen),
+    )
+
+
+def group_components(
+    statistics: SufficientStatistics, labels: npt.NDArray[np.intp], reference: npt.ArrayLike
+) -> SufficientStatistics:
+    """Statistics of unions of components.
+
+    Parameters
+    ----------
+    statistics : SufficientStatistics
+        Of J components.
+    labels : (J,) int
+        Which of the K unions each component joins.
+    reference : (K, D) float64
+        The points about which the unions' moments shall be.
+    """
+    family, about = statistics.family, np.asarray(reference, dtype=np.float64)
+    k, d = about.shape
+    counts, first = np.zeros(k), np.zeros((k, d))
+    tied = family is TIED
+    second = np.array(statistics.second) if tied else np.zeros(family.second_moment_shape(k, d))
+    for j, into in enumerate(labels.tolist()):
+        offset, theirs = (statistics.reference[j] - about[into])[None], statistics.first[j][None]
+        moved = family.component_moment(theirs, offset) + family.component_moment(offset, theirs)
+        moved = moved + family.component_moment(statistics.counts[j] * offset, offset)
+        family.add_moment(second, into, moved if tied else moved + statistics.second[j])
+        counts[into] += statistics.counts[j]
+        first[into] += statistics.first[j] + statistics.counts[j] * offset[0]
+    return _with_moments(statistics, about, counts, first, second)
+
+
+def merge_components(
+    statistics: SufficientStatistics, into: int, gone: int
+) -> SufficientStatistics:
+    """Statistics of K − 1 components, of which one is the union of two.
+
+    Parameters
+    ----------
+    statistics : SufficientStatistics
+    into : int
+        The component that the other one joins; the union is about its reference.
+    gone : int
+        The component that goes; those behind it move up by one.
+    """
+    labels = np.arange(statistics.n_components)
+    labels[gone] = into
+    labels[labels > gone] -= 1
+    return group_components(statistics, labels, np.delete(statistics.reference, gone, axis=0))
+
+
+def merge_down(
+    statistics: SufficientStatistics, n_components: int, reg_covar: float
+) -> SufficientStatistics:
+    """Merge the cheapest pair again and again until `n_components` are left.
+
+    Takes K² evaluations of the cost for the first union and K for each further one.
+    """
+    costs = _costs(statistics, reg_covar)
+    while statistics.n_components > n_components:
+        into, gone = _cheapest(costs)
+        statistics = merge_components(statistics, into, gone)
+        if statistics.family is TIED:  # the union has changed the covariance of all
+            costs = _costs(statistics, reg_covar)
+            continue
+        costs = np.delete(np.delete(costs, gone, axis=0), gone, axis=1)
+        for k in range(statistics.n_components):
+            i, j = sorted((k, into))
+            costs[i, j] = np.inf if i == j else _union_cost(statistics, i, j, reg_covar)
+    return statistics
+
+
+def cheapest_pair(statistics: SufficientStatistics, reg_covar: float) -> tuple[int, int]:
+    """The two components whose union costs least by Runnalls's bound; the first of equals.
+
+    Parameters
+    ----------
+    statistics : SufficientStatistics
+        Of at least two components.
+    reg_covar : float
+        As in the M-step.
+    """
+    return _cheapest(_costs(statistics, reg_covar))
+
+
+def _cheapest(costs: npt.NDArray[np.float64]) -> tuple[int, int]:
+    i, j = np.unravel_index(int(np.argmin(costs)), costs.shape)
+    return (int(i), int(j)) if i < j else (0, 1)  # no union has a covariance: take any
+
+
+def _costs(statistics: SufficientStatistics, reg_covar: float) -> npt.NDArray[np.float64]:
+    """The cost of each union, (K, K); infinite on and below the diagonal."""
+    k = statistics.n_components
+    costs = np.full((k, k), np.inf)
+    if statistics.family is not TIED:
+        for i, j in combinations(range(k), 2):
+            costs[i, j] = _union_cost(statistics, i, j, reg_covar)
+        return costs
+    # A union adds (n_i n_j / n) d dᵀ / N to the shared covariance, d the distance of the means. By
+    # the lemma on determinants its logarithm grows with what is computed here.
+    p = maximize(statistics, reg_covar)
+    white = p.family.whiten(p.precisions_cholesky, 0, p.means)
+    n = np.maximum(statistics.counts, np.finfo(np.float64).tiny)
+    for i in range(k - 1):
+        squares = np.square(white[i + 1 :] - white[i]).sum(axis=1)
+        costs[i, i + 1 :] = n[i] * n[i + 1 :] / (n[i] + n[i + 1 :]) * squares
+    return costs
+
+
+def absorb_component(
+    statistics: SufficientStatistics, gone: int, reg_covar: float
+) -> tuple[SufficientStatistics, int]:
+    """Give a component's rows to the one that takes them at the least cost.
+
+    The component that goes may have no covariance of its own: its part of the cost is the same for
+    all that might take it, and left out.
+
+    Returns
+    -------
+    statistics : SufficientStatistics
+        Of K − 1 components.
+    into : int
+        Which component took the rows, by its number before.
+    """
+    costs = np.full(statistics.n_components, np.inf)
+    for k in range(statistics.n_components):
+        if k != gone:
+            costs[k] = _union_cost(statistics, k, gone, reg_covar, own=False)
+    # Of another one that has no covariance either the cost is no number.
+    costs = np.where(np.isnan(costs), np.inf, costs)
+    into = int(np.argmin(costs))
+    if into == gone:
+        into = 0 if gone else 1
+    return merge_components(statistics, into, gone), into
+
+
+def _union_cost(
+    statistics: SufficientStatistics, i: int, j: int, reg_covar: float, *, own: bool = True
+) -> float:
+    """B(i, j) times the number of rows; without the second's own part where `own` is false."""
+    if statistics.family is TIED:
+        return _log_volume(merge_components(statistics, i, j), reg_covar)
+    pair = take_components(statistics, [i, j])
+    before = pair if own else take_components(statistics, [i])
+    union = merge_components(pair, 0, 1)
+    return _log_volume(union, reg_covar) - _log_volume(before, reg_covar)
+
+
+def _log_volume(statistics: SufficientStatistics, reg_covar: float) -> float:
+    """½ Σ_k N_k log|Σ_k| after an M-step; infinite where there is none."""
+    try:
+        parameters = maximize(statistics, reg_covar)
+    except CollapsedComponentError:
+        return np.inf
+    k, d = parameters.means.shape
+    logs = parameters.family.log_determinant(parameters.precisions_cholesky, k, d)
+    return -float(statistics.counts @ logs)
+
+
+def _with_moments(
+    statistics: SufficientStatistics,
+    reference: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.float64],
+    first: npt.NDArray[np.float64],
+    second: npt.NDArray[np.float64],
+) -> SufficientStatistics:
+    return SufficientStatistics.create(
+        statistics.family,
+        reference,
+        rows=statistics.rows,
+        weight=statistics.weight,
+        log_likelihood=statistics.log_likelihood,
+        counts=counts,
+        first=first,
+        second=second,
+    )

@@ -1,0 +1,218 @@
+"""A grid of mixtures in shared reads, against a fit of each by itself.
+
+    python -m tests.benchmarks.bench_selection
+    python -m tests.benchmarks.bench_selection --json
+    python -m tests.benchmarks.bench_selection --rows 1000000 --seeds 10
+
+For each set of rows whose mixture is known, and each seed: `select_gaussian_mixture` over
+K = 2 ... 12 with full and diagonal covariances by BIC, with and without the starts that come from
+merging, and `GaussianMixture` for each of the 22 by itself, with BIC by `criteria`. Shown are the
+reads of the data (starts and criteria included; a sample counts by its part of the blocks), which
+mixture won, and its BIC above the least that anyone found for that set and seed, per row. Seconds
+are those of one turn each, on rows in memory: reading costs nothing there, and so they show what
+the sharing costs or saves in computing. `--only-grid` leaves the separate fits out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from dask_gmm import GaussianMixture, select_gaussian_mixture
+from dask_gmm.fitting import grid_starts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BLOCKS = 100
+GRID = range(2, 13)
+FAMILIES = ("full", "diag")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A set of rows: its name, K, D, the distance of means in σ, and the family that is true."""
+
+    name: str
+    components: int
+    features: int
+    separation: float
+    family: str
+    sorted: bool = False
+
+
+CASES = (
+    Case("separated", 5, 4, 6.0, "full"),
+    Case("overlapping", 6, 4, 3.0, "full"),
+    Case("diagonal", 7, 8, 3.0, "diag"),
+    Case("sorted by component", 5, 4, 4.0, "full", sorted=True),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one contestant did with one set of rows.
+
+    Attributes
+    ----------
+    reads : float
+        Reads of all blocks.
+    excess : float
+        BIC above the least of the contestants, in nats per row.
+    """
+
+    case: str
+    seed: int
+    contestant: str
+    reads: float
+    components: int
+    family: str
+    right: bool
+    bic: float
+    excess: float
+    seconds: float
+
+
+def problem(case: Case, rows: int, seed: int) -> da.Array:
+    """Rows of a mixture of that kind; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    k, d = case.components, case.features
+    means = rng.normal(size=(k, d))
+    gaps = np.linalg.norm(means[:, None] - means[None], axis=2)[np.triu_indices(k, 1)]
+    means *= case.separation / np.median(gaps) * np.sqrt(2.0)
+    roots = np.stack([np.diag(rng.uniform(0.6, 1.4, d)) for _ in range(k)])
+    if case.family == "full":
+        roots = roots + np.tril(rng.normal(size=(k, d, d)), -1) * 0.5
+    weights = rng.dirichlet(np.full(k, 8.0))
+    label = rng.choice(k, p=weights, size=rows)
+    if case.sorted:
+        label.sort()
+    x = means[label] + np.einsum("nij,nj->ni", roots[label], rng.normal(size=(rows, d)))
+    return da.from_array(x, chunks=(-(-rows // BLOCKS), d))
+
+
+class Reads:
+    """Counts the reads of a run from its events."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def __call__(self, event: Any) -> None:
+        """Take in an event."""
+        if type(event).__name__ in ("SampleDrawn", "StartRead", "PassFinished"):
+            self.total += event.blocks / BLOCKS
+
+
+Outcome = tuple[float, int, str, float]
+
+
+def by_grid(x: da.Array, seed: int, *, merging: bool) -> Outcome:
+    """Reads, K, family and BIC of the selection."""
+    reads, kept = Reads(), grid_starts.MOST_HANDED_DOWN
+    grid_starts.MOST_HANDED_DOWN = kept if merging else 0
+    try:
+        found = select_gaussian_mixture(x, GRID, FAMILIES, random_state=seed, callbacks=[reads])
+    finally:
+        grid_starts.MOST_HANDED_DOWN = kept
+    return reads.total, found.best_n_components, found.best_covariance_type, found.best.bic
+
+
+def one_by_one(x: da.Array, seed: int) -> Outcome:
+    """The same of separate fits, each with a read for its BIC."""
+    reads, table = Reads(), {}
+    for family in FAMILIES:
+        for k in GRID:
+            gm = GaussianMixture(k, covariance_type=family, random_state=seed, callbacks=[reads])
+            gm.fit(x)
+            table[k, family] = gm.set_params(callbacks=None).bic(x)
+            reads.total += 1.0
+    k, family = min(table, key=table.__getitem__)
+    return reads.total, k, family, table[k, family]
+
+
+def contestants(only_grid: bool) -> dict[str, Callable[[da.Array, int], Outcome]]:
+    """What to run in turns."""
+    found: dict[str, Callable[[da.Array, int], Outcome]] = {
+        "grid": lambda x, seed: by_grid(x, seed, merging=True),
+        "grid, no merging": lambda x, seed: by_grid(x, seed, merging=False),
+    }
+    return found if only_grid else {**found, "separate fits": one_by_one}
+
+
+def measure(case: Case, rows: int, seed: int, only_grid: bool) -> list[Result]:
+    """Let the contestants take turns on one set of rows."""
+    x = problem(case, rows, seed)
+    outcomes = {}
+    for name, turn in contestants(only_grid).items():
+        begun = time.perf_counter()
+        outcomes[name] = (*turn(x, seed), time.perf_counter() - begun)
+    least = min(bic for _, _, _, bic, _ in outcomes.values())
+    return [
+        Result(
+            case=case.name,
+            seed=seed,
+            contestant=name,
+            reads=reads,
+            components=k,
+            family=family,
+            right=(k, family) == (case.components, case.family),
+            bic=bic,
+            excess=(bic - least) / (2.0 * rows),
+            seconds=seconds,
+        )
+        for name, (reads, k, family, bic, seconds) in outcomes.items()
+    ]
+
+
+def show(results: list[Result]) -> None:
+    """A line for each contestant on each set, over the seeds."""
+    names = list(dict.fromkeys((r.case, r.contestant) for r in results))
+    print(
+        f"{'rows':20} {'contestant':17} {'reads: median':>13} {'most':>6} {'right':>7} "
+        f"{'excess: mean':>13} {'most':>9} {'seconds':>8}"
+    )
+    for case, contestant in names:
+        mine = [r for r in results if (r.case, r.contestant) == (case, contestant)]
+        reads = [r.reads for r in mine]
+        excess = [r.excess for r in mine]
+        right = f"{sum(r.right for r in mine)}/{len(mine)}"
+        print(
+            f"{case:20} {contestant:17} {np.median(reads):13.2f} {max(reads):6.1f} {right:>7} "
+            f"{np.mean(excess):13.2e} {max(excess):9.1e} "
+            f"{np.median([r.seconds for r in mine]):8.1f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Measure and show."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only-grid", action="store_true", help="leave the separate fits out")
+    arguments = parser.parse_args()
+    results: list[Result] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for case in CASES:
+            for seed in range(arguments.seeds):
+                results += measure(case, arguments.rows, seed, arguments.only_grid)
+    if arguments.json:
+        record = {"rows": arguments.rows, "results": [asdict(r) for r in results]}
+        json.dump(record, sys.stdout, indent=1)
+        return
+    show(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""`dask-gmm select`: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from dask_gmm import GaussianMixture, select_gaussian_mixture
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Run
+
+
+def test_select_finds_what_the_library_finds(points: Path, tmp_path: Path, run: Run) -> None:
+    words = ("-k", "2:4", "--covariance", "full", "--covariance", "diag", "--seed", 0)
+    done = run("select", points, *words, "-o", tmp_path / "best.zarr", "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    theirs = select_gaussian_mixture(points, (2, 3, 4), random_state=0)
+    assert told["best_n_components"] == theirs.best_n_components == 3
+    assert told["best_covariance_type"] == theirs.best_covariance_type
+    assert [row["bic"] for row in told["table"]] == [row.bic for row in theirs.table]
+    assert told["reads"] == told["passes"] + 1
+    model = GaussianMixture.load(tmp_path / "best.zarr")
+    np.testing.assert_array_equal(model.means_, theirs.best_model.means_)
+
+
+def test_select_prints_a_table_and_how_it_went(points: Path, run: Run) -> None:
+    done = run("select", points, "-k", "2,3", "--seed", 0, "--heldout", 0.2)
+    assert done.exit_code == 0, done.stderr
+    (best,) = (line for line in done.stdout.splitlines() if "← best" in line)
+    assert best.split()[0] == "3"
+    assert "held out" in done.stdout
+    assert "best     3 components, full covariance" in done.stdout
+    assert "and a sample of 8 of 8 blocks, for 2 mixtures" in done.stdout
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("sample: all rows from 8 block(s)")
+    assert lines[1].startswith("2 starts by kmeans")
+    assert any(line.startswith("3 components, full: converged after") for line in lines)
+
+
+def test_select_on_a_terminal_shows_candidates(points: Path, run: Run) -> None:
+    done = run("select", points, "-k", "2:3", "--progress", "bar")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_progress_as_json(points: Path, run: Run) -> None:
+    done = run("select", points, "-k", "1:2", "--progress", "json", "--init-params", "k-means||")
+    kinds = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert kinds[0] == "SelectionStarted"
+    assert kinds[-1] == "SelectionFinished"
+    assert kinds.count("PointFinished") == 2
+    assert kinds.count("StartRead") == 4
+
+
+def test_a_best_that_did_not_converge_is_exit_code_3(points: Path, run: Run) -> None:
+    done = run("select", points, "-k", "2:3", "--tol", 0, "--max-iter", 2)
+    assert done.exit_code == 3
+
+
+def test_a_fit_by_k_means_parallel_says_what_it_read(points: Path, run: Run) -> None:
+    words = ("-k", 3, "--init-params", "k-means||", "--on-collapse", "merge", "--seed", 0)
+    done = run("fit", points, *words)
+    assert done.exit_code == 0, done.stderr
+    assert "4 reads for the start and a sample of 8 of 8 blocks" in done.stdout
+    told = json.loads(run("fit", points, *words, "--json").stdout)
+    assert told["reads"] == told["passes"] + 5
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        ("-k 0:3", 2, "no range of numbers"),
+        ("-k 5:2", 2, "no range of numbers"),
+        ("-k two", 2, "no range of numbers"),
+        ("-k 2:3 --criterion dic", 2, "'dic'"),
+        ("-k 2:3 --heldout 1", 2, "--heldout"),
+        ("-k 2,4001", 1, "lower --components"),
+    ],
+)
+def test_mistakes(words: str, code: int, expected: str, points: Path, run: Run) -> None:
+    done = run("select", points, *words.split())
+    assert done.exit_code == code, done.output
+    assert expected in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert done.stdout == ""

@@ -1,0 +1,89 @@
+"""Rows held out: which they are, and what the same read says about them and about the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dask_gmm.data.source import NumpySource
+from dask_gmm.errors import NonFiniteError
+from dask_gmm.execution import LocalBackend, plan_pass
+from dask_gmm.fitting.holdout import (
+    HoldOut,
+    HoldOutEvaluator,
+    ScoredStatistics,
+    TrainingRowsJob,
+)
+from dask_gmm.fitting.sampling import draw_sample
+from dask_gmm.mixture.kernels import Candidate, get_kernel
+from tests.mixture.problems import draw, random_mixture
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+P = random_mixture(0, "full", 3, 2)
+SPLIT = HoldOut(0.2, 7)
+
+
+def source(rows: NDArray[np.float64]) -> NumpySource:
+    return NumpySource.of(rows, block_rows=250)
+
+
+def masks(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    s = source(rows)
+    blocks = [s.block(i) for i in range(s.n_blocks)]
+    return np.concatenate([SPLIT.mask(b, b.rows or 0) for b in blocks])
+
+
+@pytest.mark.parametrize("unit_level", [0, 1, 4])
+def test_the_two_parts_are_the_rows(unit_level: int) -> None:
+    """Trained on and scored rows are disjoint, and together all: whatever the units."""
+    rows = draw(0, P, 2900)
+    held = masks(rows)
+    assert 0.17 < held.mean() < 0.23
+    plan = plan_pass(source(rows), n_threads=2, unit_level=unit_level)
+    evaluator = HoldOutEvaluator(LocalBackend(2), plan, held_out=SPLIT)
+    (found,) = evaluator.evaluate([Candidate(P)])
+    assert isinstance(found, ScoredStatistics)
+    assert found.rows == int((~held).sum())
+    assert found.held_out.rows == int(held.sum())
+    kernel = get_kernel("reference")
+    (alone,) = kernel.statistics(rows[~held], [Candidate(P)])
+    np.testing.assert_allclose(found.second, alone.second, rtol=1e-9, atol=1e-9)
+    assert found.log_likelihood == pytest.approx(alone.log_likelihood, rel=1e-10)
+    score = float(kernel.log_densities(rows[held], P).sum())
+    assert found.held_out.total == pytest.approx(score, rel=1e-10)
+    assert evaluator.history[0].rows == len(rows)
+
+
+@given(seed=st.integers(0, 2**31 - 1), fraction=st.floats(0.05, 0.95))
+@settings(max_examples=20, deadline=None)
+def test_the_part_is_as_large_as_asked(seed: int, fraction: float) -> None:
+    block = source(np.zeros((250, 2))).block(0)
+    held = HoldOut(fraction, seed).mask(block, 20_000)
+    assert abs(held.mean() - fraction) < 0.02
+    np.testing.assert_array_equal(held, HoldOut(fraction, seed).mask(block, 20_000))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_bad_row_is_named_by_its_place_in_the_data(wanted: bool) -> None:
+    """Whichever part it falls into."""
+    rows = draw(1, P, 500)
+    row = int(np.flatnonzero(masks(rows) == wanted)[-1])
+    rows[row, 1] = np.nan
+    plan = plan_pass(source(rows), n_threads=1)
+    with pytest.raises(NonFiniteError, match=rf"row {row} of NumPy array"):
+        HoldOutEvaluator(LocalBackend(1), plan, held_out=SPLIT).evaluate([Candidate(P)])
+
+
+def test_a_sample_for_the_start_holds_no_held_out_row() -> None:
+    rows = draw(2, P, 1000)
+    plan = plan_pass(source(rows), n_threads=1)
+    sample, _ = draw_sample(
+        LocalBackend(1), plan, 10_000, 0, lambda job: TrainingRowsJob(job, SPLIT, 4000)
+    )
+    np.testing.assert_array_equal(sample.rows, rows[~masks(rows)])
