@@ -18,13 +18,16 @@ __all__ = [
     "Event",
     "FitFinished",
     "FitStarted",
+    "Judgement",
     "Observer",
     "Outcome",
     "PassAdvanced",
     "PassFinished",
+    "PassJudged",
     "PassStarted",
     "SampleDrawn",
     "StartsFound",
+    "StepKind",
 ]
 
 
@@ -34,6 +37,39 @@ class Outcome(Enum):
     CONVERGED = "converged"
     MAX_ITER = "max_iter"
     COLLAPSED = "collapsed"
+    MAX_PASSES = "max_passes"
+    MAX_BYTES = "max_bytes"
+
+
+class StepKind(Enum):
+    """What a pass was to one restart: whose parameters it evaluated, and what came of them."""
+
+    START = "start"
+    PLAIN = "plain"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    REPEATED = "repeated"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a restart made of a pass.
+
+    Attributes
+    ----------
+    kind : StepKind
+        The start; a plain EM step; an accelerated step that was accepted, or rejected because it
+        did not raise the objective; or the same parameters again, about better centres.
+    objective : float
+        Mean log-likelihood at the parameters the pass had, in nats per row.
+    remaining_gain : float or None
+        Estimate of how far the optimum lies above the last accepted point, in nats per row; None
+        where nothing estimates it, as in plain EM.
+    """
+
+    kind: StepKind
+    objective: float
+    remaining_gain: float | None
 
 
 @dataclass(frozen=True)
@@ -108,6 +144,9 @@ class PassFinished:
         Wall time of the pass.
     tasks, resubmitted : int
         Tasks submitted to the backend, and how many of them were submitted again after a loss.
+    judgement : Judgement or None
+        What the best restart made of it; in the history of a finished fit, while a running one
+        says so with `PassJudged`.
     """
 
     number: int
@@ -118,6 +157,15 @@ class PassFinished:
     seconds: float
     tasks: int
     resubmitted: int
+    judgement: Judgement | None = None
+
+
+@dataclass(frozen=True)
+class PassJudged:
+    """The restart that stands best has made up its mind about a pass."""
+
+    number: int
+    judgement: Judgement
 
 
 @dataclass(frozen=True)
@@ -129,9 +177,17 @@ class FitFinished:
     lower_bound: float
     passes: int
     seconds: float
+    remaining_gain: float | None = None
 
 
 Event: TypeAlias = (
-    FitStarted | SampleDrawn | StartsFound | PassStarted | PassAdvanced | PassFinished | FitFinished
+    FitStarted
+    | SampleDrawn
+    | StartsFound
+    | PassStarted
+    | PassAdvanced
+    | PassFinished
+    | PassJudged
+    | FitFinished
 )
 Observer: TypeAlias = Callable[[Event], None]

@@ -1,0 +1,98 @@
+"""Which strategies a fit runs: from its settings, its starts and its sample."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from dask_gmm.data.source import NumpySource
+from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.fitting.acceleration.sample_fit import fit_sample
+from dask_gmm.fitting.acceleration.squarem import Squarem
+from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.loop import PlainEM
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dask_gmm.data.source import Source
+    from dask_gmm.fitting.fit import FitSettings, WarmStart
+    from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+    Fitting: TypeAlias = PlainEM | VarianceReducedEM | Squarem
+
+__all__ = ["ACCELERATIONS", "choose_acceleration", "make_strategies"]
+
+ACCELERATIONS = ("auto", "variance-reduced", "squarem")
+# Below this many rows for each free parameter a sample misleads as often as it leads.
+_LEAST_ROWS_PER_PARAMETER = 5.0
+
+
+def choose_acceleration(
+    asked: str | None, source: Source, size: int, n_parameters: int
+) -> str | None:
+    """Settle "auto", and whether a sample of `size` rows can lead a fit.
+
+    "auto" accelerates what has to be read: data of a store or of a Dask collection that do not fit
+    into the sample anyway. For rows in memory a pass costs no more than what the sample would.
+
+    Parameters
+    ----------
+    asked : str or None
+    source : Source
+    size : int
+        Rows of the sample.
+    n_parameters : int
+        Free parameters of the mixture.
+
+    Returns
+    -------
+    {"variance-reduced", "squarem", None}
+    """
+    small = source.n_rows is not None and source.n_rows <= size
+    if asked == "auto" and (isinstance(source, NumpySource) or small):
+        return None
+    if asked in ("auto", "variance-reduced"):
+        enough = small or size >= _LEAST_ROWS_PER_PARAMETER * n_parameters
+        return "variance-reduced" if enough else "squarem"
+    return asked
+
+
+def make_strategies(
+    settings: FitSettings,
+    acceleration: str | None,
+    starts: Sequence[MixtureParameters],
+    sample: Sample | None,
+    warm: WarmStart | None,
+    n_threads: int,
+) -> list[Fitting]:
+    """Build the strategies of a fit.
+
+    Parameters
+    ----------
+    settings : FitSettings
+    acceleration : {"variance-reduced", "squarem", None}
+    starts : sequence of MixtureParameters
+        With a warm start the one it continues from.
+    sample : Sample or None
+        What variance-reduced EM works on.
+    warm : WarmStart or None
+    n_threads : int
+        Threads of this process for the sample's E-steps.
+    """
+    tol, most, reg = settings.tol, settings.max_iter, settings.reg_covar
+    bound = float("-inf") if warm is None else warm.lower_bound
+    if acceleration is None:
+        return [PlainEM(start, tol, most, reg, bound) for start in starts]
+    by_change = settings.stopping == "change"
+    if acceleration == "squarem":
+        return [Squarem((start,), tol, most, reg, by_change, bound) for start in starts]
+    assert sample is not None
+    rows = SampleRows(sample.rows, settings.kernel, n_threads)
+    fitted = fit_sample(rows, starts, reg, settings.n_init)
+    if warm is not None or settings.given.any:
+        # Whoever gave it may know more than the sample: the first read tells.
+        fitted = (*fitted, starts[0])
+    return [
+        VarianceReducedEM(fitted, tol, most, reg, by_change, bound, sample=rows),
+    ]
