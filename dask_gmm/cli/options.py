@@ -237,8 +237,9 @@ def fit_options(*, components: int | None = None, seed: int | None = None) -> Ca
             default=1e-3,
             metavar="NATS",
             section="Model",
-            help="Stop when a pass changes the mean log-likelihood by less than this, in nats "
-            "per row. For overlapping components try 1e-5: 1e-3 stops early.",
+            help="Stop when the optimum is estimated to be less than this above, in nats per "
+            "row; without acceleration, when a pass changes the mean log-likelihood by less. For "
+            "overlapping components try 1e-5 then: 1e-3 stops early.",
         ),
         option(
             "--max-iter",
@@ -247,6 +248,29 @@ def fit_options(*, components: int | None = None, seed: int | None = None) -> Ca
             metavar="N",
             section="Model",
             help="Most iterations; each reads the data once. Ending here is exit code 3.",
+        ),
+        option(
+            "--acceleration",
+            type=click.Choice(["auto", "variance-reduced", "squarem", "none"]),
+            default="auto",
+            section="Model",
+            help="How to need few reads: 'variance-reduced' finds the steps on a sample in memory, "
+            "and each read verifies one; 'squarem' extrapolates without a sample; 'none' is plain "
+            "EM. 'auto' is variance-reduced for data larger than the sample.",
+        ),
+        option(
+            "--max-passes",
+            type=click.IntRange(1),
+            metavar="N",
+            section="Model",
+            help="Most reads of all the data, rejected steps included. Ending here is exit code 3.",
+        ),
+        option(
+            "--max-bytes",
+            type=BYTES,
+            metavar="SIZE",
+            section="Model",
+            help="Most data to decode (500GB), the sample included. Ending here is exit code 3.",
         ),
         option(
             "--n-init",

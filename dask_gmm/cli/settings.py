@@ -105,6 +105,9 @@ class EMSettings:
     init_params: str
     reg_covar: float
     seed: int | None
+    acceleration: str
+    max_passes: int | None
+    max_bytes: int | None
 
     def estimator_arguments(self) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these."""
@@ -117,6 +120,9 @@ class EMSettings:
             "init_params": self.init_params,
             "reg_covar": self.reg_covar,
             "random_state": self.seed,
+            "acceleration": None if self.acceleration == "none" else self.acceleration,
+            "max_passes": self.max_passes,
+            "max_bytes": self.max_bytes,
         }
 
     @classmethod

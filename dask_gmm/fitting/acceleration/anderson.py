@@ -64,4 +64,5 @@ def mix(steps: Sequence[Step], metric: Metric, cutoff: float) -> Array:
     kept = values > cutoff * values[0]
     inverse = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
     weights = (right.T @ (inverse * (left.T @ target))) / lengths
-    return current.point + current.residual - (points + residuals).T @ weights
+    target_point: Array = current.point + current.residual - (points + residuals).T @ weights
+    return target_point

@@ -172,9 +172,9 @@ def climb(
         Most evaluations of the objective.
     """
     point, steps, memory = start, list[Step](), _MEMORY
-    while evaluations > 0 and point.update is not None and point.gain > enough:
+    while evaluations > 0 and (update := point.update) is not None and point.gain > enough:
         here = to_vector(point.parameters)
-        steps = [*steps[-_MEMORY:], Step(here, to_vector(point.update) - here)]
+        steps = [*steps[-_MEMORY:], Step(here, to_vector(update) - here)]
         bold, used = _bold(point, steps, memory)
         if bold is not None:
             trial = objective(bold)
@@ -183,7 +183,7 @@ def climb(
                 point, memory = trial, min(2 * memory, _MEMORY)
                 continue
             memory = max(1, used // 2)
-        trial = objective(point.update)
+        trial = objective(update)
         evaluations -= 1
         if trial.update is None or not np.isfinite(trial.value):
             break

@@ -65,7 +65,7 @@ def from_vector(vector: Array, like: MixtureParameters) -> MixtureParameters | N
     rest, old = vector[k + k * d :], like.precisions_cholesky
     if like.family.dense_factors:
         many = old.reshape(-1, d, d)
-        scales = rest[: many.shape[0] * d].reshape(-1, d)
+        scales: Array = rest[: many.shape[0] * d].reshape(-1, d)
         before = np.log(np.diagonal(many, axis1=1, axis2=2))
     else:
         scales, before = rest.reshape(old.shape), np.log(old)
@@ -136,4 +136,5 @@ class Metric:
         k, d = self.at.means.shape
         per_component = steps.shape[1] // k
         root = np.sqrt(2.0 * self.at.weights * (d / per_component))
-        return steps * np.repeat(root, per_component)
+        scaled: Array = steps * np.repeat(root, per_component)
+        return scaled

@@ -33,6 +33,11 @@ class SampleRows:
     rows : (m, D) float
     kernel : str
     n_threads : int
+
+    Attributes
+    ----------
+    evaluations : int
+        E-steps so far, those over parts of the rows included.
     """
 
     def __init__(

@@ -65,11 +65,13 @@ def fit_sample(
     ends = []
     whole = SampleObjective(sample, reg_covar)
     rows = thinned(sample.rows, starts[0].n_components, starts[0].family)
-    thin = SampleObjective(SampleRows(rows, sample.kernel, sample.n_threads), reg_covar)
+    fewer = SampleRows(rows, sample.kernel, sample.n_threads)
+    thin = SampleObjective(fewer, reg_covar)
     for start in starts:
         end = climb(thin, thin(start), _ROUGH, evaluations)
         ends.append(whole(end.parameters))
     ends.sort(key=lambda point: -point.value)
     best = [climb(whole, end, _FINE, evaluations) for end in ends[:keep]]
+    sample.evaluations += fewer.evaluations
     best.sort(key=lambda point: -point.value)
     return tuple(point.parameters for point in best)
