@@ -7,7 +7,10 @@ nearly that of all rows, and a turn reduces the distance to the optimum by a fac
 √(p/m) instead of plain EM's rate, which for overlapping components is close to one.
 
 A proximal weight ρ guards against the curvature that the sample has wrong. It starts at ½√(p/m),
-the relative error of a curvature estimated on m rows, and follows how predictions come true.
+the relative error of a curvature estimated on m rows, and follows how predictions come true. A
+rejected step refutes the sample as far as that step went: until ρ is back where it began, the plain
+step is evaluated in the same read, and what is left to gain is estimated from how the verified
+gains decline and not from the sample's own optimum, which then may be nobody else's.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["VarianceReducedEM"]
 
 _MOST_RHO = 0.5
+_MOST_REFUTED_RHO = 8.0
 _LEAST_RHO_PART = 1.0 / 16.0
 _TRIES = 4
 _EVALUATIONS = 40
@@ -56,7 +60,10 @@ class VarianceReducedEM(VerifiedEM):
 
     sample: SampleRows = field(kw_only=True)
     _rho: float = 0.0
+    _first_rho: float = 0.0
     _least_rho: float = 0.0
+    _hedging: bool = False
+    _last_rise: float = float("inf")
     _outer: list[Step] = field(default_factory=list)
     _mixed: bool = False
 
@@ -65,19 +72,26 @@ class VarianceReducedEM(VerifiedEM):
         self._rho = min(
             _MOST_RHO, 0.5 * float(np.sqrt(self.starts[0].n_parameters / len(self.sample)))
         )
+        self._first_rho = self._rho
         self._least_rho = self._rho * _LEAST_RHO_PART
 
     def choose(self, at: Point) -> Trial:
         """Maximise the corrected sample; where that says nothing new, take the plain step."""
         assert at.update is not None
         objective = CorrectedSample.create(self.sample, at.parameters, at.moments)
-        best = self._climb(objective, at)
+        best, rho = self._climb(objective, at), self._rho
+        if self._refuted:
+            self._extrapolate(at.gain if best is None else best[1])
+        elif best is None:
+            self._estimate(objective, objective.start(), at)
+        else:
+            self._estimate(objective, objective.held(rho).released(best[0]), at)
         if best is None:
             self._outer.clear()
-            self._estimate(objective, objective.start(), at)
+            if self._refuted:
+                self._rho /= 2.0  # so that the sample is asked again, some plain steps later
             return Trial(at.update)
         top, predicted = best
-        self._estimate(objective, objective.held(self._rho).released(top), at)
         mixed = self._mix(at, top, predicted)
         self._mixed = mixed is not None
         return Trial(
@@ -85,22 +99,29 @@ class VarianceReducedEM(VerifiedEM):
             bold=True,
             needed=_NEEDED * at.gain,
             predicted=predicted,
+            hedged=self._hedging,
         )
 
     def accepted(self, trial: Trial, gain: float) -> None:
         """Trust the sample more or less, by how its prediction has come true."""
+        self._hedging = False
         if self._mixed:
             return
         if gain >= 0.9 * trial.predicted:
             self._rho = max(self._rho / 2.0, self._least_rho)
         elif gain < 0.5 * trial.predicted:
-            self._rho = min(2.0 * self._rho, _MOST_RHO)
+            self._rho = max(self._rho, min(2.0 * self._rho, _MOST_RHO))
 
     def rejected(self, trial: Trial) -> None:
         """Forget the outer steps, and stay nearer next time."""
         self._outer.clear()
+        self._hedging = True
         if not self._mixed:
-            self._rho = min(4.0 * self._rho, _MOST_RHO)
+            self._rho = min(4.0 * self._rho, _MOST_REFUTED_RHO)
+
+    @property
+    def _refuted(self) -> bool:
+        return self._rho > self._first_rho
 
     def _climb(self, objective: CorrectedSample, at: Point) -> tuple[Point, float] | None:
         """The corrected sample's maximum and its rise; None if it promises less than plain EM."""
@@ -114,7 +135,7 @@ class VarianceReducedEM(VerifiedEM):
                 self._rho *= 4.0
             elif predicted >= at.gain:
                 return top, predicted
-            elif self._rho <= self._least_rho:
+            elif self._rho <= self._least_rho or self._refuted:
                 return None
             else:
                 self._rho = max(self._rho / 4.0, self._least_rho)
@@ -127,6 +148,7 @@ class VarianceReducedEM(VerifiedEM):
         the climb has found is a lower bound; only when it is below `tol` the climb goes on, from
         what it has `reached`.
         """
+        self._last_rise = float("inf")
         base = free.start().value
         if self.tol > 0.0 and not self.by_change and reached.value - base < self.tol:
             enough = max(_INNER * min(self.tol, at.gain), _ROUNDING)
@@ -136,6 +158,14 @@ class VarianceReducedEM(VerifiedEM):
             if reached.value - base < self.tol:
                 self.outcome = Outcome.CONVERGED
         self.remaining_gain = max(reached.value - base, 0.0)
+
+    def _extrapolate(self, rise: float) -> None:
+        """Estimate what is left from how the rises of h_ρ decline: a geometric series."""
+        before, self._last_rise = self._last_rise, rise
+        known = rise < before < float("inf")
+        self.remaining_gain = rise / (1.0 - rise / before) if known else float("inf")
+        if not self.by_change and self.remaining_gain < self.tol:
+            self.outcome = Outcome.CONVERGED
 
     def _mix(self, at: Point, top: Point, predicted: float) -> MixtureParameters | None:
         """An Anderson step over the last turns, if it promises about as much as this turn alone."""

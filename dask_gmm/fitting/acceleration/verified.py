@@ -3,7 +3,8 @@
 A strategy stands at a mixture that a pass has evaluated. From there it tries another, bold one; the
 pass over all rows that evaluates it is also the test whether it raises the objective
 (`acceleration.objective`). If it does not, the next pass is at the plain EM step, which cannot
-fail. So no accepted pass is a step down, and a bold step that fails costs one read.
+fail. So no accepted pass is a step down, and a bold step that fails costs one read. A strategy that
+has failed lately hedges: the same read evaluates the plain step too, so that it costs none.
 """
 
 from __future__ import annotations
@@ -45,12 +46,15 @@ class Trial:
         What it must gain over the last accepted point, in nats per row.
     predicted : float
         What it should gain; NaN if nobody knows.
+    hedged : bool
+        Evaluate the plain EM step in the same read.
     """
 
     parameters: MixtureParameters
     bold: bool = False
     needed: float = 0.0
     predicted: float = float("nan")
+    hedged: bool = False
 
 
 @dataclass
@@ -110,17 +114,21 @@ class VerifiedEM:
     def propose(self) -> tuple[Candidate, ...]:
         """Return the starts, and from then on one trial at a time."""
         if self._trial is not None:
-            return (Candidate(self._trial.parameters, self._centres),)
+            trial = Candidate(self._trial.parameters, self._centres)
+            if self._trial.hedged and self._at is not None and self._at.update is not None:
+                return (trial, Candidate(self._at.update))
+            return (trial,)
         if self._centres is not None:
             return (Candidate(self.starts[0], self._centres),)
         return tuple(Candidate(start) for start in self.starts)
 
     def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
         """Accept or reject what the pass has evaluated, and choose what comes next."""
-        chosen = max(range(len(statistics)), key=lambda i: statistics[i].mean_log_likelihood)
-        found = statistics[chosen]
+        chosen = 0
         if self._trial is None:
+            chosen = max(range(len(statistics)), key=lambda i: statistics[i].mean_log_likelihood)
             self.starts = (self.starts[chosen],)
+        found = statistics[chosen]
         trial = self._trial or Trial(self.starts[0])
         if self._centres is None:
             self._centres = better_centres(found, self.reg_covar)
@@ -129,15 +137,17 @@ class VerifiedEM:
                 self.judgements.append(Judgement(StepKind.REPEATED, bound, self.remaining_gain))
                 return
         self._centres = None
-        self._take_in(trial, found)
+        self._take_in(trial, found, statistics[1] if trial.hedged else None)
 
-    def _take_in(self, trial: Trial, found: SufficientStatistics) -> None:
+    def _take_in(
+        self, trial: Trial, found: SufficientStatistics, hedge: SufficientStatistics | None
+    ) -> None:
         bound = found.mean_log_likelihood
         try:
             update = maximize(found, self.reg_covar)
         except CollapsedComponentError as error:
             if trial.bold:
-                self._reject(trial, bound)
+                self._reject(trial, bound, hedge)
                 return
             self._error, self.outcome = error, Outcome.COLLAPSED
             self._bounds.append(bound)
@@ -150,7 +160,7 @@ class VerifiedEM:
         )
         gained = float("nan") if self._at is None else self._gain(self._at, trial, bound)
         if trial.bold and not gained >= trial.needed:  # NaN is no gain
-            self._reject(trial, bound)
+            self._reject(trial, bound, hedge)
             return
         first = self._at is None
         kind = StepKind.START if first else StepKind.ACCEPTED if trial.bold else StepKind.PLAIN
@@ -175,13 +185,16 @@ class VerifiedEM:
             at.value - _penalty(at.parameters, counts, self.reg_covar)
         )
 
-    def _reject(self, trial: Trial, bound: float) -> None:
+    def _reject(self, trial: Trial, bound: float, hedge: SufficientStatistics | None) -> None:
         assert self._at is not None
         assert self._at.update is not None
-        self.judgements.append(Judgement(StepKind.REJECTED, bound, self.remaining_gain))
         self.rejected(trial)
         self._trial = Trial(self._at.update)
         self._centres = None
+        if hedge is not None and better_centres(hedge, self.reg_covar) is None:
+            self._take_in(self._trial, hedge, None)
+            return
+        self.judgements.append(Judgement(StepKind.REJECTED, bound, self.remaining_gain))
 
     def finish(self) -> FitResult:
         """Return where the fit stands: one plain M-step beyond the last accepted pass.
