@@ -57,6 +57,6 @@ def overlapping(
     )
 
 
-def sample_of(rows: NDArray[np.float64], m: int = 1000) -> SampleRows:
+def sample_of(rows: NDArray[np.float64], m: int = 500) -> SampleRows:
     """Evenly spaced rows."""
     return SampleRows(np.ascontiguousarray(rows[:: len(rows) // m]))

@@ -17,7 +17,7 @@ from dask_gmm.fitting.events import Outcome, StepKind
 from dask_gmm.fitting.loop import FitResult, PlainEM, run
 from dask_gmm.mixture.covariance import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters
-from tests.fitting.acceleration.problems import Passes, overlapping, sample_of
+from tests.fitting.acceleration.problems import KERNEL, Passes, overlapping, sample_of
 from tests.mixture.problems import FAMILIES
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ kinds = pytest.mark.parametrize("kind", ["variance-reduced", "squarem"])
 
 
 @kinds
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     family=st.sampled_from(FAMILIES),
@@ -58,7 +58,7 @@ kinds = pytest.mark.parametrize("kind", ["variance-reduced", "squarem"])
 def test_no_accepted_pass_is_a_step_down(kind: str, seed: int, family: str, m: int) -> None:
     """Whatever the sample: 40 rows know next to nothing. With reg_covar=0 the objective is ℓ."""
     rows, start = overlapping(seed, family, n=2000)
-    running = strategy(kind, start, rows, reg=0.0, most=15, sample=sample_of(rows, m))
+    running = strategy(kind, start, rows, reg=0.0, most=8, sample=sample_of(rows, m))
     (result,) = run([running], Passes(rows))
     assert np.all(np.diff(result.lower_bounds) >= -1e-12)
     rejected = [j for j in result.judgements if j.kind is StepKind.REJECTED]
@@ -135,13 +135,15 @@ def test_the_fit_stops_as_far_from_the_optimum_as_it_says(seed: int, tol: float)
 
 
 def test_the_first_read_decides_between_starts() -> None:
-    rows, start = overlapping(19)
+    rows, start = overlapping(19, spread=4.0)
     good = plain(start, rows, 1e-6).parameters
-    led = VarianceReducedEM((start, good), 1e-3, 100, REG, sample=sample_of(rows))
+    led = VarianceReducedEM((start, good), 1e-3, 1, REG, sample=sample_of(rows))
     passes = Passes(rows)
     (result,) = run([led], passes)
-    assert result.judgements[0].kind is StepKind.START
-    assert passes.reads == len(result.judgements) == 1
+    assert passes.reads == 1
+    heights = [KERNEL.log_densities(rows, p).mean() for p in (start, good)]
+    assert heights[1] > heights[0]
+    assert result.lower_bound == pytest.approx(heights[1], rel=1e-12)
 
 
 def test_starts_on_the_sample_come_back_best_first() -> None:
