@@ -39,12 +39,12 @@ def store(rows: NDArray[np.float64], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def plain(rows: NDArray[np.float64]) -> GaussianMixture:
+def plain(rows: NDArray[np.float64]) -> Any:
     """Where plain EM ends."""
     return fit(rows, acceleration=None, tol=1e-8, max_iter=2000)
 
 
-def fit(X: Any, **settings: Any) -> GaussianMixture:
+def fit(X: Any, **settings: Any) -> Any:
     given = {"init_size": 4000, "random_state": 3, "tol": 1e-6, **settings}
     gm: GaussianMixture = GaussianMixture(3, **given).fit(X)
     return gm
@@ -169,10 +169,9 @@ def test_single_precision_rows(rows: NDArray[np.float64], tmp_path: Path) -> Non
     assert gm.means_.dtype == np.float32
 
 
-def test_several_ends_share_the_first_read(store: str) -> None:
-    gm = fit(store, n_init=3)
-    assert len(gm.history_[0].lower_bounds) == 3
-    assert all(len(record.lower_bounds) == 1 for record in gm.history_[1:2])
+def test_ends_of_the_sample_that_are_the_same_are_evaluated_once(store: str) -> None:
+    gm = fit(store, n_init=3, tol=1e-4)
+    assert len(gm.history_[0].lower_bounds) == 1
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

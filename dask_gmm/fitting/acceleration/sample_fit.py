@@ -31,6 +31,8 @@ _EVALUATIONS = 200
 # Nats per row: the climb ends when the next EM step would gain less.
 _ROUGH = 1e-6
 _FINE = 1e-7
+# Nats per row: ends whose heights differ by less are the same optimum.
+_SAME_END = 1e-5
 
 
 def thinned(
@@ -58,7 +60,8 @@ def fit_sample(
     starts : sequence of MixtureParameters
     reg_covar : float
     keep : int
-        How many of the ends to return; those of equal value are told apart by their order.
+        How many of the ends to return, at most: those that are the same mixture in another order
+        come once.
     evaluations : int
         Most E-steps over the sample for each start.
     """
@@ -74,4 +77,9 @@ def fit_sample(
     best = [climb(whole, end, _FINE, evaluations) for end in ends[:keep]]
     sample.evaluations += fewer.evaluations
     best.sort(key=lambda point: -point.value)
-    return tuple(point.parameters for point in best)
+    distinct = [
+        point
+        for i, point in enumerate(best)
+        if i == 0 or best[i - 1].value - point.value > _SAME_END
+    ]
+    return tuple(point.parameters for point in distinct)
