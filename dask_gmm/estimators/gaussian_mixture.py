@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import numpy as np
 from sklearn.base import _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from dask_gmm.errors import CollapsedComponentWarning, InputError
+from dask_gmm.errors import InputError
+from dask_gmm.estimators.endings import warn_of_ending
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import keeping_features, open_input
 from dask_gmm.execution import choose_backend
@@ -121,11 +120,9 @@ class GaussianMixture(FittedMixture):
         When an accelerated fit has converged: 'auto' when the estimated gain to the optimum is
         below `tol`, 'change' as scikit-learn, which is also what plain EM does.
     max_passes : int, optional
-        Most passes, each a read of all the data; `max_iter` does not count steps that were
-        rejected.
+        Most passes; `max_iter` does not count steps that were rejected.
     max_bytes : int, optional
-        Most bytes to decode, those of the sample and of 'k-means||' included; blocks that come
-        from the cache count too.
+        Most bytes to decode, those of the start and blocks from the cache included.
     callbacks : sequence of callables, optional
         Each is called with every event of a fit (`dask_gmm.fitting.events`), and with the progress
         of other passes: of `criteria` and its kin, of `predict_to`.
@@ -152,15 +149,13 @@ class GaussianMixture(FittedMixture):
         Full reads made by the iterations.
     history_ : tuple of PassFinished
         One record a pass: rows, bytes, blocks from the cache, seconds, lower bounds, and in
-        `judgement` what it was ('start', 'plain', 'accepted', 'rejected', 'repeated'), its
-        objective, and the estimated remaining gain.
+        `judgement` what it was ('start', 'plain', 'accepted', 'rejected', 'repeated').
     outcome_ : str
         'converged', 'max_iter', 'max_passes', 'max_bytes' or 'collapsed'.
     acceleration_ : str or None
         What was chosen: 'variance-reduced', 'squarem' or None.
     remaining_gain_ : float or None
-        How far the optimum is estimated to be above `lower_bound_`, in nats per row; None after
-        plain EM.
+        Estimated rise from `lower_bound_` to the optimum, in nats per row; None after plain EM.
 
     Examples
     --------
@@ -351,31 +346,7 @@ class GaussianMixture(FittedMixture):
             warm=self._warm_start(source.n_features),
         )
         self._keep(report, np.float32 if source.dtype == np.float32 else np.float64)
-        for note in report.best.mended:
-            warnings.warn(note, CollapsedComponentWarning, stacklevel=4)
-        if report.best.outcome is Outcome.COLLAPSED:
-            warnings.warn(
-                f"The fit stopped after {report.best.n_iter} iterations and keeps the parameters "
-                f"before the last one. {report.best.error}",
-                CollapsedComponentWarning,
-                stacklevel=4,
-            )
-        elif report.best.outcome in (Outcome.MAX_PASSES, Outcome.MAX_BYTES):
-            budget = report.best.outcome.value
-            warnings.warn(
-                f"The fit stopped after {len(report.history)} passes because of "
-                f"{budget}={getattr(self, budget):,}, before it converged. Raise it, or raise tol; "
-                f"remaining_gain_ says how far the optimum may be.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        elif report.best.outcome is not Outcome.CONVERGED and self.max_iter > 0:
-            warnings.warn(
-                "Best performing initialization did not converge. Try different init parameters, "
-                "or increase max_iter, tol, or check for degenerate data.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+        warn_of_ending(report, settings)
 
     def _warm_start(self, n_features: int) -> WarmStart | None:
         if not (self.warm_start and hasattr(self, "converged_")):
