@@ -19,6 +19,7 @@ from dask_gmm.fitting.events import Outcome
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.acceleration.climbing import Point
+    from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = ["Squarem"]
 
@@ -61,7 +62,7 @@ class Squarem(VerifiedEM):
             return plain
         return Trial(found, bold=True, needed=at.gain)
 
-    def begin_anew(self) -> None:
+    def begin_anew(self, start: MixtureParameters) -> None:
         """Take two plain steps before the next extrapolation."""
         self._before = None
 

@@ -71,11 +71,7 @@ class VarianceReducedEM(VerifiedEM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._rho = min(
-            _MOST_RHO, 0.5 * float(np.sqrt(self.starts[0].n_parameters / len(self.sample)))
-        )
-        self._first_rho = self._rho
-        self._least_rho = self._rho * _LEAST_RHO_PART
+        self.begin_anew(self.starts[0])
 
     def choose(self, at: Point) -> Trial:
         """Maximise the corrected sample; where that says nothing new, take the plain step."""
@@ -123,9 +119,10 @@ class VarianceReducedEM(VerifiedEM):
             self._least_rho = min(2.0 * self._rho, _MOST_REFUTED_RHO)
             self._rho = min(4.0 * self._rho, _MOST_REFUTED_RHO)
 
-    def begin_anew(self) -> None:
-        """Trust the sample as at first: it was another mixture that it has been asked about."""
-        self._rho, self._least_rho = self._first_rho, self._first_rho * _LEAST_RHO_PART
+    def begin_anew(self, start: MixtureParameters) -> None:
+        """Trust the sample as far as its size says."""
+        self._rho = min(_MOST_RHO, 0.5 * float(np.sqrt(start.n_parameters / len(self.sample))))
+        self._first_rho, self._least_rho = self._rho, self._rho * _LEAST_RHO_PART
         self._hedging, self._mixed, self._last_rise = False, False, float("inf")
         self._outer.clear()
 

@@ -115,8 +115,8 @@ class VerifiedEM:
     def rejected(self, trial: Trial) -> None:
         """Learn that a bold trial has failed."""
 
-    def begin_anew(self) -> None:
-        """Forget the way so far: a component was mended, or taken out."""
+    def begin_anew(self, start: MixtureParameters) -> None:
+        """Forget the way so far: a component was mended or taken out, which led to `start`."""
 
     # -- the loop's side -------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class VerifiedEM:
             self._error, self.outcome = error, Outcome.COLLAPSED
             return
         self._at, self._trial, self._previous = None, Trial(mended), -np.inf
-        self.begin_anew()
+        self.begin_anew(mended)
         if len(self._bounds) >= self.max_iter:
             self.outcome = Outcome.MAX_ITER
 
