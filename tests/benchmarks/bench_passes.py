@@ -325,7 +325,7 @@ def show(line: dict[str, str], *, markdown: bool, head: bool) -> None:
 def main() -> None:
     """Measure and show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="JSON, a record a run")
+    parser.add_argument("--json", action="store_true", help="JSON: `results`, a record a run")
     parser.add_argument("--markdown", action="store_true", help="a Markdown table")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -348,7 +348,7 @@ def main() -> None:
                     show(line, markdown=arguments.markdown, head=head)
                     head = False
     if arguments.json:
-        json.dump([asdict(r) for r in everything], sys.stdout, indent=1)
+        json.dump({"results": [asdict(r) for r in everything]}, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":
