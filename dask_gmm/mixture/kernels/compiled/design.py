@@ -33,6 +33,7 @@ BLOCK: Final = (
     "shares",  # [tile]: and to what extent
     "differences",  # [batch][D padded]: x − c_k of those rows
     "weighted",  # [batch][D padded]: r_nk (x − c_k)
+    "products",  # [products][rows]: of the features of some rows; see `products`
 )
 
 CANDIDATE: Final = (
@@ -44,7 +45,9 @@ CANDIDATE: Final = (
     "joint",  # [K padded][tile]: log-densities, then responsibilities
     "masks",  # [K][mask words]: which rows have a responsibility worth mentioning
     "pause",  # int64: tiles before the next elimination
-    "sums",  # [K][sums of a component]; see `Design.sums`
+    "sharing",  # 0 or 1: whether moments may be gathered about c; see `products`
+    "packed_shares",  # [K padded][rows]: responsibilities of some rows; see `products`
+    "sums",  # [K][sums of a component], or [K padded]; see `Design.sums`
     "totals",  # the same in float64; `sums` itself unless they are float32
     "log_likelihood",  # [lanes] float64
     "output",  # (n,) or (n, K), with room for whole vectors
@@ -56,6 +59,16 @@ GROUP: Final = 4
 
 BATCH_BYTES: Final = 16 << 10
 """Bytes of packed differences; a first-level cache holds 32 KB or more."""
+
+
+WIDEST_SHARED: Final = 40
+"""Features up to which products of features are shared; beyond, they save too little."""
+
+PRODUCT_BYTES: Final = 256 << 10
+"""Bytes of products of features; a second-level cache holds 512 KB or more."""
+
+SHARES_BYTES: Final = 1536
+"""Most bytes of a component's responsibilities that are multiplied with them at a time."""
 
 
 def tile_rows(n_features: int, n_components: int) -> int:
@@ -161,8 +174,35 @@ class Design:
 
     @property
     def sums(self) -> int:
-        """Numbers of the sums of a component: N_k in lanes, G_k, C_k."""
+        """Numbers of the sums of a component: N_k in lanes, G_k, C_k, products in lanes."""
+        return self.shared_offset + self.n_products * self.lanes.count
+
+    @property
+    def shares_products(self) -> bool:
+        """Whether a program can gather the moments of all components at once; see `products`."""
+        return self.family == "full" and self.n_features <= WIDEST_SHARED
+
+    @property
+    def shared_offset(self) -> int:
+        """Where the sums of products begin in the sums of a component."""
         return self.lanes.count + self.first_size + self.second_size
+
+    @property
+    def products_abreast(self) -> int:
+        """Products of features that are summed together, for `GROUP` components."""
+        return 6 if self.registers >= 32 else 3
+
+    @property
+    def n_products(self) -> int:
+        """1, x_i and x_i x_j, filled up to whole groups; 0 if the program has no use for them."""
+        n = (self.n_features + 1) * (self.n_features + 2) // 2
+        return -(-n // self.products_abreast) * self.products_abreast * self.shares_products
+
+    @property
+    def product_rows(self) -> int:
+        """Rows whose products are formed at a time: they stay in the second-level cache."""
+        fitting = min(PRODUCT_BYTES // max(1, self.n_products), SHARES_BYTES)
+        return max(4, fitting // self.lanes.itemsize // self.lanes.count) * self.lanes.count
 
     @property
     def component_factors(self) -> int:

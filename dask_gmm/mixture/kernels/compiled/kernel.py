@@ -191,13 +191,17 @@ class CompiledKernel:
         for j, candidate in enumerate(group):
             sums, log_likelihood = run.sums(j)
             counts, first, second = packing.moments(design, sums)
+            reference = run.reference(j)
+            if design.shares_products:
+                about_centre = packing.shared_moments(design, sums)
+                second = second + _moved(about_centre, -reference, candidate)
+                first = first + about_centre[1] - about_centre[0][:, None] * reference
             if design.lanes.single:
-                reference = run.reference(j)
                 if _narrow(counts, first, second, reference, candidate):
                     results += self._gather_in_doubles(rows, [candidate], weights)
                     continue
                 shift = reference - (candidate.reference - centre)
-                second = _moved(second, counts, first, shift, candidate)
+                second = _moved((counts, first, second), shift, candidate)
                 first = first + counts[:, None] * shift
             if not np.all(np.isfinite(second)):
                 raise beyond_range(rows, 0, np.zeros(len(rows), dtype=bool))
@@ -281,8 +285,9 @@ def _narrow(
     return bool(np.any((variances < smallest)[many]))
 
 
-def _moved(second: Array, counts: Array, first: Array, shift: Array, candidate: Candidate) -> Array:
+def _moved(moments: tuple[Array, Array, Array], shift: Array, candidate: Candidate) -> Array:
     """Second moments about points that lie `shift` below those they were gathered about."""
+    counts, first, second = moments
     family = candidate.parameters.family
     if family.dense_factors:
         parts = shift[:, :, None] * first[:, None, :]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dask_gmm.mixture.kernels.compiled.products import add_products
 from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 
 if TYPE_CHECKING:
@@ -26,8 +27,46 @@ FEATURES_ABREAST = 4
 """Vectors of features whose differences are formed together."""
 
 
+SHARED = 10, 7
+"""Products of features are shared where more than 7/10 of the responsibilities matter."""
+
+
 def add_moments(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
     """Add a tile with the responsibilities in `joint` to the member's sums."""
+
+    def by_component() -> None:
+        _by_component(code, design, block, member, end)
+
+    def together() -> None:
+        add_products(code, design, block, member, end)
+
+    if not design.shares_products:
+        by_component()
+        return
+    allowed = code.compare(member.integer("sharing"), "!=", 0)
+    if design.short_rows:
+        code.when(allowed, together, by_component)
+        return
+
+    def by_density() -> None:
+        masks = code.array(member.array("masks").raw, I64)
+        n_components = member.integer("n_components")
+        matter = _bits_set(code, masks, n_components * design.mask_words)
+        many, part = SHARED
+        dense = code.compare(matter * many, ">", end * n_components * part)
+        code.when(dense, together, by_component)
+
+    code.when(allowed, by_density, by_component)
+
+
+def _bits_set(code: Code, mask: Array, words: Value | int) -> Value:
+    """How many bits are set in so many words."""
+    zero = code.integer(0)
+    return code.loop(words, lambda w, n: [n + code.bits_set(mask.read(w))], carry=[zero])[0]
+
+
+def _by_component(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
+    """Each component about its own reference, from the rows that it is responsible for."""
 
     def component(k: Value) -> None:
         sums = member.array("sums").at(k * design.sums)
@@ -37,12 +76,7 @@ def add_moments(code: Code, design: Design, block: Block, member: Member, end: V
             _short_rows(code, design, block, (sums, shares, reference), end)
             return
         mask = code.array(member.array("masks").at(k * design.mask_words).raw, I64)
-        words = code.integer(design.mask_words)
-        responsible = code.loop(
-            words,
-            lambda w, n: [n + code.bits_set(mask.read(w))],
-            carry=[code.integer(0)],
-        )[0]
+        responsible = _bits_set(code, mask, design.mask_words)
         many, part = CROWDED
         crowded = code.compare(responsible * many, ">", end * part)
 

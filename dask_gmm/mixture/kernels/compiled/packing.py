@@ -14,7 +14,7 @@ import numpy as np
 
 from dask_gmm.mixture.covariance import DIAGONAL, FULL, TIED
 from dask_gmm.mixture.kernels.compiled.design import GROUP
-from dask_gmm.mixture.kernels.forms import log_constants
+from dask_gmm.mixture.kernels.forms import cancellation, log_constants
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Packed", "moments", "neighbours", "pack", "rounding"]
+__all__ = ["Packed", "may_share", "moments", "neighbours", "pack", "rounding", "shared_moments"]
+
+MOST_CANCELLATION = 400.0
+"""Size of the terms of a covariance about c, in the covariance, from which they cancel too much."""
 
 _ROOT_HALF = np.sqrt(0.5)
+_EPS = float(np.finfo(np.float64).eps)
 
 Packed = dict[str, "Array"]
 """What `pack` returns: the fields of a candidate's record that hold numbers, by their names."""
@@ -80,12 +84,39 @@ def _in_groups(values: Array, grouped: int) -> Array:
     return full.reshape(-1, GROUP, d).transpose(0, 2, 1)
 
 
+def may_share(design: Design, candidate: Candidate, centre: Array) -> bool:
+    """Whether all components are so close to c that their moments may be gathered about it.
+
+    The terms that add up to a covariance are then at most `MOST_CANCELLATION` times as large.
+    """
+    if not design.shares_products:
+        return False
+    size = cancellation(candidate.parameters, centre) / _EPS
+    return size <= MOST_CANCELLATION
+
+
+def shared_moments(design: Design, sums: Array) -> tuple[Array, Array, Array]:
+    """N_k, G_k and C_k about c of what was gathered as products of features."""
+    d, lanes = design.n_features, design.lanes.count
+    found = sums[:, design.shared_offset :].reshape(len(sums), -1, lanes).sum(axis=2)
+    return found[:, 0], found[:, 1 : d + 1], _symmetric(found[:, d + 1 :], d)
+
+
+def _symmetric(lower: Array, d: int) -> Array:
+    """(K, D, D) matrices of their lower triangles, row after row."""
+    dense = np.zeros((len(lower), d, d))
+    i, j = np.tril_indices(d)
+    dense[:, i, j] = lower[:, : len(i)]
+    dense[:, j, i] = dense[:, i, j]
+    return dense
+
+
 def moments(design: Design, sums: Array) -> tuple[Array, Array, Array]:
-    """N_k, G_k and the family's C_k from (K, `Design.sums`) float64 sums."""
+    """N_k of all rows from (K, `Design.sums`) float64 sums, G_k and C_k of those not shared."""
     k, d = len(sums), design.n_features
     first_at, second_at = design.first_offset, design.second_offset
     counts = sums[:, :first_at].sum(axis=1)
-    first, second = sums[:, first_at:second_at], sums[:, second_at:]
+    first, second = sums[:, first_at:second_at], sums[:, second_at : design.shared_offset]
     if design.short_rows:
         first = first.reshape(k, d, -1).sum(axis=2)
         second = second.reshape(k, -1, design.lanes.count).sum(axis=2)

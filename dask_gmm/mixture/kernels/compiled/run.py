@@ -46,11 +46,21 @@ class Run:
         Of the design's family.
     centre : (D,) float64
         c; in float32 arithmetic it must be a float32 number.
+    share : bool, default True
+        Whether moments may be gathered about c where the parameters allow it.
     """
 
-    def __init__(self, design: Design, candidates: Sequence[Candidate], centre: Array) -> None:
+    def __init__(
+        self,
+        design: Design,
+        candidates: Sequence[Candidate],
+        centre: Array,
+        *,
+        share: bool = True,
+    ) -> None:
         self._design = design
         self._components = [c.parameters.n_components for c in candidates]
+        self._sharing = [share and packing.may_share(design, c, centre) for c in candidates]
         element = np.dtype(np.float32 if design.lanes.single else np.float64)
         sizes = [_tile_sizes(design), *(_candidate_sizes(design, k) for k in self._components)]
         self._memory = _Memory(sum(map(_bytes_of, sizes)))
@@ -146,7 +156,8 @@ class Run:
 
     def _candidate_record(self, j: int) -> list[int]:
         given = {name: array.ctypes.data for name, array in self._members[j].items()}
-        fields = {"n_components": self._components[j], "output": 0}
+        sharing = int(self._sharing[j])
+        fields = {"n_components": self._components[j], "output": 0, "sharing": sharing}
         if "totals" not in given:
             fields["totals"] = given["sums"]
         return [{**given, **fields}[name] for name in CANDIDATE]
@@ -205,6 +216,7 @@ def _tile_sizes(design: Design) -> _Sizes:
         "shares": (element, t),
         "differences": (element, packed),
         "weighted": (element, packed),
+        "products": (element, design.n_products * design.product_rows),
     }
 
 
@@ -212,6 +224,7 @@ def _candidate_sizes(design: Design, k: int) -> _Sizes:
     element, d = _element(design), design.n_features
     grouped = -(-k // GROUP) * GROUP
     factors = design.component_factors * (k if design.family == "full" else 1)
+    shared = grouped if design.shares_products else 0
     biases = d * {"full": k, "tied": grouped}.get(design.family, 2 * grouped)
     sizes: _Sizes = {
         "factors": (element, factors),
@@ -221,11 +234,12 @@ def _candidate_sizes(design: Design, k: int) -> _Sizes:
         "joint": (element, grouped * design.tile),
         "masks": (np.int64, 0 if design.short_rows else k * design.mask_words),
         "pause": (np.int64, 1),
-        "sums": (element, k * design.sums),
+        "packed_shares": (element, shared * design.product_rows),
+        "sums": (element, (shared or k) * design.sums),
         "log_likelihood": (np.float64, design.lanes.count),
     }
     if design.lanes.single:
-        sizes["totals"] = (np.float64, k * design.sums)
+        sizes["totals"] = (np.float64, (shared or k) * design.sums)
     return sizes
 
 
