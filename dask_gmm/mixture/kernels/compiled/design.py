@@ -25,7 +25,9 @@ BLOCK: Final = (
     "x",  # [D][tile]: the tile, rows side by side
     "x_rows",  # [tile][D padded]: the tile, features side by side; not for short rows
     "row_weights",  # [tile]: weights, 0 beyond the last row
+    "numbers",  # constants of the exponential; see `elementary.exp_numbers`
     "peak",  # [tile]: largest log-density of each row
+    "row_sums",  # [tile]: sum of its densities relative to that, then what they are multiplied by
     "white",  # [D][tile]: Uᵀ(x − c); tied only
     "gathered",  # [D][tile]: rows brought together; see `eliminate`
     "floor",  # [tile]: a log-density of each row that its largest is not below
@@ -67,7 +69,7 @@ WIDEST_SHARED: Final = 40
 PRODUCT_BYTES: Final = 256 << 10
 """Bytes of products of features; a second-level cache holds 512 KB or more."""
 
-SHARES_BYTES: Final = 1536
+SHARES_BYTES: Final = 768
 """Most bytes of a component's responsibilities that are multiplied with them at a time."""
 
 

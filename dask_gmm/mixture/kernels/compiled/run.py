@@ -14,6 +14,7 @@ from dask_gmm.mixture.kernels.base import beyond_range, check_finite
 from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import program
 from dask_gmm.mixture.kernels.compiled.design import BLOCK, CANDIDATE, GROUP, Design
+from dask_gmm.mixture.kernels.compiled.elementary import exp_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +68,9 @@ class Run:
         self._tile = self._memory.cut(sizes[0])
         self._members = [self._memory.cut(s) for s in sizes[1:]]
         self._tile["centre"][: len(centre)] = centre
+        self._tile["numbers"][:] = np.repeat(
+            exp_numbers(design.lanes.single), design.lanes.count
+        )
         for member, candidate in zip(self._members, candidates, strict=True):
             for name, numbers in packing.pack(design, candidate, centre).items():
                 member[name][: numbers.size] = numbers.reshape(-1).astype(element, copy=False)
@@ -208,7 +212,9 @@ def _tile_sizes(design: Design) -> _Sizes:
         "x": (element, d * t),
         "x_rows": (element, long_rows),
         "row_weights": (element, t),
+        "numbers": (element, len(exp_numbers(design.lanes.single)) * design.lanes.count),
         "peak": (element, t),
+        "row_sums": (element, t),
         "white": (element, d * t if design.family == "tied" else 0),
         "gathered": (element, d * t if design.eliminates else 0),
         "floor": (element, t if design.eliminates else 0),
