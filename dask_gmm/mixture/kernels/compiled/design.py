@@ -63,7 +63,7 @@ BATCH_BYTES: Final = 16 << 10
 """Bytes of packed differences; a first-level cache holds 32 KB or more."""
 
 
-WIDEST_SHARED: Final = 40
+WIDEST_SHARED: Final = {"full": 40, "diag": 128, "spherical": 128}
 """Features up to which products of features are shared; beyond, they save too little."""
 
 PRODUCT_BYTES: Final = 256 << 10
@@ -121,8 +121,9 @@ class Design:
     @property
     def abreast(self) -> int:
         """Vectors of rows that go abreast through the E-step."""
-        crowded = self.registers < 32 or (self.dense and self.panel > GROUP)
-        return 3 if crowded else 4
+        if self.registers < 32:
+            return 3 if self.dense else 2  # a diagonal component needs a factor and a bias
+        return 3 if self.dense and self.panel > GROUP else 4
 
     @property
     def step(self) -> int:
@@ -182,7 +183,7 @@ class Design:
     @property
     def shares_products(self) -> bool:
         """Whether a program can gather the moments of all components at once; see `products`."""
-        return self.family == "full" and self.n_features <= WIDEST_SHARED
+        return self.n_features <= WIDEST_SHARED.get(self.family, 0)
 
     @property
     def shared_offset(self) -> int:
@@ -197,7 +198,8 @@ class Design:
     @property
     def n_products(self) -> int:
         """1, x_i and x_i x_j, filled up to whole groups; 0 if the program has no use for them."""
-        n = (self.n_features + 1) * (self.n_features + 2) // 2
+        d = self.n_features
+        n = 1 + d + (d * (d + 1) // 2 if self.dense else d)
         return -(-n // self.products_abreast) * self.products_abreast * self.shares_products
 
     @property

@@ -51,6 +51,9 @@ FEWEST_ROWS = 8.0
 """Rows of a component in a block from which its scatter there is taken for its width."""
 
 _EPS_SINGLE = float(np.finfo(np.float32).eps)
+SMALLEST_SINGLE_VARIANCE = (_EPS_SINGLE / LARGEST_SINGLE_ERROR) ** 2
+"""Variance, beside the mean square of the distances from the centre, that float32 can lose."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -180,9 +183,11 @@ class CompiledKernel:
         design: Design,
         centre: Array,
         weights: Array | None,
+        *,
+        share: bool = True,
     ) -> list[SufficientStatistics]:
-        """Statistics of candidates that share their tiles."""
-        run = Run(design, group, centre)
+        """Statistics of candidates that share their tiles; `share`: see `Run`."""
+        run = Run(design, group, centre, share=share)
         try:
             run.go("statistics", rows, weights=weights)
         except RowsOutOfRangeError:
@@ -196,8 +201,14 @@ class CompiledKernel:
                 about_centre = packing.shared_moments(design, sums)
                 second = second + _moved(about_centre, -reference, candidate)
                 first = first + about_centre[1] - about_centre[0][:, None] * reference
+                limit = 0.5 / packing.MOST_CANCELLATION
+                found = counts, first, second
+                if np.any(about_centre[0]) and _narrow(found, reference, candidate, limit):
+                    results += self._gather(rows, [candidate], design, centre, weights, share=False)
+                    continue
             if design.lanes.single:
-                if _narrow(counts, first, second, reference, candidate):
+                found = counts, first, second
+                if _narrow(found, reference, candidate, SMALLEST_SINGLE_VARIANCE):
                     results += self._gather_in_doubles(rows, [candidate], weights)
                     continue
                 shift = reference - (candidate.reference - centre)
@@ -253,12 +264,14 @@ def _faster_by_blas(design: Design, parameters: MixtureParameters) -> bool:
 
 
 def _narrow(
-    counts: Array, first: Array, second: Array, reference: Array, candidate: Candidate
+    moments: tuple[Array, Array, Array], reference: Array, candidate: Candidate, limit: float
 ) -> bool:
-    """Whether a component is so narrow, far from the centre, that float32 lost its width.
+    """Whether a component is so narrow, far from the centre, that rounding may show in its width.
 
-    The covariances known before the step need not tell: a component can collapse in one step.
+    That is a variance below `limit` times the mean square of the distances from the centre. The
+    covariances known before the step need not tell: a component can collapse in one step.
     """
+    counts, first, second = moments
     if not np.all(np.isfinite(second)):
         return True
     d = reference.shape[1]
@@ -281,8 +294,7 @@ def _narrow(
         squares = squares / safe[:, None]
         variances = squares - shift**2
         size = reference**2 + squares
-    smallest = (_EPS_SINGLE / LARGEST_SINGLE_ERROR) ** 2 * size
-    return bool(np.any((variances < smallest)[many]))
+    return bool(np.any((variances < limit * size)[many]))
 
 
 def _moved(moments: tuple[Array, Array, Array], shift: Array, candidate: Candidate) -> Array:

@@ -18,7 +18,7 @@ from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.program import Block, Member
-    from dask_gmm.mixture.kernels.compiled.vector import Array, Code
+    from dask_gmm.mixture.kernels.compiled.vector import Code
 
 __all__ = [
     "NEGLIGIBLE",

@@ -96,10 +96,14 @@ def may_share(design: Design, candidate: Candidate, centre: Array) -> bool:
 
 
 def shared_moments(design: Design, sums: Array) -> tuple[Array, Array, Array]:
-    """N_k, G_k and C_k about c of what was gathered as products of features."""
+    """N_k, G_k and the family's C_k about c of what was gathered as products of features."""
     d, lanes = design.n_features, design.lanes.count
     found = sums[:, design.shared_offset :].reshape(len(sums), -1, lanes).sum(axis=2)
-    return found[:, 0], found[:, 1 : d + 1], _symmetric(found[:, d + 1 :], d)
+    counts, first, second = found[:, 0], found[:, 1 : d + 1], found[:, d + 1 :]
+    if design.dense:
+        return counts, first, _symmetric(second, d)
+    squares = second[:, :d]
+    return counts, first, squares if design.family == DIAGONAL.name else squares.sum(axis=1)
 
 
 def _symmetric(lower: Array, d: int) -> Array:
@@ -123,11 +127,10 @@ def moments(design: Design, sums: Array) -> tuple[Array, Array, Array]:
     else:
         first = first[:, :d]
     if design.dense:
-        dense = np.zeros((k, d, d))
-        lower, upper = np.tril_indices(d)
-        square = second if design.short_rows else second.reshape(k, design.padded, design.padded)
-        dense[:, lower, upper] = square if design.short_rows else square[:, lower, upper]
-        dense[:, upper, lower] = dense[:, lower, upper]
+        if not design.short_rows:
+            lower = np.tril_indices(d)
+            second = second.reshape(k, design.padded, design.padded)[:, lower[0], lower[1]]
+        dense = _symmetric(second, d)
         return counts, first, dense.sum(axis=0) if design.family == TIED.name else dense
     second = second[:, :d]
     return counts, first, second if design.family == DIAGONAL.name else second.sum(axis=1)

@@ -38,9 +38,7 @@ def add_products(code: Code, design: Design, block: Block, member: Member, end: 
     code.loop(end, batch, step=design.product_rows)
 
 
-def _lay_out_shares(
-    code: Code, design: Design, member: Member, start: Value, count: Value
-) -> None:
+def _lay_out_shares(code: Code, design: Design, member: Member, start: Value, count: Value) -> None:
     """Responsibilities as [groups of components][vectors of rows][GROUP], read in that order."""
     lanes, packed, joint = design.lanes, member.array("packed_shares"), member.array("joint")
 
@@ -60,7 +58,7 @@ def _lay_out_shares(
 def _multiply_features(
     code: Code, design: Design, block: Block, start: Value, count: Value
 ) -> None:
-    """1, x_i, x_i x_j (j ≤ i) as [groups of features][vectors of rows][features of a group]."""
+    """1, x_i and x_i x_j, j ≤ i (for variances j = i): [groups][vectors of rows][products]."""
     lanes, abreast = design.lanes, design.products_abreast
     x, products = block.array("x").at(start), block.array("products")
 
@@ -90,7 +88,7 @@ def _multiply_features(
             return [f + 1]
 
         code.loop(count, copy, step=lanes.count)
-        return code.loop(i + 1, pair, carry=[f])
+        return code.loop(i + 1, pair, start=0 if design.dense else i, carry=[f])
 
     code.loop(design.n_features, row, carry=[code.integer(design.n_features + 1)])
 

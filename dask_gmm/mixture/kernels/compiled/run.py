@@ -68,9 +68,7 @@ class Run:
         self._tile = self._memory.cut(sizes[0])
         self._members = [self._memory.cut(s) for s in sizes[1:]]
         self._tile["centre"][: len(centre)] = centre
-        self._tile["numbers"][:] = np.repeat(
-            exp_numbers(design.lanes.single), design.lanes.count
-        )
+        self._tile["numbers"][:] = np.repeat(exp_numbers(design.lanes.single), design.lanes.count)
         for member, candidate in zip(self._members, candidates, strict=True):
             for name, numbers in packing.pack(design, candidate, centre).items():
                 member[name][: numbers.size] = numbers.reshape(-1).astype(element, copy=False)
