@@ -223,13 +223,12 @@ class Design:
     @property
     def eliminates(self) -> bool:
         """Whether components may be ruled out before all panels are worked through."""
-        return self.family == "full" and self.n_features >= 2 * self.panel and self.panel > GROUP
+        return self.family == "full" and self.n_features >= 16
 
     @property
     def leading(self) -> int:
         """Features of the panels by which components are ruled out."""
-        panels = 1 if self.n_features < 24 else 2 if self.n_features < 64 else 4
-        return panels * self.panel
+        return 8 if self.n_features < 24 else 16 if self.n_features < 64 else 32
 
     @property
     def flush_tiles(self) -> int:

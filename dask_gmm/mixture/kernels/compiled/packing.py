@@ -1,4 +1,4 @@
-"""Parameters as a program reads them, and its sums as statistics.
+"""Parameters as a program reads them, and what is to be expected of its arithmetic.
 
 Packed factors. *Full, tied*: the lower-triangular √½ Uᵀ in panels of some rows, each panel column
 by column up to its last diagonal element, so that the E-step reads its numbers in their order.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.mixture.covariance import DIAGONAL, FULL, TIED
+from dask_gmm.mixture.covariance import FULL, TIED
 from dask_gmm.mixture.kernels.compiled.design import GROUP
 from dask_gmm.mixture.kernels.forms import cancellation, log_constants
 
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Packed", "may_share", "moments", "neighbours", "pack", "rounding", "shared_moments"]
+__all__ = ["Packed", "may_share", "neighbours", "pack", "rounding"]
 
 MOST_CANCELLATION = 400.0
 """Size of the terms of a covariance about c, in the covariance, from which they cancel too much."""
+
+SMALLEST_SHARED_VARIANCE = 0.5 / MOST_CANCELLATION
+"""The same for the covariance that was found: see `kernel`."""
 
 _ROOT_HALF = np.sqrt(0.5)
 _EPS = float(np.finfo(np.float64).eps)
@@ -93,47 +96,6 @@ def may_share(design: Design, candidate: Candidate, centre: Array) -> bool:
         return False
     size = cancellation(candidate.parameters, centre) / _EPS
     return size <= MOST_CANCELLATION
-
-
-def shared_moments(design: Design, sums: Array) -> tuple[Array, Array, Array]:
-    """N_k, G_k and the family's C_k about c of what was gathered as products of features."""
-    d, lanes = design.n_features, design.lanes.count
-    found = sums[:, design.shared_offset :].reshape(len(sums), -1, lanes).sum(axis=2)
-    counts, first, second = found[:, 0], found[:, 1 : d + 1], found[:, d + 1 :]
-    if design.dense:
-        return counts, first, _symmetric(second, d)
-    squares = second[:, :d]
-    return counts, first, squares if design.family == DIAGONAL.name else squares.sum(axis=1)
-
-
-def _symmetric(lower: Array, d: int) -> Array:
-    """(K, D, D) matrices of their lower triangles, row after row."""
-    dense = np.zeros((len(lower), d, d))
-    i, j = np.tril_indices(d)
-    dense[:, i, j] = lower[:, : len(i)]
-    dense[:, j, i] = dense[:, i, j]
-    return dense
-
-
-def moments(design: Design, sums: Array) -> tuple[Array, Array, Array]:
-    """N_k of all rows from (K, `Design.sums`) float64 sums, G_k and C_k of those not shared."""
-    k, d = len(sums), design.n_features
-    first_at, second_at = design.first_offset, design.second_offset
-    counts = sums[:, :first_at].sum(axis=1)
-    first, second = sums[:, first_at:second_at], sums[:, second_at : design.shared_offset]
-    if design.short_rows:
-        first = first.reshape(k, d, -1).sum(axis=2)
-        second = second.reshape(k, -1, design.lanes.count).sum(axis=2)
-    else:
-        first = first[:, :d]
-    if design.dense:
-        if not design.short_rows:
-            lower = np.tril_indices(d)
-            second = second.reshape(k, design.padded, design.padded)[:, lower[0], lower[1]]
-        dense = _symmetric(second, d)
-        return counts, first, dense.sum(axis=0) if design.family == TIED.name else dense
-    second = second[:, :d]
-    return counts, first, second if design.family == DIAGONAL.name else second.sum(axis=1)
 
 
 def rounding(parameters: MixtureParameters, centre: Array, eps: float) -> float:
