@@ -33,8 +33,8 @@ BLOCK: Final = (
     "floor",  # [tile]: a log-density of each row that its largest is not below
     "active",  # [tile] int64: rows that a component is responsible for
     "shares",  # [tile]: and to what extent
-    "differences",  # [batch][D padded]: x − c_k of those rows
-    "weighted",  # [batch][D padded]: r_nk (x − c_k)
+    "roots",  # [batch]: √r_nk of those rows
+    "packed",  # [vectors of features][batch][lanes]: √r_nk (x − c_k)
     "products",  # [products][rows]: of the features of some rows; see `products`
 )
 
@@ -144,8 +144,8 @@ class Design:
     @property
     def batch(self) -> int:
         """Rows whose differences are packed at a time; they fill most of the first-level cache."""
-        bytes_of_row = 2 * self.padded * self.lanes.itemsize
-        return max(48, min(256, BATCH_BYTES // bytes_of_row // 16 * 16))
+        bytes_of_row = self.padded * self.lanes.itemsize
+        return max(128, min(256, BATCH_BYTES // bytes_of_row // 16 * 16))
 
     @property
     def mask_words(self) -> int:

@@ -227,8 +227,8 @@ def _tile_sizes(design: Design) -> _Sizes:
         "floor": (element, t if design.eliminates else 0),
         "active": (np.int64, 0 if design.short_rows else t),
         "shares": (element, t),
-        "differences": (element, packed),
-        "weighted": (element, packed),
+        "roots": (element, design.batch),
+        "packed": (element, packed),
         "products": (element, design.n_products * design.product_rows),
     }
 
