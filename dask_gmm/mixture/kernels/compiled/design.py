@@ -206,7 +206,7 @@ class Design:
     def product_rows(self) -> int:
         """Rows whose products are formed at a time: they stay in the second-level cache."""
         fitting = min(PRODUCT_BYTES // max(1, self.n_products), SHARES_BYTES)
-        return max(4, fitting // self.lanes.itemsize // self.lanes.count) * self.lanes.count
+        return max(1, fitting // self.lanes.itemsize // self.step) * self.step
 
     @property
     def component_factors(self) -> int:

@@ -330,8 +330,8 @@ def _block(
     lanes, padded, apart = design.lanes, design.padded, design.batch * design.lanes.count
     corner = second.at(i * padded).at(left * lanes.count)
     packed = block.array("packed")
-    vector = i // lanes.count
-    down = packed.at(vector * apart).at(i - vector * lanes.count)
+    # i is element i − v·lanes of vector v.
+    down = packed.at(i).at((i // lanes.count) * (apart - lanes.count))
     right = packed.at(left * apart)
     places = [r * padded + c * lanes.count for r in range(height) for c in range(columns)]
 

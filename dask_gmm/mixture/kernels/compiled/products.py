@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from dask_gmm.mixture.kernels.compiled.design import GROUP
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.program import Block, Member
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code, Value
@@ -47,10 +49,7 @@ def _lay_out_shares(code: Code, design: Design, member: Member, start: Value, co
         group = packed.at((k // GROUP) * (GROUP * design.product_rows))
         place = group.at((k & (GROUP - 1)) * lanes.count)
 
-        def rows(t: Value) -> None:
-            place.put(own.vector(lanes, t), t * GROUP)
-
-        code.loop(count, rows, step=lanes.count)
+        _copy(code, design, count, lambda t: own.vector(lanes, t), place, GROUP)
 
     code.loop(member.integer("n_components"), component)
 
@@ -69,28 +68,42 @@ def _multiply_features(
         within = f - group * abreast
         return products.at(group * (abreast * design.product_rows)).at(within * lanes.count)
 
-    ones, one = place(0), code.constant(lanes, 1.0)
-    code.loop(count, lambda t: ones.put(one, t * abreast), step=lanes.count)
+    def write(of: Callable[[Value], Value], f: Value | int) -> None:
+        _copy(code, design, count, of, place(f), abreast)
+
+    one = code.constant(lanes, 1.0)
+    write(lambda _: one, 0)
 
     def row(i: Value, f: Value) -> list[Value]:
-        own, linear = x.at(i * design.tile), place(i + 1)
-
-        def copy(t: Value) -> None:
-            linear.put(own.vector(lanes, t), t * abreast)
+        own = x.at(i * design.tile)
+        write(lambda t: own.vector(lanes, t), i + 1)
 
         def pair(j: Value, f: Value) -> list[Value]:
-            other, product = x.at(j * design.tile), place(f)
-
-            def rows(t: Value) -> None:
-                product.put(own.vector(lanes, t) * other.vector(lanes, t), t * abreast)
-
-            code.loop(count, rows, step=lanes.count)
+            other = x.at(j * design.tile)
+            write(lambda t: own.vector(lanes, t) * other.vector(lanes, t), f)
             return [f + 1]
 
-        code.loop(count, copy, step=lanes.count)
         return code.loop(i + 1, pair, start=0 if design.dense else i, carry=[f])
 
     code.loop(design.n_features, row, carry=[code.integer(design.n_features + 1)])
+
+
+def _copy(
+    code: Code,
+    design: Design,
+    count: Value,
+    of: Callable[[Value], Value],
+    place: Array,
+    apart: int,
+) -> None:
+    """Write a vector for each vector of rows, `apart` vectors from one to the next."""
+    width = design.lanes.count
+
+    def rows(t: Value) -> None:
+        for u in range(0, design.step, width):
+            place.put(of(t + u), t * apart + u * apart)
+
+    code.loop(count, rows, step=design.step)
 
 
 def _add_product(code: Code, design: Design, block: Block, member: Member, count: Value) -> None:
