@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,14 @@ import pytest
 from dask_gmm.errors import InputError, NonFiniteError
 from dask_gmm.mixture.estimation import centring_error, maximize
 from dask_gmm.mixture.kernels import Candidate, features, get_kernel
-from dask_gmm.mixture.kernels.compiled import CompiledKernel, compiler, kernel, packing, store
+from dask_gmm.mixture.kernels.compiled import (
+    CompiledKernel,
+    compiler,
+    kernel,
+    packing,
+    prepared,
+    store,
+)
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
 from dask_gmm.mixture.kernels.compiled.design import Design, tile_rows
 from dask_gmm.mixture.parameters import MixtureParameters
@@ -189,6 +197,13 @@ def test_tiles_fit_every_step(k: int, d: int) -> None:
         assert design.tile % design.lanes.count == 0
 
 
+def compile_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget all programs for the length of a test, and what calls have prepared."""
+    monkeypatch.setattr(compiler, "_programs", {})
+    monkeypatch.setattr(store, "recall", lambda key, make: make())
+    monkeypatch.setattr(prepared, "_of_thread", prepared._OfThread())
+
+
 def test_many_components() -> None:
     p = random_mixture(15, "diag", 1024, 3, spread=30.0)
     rows = draw(16, p, 1000)
@@ -224,11 +239,9 @@ def test_ruling_out_components_changes_no_bit(
     asked = CompiledKernel()
     found = asked.statistics(rows, [Candidate(p)]), asked.log_densities(rows, p)
     labels, posteriors = asked.labels(rows, p), asked.posteriors(rows, p)
-    # Sixteen registers hold panels of four features, too few to rule anything out by.
-    assert asked._design("full", d, 7, False, False).eliminates == this_cpu().many_registers
+    assert asked._design("full", d, 7, False, False).eliminates
     monkeypatch.setattr(Design, "eliminates", False)
-    monkeypatch.setattr(compiler, "_programs", {})
-    monkeypatch.setattr(store, "recall", lambda key, make: make())
+    compile_anew(monkeypatch)
     assert asked.statistics(rows, [Candidate(p)]) == found[0]
     np.testing.assert_array_equal(asked.log_densities(rows, p), found[1])
     np.testing.assert_array_equal(asked.labels(rows, p), labels)
@@ -264,3 +277,98 @@ def test_many_features_make_no_square_matrices(family: str) -> None:
     rows = draw(24, p, 20).astype(np.float32)
     KERNEL.statistics(rows, [Candidate(p)])
     assert peak_of(lambda: KERNEL.statistics(rows, [Candidate(p)])) < 1000 * 1000 * 8
+
+
+def shares(p: MixtureParameters) -> bool:
+    d, k = p.n_features, p.n_components
+    design = KERNEL._design(p.family.name, d, k, False, False)
+    return packing.may_share(design, Candidate(p), features.common_centre(p))
+
+
+@pytest.mark.parametrize("family", ["full", "diag", "spherical"])
+@pytest.mark.parametrize(("k", "d"), [(1, 1), (6, 3), (3, 16), (9, 21)])
+def test_sharing_products_changes_only_the_rounding(family: str, k: int, d: int) -> None:
+    """Components that overlap everywhere, with K and products that do not fill whole groups."""
+    p = random_mixture(25, family, k, d, spread=0.1)
+    assert shares(p)
+    rows = draw(26, p, 1700)
+    (true,) = ORACLE.statistics(rows, [Candidate(p)])
+    for width, dtype in product(this_cpu().widths, ("float64", "float32")):
+        (found,) = CompiledKernel(width).statistics(rows.astype(dtype), [Candidate(p)])
+        rtol = 1e-13 if dtype == "float64" else 2e-5
+        for name in ("counts", "first", "second"):
+            a, b = getattr(found, name), getattr(true, name)
+            np.testing.assert_allclose(a, b, atol=rtol * (np.abs(b).max() + 1.0), err_msg=name)
+
+
+def test_products_are_not_shared_far_from_the_centre() -> None:
+    far = random_mixture(27, "diag", 4, 3, spread=100.0)
+    assert not shares(far)
+    assert not shares(random_mixture(27, "tied", 4, 3, spread=0.1))
+    assert not shares(random_mixture(27, "full", 2, 60, spread=0.0))
+
+
+@pytest.mark.parametrize("family", ["full", "diag", "spherical"])
+def test_a_component_that_collapses_spoils_no_other(family: str) -> None:
+    """Its shared products cancel, so it is taken again by its differences, and it alone."""
+    wide = random_mixture(28, family, 2, 12, spread=0.5)
+    narrow = MixtureParameters.create(
+        family, wide.weights, wide.means + 5.0, 40.0 * wide.covariances
+    )
+    rows = 9.0 + 1e-7 * np.random.default_rng(29).normal(size=(1000, 12))
+    candidates = [Candidate(wide), Candidate(narrow, np.full((2, 12), 9.0)), Candidate(narrow)]
+    assert shares(narrow)
+    together = KERNEL.statistics(rows, candidates)
+    for candidate, found in zip(candidates, together, strict=True):
+        assert KERNEL.statistics(rows, [candidate]) == (found,)
+        (true,) = ORACLE.statistics(rows, [candidate])
+        np.testing.assert_allclose(found.second, true.second, rtol=1e-12, atol=1e-9)
+    # About a point amid the rows nothing need be lost; about the centre, half the width would be.
+    (true,) = ORACLE.statistics(rows, candidates[1:2])
+    error = np.abs(together[1].second - true.second).max()
+    assert error <= 1e-6 * np.abs(true.second).max()
+
+
+def test_what_is_kept_for_the_next_call_changes_no_bit() -> None:
+    """Candidates, dtypes and weights take turns; so do two threads."""
+    mixtures = [random_mixture(30 + i, "full", 3, 5, spread=s) for i, s in enumerate((0.1, 3.0))]
+    rows = draw(31, mixtures[0], 900)
+    weights = np.random.default_rng(32).uniform(size=900)
+    calls = [
+        (block, [Candidate(p) for p in chosen], w)
+        for block in (rows, rows[:7], rows.astype(np.float32))
+        for chosen in (mixtures, mixtures[:1], mixtures[::-1])
+        for w in (None, weights[: len(block)])
+    ]
+
+    def results() -> list[object]:
+        return [KERNEL.statistics(block, group, weights=w) for block, group, w in calls]
+
+    fresh = []
+    for block, group, w in calls:
+        prepared._of_thread.kept.clear()
+        fresh.append(KERNEL.statistics(block, group, weights=w))
+    assert results() == fresh
+    with ThreadPoolExecutor(2) as threads:
+        for found in [threads.submit(results) for _ in range(4)]:
+            assert found.result() == fresh
+
+
+def test_little_is_kept_and_only_for_the_same_numbers() -> None:
+    prepared._of_thread.kept.clear()
+    p = random_mixture(33, "full", 3, 5)
+    rows = draw(34, p, 50)
+    for _ in range(3):
+        KERNEL.statistics(rows, [Candidate(p)])
+    (kept,) = prepared._of_thread.kept.values()
+    assert kept.nbytes <= KERNEL.workspace_bytes(5, [3])
+    copied = MixtureParameters.create("full", p.weights, p.means, p.covariances)
+    assert kept.suits([Candidate(copied)])
+    assert not kept.suits([Candidate(copied), Candidate(copied)])
+    assert not kept.suits([Candidate(copied, p.means + 1.0)])
+    assert not kept.suits(
+        [Candidate(MixtureParameters.create("full", p.weights, p.means, 2.0 * p.covariances))]
+    )
+    large = random_mixture(35, "full", 24, 130)
+    KERNEL.statistics(draw(36, large, 20), [Candidate(large)])
+    assert all(one.nbytes <= prepared.MOST_KEPT for one in prepared._of_thread.kept.values())

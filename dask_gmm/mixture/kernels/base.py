@@ -1,7 +1,8 @@
 """What every kernel is: rows and candidates in, sufficient statistics out.
 
-A kernel is a stateless value. It may be called from many threads at once, keeps nothing between
-calls, reads the rows once per call whatever number of candidates there are, and never holds an
+A kernel is a stateless value. It may be called from many threads at once, keeps nothing of the rows
+between calls (a thread may keep what it prepared for the candidates, within `workspace_bytes`),
+reads the rows once per call whatever number of candidates there are, and never holds an
 array with as many entries as rows times components (unless that is the answer, as in
 `Kernel.posteriors`). The laws that all kernels obey are in `tests/conformance/test_kernels.py`.
 """

@@ -25,14 +25,17 @@ BLOCK: Final = (
     "x",  # [D][tile]: the tile, rows side by side
     "x_rows",  # [tile][D padded]: the tile, features side by side; not for short rows
     "row_weights",  # [tile]: weights, 0 beyond the last row
+    "numbers",  # constants of the exponential; see `elementary.exp_numbers`
     "peak",  # [tile]: largest log-density of each row
+    "row_sums",  # [tile]: sum of its densities relative to that, then what they are multiplied by
     "white",  # [D][tile]: Uᵀ(x − c); tied only
     "gathered",  # [D][tile]: rows brought together; see `eliminate`
     "floor",  # [tile]: a log-density of each row that its largest is not below
     "active",  # [tile] int64: rows that a component is responsible for
     "shares",  # [tile]: and to what extent
-    "differences",  # [batch][D padded]: x − c_k of those rows
-    "weighted",  # [batch][D padded]: r_nk (x − c_k)
+    "roots",  # [batch]: √r_nk of those rows
+    "packed",  # [vectors of features][batch][lanes]: √r_nk (x − c_k)
+    "products",  # [products][rows]: of the features of some rows; see `products`
 )
 
 CANDIDATE: Final = (
@@ -44,7 +47,9 @@ CANDIDATE: Final = (
     "joint",  # [K padded][tile]: log-densities, then responsibilities
     "masks",  # [K][mask words]: which rows have a responsibility worth mentioning
     "pause",  # int64: tiles before the next elimination
-    "sums",  # [K][sums of a component]; see `Design.sums`
+    "sharing",  # 0 or 1: whether moments may be gathered about c; see `products`
+    "packed_shares",  # [K padded][rows]: responsibilities of some rows; see `products`
+    "sums",  # [K][sums of a component], or [K padded]; see `Design.sums`
     "totals",  # the same in float64; `sums` itself unless they are float32
     "log_likelihood",  # [lanes] float64
     "output",  # (n,) or (n, K), with room for whole vectors
@@ -56,6 +61,16 @@ GROUP: Final = 4
 
 BATCH_BYTES: Final = 16 << 10
 """Bytes of packed differences; a first-level cache holds 32 KB or more."""
+
+
+WIDEST_SHARED: Final = {"full": 40, "diag": 128, "spherical": 128}
+"""Features up to which products of features are shared; beyond, they save too little."""
+
+PRODUCT_BYTES: Final = 256 << 10
+"""Bytes of products of features; a second-level cache holds 512 KB or more."""
+
+SHARES_BYTES: Final = 768
+"""Most bytes of a component's responsibilities that are multiplied with them at a time."""
 
 
 def tile_rows(n_features: int, n_components: int) -> int:
@@ -106,8 +121,9 @@ class Design:
     @property
     def abreast(self) -> int:
         """Vectors of rows that go abreast through the E-step."""
-        crowded = self.registers < 32 or (self.dense and self.panel > GROUP)
-        return 3 if crowded else 4
+        if self.registers < 32:
+            return 3 if self.dense else 2  # a diagonal component needs a factor and a bias
+        return 3 if self.dense and self.panel > GROUP else 4
 
     @property
     def step(self) -> int:
@@ -128,8 +144,8 @@ class Design:
     @property
     def batch(self) -> int:
         """Rows whose differences are packed at a time; they fill most of the first-level cache."""
-        bytes_of_row = 2 * self.padded * self.lanes.itemsize
-        return max(48, min(256, BATCH_BYTES // bytes_of_row // 16 * 16))
+        bytes_of_row = self.padded * self.lanes.itemsize
+        return max(128, min(256, BATCH_BYTES // bytes_of_row // 16 * 16))
 
     @property
     def mask_words(self) -> int:
@@ -161,8 +177,36 @@ class Design:
 
     @property
     def sums(self) -> int:
-        """Numbers of the sums of a component: N_k in lanes, G_k, C_k."""
+        """Numbers of the sums of a component: N_k in lanes, G_k, C_k, products in lanes."""
+        return self.shared_offset + self.n_products * self.lanes.count
+
+    @property
+    def shares_products(self) -> bool:
+        """Whether a program can gather the moments of all components at once; see `products`."""
+        return self.n_features <= WIDEST_SHARED.get(self.family, 0)
+
+    @property
+    def shared_offset(self) -> int:
+        """Where the sums of products begin in the sums of a component."""
         return self.lanes.count + self.first_size + self.second_size
+
+    @property
+    def products_abreast(self) -> int:
+        """Products of features that are summed together, for `GROUP` components."""
+        return 6 if self.registers >= 32 else 3
+
+    @property
+    def n_products(self) -> int:
+        """1, x_i and x_i x_j, filled up to whole groups; 0 if the program has no use for them."""
+        d = self.n_features
+        n = 1 + d + (d * (d + 1) // 2 if self.dense else d)
+        return -(-n // self.products_abreast) * self.products_abreast * self.shares_products
+
+    @property
+    def product_rows(self) -> int:
+        """Rows whose products are formed at a time: they stay in the second-level cache."""
+        fitting = min(PRODUCT_BYTES // max(1, self.n_products), SHARES_BYTES)
+        return max(1, fitting // self.lanes.itemsize // self.step) * self.step
 
     @property
     def component_factors(self) -> int:
@@ -179,13 +223,12 @@ class Design:
     @property
     def eliminates(self) -> bool:
         """Whether components may be ruled out before all panels are worked through."""
-        return self.family == "full" and self.n_features >= 2 * self.panel and self.panel > GROUP
+        return self.family == "full" and self.n_features >= 16
 
     @property
     def leading(self) -> int:
         """Features of the panels by which components are ruled out."""
-        panels = 1 if self.n_features < 24 else 2 if self.n_features < 64 else 4
-        return panels * self.panel
+        return 8 if self.n_features < 24 else 16 if self.n_features < 64 else 32
 
     @property
     def flush_tiles(self) -> int:

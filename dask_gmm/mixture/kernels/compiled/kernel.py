@@ -23,6 +23,7 @@ from dask_gmm.mixture.kernels.blas import BlasKernel
 from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
 from dask_gmm.mixture.kernels.compiled.design import Design, tile_rows
+from dask_gmm.mixture.kernels.compiled.prepared import Members, Prepared, keep
 from dask_gmm.mixture.kernels.compiled.run import RowsOutOfRangeError, Run, bytes_needed, room
 from dask_gmm.mixture.kernels.features import common_centre
 from dask_gmm.mixture.statistics import SufficientStatistics
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.kernels.compiled.moments import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
 
     Array = NDArray[np.float64]
@@ -51,6 +53,9 @@ FEWEST_ROWS = 8.0
 """Rows of a component in a block from which its scatter there is taken for its width."""
 
 _EPS_SINGLE = float(np.finfo(np.float32).eps)
+SMALLEST_SINGLE_VARIANCE = (_EPS_SINGLE / LARGEST_SINGLE_ERROR) ** 2
+"""Variance, beside the mean square of the distances from the centre, that float32 can lose."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -99,17 +104,13 @@ class CompiledKernel:
         lane = None if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
         found: dict[int, SufficientStatistics] = {}
         with np.errstate(all="ignore"):
-            groups: dict[tuple[Design, bytes], list[int]] = {}
-            for j, candidate in enumerate(candidates):
-                design, centre = self._plan(rows, candidate.parameters)
-                if lane is None and _faster_by_blas(design, candidate.parameters):
-                    found[j] = BlasKernel().statistics(rows, [candidate])[0]
-                    continue
-                groups.setdefault((design, centre.tobytes()), []).append(j)
-            for (design, bits), members in groups.items():
-                group = [candidates[j] for j in members]
-                statistics = self._gather(rows, group, design, np.frombuffer(bits), lane)
-                found.update(zip(members, statistics, strict=True))
+            prepared = self._prepare(rows, candidates, weighted=lane is not None)
+            for j in prepared.by_blas:
+                found[j] = BlasKernel().statistics(rows, [candidates[j]])[0]
+            for members in prepared.members:
+                group = [candidates[j] for j in members.places]
+                statistics = self._gather(rows, group, members, lane)
+                found.update(zip(members.places, statistics, strict=True))
         return tuple(found[j] for j in range(len(candidates)))
 
     def log_densities(
@@ -142,7 +143,9 @@ class CompiledKernel:
     def _bytes(self, d: int, k: int, family: CovarianceFamily) -> int:
         """Most bytes for a candidate of that family."""
         designs = [self._design(family.name, d, k, single, single) for single in (False, True)]
-        most = max(bytes_needed(design, k) + 16 * k * design.sums for design in designs)
+        # Where float32 loses a component, its memory is kept beside that of float64.
+        most = sum(bytes_needed(design, k) for design in designs)
+        most += max(16 * k * design.sums for design in designs)
         if family.dense_factors:
             most += 64 * k * d * d
         most += 256 * k * d
@@ -173,33 +176,58 @@ class CompiledKernel:
         k, d = parameters.means.shape
         return self._design(parameters.family.name, d, k, single_rows, single), centre
 
+    def _prepare(
+        self, rows: NDArray[Any], candidates: Sequence[Candidate], *, weighted: bool
+    ) -> Prepared:
+        """What these candidates need before rows like these are read; from the last call if so."""
+        settings = rows.dtype == np.dtype(np.float32), self._width, self._single, weighted
+
+        def prepare() -> Prepared:
+            by_blas: list[int] = []
+            groups: dict[tuple[Design, bytes], list[int]] = {}
+            for j, candidate in enumerate(candidates):
+                design, centre = self._plan(rows, candidate.parameters)
+                if not weighted and _faster_by_blas(design, candidate.parameters):
+                    by_blas.append(j)
+                    continue
+                groups.setdefault((design, centre.tobytes()), []).append(j)
+            members = []
+            for (design, bits), places in groups.items():
+                group, centre = [candidates[j] for j in places], np.frombuffer(bits)
+                run = Run(design, group, centre)
+                members.append(Members(tuple(places), design, centre, run))
+            return Prepared(tuple(candidates), tuple(by_blas), tuple(members))
+
+        return keep(settings, candidates, prepare)
+
     def _gather(
         self,
         rows: NDArray[Any],
         group: Sequence[Candidate],
-        design: Design,
-        centre: Array,
+        members: Members,
         weights: Array | None,
     ) -> list[SufficientStatistics]:
         """Statistics of candidates that share their tiles."""
-        run = Run(design, group, centre)
+        run, single = members.run, members.design.lanes.single
         try:
             run.go("statistics", rows, weights=weights)
         except RowsOutOfRangeError:
             return self._gather_in_doubles(rows, group, weights)
+        gathered = [run.moments(j) for j in range(len(group))]
         results = []
         for j, candidate in enumerate(group):
-            sums, log_likelihood = run.sums(j)
-            counts, first, second = packing.moments(design, sums)
-            if design.lanes.single:
-                reference = run.reference(j)
-                if _narrow(counts, first, second, reference, candidate):
-                    results += self._gather_in_doubles(rows, [candidate], weights)
-                    continue
-                shift = reference - (candidate.reference - centre)
-                second = _moved(second, counts, first, shift, candidate)
-                first = first + counts[:, None] * shift
-            if not np.all(np.isfinite(second)):
+            reference, found = run.reference(j), gathered[j]
+            limit = packing.SMALLEST_SHARED_VARIANCE
+            if found.shared and _narrow(found, reference, candidate, limit):
+                run.go("statistics", rows, weights=weights, apart=j)
+                found = run.moments(j)
+            if single and _narrow(found, reference, candidate, SMALLEST_SINGLE_VARIANCE):
+                results += self._gather_in_doubles(rows, [candidate], weights)
+                continue
+            if single:
+                shift = reference - (candidate.reference - members.centre)
+                found = found.moved(shift, candidate.parameters.family)
+            if not np.all(np.isfinite(found.second)):
                 raise beyond_range(rows, 0, np.zeros(len(rows), dtype=bool))
             results.append(
                 SufficientStatistics.create(
@@ -207,10 +235,10 @@ class CompiledKernel:
                     candidate.reference,
                     rows=len(rows),
                     weight=len(rows) if weights is None else float(weights.sum()),
-                    log_likelihood=log_likelihood,
-                    counts=counts,
-                    first=first,
-                    second=second,
+                    log_likelihood=found.log_likelihood,
+                    counts=found.counts,
+                    first=found.first,
+                    second=found.second,
                 )
             )
         return results
@@ -231,10 +259,11 @@ class CompiledKernel:
     ) -> NDArray[Any]:
         rows = as_rows(rows, parameters.n_features)
         with np.errstate(all="ignore"):
-            design, centre = self._plan(rows, parameters)
-            output: NDArray[Any] = np.empty((room(len(rows), design), *columns), dtype=dtype)
+            (members,) = self._prepare(rows, [Candidate(parameters)], weighted=True).members
+            n = room(len(rows), members.design)
+            output: NDArray[Any] = np.empty((n, *columns), dtype=dtype)
             try:
-                Run(design, [Candidate(parameters)], centre).go(entry, rows, output=output)
+                members.run.go(entry, rows, output=output)
             except RowsOutOfRangeError:
                 exact = CompiledKernel(self._width, single=False)
                 return exact._predict(entry, rows, parameters, dtype, *columns)
@@ -248,13 +277,13 @@ def _faster_by_blas(design: Design, parameters: MixtureParameters) -> bool:
     return packing.neighbours(parameters) > MOST_NEIGHBOURS[arithmetic]
 
 
-def _narrow(
-    counts: Array, first: Array, second: Array, reference: Array, candidate: Candidate
-) -> bool:
-    """Whether a component is so narrow, far from the centre, that float32 lost its width.
+def _narrow(found: Moments, reference: Array, candidate: Candidate, limit: float) -> bool:
+    """Whether a component is so narrow, far from the centre, that rounding may show in its width.
 
-    The covariances known before the step need not tell: a component can collapse in one step.
+    That is a variance below `limit` times the mean square of the distances from the centre. The
+    covariances known before the step need not tell: a component can collapse in one step.
     """
+    counts, first, second = found.counts, found.first, found.second
     if not np.all(np.isfinite(second)):
         return True
     d = reference.shape[1]
@@ -277,20 +306,4 @@ def _narrow(
         squares = squares / safe[:, None]
         variances = squares - shift**2
         size = reference**2 + squares
-    smallest = (_EPS_SINGLE / LARGEST_SINGLE_ERROR) ** 2 * size
-    return bool(np.any((variances < smallest)[many]))
-
-
-def _moved(second: Array, counts: Array, first: Array, shift: Array, candidate: Candidate) -> Array:
-    """Second moments about points that lie `shift` below those they were gathered about."""
-    family = candidate.parameters.family
-    if family.dense_factors:
-        parts = shift[:, :, None] * first[:, None, :]
-        parts = parts + parts.transpose(0, 2, 1)
-        parts += counts[:, None, None] * shift[:, :, None] * shift[:, None, :]
-        parts = parts.sum(axis=0) if family.name == "tied" else parts
-    else:
-        parts = shift * (2.0 * first + counts[:, None] * shift)
-        parts = parts if family.name == "diag" else parts.sum(axis=1)
-    moved: Array = second + parts
-    return moved
+    return bool(np.any((variances < limit * size)[many]))

@@ -104,21 +104,24 @@ def _from_rows(
     centre, rows = block.array("centre"), block.array("x_rows")
     stride = block.integer("stride")
 
-    def features(at: Value, available: int) -> None:
-        middle = centre.vector(lanes, at)
-
-        def copy(t: Value) -> None:
-            x = _vector_of_block(code, design, source, (start + t) * stride + at, available)
-            rows.put(x - middle, t * design.padded + at)
-
-        code.loop(count, copy)
-        zero = code.constant(lanes, 0.0)
-        code.loop(end, lambda t: rows.put(zero, t * design.padded + at), start=count)
-
     whole = design.n_features // width * width
-    code.loop(whole, lambda at: features(at, width), step=width)
-    if whole < design.n_features:
-        features(code.integer(whole), design.n_features - whole)
+    zero = code.constant(lanes, 0.0)
+
+    def features(t: Value, at: Value, available: int) -> None:
+        x = _vector_of_block(code, design, source, (start + t) * stride + at, available)
+        rows.put(x - centre.vector(lanes, at), t * design.padded + at)
+
+    # Row after row, as they lie in memory: the processor fetches ahead along lines.
+    def copy(t: Value) -> None:
+        code.loop(whole, lambda at: features(t, at, width), step=width)
+        if whole < design.n_features:
+            features(t, code.integer(whole), design.n_features - whole)
+
+    def clear(t: Value) -> None:
+        code.loop(design.padded, lambda at: rows.put(zero, t * design.padded + at), step=width)
+
+    code.loop(count, copy)
+    code.loop(end, clear, start=count)
     _transpose(code, design, rows, block.array("x"), end, to_rows=False)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dask_gmm.mixture.kernels.compiled.products import add_products
 from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 
 if TYPE_CHECKING:
@@ -26,8 +27,46 @@ FEATURES_ABREAST = 4
 """Vectors of features whose differences are formed together."""
 
 
+SHARED = 10, 7
+"""Products of features are shared where more than 7/10 of the responsibilities matter."""
+
+
 def add_moments(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
     """Add a tile with the responsibilities in `joint` to the member's sums."""
+
+    def by_component() -> None:
+        _by_component(code, design, block, member, end)
+
+    def together() -> None:
+        add_products(code, design, block, member, end)
+
+    if not design.shares_products:
+        by_component()
+        return
+    allowed = code.compare(member.integer("sharing"), "!=", 0)
+    if design.short_rows:
+        code.when(allowed, together, by_component)
+        return
+
+    def by_density() -> None:
+        masks = code.array(member.array("masks").raw, I64)
+        n_components = member.integer("n_components")
+        matter = _bits_set(code, masks, n_components * design.mask_words)
+        many, part = SHARED
+        dense = code.compare(matter * many, ">", end * n_components * part)
+        code.when(dense, together, by_component)
+
+    code.when(allowed, by_density, by_component)
+
+
+def _bits_set(code: Code, mask: Array, words: Value | int) -> Value:
+    """How many bits are set in so many words."""
+    zero = code.integer(0)
+    return code.loop(words, lambda w, n: [n + code.bits_set(mask.read(w))], carry=[zero])[0]
+
+
+def _by_component(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
+    """Each component about its own reference, from the rows that it is responsible for."""
 
     def component(k: Value) -> None:
         sums = member.array("sums").at(k * design.sums)
@@ -37,12 +76,7 @@ def add_moments(code: Code, design: Design, block: Block, member: Member, end: V
             _short_rows(code, design, block, (sums, shares, reference), end)
             return
         mask = code.array(member.array("masks").at(k * design.mask_words).raw, I64)
-        words = code.integer(design.mask_words)
-        responsible = code.loop(
-            words,
-            lambda w, n: [n + code.bits_set(mask.read(w))],
-            carry=[code.integer(0)],
-        )[0]
+        responsible = _bits_set(code, mask, design.mask_words)
         many, part = CROWDED
         crowded = code.compare(responsible * many, ">", end * part)
 
@@ -148,10 +182,16 @@ def _add_batch(
     n_vectors = design.padded // design.lanes.count
     whole = n_vectors // FEATURES_ABREAST * FEATURES_ABREAST
 
+    if design.dense:
+        _take_roots(code, design, block, source[1], n)
+
     def some(start: Value | int, abreast: int) -> None:
         at = start * design.lanes.count
         arrays = (reference.at(at), first.at(at), second.at(at))
-        _differences(code, design, block, arrays, source, n, at, abreast)
+        if design.dense:
+            _pack(code, design, block, arrays, source, n, start, abreast)
+        else:
+            _squares(code, design, arrays, source, n, start, abreast)
 
     if whole:
         code.loop(whole, lambda v: some(v, FEATURES_ABREAST), step=FEATURES_ABREAST)
@@ -161,24 +201,30 @@ def _add_batch(
         _symmetric_product(code, design, block, second, n)
 
 
-def _differences(
+def _take_roots(code: Code, design: Design, block: Block, shares: Array, n: Value) -> None:
+    """√r of the batch: C_k is then the product of one array with itself."""
+    lanes, roots = design.lanes, block.array("roots")
+    code.loop(
+        n, lambda u: roots.put(code.root(lanes, shares.vector(lanes, u)), u), step=lanes.count
+    )
+
+
+def _squares(
     code: Code,
     design: Design,
-    block: Block,
     arrays: tuple[Array, Array, Array],
     source: tuple[Array, Array, Array | None],
     n: Value,
-    at: Value | int,
+    start: Value | int,
     abreast: int,
 ) -> None:
-    """G_k of some vectors of features; and C_k of a diagonal family, or the packed differences."""
+    """G_k and C_k of some vectors of features of a diagonal family."""
     lanes = design.lanes
     reference, first, second = arrays
     x, shares, active = source
-    packed, weighted = block.array("differences").at(at), block.array("weighted").at(at)
     vectors = [v * lanes.count for v in range(abreast)]
     centre = [reference.vector(lanes, v) for v in vectors]
-    x = x.at(at)
+    x = x.at(start * lanes.count)
 
     def row(u: Value, *totals: Value) -> list[Value]:
         line = x.at((u if active is None else active.read(u)) * design.padded)
@@ -188,25 +234,56 @@ def _differences(
             d = line.vector(lanes, v) - centre[i]
             w = share * d
             g.append(totals[i] + w)
-            if design.dense:
-                packed.put(d, u * design.padded + v)
-                weighted.put(w, u * design.padded + v)
-            else:
-                c.append(code.fma(lanes, w, d, totals[abreast + i]))
+            c.append(code.fma(lanes, w, d, totals[abreast + i]))
         return g + c
 
-    start = [first.vector(lanes, v) for v in vectors]
-    if not design.dense:
-        start += [second.vector(lanes, v) for v in vectors]
-    ended = code.loop(n, row, carry=start)
+    begin = [array.vector(lanes, v) for array in (first, second) for v in vectors]
+    ended = code.loop(n, row, carry=begin)
     for i, v in enumerate(vectors):
         first.put(ended[i], v)
-        if not design.dense:
-            second.put(ended[abreast + i], v)
+        second.put(ended[abreast + i], v)
+
+
+def _pack(
+    code: Code,
+    design: Design,
+    block: Block,
+    arrays: tuple[Array, Array, Array],
+    source: tuple[Array, Array, Array | None],
+    n: Value,
+    start: Value | int,
+    abreast: int,
+) -> None:
+    """G_k of some vectors of features, and their √r (x − c_k) into `packed`.
+
+    There each vector of features has its rows side by side: the rows of a wide matrix would fall
+    on the same few lines of the first-level cache.
+    """
+    lanes, apart = design.lanes, design.batch * design.lanes.count
+    reference, first, _ = arrays
+    x, _, active = source
+    roots, packed = block.array("roots"), block.array("packed").at(start * apart)
+    vectors = [v * lanes.count for v in range(abreast)]
+    centre = [reference.vector(lanes, v) for v in vectors]
+    x = x.at(start * lanes.count)
+
+    def row(u: Value, *totals: Value) -> list[Value]:
+        line = x.at((u if active is None else active.read(u)) * design.padded)
+        root = roots.spread(lanes, u)
+        after = []
+        for i, v in enumerate(vectors):
+            e = root * (line.vector(lanes, v) - centre[i])
+            packed.put(e, u * lanes.count + i * apart)
+            after.append(code.fma(lanes, root, e, totals[i]))
+        return after
+
+    ended = code.loop(n, row, carry=[first.vector(lanes, v) for v in vectors])
+    for v, total in zip(vectors, ended, strict=True):
+        first.put(total, v)
 
 
 def _symmetric_product(code: Code, design: Design, block: Block, second: Array, n: Value) -> None:
-    """C_k += Σ_u d_u (r d)_uᵀ, lower triangle, in blocks that fit the registers."""
+    """C_k += Σ_u e_u e_uᵀ, lower triangle, in blocks that fit the registers."""
     width, n_vectors, d = design.lanes.count, design.padded // design.lanes.count, design.n_features
     across = 3 if n_vectors % 3 == 0 or n_vectors > 4 else min(2, n_vectors)
     budget = 24 if design.registers >= 32 else 12
@@ -246,20 +323,26 @@ def _block(
     left: int,
     columns: int,
 ) -> None:
-    """Rows i … i + height and vectors left … left + columns of C_k."""
-    lanes, padded = design.lanes, design.padded
+    """Rows i … i + height and vectors left … left + columns of C_k.
+
+    The rows are of one vector of features, or i is the first of a vector.
+    """
+    lanes, padded, apart = design.lanes, design.padded, design.batch * design.lanes.count
     corner = second.at(i * padded).at(left * lanes.count)
-    differences = block.array("differences").at(i)
-    weighted = block.array("weighted").at(left * lanes.count)
+    packed = block.array("packed")
+    # i is element i − v·lanes of vector v.
+    down = packed.at(i).at((i // lanes.count) * (apart - lanes.count))
+    right = packed.at(left * apart)
     places = [r * padded + c * lanes.count for r in range(height) for c in range(columns)]
 
     def row(u: Value, *totals: Value) -> list[Value]:
-        line = u * padded
-        w = [weighted.vector(lanes, line + c * lanes.count) for c in range(columns)]
+        line = u * lanes.count
+        w = [right.vector(lanes, line + c * apart) for c in range(columns)]
         after = []
         for r in range(height):
-            d = differences.spread(lanes, line + r)
-            after += [code.fma(lanes, d, w[c], totals[r * columns + c]) for c in range(columns)]
+            place = r // lanes.count * apart + r % lanes.count
+            e = down.spread(lanes, line + place)
+            after += [code.fma(lanes, e, w[c], totals[r * columns + c]) for c in range(columns)]
         return after
 
     start = [corner.vector(lanes, place) for place in places]

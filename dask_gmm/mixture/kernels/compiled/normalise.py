@@ -16,11 +16,9 @@ from dask_gmm.mixture.kernels.compiled.elementary import exp, log
 from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.program import Block, Member
-    from dask_gmm.mixture.kernels.compiled.vector import Array, Code
+    from dask_gmm.mixture.kernels.compiled.vector import Code
 
 __all__ = [
     "NEGLIGIBLE",
@@ -41,101 +39,101 @@ NEGLIGIBLE_SINGLE = 1e-14
 
 def responsibilities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Turn `joint` into weighted responsibilities w_n r_nk; gather N_k and the log-likelihood."""
-    lanes, tile, n_components = design.lanes, design.tile, member.integer("n_components")
-    joint, sums, masks = member.array("joint"), member.array("sums"), member.array("masks")
-    weights, totals = block.array("row_weights"), member.array("log_likelihood")
-    doubles = lanes.doubles
+    lanes, totals = design.lanes, member.array("log_likelihood")
+    weights, row_sums = block.array("row_weights"), block.array("row_sums")
+    peak_of, doubles = block.array("peak"), lanes.doubles
+    bad = _peaks(code, design, block, member, end)
+    _relative_densities(code, design, block, member, end)
+
+    def row(t: Value, *gathered: Value) -> list[Value]:
+        peak, weight, total = (a.vector(lanes, t) for a in (peak_of, weights, row_sums))
+        row_sums.put(weight / total, t)
+        parts = (code.to_doubles(lanes, v) for v in (peak, weight, total))
+        after = []
+        for sofar, p, w, s in zip(gathered, *parts, strict=True):
+            after.append(sofar + w * (p + log(code, doubles, s)))
+        return after
+
+    places = range(0, lanes.count, doubles.count)
+    start = [totals.vector(doubles, place) for place in places]
+    gathered = code.loop(end, row, step=lanes.count, carry=start)
+    for place, vector in zip(places, gathered, strict=True):
+        totals.put(vector, place)
+    _share(code, design, block, member, end)
+    return bad
+
+
+def _share(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
+    """Scale the densities to responsibilities; note which matter, and add up N_k."""
+    lanes, scale = design.lanes, block.array("row_sums")
     zero = code.constant(lanes, 0.0)
     threshold = code.constant(lanes, NEGLIGIBLE_SINGLE if lanes.single else NEGLIGIBLE)
     mask_type = ir.IntType(lanes.mask_bits)
+    masks = code.array(member.array("masks").raw, mask_type)
     mask_stride = design.mask_words * 64 // lanes.mask_bits
 
-    def rows(t: Value, peaks: list[Value], gathered: list[Value]) -> list[Value]:
-        total = _relative_densities(code, design, joint.at(t), n_components, peaks)
-        given = [weights.vector(lanes, t + c * lanes.count) for c in range(len(peaks))]
-        scale = [w / s for w, s in zip(given, total, strict=True)]
+    def component(k: Value) -> None:
+        joint = member.array("joint").at(k * design.tile)
+        count = member.array("sums").at(k * design.sums)
+        mask = masks.at(k * mask_stride)
 
-        def component(k: Value) -> None:
-            count = sums.vector(lanes, k * design.sums)
-            for c, factor in enumerate(scale):
-                where = k * tile + t + c * lanes.count
-                share = joint.vector(lanes, where) * factor
-                matters = code.greater(share, threshold)
-                share = code.select(matters, share, zero)
-                joint.put(share, where)
-                count = count + share
-                if not design.short_rows:
-                    bits = code.builder.bitcast(matters.raw, ir.IntType(lanes.count))
-                    if lanes.count < lanes.mask_bits:
-                        bits = code.builder.zext(bits, mask_type)
-                    place = k * mask_stride + t // lanes.count + c
-                    code.array(masks.raw, mask_type).write(Value(code, bits), place)
-            sums.put(count, k * design.sums)
+        def rows(t: Value, count: Value) -> list[Value]:
+            share = joint.vector(lanes, t) * scale.vector(lanes, t)
+            matters = code.greater(share, threshold)
+            share = code.select(matters, share, zero)
+            joint.put(share, t)
+            if not design.short_rows:
+                bits = code.builder.bitcast(matters.raw, ir.IntType(lanes.count))
+                if lanes.count < lanes.mask_bits:
+                    bits = code.builder.zext(bits, mask_type)
+                mask.write(Value(code, bits), t // lanes.count)
+            return [count + share]
 
-        code.loop(n_components, component)
-        for peak, weight, s in zip(peaks, given, total, strict=True):
-            parts = (code.to_doubles(lanes, v) for v in (peak, weight, s))
-            for i, (p, w, sum_) in enumerate(zip(*parts, strict=True)):
-                found = p + log(code, doubles, sum_)
-                gathered[i] = gathered[i] + w * found
-        return gathered
+        start = [count.vector(lanes)]
+        count.put(code.loop(end, rows, step=lanes.count, carry=start)[0])
 
-    start = [totals.vector(doubles, i * doubles.count) for i in range(lanes.count // doubles.count)]
-    bad, gathered = _over_rows(code, design, block, member, end, rows, start)
-    for i, vector in enumerate(gathered):
-        totals.put(vector, i * doubles.count)
-    return bad
+    code.loop(member.integer("n_components"), component)
 
 
 def log_densities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Write log Σ_k exp(joint) of each row to the output."""
-    lanes, joint = design.lanes, member.array("joint")
+    lanes, peak_of, row_sums = design.lanes, block.array("peak"), block.array("row_sums")
     output = code.array(member.array("output").at(block.start).raw, ir.DoubleType())
     doubles = lanes.doubles
+    bad = _peaks(code, design, block, member, end)
+    _relative_densities(code, design, block, member, end)
 
-    def rows(t: Value, peaks: list[Value], gathered: list[Value]) -> list[Value]:
-        total = _relative_densities(
-            code, design, joint.at(t), member.integer("n_components"), peaks
-        )
-        for c, (peak, s) in enumerate(zip(peaks, total, strict=True)):
-            pairs = zip(code.to_doubles(lanes, peak), code.to_doubles(lanes, s), strict=True)
-            for i, (p, sum_) in enumerate(pairs):
-                found = p + log(code, doubles, sum_)
-                output.put(found, t + c * lanes.count + i * doubles.count)
-        return gathered
+    def row(t: Value) -> None:
+        peaks = code.to_doubles(lanes, peak_of.vector(lanes, t))
+        totals = code.to_doubles(lanes, row_sums.vector(lanes, t))
+        for i, (p, s) in enumerate(zip(peaks, totals, strict=True)):
+            output.put(p + log(code, doubles, s), t + i * doubles.count)
 
-    return _over_rows(code, design, block, member, end, rows, [])[0]
+    code.loop(end, row, step=lanes.count)
+    return bad
 
 
 def posteriors(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Write the responsibilities of each row to the output, (n, K)."""
-    lanes, joint = design.lanes, member.array("joint")
+    lanes, joint, row_sums = design.lanes, member.array("joint"), block.array("row_sums")
     n_components = member.integer("n_components")
-
-    def rows(t: Value, peaks: list[Value], gathered: list[Value]) -> list[Value]:
-        total = _relative_densities(code, design, joint.at(t), n_components, peaks)
-        one = code.constant(lanes, 1.0)
-        scale = [one / s for s in total]
-
-        def component(k: Value) -> None:
-            for c, factor in enumerate(scale):
-                where = k * design.tile + t + c * lanes.count
-                joint.put(joint.vector(lanes, where) * factor, where)
-
-        code.loop(n_components, component)
-        return gathered
-
-    bad, _ = _over_rows(code, design, block, member, end, rows, [])
+    bad = _peaks(code, design, block, member, end)
+    _relative_densities(code, design, block, member, end)
     output = member.array("output").at(block.start * n_components)
+    # What `exp` gives for −∞ is not 0, but no more than this.
+    nothing = 1e-37 if lanes.single else 1e-300
+    zero, one = (Value(code, ir.Constant(lanes.element, x)) for x in (0.0, 1.0))
 
     def row(t: Value) -> None:
-        line = output.at(t * n_components)
+        line, scale = output.at(t * n_components), one / row_sums.read(t)
 
         def component(k: Value) -> None:
-            share = joint.read(k * design.tile + t).raw
+            share = joint.read(k * design.tile + t) * scale
+            some = code.greater(share, Value(code, ir.Constant(lanes.element, nothing)))
+            share = code.select(some, share, zero)
             if lanes.single:
-                share = code.builder.fpext(share, ir.DoubleType())
-            line.write(Value(code, share), k)
+                share = Value(code, code.builder.fpext(share.raw, ir.DoubleType()))
+            line.write(share, k)
 
         code.loop(n_components, component)
 
@@ -149,7 +147,7 @@ def labels(code: Code, design: Design, block: Block, member: Member, end: Value)
     output = code.array(member.array("output").at(block.start).raw, I64)
     element = lanes.integers.element
 
-    def rows(t: Value, _: list[Value], gathered: list[Value]) -> list[Value]:
+    def rows(t: Value) -> None:
         def component(k: Value, *best: Value) -> list[Value]:
             number = code.builder.trunc(k.raw, element) if lanes.single else k.raw
             nothing = ir.Constant(lanes.integers, ir.Undefined)
@@ -170,26 +168,18 @@ def labels(code: Code, design: Design, block: Block, member: Member, end: Value)
             if lanes.single:
                 index = code.builder.zext(index, ir.VectorType(I64, lanes.count))
             output.put(Value(code, index), t + c * lanes.count)
-        return gathered
 
-    return _over_rows(code, design, block, member, end, rows, [])[0]
+    code.loop(end, rows, step=design.step)
+    return _peaks(code, design, block, member, end)
 
 
-def _over_rows(
-    code: Code,
-    design: Design,
-    block: Block,
-    member: Member,
-    end: Value,
-    body: Callable[[Value, list[Value], list[Value]], list[Value]],
-    gathered: list[Value],
-) -> tuple[Value, list[Value]]:
-    """Run `body` with the peaks of each stretch of rows; whether a peak is no number."""
+def _peaks(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
+    """Find each row's largest log-density; whether one is no number."""
     lanes, joint, peak_of = design.lanes, member.array("joint"), block.array("peak")
     columns = range(design.abreast)
     lowest = code.constant(lanes, -math.inf)
 
-    def rows(t: Value, worst: Value, *gathered: Value) -> list[Value]:
+    def rows(t: Value, worst: Value) -> list[Value]:
         def component(k: Value, *peaks: Value) -> list[Value]:
             values = (joint.vector(lanes, k * design.tile + t + c * lanes.count) for c in columns)
             return [code.maximum(v, p) for v, p in zip(values, peaks, strict=True)]
@@ -199,30 +189,35 @@ def _over_rows(
         for c, peak in enumerate(peaks):
             peak_of.put(peak, t + c * lanes.count)
             worst = code.select(code.greater(worst, peak), peak, worst)
-        return [worst, *body(t, peaks, list(gathered))]
+        return [worst]
 
     top = code.constant(lanes, 0.0)
-    worst, *results = code.loop(end, rows, step=design.step, carry=[top, *gathered])
+    (worst,) = code.loop(end, rows, step=design.step, carry=[top])
     builder = code.builder
     truths = builder.fcmp_ordered("==", worst.raw, lowest.raw)
     bits = builder.bitcast(truths, ir.IntType(lanes.count))
-    return Value(code, builder.zext(bits, I64) if lanes.count < 64 else bits), results
+    return Value(code, builder.zext(bits, I64) if lanes.count < 64 else bits)
 
 
 def _relative_densities(
-    code: Code, design: Design, joint: Array, n_components: Value, peaks: list[Value]
-) -> list[Value]:
-    """Replace log-densities by densities relative to the row's largest; their sums."""
-    lanes = design.lanes
+    code: Code, design: Design, block: Block, member: Member, end: Value
+) -> None:
+    """Replace log-densities by densities relative to the row's largest; add them up by row."""
+    lanes, numbers = design.lanes, block.array("numbers")
+    peak_of, row_sums = block.array("peak"), block.array("row_sums")
+    zero = code.constant(lanes, 0.0)
+    code.loop(end, lambda t: row_sums.put(zero, t), step=lanes.count)
 
-    def component(k: Value, *totals: Value) -> list[Value]:
-        after = []
-        for c, (peak, total) in enumerate(zip(peaks, totals, strict=True)):
-            where = k * design.tile + c * lanes.count
-            density = exp(code, lanes, joint.vector(lanes, where) - peak)
-            joint.put(density, where)
-            after.append(total + density)
-        return after
+    def component(k: Value) -> None:
+        joint = member.array("joint").at(k * design.tile)
 
-    zeros = [code.constant(lanes, 0.0)] * len(peaks)
-    return code.loop(n_components, component, carry=zeros)
+        def rows(t: Value) -> None:
+            places = [t + c * lanes.count for c in range(design.abreast)]
+            below = [joint.vector(lanes, u) - peak_of.vector(lanes, u) for u in places]
+            for u, density in zip(places, exp(code, lanes, below, numbers), strict=True):
+                joint.put(density, u)
+                row_sums.put(row_sums.vector(lanes, u) + density, u)
+
+        code.loop(end, rows, step=design.step)
+
+    code.loop(member.integer("n_components"), component)

@@ -1,4 +1,4 @@
-"""Parameters as a program reads them, and its sums as statistics.
+"""Parameters as a program reads them, and what is to be expected of its arithmetic.
 
 Packed factors. *Full, tied*: the lower-triangular √½ Uᵀ in panels of some rows, each panel column
 by column up to its last diagonal element, so that the E-step reads its numbers in their order.
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.mixture.covariance import DIAGONAL, FULL, TIED
+from dask_gmm.mixture.covariance import FULL, TIED
 from dask_gmm.mixture.kernels.compiled.design import GROUP
-from dask_gmm.mixture.kernels.forms import log_constants
+from dask_gmm.mixture.kernels.forms import cancellation, log_constants
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Packed", "moments", "neighbours", "pack", "rounding"]
+__all__ = ["Packed", "may_share", "neighbours", "pack", "rounding"]
+
+MOST_CANCELLATION = 400.0
+"""Size of the terms of a covariance about c, in the covariance, from which they cancel too much."""
+
+SMALLEST_SHARED_VARIANCE = 0.5 / MOST_CANCELLATION
+"""The same for the covariance that was found: see `kernel`."""
 
 _ROOT_HALF = np.sqrt(0.5)
+_EPS = float(np.finfo(np.float64).eps)
 
 Packed = dict[str, "Array"]
 """What `pack` returns: the fields of a candidate's record that hold numbers, by their names."""
@@ -80,26 +87,15 @@ def _in_groups(values: Array, grouped: int) -> Array:
     return full.reshape(-1, GROUP, d).transpose(0, 2, 1)
 
 
-def moments(design: Design, sums: Array) -> tuple[Array, Array, Array]:
-    """N_k, G_k and the family's C_k from (K, `Design.sums`) float64 sums."""
-    k, d = len(sums), design.n_features
-    first_at, second_at = design.first_offset, design.second_offset
-    counts = sums[:, :first_at].sum(axis=1)
-    first, second = sums[:, first_at:second_at], sums[:, second_at:]
-    if design.short_rows:
-        first = first.reshape(k, d, -1).sum(axis=2)
-        second = second.reshape(k, -1, design.lanes.count).sum(axis=2)
-    else:
-        first = first[:, :d]
-    if design.dense:
-        dense = np.zeros((k, d, d))
-        lower, upper = np.tril_indices(d)
-        square = second if design.short_rows else second.reshape(k, design.padded, design.padded)
-        dense[:, lower, upper] = square if design.short_rows else square[:, lower, upper]
-        dense[:, upper, lower] = dense[:, lower, upper]
-        return counts, first, dense.sum(axis=0) if design.family == TIED.name else dense
-    second = second[:, :d]
-    return counts, first, second if design.family == DIAGONAL.name else second.sum(axis=1)
+def may_share(design: Design, candidate: Candidate, centre: Array) -> bool:
+    """Whether all components are so close to c that their moments may be gathered about it.
+
+    The terms that add up to a covariance are then at most `MOST_CANCELLATION` times as large.
+    """
+    if not design.shares_products:
+        return False
+    size = cancellation(candidate.parameters, centre) / _EPS
+    return size <= MOST_CANCELLATION
 
 
 def rounding(parameters: MixtureParameters, centre: Array, eps: float) -> float:

@@ -14,6 +14,8 @@ from dask_gmm.mixture.kernels.base import beyond_range, check_finite
 from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import program
 from dask_gmm.mixture.kernels.compiled.design import BLOCK, CANDIDATE, GROUP, Design
+from dask_gmm.mixture.kernels.compiled.elementary import exp_numbers
+from dask_gmm.mixture.kernels.compiled.moments import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.kernels.base import Candidate
+    from dask_gmm.mixture.kernels.compiled.moments import Moments
 
     Array = NDArray[np.float64]
 
@@ -30,6 +33,10 @@ CHUNK_TILES: Final = 8
 """Tiles that are converted at a time when rows come in a form that no program reads."""
 
 _LINE: Final = 64
+_OF_ROWS: Final = ("rows", "n_rows", "stride", "feature_major", "weights")
+assert BLOCK[: len(_OF_ROWS)] == _OF_ROWS
+_OUTPUT: Final = CANDIDATE.index("output")
+_SHARING: Final = CANDIDATE.index("sharing")
 
 
 class RowsOutOfRangeError(ArithmeticError):
@@ -53,13 +60,27 @@ class Run:
         self._components = [c.parameters.n_components for c in candidates]
         element = np.dtype(np.float32 if design.lanes.single else np.float64)
         sizes = [_tile_sizes(design), *(_candidate_sizes(design, k) for k in self._components)]
-        self._memory = _Memory(sum(map(_bytes_of, sizes)))
+        self.nbytes = sum(map(_bytes_of, sizes))
+        self._memory = _Memory(self.nbytes)
         self._tile = self._memory.cut(sizes[0])
         self._members = [self._memory.cut(s) for s in sizes[1:]]
         self._tile["centre"][: len(centre)] = centre
+        self._tile["numbers"][:] = np.repeat(exp_numbers(design.lanes.single), design.lanes.count)
         for member, candidate in zip(self._members, candidates, strict=True):
             for name, numbers in packing.pack(design, candidate, centre).items():
                 member[name][: numbers.size] = numbers.reshape(-1).astype(element, copy=False)
+        given = {name: array.ctypes.data for name, array in self._tile.items()}
+        self._block = np.array([given.get(name, 0) for name in BLOCK], dtype=np.int64)
+        sharing = [packing.may_share(design, c, centre) for c in candidates]
+        records = [self._candidate_record(j, shares) for j, shares in enumerate(sharing)]
+        self._records = np.array(records, dtype=np.int64)
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        for member in self._members:
+            for name in ("sums", "totals", "log_likelihood", "pause"):
+                if name in member:
+                    member[name].fill(0)
 
     def go(
         self,
@@ -68,8 +89,9 @@ class Run:
         *,
         weights: Array | None = None,
         output: NDArray[Any] | None = None,
+        apart: int | None = None,
     ) -> None:
-        """Send the rows through one of the program's entries.
+        """Forget all rows, and send these through one of the program's entries.
 
         Parameters
         ----------
@@ -78,6 +100,8 @@ class Run:
         weights : (n,) C-contiguous float64, optional
         output : 8-byte numbers, optional
             With `room` rows, for a prediction.
+        apart : int, optional
+            A candidate to send alone, whose moments must not be gathered about c.
 
         Raises
         ------
@@ -86,22 +110,26 @@ class Run:
         RowsOutOfRangeError
             A row is too far out for float32 arithmetic.
         """
+        self.clear()
+        members = self._records
+        if apart is not None:
+            members = members[apart : apart + 1].copy()
+            members[0, _SHARING] = 0
         compiled = program(self._design)
-        members = np.array([self._candidate_record(j) for j in range(len(self._members))])
         for start, part in _readable(rows, self._design):
-            record = self._block_record(part, None if weights is None else weights[start:])
+            self._turn_to(part, None if weights is None else weights[start:])
             if output is not None:
-                members[0, CANDIDATE.index("output")] = output[start:].ctypes.data
-            bad = compiled.run(entry, record.ctypes.data, members.ctypes.data, len(members))
+                members[0, _OUTPUT] = output[start:].ctypes.data
+            bad = compiled.run(entry, self._block.ctypes.data, members.ctypes.data, len(members))
             if bad >= 0:
-                self._refuse(entry, rows, start + bad, output)
+                self._refuse(entry, rows, start + bad)
 
-    def sums(self, j: int) -> tuple[Array, float]:
-        """The sums of candidate `j`, (K, `Design.sums`), and its log-likelihood."""
-        member, k = self._members[j], self._components[j]
-        totals: Array = member["totals" if self._design.lanes.single else "sums"]
-        found = totals[: k * self._design.sums].reshape(k, -1)
-        return found, float(member["log_likelihood"].sum())
+    def moments(self, j: int) -> Moments:
+        """What was gathered for candidate `j`, about its reference as the program has it."""
+        design, member, k = self._design, self._members[j], self._components[j]
+        totals: Array = member["totals" if design.lanes.single else "sums"]
+        found = totals[: k * design.sums].reshape(k, -1)
+        return gathered(design, found, float(member["log_likelihood"].sum()), self.reference(j))
 
     def reference(self, j: int) -> Array:
         """c_k − c as the program has it, (K, D) float64."""
@@ -109,20 +137,19 @@ class Run:
         stored = self._members[j]["references"][: k * self._design.padded].reshape(k, -1)
         return np.asarray(stored[:, :d], dtype=np.float64)
 
-    def _refuse(
-        self, entry: str, rows: NDArray[Any], start: int, output: NDArray[Any] | None
-    ) -> None:
+    def _refuse(self, entry: str, rows: NDArray[Any], start: int) -> None:
         tile = rows[start : start + self._design.tile]
         check_finite(tile, start)
         if self._design.lanes.single:
             raise RowsOutOfRangeError
         # One more time for this tile alone and each candidate: the peaks say which row it is.
-        record = self._block_record(np.ascontiguousarray(tile, dtype=self._row_type()), None)
-        for j in range(len(self._members)):
-            alone = np.array([self._candidate_record(j)])
-            spare = np.empty((room(len(tile), self._design), self._components[j]))
-            alone[0, CANDIDATE.index("output")] = spare.ctypes.data
-            program(self._design).run(entry, record.ctypes.data, alone.ctypes.data, 1)
+        copy = np.ascontiguousarray(tile, dtype=self._row_type())
+        self._turn_to(copy, None)
+        for j, k in enumerate(self._components):
+            alone = self._records[j : j + 1].copy()
+            spare = np.empty((room(len(tile), self._design), k))
+            alone[0, _OUTPUT] = spare.ctypes.data
+            program(self._design).run(entry, self._block.ctypes.data, alone.ctypes.data, 1)
             bad = self._tile["peak"][: len(tile)] == -np.inf
             if bad.any():
                 raise beyond_range(tile, start, bad)
@@ -131,22 +158,17 @@ class Run:
     def _row_type(self) -> Any:
         return np.float32 if self._design.single_rows else np.float64
 
-    def _block_record(self, rows: NDArray[Any], weights: Array | None) -> NDArray[np.int64]:
+    def _turn_to(self, rows: NDArray[Any], weights: Array | None) -> None:
+        """Write into the block's record where the rows are."""
         feature_major = rows.shape[1] > 1 and not rows.flags.c_contiguous
         stride = rows.strides[1 if feature_major else 0] // rows.itemsize
-        fields = {
-            "rows": rows.ctypes.data,
-            "n_rows": len(rows),
-            "stride": stride,
-            "feature_major": int(feature_major),
-            "weights": 0 if weights is None else weights.ctypes.data,
-        }
-        given = {name: array.ctypes.data for name, array in self._tile.items()}
-        return np.array([{**given, **fields}[name] for name in BLOCK], dtype=np.int64)
+        at = 0 if weights is None else weights.ctypes.data
+        fields = (rows.ctypes.data, len(rows), stride, int(feature_major), at)
+        self._block[: len(_OF_ROWS)] = fields
 
-    def _candidate_record(self, j: int) -> list[int]:
+    def _candidate_record(self, j: int, sharing: bool) -> list[int]:
         given = {name: array.ctypes.data for name, array in self._members[j].items()}
-        fields = {"n_components": self._components[j], "output": 0}
+        fields = {"n_components": self._components[j], "output": 0, "sharing": int(sharing)}
         if "totals" not in given:
             fields["totals"] = given["sums"]
         return [{**given, **fields}[name] for name in CANDIDATE]
@@ -197,14 +219,17 @@ def _tile_sizes(design: Design) -> _Sizes:
         "x": (element, d * t),
         "x_rows": (element, long_rows),
         "row_weights": (element, t),
+        "numbers": (element, len(exp_numbers(design.lanes.single)) * design.lanes.count),
         "peak": (element, t),
+        "row_sums": (element, t),
         "white": (element, d * t if design.family == "tied" else 0),
         "gathered": (element, d * t if design.eliminates else 0),
         "floor": (element, t if design.eliminates else 0),
         "active": (np.int64, 0 if design.short_rows else t),
         "shares": (element, t),
-        "differences": (element, packed),
-        "weighted": (element, packed),
+        "roots": (element, design.batch),
+        "packed": (element, packed),
+        "products": (element, design.n_products * design.product_rows),
     }
 
 
@@ -212,6 +237,7 @@ def _candidate_sizes(design: Design, k: int) -> _Sizes:
     element, d = _element(design), design.n_features
     grouped = -(-k // GROUP) * GROUP
     factors = design.component_factors * (k if design.family == "full" else 1)
+    shared = grouped if design.shares_products else 0
     biases = d * {"full": k, "tied": grouped}.get(design.family, 2 * grouped)
     sizes: _Sizes = {
         "factors": (element, factors),
@@ -221,11 +247,12 @@ def _candidate_sizes(design: Design, k: int) -> _Sizes:
         "joint": (element, grouped * design.tile),
         "masks": (np.int64, 0 if design.short_rows else k * design.mask_words),
         "pause": (np.int64, 1),
-        "sums": (element, k * design.sums),
+        "packed_shares": (element, shared * design.product_rows),
+        "sums": (element, (shared or k) * design.sums),
         "log_likelihood": (np.float64, design.lanes.count),
     }
     if design.lanes.single:
-        sizes["totals"] = (np.float64, k * design.sums)
+        sizes["totals"] = (np.float64, (shared or k) * design.sums)
     return sizes
 
 

@@ -224,6 +224,12 @@ class Code:
         function = declare(self.module, name, lanes.vector, [lanes.vector] * 3)
         return Value(self, self.builder.call(function, [a.raw, b.raw, c.raw]))
 
+    def root(self, lanes: Lanes, a: Value) -> Value:
+        """√a."""
+        name = f"llvm.sqrt.v{lanes.count}f{lanes.itemsize * 8}"
+        function = declare(self.module, name, lanes.vector, [lanes.vector])
+        return Value(self, self.builder.call(function, [a.raw]))
+
     def greater(self, a: Value, b: Value) -> Value:
         """Truth values a > b of vectors; false where either is NaN."""
         return Value(self, self.builder.fcmp_ordered(">", a.raw, b.raw))
