@@ -48,6 +48,8 @@ _NEEDED = 0.1
 _OUTER_MEMORY = 4
 _OUTER_CUTOFF = 1e-4
 _ROUNDING = 1e-14
+# Rises below this are those of rounding in a mean log-likelihood of some nats.
+_NOISE = 1e-12
 
 
 @dataclass
@@ -171,6 +173,8 @@ class VarianceReducedEM(VerifiedEM):
         before, self._last_rise = self._last_rise, rise
         known = rise < before < float("inf")
         self.remaining_gain = rise / (1.0 - rise / before) if known else float("inf")
+        if rise < _NOISE:
+            self.remaining_gain = max(rise, 0.0)  # rounding does not decline
         if not self.by_change and self.remaining_gain < self.tol:
             self.outcome = Outcome.CONVERGED
 
