@@ -36,7 +36,7 @@ def main(directory: Path) -> None:
     write_points(data)
 
     gm = GaussianMixture(n_components=3, random_state=0).fit(data)
-    print(f"{gm.outcome_} after {gm.n_passes_} passes over {gm.n_rows_:,} rows")
+    print(f"{gm.outcome_}; passes over {gm.n_rows_:,} rows: {gm.n_passes_}")
     order = np.argsort(-gm.weights_)
     for true_weight, true_mean, k in zip(WEIGHTS, MEANS, order, strict=True):
         print(f"  truth {true_weight:.3f} {true_mean}  found {gm.weights_[k]:.3f}", end=" ")

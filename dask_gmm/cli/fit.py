@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -128,6 +129,7 @@ class Tally:
         self.blocks_from_cache = 0
         self.start_reads = 0
         self.resubmitted = 0
+        self.rejected = 0
 
     def __call__(self, event: Any) -> None:
         """Take in an event."""
@@ -145,6 +147,8 @@ class Tally:
                 self.bytes_read += event.bytes_read
                 self.blocks_from_cache += event.blocks_from_cache
                 self.resubmitted += event.resubmitted
+            case "PassJudged":
+                self.rejected += event.judgement.kind.value == "rejected"
             case "FitFinished" | "SelectionFinished":
                 self.seconds = event.seconds
 
@@ -157,6 +161,8 @@ class Tally:
     def in_words(self) -> str:
         """Say what was read."""
         reads = f"{self.passes} pass{'' if self.passes == 1 else 'es'}"
+        if self.rejected:
+            reads += f" ({self.rejected} rejected)"
         if self.start_reads:
             reads += f", {self.start_reads} reads for the start"
         if self.sample_blocks:
@@ -173,7 +179,12 @@ def fit_story(mixture: GaussianMixture, tally: Tally) -> list[tuple[str, str]]:
     if mixture.converged_:
         ended = f"converged after {iterations}"
     else:
-        ended = f"stopped after {iterations} without converging: raise --max-iter or --tol"
+        limit = mixture.outcome_.replace("_", "-")
+        ended = f"stopped after {iterations} without converging: raise --{limit} or --tol"
+        if mixture.outcome_ == "collapsed":
+            ended = f"stopped after {iterations} because a component collapsed"
+    if mixture.remaining_gain_ is not None and isfinite(mixture.remaining_gain_):
+        ended += f", about {mixture.remaining_gain_:.1e} nats a row below the optimum"
     facts = [
         ("outcome", ended),
         ("log-likelihood", f"{mixture.lower_bound_:.6f} nats a row"),
@@ -199,6 +210,9 @@ def fit_json(mixture: GaussianMixture, tally: Tally) -> dict[str, Any]:
         "n_iter": int(mixture.n_iter_),
         "lower_bound": float(mixture.lower_bound_),
         "lower_bounds": [float(bound) for bound in mixture.lower_bounds_],
+        "acceleration": mixture.acceleration_,
+        "remaining_gain": _finite(mixture.remaining_gain_),
+        "history": [_pass_json(record) for record in mixture.history_],
         "n_rows": tally.rows,
         "n_blocks": tally.blocks,
         "passes": tally.passes,
@@ -211,6 +225,24 @@ def fit_json(mixture: GaussianMixture, tally: Tally) -> dict[str, Any]:
         "seconds": tally.seconds,
         **mixture_json(parameters_of(mixture)),
     }
+
+
+def _pass_json(record: Any) -> dict[str, Any]:
+    """What a pass was to the best start, unless that had ended, and what it cost."""
+    judgement = record.judgement
+    return {
+        "number": record.number,
+        "kind": judgement and judgement.kind.value,
+        "objective": judgement and float(judgement.objective),
+        "remaining_gain": judgement and _finite(judgement.remaining_gain),
+        "bytes_read": record.bytes_read,
+        "seconds": record.seconds,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no infinity."""
+    return None if value is None or not isfinite(value) else float(value)
 
 
 def parameters_of(mixture: GaussianMixture) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.options import option, stack
-from dask_gmm.cli.values import CACHE, COUNTS
+from dask_gmm.cli.values import BYTES, CACHE, COUNTS
 
 __all__ = ["covariance_choice", "fit_options", "selection_options"]
 
@@ -19,6 +19,17 @@ COVARIANCE_HELP = (
     "What the components' covariances may be: 'full' any, 'tied' one shared by all, 'diag' without "
     "correlations, 'spherical' one variance each. Use diag for hundreds of features: full costs "
     "features squared."
+)
+
+
+_TOL = (
+    "Stop when a pass changes the mean log-likelihood by less than this, in nats per row. For "
+    "overlapping components try 1e-5: 1e-3 stops early."
+)
+_ACCELERATED_TOL = (
+    "Stop when the optimum is estimated to be less than this above, in nats per row; without "
+    "acceleration, when a pass changes the mean log-likelihood by less. For overlapping "
+    "components try 1e-5 then: 1e-3 stops early."
 )
 
 
@@ -41,7 +52,30 @@ def fit_options(*, components: int | None = None, seed: int | None = None) -> Ca
             section="Model",
             help=COVARIANCE_HELP,
         ),
-        *_em_options(seed),
+        *_em_options(seed, _ACCELERATED_TOL),
+        option(
+            "--acceleration",
+            type=click.Choice(["auto", "variance-reduced", "squarem", "none"]),
+            default="auto",
+            section="Model",
+            help="How to need few reads: 'variance-reduced' finds the steps on a sample in memory, "
+            "and each read verifies one; 'squarem' extrapolates without a sample; 'none' is plain "
+            "EM. 'auto' is variance-reduced for data larger than the sample.",
+        ),
+        option(
+            "--max-passes",
+            type=click.IntRange(1),
+            metavar="N",
+            section="Model",
+            help="Most passes, rejected steps included. Ending here is exit code 3.",
+        ),
+        option(
+            "--max-bytes",
+            type=BYTES,
+            metavar="SIZE",
+            section="Model",
+            help="Most data to decode (500GB), the sample included. Ending here is exit code 3.",
+        ),
     )
 
 
@@ -83,11 +117,11 @@ def selection_options() -> Callable[[F], F]:
             help="The part of the rows to hold out and score, in the same reads. Default: 0.1 "
             "with --criterion heldout, else none.",
         ),
-        *_em_options(None),
+        *_em_options(None, _TOL),
     )
 
 
-def _em_options(seed: int | None) -> tuple[Callable[[Any], Any], ...]:
+def _em_options(seed: int | None, tol: str) -> tuple[Callable[[Any], Any], ...]:
     """The settings of EM that a fit and a selection share."""
     return (
         option(
@@ -96,8 +130,7 @@ def _em_options(seed: int | None) -> tuple[Callable[[Any], Any], ...]:
             default=1e-3,
             metavar="NATS",
             section="Model",
-            help="Stop when a pass changes the mean log-likelihood by less than this, in nats "
-            "per row. For overlapping components try 1e-5: 1e-3 stops early.",
+            help=tol,
         ),
         option(
             "--max-iter",

@@ -400,4 +400,4 @@ def _advice(f: Forecast) -> str:
     read, compute = f.block_read_seconds or 0.0, f.block_compute_seconds or 0.0
     if read > 3 * compute:
         return "Reading takes longer than computing: more components or starts are nearly free."
-    return "EM takes about 5 passes when components lie apart, 100 when they overlap."
+    return "Plain EM takes about 5 passes when components lie apart, 100 when they overlap."

@@ -63,6 +63,10 @@ class Pace:
         What is going on outside of passes.
     bounds : list of float
         Best lower bound of each finished pass, in nats per row.
+    kind : str
+        What became of the last pass's step.
+    remaining : float or None
+        Estimate of what is left to gain, in nats per row, where an accelerated fit makes one.
     """
 
     verb: str = "pass"
@@ -76,6 +80,8 @@ class Pace:
     bounds: list[float] = field(default_factory=list)
     changes: list[float] = field(default_factory=list)
     pass_seconds: float | None = None
+    kind: str = ""
+    remaining: float | None = None
 
     def take(self, event: Any) -> None:
         """Take in an event of `dask_gmm.fitting.events`, known by its name."""
@@ -98,6 +104,10 @@ class Pace:
                 self.advance = event.progress
             case "PassFinished":
                 self._finish(event)
+            case "PassJudged":
+                self.kind = event.judgement.kind.value
+                gain = event.judgement.remaining_gain
+                self.remaining = None if gain is None or not math.isfinite(gain) else gain
 
     def _finish(self, event: Any) -> None:
         bound = max(event.lower_bounds)
@@ -132,8 +142,11 @@ class Pace:
         """Guess how many passes are to come after the running one; None without a ground.
 
         Near its end EM converges linearly: each change is a constant part of the one before. The
-        last four changes say which part, and the rest is arithmetic.
+        last four changes say which part, and the rest is arithmetic. Accelerated steps follow no
+        such rule.
         """
+        if self.remaining is not None:
+            return None
         last = [abs(change) for change in self.changes[-4:]]
         if len(last) < 4 or self.tol <= 0 or min(last) <= 0 or last != sorted(last, reverse=True):
             return None
@@ -208,6 +221,8 @@ def _details(pace: Pace) -> str:
     parts = [f"{show_count(rows)} rows/s", f"{show_bytes(size)}/s"] if rows else []
     if pace.bounds:
         parts.append(f"log-likelihood {pace.bounds[-1]:.6f}{_signed(pace.change)}")
+    if pace.remaining is not None:
+        parts.append(f"{pace.remaining:.1e} nats/row remaining")
     if pace.candidates > 1:
         parts.append(f"{pace.candidates} {pace.among}")
     parts += _outlook(pace)
@@ -278,6 +293,13 @@ class _Lines:
                     event.bytes_read,
                     *_from_cache(event),
                     *_outlook(self._pace),
+                )
+            case "PassJudged" if self._pace.remaining is not None:
+                self._console.print(
+                    f"pass {event.number}: {self._pace.kind}, {self._pace.remaining:.1e} "
+                    f"nats/row remaining",
+                    markup=False,
+                    soft_wrap=True,
                 )
             case "PassAdvanced" if time.monotonic() - self._told >= LINE_EVERY:
                 progress, left = event.progress, self._pace.seconds_left()

@@ -108,6 +108,9 @@ class EMSettings:
     on_collapse: str
     seed: int | None
     cache: int | str
+    acceleration: str
+    max_passes: int | None
+    max_bytes: int | None
 
     def estimator_arguments(self) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these."""
@@ -115,6 +118,9 @@ class EMSettings:
             "n_components": self.components,
             "covariance_type": self.covariance,
             **_em_arguments(self),
+            "acceleration": None if self.acceleration == "none" else self.acceleration,
+            "max_passes": self.max_passes,
+            "max_bytes": self.max_bytes,
         }
 
     @classmethod

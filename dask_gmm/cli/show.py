@@ -78,6 +78,8 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
     outcome = {
         "converged": "converged",
         "max_iter": "stopped without converging",
+        "max_passes": "stopped by --max-passes",
+        "max_bytes": "stopped by --max-bytes",
         "simulated": "the truth of simulated data",
     }.get(str(fit.get("outcome")), str(fit.get("outcome")))
     if fit.get("n_iter"):

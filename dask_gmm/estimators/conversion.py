@@ -51,6 +51,8 @@ def to_model_file(gm: Any) -> ModelFile:
         "n_rows": gm.n_rows_,
         "n_passes": gm.n_passes_,
         "outcome": gm.outcome_,
+        "acceleration": gm.acceleration_,
+        "remaining_gain": _finite(gm.remaining_gain_),
     }
     settings = {name: _plain(value) for name, value in gm.get_params().items()}
     settings = {
@@ -96,6 +98,12 @@ def _restore_fit(gm: Any, model: ModelFile) -> None:
     gm.n_passes_ = fit["n_passes"]
     gm.outcome_ = fit["outcome"]
     gm.history_ = ()
+    gm.acceleration_ = fit.get("acceleration")  # models of 0.1 do not say
+    gm.remaining_gain_ = fit.get("remaining_gain")
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -289,6 +289,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_ = None, None, ()
+        gm.acceleration_, gm.remaining_gain_ = None, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import numpy as np
 from sklearn.base import _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from dask_gmm.errors import CollapsedComponentWarning, InputError
+from dask_gmm.errors import InputError
+from dask_gmm.estimators.endings import warn_of_ending
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import keeping_features, open_input
 from dask_gmm.execution import choose_backend
@@ -22,6 +21,7 @@ from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.fit import FitReport, FitSettings, WarmStart, fit_mixture
 from dask_gmm.fitting.given import check_given
 from dask_gmm.fitting.prediction import Labels
+from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.covariance import COVARIANCE_TYPES, covariance_family
 from dask_gmm.mixture.kernels import KERNELS
 
@@ -53,8 +53,9 @@ class GaussianMixture(FittedMixture):
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
         What the components' covariances share.
     tol : float, default=1e-3
-        The fit has converged when an iteration changes the mean log-likelihood by less than this,
-        in nats per row. Real, overlapping data often gain much more by going on: try 1e-5.
+        Nats per row. An accelerated fit has converged when the optimum is estimated to be less
+        than this above it; plain EM when an iteration changes the mean log-likelihood by less,
+        and there real, overlapping data often gain much more by going on: try 1e-5.
     reg_covar : float, default=1e-6
         Added to every variance, in squared units of the data.
     max_iter : int, default=100
@@ -104,7 +105,24 @@ class GaussianMixture(FittedMixture):
         worst; give its rows to the component that takes them at the least cost, which leaves
         fewer than `n_components`; or fail, as scikit-learn does. 'reseed' and 'merge' also take
         care of components that hold less than one row, and warn of each component they mended.
-        A covariance that all components share ('tied') cannot be mended.
+        A covariance that all components share ('tied') cannot be mended. An accelerated fit whose
+        bold step collapses takes the plain one instead, and begins anew from a mended mixture.
+    acceleration : {'auto', 'variance-reduced', 'squarem'} or None, default='auto'
+        How many reads the fit takes. None is plain EM, scikit-learn's, to the last digit.
+        'variance-reduced' fits the sample first (the best of 5 starts, or of `n_init` if those are
+        more), then lets it find the steps, and each read corrects and verifies one: a few reads
+        instead of dozens. Where a sample of `init_size` rows is small against the parameters it is
+        'squarem', which needs none. 'auto' is 'variance-reduced' for data that are read from a
+        store or a Dask collection and exceed the sample, and None for all else. `n_init` then is
+        the number of the sample's best ends between which the first read decides; given starting
+        values, those of 'k-means||' and those of a warm start take part as they are.
+    stopping : {'auto', 'change'}, default='auto'
+        When an accelerated fit has converged: 'auto' when the estimated gain to the optimum is
+        below `tol`, 'change' as scikit-learn, which is also what plain EM does.
+    max_passes : int, optional
+        Most passes; `max_iter` does not count steps that were rejected.
+    max_bytes : int, optional
+        Most bytes to decode, those of the start and blocks from the cache included.
     callbacks : sequence of callables, optional
         Each is called with every event of a fit (`dask_gmm.fitting.events`), and with the progress
         of other passes: of `criteria` and its kin, of `predict_to`.
@@ -117,7 +135,7 @@ class GaussianMixture(FittedMixture):
         Of shape (K, D, D), (D, D), (K, D) or (K,) by `covariance_type`.
     converged_ : bool
     n_iter_ : int
-        Iterations of the best start.
+        Iterations of the best start: M-steps of plain EM, or passes whose step was accepted.
     lower_bound_ : float
         Mean log-likelihood of the best fit, in nats per row, before its last M-step.
     lower_bounds_ : list of float
@@ -130,9 +148,14 @@ class GaussianMixture(FittedMixture):
     n_passes_ : int
         Full reads made by the iterations.
     history_ : tuple of PassFinished
-        One record a pass: rows, bytes, blocks from the cache, seconds, lower bounds.
+        One record a pass: rows, bytes, blocks from the cache, seconds, lower bounds, and in
+        `judgement` what it was ('start', 'plain', 'accepted', 'rejected', 'repeated').
     outcome_ : str
-        'converged', 'max_iter' or 'collapsed'.
+        'converged', 'max_iter', 'max_passes', 'max_bytes' or 'collapsed'.
+    acceleration_ : str or None
+        What was chosen: 'variance-reduced', 'squarem' or None.
+    remaining_gain_ : float or None
+        Estimated rise from `lower_bound_` to the optimum, in nats per row; None after plain EM.
 
     Examples
     --------
@@ -172,6 +195,10 @@ class GaussianMixture(FittedMixture):
         "kernel": [StrOptions({"auto", *KERNELS})],
         "cache": [Integral, str],
         "on_collapse": [StrOptions(set(ON_COLLAPSE))],
+        "acceleration": [StrOptions(set(ACCELERATIONS)), None],
+        "stopping": [StrOptions({"auto", "change"})],
+        "max_passes": [Interval(Integral, 1, None, closed="left"), None],
+        "max_bytes": [Interval(Integral, 1, None, closed="left"), None],
         "callbacks": [None, list, tuple],
     }
 
@@ -200,6 +227,10 @@ class GaussianMixture(FittedMixture):
         kernel: str = "auto",
         cache: int | str = "auto",
         on_collapse: str = "stop",
+        acceleration: str | None = "auto",
+        stopping: str = "auto",
+        max_passes: int | None = None,
+        max_bytes: int | None = None,
         callbacks: Sequence[Observer] | None = None,
     ) -> None:
         self.n_components = n_components
@@ -224,6 +255,10 @@ class GaussianMixture(FittedMixture):
         self.kernel = kernel
         self.cache = cache
         self.on_collapse = on_collapse
+        self.acceleration = acceleration
+        self.stopping = stopping
+        self.max_passes = max_passes
+        self.max_bytes = max_bytes
         self.callbacks = callbacks
 
     # -- fitting ---------------------------------------------------------------------------------
@@ -297,6 +332,10 @@ class GaussianMixture(FittedMixture):
             given=given,
             cache=cache_budget(self.cache),
             on_collapse=self.on_collapse,
+            acceleration=self.acceleration,
+            stopping=self.stopping,
+            max_passes=self.max_passes,
+            max_bytes=self.max_bytes,
         )
         report = fit_mixture(
             source,
@@ -307,22 +346,7 @@ class GaussianMixture(FittedMixture):
             warm=self._warm_start(source.n_features),
         )
         self._keep(report, np.float32 if source.dtype == np.float32 else np.float64)
-        for note in report.best.mended:
-            warnings.warn(note, CollapsedComponentWarning, stacklevel=4)
-        if report.best.outcome is Outcome.COLLAPSED:
-            warnings.warn(
-                f"The fit stopped after {report.best.n_iter} iterations and keeps the parameters "
-                f"before the last one. {report.best.error}",
-                CollapsedComponentWarning,
-                stacklevel=4,
-            )
-        elif report.best.outcome is not Outcome.CONVERGED and self.max_iter > 0:
-            warnings.warn(
-                "Best performing initialization did not converge. Try different init parameters, "
-                "or increase max_iter, tol, or check for degenerate data.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+        warn_of_ending(report, settings)
 
     def _warm_start(self, n_features: int) -> WarmStart | None:
         if not (self.warm_start and hasattr(self, "converged_")):
@@ -347,3 +371,5 @@ class GaussianMixture(FittedMixture):
         self.n_passes_ = len(report.history)
         self.history_ = report.history
         self.outcome_ = best.outcome.value
+        self.acceleration_ = report.acceleration
+        self.remaining_gain_ = best.remaining_gain

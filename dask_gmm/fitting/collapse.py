@@ -98,6 +98,15 @@ class MStep:
             return self._merged(statistics, bad)
         return self._reseeded(statistics, bad)
 
+    def sound(self, statistics: SufficientStatistics) -> MixtureParameters | None:
+        """Return the parameters after the M-step; None if it would fail, or have to mend."""
+        if self.on_collapse in ("reseed", "merge") and self._empty(statistics):
+            return None
+        try:
+            return maximize(statistics, self.reg_covar)
+        except CollapsedComponentError:
+            return None
+
     def _empty(self, statistics: SufficientStatistics) -> list[int]:
         """Components that hold less than one row's weight, unless all do."""
         one_row = statistics.weight / max(statistics.rows, 1)

@@ -18,10 +18,12 @@ __all__ = [
     "Event",
     "FitFinished",
     "FitStarted",
+    "Judgement",
     "Observer",
     "Outcome",
     "PassAdvanced",
     "PassFinished",
+    "PassJudged",
     "PassSplit",
     "PassStarted",
     "PointFinished",
@@ -30,6 +32,7 @@ __all__ = [
     "SelectionStarted",
     "StartRead",
     "StartsFound",
+    "StepKind",
 ]
 
 
@@ -40,6 +43,39 @@ class Outcome(Enum):
     MAX_ITER = "max_iter"
     COLLAPSED = "collapsed"
     DROPPED = "dropped"
+    MAX_PASSES = "max_passes"
+    MAX_BYTES = "max_bytes"
+
+
+class StepKind(Enum):
+    """What a pass was to one restart: whose parameters it evaluated, and what came of them."""
+
+    START = "start"
+    PLAIN = "plain"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    REPEATED = "repeated"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a restart made of a pass.
+
+    Attributes
+    ----------
+    kind : StepKind
+        The start; a plain EM step; an accelerated step that was accepted, or rejected because it
+        did not raise the objective; or the same parameters again, about better centres.
+    objective : float
+        Mean log-likelihood at the parameters the pass had, in nats per row.
+    remaining_gain : float or None
+        Estimate of how far the optimum lies above the last accepted point, in nats per row; None
+        where nothing estimates it, as in plain EM.
+    """
+
+    kind: StepKind
+    objective: float
+    remaining_gain: float | None
 
 
 @dataclass(frozen=True)
@@ -129,6 +165,9 @@ class PassFinished:
         Tasks submitted to the backend, and how many of them were submitted again after a loss.
     blocks_from_cache : int
         Blocks that an earlier pass had pinned; the store was asked for the other ones only.
+    judgement : Judgement or None
+        What the best restart made of it; in the history of a finished fit, while a running one
+        says so with `PassJudged`.
     """
 
     number: int
@@ -140,6 +179,15 @@ class PassFinished:
     tasks: int
     resubmitted: int
     blocks_from_cache: int = 0
+    judgement: Judgement | None = None
+
+
+@dataclass(frozen=True)
+class PassJudged:
+    """The restart that stands best has made up its mind about a pass."""
+
+    number: int
+    judgement: Judgement
 
 
 @dataclass(frozen=True)
@@ -151,6 +199,7 @@ class FitFinished:
     lower_bound: float
     passes: int
     seconds: float
+    remaining_gain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +257,7 @@ Event: TypeAlias = (
     | PassStarted
     | PassAdvanced
     | PassFinished
+    | PassJudged
     | FitFinished
     | SelectionStarted
     | PassSplit

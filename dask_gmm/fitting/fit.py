@@ -5,45 +5,37 @@ from __future__ import annotations
 import time
 import uuid
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from dask_gmm.errors import InputError, MemoryPlanError
-from dask_gmm.execution.machine import (
-    machine_memory,
-    single_threaded_blas,
-    single_threaded_openmp,
-)
+from dask_gmm.errors import MemoryPlanError
+from dask_gmm.execution.machine import machine_memory, single_threaded_blas
 from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import plan_pass
-from dask_gmm.fitting.collapse import MStep
-from dask_gmm.fitting.events import FitFinished, FitStarted, SampleDrawn, StartsFound
-from dask_gmm.fitting.kmeans_parallel import draw_places
+from dask_gmm.fitting.budget import Budget
+from dask_gmm.fitting.events import FitFinished, FitStarted, PassJudged
+from dask_gmm.fitting.fit_starts import begin, check_row_count, draws_places, fit_sample_of
+from dask_gmm.fitting.kmeans_parallel import READS
 from dask_gmm.fitting.loop import FitResult, best_result, run
 from dask_gmm.fitting.passes import Evaluator
-from dask_gmm.fitting.sampling import automatic_size, draw_sample, sample_blocks
-from dask_gmm.fitting.starts import (
-    GivenParameters,
-    check_distinct,
-    fill_in,
-    initial_parameters,
-)
-from dask_gmm.fitting.strategies import make_strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import Backend, BlockJob
+    from dask_gmm.execution.backend import Backend
     from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Event, Observer, PassFinished
-    from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.starts import GivenParameters
+    from dask_gmm.fitting.strategies import Fitting
     from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.mixture.statistics import SufficientStatistics
 
 # Sets of K·D² numbers that the driver holds at a time: for each restart its covariances, factors
 # and statistics; and once the M-step's temporaries and what the estimator keeps.
@@ -72,6 +64,10 @@ class FitSettings:
     given: GivenParameters
     cache: int | None = None
     on_collapse: str = "stop"
+    acceleration: str | None = None
+    stopping: str = "auto"
+    max_passes: int | None = None
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +90,15 @@ class FitReport:
     n_rows : int or None
         Rows of the input; None when no pass was made over chunks of unknown size.
     seconds : float
+    acceleration : str or None
+        What was chosen.
     """
 
     best: FitResult
     history: tuple[PassFinished, ...]
     n_rows: int | None
     seconds: float
+    acceleration: str | None = None
 
 
 def fit_mixture(
@@ -125,12 +124,17 @@ def fit_mixture(
     """
     begun = time.perf_counter()
 
+    reads = READS if draws_places(settings, warm) else 0
+    budget = Budget(source, settings.max_passes, settings.max_bytes, reads)
+
     def notify(event: Event) -> None:
+        budget.take(event)
         for observer in observers:
             observer(event)
 
     check_row_count(source.n_rows, settings.n_components)
     check_driver_memory(source, settings.family, settings.n_components, settings.n_init)
+    budget.check()
     notify(
         FitStarted(
             source=source.name,
@@ -144,35 +148,55 @@ def fit_mixture(
             tol=settings.tol,
         )
     )
-    needs_sample = warm is None and not settings.given.complete
-    sample = None
-    if needs_sample or settings.on_collapse == "reseed":
-        sample = _sample(source, backend, settings, random_state, notify)
-    rows = None if sample is None else sample.rows
+    acceleration, sample = fit_sample_of(source, backend, settings, random_state, notify, warm)
+    budget.check()
     with repeated_passes(source, backend, settings) as plan:
-        evaluator = Evaluator(backend, plan, settings.kernel, observers)
-        starts, bound = (
-            (_starts(plan, backend, settings, random_state, sample, notify), -np.inf)
-            if warm is None
-            else ([warm.parameters], warm.lower_bound)
+        strategies = begin(
+            plan, backend, settings, random_state, notify, warm, acceleration, sample
         )
-        strategies = [
-            make_strategy(
-                start,
-                settings,
-                MStep(settings.reg_covar, settings.on_collapse, rows, settings.kernel),
-                bound,
-            )
-            for start in starts
-        ]
+        evaluator = Evaluator(backend, plan, settings.kernel, observers)
+        judged = _Judged(strategies, notify)
+
+        def evaluate(candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
+            judged.tell()
+            return evaluator.evaluate(candidates)
+
         with single_threaded_blas():  # once for all passes: taking the guard costs milliseconds
-            best = best_result(run(strategies, evaluator.evaluate))
+            results = run(strategies, evaluate, lambda: budget.spent(evaluator.history))
+    judged.tell()
+    best = best_result(results)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components)
     seconds = time.perf_counter() - begun
     passes = len(evaluator.history)
-    notify(FitFinished(best.outcome, best.n_iter, best.lower_bound, passes, seconds))
-    return FitReport(best, tuple(evaluator.history), evaluator.n_rows, seconds)
+    notify(
+        FitFinished(
+            best.outcome, best.n_iter, best.lower_bound, passes, seconds, best.remaining_gain
+        )
+    )
+    history = [
+        replace(record, judgement=judgement)
+        for record, judgement in zip_longest(evaluator.history, best.judgements)
+    ]
+    return FitReport(best, tuple(history), evaluator.n_rows, seconds, acceleration)
+
+
+class _Judged:
+    """Tells what the strategies have made of the last pass; all take part from the first on."""
+
+    def __init__(self, strategies: Sequence[Fitting], notify: Observer) -> None:
+        self._strategies = strategies
+        self._notify = notify
+        self._told = 0
+
+    def tell(self) -> None:
+        """Notify once of each pass that has been judged."""
+        lists = [s.judgements for s in self._strategies if len(s.judgements) > self._told]
+        if not lists:
+            return
+        latest = [judgements[self._told] for judgements in lists]
+        self._told += 1
+        self._notify(PassJudged(self._told, max(latest, key=lambda j: j.objective)))
 
 
 @contextmanager
@@ -188,7 +212,7 @@ def repeated_passes(source: Source, backend: Backend, settings: FitSettings) -> 
 
 def _cache(settings: FitSettings) -> CacheSpec | None:
     """Return what this fit may pin, under a token of its own; None where nothing is read twice."""
-    if settings.cache == 0 or settings.max_iter <= 1:
+    if settings.cache == 0 or settings.max_iter <= 1 or settings.max_passes == 1:
         return None
     return CacheSpec(uuid.uuid4().hex, settings.cache)
 
@@ -224,106 +248,3 @@ def check_driver_memory(
         f"{source.shape}, was taken for the features: give feature_axis if it is another one, or "
         f"use fewer components or covariance_type='diag'."
     )
-
-
-def check_row_count(n_rows: int | None, n_components: int) -> None:
-    """Refuse fewer rows than components, or than two; in scikit-learn's words."""
-    if n_rows is None:
-        return
-    if n_rows < 2:
-        raise InputError(f"Found array with {n_rows} sample(s) while a minimum of 2 is required.")
-    if n_rows < n_components:
-        raise InputError(
-            f"Expected n_samples >= n_components but got n_components = {n_components}, "
-            f"n_samples = {n_rows}"
-        )
-
-
-def _starts(
-    plan: Plan,
-    backend: Backend,
-    settings: FitSettings,
-    random_state: np.random.RandomState,
-    sample: Sample | None,
-    notify: Observer,
-) -> list[MixtureParameters]:
-    """One start per restart, all drawn before the first pass so that they can share it."""
-    begun = time.perf_counter()
-    k, family, reg_covar = settings.n_components, settings.family, settings.reg_covar
-    if sample is not None and not settings.given.complete:
-        check_row_count(sample.rows.shape[0], k)
-    if sample is not None and not sample.complete and settings.given.means is None:
-        check_distinct(sample.rows, k)  # of all rows scikit-learn makes what it can
-    with single_threaded_blas(), single_threaded_openmp():
-        if settings.init_params == "k-means||" and not settings.given.complete:
-            assert sample is not None
-            places = draw_places(
-                backend,
-                plan,
-                sample.rows,
-                n_components=k,
-                families=(family,),
-                n_init=settings.n_init,
-                random_state=random_state,
-                notify=notify,
-            )
-            starts = [
-                fill_in(drawn.start(k, family, reg_covar, random_state), settings.given)
-                for drawn in places
-            ]
-        else:
-            starts = [
-                initial_parameters(
-                    None if sample is None else sample.rows,
-                    n_components=k,
-                    family=family,
-                    init_params=settings.init_params,
-                    random_state=random_state,
-                    reg_covar=reg_covar,
-                    given=settings.given,
-                )
-                for _ in range(settings.n_init)
-            ]
-    if not settings.given.complete:
-        notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
-    return starts
-
-
-def _sample(
-    source: Source,
-    backend: Backend,
-    settings: FitSettings,
-    random_state: np.random.RandomState,
-    notify: Observer,
-) -> Sample:
-    k, d = settings.n_components, source.n_features
-    n_parameters = settings.family.degrees_of_freedom(k, d) + k * d + k - 1
-    size = max(settings.init_size or automatic_size(n_parameters, d), k)
-    return starting_sample(source, backend, size, random_state, notify)
-
-
-def starting_sample(
-    source: Source,
-    backend: Backend,
-    size: int,
-    random_state: np.random.RandomState,
-    notify: Observer,
-    wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
-) -> Sample:
-    """Draw `size` rows for the starts and say so; see `draw_sample`."""
-    everything = source.n_rows is not None and source.n_rows <= size
-    # A start on all rows must take scikit-learn's draws from `random_state` and no other.
-    # So do chunks of unknown sizes that turn out to be few: the seed comes from a copy.
-    seed = 0 if everything else int(deepcopy(random_state).randint(np.iinfo(np.int32).max))
-    plan = plan_pass(source, n_threads=backend.n_threads, blocks=sample_blocks(source, size))
-    sample, result = draw_sample(backend, plan, size, seed, wrap)
-    notify(
-        SampleDrawn(
-            rows=sample.rows.shape[0],
-            complete=sample.complete,
-            blocks=result.blocks,
-            bytes_read=result.bytes_read,
-            seconds=result.seconds,
-        )
-    )
-    return sample

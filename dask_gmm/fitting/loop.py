@@ -14,7 +14,7 @@ import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.collapse import MStep
-from dask_gmm.fitting.events import Outcome
+from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.mixture.estimation import centring_error
 from dask_gmm.mixture.kernels import Candidate
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
-__all__ = ["FitResult", "PlainEM", "Strategy", "best_result", "run"]
+__all__ = ["FitResult", "PlainEM", "Strategy", "best_result", "better_centres", "run"]
 
 # Above this relative error in a covariance a pass is repeated about the new means. Far below the
 # 1e-9 to which results are compared with scikit-learn's, far above u·(a few σ)², a normal step.
@@ -52,6 +52,10 @@ class FitResult:
         Why it ended, where `outcome` is COLLAPSED.
     mended : tuple of str
         A sentence for each component that collapsed on the way and was mended.
+    remaining_gain : float or None
+        Estimate of what the optimum is above `lower_bound`, in nats per row, if there is one.
+    judgements : tuple of Judgement
+        One for each pass this restart took part in.
     """
 
     parameters: MixtureParameters
@@ -61,14 +65,15 @@ class FitResult:
     outcome: Outcome
     error: CollapsedComponentError | None = None
     mended: tuple[str, ...] = ()
+    remaining_gain: float | None = None
+    judgements: tuple[Judgement, ...] = ()
 
 
 class Strategy(Protocol):
     """One way from a start to an end, told what each pass found."""
 
-    @property
-    def outcome(self) -> Outcome | None:
-        """How it ended; None while it wants another pass."""
+    outcome: Outcome | None
+    """How it ended; None while it wants another pass. The loop sets it when a budget is spent."""
 
     def propose(self) -> tuple[Candidate, ...]:
         """What to evaluate in the next pass; at least one candidate."""
@@ -83,9 +88,17 @@ class Strategy(Protocol):
 def run(
     strategies: Sequence[Strategy],
     evaluate: Callable[[Sequence[Candidate]], tuple[SufficientStatistics, ...]],
+    spent: Callable[[], Outcome | None] = lambda: None,
 ) -> tuple[FitResult, ...]:
-    """Advance all strategies together, one read a turn, until each has ended."""
+    """Advance all strategies together, one read a turn, until each has ended.
+
+    Before each turn `spent` may say that no further pass can be afforded, and which budget it was.
+    """
     while active := [s for s in strategies if s.outcome is None]:
+        if (why := spent()) is not None:
+            for strategy in active:
+                strategy.outcome = why
+            break
         proposals = [s.propose() for s in active]
         statistics = evaluate([c for proposal in proposals for c in proposal])
         start = 0
@@ -107,6 +120,22 @@ def best_result(results: Sequence[FitResult]) -> FitResult:
         if result.lower_bound > best.lower_bound or best.lower_bound == -np.inf:
             best = result
     return best
+
+
+def better_centres(
+    statistics: SufficientStatistics, reg_covar: float
+) -> NDArray[np.float64] | None:
+    """Where to gather the moments again if too few digits are left of a covariance; else None.
+
+    A mean that jumped by thousands of its new σ leaves too few digits in a covariance taken
+    about the old mean. Then, once, the pass is repeated about the new means.
+    """
+    if not centring_error(statistics, reg_covar) > _RECENTRE_ABOVE:
+        return None
+    counts = np.maximum(statistics.counts, np.finfo(np.float64).tiny)
+    shift = np.where(statistics.counts[:, None] > 0, statistics.first / counts[:, None], 0.0)
+    centres: NDArray[np.float64] = statistics.reference + shift
+    return centres
 
 
 @dataclass
@@ -138,6 +167,7 @@ class PlainEM:
     previous_bound: float = -np.inf
     m_step: MStep | None = None
     outcome: Outcome | None = None
+    judgements: list[Judgement] = field(default_factory=list)
     _bounds: list[float] = field(default_factory=list)
     _n_iter: int = 0
     _reference: NDArray[np.float64] | None = None
@@ -156,20 +186,17 @@ class PlainEM:
         return (Candidate(self.parameters, self._reference),)
 
     def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
-        """Do the M-step, or ask for the same parameters about better centres.
-
-        A mean that jumped by thousands of its new σ leaves too few digits in a covariance taken
-        about the old mean. Then, once, the pass is repeated about the new means.
-        """
+        """Do the M-step, or ask for the same parameters about better centres."""
         (found,) = statistics
-        if self._reference is None and centring_error(found, self.reg_covar) > _RECENTRE_ABOVE:
-            counts = np.maximum(found.counts, np.finfo(np.float64).tiny)
-            self._reference = found.reference + np.where(
-                found.counts[:, None] > 0, found.first / counts[:, None], 0.0
-            )
-            return
-        self._reference = None
         bound = found.mean_log_likelihood
+        if self._reference is None:
+            self._reference = better_centres(found, self.reg_covar)
+            if self._reference is not None:
+                self.judgements.append(Judgement(StepKind.REPEATED, bound, None))
+                return
+        self._reference = None
+        kind = StepKind.PLAIN if self._bounds else StepKind.START
+        self.judgements.append(Judgement(kind, bound, None))
         previous, self._previous = self._previous, bound
         self._bounds.append(bound)
         self._n_iter += 1
@@ -199,4 +226,5 @@ class PlainEM:
             outcome=self.outcome,
             error=self._error,
             mended=tuple(self._m_step.notes),
+            judgements=tuple(self.judgements),
         )

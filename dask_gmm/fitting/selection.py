@@ -26,7 +26,8 @@ from dask_gmm.fitting.events import (
     SelectionStarted,
     StartsFound,
 )
-from dask_gmm.fitting.fit import check_row_count, repeated_passes, starting_sample
+from dask_gmm.fitting.fit import repeated_passes
+from dask_gmm.fitting.fit_starts import check_row_count, starting_sample
 from dask_gmm.fitting.grid_starts import GridPoint, StartsOfSize, grid_starts, starts_on_sample
 from dask_gmm.fitting.holdout import HoldOut, HoldOutEvaluator, TrainingRowsJob
 from dask_gmm.fitting.kmeans_parallel import draw_places

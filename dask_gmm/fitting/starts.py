@@ -55,6 +55,11 @@ class GivenParameters:
         """Whether nothing is left to compute."""
         return not any(v is None for v in (self.weights, self.means, self.precisions))
 
+    @property
+    def any(self) -> bool:
+        """Whether anything is given."""
+        return any(v is not None for v in (self.weights, self.means, self.precisions))
+
 
 def initial_parameters(
     rows: Rows | None,

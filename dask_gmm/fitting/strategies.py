@@ -1,20 +1,64 @@
-"""From a start and settings to the strategy that the loop advances: the one place that chooses."""
+"""From starts and settings to the strategies that the loop advances: the one place that chooses."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from dask_gmm.data.source import NumpySource
+from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.fitting.acceleration.sample_fit import fit_sample
+from dask_gmm.fitting.acceleration.squarem import Squarem
+from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.loop import PlainEM
 
 if TYPE_CHECKING:
-    from dask_gmm.fitting.collapse import MStep
-    from dask_gmm.fitting.fit import FitSettings
-    from dask_gmm.fitting.loop import Strategy
+    from collections.abc import Sequence
+
+    from dask_gmm.data.source import Source
+    from dask_gmm.fitting.fit import FitSettings, WarmStart
+    from dask_gmm.fitting.sampling import Sample
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["make_strategy"]
+    Fitting: TypeAlias = PlainEM | VarianceReducedEM | Squarem
+
+__all__ = ["ACCELERATIONS", "choose_acceleration", "make_strategies", "make_strategy"]
+
+ACCELERATIONS = ("auto", "variance-reduced", "squarem")
+# Below this many rows for each free parameter a sample misleads as often as it leads.
+_LEAST_ROWS_PER_PARAMETER = 5.0
+
+
+def choose_acceleration(
+    asked: str | None, source: Source, size: int, n_parameters: int
+) -> str | None:
+    """Settle "auto", and whether a sample of `size` rows can lead a fit.
+
+    "auto" accelerates what has to be read: data of a store or of a Dask collection that do not fit
+    into the sample anyway. For rows in memory a pass costs no more than what the sample would.
+
+    Parameters
+    ----------
+    asked : str or None
+    source : Source
+    size : int
+        Rows of the sample.
+    n_parameters : int
+        Free parameters of the mixture.
+
+    Returns
+    -------
+    {"variance-reduced", "squarem", None}
+    """
+    small = source.n_rows is not None and source.n_rows <= size
+    if asked == "auto" and (isinstance(source, NumpySource) or small):
+        return None
+    if asked in ("auto", "variance-reduced"):
+        enough = small or size >= _LEAST_ROWS_PER_PARAMETER * n_parameters
+        return "variance-reduced" if enough else "squarem"
+    return asked
 
 
 def make_strategy(
@@ -22,8 +66,8 @@ def make_strategy(
     settings: FitSettings,
     m_step: MStep,
     previous_bound: float = -np.inf,
-) -> Strategy:
-    """Return the strategy that goes from `start` as `settings` say.
+) -> PlainEM:
+    """Return plain EM from `start`.
 
     Parameters
     ----------
@@ -37,3 +81,50 @@ def make_strategy(
     return PlainEM(
         start, settings.tol, settings.max_iter, settings.reg_covar, previous_bound, m_step
     )
+
+
+def make_strategies(
+    settings: FitSettings,
+    acceleration: str | None,
+    starts: Sequence[MixtureParameters],
+    sample: Sample | None,
+    warm: WarmStart | None,
+    n_threads: int,
+) -> list[Fitting]:
+    """Build the strategies of a fit.
+
+    Parameters
+    ----------
+    settings : FitSettings
+    acceleration : {"variance-reduced", "squarem", None}
+    starts : sequence of MixtureParameters
+        With a warm start the one it continues from.
+    sample : Sample or None
+        What variance-reduced EM works on, and what components are reseeded from.
+    warm : WarmStart or None
+    n_threads : int
+        Threads of this process for the sample's E-steps.
+    """
+    tol, most, reg = settings.tol, settings.max_iter, settings.reg_covar
+    bound = -np.inf if warm is None else warm.lower_bound
+    by_change = settings.stopping == "change"
+
+    def m_step() -> MStep:
+        rows = None if sample is None else sample.rows
+        return MStep(reg, settings.on_collapse, rows, settings.kernel)
+
+    if acceleration is None:
+        return [make_strategy(start, settings, m_step(), bound) for start in starts]
+    if acceleration == "squarem":
+        return [Squarem((start,), tol, most, reg, by_change, bound, m_step()) for start in starts]
+    assert sample is not None
+    rows = SampleRows(sample.rows, settings.kernel, n_threads)
+    tried = fit_sample(rows, starts, reg, settings.n_init)
+    if warm is not None or settings.given.any:
+        # Whoever gave it may know more than the sample: the first read tells.
+        tried = (*tried, starts[0])
+    elif settings.init_params == "k-means||":
+        tried = (*tried, *starts)  # they come from all rows, and so they do know more
+    return [
+        VarianceReducedEM(tried, tol, most, reg, by_change, bound, m_step(), sample=rows),
+    ]

@@ -65,6 +65,11 @@ class CovarianceFamily(ABC):
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         """Free parameters in the covariances."""
 
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Free parameters of a mixture: covariances, means, and weights that sum to one."""
+        covariances = self.degrees_of_freedom(n_components, n_features)
+        return covariances + n_components * n_features + n_components - 1
+
     @abstractmethod
     def estimate(self, counts: Array, first: Array, second: Array, reg_covar: float) -> Array:
         """Maximum-likelihood covariances, plus `reg_covar` on each diagonal.

@@ -123,8 +123,7 @@ class MixtureParameters:
     @property
     def n_parameters(self) -> int:
         """Free parameters: covariances, means, and weights that sum to one."""
-        k, d = self.n_components, self.n_features
-        return self.family.degrees_of_freedom(k, d) + k * d + k - 1
+        return self.family.n_parameters(self.n_components, self.n_features)
 
     @property
     def precisions(self) -> NDArray[np.float64]:

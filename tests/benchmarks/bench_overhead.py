@@ -243,6 +243,7 @@ def cached_fit(
         COMPONENTS,
         max_iter=passes,
         tol=0.0,
+        acceleration=None,
         cache=int(share * size / processes),
         weights_init=p.weights,
         means_init=p.means,

@@ -173,6 +173,7 @@ def measured_passes(client: Client, path: str, passes: int = 6) -> tuple[list[fl
             max_iter=passes,
             tol=0.0,
             cache=0,
+            acceleration=None,
             weights_init=p.weights,
             means_init=p.means,
             precisions_init=p.covariances,

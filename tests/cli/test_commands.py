@@ -58,6 +58,29 @@ def test_a_fit_that_stops_early_says_so(points: Path, tmp_path: Path, run: Run) 
     assert GaussianMixture.load(tmp_path / "m.zarr").converged_ is False
 
 
+def test_an_accelerated_fit_says_what_is_left(points: Path, run: Run) -> None:
+    words = ("fit", points, "-k", 3, "--seed", 0, "--acceleration", "variance-reduced")
+    done = run(*words)
+    assert done.exit_code == 0, done.stderr
+    assert re.search(r"about \S+ nats a row below the optimum", done.stdout)
+    assert re.search(r"pass 1: start, \S+ nats/row remaining", done.stderr)
+    told = json.loads(run(*words, "--json").stdout)
+    assert told["acceleration"] == "variance-reduced"
+    assert told["history"][0]["kind"] == "start"
+    assert told["history"][-1]["remaining_gain"] == told["remaining_gain"]
+
+
+def test_a_budget_of_passes_ends_a_fit(points: Path, run: Run) -> None:
+    words = ("--acceleration", "none", "--max-passes", 2, "--tol", 0)
+    done = run("fit", points, "-k", 3, *words)
+    assert done.exit_code == 3
+    assert "without converging: raise --max-passes or --tol" in done.stdout
+    assert "warning" not in done.stderr, "the result says it already"
+    refused = run("fit", points, "-k", 3, "--max-bytes", "1kB")
+    assert refused.exit_code != 0
+    assert "does not pay for a fit" in refused.stderr
+
+
 @pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
 def test_families(covariance: str, points: Path, tmp_path: Path, run: Run) -> None:
     path = tmp_path / "m.zarr"

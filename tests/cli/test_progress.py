@@ -15,12 +15,15 @@ from dask_gmm.execution.backend import PassProgress
 from dask_gmm.fitting.events import (
     FitFinished,
     FitStarted,
+    Judgement,
     Outcome,
     PassAdvanced,
     PassFinished,
+    PassJudged,
     PassStarted,
     SampleDrawn,
     StartsFound,
+    StepKind,
 )
 
 
@@ -151,6 +154,18 @@ def test_lines() -> None:
         "pass 1: log-likelihood -3.000000, 2.0 s, 500 rows/s, 8.00 kB/s",
         "pass 2: log-likelihood -2.500000 (+5.0e-01), 2.0 s, 500 rows/s, 8.00 kB/s",
     ]
+
+
+def test_what_remains_is_told_and_no_passes_are_guessed() -> None:
+    pace = fit([-3.0, -2.2, -1.8, -1.6, -1.5], 1e-5)
+    assert pace.passes_left() is not None
+    pace.take(PassJudged(5, Judgement(StepKind.ACCEPTED, -1.5, 2.5e-4)))
+    assert pace.passes_left() is None
+    out = io.StringIO()
+    _Lines(pace, Console(file=out, width=200))(
+        PassJudged(6, Judgement(StepKind.REJECTED, -1.6, 2.5e-4))
+    )
+    assert out.getvalue() == "pass 6: rejected, 2.5e-04 nats/row remaining\n"
 
 
 def test_a_long_pass_gets_lines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

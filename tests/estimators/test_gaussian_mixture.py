@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -25,6 +26,7 @@ from dask_gmm.fitting.events import (
     FitStarted,
     PassAdvanced,
     PassFinished,
+    PassJudged,
     PassStarted,
     SampleDrawn,
     StartsFound,
@@ -138,12 +140,14 @@ def test_events_tell_the_whole_story(cube: NDArray[np.float64], tmp_path: Path) 
     gm = fit(X, callbacks=[events.append], n_init=2, **more)
     kinds_seen = [type(e) for e in events if not isinstance(e, PassAdvanced)]
     assert kinds_seen[:3] == [FitStarted, SampleDrawn, StartsFound]
-    assert kinds_seen[3:-1] == [PassStarted, PassFinished] * gm.n_passes_
+    assert kinds_seen[3:-1] == [PassStarted, PassFinished, PassJudged] * gm.n_passes_
     assert kinds_seen[-1] is FitFinished
     assert events[0].n_rows == 2000
     assert events[-1].lower_bound == gm.lower_bound_
     finished = [e for e in events if isinstance(e, PassFinished)]
-    assert tuple(finished) == gm.history_
+    assert tuple(finished) == tuple(replace(e, judgement=None) for e in gm.history_)
+    judged = [e.judgement for e in events if isinstance(e, PassJudged)]
+    assert [j.objective for j in judged] == [max(e.lower_bounds) for e in finished]
     assert all(e.rows == 2000 and e.blocks == 8 and e.bytes_read == cube.nbytes for e in finished)
     done = [e.progress.blocks_done for e in events if isinstance(e, PassAdvanced)]
     assert max(done) == 8

@@ -105,6 +105,7 @@ def test_a_hundred_thousand_small_blocks_are_few_tasks(tmp_path: Path) -> None:
             2,
             max_iter=1,
             tol=0.0,
+            acceleration=None,
             weights_init=[0.5, 0.5],
             means_init=[[-1.0, 0.0], [1.0, 0.0]],
             precisions_init=np.stack([np.eye(2)] * 2),

@@ -51,6 +51,27 @@ def narrow() -> NDArray[np.float64]:
     return x[x[:, 0] > -5.0]
 
 
+@pytest.mark.parametrize("acceleration", ["squarem", "variance-reduced"])
+def test_accelerated_fits_keep_to_the_rule(acceleration: str) -> None:
+    """Whatever they try, it is a plain step's M-step that mends, stops or fails."""
+    fast: dict[str, Any] = {"acceleration": acceleration, "init_params": "random_from_data"}
+    with pytest.warns(CollapsedComponentWarning, match="component 0"):
+        stopped = collapsing("stop", **fast).fit(narrow())
+    assert stopped.outcome_ == "collapsed"
+    with pytest.warns(CollapsedComponentWarning) as told:
+        merged = collapsing("merge", **fast).fit(narrow())
+    assert "Component 0 collapsed and was merged into" in str(told[0].message)
+    assert merged.converged_
+    assert len(merged.weights_) < 3
+    assert np.all(np.isfinite(merged.precisions_cholesky_))
+    with pytest.warns(CollapsedComponentWarning):
+        reseeded = collapsing("reseed", **fast).fit(narrow())
+    assert reseeded.weights_.shape == (3,)
+    assert np.all(np.isfinite(reseeded.means_))
+    with pytest.raises(CollapsedComponentError, match="ill-defined empirical covariance"):
+        collapsing("raise", **fast).fit(narrow())
+
+
 @pytest.mark.parametrize("family", ["full", "diag", "spherical"])
 def test_stop_ends_with_the_last_sound_mixture(family: str) -> None:
     with pytest.warns(CollapsedComponentWarning, match="component 0"):
@@ -123,8 +144,9 @@ def test_raise_fails_as_scikit_learn_does() -> None:
         collapsing("raise").fit(narrow())
 
 
+@pytest.mark.parametrize("acceleration", [None, "squarem", "variance-reduced"])
 @pytest.mark.parametrize("on_collapse", ["merge", "reseed"])
-def test_an_empty_component_is_mended_too(on_collapse: str) -> None:
+def test_an_empty_component_is_mended_too(on_collapse: str, acceleration: str | None) -> None:
     x = np.random.default_rng(1).normal(size=(400, 2))
     with pytest.warns(CollapsedComponentWarning, match="Component 2"):
         gm = GaussianMixture(
@@ -134,6 +156,7 @@ def test_an_empty_component_is_mended_too(on_collapse: str) -> None:
             precisions_init=VARIANCES["full"],
             on_collapse=on_collapse,
             max_iter=300,
+            acceleration=acceleration,
         ).fit(x)
     assert gm.converged_
     assert len(gm.weights_) == (2 if on_collapse == "merge" else 3)

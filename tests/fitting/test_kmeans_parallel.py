@@ -9,10 +9,11 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from sklearn.exceptions import ConvergenceWarning
 
 from dask_gmm import GaussianMixture
 from dask_gmm.data.stores import read_counter
-from dask_gmm.errors import NonFiniteError
+from dask_gmm.errors import InputError, NonFiniteError
 from dask_gmm.fitting.events import StartRead
 from dask_gmm.fitting.kmeans_parallel import READS
 
@@ -46,13 +47,31 @@ def fit(X: Any, init_params: str = "k-means||", **settings: Any) -> GaussianMixt
     return gm
 
 
+def test_its_starts_stand_in_the_first_read_of_an_accelerated_fit(store: str) -> None:
+    """What is fitted to the sample knows nothing of rows that are not in it."""
+    gm = fit(store, n_init=2, tol=1e-6, max_iter=20)
+    assert gm.acceleration_ == "variance-reduced"
+    assert len(gm.history_[0].lower_bounds) == 3  # the sample's one end, and both starts
+    assert gm.weights_.min() == pytest.approx(1e-4, rel=1e-6)
+    assert gm.converged_
+
+
+def test_its_reads_are_paid_for(store: str) -> None:
+    one_pass = N * 3 * 8
+    with pytest.raises(InputError, match="does not pay"):
+        fit(store, max_bytes=(READS + 1) * one_pass)
+    with pytest.warns(ConvergenceWarning, match="max_bytes"):
+        gm = fit(store, max_bytes=(READS + 4) * one_pass, tol=0.0, cache=0)
+    assert gm.n_passes_ < 4
+
+
 def bits(gm: GaussianMixture) -> list[bytes]:
     return [gm.weights_.tobytes(), gm.means_.tobytes(), gm.covariances_.tobytes()]
 
 
 def test_a_rare_component_that_the_sample_misses_is_found(rows: NDArray[np.float64]) -> None:
     lazy = da.from_array(rows, chunks=(CHUNK, 3))
-    found, missed = fit(lazy), fit(lazy, "kmeans")
+    found, missed = fit(lazy, acceleration=None), fit(lazy, "kmeans", acceleration=None)
     assert found.weights_.min() == pytest.approx(1e-4, rel=1e-6)
     assert missed.weights_.min() > 0.1
     assert found.lower_bound_ > missed.lower_bound_

@@ -69,6 +69,7 @@ def fit(data: Any, task: dict[str, Any]) -> dict[str, Any]:
 
     gm = GaussianMixture(
         task["components"],
+        acceleration=None,
         tol=0.0,
         max_iter=task["passes"],
         random_state=task["seed"],

@@ -1,0 +1,205 @@
+"""Maximise a likelihood in memory: EM with Anderson steps, each kept only if it rises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dask_gmm.fitting.acceleration.anderson import Step, mix
+from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
+from dask_gmm.fitting.acceleration.objective import (
+    Moments,
+    complete_moments,
+    expected_log_density,
+    maximizer,
+)
+
+if TYPE_CHECKING:
+    from dask_gmm.fitting.acceleration.sample import SampleRows
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+__all__ = ["CorrectedSample", "Point", "SampleObjective", "climb", "slope"]
+
+_MEMORY = 8
+_CUTOFF = 1e-6
+# Coordinates are of order one; central differences of this size are good to ten digits.
+_DIFFERENCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Point:
+    """An objective at one mixture, and its EM step from there.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+    value : float
+        Nats per row.
+    moments : Moments
+        With everything that corrects or regularises them.
+    update : MixtureParameters or None
+        What the moments' M-step gives; None if they have no maximum.
+    gain : float
+        By how much at least that step raises the objective; NaN without one.
+    """
+
+    parameters: MixtureParameters
+    value: float
+    moments: Moments
+    update: MixtureParameters | None
+    gain: float
+
+    @classmethod
+    def of(cls, parameters: MixtureParameters, value: float, moments: Moments) -> Point:
+        """Do the M-step."""
+        update = maximizer(moments)
+        if update is None:
+            return cls(parameters, value, moments, None, float("nan"))
+        now = expected_log_density(moments, parameters)
+        return cls(parameters, value, moments, update, expected_log_density(moments, update) - now)
+
+
+@dataclass(frozen=True)
+class SampleObjective:
+    """The sample's own log-likelihood, regularised like the fit."""
+
+    sample: SampleRows
+    reg_covar: float
+
+    def __call__(self, parameters: MixtureParameters) -> Point:
+        """Evaluate the objective: one E-step over the sample."""
+        value, moments = self.sample.evaluate(parameters)
+        return Point.of(parameters, value, moments.regularised(self.reg_covar, moments.counts))
+
+
+@dataclass(frozen=True)
+class CorrectedSample:
+    """The sample's log-likelihood, corrected so that its gradient at θ is that of all rows.
+
+    h(x) = ℓ_Y(x) + <S − S_Y(θ) + ρ·s_θ, T(x)>, with S the moments of all rows at θ and S_Y those
+    of the sample: control variates for the likelihood (as in stochastic variance-reduced gradients,
+    Johnson & Zhang 2013), but in the natural parameters, so that EM can maximise it. The last term
+    holds x near θ by ρ times the Kullback-Leibler divergence of the complete data; s_θ are the
+    moments of the mixture θ itself.
+
+    Attributes
+    ----------
+    sample : SampleRows
+    at : MixtureParameters
+        θ.
+    value : float
+        ℓ_Y(θ).
+    moments : Moments
+        S_Y(θ), about the same reference as `correction`.
+    correction : Moments
+        S − S_Y(θ), S with its regularisation.
+    pull : Moments
+        s_θ.
+    rho : float
+    """
+
+    sample: SampleRows
+    at: MixtureParameters
+    value: float
+    moments: Moments
+    correction: Moments
+    pull: Moments
+    rho: float
+
+    @classmethod
+    def create(cls, sample: SampleRows, at: MixtureParameters, moments: Moments) -> CorrectedSample:
+        """Evaluate the sample at θ; `moments` are those of all rows there."""
+        value, own = sample.evaluate(at, moments.reference)
+        pull = complete_moments(at, moments.reference)
+        return cls(sample, at, value, own, moments - own, pull, 0.0)
+
+    def held(self, rho: float) -> CorrectedSample:
+        """Return the same objective with another ρ."""
+        return CorrectedSample(
+            self.sample, self.at, self.value, self.moments, self.correction, self.pull, rho
+        )
+
+    def released(self, point: Point) -> Point:
+        """Return a point of this objective as one of the same objective without its pull."""
+        value = point.value - self.rho * expected_log_density(self.pull, point.parameters)
+        return Point.of(point.parameters, value, point.moments.plus(self.pull, -self.rho))
+
+    def start(self) -> Point:
+        """Return the objective at θ, where the sample has been evaluated already."""
+        return self._point(self.at, self.value, self.moments)
+
+    def __call__(self, parameters: MixtureParameters) -> Point:
+        """Evaluate the objective: one E-step over the sample."""
+        value, moments = self.sample.evaluate(parameters, self.moments.reference)
+        return self._point(parameters, value, moments)
+
+    def _point(self, parameters: MixtureParameters, value: float, moments: Moments) -> Point:
+        extra = self.correction.plus(self.pull, self.rho)
+        value += expected_log_density(extra, parameters)
+        return Point.of(parameters, value, moments + extra)
+
+
+def slope(point: Point, direction: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    """Directional derivative of the objective at a point, in coordinates; NaN if out of reach.
+
+    At θ the objective and Q(·|θ) have the same gradient (Fisher's identity), so that no E-step is
+    needed.
+    """
+    at = to_vector(point.parameters)
+    ahead = from_vector(at + _DIFFERENCE * direction, point.parameters)
+    behind = from_vector(at - _DIFFERENCE * direction, point.parameters)
+    if ahead is None or behind is None:
+        return float("nan")
+    rise = expected_log_density(point.moments, ahead) - expected_log_density(point.moments, behind)
+    return rise / (2.0 * _DIFFERENCE)
+
+
+def climb(
+    objective: SampleObjective | CorrectedSample, start: Point, enough: float, evaluations: int
+) -> Point:
+    """Go up from `start` until an EM step would gain less than `enough`.
+
+    Parameters
+    ----------
+    objective : callable
+        Evaluates a mixture.
+    start : Point
+    enough : float
+        Nats per row.
+    evaluations : int
+        Most evaluations of the objective.
+    """
+    point, steps, memory = start, list[Step](), _MEMORY
+    while evaluations > 0 and (update := point.update) is not None and point.gain > enough:
+        here = to_vector(point.parameters)
+        steps = [*steps[-_MEMORY:], Step(here, to_vector(update) - here)]
+        bold, used = _bold(point, steps, memory)
+        if bold is not None:
+            trial = objective(bold)
+            evaluations -= 1
+            if trial.update is not None and trial.value >= point.value:
+                point, memory = trial, min(2 * memory, _MEMORY)
+                continue
+            memory = max(1, used // 2)
+        trial = objective(update)
+        evaluations -= 1
+        if trial.update is None or not np.isfinite(trial.value):
+            break
+        point = trial
+    return point
+
+
+def _bold(point: Point, steps: list[Step], memory: int) -> tuple[MixtureParameters | None, int]:
+    """The Anderson step with the longest memory that promises more than the EM step."""
+    used = min(memory, len(steps) - 1)
+    metric = Metric(point.parameters)
+    while used >= 1:
+        target = mix(steps[-(used + 1) :], metric, _CUTOFF)
+        found = from_vector(target, point.parameters)
+        # A quadratic's maximum is half its slope times the step away.
+        if found is not None and 0.5 * slope(point, target - steps[-1].point) > point.gain:
+            return found, used
+        used //= 2
+    return None, 0

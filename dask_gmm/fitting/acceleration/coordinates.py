@@ -1,0 +1,140 @@
+"""Parameters as points of a vector space, in which steps can be extrapolated.
+
+The coordinates are centred log-weights, means, and the precision Cholesky factors with their
+diagonals as logarithms: every finite vector is a mixture. Lengths are measured component by
+component in units of its own scatter and by the root of its weight, which is the Fisher
+information of the complete data: the same mixture in other units has the same lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import linalg
+
+from dask_gmm.mixture.parameters import MixtureParameters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+__all__ = ["Metric", "from_vector", "to_vector"]
+
+_LEAST_WEIGHT = 1e-12
+# Standard deviations may change by e^8 ≈ 3000 in one step. Beyond, squares near float64's end
+# would make a kernel refuse rows that are sound.
+_MOST_LOG_SCALE = 8.0
+
+
+def to_vector(parameters: MixtureParameters) -> Array:
+    """Coordinates of a mixture, shape (P,); P exceeds the free parameters by one."""
+    with np.errstate(divide="ignore"):  # a weight of zero has no finite coordinate
+        logs = np.log(parameters.weights)
+    factors = parameters.precisions_cholesky
+    if parameters.family.dense_factors:
+        d = factors.shape[-1]
+        upper = factors.reshape(-1, d, d)[:, *np.triu_indices(d, 1)]
+        scales = np.log(np.diagonal(factors, axis1=-2, axis2=-1))
+        parts = [scales.ravel(), upper.ravel()]
+    else:
+        parts = [np.log(factors).ravel()]
+    return np.concatenate([logs - logs.mean(), parameters.means.ravel(), *parts])
+
+
+def from_vector(vector: Array, like: MixtureParameters) -> MixtureParameters | None:
+    """The mixture at some coordinates; None where it is out of reach of `like`.
+
+    Parameters
+    ----------
+    vector : (P,) float64
+    like : MixtureParameters
+        Gives the family and the shapes, and the scales from which the new ones may not differ by
+        orders of magnitude.
+    """
+    if not np.all(np.isfinite(vector)):
+        return None
+    k, d = like.means.shape
+    weights = np.exp(vector[:k] - vector[:k].max())
+    weights /= weights.sum()
+    if weights.min() < _LEAST_WEIGHT:
+        return None
+    means = vector[k : k + k * d].reshape(k, d).copy()
+    rest, old = vector[k + k * d :], like.precisions_cholesky
+    if like.family.dense_factors:
+        many = old.reshape(-1, d, d)
+        scales: Array = rest[: many.shape[0] * d].reshape(-1, d)
+        before = np.log(np.diagonal(many, axis1=1, axis2=2))
+    else:
+        scales, before = rest.reshape(old.shape), np.log(old)
+    if np.max(np.abs(scales - before)) > _MOST_LOG_SCALE:
+        return None
+    if like.family.dense_factors:
+        new = np.zeros_like(many)
+        new[:, np.arange(d), np.arange(d)] = np.exp(scales)
+        new[:, *np.triu_indices(d, 1)] = rest[scales.size :].reshape(many.shape[0], -1)
+        factors = new.reshape(old.shape)
+    else:
+        factors = np.exp(scales)
+    arrays = (weights, means, like.family.covariances(factors), factors)
+    if not all(np.all(np.isfinite(a)) for a in arrays):
+        return None
+    for array in arrays:
+        array.setflags(write=False)
+    return MixtureParameters(like.family, *arrays)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Lengths of steps from one mixture: the Fisher information of its complete data.
+
+    Parameters
+    ----------
+    at : MixtureParameters
+    """
+
+    at: MixtureParameters
+
+    def scaled(self, steps: Array) -> Array:
+        """Steps in coordinates whose plain Euclidean length is the step's; (n, P) to (n, P)."""
+        k, d = self.at.means.shape
+        n = steps.shape[0]
+        root = np.sqrt(self.at.weights)
+        family, factors = self.at.family, self.at.precisions_cholesky
+        weights = steps[:, :k] * root
+        means = steps[:, k : k + k * d].reshape(n, k, d)
+        white = np.stack(
+            [root[j] * family.whiten(factors, j, means[:, j]) for j in range(k)], axis=1
+        )
+        rest = steps[:, k + k * d :]
+        scatter = self._dense(rest) if family.dense_factors else self._diagonal(rest)
+        return np.hstack([weights, white.reshape(n, -1), scatter])
+
+    def _dense(self, steps: Array) -> Array:
+        """Relative changes U⁻¹ dU, upper triangular, their diagonals times √2."""
+        k, d = self.at.means.shape
+        factors = self.at.precisions_cholesky.reshape(-1, d, d)
+        n, many = steps.shape[0], factors.shape[0]
+        # One matrix that all components share has all the weight.
+        share = np.sqrt(self.at.weights) if many == k else np.ones(many)
+        change = np.zeros((n, many, d, d))
+        diagonal, upper = np.arange(d), np.triu_indices(d, 1)
+        logs = steps[:, : many * d].reshape(n, many, d)
+        change[:, :, diagonal, diagonal] = logs * factors[:, diagonal, diagonal]
+        change[:, :, *upper] = steps[:, many * d :].reshape(n, many, -1)
+        for j in range(many):
+            columns = change[:, j].transpose(1, 0, 2).reshape(d, n * d)
+            solved = linalg.solve_triangular(factors[j], columns, check_finite=False)
+            change[:, j] = share[j] * solved.reshape(d, n, d).transpose(1, 0, 2)
+        change[:, :, diagonal, diagonal] *= np.sqrt(2.0)
+        return change[:, :, *np.triu_indices(d)].reshape(n, -1)
+
+    def _diagonal(self, steps: Array) -> Array:
+        """Relative changes of the standard deviations, times √2 for each feature they scale."""
+        k, d = self.at.means.shape
+        per_component = steps.shape[1] // k
+        root = np.sqrt(2.0 * self.at.weights * (d / per_component))
+        scaled: Array = steps * np.repeat(root, per_component)
+        return scaled

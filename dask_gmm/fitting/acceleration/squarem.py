@@ -1,0 +1,75 @@
+"""SQUAREM: extrapolate from every second EM step, without a sample.
+
+Two plain steps x0 → x1 → x2 give the step r = x1 − x0 and its change u = (x2 − x1) − r. Their
+ratio α = −‖r‖/‖u‖ says how far EM's slow direction leads, and x0 − 2αr + α²u goes there (Varadhan &
+Roland 2008, scheme S3). A cycle costs two passes, as the moments at x1 give x2 without one; the
+extrapolation is kept only if it does as well as x2 is certain to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
+from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
+from dask_gmm.fitting.events import Outcome
+
+if TYPE_CHECKING:
+    from dask_gmm.fitting.acceleration.climbing import Point
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+__all__ = ["Squarem"]
+
+# An extrapolation this close to the EM step is not worth a try that may fail.
+_LEAST_STRETCH = 1.01
+
+
+@dataclass
+class Squarem(VerifiedEM):
+    """EM with squared extrapolation steps; see the module.
+
+    The remaining gain is estimated as if the last two plain steps went on as a geometric series
+    (Aitken): right near the end, too low on a plateau that EM will leave.
+    """
+
+    _before: Point | None = None
+
+    def choose(self, at: Point) -> Trial:
+        """Extrapolate after a plain step; take a plain step after anything else."""
+        assert at.update is not None
+        before, self._before = self._before, None
+        self.remaining_gain = float("inf")
+        plain = Trial(at.update)
+        if before is None:
+            self._before = at
+            return plain
+        self._estimate(before, at)
+        start, middle = to_vector(before.parameters), to_vector(at.parameters)
+        step = middle - start
+        change = to_vector(at.update) - middle - step
+        lengths = np.linalg.norm(Metric(at.parameters).scaled(np.stack([step, change])), axis=1)
+        stretch = float(lengths[0] / lengths[1]) if lengths[1] > 0.0 else 1.0
+        if not stretch > _LEAST_STRETCH:
+            self._before = at
+            return plain
+        target = start + 2.0 * stretch * step + stretch**2 * change
+        found = from_vector(target, at.parameters)
+        if found is None:
+            self._before = at
+            return plain
+        return Trial(found, bold=True, needed=at.gain)
+
+    def begin_anew(self, start: MixtureParameters) -> None:
+        """Take two plain steps before the next extrapolation."""
+        self._before = None
+
+    def _estimate(self, before: Point, at: Point) -> None:
+        ratio = at.gain / before.gain if before.gain > 0.0 else 0.0
+        if ratio >= 1.0:
+            return
+        self.remaining_gain = max(at.value - before.value, at.gain) * ratio / (1.0 - ratio)
+        if not self.by_change and self.remaining_gain < self.tol:
+            self.outcome = Outcome.CONVERGED

@@ -1,0 +1,254 @@
+"""What accelerated strategies share: a bold step counts only after a pass has verified it.
+
+A strategy stands at a mixture that a pass has evaluated. From there it tries another, bold one; the
+pass over all rows that evaluates it is also the test whether it raises the objective
+(`acceleration.objective`). If it does not, the next pass is at the plain EM step, which cannot
+fail. So no accepted pass is a step down, and a bold step that fails costs one read. A strategy that
+has failed lately hedges: the same read evaluates the plain step too, so that it costs none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dask_gmm.errors import CollapsedComponentError
+from dask_gmm.fitting.acceleration.climbing import Point
+from dask_gmm.fitting.acceleration.objective import expected_log_density, per_row
+from dask_gmm.fitting.collapse import MStep
+from dask_gmm.fitting.events import Judgement, Outcome, StepKind
+from dask_gmm.fitting.loop import FitResult, better_centres
+from dask_gmm.mixture.kernels import Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.mixture.statistics import SufficientStatistics
+
+__all__ = ["Trial", "VerifiedEM"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the next pass evaluates.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+    bold : bool
+        Whether it may fail: anything but the plain EM step.
+    needed : float
+        What it must gain over the last accepted point, in nats per row.
+    predicted : float
+        What it should gain; NaN if nobody knows.
+    hedged : bool
+        Evaluate the plain EM step in the same read.
+    """
+
+    parameters: MixtureParameters
+    bold: bool = False
+    needed: float = 0.0
+    predicted: float = float("nan")
+    hedged: bool = False
+
+
+@dataclass
+class VerifiedEM:
+    """Base of the accelerated strategies; a subclass chooses the next trial.
+
+    Parameters
+    ----------
+    starts : tuple of MixtureParameters
+        All are evaluated in the first read, and the best goes on.
+    tol : float
+        Nats per row.
+    max_iter : int
+        Most accepted passes.
+    reg_covar : float
+    by_change : bool
+        Stop by scikit-learn's rule, when an accepted pass changes the mean log-likelihood by less
+        than `tol`, instead of by the estimated remaining gain. It also serves where there is no
+        estimate.
+    previous_bound : float
+        The lower bound that a warm start continues from.
+    m_step : MStep, optional
+        Of the plain steps; by default one that stops at a collapse. What it mends begins anew: the
+        mended mixture is another one, and what the strategy has learned is not about that.
+    """
+
+    starts: tuple[MixtureParameters, ...]
+    tol: float
+    max_iter: int
+    reg_covar: float
+    by_change: bool = False
+    previous_bound: float = -np.inf
+    m_step: MStep | None = None
+    outcome: Outcome | None = None
+    judgements: list[Judgement] = field(default_factory=list)
+    remaining_gain: float | None = None
+    _at: Point | None = None
+    _trial: Trial | None = None
+    _bounds: list[float] = field(default_factory=list)
+    _centres: NDArray[np.float64] | None = None
+    _error: CollapsedComponentError | None = None
+
+    def __post_init__(self) -> None:
+        self._m_step = self.m_step or MStep(self.reg_covar)
+        self._previous = self.previous_bound
+        if self.max_iter == 0:
+            self.outcome = Outcome.MAX_ITER
+
+    # -- what a subclass decides -----------------------------------------------------------------
+
+    def choose(self, at: Point) -> Trial:
+        """Choose the next trial from an accepted point; may set `outcome` or `remaining_gain`."""
+        raise NotImplementedError
+
+    def accepted(self, trial: Trial, gain: float) -> None:
+        """Learn that a bold trial has gained so much."""
+
+    def rejected(self, trial: Trial) -> None:
+        """Learn that a bold trial has failed."""
+
+    def begin_anew(self, start: MixtureParameters) -> None:
+        """Forget the way so far: a component was mended or taken out, which led to `start`."""
+
+    # -- the loop's side -------------------------------------------------------------------------
+
+    def propose(self) -> tuple[Candidate, ...]:
+        """Return the starts, and from then on one trial at a time."""
+        if self._trial is not None:
+            trial = Candidate(self._trial.parameters, self._centres)
+            if self._trial.hedged and self._at is not None and self._at.update is not None:
+                return (trial, Candidate(self._at.update))
+            return (trial,)
+        if self._centres is not None:
+            return (Candidate(self.starts[0], self._centres),)
+        return tuple(Candidate(start) for start in self.starts)
+
+    def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
+        """Accept or reject what the pass has evaluated, and choose what comes next."""
+        chosen = 0
+        if self._trial is None:
+            chosen = max(range(len(statistics)), key=lambda i: statistics[i].mean_log_likelihood)
+            self.starts = (self.starts[chosen],)
+        found = statistics[chosen]
+        trial = self._trial or Trial(self.starts[0])
+        if self._centres is None:
+            self._centres = better_centres(found, self.reg_covar)
+            if self._centres is not None and not trial.bold:
+                bound = found.mean_log_likelihood
+                self.judgements.append(Judgement(StepKind.REPEATED, bound, self.remaining_gain))
+                return
+        self._centres = None
+        self._take_in(trial, found, statistics[1] if trial.hedged else None)
+
+    def _take_in(
+        self, trial: Trial, found: SufficientStatistics, hedge: SufficientStatistics | None
+    ) -> None:
+        bound = found.mean_log_likelihood
+        update = self._m_step.sound(found)
+        if update is None:
+            if trial.bold:
+                self._reject(trial, bound, hedge)
+            else:
+                self._mend(found)
+            return
+        moments = per_row(found)
+        moments = moments.regularised(self.reg_covar, moments.counts)
+        gain = expected_log_density(moments, update) - expected_log_density(
+            moments, trial.parameters
+        )
+        gained = float("nan") if self._at is None else self._gain(self._at, trial, bound)
+        if trial.bold and not gained >= trial.needed:  # NaN is no gain
+            self._reject(trial, bound, hedge)
+            return
+        kind = StepKind.ACCEPTED if trial.bold else self._plain_kind()
+        self._at = Point(trial.parameters, bound, moments, update, gain)
+        if trial.bold:
+            self.accepted(trial, gained)
+        previous, self._previous = self._previous, bound
+        self._bounds.append(bound)
+        self.remaining_gain = None
+        self._trial = self.choose(self._at)
+        by_change = self.by_change or self.remaining_gain is None
+        if self.outcome is None and by_change and abs(bound - previous) < self.tol:
+            self.outcome = Outcome.CONVERGED
+        if self.outcome is None and len(self._bounds) >= self.max_iter:
+            self.outcome = Outcome.MAX_ITER
+        self.judgements.append(Judgement(kind, bound, self.remaining_gain))
+
+    def _mend(self, found: SufficientStatistics) -> None:
+        """After a plain pass whose M-step fails: mend it and begin anew, or end here."""
+        bound, kind = found.mean_log_likelihood, self._plain_kind()
+        self._bounds.append(bound)
+        self.remaining_gain = None
+        self.judgements.append(Judgement(kind, bound, None))
+        try:
+            mended = self._m_step(found)
+        except CollapsedComponentError as error:
+            if self._m_step.on_collapse == "raise":
+                raise
+            self._error, self.outcome = error, Outcome.COLLAPSED
+            return
+        self._at, self._trial, self._previous = None, Trial(mended), -np.inf
+        self.begin_anew(mended)
+        if len(self._bounds) >= self.max_iter:
+            self.outcome = Outcome.MAX_ITER
+
+    def _plain_kind(self) -> StepKind:
+        return StepKind.PLAIN if self._bounds else StepKind.START
+
+    def _gain(self, at: Point, trial: Trial, bound: float) -> float:
+        """By how much the trial raises the objective that belongs to the accepted point."""
+        counts = at.moments.counts
+        return (bound - _penalty(trial.parameters, counts, self.reg_covar)) - (
+            at.value - _penalty(at.parameters, counts, self.reg_covar)
+        )
+
+    def _reject(self, trial: Trial, bound: float, hedge: SufficientStatistics | None) -> None:
+        assert self._at is not None
+        assert self._at.update is not None
+        self.rejected(trial)
+        self._trial = Trial(self._at.update)
+        self._centres = None
+        if hedge is not None and better_centres(hedge, self.reg_covar) is None:
+            self._take_in(self._trial, hedge, None)
+            return
+        self.judgements.append(Judgement(StepKind.REJECTED, bound, self.remaining_gain))
+
+    def finish(self) -> FitResult:
+        """Return where the fit stands: one plain M-step beyond the last accepted pass.
+
+        That step needs no read to be certain of its gain, and scikit-learn's `lower_bound_` too is
+        the one before the last M-step.
+        """
+        assert self.outcome is not None
+        at = self._at
+        parameters = self._trial.parameters if self._trial is not None else self.starts[0]
+        if at is not None:
+            collapsed = self.outcome is Outcome.COLLAPSED
+            parameters = parameters if collapsed or at.update is None else at.update
+        return FitResult(
+            parameters=parameters,
+            lower_bounds=tuple(self._bounds),
+            lower_bound=self._bounds[-1] if self._bounds else self.previous_bound,
+            n_iter=len(self._bounds),
+            outcome=self.outcome,
+            error=self._error,
+            remaining_gain=self.remaining_gain,
+            mended=tuple(self._m_step.notes),
+            judgements=tuple(self.judgements),
+        )
+
+
+def _penalty(parameters: MixtureParameters, counts: NDArray[np.float64], reg_covar: float) -> float:
+    """(ε/2) Σ_k n_k tr Σ_k⁻¹."""
+    family, (k, d) = parameters.family, parameters.means.shape
+    traces = family.diagonals(parameters.precisions, k, d).sum(axis=1)
+    return 0.5 * reg_covar * float(counts @ traces)

@@ -1,0 +1,204 @@
+"""Where a fit begins: its sample, its starts, and which acceleration these allow."""
+
+from __future__ import annotations
+
+import time
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.errors import InputError
+from dask_gmm.execution.local import LocalBackend
+from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
+from dask_gmm.execution.plan import plan_pass
+from dask_gmm.fitting.acceleration.sample_fit import thinned
+from dask_gmm.fitting.events import SampleDrawn, StartsFound
+from dask_gmm.fitting.kmeans_parallel import draw_places
+from dask_gmm.fitting.sampling import automatic_size, draw_sample, sample_blocks
+from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
+from dask_gmm.fitting.strategies import choose_acceleration, make_strategies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dask_gmm.data.source import Source
+    from dask_gmm.execution.backend import Backend, BlockJob
+    from dask_gmm.execution.plan import Plan
+    from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.fit import FitSettings, WarmStart
+    from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.strategies import Fitting
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+__all__ = ["begin", "check_row_count", "draws_places", "fit_sample_of", "starting_sample"]
+
+# Starts that are fitted to the sample, where that costs no read: the best of five is rarely a bad
+# one.
+_SAMPLE_STARTS = 5
+
+
+def check_row_count(n_rows: int | None, n_components: int) -> None:
+    """Refuse fewer rows than components, or than two; in scikit-learn's words."""
+    if n_rows is None:
+        return
+    if n_rows < 2:
+        raise InputError(f"Found array with {n_rows} sample(s) while a minimum of 2 is required.")
+    if n_rows < n_components:
+        raise InputError(
+            f"Expected n_samples >= n_components but got n_components = {n_components}, "
+            f"n_samples = {n_rows}"
+        )
+
+
+def draws_places(settings: FitSettings, warm: WarmStart | None) -> bool:
+    """Whether the start is drawn from all rows, which takes reads of its own."""
+    computed = warm is None and not settings.given.complete
+    return computed and settings.init_params == "k-means||"
+
+
+def fit_sample_of(
+    source: Source,
+    backend: Backend,
+    settings: FitSettings,
+    random_state: np.random.RandomState,
+    notify: Observer,
+    warm: WarmStart | None,
+) -> tuple[str | None, Sample | None]:
+    """Choose the acceleration, and draw the sample if that, the start or a reseeding needs one."""
+    n_parameters = settings.family.n_parameters(settings.n_components, source.n_features)
+    size = settings.init_size or automatic_size(n_parameters, source.n_features)
+    size = max(size, settings.n_components)
+    acceleration = choose_acceleration(settings.acceleration, source, size, n_parameters)
+    computed = warm is None and not settings.given.complete
+    if not (computed or acceleration == "variance-reduced" or settings.on_collapse == "reseed"):
+        return acceleration, None
+    sample = starting_sample(source, backend, size, random_state, notify)
+    if sample.complete and settings.acceleration == "auto":
+        acceleration = None  # chunks of unknown sizes turn out to be few
+    return acceleration, sample
+
+
+def begin(
+    plan: Plan,
+    backend: Backend,
+    settings: FitSettings,
+    random_state: np.random.RandomState,
+    notify: Observer,
+    warm: WarmStart | None,
+    acceleration: str | None,
+    sample: Sample | None,
+) -> list[Fitting]:
+    """Find the starts, all before the first pass so that they can share it, and set out from them.
+
+    Parameters
+    ----------
+    plan : Plan
+        All blocks of the source, for a start that is drawn from all rows.
+    backend : Backend
+    settings : FitSettings
+    random_state : numpy.random.RandomState
+    notify : Observer
+    warm : WarmStart or None
+    acceleration, sample
+        From `fit_sample_of`.
+    """
+    begun, computed = time.perf_counter(), warm is None and not settings.given.complete
+    if sample is not None and computed:
+        check_row_count(sample.rows.shape[0], settings.n_components)
+        if not sample.complete and settings.given.means is None:
+            check_distinct(sample.rows, settings.n_components)  # else as scikit-learn: what it can
+    with single_threaded_blas(), single_threaded_openmp():
+        if warm is not None:
+            starts = [warm.parameters]
+        elif draws_places(settings, warm):
+            starts = _drawn_starts(plan, backend, settings, random_state, notify, sample)
+        else:
+            starts = _starts(sample, settings, random_state, acceleration)
+        threads = LocalBackend().n_threads
+        strategies = make_strategies(settings, acceleration, starts, sample, warm, threads)
+    if computed or acceleration == "variance-reduced":
+        notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
+    return strategies
+
+
+def _drawn_starts(
+    plan: Plan,
+    backend: Backend,
+    settings: FitSettings,
+    random_state: np.random.RandomState,
+    notify: Observer,
+    sample: Sample | None,
+) -> list[MixtureParameters]:
+    """One start per restart from all rows, by k-means||."""
+    assert sample is not None
+    k, family = settings.n_components, settings.family
+    places = draw_places(
+        backend,
+        plan,
+        sample.rows,
+        n_components=k,
+        families=(family,),
+        n_init=settings.n_init,
+        random_state=random_state,
+        notify=notify,
+    )
+    return [
+        fill_in(drawn.start(k, family, settings.reg_covar, random_state), settings.given)
+        for drawn in places
+    ]
+
+
+def _starts(
+    sample: Sample | None,
+    settings: FitSettings,
+    random_state: np.random.RandomState,
+    acceleration: str | None,
+) -> list[MixtureParameters]:
+    """One start per restart from the sample.
+
+    Those that are to be fitted to the sample come from a part of it, and there are more of them.
+    """
+    rows, count = None if sample is None else sample.rows, settings.n_init
+    if acceleration == "variance-reduced" and rows is not None:
+        count = 1 if settings.given.complete else max(count, _SAMPLE_STARTS)
+        rows = thinned(rows, settings.n_components, settings.family)
+    return [
+        initial_parameters(
+            rows,
+            n_components=settings.n_components,
+            family=settings.family,
+            init_params=settings.init_params,
+            random_state=random_state,
+            reg_covar=settings.reg_covar,
+            given=settings.given,
+        )
+        for _ in range(count)
+    ]
+
+
+def starting_sample(
+    source: Source,
+    backend: Backend,
+    size: int,
+    random_state: np.random.RandomState,
+    notify: Observer,
+    wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
+) -> Sample:
+    """Draw `size` rows for the starts and say so; see `draw_sample`."""
+    everything = source.n_rows is not None and source.n_rows <= size
+    # A start on all rows must take scikit-learn's draws from `random_state` and no other.
+    # So do chunks of unknown sizes that turn out to be few: the seed comes from a copy.
+    seed = 0 if everything else int(deepcopy(random_state).randint(np.iinfo(np.int32).max))
+    plan = plan_pass(source, n_threads=backend.n_threads, blocks=sample_blocks(source, size))
+    sample, result = draw_sample(backend, plan, size, seed, wrap)
+    notify(
+        SampleDrawn(
+            rows=sample.rows.shape[0],
+            complete=sample.complete,
+            blocks=result.blocks,
+            bytes_read=result.bytes_read,
+            seconds=result.seconds,
+        )
+    )
+    return sample
