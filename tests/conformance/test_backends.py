@@ -47,7 +47,14 @@ BACKENDS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+# The fast suite starts one cluster of its own here, not two.
+SLOW = "cluster, 1 process of 2 threads"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow if n == SLOW else ()) for n in BACKENDS],
+)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     workers = BACKENDS[request.param]()
     if workers is None:

@@ -110,6 +110,7 @@ def test_two_processes(store: str, expected: list[bytes], two_processes: Client)
     assert found == expected
 
 
+@pytest.mark.slow
 def test_one_process_of_two_threads(store: str, expected: list[bytes]) -> None:
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,

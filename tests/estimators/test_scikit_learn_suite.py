@@ -77,7 +77,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("global_dtype", [np.float64] if only else [np.float64, np.float32])
 
 
-@pytest.fixture(params=[42, 7])
+@pytest.fixture(params=[42, pytest.param(7, marks=pytest.mark.slow)])
 def global_random_seed(request: pytest.FixtureRequest) -> Any:
     """scikit-learn's fixture of this name."""
     return request.param
@@ -90,8 +90,12 @@ def test_enough_of_their_suite_runs() -> None:
     assert len(_tests(_MODULES["test_mixture"])) == 2
 
 
-@parametrize_with_checks(
-    [GaussianMixture(), GaussianMixture(n_components=2, covariance_type="diag")]
-)
+@parametrize_with_checks([GaussianMixture()])
 def test_estimator_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([GaussianMixture(n_components=2, covariance_type="diag")])
+def test_estimator_checks_of_variances(estimator: Any, check: Any) -> None:
     check(estimator)

@@ -42,7 +42,7 @@ def rows_near(p: MixtureParameters, n: int = N) -> np.ndarray:
     return p.means[rng.integers(p.n_components, size=n)] + rng.normal(size=(n, p.n_features))
 
 
-@pytest.fixture(params=["as chosen", "whitening"])
+@pytest.fixture(params=["as chosen", pytest.param("whitening", marks=pytest.mark.slow)])
 def _either_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "whitening":
         monkeypatch.setattr(blas, "LARGEST_CANCELLATION", 0.0)
