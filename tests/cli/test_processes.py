@@ -110,7 +110,10 @@ ENDLESS = ("-k", 8, "--tol", 0, "--max-iter", 100_000)
 
 @pytest.mark.parametrize(
     ("number", "code", "word"),
-    [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")],
+    [
+        (signal.SIGINT, 130, "Interrupted"),
+        pytest.param(signal.SIGTERM, 143, "Terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_signals_in_mid_pass(
     number: signal.Signals, code: int, word: str, slow_points: Path, tmp_path: Path
@@ -128,7 +131,8 @@ def test_signals_in_mid_pass(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("whole_group", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False])
 def test_an_interrupted_cluster_leaves_no_process(whole_group: bool, slow_points: Path) -> None:
     """A terminal's Ctrl-C reaches the workers too; a kill does not."""
     with started("fit", slow_points, *ENDLESS, "--workers", 1) as process:
@@ -146,6 +150,7 @@ def test_an_interrupted_cluster_leaves_no_process(whole_group: bool, slow_points
     assert not alive
 
 
+@pytest.mark.slow
 def test_local_workers_find_the_same_bits(points: Path, tmp_path: Path) -> None:
     words = ("fit", points, "-k", 3, "--seed", 0, "--json")
     here = json.loads(program(*words).stdout)
@@ -199,6 +204,7 @@ def test_progress_on_a_terminal(slow_points: Path) -> None:
 TINY = ("demo", "--size", "8MB", "--workers", 1, "-k", 3, "-d", 3)
 
 
+@pytest.mark.slow
 def test_a_tiny_demo(tmp_path: Path) -> None:
     done = program(*TINY, "--directory", tmp_path, "--json")
     assert done.returncode == 0, done.stderr

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 NARROWER = [f"compiled-{width}" for width in this_cpu().widths[1:]]
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NARROWER]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("blas-whitening", *NARROWER)]
 
 
-@pytest.fixture(params=[*KERNELS, "blas-whitening", *SLOW])
+@pytest.fixture(params=[*KERNELS, *SLOW])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     name, _, variant = request.param.partition("-")
     if variant == "whitening":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -86,11 +87,13 @@ def test_quickstart(tmp_path: Path) -> None:
     assert lines[-2] == f"rows of each component: {counts[order]}"
 
 
+@pytest.mark.slow
 def test_quickstart_leaves_nothing(tmp_path: Path) -> None:
     assert len(run("quickstart", tmp_path)) == 7
     assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
 
 
+@pytest.mark.slow
 def test_segment_photograph(tmp_path: Path) -> None:
     lines = run("segment_photograph", tmp_path)
     photograph = load_sample_image("china.jpg")
@@ -119,6 +122,7 @@ def test_segment_photograph(tmp_path: Path) -> None:
     assert np.abs(difference).mean() < 4
 
 
+@pytest.mark.slow
 def test_dask_cluster(tmp_path: Path) -> None:
     lines = run("dask_cluster", tmp_path)
     assert [line.split()[:3] for line in lines[:3]] == [

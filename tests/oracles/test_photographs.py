@@ -74,6 +74,7 @@ def test_in_process(photograph: tuple[NDArray[np.uint8], Any], rows: int, tmp_pa
     assert_same_mixture(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", CHUNKS)
 def test_on_a_cluster(
     photograph: tuple[NDArray[np.uint8], Any],
