@@ -51,7 +51,7 @@ MATHEMATICS: dict[str, dict[str, frozenset[str]]] = {
 # Only these touch the cluster: the backend that uses one, and the command line that starts one.
 MAY_IMPORT_DISTRIBUTED = ("execution.cluster", "cli")
 
-MAX_LINES = 450
+MAX_LINES = 400
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,16 +20,10 @@ from dask_gmm.cli.settings import (
 from dask_gmm.cli.values import show_bytes, show_seconds
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from dask_gmm.cli.place import Place
+    from dask_gmm.cli.forecast import Forecast
     from dask_gmm.cli.session import Session
-    from dask_gmm.data.source import Source
-    from dask_gmm.execution.plan import Plan
-    from dask_gmm.fitting.passes import StatisticsJob
 
-__all__ = ["BlockTimes", "plan", "time_block"]
+__all__ = ["plan"]
 
 
 @click.command(
@@ -60,6 +53,7 @@ def plan(session: Session, /, **values: Any) -> int:
     starts no workers: local ones are judged by --workers and --memory-limit. Exit code 1 says
     that the fit would be refused.
     """
+    from dask_gmm.cli.forecast import forecast
     from dask_gmm.cli.place import computing, planned
     from dask_gmm.data.source import open_source
 
@@ -72,246 +66,15 @@ def plan(session: Session, /, **values: Any) -> int:
         from dask_gmm.cli.noise import tame_warnings
 
         with tame_warnings(session):
-            forecast = _forecast(source, settings, planned(compute))
+            found = forecast(source, settings, planned(compute))
     else:
         with computing(compute, session) as place:
-            forecast = _forecast(source, settings, place)
+            found = forecast(source, settings, place)
     if session.json:
-        session.emit({"command": "plan", "data": data.data, **asdict(forecast)})
+        session.emit({"command": "plan", "data": data.data, **asdict(found)})
     else:
-        _print(session, forecast, settings)
-    return FAILED if forecast.refusal else DONE
-
-
-@dataclass(frozen=True)
-class BlockTimes:
-    """What one block took.
-
-    Attributes
-    ----------
-    rows : int
-    read, compute : float
-        Seconds on one thread: reading and decoding; the E-step with its statistics.
-    stored_bytes : int
-        Bytes that came out of the store.
-    """
-
-    rows: int
-    read: float
-    compute: float
-    stored_bytes: int
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a pass will be like; sizes in bytes, times in seconds."""
-
-    source: str
-    n_rows: int | None
-    n_features: int
-    dtype: str
-    n_blocks: int
-    block_rows: int | None
-    block_shape: tuple[int | None, ...]
-    block_bytes: int
-    stored_bytes: int | None
-    decoded_bytes: int | None
-    reader: str
-    compute: str
-    n_workers: int
-    n_threads: int
-    units: int
-    blocks_per_unit: int
-    kernel: str
-    candidates: int
-    task_bytes: int
-    task_parts: dict[str, int]
-    worker_bytes: int
-    worker_limit: int
-    cache_bytes: int
-    refusal: str | None
-    block_read_seconds: float | None
-    block_compute_seconds: float | None
-    pass_seconds: tuple[float, float] | None
-
-
-def _forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
-    from dask_gmm.cli.place import cache_bytes
-    from dask_gmm.errors import MemoryPlanError
-    from dask_gmm.execution.pinned import CacheSpec, cache_budget
-    from dask_gmm.execution.plan import (
-        PROCESS_BYTES,
-        check_memory,
-        plan_pass,
-        task_memory_parts,
-    )
-    from dask_gmm.fitting.fit import check_driver_memory
-    from dask_gmm.mixture.covariance import covariance_family
-    from dask_gmm.mixture.kernels import get_kernel
-
-    # A wrong axis may stand for millions of features: refuse before anything of that size is made.
-    family = covariance_family(settings.covariance)
-    check_driver_memory(source, family, settings.components, settings.n_init)
-    cache = CacheSpec("plan", cache_budget(settings.cache)) if settings.cache != 0 else None
-    passes = plan_pass(source, n_threads=place.n_threads, cache=cache)
-    job = _job(source, settings)
-    parts = task_memory_parts(passes, job)
-    refusal = None
-    try:
-        _check(check_memory, passes, job, place)
-    except MemoryPlanError as error:
-        refusal = str(error)
-    middle = source.n_blocks // 2
-    times = None
-    if refusal is not None:
-        pass  # the block may be what does not fit
-    elif place.kind == "cluster":
-        times = place.client.submit(time_block, source, middle, job, pure=False).result()
-    else:
-        times = time_block(source, middle, job)
-    chunks = tuple(_longest(axis) for axis in source.grid.axes)
-    return Forecast(
-        source=source.name,
-        n_rows=source.n_rows,
-        n_features=source.n_features,
-        dtype=str(source.dtype),
-        n_blocks=source.n_blocks,
-        block_rows=source.max_block_rows,
-        block_shape=(
-            *chunks[: source.feature_axis],
-            source.n_features,
-            *chunks[source.feature_axis :],
-        ),
-        block_bytes=source.block_bytes,
-        stored_bytes=source.stored_bytes
-        or (times.stored_bytes * source.n_blocks if times is not None else None),
-        decoded_bytes=_decoded(source),
-        reader=source.reader,
-        compute=place.name,
-        n_workers=place.n_workers,
-        n_threads=place.n_threads,
-        units=passes.n_units,
-        blocks_per_unit=2**passes.unit_level,
-        kernel=get_kernel("auto").name,
-        candidates=settings.n_init,
-        task_bytes=parts.total,
-        task_parts=asdict(parts),
-        worker_bytes=PROCESS_BYTES + place.threads_per_worker * parts.total,
-        worker_limit=place.memory_limit,
-        cache_bytes=cache_bytes(place, passes, job),
-        refusal=refusal,
-        block_read_seconds=times.read if times else None,
-        block_compute_seconds=times.compute if times else None,
-        pass_seconds=_pass_seconds(source, passes, times, place) if times else None,
-    )
-
-
-def _check(check: Any, passes: Plan, job: StatisticsJob, place: Place) -> None:
-    """Judge the memory as the backend of the place will."""
-    if place.kind == "process":
-        check(
-            passes,
-            job,
-            place.memory_limit,
-            place.threads_per_worker,
-            usable=1.0,
-            place="this process's machine",
-        )
-    else:
-        check(passes, job, place.memory_limit, place.threads_per_worker)
-
-
-def _longest(axis: Any) -> int | None:
-    longest: int | None = axis.longest
-    return longest
-
-
-def _decoded(source: Source) -> int | None:
-    if source.n_rows is None:
-        return None
-    return source.n_rows * source.n_features * int(source.dtype.itemsize)
-
-
-def _job(source: Source, settings: EMSettings) -> StatisticsJob:
-    """Return a pass's job with parameters of the right shapes, spread over the block's rows later.
-
-    How long an E-step takes hardly depends on the values, as long as they are those of a mixture
-    that has to do with the rows; `time_block` sees to that.
-    """
-    import numpy as np
-
-    from dask_gmm.fitting.passes import StatisticsJob
-    from dask_gmm.mixture.kernels import Candidate
-
-    zeros = np.zeros((settings.components, source.n_features))
-    parameters = _parameters(zeros, np.ones(source.n_features), settings.covariance)
-    return StatisticsJob((Candidate(parameters),) * settings.n_init)
-
-
-def _parameters(means: NDArray[np.float64], variances: NDArray[np.float64], covariance: str) -> Any:
-    import numpy as np
-
-    from dask_gmm.mixture.parameters import MixtureParameters
-
-    k = means.shape[0]
-    shapes = {
-        "full": np.broadcast_to(np.diag(variances), (k, variances.size, variances.size)),
-        "tied": np.diag(variances),
-        "diag": np.broadcast_to(variances, (k, variances.size)),
-        "spherical": np.full(k, variances.mean()),
-    }
-    return MixtureParameters.create(covariance, np.full(k, 1 / k), means, shapes[covariance])
-
-
-def time_block(source: Source, index: int, job: StatisticsJob) -> BlockTimes:
-    """Read a block and compute its statistics once, after a warming-up; on one thread."""
-    from dataclasses import replace
-
-    import numpy as np
-
-    from dask_gmm.data.stores import read_counter
-    from dask_gmm.execution.machine import single_threaded_blas
-    from dask_gmm.mixture.kernels import Candidate
-
-    with single_threaded_blas():
-        # The first read of a process opens the store and imports the codecs. It must not be of
-        # the block that is timed: a disk would answer the second time from memory.
-        source.read(source.block(0 if index else source.n_blocks - 1))
-        block = source.block(index)
-        before, begun = read_counter(), time.perf_counter()
-        rows = source.read(block)
-        read = time.perf_counter() - begun
-        stored = (read_counter() - before).bytes
-        p = job.candidates[0].parameters
-        rng = np.random.default_rng(0)
-        chosen = rng.integers(0, max(rows.shape[0], 1), p.n_components)
-        sample = np.asarray(rows[:100_000], dtype=np.float64)
-        variances = np.var(sample, axis=0) / max(p.n_components, 1) + 1e-12
-        spread = _parameters(np.asarray(rows[chosen], dtype=np.float64), variances, p.family.name)
-        job = replace(job, candidates=(Candidate(spread),) * len(job.candidates))
-        job(rows[:1024], block)
-        begun = time.perf_counter()
-        job(rows, block)
-        compute = time.perf_counter() - begun
-    return BlockTimes(int(rows.shape[0]), read, compute, stored)
-
-
-def _pass_seconds(
-    source: Source, passes: Plan, times: BlockTimes, place: Place
-) -> tuple[float, float] | None:
-    """Bounds: reading wholly hidden behind computing, and not hidden at all.
-
-    The block is timed alone, so neither bound knows of threads that share a disk or a memory bus.
-    """
-    if not times.rows or source.n_rows is None:
-        return None
-    shares = source.n_rows / times.rows / min(place.n_threads, passes.n_units)
-    per_task = 0.003 if place.kind != "process" else 0.0003  # measured, of scheduling
-    overhead = passes.n_units * per_task
-    return (
-        shares * max(times.read, times.compute) + overhead,
-        shares * (times.read + times.compute) + overhead,
-    )
+        _print(session, found, settings)
+    return FAILED if found.refusal else DONE
 
 
 _READERS = {

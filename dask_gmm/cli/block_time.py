@@ -1,0 +1,91 @@
+"""What one block takes: its reading and its E-step, timed on one thread."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dask_gmm.data.stores import read_counter
+from dask_gmm.execution.machine import single_threaded_blas
+from dask_gmm.fitting.passes import StatisticsJob
+from dask_gmm.mixture.kernels import Candidate
+from dask_gmm.mixture.parameters import MixtureParameters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dask_gmm.cli.settings import EMSettings
+    from dask_gmm.data.source import Source
+
+__all__ = ["BlockTimes", "job_for", "time_block"]
+
+
+@dataclass(frozen=True)
+class BlockTimes:
+    """What one block took.
+
+    Attributes
+    ----------
+    rows : int
+    read, compute : float
+        Seconds on one thread: reading and decoding; the E-step with its statistics.
+    stored_bytes : int
+        Bytes that came out of the store.
+    """
+
+    rows: int
+    read: float
+    compute: float
+    stored_bytes: int
+
+
+def job_for(source: Source, settings: EMSettings) -> StatisticsJob:
+    """Return a pass's job with parameters of the right shapes, spread over the block's rows later.
+
+    How long an E-step takes hardly depends on the values, as long as they are those of a mixture
+    that has to do with the rows; `time_block` sees to that.
+    """
+    zeros = np.zeros((settings.components, source.n_features))
+    parameters = _parameters(zeros, np.ones(source.n_features), settings.covariance)
+    return StatisticsJob((Candidate(parameters),) * settings.n_init)
+
+
+def _parameters(
+    means: NDArray[np.float64], variances: NDArray[np.float64], covariance: str
+) -> MixtureParameters:
+    k = means.shape[0]
+    shapes = {
+        "full": np.broadcast_to(np.diag(variances), (k, variances.size, variances.size)),
+        "tied": np.diag(variances),
+        "diag": np.broadcast_to(variances, (k, variances.size)),
+        "spherical": np.full(k, variances.mean()),
+    }
+    return MixtureParameters.create(covariance, np.full(k, 1 / k), means, shapes[covariance])
+
+
+def time_block(source: Source, index: int, job: StatisticsJob) -> BlockTimes:
+    """Read a block and compute its statistics once, after a warming-up; on one thread."""
+    with single_threaded_blas():
+        # The first read of a process opens the store and imports the codecs. It must not be of
+        # the block that is timed: a disk would answer the second time from memory.
+        source.read(source.block(0 if index else source.n_blocks - 1))
+        block = source.block(index)
+        before, begun = read_counter(), time.perf_counter()
+        rows = source.read(block)
+        read = time.perf_counter() - begun
+        stored = (read_counter() - before).bytes
+        p = job.candidates[0].parameters
+        rng = np.random.default_rng(0)
+        chosen = rng.integers(0, max(rows.shape[0], 1), p.n_components)
+        sample = np.asarray(rows[:100_000], dtype=np.float64)
+        variances = np.var(sample, axis=0) / max(p.n_components, 1) + 1e-12
+        spread = _parameters(np.asarray(rows[chosen], dtype=np.float64), variances, p.family.name)
+        job = replace(job, candidates=(Candidate(spread),) * len(job.candidates))
+        job(rows[:1024], block)
+        begun = time.perf_counter()
+        job(rows, block)
+        compute = time.perf_counter() - begun
+    return BlockTimes(int(rows.shape[0]), read, compute, stored)

@@ -1,0 +1,161 @@
+"""What a pass of a fit will read, hold and take, computed from metadata and one timed block."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from dask_gmm.cli.block_time import BlockTimes, job_for, time_block
+from dask_gmm.cli.place import cache_bytes
+from dask_gmm.errors import MemoryPlanError
+from dask_gmm.execution.pinned import CacheSpec, cache_budget
+from dask_gmm.execution.plan import PROCESS_BYTES, check_memory, plan_pass, task_memory_parts
+from dask_gmm.fitting.fit import check_driver_memory
+from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.kernels import get_kernel
+
+if TYPE_CHECKING:
+    from dask_gmm.cli.place import Place
+    from dask_gmm.cli.settings import EMSettings
+    from dask_gmm.data.source import Source
+    from dask_gmm.execution.plan import Plan
+    from dask_gmm.fitting.passes import StatisticsJob
+
+__all__ = ["Forecast", "forecast"]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a pass will be like; sizes in bytes, times in seconds."""
+
+    source: str
+    n_rows: int | None
+    n_features: int
+    dtype: str
+    n_blocks: int
+    block_rows: int | None
+    block_shape: tuple[int | None, ...]
+    block_bytes: int
+    stored_bytes: int | None
+    decoded_bytes: int | None
+    reader: str
+    compute: str
+    n_workers: int
+    n_threads: int
+    units: int
+    blocks_per_unit: int
+    kernel: str
+    candidates: int
+    task_bytes: int
+    task_parts: dict[str, int]
+    worker_bytes: int
+    worker_limit: int
+    cache_bytes: int
+    refusal: str | None
+    block_read_seconds: float | None
+    block_compute_seconds: float | None
+    pass_seconds: tuple[float, float] | None
+
+
+def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
+    """Work out what a pass will be like in a place; one block is read and timed there.
+
+    Raises
+    ------
+    MemoryPlanError
+        The numbers of the mixture alone do not fit this process's memory.
+    """
+    # A wrong axis may stand for millions of features: refuse before anything of that size is made.
+    family = covariance_family(settings.covariance)
+    check_driver_memory(source, family, settings.components, settings.n_init)
+    cache = CacheSpec("plan", cache_budget(settings.cache)) if settings.cache != 0 else None
+    passes = plan_pass(source, n_threads=place.n_threads, cache=cache)
+    job = job_for(source, settings)
+    parts = task_memory_parts(passes, job)
+    refusal = None
+    try:
+        _check(passes, job, place)
+    except MemoryPlanError as error:
+        refusal = str(error)
+    middle = source.n_blocks // 2
+    times = None
+    if refusal is not None:
+        pass  # the block may be what does not fit
+    elif place.kind == "cluster":
+        times = place.client.submit(time_block, source, middle, job, pure=False).result()
+    else:
+        times = time_block(source, middle, job)
+    chunks = tuple(axis.longest for axis in source.grid.axes)
+    return Forecast(
+        source=source.name,
+        n_rows=source.n_rows,
+        n_features=source.n_features,
+        dtype=str(source.dtype),
+        n_blocks=source.n_blocks,
+        block_rows=source.max_block_rows,
+        block_shape=(
+            *chunks[: source.feature_axis],
+            source.n_features,
+            *chunks[source.feature_axis :],
+        ),
+        block_bytes=source.block_bytes,
+        stored_bytes=source.stored_bytes
+        or (times.stored_bytes * source.n_blocks if times is not None else None),
+        decoded_bytes=_decoded(source),
+        reader=source.reader,
+        compute=place.name,
+        n_workers=place.n_workers,
+        n_threads=place.n_threads,
+        units=passes.n_units,
+        blocks_per_unit=2**passes.unit_level,
+        kernel=get_kernel("auto").name,
+        candidates=settings.n_init,
+        task_bytes=parts.total,
+        task_parts=asdict(parts),
+        worker_bytes=PROCESS_BYTES + place.threads_per_worker * parts.total,
+        worker_limit=place.memory_limit,
+        cache_bytes=cache_bytes(place, passes, job),
+        refusal=refusal,
+        block_read_seconds=times.read if times else None,
+        block_compute_seconds=times.compute if times else None,
+        pass_seconds=_pass_seconds(source, passes, times, place) if times else None,
+    )
+
+
+def _check(passes: Plan, job: StatisticsJob, place: Place) -> None:
+    """Judge the memory as the backend of the place will."""
+    if place.kind == "process":
+        check_memory(
+            passes,
+            job,
+            place.memory_limit,
+            place.threads_per_worker,
+            usable=1.0,
+            place="this process's machine",
+        )
+    else:
+        check_memory(passes, job, place.memory_limit, place.threads_per_worker)
+
+
+def _decoded(source: Source) -> int | None:
+    if source.n_rows is None:
+        return None
+    return source.n_rows * source.n_features * int(source.dtype.itemsize)
+
+
+def _pass_seconds(
+    source: Source, passes: Plan, times: BlockTimes, place: Place
+) -> tuple[float, float] | None:
+    """Bounds: reading wholly hidden behind computing, and not hidden at all.
+
+    The block is timed alone, so neither bound knows of threads that share a disk or a memory bus.
+    """
+    if not times.rows or source.n_rows is None:
+        return None
+    shares = source.n_rows / times.rows / min(place.n_threads, passes.n_units)
+    per_task = 0.003 if place.kind != "process" else 0.0003  # measured, of scheduling
+    overhead = passes.n_units * per_task
+    return (
+        shares * max(times.read, times.compute) + overhead,
+        shares * (times.read + times.compute) + overhead,
+    )
