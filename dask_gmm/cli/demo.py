@@ -19,7 +19,7 @@ from dask_gmm.cli.values import BYTES, COUNT, show_bytes, show_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dask_gmm.cli.fit import Tally
+    from dask_gmm.cli.outcome import Tally
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.simulate import Simulation
     from dask_gmm.estimators import GaussianMixture
@@ -91,7 +91,7 @@ def demo(session: Session, /, directory: str | None, keep: bool, **values: Any) 
     afterwards unless --keep is given.
     """
     from dask_gmm.cli.cluster import peak_memory
-    from dask_gmm.cli.fit import Tally
+    from dask_gmm.cli.outcome import Tally
     from dask_gmm.cli.place import computing
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.synthetic import draw_mixture
@@ -183,7 +183,7 @@ class _Outcome:
 
 
 def _report(session: Session, o: _Outcome) -> None:
-    from dask_gmm.cli.fit import fit_json, fit_story, parameters_of, print_result
+    from dask_gmm.cli.outcome import fit_json, fit_story, parameters_of, print_result
     from dask_gmm.cli.show import comparison_facts, comparison_json
     from dask_gmm.cli.simulate import truth_of
     from dask_gmm.cli.tables import compare, comparison_table, key_values, mixture_json

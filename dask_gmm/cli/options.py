@@ -16,8 +16,10 @@ __all__ = [
     "compute_options",
     "data_options",
     "model_option",
+    "model_output_options",
     "option",
     "output_options",
+    "overwrite_option",
     "stack",
     "storage_options",
 ]
@@ -274,4 +276,19 @@ def overwrite_option(what: str) -> Callable[[F], F]:
         is_flag=True,
         section="Output",
         help=f"Replace {what} that is already there; never anything else.",
+    )
+
+
+def model_output_options(which: str) -> Callable[[F], F]:
+    """Declare --output for a model that others read later, and --overwrite."""
+    return stack(
+        option(
+            "--output",
+            "-o",
+            metavar="MODEL",
+            section="Output",
+            help=f"Path or URL of {which}, for predict, score and show. Without it the result is "
+            "only printed.",
+        ),
+        overwrite_option("a model"),
     )

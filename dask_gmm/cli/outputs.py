@@ -8,14 +8,25 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.cli.settings import options_for
+from dask_gmm.cli.session import unhurried
+from dask_gmm.cli.settings import check_storage_options, options_for
 from dask_gmm.cli.values import show_bytes
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["check_array_output", "check_disk", "check_model_place", "refuse_overlap"]
+    from dask_gmm.cli.settings import DataPlace
+    from dask_gmm.estimators import GaussianMixture
+
+__all__ = [
+    "check_array_output",
+    "check_disk",
+    "check_fit_output",
+    "check_model_place",
+    "refuse_overlap",
+    "save_model",
+]
 
 
 def local_path(url: str) -> Path | None:
@@ -24,6 +35,32 @@ def local_path(url: str) -> Path | None:
 
     normal = normalize_url(url)
     return Path(normal) if scheme_of(normal) == "file" else None
+
+
+def check_fit_output(output: str | None, data: DataPlace, *, overwrite: bool) -> None:
+    """Make sure that the model of a fit of `data`, if it is to be kept, can be written.
+
+    Raises
+    ------
+    InputError
+        It would destroy the data, or the storage options are refused.
+    OutputExistsError, StoreError
+        As `check_model_place`.
+    """
+    check_storage_options(data.storage_options, data.data, output)
+    if output is not None:
+        refuse_overlap(output, data.data)
+        check_model_place(output, data.storage_options, overwrite=overwrite)
+
+
+def save_model(
+    mixture: GaussianMixture, url: str, options: Mapping[str, Any], *, overwrite: bool
+) -> None:
+    """Write a fitted mixture without its observers; Ctrl-C waits until it is whole."""
+    with unhurried():
+        mixture.set_params(callbacks=None).save(
+            url, overwrite=overwrite, storage_options=options_for(url, options) or None
+        )
 
 
 def check_model_place(url: str, options: Mapping[str, Any], *, overwrite: bool) -> None:

@@ -7,25 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dask_gmm.cli.fit import Tally, parameters_of, print_result
 from dask_gmm.cli.model_options import selection_options
 from dask_gmm.cli.options import (
     Command,
     compute_options,
     data_options,
-    option,
+    model_output_options,
     output_options,
-    overwrite_option,
 )
-from dask_gmm.cli.session import DONE, NOT_CONVERGED, unhurried
-from dask_gmm.cli.settings import (
-    Compute,
-    DataPlace,
-    SelectionChoice,
-    check_components,
-    check_storage_options,
-    options_for,
-)
+from dask_gmm.cli.outcome import Tally, parameters_of, print_result
+from dask_gmm.cli.session import DONE, NOT_CONVERGED
+from dask_gmm.cli.settings import Compute, DataPlace, SelectionChoice, check_data
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,15 +50,7 @@ __all__ = ["select"]
 @data_options
 @selection_options()
 @compute_options()
-@option(
-    "--output",
-    "-o",
-    metavar="MODEL",
-    section="Output",
-    help="Path or URL of the best model, for predict, score and show. Without it the result is "
-    "only printed.",
-)
-@overwrite_option("a model")
+@model_output_options("the best model")
 @output_options
 @click.pass_obj
 def select(session: Session, /, output: str | None, overwrite: bool, **values: Any) -> int:
@@ -77,20 +61,16 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     as many reads as one fit. What can no longer win drops out. Exit code 3 says that the best had
     not converged at --max-iter; it is written all the same.
     """
-    from dask_gmm.cli.outputs import check_model_place, refuse_overlap
+    from dask_gmm.cli.outputs import check_fit_output, save_model
     from dask_gmm.cli.place import computing
     from dask_gmm.cli.progress import observing
-    from dask_gmm.data.source import open_source
     from dask_gmm.estimators import select_gaussian_mixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
     choice = SelectionChoice.take(values)
     tally = Tally()
-    check_storage_options(data.storage_options, data.data, output)
-    if output is not None:
-        refuse_overlap(output, data.data)
-        check_model_place(output, data.storage_options, overwrite=overwrite)
-    check_components(open_source(data.data, **data.estimator_arguments()), max(choice.components))
+    check_fit_output(output, data, overwrite=overwrite)
+    check_data(data, max(choice.components))
     with computing(compute, session), observing(session) as observe:
         found = select_gaussian_mixture(
             data.data,
@@ -99,12 +79,7 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
             callbacks=[tally, observe],
         )
         if output is not None:
-            with unhurried():
-                found.best_model.save(
-                    output,
-                    overwrite=overwrite,
-                    storage_options=options_for(output, data.storage_options) or None,
-                )
+            save_model(found.best_model, output, data.storage_options, overwrite=overwrite)
     _report(session, found, tally, data.data, output)
     return DONE if found.best_model.converged_ else NOT_CONVERGED
 
@@ -162,10 +137,9 @@ def selection_json(found: Selection, tally: Tally) -> dict[str, Any]:
 
 def selection_table(found: Selection) -> Table:
     """Return a line for each mixture; the best is marked."""
-    from rich import box
-    from rich.table import Table
+    from dask_gmm.cli.tables import bare_table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    table = bare_table()
     names = ["K", "covariance", "parameters", "nats a row", "BIC", "AIC", "ICL"]
     heldout = any(row.heldout is not None for row in found.table)
     for name in [*names, *(["held out"] if heldout else []), "passes", "outcome"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -18,6 +18,7 @@ __all__ = [
     "EMSettings",
     "SelectionChoice",
     "check_components",
+    "check_data",
     "check_storage_options",
     "options_for",
 ]
@@ -95,11 +96,9 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class EMSettings:
-    """What to fit and when to stop."""
+class _Fits:
+    """How a mixture is fitted: what a fit and a selection have in common."""
 
-    components: int
-    covariance: str
     tol: float
     max_iter: int
     n_init: int
@@ -108,6 +107,32 @@ class EMSettings:
     on_collapse: str
     seed: int | None
     cache: int | str
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> Self:
+        """Take its own values out of a command's arguments."""
+        return cls(**{name: values.pop(name) for name in cls.__dataclass_fields__})
+
+    def common_arguments(self) -> dict[str, Any]:
+        """Return what the library calls these."""
+        return {
+            "tol": self.tol,
+            "max_iter": self.max_iter,
+            "n_init": self.n_init,
+            "init_params": self.init_params,
+            "reg_covar": self.reg_covar,
+            "on_collapse": self.on_collapse,
+            "random_state": self.seed,
+            "cache": self.cache,
+        }
+
+
+@dataclass(frozen=True)
+class EMSettings(_Fits):
+    """What to fit and when to stop."""
+
+    components: int
+    covariance: str
     acceleration: str
     max_passes: int | None
     max_bytes: int | None
@@ -115,64 +140,33 @@ class EMSettings:
     def estimator_arguments(self) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these."""
         return {
+            **self.common_arguments(),
             "n_components": self.components,
             "covariance_type": self.covariance,
-            **_em_arguments(self),
             "acceleration": None if self.acceleration == "none" else self.acceleration,
             "max_passes": self.max_passes,
             "max_bytes": self.max_bytes,
         }
 
-    @classmethod
-    def take(cls, values: dict[str, Any]) -> EMSettings:
-        """Take its own values out of a command's arguments."""
-        return cls(**{name: values.pop(name) for name in cls.__dataclass_fields__})
-
 
 @dataclass(frozen=True)
-class SelectionChoice:
+class SelectionChoice(_Fits):
     """What to select among, by what, and how each is fitted."""
 
     components: tuple[int, ...]
     covariance: tuple[str, ...]
     criterion: str
     heldout: float | None
-    tol: float
-    max_iter: int
-    n_init: int
-    init_params: str
-    reg_covar: float
-    on_collapse: str
-    seed: int | None
-    cache: int | str
 
     def arguments(self) -> dict[str, Any]:
         """Return what `select_gaussian_mixture` calls these."""
         return {
+            **self.common_arguments(),
             "n_components": self.components,
             "covariance_types": self.covariance,
             "criterion": self.criterion,
             "heldout_fraction": self.heldout,
-            **_em_arguments(self),
         }
-
-    @classmethod
-    def take(cls, values: dict[str, Any]) -> SelectionChoice:
-        """Take its own values out of a command's arguments."""
-        return cls(**{name: values.pop(name) for name in cls.__dataclass_fields__})
-
-
-def _em_arguments(settings: EMSettings | SelectionChoice) -> dict[str, Any]:
-    return {
-        "tol": settings.tol,
-        "max_iter": settings.max_iter,
-        "n_init": settings.n_init,
-        "init_params": settings.init_params,
-        "reg_covar": settings.reg_covar,
-        "on_collapse": settings.on_collapse,
-        "random_state": settings.seed,
-        "cache": settings.cache,
-    }
 
 
 def check_storage_options(options: Mapping[str, Any], *urls: str | None) -> None:
@@ -209,3 +203,10 @@ def check_components(source: Source, components: int) -> None:
             f"{source.name} has {source.n_rows:,} rows, too few for {components:,} components: "
             f"lower --components, or check --feature-axis {source.feature_axis}."
         )
+
+
+def check_data(data: DataPlace, components: int) -> None:
+    """Find out what is wrong with the data before a cluster is started for them."""
+    from dask_gmm.data.source import open_source
+
+    check_components(open_source(data.data, **data.estimator_arguments()), components)

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["Comparison", "compare", "comparison_table", "mixture_json", "mixture_table", "widths"]
+__all__ = [
+    "Comparison",
+    "bare_table",
+    "compare",
+    "comparison_table",
+    "how_read",
+    "key_values",
+    "mixture_json",
+    "mixture_table",
+    "widths",
+]
 
 DIGITS = 9
 """Characters of a number in a vector, with the space before it."""
@@ -54,7 +64,7 @@ def mixture_json(parameters: MixtureParameters) -> dict[str, Any]:
 
 def mixture_table(parameters: MixtureParameters, width: int) -> Table:
     """Return a table with a line per component, heaviest first, for a terminal of some width."""
-    table = _table()
+    table = bare_table()
     shown = _shown(width - 18)
     for heading in ("no.", "weight"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -125,7 +135,7 @@ def comparison_table(
     width: int,
 ) -> Table:
     """Return a table with matched components side by side."""
-    table = _table()
+    table = bare_table()
     shown = _shown(width - 38)
     one, other = names
     table.add_column("no.", justify="right", no_wrap=True)
@@ -170,7 +180,8 @@ def how_read(size: int, seconds: float) -> str:
     return f"{show_bytes(size)} in {show_seconds(seconds)}{speed}"
 
 
-def _table() -> Table:
+def bare_table() -> Table:
+    """Return a table without lines but for one below its headings."""
     from rich import box
     from rich.table import Table
 

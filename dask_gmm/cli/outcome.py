@@ -1,0 +1,169 @@
+"""How a fit went and what came of it, in words and as JSON."""
+
+from __future__ import annotations
+
+import time
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dask_gmm.cli.session import Session
+    from dask_gmm.estimators import GaussianMixture
+
+__all__ = ["Tally", "fit_json", "fit_story", "parameters_of", "print_result"]
+
+
+class Tally:
+    """Counts what a fit reads; an observer."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self.seconds = 0.0
+        self.blocks = 0
+        self.passes = 0
+        self.rows: int | None = None
+        self.bytes_read = 0
+        self.sample_blocks = 0
+        self.sample_rows = 0
+        self.blocks_from_cache = 0
+        self.start_reads = 0
+        self.resubmitted = 0
+        self.rejected = 0
+
+    def __call__(self, event: Any) -> None:
+        """Take in an event."""
+        match type(event).__name__:
+            case "FitStarted" | "SelectionStarted":
+                self.blocks = event.n_blocks
+            case "SampleDrawn":
+                self.sample_blocks, self.sample_rows = event.blocks, event.rows
+                self.bytes_read += event.bytes_read
+            case "StartRead":
+                self.start_reads = event.number
+                self.bytes_read += event.bytes_read
+            case "PassFinished":
+                self.passes, self.rows = event.number, event.rows
+                self.bytes_read += event.bytes_read
+                self.blocks_from_cache += event.blocks_from_cache
+                self.resubmitted += event.resubmitted
+            case "PassJudged":
+                self.rejected += event.judgement.kind.value == "rejected"
+            case "FitFinished" | "SelectionFinished":
+                self.seconds = event.seconds
+
+    @property
+    def reads(self) -> float:
+        """How many times the whole data were read, the sample included."""
+        sampled = self.sample_blocks / self.blocks if self.blocks else 0.0
+        return self.passes + self.start_reads + sampled
+
+    def in_words(self) -> str:
+        """Say what was read."""
+        reads = f"{self.passes} pass{'' if self.passes == 1 else 'es'}"
+        if self.rejected:
+            reads += f" ({self.rejected} rejected)"
+        if self.start_reads:
+            reads += f", {self.start_reads} reads for the start"
+        if self.sample_blocks:
+            reads += f" and a sample of {self.sample_blocks:,} of {self.blocks:,} blocks"
+        return reads
+
+
+def fit_story(mixture: GaussianMixture, tally: Tally) -> list[tuple[str, str]]:
+    """Return how a fit went, as facts."""
+    from dask_gmm.cli.tables import how_read
+
+    n = mixture.n_iter_
+    iterations = f"{n} iteration{'' if n == 1 else 's'}"
+    if mixture.converged_:
+        ended = f"converged after {iterations}"
+    else:
+        limit = mixture.outcome_.replace("_", "-")
+        ended = f"stopped after {iterations} without converging: raise --{limit} or --tol"
+        if mixture.outcome_ == "collapsed":
+            ended = f"stopped after {iterations} because a component collapsed"
+    if mixture.remaining_gain_ is not None and isfinite(mixture.remaining_gain_):
+        ended += f", about {mixture.remaining_gain_:.1e} nats a row below the optimum"
+    facts = [
+        ("outcome", ended),
+        ("log-likelihood", f"{mixture.lower_bound_:.6f} nats a row"),
+        ("reads", tally.in_words()),
+        ("rows", "unknown" if tally.rows is None else f"{tally.rows:,}"),
+        ("decoded", how_read(tally.bytes_read, tally.seconds)),
+    ]
+    if tally.blocks_from_cache:
+        share = tally.blocks_from_cache / (tally.passes * tally.blocks)
+        facts.append(("from the cache", f"{share:.0%} of the passes' blocks"))
+    if tally.resubmitted:
+        facts.append(("recovered", f"{tally.resubmitted} units were lost and computed again"))
+    return facts
+
+
+def fit_json(mixture: GaussianMixture, tally: Tally) -> dict[str, Any]:
+    """Return how a fit went and what came of it."""
+    from dask_gmm.cli.tables import mixture_json
+
+    return {
+        "outcome": mixture.outcome_,
+        "converged": bool(mixture.converged_),
+        "n_iter": int(mixture.n_iter_),
+        "lower_bound": float(mixture.lower_bound_),
+        "lower_bounds": [float(bound) for bound in mixture.lower_bounds_],
+        "acceleration": mixture.acceleration_,
+        "remaining_gain": _finite(mixture.remaining_gain_),
+        "history": [_pass_json(record) for record in mixture.history_],
+        "n_rows": tally.rows,
+        "n_blocks": tally.blocks,
+        "passes": tally.passes,
+        "sample_blocks": tally.sample_blocks,
+        "sample_rows": tally.sample_rows,
+        "reads": tally.reads,
+        "bytes_read": tally.bytes_read,
+        "blocks_from_cache": tally.blocks_from_cache,
+        "resubmitted": tally.resubmitted,
+        "seconds": tally.seconds,
+        **mixture_json(parameters_of(mixture)),
+    }
+
+
+def _pass_json(record: Any) -> dict[str, Any]:
+    """What a pass was to the best start, unless that had ended, and what it cost."""
+    judgement = record.judgement
+    return {
+        "number": record.number,
+        "kind": judgement and judgement.kind.value,
+        "objective": judgement and float(judgement.objective),
+        "remaining_gain": judgement and _finite(judgement.remaining_gain),
+        "bytes_read": record.bytes_read,
+        "seconds": record.seconds,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no infinity."""
+    return None if value is None or not isfinite(value) else float(value)
+
+
+def parameters_of(mixture: GaussianMixture) -> Any:
+    """Return a fitted estimator's parameters as one value."""
+    from dask_gmm.mixture.covariance import covariance_family
+    from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+
+    return MixtureParameters(
+        covariance_family(mixture.covariance_type),
+        frozen_array(mixture.weights_),
+        frozen_array(mixture.means_),
+        frozen_array(mixture.covariances_),
+        frozen_array(mixture.precisions_cholesky_),
+    )
+
+
+def print_result(session: Session, *parts: Any) -> None:
+    """Print tables with a line of air between them."""
+    show: Callable[..., None] = session.out.print
+    for index, part in enumerate(parts):
+        if index:
+            show()
+        show(part)
