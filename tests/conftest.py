@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def two_processes() -> Iterator[Client]:
-    """A cluster of two worker processes of one thread; not the current client of anything."""
+def one_cluster() -> Iterator[Client]:
+    """The cluster behind `two_processes`, for fixtures that last longer than a test."""
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
@@ -21,3 +21,14 @@ def two_processes() -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@pytest.fixture
+def two_processes(one_cluster: Client) -> Client:
+    """A cluster of two worker processes of one thread; not the current client of anything.
+
+    All tests share it, so that its processes start once. A test may kill workers: their nannies
+    start others, which the next test waits for.
+    """
+    one_cluster.wait_for_workers(2, timeout=60)
+    return one_cluster

@@ -36,19 +36,20 @@ on a quiet machine. Spark, whose work is another process's, then sits out.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks.contest import Contestant, Entry, Result, Rules, compete
 from tests.benchmarks.machine import describe_machine, machine_line
 from tests.benchmarks.problems import CASES, Case
+from tests.benchmarks.records import benchmark_parser, markdown_table, write
+
+if TYPE_CHECKING:
+    import argparse
 
 OURS = ("ours (compiled)", "ours (blas)")
 
@@ -128,23 +129,25 @@ def markdown(cases: list[list[Result]], threads: int, machine: dict[str, Any]) -
     """Cases by peers: how many times the compiled kernel's seconds each of them takes."""
     peers = list(dict.fromkeys(r.contestant for results in cases for r in results))
     peers.remove(OURS[0])
-    lines = [
-        "| case | rows × D, K | dtype | ours, ms | " + " | ".join(peers) + " |",
-        "|---|---|---|--:|" + "--:|" * len(peers),
-    ]
+    rows = []
     for results in cases:
         by_name = {r.contestant: r for r in results}
         case = results[0].case
-        cells = []
+        row = [
+            f"{case.family}, {case.kind}",
+            f"{case.rows:,} × {case.features}, {case.components}",
+            case.dtype,
+            f"{1e3 * by_name[OURS[0]].median:.2f}",
+        ]
         for name in peers:
             r = by_name.get(name)
-            cells.append("" if r is None else f"{r.ratios[OURS[0]]:.1f}×{'' if same(r) else ' ¹'}")
-        lines.append(
-            f"| {case.family}, {case.kind} | {case.rows:,} × {case.features}, {case.components} "
-            f"| {case.dtype} | {1e3 * by_name[OURS[0]].median:.2f} | " + " | ".join(cells) + " |"
-        )
-    lines += ["", f"Milliseconds of an iteration on {threads} thread{'s' * (threads > 1)}, and how"]
-    lines[-1] += " many times as long the others take."
+            row.append("" if r is None else f"{r.ratios[OURS[0]]:.1f}×{'' if same(r) else ' ¹'}")
+        rows.append(row)
+    lines = [markdown_table(["case", "rows × D, K", "dtype", "ours, ms", *peers], 3, rows), ""]
+    lines.append(
+        f"Milliseconds of an iteration on {threads} thread{'s' * (threads > 1)}, and how many "
+        "times as long the others take."
+    )
     if not all(same(r) for results in cases for r in results):
         lines += ["", "¹ does not arrive at the same log-likelihood."]
     return "\n".join([*lines, "", machine_line(machine), ""])
@@ -157,13 +160,9 @@ def record(result: Result) -> dict[str, Any]:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = benchmark_parser(
+        __doc__, "all rows instead of a fifth of them", "six cases, a twentieth of the rows"
     )
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--full", action="store_true", help="all rows instead of a fifth of them")
-    sizes.add_argument("--quick", action="store_true", help="six cases, a twentieth of the rows")
-    sizes.add_argument("--tiny", action="store_true", help="sizes of a test; figures mean nothing")
     parser.add_argument("--threads", type=int, choices=(1, 2), default=1)
     parser.add_argument("--rounds", type=int, default=7, help="turns of a fast contestant")
     parser.add_argument("--iterations", type=int, default=2, help="by which a turn's fits differ")
@@ -173,8 +172,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--onedal", metavar="PYTHON", help="an interpreter with daal4py")
     parser.add_argument("--pomegranate", metavar="PYTHON", help="an interpreter with pomegranate")
     parser.add_argument("--spark", metavar="PYTHON", help="an interpreter with pyspark")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write a record there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table there")
     return parser.parse_args()
 
 
@@ -198,13 +195,9 @@ def main() -> None:
             found.append(compete(case, contestants, rules))
             print("\n".join(case_lines(found[-1])), flush=True)
     print(f"\nTook {time.perf_counter() - begun:.0f} s.")
-    if arguments.json:
-        about = {"machine": machine, "versions": versions, "threads": arguments.threads}
-        about["clock"] = arguments.clock
-        results = [record(r) for results in found for r in results]
-        arguments.json.write_text(json.dumps(about | {"results": results}, indent=1))
-    if arguments.markdown:
-        arguments.markdown.write_text(markdown(found, arguments.threads, machine))
+    about = {"machine": machine, "versions": versions, "threads": arguments.threads}
+    about |= {"clock": arguments.clock, "results": [record(r) for rs in found for r in rs]}
+    write(arguments, about, markdown(found, arguments.threads, machine))
 
 
 if __name__ == "__main__":

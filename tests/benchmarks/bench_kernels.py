@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from tests.benchmarks.turns import Spread, turns_of
 
 Turn = Callable[[], tuple[float, float]]
 """Runs once; seconds of a pass, and the log-likelihood."""
@@ -148,17 +148,7 @@ def _onedal(rows: np.ndarray, p: MixtureParameters, interpreter: str, cleaning: 
     np.save(folder / "means.npy", p.means)
     script = Path(__file__).with_name("onedal_turns.py")
     command = [interpreter, str(script), str(folder), p.family.name, str(p.n_components)]
-    process = cleaning.enter_context(
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    )
-
-    def turn() -> tuple[float, float]:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        seconds, log_likelihood = map(float, process.stdout.readline().split())
-        return seconds, log_likelihood
-
-    return turn
+    return turns_of(command, cleaning)
 
 
 def measure(case: Case, rounds: int, onedal: str | None) -> list[Result]:
@@ -176,10 +166,8 @@ def measure(case: Case, rounds: int, onedal: str | None) -> list[Result]:
         times = {name: np.array(taken) for name, taken in seconds.items()}
     results = []
     for name, taken in times.items():
-        lower, middle, upper = np.percentile(taken, [25, 50, 75])
         ratios = {n: float(np.median(t / taken)) for n, t in times.items() if n != name}
-        spread = float(upper - lower) / 2
-        results.append(Result(case, name, float(middle), float(taken.min()), spread, ratios))
+        results.append(Result(case, name, *Spread.of(taken), ratios))
     return results
 
 

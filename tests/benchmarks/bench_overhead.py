@@ -52,6 +52,7 @@ from dask_gmm.execution.cluster.affinity import Affinity
 from dask_gmm.fitting.passes import StatisticsJob
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from tests.benchmarks.turns import Spread, timed
 from tests.execution.fakes import SumJob, even_fake
 
 if TYPE_CHECKING:
@@ -79,21 +80,9 @@ class Result:
     more: dict[str, float] = field(default_factory=dict)
 
 
-def timed(turns: dict[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
-    """Let the contestants take turns; each returns its seconds, or is timed from outside."""
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(rounds):
-        for name, turn in turns.items():
-            begun = time.perf_counter()
-            told = turn()
-            seconds[name].append(time.perf_counter() - begun if told is None else told)
-    return seconds
-
-
 def summary(section: str, place: str, case: str, taken: list[float], **more: float) -> Result:
     """Reduce the rounds to a result."""
-    lower, middle, upper = np.percentile(taken, [25, 50, 75])
-    return Result(section, place, case, middle, min(taken), (upper - lower) / 2, more)
+    return Result(section, place, case, *Spread.of(taken), more)
 
 
 @contextmanager

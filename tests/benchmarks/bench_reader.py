@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -43,6 +42,7 @@ import zarr.codecs
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.source import ZarrSource, open_source
 from dask_gmm.execution.unit import run_unit
+from tests.benchmarks.turns import turns_of
 
 Turn = Callable[[], tuple[float, float]]
 """Reads everything once; wall and CPU seconds."""
@@ -184,17 +184,7 @@ def _zarrs(case: Case, path: Path, interpreter: str, cleaning: ExitStack) -> Tur
     block = case.shard or case.chunk
     rows = block * 1024 // (8 * COLUMNS)
     command = [interpreter, str(script), str(path), str(rows), str(case.threads)]
-    process = cleaning.enter_context(
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    )
-
-    def turn() -> tuple[float, float]:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        wall, cpu = map(float, process.stdout.readline().split())
-        return wall, cpu
-
-    return turn
+    return turns_of(command, cleaning)
 
 
 def measure(

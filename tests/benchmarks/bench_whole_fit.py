@@ -26,7 +26,6 @@ before it, where rows in memory are there before: to be compared with the size o
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -36,7 +35,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -44,6 +43,10 @@ from zarr.codecs import ZstdCodec
 
 from tests.benchmarks.contest import SCRIPTS, THREAD_VARIABLES
 from tests.benchmarks.machine import describe_machine, machine_line
+from tests.benchmarks.records import benchmark_parser, markdown_table, write
+
+if TYPE_CHECKING:
+    import argparse
 
 FEATURES = 16
 BLOCK_BYTES = 64_000_000
@@ -176,36 +179,30 @@ def text_of(line: Line) -> str:
 
 def markdown(lines: list[Line], size: int, threads: int, machine: dict[str, Any]) -> str:
     """The same as a table for a README."""
-    text = [
-        "| | from | K | s a pass | GB/s | × ideal | whole fit, s | memory held, MB |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+    headings = ["", "from", "K", "s a pass", "GB/s", "× ideal", "whole fit, s", "memory held, MB"]
+    rows = [
+        [
+            line.what,
+            line.place,
+            str(line.components or ""),
+            f"{line.per_pass:.2f}",
+            f"{line.bytes / line.per_pass / 1e9:.2f}",
+            "" if line.ideal is None else f"{line.per_pass / line.ideal:.2f}",
+            "" if line.what == "read" else f"{line.seconds:.1f}",
+            "" if line.held is None else f"{line.held / 1e6:.0f}",
+        ]
+        for line in lines
     ]
-    for line in lines:
-        held = "" if line.held is None else f"{line.held / 1e6:.0f}"
-        text.append(
-            f"| {line.what} | {line.place} | {line.components or ''} | {line.per_pass:.2f} "
-            f"| {line.bytes / line.per_pass / 1e9:.2f} "
-            f"| {'' if line.ideal is None else f'{line.per_pass / line.ideal:.2f}'} "
-            f"| {'' if line.what == 'read' else f'{line.seconds:.1f}'} | {held} |"
-        )
     about = f"{size / 1e9:.2f} GB of rows, {threads} thread{'s' * (threads > 1)}."
-    return "\n".join([*text, "", about, "", machine_line(machine), ""])
+    return "\n".join([markdown_table(headings, 2, rows), "", about, "", machine_line(machine), ""])
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--full", action="store_true", help="6 GB, more than enough to see")
-    sizes.add_argument("--quick", action="store_true", help="256 MB")
-    sizes.add_argument("--tiny", action="store_true", help="sizes of a test; figures mean nothing")
+    parser = benchmark_parser(__doc__, "6 GB, more than enough to see", "256 MB")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to put the data; else where Python does")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write a record there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table there")
     return parser.parse_args()
 
 
@@ -227,12 +224,9 @@ def main() -> None:
         paths = write_data(Path(name), size, block_bytes)
         lines = measure(paths, arguments, components)
     print(f"\nTook {time.perf_counter() - begun:.0f} s.")
-    if arguments.json:
-        about = {"machine": machine, "size": size, "threads": arguments.threads}
-        results = [asdict(line) | {"held": line.held} for line in lines]
-        arguments.json.write_text(json.dumps(about | {"results": results}, indent=1))
-    if arguments.markdown:
-        arguments.markdown.write_text(markdown(lines, size, arguments.threads, machine))
+    record = {"machine": machine, "size": size, "threads": arguments.threads}
+    record["results"] = [asdict(line) | {"held": line.held} for line in lines]
+    write(arguments, record, markdown(lines, size, arguments.threads, machine))
 
 
 if __name__ == "__main__":

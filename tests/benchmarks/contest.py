@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.benchmarks.problems import Case, log_likelihood, write
+from tests.benchmarks.turns import Spread
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -125,8 +126,7 @@ class Result:
     @property
     def spread(self) -> float:
         """Half the distance between the quartiles of the seconds."""
-        lower, upper = np.percentile(self.seconds, [25, 75])
-        return float(upper - lower) / 2
+        return Spread.of(self.seconds).spread
 
 
 @dataclass(frozen=True)

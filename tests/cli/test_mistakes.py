@@ -110,7 +110,7 @@ MISTAKES = {
         "no address of a Dask scheduler",
     ),
     "nobody at the address": (
-        "fit {}/points.zarr -k 2 --scheduler tcp://127.0.0.1:1 --timeout 1",
+        "fit {}/points.zarr -k 2 --scheduler tcp://127.0.0.1:1 --timeout 0.2",
         1,
         "No Dask scheduler answered",
     ),
@@ -181,7 +181,7 @@ def deaf_server() -> Iterator[str]:
 
 
 def test_a_scheduler_that_never_answers(deaf_server: str, points: Path, run: Run) -> None:
-    done = run("fit", points, "-k", 2, "--scheduler", deaf_server, "--timeout", 1, "-q")
+    done = run("fit", points, "-k", 2, "--scheduler", deaf_server, "--timeout", 0.2, "-q")
     assert done.exit_code == 1
     assert "No Dask scheduler answered" in done.stderr
 

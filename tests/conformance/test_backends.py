@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +36,35 @@ from tests.execution.fakes import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from dask_gmm.execution.backend import Backend
 
-BACKENDS: dict[str, Callable[[], Any]] = {
-    "local, 1 thread": lambda: None,
-    "local, 2 threads": lambda: None,
-    "cluster, 1 process of 2 threads": lambda: (1, 2),
-    "cluster, 2 processes": lambda: (2, 1),
+BACKENDS: dict[str, Callable[[Callable[[], Client]], AbstractContextManager[Any]]] = {
+    "local, 1 thread": lambda _: nullcontext(LocalBackend(1)),
+    "local, 2 threads": lambda _: nullcontext(LocalBackend(2)),
+    "cluster, 1 process of 2 threads": lambda _: two_threads(),
+    "cluster, 2 processes": lambda shared: nullcontext(ClusterBackend(shared())),
 }
 
 
-# The fast suite starts one cluster of its own here, not two.
+@contextmanager
+def two_threads() -> Iterator[ClusterBackend]:
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=True,
+            dashboard_address=None,
+            memory_limit="1GB",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield ClusterBackend(client)
+
+
+# The fast suite starts no cluster of its own here.
 SLOW = "cluster, 1 process of 2 threads"
 
 
@@ -56,21 +73,8 @@ SLOW = "cluster, 1 process of 2 threads"
     params=[pytest.param(n, marks=pytest.mark.slow if n == SLOW else ()) for n in BACKENDS],
 )
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    workers = BACKENDS[request.param]()
-    if workers is None:
-        yield LocalBackend(1 if "1 thread" in request.param else 2)
-        return
-    with (
-        LocalCluster(
-            n_workers=workers[0],
-            threads_per_worker=workers[1],
-            processes=True,
-            dashboard_address=":0",
-            memory_limit="1GB",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield ClusterBackend(client)
+    with BACKENDS[request.param](lambda: request.getfixturevalue("one_cluster")) as found:
+        yield found
 
 
 def alone(source: Source, job: Any, **options: Any) -> Any:
@@ -190,7 +194,9 @@ def test_progress_only_goes_up_and_ends_complete(backend: Backend) -> None:
     seen: list[PassProgress] = []
     source = even_fake(40, rows=3)
     plan = plan_pass(source, n_threads=2, unit_level=4)
-    result = backend.run(plan, SumJob(seconds=0.06), on_progress=seen.append)
+    # Workers report once a second, threads five times as often.
+    seconds = 0.02 if isinstance(backend, LocalBackend) else 0.06
+    result = backend.run(plan, SumJob(seconds=seconds), on_progress=seen.append)
     for before, after in pairwise(seen):
         assert before.blocks_done <= after.blocks_done
         assert before.rows_done <= after.rows_done

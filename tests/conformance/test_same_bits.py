@@ -21,7 +21,7 @@ from dask_gmm import GaussianMixture
 from dask_gmm.data.stores import read_counter, writable_store
 from dask_gmm.execution import plan_pass
 from dask_gmm.execution.pinned import pinned_bytes
-from tests.object_store import object_store  # noqa: F401
+from tests.object_store import CREDENTIALS, object_store  # noqa: F401
 
 if TYPE_CHECKING:
     from dask_gmm.execution import Plan
@@ -173,30 +173,30 @@ def test_pinned_blocks_on_a_cluster(
             assert set(two_processes.run(pinned_bytes).values()) == {0}
 
 
-def test_a_killed_worker_changes_no_bit(store: str, expected: list[bytes]) -> None:
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        victim = next(iter(client.run(os.getpid).values()))
-        killed: list[int] = []
+def test_a_killed_worker_changes_no_bit(
+    store: str, expected: list[bytes], two_processes: Client
+) -> None:
+    victim = next(iter(two_processes.run(os.getpid).values()))
+    killed: list[int] = []
 
-        def kill_in_mid_pass(event: Any) -> None:
-            progress = getattr(event, "progress", None)
-            if not killed and getattr(event, "number", 0) == 2 and progress is not None:
-                os.kill(victim, signal.SIGKILL)
-                killed.append(progress.blocks_done)
+    def kill_in_mid_pass(event: Any) -> None:
+        progress = getattr(event, "progress", None)
+        if not killed and getattr(event, "number", 0) == 2 and progress is not None:
+            os.kill(victim, signal.SIGKILL)
+            killed.append(progress.blocks_done)
 
+    with two_processes.as_current():
         found, gm = fit(store, callbacks=[kill_in_mid_pass])
-        assert killed, "no progress was reported in the second pass"
-        assert found == expected
-        assert gm.history_[1].rows == gm.n_rows_
-        assert gm.history_[-1].blocks_from_cache > 0
+    assert killed, "no progress was reported in the second pass"
+    assert found == expected
+    assert gm.history_[1].rows == gm.n_rows_
+    assert gm.history_[-1].blocks_from_cache > 0
 
 
 def test_object_store(
     expected: list[bytes],
     object_store: ObjectStoreServer,  # noqa: F811
+    two_processes: Client,
 ) -> None:
     """From s3:// in process and on a cluster, and labels back to it."""
     url = object_store.url("rows.zarr")
@@ -204,11 +204,9 @@ def test_object_store(
     settings = {"storage_options": object_store.options}
     assert fit(url, **settings)[0] == expected
     output = object_store.url("labels.zarr")
-    # Started here, so that the workers inherit the credentials in this process's environment.
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster),
-    ):
+    # The workers started before the credentials came into this process's environment.
+    two_processes.run(os.environ.update, CREDENTIALS)
+    with two_processes.as_current():
         found, gm = fit(url, **settings)
         assert gm.history_[0].tasks > 2
         assert found == expected

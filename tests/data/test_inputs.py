@@ -27,6 +27,7 @@ from dask_gmm.errors import InputError, NonFiniteError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from distributed import Client
     from numpy.typing import NDArray
 
 da: Any = dask.array  # most of it is untyped
@@ -227,13 +228,10 @@ def test_lazy_map_says_where_a_bad_row_is() -> None:
 
 
 @pytest.fixture
-def client() -> Iterator[Any]:
-    import distributed
-
-    module: Any = distributed  # untyped
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with module.LocalCluster(**options) as cluster, module.Client(cluster) as client:
-        yield client
+def client(two_processes: Client) -> Iterator[Client]:
+    """A cluster that Dask computes on."""
+    with two_processes.as_current():
+        yield two_processes
 
 
 @pytest.mark.slow

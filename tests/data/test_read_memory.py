@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "one chunk": {"chunks": (250_000, 8)},
-    "uncompressed": {"chunks": (250_000, 8), "compressors": None},
-    "split features": {"chunks": (250_000, 1)},
-    "v2": {"chunks": (250_000, 8), "zarr_format": 2},
-    "whole shards": {"chunks": (25_000, 8), "shards": (250_000, 8)},
-    "uncompressed shards": {"chunks": (25_000, 8), "shards": (250_000, 8), "compressors": None},
+    "one chunk": {"chunks": (125_000, 8)},
+    "uncompressed": {"chunks": (125_000, 8), "compressors": None},
+    "split features": {"chunks": (125_000, 1)},
+    "v2": {"chunks": (125_000, 8), "zarr_format": 2},
+    "whole shards": {"chunks": (12_500, 8), "shards": (125_000, 8)},
+    "uncompressed shards": {"chunks": (12_500, 8), "shards": (125_000, 8), "compressors": None},
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("feature_axis", [0, 1])
 def test_bound(layout: str, feature_axis: int, tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=(500_000, 8))
+    values = np.random.default_rng(0).normal(size=(250_000, 8))
     kwargs = dict(LAYOUTS[layout])
     if feature_axis == 0:
         values = np.ascontiguousarray(values.T)
@@ -39,7 +39,7 @@ def test_bound(layout: str, feature_axis: int, tmp_path: Path) -> None:
     del values
     source = open_source(tmp_path / "x.zarr", feature_axis=feature_axis)
     assert source.n_blocks == 2
-    assert source.read(source.block(0)).nbytes == source.block_bytes == 16_000_000
+    assert source.read(source.block(0)).nbytes == source.block_bytes == 8_000_000
     peak = peak_of(lambda: source.read(source.block(1)))
     assert peak <= source.block_bytes + source.read_bytes + 2**20
     # And it is no wild guess, which would refuse fits that fit.

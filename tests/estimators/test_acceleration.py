@@ -44,6 +44,12 @@ def plain(rows: NDArray[np.float64]) -> Any:
     return fit(rows, acceleration=None, tol=1e-8, max_iter=2000)
 
 
+@pytest.fixture(scope="module")
+def fitted(store: str) -> Any:
+    """An accelerated fit as it comes."""
+    return fit(store)
+
+
 def fit(X: Any, **settings: Any) -> Any:
     given = {"init_size": 4000, "random_state": 3, "tol": 1e-6, **settings}
     gm: GaussianMixture = GaussianMixture(3, **given).fit(X)
@@ -97,8 +103,8 @@ def test_none_is_scikit_learns(rows: NDArray[np.float64], store: str) -> None:
     ] * (gm.n_iter_ - 1)
 
 
-def test_the_history_says_what_each_pass_was(store: str) -> None:
-    gm = fit(store)
+def test_the_history_says_what_each_pass_was(fitted: GaussianMixture) -> None:
+    gm = fitted
     assert len(gm.history_) == gm.n_passes_
     judgements = [record.judgement for record in gm.history_ if record.judgement]
     assert len(judgements) == gm.n_passes_
@@ -153,7 +159,7 @@ def test_a_better_start_that_is_given_wins_the_first_read(
     )
     assert given.n_passes_ == 1
     assert given.lower_bound_ == pytest.approx(plain.lower_bound_, abs=1e-6)
-    warm = fit(store, warm_start=True)
+    warm = fit(store, warm_start=True, tol=1e-4)
     bound = warm.lower_bound_
     warm.fit(store)
     assert warm.n_passes_ <= 2
@@ -163,7 +169,7 @@ def test_a_better_start_that_is_given_wins_the_first_read(
 def test_single_precision_rows(rows: NDArray[np.float64], tmp_path: Path) -> None:
     path = str(tmp_path / "single.zarr")
     zarr.create_array(path, data=rows.astype(np.float32), chunks=(2000, 2))
-    gm = fit(path)
+    gm = fit(path, tol=1e-4)
     assert gm.converged_
     assert np.all(np.diff(gm.lower_bounds_) >= -1e-7)
     assert gm.means_.dtype == np.float32
@@ -196,10 +202,9 @@ def test_rows_with_fewer_places_than_components(tmp_path: Path) -> None:
     assert np.all(np.linalg.eigvalsh(gm.covariances_) > 0.0)
 
 
-def test_a_saved_model_remembers(store: str, tmp_path: Path) -> None:
-    gm = fit(store)
-    gm.save(tmp_path / "model.zarr")
+def test_a_saved_model_remembers(fitted: GaussianMixture, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "model.zarr")
     back = GaussianMixture.load(tmp_path / "model.zarr")
-    assert back.acceleration_ == gm.acceleration_
-    assert back.remaining_gain_ == gm.remaining_gain_
+    assert back.acceleration_ == fitted.acceleration_
+    assert back.remaining_gain_ == fitted.remaining_gain_
     assert back.get_params()["acceleration"] == "auto"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dask_gmm.data.base import Source
 from dask_gmm.data.grid import BlockRef, IrregularAxis, RegularAxis, SampleGrid
 from dask_gmm.errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Array = np.ndarray[Any, Any]
 
@@ -101,6 +107,31 @@ def traces(trail: str, start: str = "") -> Counter[str]:
     file = Path(trail) / "trail"
     lines = file.read_text().splitlines() if file.exists() else []
     return Counter(line for line in lines if line.startswith(start))
+
+
+@contextmanager
+def interrupted_after(reads: int, trail: str) -> Iterator[None]:
+    """Press Ctrl-C once so many blocks have been read, whatever this process does with SIGINT.
+
+    A shell that starts tests in the background has them ignore it.
+    """
+    over = threading.Event()
+
+    def press() -> None:
+        while not over.wait(0.01):
+            if traces(trail, "read").total() >= reads:
+                _thread.interrupt_main()
+                return
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 needs_posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="owners and modes of POSIX")
 
 WORK = """
-import time
 import numpy as np
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.kernels.compiled import compiler
@@ -32,9 +31,8 @@ original = compiler.compile_design
 compiler.compile_design = lambda design: made.append(design) or original(design)
 p = MixtureParameters.create("full", [0.5, 0.5], np.eye(2, 64), np.stack([np.eye(64)] * 2))
 rows = np.random.default_rng(0).normal(size=(500, 64))
-start = time.perf_counter()
 (s,) = get_kernel("compiled").statistics(rows, [Candidate(p)])
-print(len(made), time.perf_counter() - start, repr(s.log_likelihood))
+print(len(made), repr(s.log_likelihood))
 """
 
 
@@ -46,11 +44,11 @@ def start(folder: Path, temporary: Path | None = None) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, float, str]:
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
-    made, seconds, value = out.split()
-    return int(made), float(seconds), value
+    made, value = out.split()
+    return int(made), value
 
 
 @pytest.fixture
@@ -61,18 +59,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_second_process_does_not_compile(tmp_path: Path) -> None:
-    made, cold, first = finish(start(tmp_path / "cache"))
+    made, first = finish(start(tmp_path / "cache"))
     assert made == 1
-    made, warm, second = finish(start(tmp_path / "cache"))
+    made, second = finish(start(tmp_path / "cache"))
     assert made == 0
     assert first == second
-    assert cold < 12.0  # about 0.5 s on an idle core
-    assert warm < 2.0  # about 0.02 s
 
 
 def test_many_processes_at_once(tmp_path: Path) -> None:
-    results = [finish(p) for p in [start(tmp_path / "cache") for _ in range(5)]]
-    assert len({value for _, _, value in results}) == 1
+    results = [finish(p) for p in [start(tmp_path / "cache") for _ in range(3)]]
+    assert len({value for _, value in results}) == 1
     assert len(list((tmp_path / "cache").iterdir())) == 1  # one program, nothing left over
     assert finish(start(tmp_path / "cache"))[0] == 0
 
@@ -165,7 +161,9 @@ def test_the_key_names_the_cpu_and_the_compiler() -> None:
     assert "LLVM" in identity
 
 
+@pytest.mark.slow
 def test_compiling_is_quick() -> None:
+    """CPU seconds, which others on the machine hardly touch: about 0.5 on a machine of 2024."""
     design = CompiledKernel()._design("full", 64, 16, False, False)
     before = time.process_time()
     compiler.compile_design(design)

@@ -1,4 +1,7 @@
-"""Real input: the pixels of scikit-learn's photographs, against scikit-learn on the whole array."""
+"""Real input: the pixels of scikit-learn's photographs, against scikit-learn on the whole array.
+
+All their pixels in the slow tests; in the fast ones every third line and column.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHUNKS = (1_000, 10_007, 300_000)
+PHOTOGRAPHS = [
+    pytest.param((name, step), id=f"{name}, every {step}", marks=marks)
+    for name in ("china.jpg", "flower.jpg")
+    for step, marks in ((3, ()), (1, pytest.mark.slow))
+]
 RELATIVE = 1e-9
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -37,10 +45,11 @@ def settings(pixels: NDArray[np.uint8]) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=["china.jpg", "flower.jpg"])
+@pytest.fixture(scope="module", params=PHOTOGRAPHS)
 def photograph(request: pytest.FixtureRequest) -> tuple[NDArray[np.uint8], Any]:
     """A photograph's pixels, and scikit-learn's fit of them."""
-    pixels = load_sample_image(request.param).reshape(-1, 3)
+    name, step = request.param
+    pixels = load_sample_image(name)[::step, ::step].reshape(-1, 3)
     with pytest.warns(ConvergenceWarning):
         theirs = sklearn.mixture.GaussianMixture(**settings(pixels)).fit(pixels.astype(float))
     return pixels, theirs
