@@ -41,12 +41,19 @@ if TYPE_CHECKING:
 
     from dask_gmm.execution.backend import Backend
 
-BACKENDS: dict[str, Callable[[Callable[[], Client]], AbstractContextManager[Any]]] = {
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Backend]]] = {
     "local, 1 thread": lambda _: nullcontext(LocalBackend(1)),
     "local, 2 threads": lambda _: nullcontext(LocalBackend(2)),
     "cluster, 1 process of 2 threads": lambda _: two_threads(),
-    "cluster, 2 processes": lambda shared: nullcontext(ClusterBackend(shared())),
+    "cluster, 2 processes": lambda request: nullcontext(shared_cluster(request)),
 }
+
+
+def shared_cluster(request: pytest.FixtureRequest) -> ClusterBackend:
+    """`two_processes`, for as long as this module lasts."""
+    client: Client = request.getfixturevalue("one_cluster")
+    client.wait_for_workers(2, timeout=60)
+    return ClusterBackend(client)
 
 
 @contextmanager
@@ -64,7 +71,7 @@ def two_threads() -> Iterator[ClusterBackend]:
         yield ClusterBackend(client)
 
 
-# The fast suite starts no cluster of its own here.
+# The fast suite starts no cluster of its own here: it has the one of all tests.
 SLOW = "cluster, 1 process of 2 threads"
 
 
@@ -73,7 +80,7 @@ SLOW = "cluster, 1 process of 2 threads"
     params=[pytest.param(n, marks=pytest.mark.slow if n == SLOW else ()) for n in BACKENDS],
 )
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    with BACKENDS[request.param](lambda: request.getfixturevalue("one_cluster")) as found:
+    with BACKENDS[request.param](request) as found:
         yield found
 
 
