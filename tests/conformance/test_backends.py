@@ -41,13 +41,6 @@ if TYPE_CHECKING:
 
     from dask_gmm.execution.backend import Backend
 
-BACKENDS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Backend]]] = {
-    "local, 1 thread": lambda _: nullcontext(LocalBackend(1)),
-    "local, 2 threads": lambda _: nullcontext(LocalBackend(2)),
-    "cluster, 1 process of 2 threads": lambda _: two_threads(),
-    "cluster, 2 processes": lambda request: nullcontext(shared_cluster(request)),
-}
-
 
 def shared_cluster(request: pytest.FixtureRequest) -> ClusterBackend:
     """`two_processes`, for as long as this module lasts."""
@@ -70,6 +63,13 @@ def two_threads() -> Iterator[ClusterBackend]:
     ):
         yield ClusterBackend(client)
 
+
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Backend]]] = {
+    "local, 1 thread": lambda _: nullcontext(LocalBackend(1)),
+    "local, 2 threads": lambda _: nullcontext(LocalBackend(2)),
+    "cluster, 1 process of 2 threads": lambda _: two_threads(),
+    "cluster, 2 processes": lambda request: nullcontext(shared_cluster(request)),
+}
 
 # The fast suite starts no cluster of its own here: it has the one of all tests.
 SLOW = "cluster, 1 process of 2 threads"

@@ -101,8 +101,8 @@ def test_a_unit_that_always_kills_is_named_and_not_its_neighbours(
     two_processes: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With no patience of Dask's own, so that this test kills two workers and not eight.
-    scheduler: Any = two_processes.cluster.scheduler
-    monkeypatch.setattr(scheduler, "allowed_failures", 0)
+    cluster: Any = two_processes.cluster
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
     job = DeadlyJob(11, str(tmp_path), always=True, seconds=0.02)
     with pytest.raises(UnitFailedError, match=r"blocks 10 to 11 of fake data.*2 workers"):
