@@ -159,7 +159,7 @@ def test_a_better_start_that_is_given_wins_the_first_read(
     )
     assert given.n_passes_ == 1
     assert given.lower_bound_ == pytest.approx(plain.lower_bound_, abs=1e-6)
-    warm = fit(store, warm_start=True, tol=1e-4)
+    warm = fit(store, warm_start=True)
     bound = warm.lower_bound_
     warm.fit(store)
     assert warm.n_passes_ <= 2

@@ -24,16 +24,16 @@ MATRIX = 8 * D * D
 MEASURED = ("blas", "reference")
 
 
-def wide_mixture(family: str, d: int = D) -> MixtureParameters:
+def wide_mixture(family: str) -> MixtureParameters:
     rng = np.random.default_rng(0)
-    variances = rng.uniform(0.5, 2.0, size=(K, d))
+    variances = rng.uniform(0.5, 2.0, size=(K, D))
     covariances = {
         "tied": np.diag(variances[0]) + 0.1,
         "diag": variances,
         "spherical": variances[:, 0],
     }[family]
     return MixtureParameters.create(
-        family, np.full(K, 1.0 / K), rng.normal(size=(K, d)), covariances
+        family, np.full(K, 1.0 / K), rng.normal(size=(K, D)), covariances
     )
 
 
@@ -89,19 +89,17 @@ def test_nor_does_what_stands_around_the_kernel(family: str) -> None:
 
 
 def test_a_tied_mixture_holds_matrices_whatever_its_components(kernel: Kernel) -> None:
-    d = D // 2  # to factor larger ones is what this test would spend its time on
-    matrix = 8 * d * d
-    many = wide_mixture("tied", d)
+    many = wide_mixture("tied")
     few = dataclasses.replace(many, weights=np.full(2, 0.5), means=many.means[:2])
     rows = rows_near(few, 1)
     peaks, promises = [], []
     for p in (few, many):
-        promises.append(kernel.workspace_bytes(d, [p.n_components], [p.family]))
+        promises.append(kernel.workspace_bytes(D, [p.n_components], [p.family]))
         peaks.append(peak_of(partial(kernel.statistics, rows, [Candidate(p)]), promises[-1]))
         assert peaks[-1] <= promises[-1]
-    assert peaks[1] - peaks[0] < matrix / 4
-    assert promises[1] - promises[0] < matrix / 2
-    assert peaks[1] < 8 * matrix
+    assert peaks[1] - peaks[0] < MATRIX / 4
+    assert promises[1] - promises[0] < MATRIX / 2
+    assert peaks[1] < 8 * MATRIX
 
 
 def test_a_tied_tile_of_differences_holds_one_matrix() -> None:
