@@ -48,7 +48,7 @@ def _either_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(blas, "LARGEST_CANCELLATION", 0.0)
 
 
-@pytest.fixture(params=[*MEASURED, "blas-whitening"])
+@pytest.fixture(params=[*MEASURED, pytest.param("blas-whitening", marks=pytest.mark.slow)])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     name: str = request.param
     if name == "blas-whitening":
