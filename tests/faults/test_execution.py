@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 
@@ -97,20 +98,17 @@ def test_a_killed_worker_costs_its_running_units_and_no_bits(
     assert reads.total() <= 80 + 6, "a death cost more than the units under way"
 
 
-def test_a_unit_that_always_kills_is_named_and_not_its_neighbours(
-    two_processes: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_unit_that_always_kills_is_named_and_not_its_neighbours(tmp_path: Path) -> None:
     # With no patience of Dask's own, so that this test kills two workers and not eight.
-    cluster: Any = two_processes.cluster
-    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
-    plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
-    job = DeadlyJob(11, str(tmp_path), always=True, seconds=0.02)
-    with pytest.raises(UnitFailedError, match=r"blocks 10 to 11 of fake data.*2 workers"):
-        ClusterBackend(two_processes).run(plan, job)
-    assert traces(str(tmp_path), "death").total() == 2
-    two_processes.wait_for_workers(1, timeout=60)
-    again = ClusterBackend(two_processes).run(plan, SumJob())
-    assert again.value.hex() == undisturbed(16)
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), local_cluster() as client:
+        plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
+        job = DeadlyJob(11, str(tmp_path), always=True, seconds=0.02)
+        with pytest.raises(UnitFailedError, match=r"blocks 10 to 11 of fake data.*2 workers"):
+            ClusterBackend(client).run(plan, job)
+        assert traces(str(tmp_path), "death").total() == 2
+        client.wait_for_workers(1, timeout=60)
+        again = ClusterBackend(client).run(plan, SumJob())
+        assert again.value.hex() == undisturbed(16)
 
 
 @pytest.mark.slow
