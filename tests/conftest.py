@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="session")
-def one_cluster() -> Iterator[Client]:
-    """The cluster behind `two_processes`, for fixtures that last longer than a test."""
+@contextmanager
+def _two_workers() -> Iterator[Client]:
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
@@ -23,12 +23,35 @@ def one_cluster() -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def one_cluster() -> Iterator[Client]:
+    """The cluster behind `two_processes`, for fixtures that last longer than a test."""
+    with _two_workers() as client:
+        yield client
+
+
 @pytest.fixture
 def two_processes(one_cluster: Client) -> Client:
     """A cluster of two worker processes of one thread; not the current client of anything.
 
-    All tests share it, so that its processes start once. A test may kill workers: their nannies
-    start others, which the next test waits for.
+    All tests share it, so that its processes start once.
     """
     one_cluster.wait_for_workers(2, timeout=60)
     return one_cluster
+
+
+@pytest.fixture(scope="session")
+def cluster_to_kill() -> Iterator[Client]:
+    """The cluster behind `mortal_processes`."""
+    with _two_workers() as client:
+        yield client
+
+
+@pytest.fixture
+def mortal_processes(cluster_to_kill: Client) -> Client:
+    """The same for tests that kill workers: their nannies start others, which the next waits for.
+
+    It is another cluster, so that one that recovers slowly is nobody else's trouble.
+    """
+    cluster_to_kill.wait_for_workers(2, timeout=60)
+    return cluster_to_kill

@@ -174,9 +174,9 @@ def test_pinned_blocks_on_a_cluster(
 
 
 def test_a_killed_worker_changes_no_bit(
-    store: str, expected: list[bytes], two_processes: Client
+    store: str, expected: list[bytes], mortal_processes: Client
 ) -> None:
-    victim = next(iter(two_processes.run(os.getpid).values()))
+    victim = next(iter(mortal_processes.run(os.getpid).values()))
     killed: list[int] = []
 
     def kill_in_mid_pass(event: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_killed_worker_changes_no_bit(
             os.kill(victim, signal.SIGKILL)
             killed.append(progress.blocks_done)
 
-    with two_processes.as_current():
+    with mortal_processes.as_current():
         found, gm = fit(store, callbacks=[kill_in_mid_pass])
     assert killed, "no progress was reported in the second pass"
     assert found == expected

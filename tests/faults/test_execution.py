@@ -83,9 +83,9 @@ class Killer:
 
 
 def test_a_killed_worker_costs_its_running_units_and_no_bits(
-    two_processes: Client, tmp_path: Path
+    mortal_processes: Client, tmp_path: Path
 ) -> None:
-    client = two_processes
+    client = mortal_processes
     source = even_fake(80, trail=str(tmp_path))
     plan = plan_pass(source, n_threads=2, unit_level=0)
     killer = Killer(next(iter(client.run(os.getpid).values())), after=30)
@@ -112,10 +112,10 @@ def test_a_unit_that_always_kills_is_named_and_not_its_neighbours(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_once_is_survived(two_processes: Client, tmp_path: Path) -> None:
+def test_a_job_that_kills_once_is_survived(mortal_processes: Client, tmp_path: Path) -> None:
     source = even_fake(24, trail=str(tmp_path))
     plan = plan_pass(source, n_threads=2, unit_level=1)
-    result = ClusterBackend(two_processes).run(plan, DeadlyJob(11, str(tmp_path)))
+    result = ClusterBackend(mortal_processes).run(plan, DeadlyJob(11, str(tmp_path)))
     assert result.value.hex() == undisturbed(24)
     assert traces(str(tmp_path), "death").total() == 1
 
@@ -147,8 +147,8 @@ def test_every_worker_killed_in_turn() -> None:
 
 
 @pytest.mark.slow
-def test_large_values_survive_a_death_on_the_workers(two_processes: Client) -> None:
-    client = two_processes
+def test_large_values_survive_a_death_on_the_workers(mortal_processes: Client) -> None:
+    client = mortal_processes
     plan = plan_pass(even_fake(96), n_threads=2, unit_level=0)
     killer = Killer(next(iter(client.run(os.getpid).values())), 30)
     job = SumJob(seconds=0.05, value_bytes=3_000_000)
@@ -224,16 +224,16 @@ def test_a_cluster_that_starts_workers_on_demand() -> None:
 
 
 @pytest.mark.slow
-def test_a_restarted_cluster_resumes_the_pass(two_processes: Client) -> None:
+def test_a_restarted_cluster_resumes_the_pass(mortal_processes: Client) -> None:
     restarted: list[bool] = []
 
     def restart(progress: PassProgress) -> None:
         if progress.blocks_done >= 10 and not restarted:
             restarted.append(True)
             # Not waiting for them: on a busy machine one worker may take minutes to come back.
-            two_processes.restart(wait_for_workers=False)
+            mortal_processes.restart(wait_for_workers=False)
 
     plan = plan_pass(even_fake(80), n_threads=2, unit_level=0)
-    result = ClusterBackend(two_processes).run(plan, SumJob(seconds=0.05), on_progress=restart)
+    result = ClusterBackend(mortal_processes).run(plan, SumJob(seconds=0.05), on_progress=restart)
     assert result.value.hex() == undisturbed(80)
     assert result.resubmitted > 0
