@@ -1,9 +1,9 @@
 """Blocks in order, read by another thread while this one computes.
 
-Two sets of buffers take turns: one is computed, the other is read into. Blocks of less than a
-megabyte are read several at a time, because handing over to another thread and back costs more than
-reading one of them. Of a store across a network the blocks of the next 64 MiB are asked for before
-they are needed.
+Two sets of buffers take turns: one is computed, the other is read into. Blocks of less than 4 MiB
+are read several at a time, because handing over to another thread and back takes as long as reading
+some of them. Of a store across a network the blocks of the next 64 MiB are asked for before they
+are needed.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class StoredObject(ABC):
 class FileObject(StoredObject):
     """A file, read part by part into memory that is there already.
 
-    By descriptor: a Python file object asks the system as often again as reading a small chunk does.
+    By descriptor: opening a Python file object takes as long as reading a small chunk.
     """
 
     __slots__ = ("_descriptor", "_key", "_read", "_size", "_url")
