@@ -154,7 +154,7 @@ def _check_blosc(content: NDArray[np.uint8], size: int) -> None:
     """Hold the sizes that the header states against what is there."""
     if content.size < _BLOSC_HEADER:
         raise ValueError("it is shorter than a Blosc header")
-    stated, frame = _BLOSC_SIZES.unpack_from(content)
+    stated, frame = _BLOSC_SIZES.unpack_from(content.data)
     if stated != size:
         raise ValueError(f"{stated} bytes where a chunk has {size}")
     if frame > content.size:

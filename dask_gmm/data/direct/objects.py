@@ -126,7 +126,7 @@ class FileObject(StoredObject):
 def _read_at(descriptor: int, target: NDArray[np.uint8], offset: int) -> int:
     """Read some bytes from `offset` on into `target`; return how many."""
     if hasattr(os, "preadv"):
-        return os.preadv(descriptor, (target,), offset)
+        return os.preadv(descriptor, (target.data,), offset)
     os.lseek(descriptor, offset, os.SEEK_SET)  # Windows
     part = os.read(descriptor, target.size)
     target[: len(part)] = np.frombuffer(part, np.uint8)
