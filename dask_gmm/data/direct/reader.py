@@ -12,7 +12,7 @@ own memory for each chunk too:
 =====================  =====  =====  ===========  =====
 chunks                 raw    here   zarr-python  zarrs
 =====================  =====  =====  ===========  =====
-64 KiB, as they are     3.2    2.1          0.15   0.22
+64 KiB, as they are            2.1          0.15   0.22
 1 MiB, as they are     14.0   10.7          1.7    2.6
 8 MiB, as they are     14.6   14.8          2.6    4.9
 8 MiB, Zstandard               1.0          0.83   0.84
