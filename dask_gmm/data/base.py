@@ -27,8 +27,8 @@ class ReadAhead(NamedTuple):
     ----------
     group : int
         Blocks that another thread reads at a time, while as many are computed; handing over less
-        than a megabyte costs more than reading it. 0 if reading moves no data: then there is
-        nothing to do ahead.
+        than some megabytes costs too much. 0 if reading moves no data: then there is nothing to
+        do ahead.
     requests : int
         Blocks to `request` before they are read, 0 if there is nothing to wait for.
     request_bytes : int

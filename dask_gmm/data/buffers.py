@@ -6,6 +6,7 @@ blocks of tens of megabytes takes longer than reading them from the page cache.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Memory", "ReadBuffers"]
+__all__ = ["Memory", "ReadBuffers", "SpareBuffers", "TurnBuffers"]
 
 
 class Memory:
@@ -49,3 +50,47 @@ class ReadBuffers:
     def beside(self) -> ReadBuffers:
         """Return buffers for another block, whose chunks pass through the same memory."""
         return ReadBuffers(self)
+
+
+class TurnBuffers:
+    """Two sets of buffers that take turns: one is computed while the other is read into."""
+
+    def __init__(self) -> None:
+        self._sides: tuple[list[ReadBuffers], list[ReadBuffers]] = ([ReadBuffers()], [])
+
+    def of(self, turn: int, n: int) -> ReadBuffers:
+        """Return the buffers for block `n` of the set whose turn it is; ask for blocks in order."""
+        side = self._sides[turn % 2]
+        if n == len(side):
+            side.append(self._sides[0][0].beside())
+        return side[n]
+
+
+class SpareBuffers:
+    """Buffers that one task leaves to the next, instead of memory that is fresh for each.
+
+    There are never more of them than tasks that ran at a time, and no larger ones than a task is
+    planned to hold. Safe to use from many threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spare: list[TurnBuffers] = []
+        self._open = True
+
+    def take(self) -> TurnBuffers:
+        """Return the buffers that were given back last, or new ones."""
+        with self._lock:
+            return self._spare.pop() if self._spare else TurnBuffers()
+
+    def give_back(self, buffers: TurnBuffers) -> None:
+        """Leave buffers to the next task; no one may look at what is in them any more."""
+        with self._lock:
+            if self._open:
+                self._spare.append(buffers)
+
+    def close(self) -> None:
+        """Let go of all, also of those that are yet to be given back."""
+        with self._lock:
+            self._open = False
+            self._spare.clear()

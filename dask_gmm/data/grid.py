@@ -148,6 +148,8 @@ class SampleGrid:
         """Return the place of block `index` in the grid."""
         if not 0 <= index < self.n_blocks:
             raise IndexError(f"block {index} of {self.n_blocks}")
+        if len(self.axes) == 1:
+            return (index,)
         coordinates = []
         for axis in reversed(self.axes):
             index, place = divmod(index, axis.n_blocks)
@@ -160,7 +162,7 @@ class SampleGrid:
             axis.bounds(i) for axis, i in zip(self.axes, self.coordinates(index), strict=True)
         ]
         rows = _product([None if start == UNKNOWN else stop - start for start, stop in bounds])
-        return BlockRef(index, tuple(b[0] for b in bounds), tuple(b[1] for b in bounds), rows)
+        return BlockRef(index, tuple([b[0] for b in bounds]), tuple([b[1] for b in bounds]), rows)
 
 
 def _product(factors: Sequence[int | None]) -> int | None:

@@ -40,7 +40,7 @@ __all__ = ["SHARD_BLOCK_BYTES", "ZarrSource"]
 SHARD_BLOCK_BYTES = 128 * 2**20
 """A shard that decodes to more than this is read in slabs of whole inner chunks."""
 
-GROUP_BYTES = 2**20
+GROUP_BYTES = 4 * 2**20
 """Blocks smaller than this are read several at a time: a hand-over takes some 100 µs."""
 
 AHEAD_BYTES = 64 * 2**20

@@ -18,6 +18,7 @@ import dask.threaded
 from dask._task_spec import Task, TaskRef
 from dask.system import CPU_COUNT
 
+from dask_gmm.data.buffers import SpareBuffers
 from dask_gmm.errors import PassInterruptedError
 from dask_gmm.execution.backend import (
     GraphSource,
@@ -169,6 +170,7 @@ class _LocalPass(Generic[T]):
         self.plan = plan
         self.job = job
         self.pinned = pinned
+        self.spare = SpareBuffers() if pinned is None else pinned.spare
         self.meter = Meter()
         self._fold: TreeFold[T] = TreeFold(plan.n_positions)
         self._cached = 0
@@ -227,6 +229,7 @@ class _LocalPass(Generic[T]):
             self.plan.blocks_of(self.plan.unit(unit)),
             self.job,
             pinned=self.pinned,
+            spare=self.spare,
             report=self.meter,
             stopped=self._stop.is_set,
         )

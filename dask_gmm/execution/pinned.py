@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 from dask.utils import parse_bytes
 
+from dask_gmm.data.buffers import SpareBuffers
 from dask_gmm.errors import InputError
 from dask_gmm.execution.machine import available_memory, machine_memory
 
@@ -120,10 +121,16 @@ class PinnedBlocks:
         Most bytes to keep.
     resident_limit : int, optional
         Nothing more is pinned once the process is larger than this.
+
+    Attributes
+    ----------
+    spare : SpareBuffers
+        Memory for the blocks that are read again, which tasks of the fit leave to each other.
     """
 
     def __init__(self, token: str, budget: int, resident_limit: int | None = None) -> None:
         self.token = token
+        self.spare = SpareBuffers()
         self._budget = budget
         self._resident_limit = resident_limit
         self._lock = threading.Lock()
@@ -182,6 +189,7 @@ class PinnedBlocks:
             self._open = False
             self._rows = {}
             self._bytes = 0
+        self.spare.close()
 
 
 def _owned(rows: Rows) -> Rows:

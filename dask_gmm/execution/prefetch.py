@@ -1,9 +1,9 @@
 """Blocks in order, read by another thread while this one computes.
 
-Two sets of buffers take turns: one is computed, the other is read into. Blocks of less than a
-megabyte are read several at a time, because handing over to another thread and back costs more than
-reading one of them. Of a store across a network the blocks of the next 64 MiB are asked for before
-they are needed.
+Two sets of buffers take turns: one is computed, the other is read into. Blocks of less than 4 MiB
+are read several at a time, because handing over to another thread and back takes as long as reading
+some of them. Of a store across a network the blocks of the next 64 MiB are asked for before they
+are needed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dask_gmm.data.buffers import ReadBuffers
+from dask_gmm.data.buffers import SpareBuffers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
     import numpy as np
 
+    from dask_gmm.data.buffers import ReadBuffers, TurnBuffers
     from dask_gmm.data.source import BlockRef, Source
 
 __all__ = ["IN_FLIGHT_BYTES", "ReadBlock", "blocks_ahead", "read_in_order"]
@@ -48,7 +49,7 @@ def blocks_ahead(source: Source, n_blocks: int) -> int:
 
 
 def read_in_order(
-    source: Source, blocks: Sequence[int], read: ReadBlock
+    source: Source, blocks: Sequence[int], read: ReadBlock, spare: SpareBuffers | None = None
 ) -> Generator[tuple[BlockRef, np.ndarray[Any, Any]]]:
     """Yield blocks with their rows.
 
@@ -63,6 +64,8 @@ def read_in_order(
         Indices of its blocks.
     read : ReadBlock
         Called in another thread for all but the first blocks, in order.
+    spare : SpareBuffers, optional
+        Where to take buffers from, and to leave them when the generator is closed.
 
     Raises
     ------
@@ -72,7 +75,9 @@ def read_in_order(
     size = source.read_ahead.group
     step = size or 1
     starts = range(0, len(blocks), step)
-    reader = _Reader(source, blocks, read)
+    spare = SpareBuffers() if spare is None else spare
+    buffers = spare.take()
+    reader = _Reader(source, blocks, read, buffers)
     try:
         if size == 0 or len(starts) == 1:
             for start in starts:
@@ -89,6 +94,7 @@ def read_in_order(
                 del group
     finally:
         reader.close()
+        spare.give_back(buffers)
 
 
 class _Group:
@@ -112,12 +118,14 @@ class _Group:
 class _Reader:
     """Reads groups of blocks, one group at a time, from whichever thread."""
 
-    def __init__(self, source: Source, blocks: Sequence[int], read: ReadBlock) -> None:
+    def __init__(
+        self, source: Source, blocks: Sequence[int], read: ReadBlock, buffers: TurnBuffers
+    ) -> None:
         self._source = source
         self._blocks = blocks
         self._read = read
         self._ahead = source.read_ahead
-        self._sides: tuple[list[ReadBuffers], list[ReadBuffers]] = ([ReadBuffers()], [])
+        self._buffers = buffers
         self._turn = 0
         self._requested: dict[int, Mapping[str, Any] | None] = {}
         self._next_request = 0
@@ -125,16 +133,14 @@ class _Reader:
     def group(self, start: int, size: int) -> _Group:
         """Read the blocks at positions `start` to `start + size`, up to the first error."""
         group = _Group()
-        buffers = self._sides[self._turn]
-        self._turn = 1 - self._turn
+        self._turn += 1
         try:
             for n, position in enumerate(range(start, min(start + size, len(self._blocks)))):
-                if n == len(buffers):
-                    buffers.append(self._sides[0][0].beside())
+                buffers = self._buffers.of(self._turn, n)
                 block = self._source.block(self._blocks[position])
                 requested = self._request_ahead(position)
                 try:
-                    rows = self._read(self._source, block, buffers[n], requested)
+                    rows = self._read(self._source, block, buffers, requested)
                 finally:
                     if requested is not None:
                         _in_flight.give_back(self._ahead.request_bytes)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from dask_gmm.data.buffers import ReadBuffers
+    from dask_gmm.data.buffers import ReadBuffers, SpareBuffers
     from dask_gmm.data.source import BlockRef, Source
     from dask_gmm.execution.backend import BlockJob
     from dask_gmm.execution.pinned import PinnedBlocks
@@ -169,6 +169,7 @@ def run_unit(
     job: BlockJob[T],
     *,
     pinned: PinnedBlocks | None = None,
+    spare: SpareBuffers | None = None,
     report: Callable[[int, int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> UnitResult[T]:
@@ -184,6 +185,8 @@ def run_unit(
         What is computed from a block.
     pinned : PinnedBlocks, optional
         What this process keeps of the source from pass to pass.
+    spare : SpareBuffers, optional
+        Memory to read into that earlier units have left; by default what `pinned` has of it.
     report : callable, optional
         Called after every block with the blocks, rows and bytes since the last call.
     stopped : callable, optional
@@ -203,7 +206,9 @@ def run_unit(
     n_kept, n_rows, n_bytes = len(kept), 0, 0
     missing = [index for index in blocks if index not in kept]
     read = _read if pinned is None else partial(_read_and_pin, pinned)
-    with single_threaded_blas(), closing(read_in_order(source, missing, read)) as reading:
+    if spare is None and pinned is not None:
+        spare = pinned.spare
+    with single_threaded_blas(), closing(read_in_order(source, missing, read, spare)) as reading:
         for position, index in enumerate(blocks):
             if stopped is not None and stopped():
                 raise PassInterruptedError(f"A pass over {source.name} was told to stop.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import pickle
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numcodecs
 import numpy as np
@@ -20,9 +21,6 @@ from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.direct.layout import direct_layout
 from dask_gmm.data.source import ZarrSource, open_source
 from dask_gmm.errors import CorruptChunkError, MissingChunkError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Values = NDArray[Any]
 CRC = codecs.Crc32cCodec()
@@ -232,6 +230,43 @@ def test_the_same_errors(layout: str, tmp_path: Path) -> None:
         assert direct.name in ours[1]
         if what in ("lost", "empty"):
             assert ours == theirs
+
+
+def test_a_directory_is_no_chunk(tmp_path: Path) -> None:
+    write(tmp_path / "x", random_values((23, 4)), (5, 4), **LAYOUTS["v3"])
+    direct, through = both_ways(tmp_path / "x")
+    (tmp_path / "x/c/1/0").unlink()
+    (tmp_path / "x/c/1/0").mkdir()
+    ours = outcome(direct)
+    assert ours == outcome(through)
+    assert ours[0] is MissingChunkError
+
+
+@pytest.mark.parametrize("layout", ["v3", "v3 zstd", "sharded"])
+def test_files_are_closed_whatever_they_hold(layout: str, tmp_path: Path) -> None:
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.exists():
+        pytest.skip("this system does not list open files")
+    write(tmp_path / "x", random_values((23, 4)), (5, 4), **LAYOUTS[layout])
+    direct = open_source(tmp_path / "x")
+    victim = tmp_path / "x/c/1/0"
+    sound = victim.read_bytes()
+    before = len(list(descriptors.iterdir()))
+    for content in (*damages(sound).values(), sound):
+        victim.unlink(missing_ok=True)
+        if content is not None:
+            victim.write_bytes(content)
+        assert isinstance(outcome(direct), bytes) == (content is sound)
+    assert len(list(descriptors.iterdir())) == before
+
+
+@pytest.mark.parametrize("layout", ["v3", "sharded zstd"])
+def test_systems_without_preadv(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.preadv")
+    write(tmp_path / "x", random_values((23, 4)), (5, 4), **LAYOUTS[layout])
+    check_equal(tmp_path / "x")
 
 
 @pytest.mark.parametrize("layout", [n for n in LAYOUTS if "zstd" in n or "crc" in n or "gzip" in n])

@@ -6,6 +6,7 @@ import http.server
 import threading
 import time
 import tracemalloc
+import uuid
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,13 @@ import numpy as np
 import pytest
 import zarr
 
+from dask_gmm.data.buffers import SpareBuffers, TurnBuffers
 from dask_gmm.data.source import ZarrSource, open_source
 from dask_gmm.errors import MissingChunkError, PassInterruptedError
 from dask_gmm.execution import prefetch
-from dask_gmm.execution.plan import Plan, task_memory_parts
+from dask_gmm.execution.local import LocalBackend
+from dask_gmm.execution.pinned import CacheSpec, pinned_blocks
+from dask_gmm.execution.plan import Plan, plan_pass, task_memory_parts
 from dask_gmm.execution.prefetch import blocks_ahead, read_in_order
 from dask_gmm.execution.unit import run_unit
 
@@ -52,7 +56,7 @@ def stored(path: Path, n_blocks: int, rows: int, **kwargs: Any) -> ZarrSource:
 def test_small_blocks_come_in_groups_and_in_order(tmp_path: Path) -> None:
     source = stored(tmp_path / "x", 100, 64)
     through = replace(source, layout=None)
-    assert source.read_ahead.group == 2**20 // (64 * 32)
+    assert source.read_ahead.group == 2**22 // (64 * 32)
     assert blocks_ahead(source, 10) == 10
     assert blocks_ahead(through, 10) == 2
     order = [*range(50, 100), *range(50)]
@@ -75,6 +79,59 @@ def test_rows_last_until_the_next_are_asked_for(
             assert rows.tobytes() == source.read(block).tobytes()
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[TurnBuffers]:
+    """All buffers that are made from now on."""
+    made: list[TurnBuffers] = []
+
+    class Noted(TurnBuffers):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr("dask_gmm.data.buffers.TurnBuffers", Noted)
+    return made
+
+
+def test_tasks_leave_their_buffers_to_each_other(tmp_path: Path, made: list[TurnBuffers]) -> None:
+    source = stored(tmp_path / "x", 8, 64)
+    spare = SpareBuffers()
+    for _ in range(3):
+        run_unit(source, range(4), SumJob(), spare=spare)
+    assert len(made) == 1
+    with closing(read_in_order(source, range(4, 8), read, spare)) as beside:
+        _, rows = next(beside)
+        run_unit(source, range(4), SumJob(), spare=spare)
+        run_unit(source, range(4), SumJob(), spare=spare)
+        assert rows.tobytes() == source.read(source.block(4)).tobytes()
+    assert len(made) == 2
+    with pytest.raises(PassInterruptedError):
+        run_unit(source, range(4), SumJob(), spare=spare, stopped=lambda: True)
+    run_unit(source, range(4), SumJob(), spare=spare)
+    assert len(made) == 2
+
+
+def test_a_fit_leaves_its_buffers_from_pass_to_pass(
+    tmp_path: Path, made: list[TurnBuffers]
+) -> None:
+    source = stored(tmp_path / "x", 8, 64)
+    backend, spec = LocalBackend(1), CacheSpec(uuid.uuid4().hex, 0)
+    alone = plan_pass(source, n_threads=1, unit_level=1)
+    in_fit = replace(alone, cache=spec)
+    for plan, passes_made in ((alone, 2), (in_fit, 1)):
+        made.clear()
+        assert backend.run(plan, SumJob()).value == backend.run(plan, SumJob()).value
+        assert len(made) == passes_made
+    pinned = pinned_blocks(spec, needed=0)
+    assert pinned is not None
+    lent = pinned.spare.take()
+    assert lent is made[0]
+    pinned.spare.give_back(lent)
+    backend.unpin(spec)
+    pinned.spare.give_back(lent)
+    assert pinned.spare.take() is not lent
+
+
 def test_what_was_read_before_an_error_is_used(tmp_path: Path) -> None:
     source = stored(tmp_path / "x", 9, 64)
     (tmp_path / "x/c/5/0").unlink()
@@ -93,9 +150,11 @@ def test_the_planned_memory_is_enough(rows: int, direct: bool, tmp_path: Path) -
         source = replace(source, layout=None, transient_bytes=3 * source.block_bytes)
     run_unit(source, range(2), SumJob())
     parts = task_memory_parts(Plan(source, range(8), 3), SumJob())
+    spare = SpareBuffers()
     tracemalloc.start()
     try:
-        run_unit(source, range(8), SumJob())
+        for _ in range(2):
+            run_unit(source, range(8), SumJob(), spare=spare)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

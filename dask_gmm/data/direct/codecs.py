@@ -7,6 +7,7 @@ before it is let at the buffer, or it decodes into memory of its own whose size 
 
 from __future__ import annotations
 
+import struct
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ COMPRESSORS = frozenset({"blosc", "gzip", "zlib", "zstd"})
 
 _CRC_BYTES = 4
 _BLOSC_HEADER = 16
+_BLOSC_SIZES = struct.Struct("<4xI4xI")  # of the content and of the frame
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -149,11 +151,10 @@ def _zstd_size(frame: NDArray[np.uint8]) -> int | None:
 
 
 def _check_blosc(content: NDArray[np.uint8], size: int) -> None:
-    """Hold the header against what is there: sizes of content and frame, in bytes 4 and 12."""
+    """Hold the sizes that the header states against what is there."""
     if content.size < _BLOSC_HEADER:
         raise ValueError("it is shorter than a Blosc header")
-    stated = int.from_bytes(content[4:8].tobytes(), "little")
-    frame = int.from_bytes(content[12:16].tobytes(), "little")
+    stated, frame = _BLOSC_SIZES.unpack_from(content.data)
     if stated != size:
         raise ValueError(f"{stated} bytes where a chunk has {size}")
     if frame > content.size:

@@ -6,8 +6,8 @@ Both kinds translate what goes wrong exactly as `CheckedStore` does, and count o
 
 from __future__ import annotations
 
-import io
 import os
+import stat
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["FileObject", "LocalFiles", "RangedObject", "RemoteObjects", "StoredObject", "Whole"]
 
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
 class StoredObject(ABC):
@@ -69,14 +70,18 @@ class StoredObject(ABC):
 
 
 class FileObject(StoredObject):
-    """A file, read part by part into memory that is there already."""
+    """A file, read part by part into memory that is there already.
 
-    def __init__(self, file: io.FileIO, size: int, key: str, url: str) -> None:
-        self._file = file
+    By descriptor: opening a Python file object takes as long as reading a small chunk.
+    """
+
+    __slots__ = ("_descriptor", "_key", "_read", "_size", "_url")
+
+    def __init__(self, descriptor: int, size: int, key: str, url: str) -> None:
+        self._descriptor = descriptor
         self._size = size
         self._key = key
         self._url = url
-        self._position = 0
         self._read = 0
 
     @property
@@ -101,24 +106,39 @@ class FileObject(StoredObject):
         """Read a part into `target`."""
         done = 0
         try:
-            if offset != self._position:
-                self._file.seek(offset)
             while done < target.size:  # one call moves at most 2 GiB
-                n = self._file.readinto(target[done:].data)
+                n = _read_at(self._descriptor, target[done:] if done else target, offset + done)
                 if not n:
                     break
                 done += n
         except OSError as error:
             raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
-        self._position = offset + done
         self._read += done
         if done < target.size:
             raise short_range(self._url, self._key, target.size, done)
 
     def close(self) -> None:
         """Close and count."""
-        self._file.close()
+        os.close(self._descriptor)
         count_read(self._read)
+
+
+def _read_at(descriptor: int, target: NDArray[np.uint8], offset: int) -> int:
+    """Read some bytes from `offset` on into `target`; return how many."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, (target.data,), offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows
+    part = os.read(descriptor, target.size)
+    target[: len(part)] = np.frombuffer(part, np.uint8)
+    return len(part)
+
+
+def _size(descriptor: int) -> int:
+    """Return a file's size; raises IsADirectoryError for what is none, as opening it by name."""
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError
+    return status.st_size
 
 
 class LocalFiles:
@@ -137,17 +157,21 @@ class LocalFiles:
             If it is empty; if the file system refuses.
         """
         try:
-            file = io.FileIO(self._root + key)
-            size = os.fstat(file.fileno()).st_size
+            descriptor = os.open(self._root + key, _FLAGS)
+            try:
+                size = _size(descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
         except _ABSENT:
             count_read(0)
             return None
         except OSError as error:
             raise translate_error(error, f"{self.url.rstrip('/')}/{key}") from error
         if size == 0:
-            file.close()
+            os.close(descriptor)
             raise empty_chunk(self.url, key)
-        return FileObject(file, size, key, self.url)
+        return FileObject(descriptor, size, key, self.url)
 
 
 class Whole(StoredObject):
