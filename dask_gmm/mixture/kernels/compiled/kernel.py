@@ -23,6 +23,13 @@ from dask_gmm.mixture.kernels.blas import BlasKernel
 from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
 from dask_gmm.mixture.kernels.compiled.design import Design, tile_rows
+from dask_gmm.mixture.kernels.compiled.moments import (
+    LARGEST_SINGLE_ERROR,
+    NARROW_FOR_SHARED,
+    NARROW_FOR_SINGLE,
+    NOT_FINITE,
+    SHARED,
+)
 from dask_gmm.mixture.kernels.compiled.prepared import Members, Prepared, keep
 from dask_gmm.mixture.kernels.compiled.run import RowsOutOfRangeError, Run, bytes_needed, room
 from dask_gmm.mixture.kernels.features import common_centre
@@ -34,28 +41,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.covariance import CovarianceFamily
-    from dask_gmm.mixture.kernels.compiled.moments import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
 
     Array = NDArray[np.float64]
 
 __all__ = ["CompiledKernel"]
 
-LARGEST_SINGLE_ERROR = 1e-4
-"""Predicted error above which float32 rows are computed in float64."""
-
 MOST_NEIGHBOURS = {"float64": 3.0, "float32": 12.0}
 """Components sharing in a row (`packing.neighbours`) from which the moments of a tied mixture are
 faster as matrix products: BLAS takes each row once, the program once per component. For all other
 families the program was faster in every shape measured, from D = 4 to 1,024 and K = 2 to 1,024."""
 
-FEWEST_ROWS = 8.0
-"""Rows of a component in a block from which its scatter there is taken for its width."""
-
 _EPS_SINGLE = float(np.finfo(np.float32).eps)
-SMALLEST_SINGLE_VARIANCE = (_EPS_SINGLE / LARGEST_SINGLE_ERROR) ** 2
-"""Variance, beside the mean square of the distances from the centre, that float32 can lose."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -213,34 +210,21 @@ class CompiledKernel:
             run.go("statistics", rows, weights=weights)
         except RowsOutOfRangeError:
             return self._gather_in_doubles(rows, group, weights)
-        gathered = [run.moments(j) for j in range(len(group))]
+        weight = len(rows) if weights is None else float(weights.sum())
         results = []
-        for j, candidate in enumerate(group):
-            reference, found = run.reference(j), gathered[j]
-            limit = packing.SMALLEST_SHARED_VARIANCE
-            if found.shared and _narrow(found, reference, candidate, limit):
+        # All of them first: who goes apart takes the place of the others' sums.
+        for j, (sums, said) in enumerate([run.finish(j) for j in range(len(group))]):
+            if said & SHARED and said & (NARROW_FOR_SHARED | NOT_FINITE):
                 run.go("statistics", rows, weights=weights, apart=j)
-                found = run.moments(j)
-            if single and _narrow(found, reference, candidate, SMALLEST_SINGLE_VARIANCE):
-                results += self._gather_in_doubles(rows, [candidate], weights)
+                sums, said = run.finish(j)
+            if single and said & (NARROW_FOR_SINGLE | NOT_FINITE):
+                results += self._gather_in_doubles(rows, [group[j]], weights)
                 continue
-            if single:
-                shift = reference - (candidate.reference - members.centre)
-                found = found.moved(shift, candidate.parameters.family)
-            if not np.all(np.isfinite(found.second)):
+            if said & NOT_FINITE:
                 raise beyond_range(rows, 0, np.zeros(len(rows), dtype=bool))
-            results.append(
-                SufficientStatistics.create(
-                    candidate.parameters.family,
-                    candidate.reference,
-                    rows=len(rows),
-                    weight=len(rows) if weights is None else float(weights.sum()),
-                    log_likelihood=found.log_likelihood,
-                    counts=found.counts,
-                    first=found.first,
-                    second=found.second,
-                )
-            )
+            sums[1] = weight
+            family, reference = group[j].parameters.family, group[j].reference
+            results.append(SufficientStatistics.of(family, reference, len(rows), sums))
         return results
 
     def _gather_in_doubles(
@@ -275,35 +259,3 @@ def _faster_by_blas(design: Design, parameters: MixtureParameters) -> bool:
         return False
     arithmetic = "float32" if design.lanes.single else "float64"
     return packing.neighbours(parameters) > MOST_NEIGHBOURS[arithmetic]
-
-
-def _narrow(found: Moments, reference: Array, candidate: Candidate, limit: float) -> bool:
-    """Whether a component is so narrow, far from the centre, that rounding may show in its width.
-
-    That is a variance below `limit` times the mean square of the distances from the centre. The
-    covariances known before the step need not tell: a component can collapse in one step.
-    """
-    counts, first, second = found.counts, found.first, found.second
-    if not np.all(np.isfinite(second)):
-        return True
-    d = reference.shape[1]
-    family = candidate.parameters.family
-    many = counts >= FEWEST_ROWS
-    safe = np.maximum(counts, FEWEST_ROWS)
-    shift = first / safe[:, None]
-    if family.name == "tied":
-        total = max(float(counts.sum()), FEWEST_ROWS)
-        squares = np.diagonal(second) / total
-        variances = (squares - (first * shift).sum(axis=0) / total)[None]
-        size = (reference**2).max(axis=0) + squares
-        many = np.array([counts.sum() >= FEWEST_ROWS])
-    elif family.name == "spherical":
-        squares = (second / (d * safe))[:, None]
-        variances = squares - (shift**2).mean(axis=1, keepdims=True)
-        size = reference**2 + squares
-    else:
-        squares = np.diagonal(second, axis1=1, axis2=2) if second.ndim == 3 else second
-        squares = squares / safe[:, None]
-        variances = squares - shift**2
-        size = reference**2 + squares
-    return bool(np.any((variances < limit * size)[many]))
