@@ -18,6 +18,7 @@ from dask_gmm.mixture.kernels.compiled import (
     CompiledKernel,
     compiler,
     kernel,
+    moments,
     packing,
     prepared,
     store,

@@ -100,14 +100,13 @@ class CompiledKernel:
             rows = as_rows(rows, candidate.parameters.n_features)
         lane = None if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
         found: dict[int, SufficientStatistics] = {}
-        with np.errstate(all="ignore"):
-            prepared = self._prepare(rows, candidates, weighted=lane is not None)
-            for j in prepared.by_blas:
-                found[j] = BlasKernel().statistics(rows, [candidates[j]])[0]
-            for members in prepared.members:
-                group = [candidates[j] for j in members.places]
-                statistics = self._gather(rows, group, members, lane)
-                found.update(zip(members.places, statistics, strict=True))
+        prepared = self._prepare(rows, candidates, weighted=lane is not None)
+        for j in prepared.by_blas:
+            found[j] = BlasKernel().statistics(rows, [candidates[j]])[0]
+        for members in prepared.members:
+            group = [candidates[j] for j in members.places]
+            statistics = self._gather(rows, group, members, lane)
+            found.update(zip(members.places, statistics, strict=True))
         return tuple(found[j] for j in range(len(candidates)))
 
     def log_densities(
@@ -177,25 +176,26 @@ class CompiledKernel:
         self, rows: NDArray[Any], candidates: Sequence[Candidate], *, weighted: bool
     ) -> Prepared:
         """What these candidates need before rows like these are read; from the last call if so."""
-        settings = rows.dtype == np.dtype(np.float32), self._width, self._single, weighted
+        settings = rows.dtype == np.float32, self._width, self._single, weighted
+        return keep(settings, candidates, lambda: self._prepare_now(rows, candidates, weighted))
 
-        def prepare() -> Prepared:
-            by_blas: list[int] = []
-            groups: dict[tuple[Design, bytes], list[int]] = {}
+    def _prepare_now(
+        self, rows: NDArray[Any], candidates: Sequence[Candidate], weighted: bool
+    ) -> Prepared:
+        by_blas: list[int] = []
+        groups: dict[tuple[Design, bytes], list[int]] = {}
+        members = []
+        with np.errstate(all="ignore"):
             for j, candidate in enumerate(candidates):
                 design, centre = self._plan(rows, candidate.parameters)
                 if not weighted and _faster_by_blas(design, candidate.parameters):
                     by_blas.append(j)
                     continue
                 groups.setdefault((design, centre.tobytes()), []).append(j)
-            members = []
             for (design, bits), places in groups.items():
-                group, centre = [candidates[j] for j in places], np.frombuffer(bits)
-                run = Run(design, group, centre)
-                members.append(Members(tuple(places), design, centre, run))
-            return Prepared(tuple(candidates), tuple(by_blas), tuple(members))
-
-        return keep(settings, candidates, prepare)
+                run = Run(design, [candidates[j] for j in places], np.frombuffer(bits))
+                members.append(Members(tuple(places), design, run))
+        return Prepared(tuple(candidates), tuple(by_blas), tuple(members))
 
     def _gather(
         self,
@@ -242,15 +242,14 @@ class CompiledKernel:
         *columns: int,
     ) -> NDArray[Any]:
         rows = as_rows(rows, parameters.n_features)
-        with np.errstate(all="ignore"):
-            (members,) = self._prepare(rows, [Candidate(parameters)], weighted=True).members
-            n = room(len(rows), members.design)
-            output: NDArray[Any] = np.empty((n, *columns), dtype=dtype)
-            try:
-                members.run.go(entry, rows, output=output)
-            except RowsOutOfRangeError:
-                exact = CompiledKernel(self._width, single=False)
-                return exact._predict(entry, rows, parameters, dtype, *columns)
+        (members,) = self._prepare(rows, [Candidate(parameters)], weighted=True).members
+        n = room(len(rows), members.design)
+        output: NDArray[Any] = np.empty((n, *columns), dtype=dtype)
+        try:
+            members.run.go(entry, rows, output=output)
+        except RowsOutOfRangeError:
+            exact = CompiledKernel(self._width, single=False)
+            return exact._predict(entry, rows, parameters, dtype, *columns)
         return output[: len(rows)]
 
 
