@@ -42,7 +42,7 @@ class Moments:
         """Of components that are all narrow, or not so narrow, or wide beside their distance."""
         counts = rng.uniform(rng.choice([0.0, FEWEST_ROWS]), 3.0 * FEWEST_ROWS, size=K)
         means = scale * rng.normal(size=(K, d))
-        widths = scale * rng.choice([1e-5, 1e-2, 10.0]) * rng.uniform(0.2, 1.0, size=(K, d))
+        widths = scale * rng.choice([1e-5, 0.1, 10.0]) * rng.uniform(0.2, 1.0, size=(K, d))
         outer = widths[:, :, None] * np.eye(d) * widths[:, None] + means[:, :, None] * means[:, None]
         second = counts[:, None, None] * outer
         found = cls(counts, counts[:, None] * means, second)
