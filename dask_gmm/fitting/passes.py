@@ -14,6 +14,7 @@ from dask_gmm.mixture.statistics import number_of_sums
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef

@@ -100,11 +100,10 @@ class SufficientStatistics:
                 raise ValueError(f"{name} should have the shape {shape}, but got {array.shape}")
             sums[at : at + array.size] = array.reshape(-1)
             at += array.size
-        return cls.of(family, c, int(rows), sums)
+        return cls.around(family, c, int(rows), sums)
 
-    @classmethod
-    def of(
-        cls,
+    @staticmethod
+    def around(
         family: CovarianceFamily,
         reference: NDArray[np.float64],
         rows: int,
@@ -115,13 +114,13 @@ class SufficientStatistics:
         Nobody else may have `sums`, which are read-only from now on.
         """
         sums.setflags(write=False)
-        return cls(family, reference, rows, sums)
+        return SufficientStatistics(family, reference, rows, sums)
 
     @classmethod
     def zero(cls, family: CovarianceFamily, reference: ArrayLike) -> SufficientStatistics:
         """The statistics of no rows about `reference`, shape (K, D)."""
         c = _frozen(reference)
-        return cls.of(family, c, 0, np.zeros(number_of_sums(family, *c.shape)))
+        return cls.around(family, c, 0, np.zeros(number_of_sums(family, *c.shape)))
 
     @property
     def log_likelihood(self) -> float:
@@ -190,7 +189,7 @@ class SufficientStatistics:
         c = self.reference
         if c is not other.reference and not np.array_equal(c, other.reference):
             raise ValueError("cannot add statistics about different references")
-        return self.of(self.family, c, self.rows + other.rows, self.sums + other.sums)
+        return self.around(self.family, c, self.rows + other.rows, self.sums + other.sums)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         freeze_arrays(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from dask_gmm.mixture.covariance import TIED
 from dask_gmm.mixture.kernels import Candidate, features
 from dask_gmm.mixture.kernels.compiled import CompiledKernel
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
-from dask_gmm.mixture.kernels.compiled.design import Design
 from dask_gmm.mixture.kernels.compiled.moments import (
     FEWEST_ROWS,
     NARROW_FOR_SHARED,
@@ -25,6 +25,9 @@ from dask_gmm.mixture.kernels.compiled.run import Run
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
 from tests.mixture.problems import FAMILIES, random_mixture
+
+if TYPE_CHECKING:
+    from dask_gmm.mixture.kernels.compiled.design import Design
 
 K = 5
 
@@ -43,7 +46,8 @@ class Moments:
         counts = rng.uniform(rng.choice([0.0, FEWEST_ROWS]), 3.0 * FEWEST_ROWS, size=K)
         means = scale * rng.normal(size=(K, d))
         widths = scale * rng.choice([1e-5, 0.1, 10.0]) * rng.uniform(0.2, 1.0, size=(K, d))
-        outer = widths[:, :, None] * np.eye(d) * widths[:, None] + means[:, :, None] * means[:, None]
+        outer = means[:, :, None] * means[:, None]
+        outer += widths[:, :, None] * np.eye(d) * widths[:, None]
         second = counts[:, None, None] * outer
         found = cls(counts, counts[:, None] * means, second)
         return found if dense else cls(counts, found.first, np.einsum("kii->ki", second).copy())
@@ -160,7 +164,7 @@ def test_sums_become_statistics(family: str, d: int, single: bool) -> None:
                 expected = about.moved(shifts)
             found[1] = 1.0
             kind = random_mixture(0, family, 1, 1).family
-            s = SufficientStatistics.of(kind, np.zeros((K, d)), 1, found)
+            s = SufficientStatistics.around(kind, np.zeros((K, d)), 1, found)
             size = np.abs(expected.second).max() + np.abs(reference).max() ** 2 * 3 * FEWEST_ROWS
             assert s.log_likelihood == pytest.approx(lanes.sum(), rel=1e-13, abs=1e-13)
             np.testing.assert_allclose(s.counts, expected.counts, rtol=1e-14)

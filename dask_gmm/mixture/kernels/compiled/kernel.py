@@ -8,7 +8,7 @@ the candidate alone, so that its statistics have the same bits in any company.
 from __future__ import annotations
 
 import logging
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,27 +132,12 @@ class CompiledKernel:
     ) -> int:
         """Most bytes that `statistics` allocates; see `Kernel.workspace_bytes`."""
         return sum(
-            max(self._bytes(n_features, k, family) for family in kinds)
+            max(_bytes(self._width, n_features, k, family) for family in kinds)
             for k, kinds in possible_families(n_components, families)
         )
 
-    def _bytes(self, d: int, k: int, family: CovarianceFamily) -> int:
-        """Most bytes for a candidate of that family."""
-        designs = [self._design(family.name, d, k, single, single) for single in (False, True)]
-        # Where float32 loses a component, its memory is kept beside that of float64.
-        most = sum(bytes_needed(design, k) for design in designs)
-        most += max(16 * k * design.sums for design in designs)
-        if family.dense_factors:
-            most += 64 * k * d * d
-        most += 256 * k * d
-        if family.name == "tied":  # which may go through BLAS instead
-            most = max(most, BlasKernel().workspace_bytes(d, [k], [family])) + 32 * k * k
-        return most
-
     def _design(self, family: str, d: int, k: int, single_rows: bool, single: bool) -> Design:
-        cpu = this_cpu()
-        lanes = cpu.lanes(self._width or cpu.widths[0], single=single)
-        return Design(family, d, single_rows, lanes, tile_rows(d, k), cpu.registers)
+        return _design(self._width, family, d, k, single_rows, single)
 
     def _plan(self, rows: NDArray[Any], parameters: MixtureParameters) -> tuple[Design, Array]:
         """How to compute these rows for these parameters: arithmetic and centre."""
@@ -213,18 +198,20 @@ class CompiledKernel:
         weight = len(rows) if weights is None else float(weights.sum())
         results = []
         # All of them first: who goes apart takes the place of the others' sums.
-        for j, (sums, said) in enumerate([run.finish(j) for j in range(len(group))]):
+        finished = [run.finish(j) for j in range(len(group))]
+        for j, candidate in enumerate(group):
+            sums, said = finished[j]
             if said & SHARED and said & (NARROW_FOR_SHARED | NOT_FINITE):
                 run.go("statistics", rows, weights=weights, apart=j)
                 sums, said = run.finish(j)
             if single and said & (NARROW_FOR_SINGLE | NOT_FINITE):
-                results += self._gather_in_doubles(rows, [group[j]], weights)
+                results += self._gather_in_doubles(rows, [candidate], weights)
                 continue
             if said & NOT_FINITE:
                 raise beyond_range(rows, 0, np.zeros(len(rows), dtype=bool))
             sums[1] = weight
-            family, reference = group[j].parameters.family, group[j].reference
-            results.append(SufficientStatistics.of(family, reference, len(rows), sums))
+            family, reference = candidate.parameters.family, candidate.reference
+            results.append(SufficientStatistics.around(family, reference, len(rows), sums))
         return results
 
     def _gather_in_doubles(
@@ -251,6 +238,28 @@ class CompiledKernel:
             exact = CompiledKernel(self._width, single=False)
             return exact._predict(entry, rows, parameters, dtype, *columns)
         return output[: len(rows)]
+
+
+def _design(
+    width: int | None, family: str, d: int, k: int, single_rows: bool, single: bool
+) -> Design:
+    cpu = this_cpu()
+    lanes = cpu.lanes(width or cpu.widths[0], single=single)
+    return Design(family, d, single_rows, lanes, tile_rows(d, k), cpu.registers)
+
+
+@lru_cache(maxsize=64)
+def _bytes(width: int | None, d: int, k: int, family: CovarianceFamily) -> int:
+    """Most bytes for a candidate of that family; every pass asks."""
+    designs = [_design(width, family.name, d, k, single, single) for single in (False, True)]
+    # Where float32 loses a component, its memory is kept beside that of float64.
+    most = sum(bytes_needed(design, k) for design in designs)
+    if family.dense_factors:
+        most += 64 * k * d * d
+    most += 256 * k * d
+    if family.name == "tied":  # which may go through BLAS instead
+        most = max(most, BlasKernel().workspace_bytes(d, [k], [family])) + 32 * k * k
+    return most
 
 
 def _faster_by_blas(design: Design, parameters: MixtureParameters) -> bool:

@@ -17,8 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
     from dask_gmm.mixture.kernels.base import Candidate
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.run import Run
