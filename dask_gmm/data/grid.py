@@ -158,6 +158,10 @@ class SampleGrid:
 
     def block(self, index: int) -> BlockRef:
         """Return block `index`; constant time."""
+        if len(self.axes) == 1 and 0 <= index < self.n_blocks:  # once per block of every pass
+            start, stop = self.axes[0].bounds(index)
+            size = None if start == UNKNOWN else stop - start
+            return BlockRef(index, (start,), (stop,), size)
         bounds = [
             axis.bounds(i) for axis, i in zip(self.axes, self.coordinates(index), strict=True)
         ]

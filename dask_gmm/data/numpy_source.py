@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 __all__ = ["BLOCK_BYTES", "NumpySource"]
 
 BLOCK_BYTES = 8 * 2**20
-"""Size of a block. Fixed: were it to depend on the machine, so would the bits of the result."""
+"""Size of a block of a large array. Sizes depend on the array alone: were they to depend on the
+machine, so would the bits of the result."""
+
+SMALLEST_BLOCK_BYTES = 2**20
+"""Size of a block of a small one: long beside the microseconds that a block costs."""
+
+FEWEST_BLOCKS = 16
+"""What an array is cut into if its blocks are no smaller than that: work for some threads."""
+
+
+def _block_bytes(n_bytes: int) -> int:
+    """Size of the blocks of an array of that size."""
+    return min(BLOCK_BYTES, max(SMALLEST_BLOCK_BYTES, n_bytes // FEWEST_BLOCKS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +73,8 @@ class NumpySource(Source):
         axis_names : sequence of str, optional
             Names of all axes.
         block_rows : int, optional
-            Most rows in a block; by default as many as make 8 MiB.
+            Most rows in a block; by default as many as make 1 to 8 MiB,
+            a sixteenth of the array if that is between.
 
         Raises
         ------
@@ -74,7 +87,7 @@ class NumpySource(Source):
             raise InputError(f"block_rows must be at least 1, got {block_rows}.")
         row_bytes = array.shape[axis] * array.dtype.itemsize
         sample_shape = array.shape[:axis] + array.shape[axis + 1 :]
-        chunks = even_chunks(sample_shape, block_rows or BLOCK_BYTES // row_bytes)
+        chunks = even_chunks(sample_shape, block_rows or _block_bytes(array.nbytes) // row_bytes)
         axes = tuple(RegularAxis(n, c) for n, c in zip(sample_shape, chunks, strict=True))
         names = None if axis_names is None else tuple(axis_names)
         return cls(array, name, array.shape, array.dtype, axis, SampleGrid(axes), names)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 from dask_gmm.errors import IncompletePassError
 from dask_gmm.execution.machine import single_threaded_blas
@@ -30,6 +31,7 @@ __all__ = [
     "PassResult",
     "ProgressReporter",
     "conclude",
+    "is_graph_source",
     "single_threaded_blas",
 ]
 
@@ -70,6 +72,16 @@ class GraphSource(Protocol):
 
     def rows_of(self, value: Any, n_features: int, feature_axis: int, /) -> np.ndarray[Any, Any]:
         """Turn a block's value into rows, shape (n, D); picklable without the source."""
+
+
+def is_graph_source(source: Any) -> TypeGuard[GraphSource]:
+    """Whether a source is a `GraphSource`, without the look at each method that costs 60 µs."""
+    return _is_graph_source(source.__class__)
+
+
+@cache
+def _is_graph_source(kind: type) -> bool:
+    return issubclass(kind, GraphSource)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from dask.system import CPU_COUNT
 from dask_gmm.data.buffers import SpareBuffers
 from dask_gmm.errors import PassInterruptedError
 from dask_gmm.execution.backend import (
-    GraphSource,
     Meter,
     PassResult,
     ProgressReporter,
     conclude,
+    is_graph_source,
 )
 from dask_gmm.execution.machine import machine_memory, single_threaded_blas
 from dask_gmm.execution.persisted import check_persisted
@@ -63,6 +63,7 @@ class LocalBackend:
         if n_threads is not None and n_threads < 1:
             raise ValueError(f"n_threads must be at least 1, not {n_threads}.")
         self._n_threads = n_threads
+        self._memory: int | None = None
 
     def __repr__(self) -> str:
         return f"LocalBackend(n_threads={self.n_threads})"
@@ -113,9 +114,9 @@ class LocalBackend:
         """
         check_persisted(plan.source)
         n_threads = self.n_threads
-        check_memory(
-            plan, job, machine_memory(), n_threads, usable=1.0, place="this process's machine"
-        )
+        if self._memory is None:  # once: it is found in files
+            self._memory = machine_memory()
+        check_memory(plan, job, self._memory, n_threads, usable=1.0, place="this process's machine")
         reporter = ProgressReporter(plan, on_progress)
         pinned = None
         if plan.cache is not None:
@@ -123,7 +124,7 @@ class LocalBackend:
             pinned = pinned_blocks(plan.cache, needed=needed)
         state = _LocalPass(plan, job, pinned)
         with single_threaded_blas(), self._pool(n_threads) as pool:
-            if isinstance(plan.source, GraphSource):
+            if is_graph_source(plan.source):
                 graph, keys = state.graph()
                 state.run_graph(partial(dask.threaded.get, graph, keys, pool=pool), reporter)
                 tasks = len(graph)
@@ -245,7 +246,7 @@ class _LocalPass(Generic[T]):
     def graph(self) -> tuple[dict[Any, Any], list[Any]]:
         """Return the pass as a Dask graph, and the keys to ask for."""
         source = self.plan.source
-        assert isinstance(source, GraphSource)
+        assert is_graph_source(source)
         tasks = dict(source.graph())
         keys: list[Any] = [("dask-gmm-block", p) for p in range(self.plan.n_positions)]
         for key in keys:
@@ -257,7 +258,7 @@ class _LocalPass(Generic[T]):
         if self._stop.is_set():
             raise PassInterruptedError(f"A pass over {self.plan.source.name} was told to stop.")
         source = self.plan.source
-        assert isinstance(source, GraphSource)
+        assert is_graph_source(source)
         block = self.plan.source.block(self.plan.blocks[position])
         with single_threaded_blas():
             rows = source.rows_of(value, self.plan.source.n_features, self.plan.source.feature_axis)

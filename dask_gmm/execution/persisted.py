@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import InputError
-from dask_gmm.execution.backend import GraphSource
+from dask_gmm.execution.backend import is_graph_source
 
 if TYPE_CHECKING:
     from dask_gmm.data.source import Source
@@ -28,21 +28,22 @@ def check_persisted(source: Source, client: Any = None) -> None:
     InputError
         A block is on another cluster than the client's, or has been cancelled.
     """
-    if not isinstance(source, GraphSource):
+    name = source.name
+    if not is_graph_source(source):
         return
     here = None if client is None else _address(client)
     for future in source.futures():
         home = _address(future.client)
         if home is None or future.cancelled():
             raise InputError(
-                f"{source.name} was persisted on a Dask cluster that no longer has its blocks (its "
+                f"{name} was persisted on a Dask cluster that no longer has its blocks (its "
                 f"client was closed or restarted, or they were cancelled): make the collection "
                 f"again from where its data are stored."
             )
         if home != here:
             where = "in this process" if here is None else f"on the one at {here}"
             raise InputError(
-                f"{source.name} was persisted on the Dask cluster at {home}, but this is to run "
+                f"{name} was persisted on the Dask cluster at {home}, but this is to run "
                 f"{where}, where its blocks are out of reach: make the client of {home} the "
                 f'current one (with client.as_current(), and no scheduler="threads"), or pass the '
                 f"collection as it was before persist()."

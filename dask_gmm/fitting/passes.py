@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dask_gmm.errors import IncompletePassError
 from dask_gmm.execution.plan import resize_units
 from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
 from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.mixture.statistics import number_of_sums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef
@@ -66,9 +66,8 @@ class StatisticsJob:
         """Bytes of what one call returns."""
         total = 0
         for candidate in self.candidates:
-            k, d = candidate.reference.shape
-            second = candidate.parameters.family.second_moment_shape(k, d)
-            total += 8 * (k + 2 * k * d + int(np.prod(second)))
+            family, reference = candidate.parameters.family, candidate.reference
+            total += reference.nbytes + 8 * number_of_sums(family, *reference.shape)
         return total
 
     @property

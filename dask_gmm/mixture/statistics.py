@@ -8,12 +8,17 @@ which the responsibilities were computed), which every block knows because it ca
 parameters. Merging is then plain addition, and a large common offset of the data never enters a
 second moment: with Σ = C/N − (G/N)(G/N)ᵀ the rounding error is about u·(1 + ‖μ − c‖²_{Σ⁻¹}),
 which vanishes as the mean stops moving. Raw moments E[x²] − μ² lose u·‖μ‖²_{Σ⁻¹} instead.
+
+All sums lie in one array, one after the other, and what has a name is a view of its place there. A
+pass adds a block's statistics to others as often as there are blocks, and they may be small: one
+addition of one array is what that should cost.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -24,7 +29,16 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.covariance import CovarianceFamily
 
-__all__ = ["SufficientStatistics"]
+__all__ = ["COUNTS_AT", "SufficientStatistics", "number_of_sums"]
+
+COUNTS_AT: Final = 2
+"""Where N_k begin in `SufficientStatistics.sums`: after the log-likelihood and the weight."""
+
+
+def number_of_sums(family: CovarianceFamily, n_components: int, n_features: int) -> int:
+    """Numbers in `SufficientStatistics.sums`."""
+    k, d = n_components, n_features
+    return COUNTS_AT + k + k * d + math.prod(family.second_moment_shape(k, d))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,27 +56,14 @@ class SufficientStatistics:
         c_k.
     rows : int
         Rows seen.
-    weight : float
-        Σ_n w_n.
-    log_likelihood : float
-        Σ_n w_n log p(x_n), in nats.
-    counts : (K,) float64
-        N_k = Σ_n w_n r_nk.
-    first : (K, D) float64
-        G_k = Σ_n w_n r_nk (x_n − c_k).
-    second : float64, the family's `second_moment_shape`
-        C_k = Σ_n w_n r_nk (x_n − c_k)(x_n − c_k)ᵀ: full (K, D, D); tied Σ_k C_k (D, D); diag its
-        diagonal (K, D); spherical its trace (K,).
+    sums : (`number_of_sums`,) float64
+        `log_likelihood`, `weight`, `counts`, `first` and `second`, in this order; read-only.
     """
 
     family: CovarianceFamily
     reference: NDArray[np.float64]
     rows: int
-    weight: float
-    log_likelihood: float
-    counts: NDArray[np.float64]
-    first: NDArray[np.float64]
-    second: NDArray[np.float64]
+    sums: NDArray[np.float64]
 
     @classmethod
     def create(
@@ -77,33 +78,79 @@ class SufficientStatistics:
         first: ArrayLike,
         second: ArrayLike,
     ) -> SufficientStatistics:
-        """Build statistics from sums that a kernel has gathered; arrays are copied and frozen."""
-        return cls(
-            family,
-            frozen_array(reference),
-            int(rows),
-            float(weight),
-            float(log_likelihood),
-            frozen_array(counts),
-            frozen_array(first),
-            frozen_array(second),
-        )
+        """Build statistics from sums that have been gathered one by one; arrays are copied.
+
+        Raises
+        ------
+        ValueError
+            A shape is not that of the `reference`, (K, D), and the family.
+        """
+        c = _frozen(reference)
+        k, d = c.shape
+        sums = np.empty(number_of_sums(family, k, d))
+        sums[:COUNTS_AT] = log_likelihood, weight
+        at = COUNTS_AT
+        for name, values, shape in (
+            ("counts", counts, (k,)),
+            ("first", first, (k, d)),
+            ("second", second, family.second_moment_shape(k, d)),
+        ):
+            array = np.asarray(values, dtype=np.float64)
+            if array.shape != shape:
+                raise ValueError(f"{name} should have the shape {shape}, but got {array.shape}")
+            sums[at : at + array.size] = array.reshape(-1)
+            at += array.size
+        return cls.around(family, c, int(rows), sums)
+
+    @staticmethod
+    def around(
+        family: CovarianceFamily,
+        reference: NDArray[np.float64],
+        rows: int,
+        sums: NDArray[np.float64],
+    ) -> SufficientStatistics:
+        """Take over `sums` and a read-only `reference`; nothing is copied or checked.
+
+        Nobody else may have `sums`, which are read-only from now on.
+        """
+        sums.setflags(write=False)
+        return SufficientStatistics(family, reference, rows, sums)
 
     @classmethod
     def zero(cls, family: CovarianceFamily, reference: ArrayLike) -> SufficientStatistics:
         """The statistics of no rows about `reference`, shape (K, D)."""
-        c = frozen_array(reference)
-        k, d = c.shape
-        return cls(
-            family,
-            c,
-            0,
-            0.0,
-            0.0,
-            frozen_array(np.zeros(k)),
-            frozen_array(np.zeros((k, d))),
-            frozen_array(np.zeros(family.second_moment_shape(k, d))),
-        )
+        c = _frozen(reference)
+        return cls.around(family, c, 0, np.zeros(number_of_sums(family, *c.shape)))
+
+    @property
+    def log_likelihood(self) -> float:
+        """Σ_n w_n log p(x_n), in nats."""
+        return float(self.sums[0])
+
+    @property
+    def weight(self) -> float:
+        """Σ_n w_n."""
+        return float(self.sums[1])
+
+    @property
+    def counts(self) -> NDArray[np.float64]:
+        """N_k = Σ_n w_n r_nk, (K,)."""
+        return self.sums[COUNTS_AT : COUNTS_AT + len(self.reference)]
+
+    @property
+    def first(self) -> NDArray[np.float64]:
+        """G_k = Σ_n w_n r_nk (x_n − c_k), (K, D)."""
+        at = COUNTS_AT + len(self.reference)
+        return self.sums[at : at + self.reference.size].reshape(self.reference.shape)
+
+    @property
+    def second(self) -> NDArray[np.float64]:
+        """C_k = Σ_n w_n r_nk (x_n − c_k)(x_n − c_k)ᵀ in the family's `second_moment_shape`.
+
+        Full (K, D, D); tied Σ_k C_k (D, D); diag its diagonal (K, D); spherical its trace (K,).
+        """
+        k, d = self.reference.shape
+        return self.sums[COUNTS_AT + k + k * d :].reshape(self.family.second_moment_shape(k, d))
 
     @property
     def n_components(self) -> int:
@@ -118,7 +165,7 @@ class SufficientStatistics:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays, which is what a task returns."""
-        return sum(a.nbytes for a in (self.reference, self.counts, self.first, self.second))
+        return self.reference.nbytes + self.sums.nbytes
 
     @property
     def mean_log_likelihood(self) -> float:
@@ -139,19 +186,10 @@ class SufficientStatistics:
             raise ValueError(
                 f"cannot add statistics of a {self.family.name} and a {other.family.name} mixture"
             )
-        if not np.array_equal(self.reference, other.reference):
+        c = self.reference
+        if c is not other.reference and not np.array_equal(c, other.reference):
             raise ValueError("cannot add statistics about different references")
-        total = (self.counts + other.counts, self.first + other.first, self.second + other.second)
-        for array in total:
-            array.setflags(write=False)
-        return SufficientStatistics(
-            self.family,
-            self.reference,
-            self.rows + other.rows,
-            self.weight + other.weight,
-            self.log_likelihood + other.log_likelihood,
-            *total,
-        )
+        return self.around(self.family, c, self.rows + other.rows, self.sums + other.sums)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         freeze_arrays(state)
@@ -163,12 +201,22 @@ class SufficientStatistics:
             return NotImplemented
         return (
             self.family is other.family
-            and (self.rows, self.weight, self.log_likelihood)
-            == (other.rows, other.weight, other.log_likelihood)
-            and all(
-                np.array_equal(getattr(self, name), getattr(other, name))
-                for name in ("reference", "counts", "first", "second")
-            )
+            and self.rows == other.rows
+            and np.array_equal(self.reference, other.reference)
+            and np.array_equal(self.sums, other.sums)
         )
 
     __hash__ = None  # type: ignore[assignment]  # compared by value, never a key
+
+
+def _frozen(reference: ArrayLike) -> NDArray[np.float64]:
+    """The reference as a read-only array; one that is so already is shared, not copied."""
+    if (
+        isinstance(reference, np.ndarray)
+        and reference.dtype == np.float64
+        and reference.flags.owndata
+        and reference.flags.c_contiguous
+        and not reference.flags.writeable
+    ):
+        return reference
+    return frozen_array(reference)

@@ -18,6 +18,7 @@ from dask_gmm.mixture.kernels.compiled import (
     CompiledKernel,
     compiler,
     kernel,
+    moments,
     packing,
     prepared,
     store,
@@ -133,7 +134,7 @@ def test_float32_rows_in_float64_where_the_predictor_says_so(
     p = case.parameters
     rows = draw(3, p, 500).astype(np.float32)
     centre = features.common_centre(p).astype(np.float32).astype(np.float64)
-    lossy = packing.rounding(p, centre, EPS_SINGLE) > kernel.LARGEST_SINGLE_ERROR
+    lossy = packing.rounding(p, centre, EPS_SINGLE) > moments.LARGEST_SINGLE_ERROR
     assert lossy == (case.name not in ("offset 1e4", "offset 1e8"))
     kernel._say_once.cache_clear()
     caplog.set_level(logging.INFO, logger=kernel.__name__)

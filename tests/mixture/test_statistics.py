@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dask_gmm.mixture.covariance import covariance_family
 from dask_gmm.mixture.kernels import Candidate, get_kernel
-from dask_gmm.mixture.statistics import SufficientStatistics
+from dask_gmm.mixture.statistics import SufficientStatistics, number_of_sums
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 K, D = 3, 2
@@ -109,7 +109,7 @@ def test_the_value_cannot_change() -> None:
     total = a + build("full", rng)
     assert pickle.dumps(a) == before
     for value in (a, total, pickle.loads(before), copy.deepcopy(a)):
-        for name in ("reference", "counts", "first", "second"):
+        for name in ("reference", "sums", "counts", "first", "second"):
             with pytest.raises(ValueError, match="read-only"):
                 getattr(value, name)[...] = 0.0
 
@@ -125,18 +125,64 @@ def test_travels_unchanged(family: str) -> None:
 
 def test_equality_sees_every_number() -> None:
     a = build("full", np.random.default_rng(3))
-    for name in ("counts", "first", "second", "reference"):
-        changed = getattr(a, name).copy()
-        changed.flat[-1] = np.nextafter(changed.flat[-1], np.inf)
-        assert dataclasses.replace(a, **{name: changed}) != a
-    for name in ("rows", "weight", "log_likelihood"):
-        assert dataclasses.replace(a, **{name: getattr(a, name) + 1}) != a
+    for name in ("reference", "sums"):
+        for i in range(getattr(a, name).size):
+            changed = getattr(a, name).copy()
+            changed.flat[i] = np.nextafter(changed.flat[i], np.inf)
+            assert dataclasses.replace(a, **{name: changed}) != a
+    assert dataclasses.replace(a, rows=a.rows + 1) != a
     assert a != "statistics"
+    assert a != build("diag", np.random.default_rng(3))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_sums_lie_in_one_array(family: str) -> None:
+    kind = covariance_family(family)
+    rng = np.random.default_rng(5)
+    given = {
+        "log_likelihood": -3.0,
+        "weight": 4.0,
+        "counts": rng.uniform(size=K),
+        "first": rng.normal(size=(K, D)),
+        "second": np.asfortranarray(rng.normal(size=kind.second_moment_shape(K, D))),
+    }
+    made = SufficientStatistics.create(kind, REFERENCE, rows=4, **given)
+    parts = [np.ravel(value) for value in given.values()]
+    np.testing.assert_array_equal(made.sums, np.concatenate(parts))
+    assert made.sums.size == number_of_sums(kind, K, D)
+    for name, value in given.items():
+        np.testing.assert_array_equal(getattr(made, name), value)
+    for name in ("counts", "first", "second"):
+        assert np.shares_memory(getattr(made, name), made.sums)
+
+
+@pytest.mark.parametrize("name", ["counts", "first", "second"])
+def test_sums_of_another_shape_are_refused(name: str) -> None:
+    a = build("full", np.random.default_rng(6))
+    given = {part: getattr(a, part) for part in ("counts", "first", "second")}
+    given[name] = given[name][:-1]
+    with pytest.raises(ValueError, match=f"{name} should have the shape"):
+        SufficientStatistics.create(
+            a.family, REFERENCE, rows=1, weight=1.0, log_likelihood=0.0, **given
+        )
+
+
+def test_only_a_reference_that_cannot_change_is_shared() -> None:
+    mine = REFERENCE.copy()
+    s = build("full", np.random.default_rng(7), mine)
+    mine[0, 0] = 99.0
+    assert s.reference[0, 0] == REFERENCE[0, 0]
+    with pytest.raises(ValueError, match="different references"):
+        s + build("full", np.random.default_rng(7), mine)
+    assert build("full", np.random.default_rng(8), s.reference).reference is s.reference
+    view = mine[:]
+    view.setflags(write=False)
+    assert build("full", np.random.default_rng(8), view).reference is not view
 
 
 def test_sizes_and_mean() -> None:
     a = build("full", np.random.default_rng(4))
     assert (a.n_components, a.n_features) == (K, D)
-    assert a.nbytes == 8 * (K + 2 * K * D + K * D * D)
+    assert a.nbytes == 8 * (2 + K + 2 * K * D + K * D * D)
     assert a.mean_log_likelihood == a.log_likelihood / a.weight
     assert SufficientStatistics.zero(a.family, REFERENCE).mean_log_likelihood == -np.inf

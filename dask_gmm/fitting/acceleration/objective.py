@@ -155,15 +155,15 @@ def maximizer(moments: Moments) -> MixtureParameters | None:
     """
     if not np.all(moments.counts > _LEAST_SHARE):
         return None
-    statistics = SufficientStatistics(
+    statistics = SufficientStatistics.create(
         moments.family,
         moments.reference,
-        0,
-        1.0,
-        0.0,
-        moments.counts,
-        moments.first,
-        moments.second,
+        rows=0,
+        weight=1.0,
+        log_likelihood=0.0,
+        counts=moments.counts,
+        first=moments.first,
+        second=moments.second,
     )
     try:
         return maximize(statistics, 0.0)

@@ -52,7 +52,8 @@ CANDIDATE: Final = (
     "sums",  # [K][sums of a component], or [K padded]; see `Design.sums`
     "totals",  # the same in float64; `sums` itself unless they are float32
     "log_likelihood",  # [lanes] float64
-    "output",  # (n,) or (n, K), with room for whole vectors
+    "output",  # predictions, (n,) or (n, K) with room for whole vectors; or the statistics' sums
+    "shifts",  # (K, D) float64: how far below the references the candidate wants its moments
 )
 
 GROUP: Final = 4

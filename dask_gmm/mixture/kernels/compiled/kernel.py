@@ -8,7 +8,7 @@ the candidate alone, so that its statistics have the same bits in any company.
 from __future__ import annotations
 
 import logging
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,13 @@ from dask_gmm.mixture.kernels.blas import BlasKernel
 from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
 from dask_gmm.mixture.kernels.compiled.design import Design, tile_rows
+from dask_gmm.mixture.kernels.compiled.moments import (
+    LARGEST_SINGLE_ERROR,
+    NARROW_FOR_SHARED,
+    NARROW_FOR_SINGLE,
+    NOT_FINITE,
+    SHARED,
+)
 from dask_gmm.mixture.kernels.compiled.prepared import Members, Prepared, keep
 from dask_gmm.mixture.kernels.compiled.run import RowsOutOfRangeError, Run, bytes_needed, room
 from dask_gmm.mixture.kernels.features import common_centre
@@ -34,28 +41,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.covariance import CovarianceFamily
-    from dask_gmm.mixture.kernels.compiled.moments import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
 
     Array = NDArray[np.float64]
 
 __all__ = ["CompiledKernel"]
 
-LARGEST_SINGLE_ERROR = 1e-4
-"""Predicted error above which float32 rows are computed in float64."""
-
 MOST_NEIGHBOURS = {"float64": 3.0, "float32": 12.0}
 """Components sharing in a row (`packing.neighbours`) from which the moments of a tied mixture are
 faster as matrix products: BLAS takes each row once, the program once per component. For all other
 families the program was faster in every shape measured, from D = 4 to 1,024 and K = 2 to 1,024."""
 
-FEWEST_ROWS = 8.0
-"""Rows of a component in a block from which its scatter there is taken for its width."""
-
 _EPS_SINGLE = float(np.finfo(np.float32).eps)
-SMALLEST_SINGLE_VARIANCE = (_EPS_SINGLE / LARGEST_SINGLE_ERROR) ** 2
-"""Variance, beside the mean square of the distances from the centre, that float32 can lose."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -103,14 +100,13 @@ class CompiledKernel:
             rows = as_rows(rows, candidate.parameters.n_features)
         lane = None if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
         found: dict[int, SufficientStatistics] = {}
-        with np.errstate(all="ignore"):
-            prepared = self._prepare(rows, candidates, weighted=lane is not None)
-            for j in prepared.by_blas:
-                found[j] = BlasKernel().statistics(rows, [candidates[j]])[0]
-            for members in prepared.members:
-                group = [candidates[j] for j in members.places]
-                statistics = self._gather(rows, group, members, lane)
-                found.update(zip(members.places, statistics, strict=True))
+        prepared = self._prepare(rows, candidates, weighted=lane is not None)
+        for j in prepared.by_blas:
+            found[j] = BlasKernel().statistics(rows, [candidates[j]])[0]
+        for members in prepared.members:
+            group = [candidates[j] for j in members.places]
+            statistics = self._gather(rows, group, members, lane)
+            found.update(zip(members.places, statistics, strict=True))
         return tuple(found[j] for j in range(len(candidates)))
 
     def log_densities(
@@ -136,27 +132,12 @@ class CompiledKernel:
     ) -> int:
         """Most bytes that `statistics` allocates; see `Kernel.workspace_bytes`."""
         return sum(
-            max(self._bytes(n_features, k, family) for family in kinds)
+            max(_bytes(self._width, n_features, k, family) for family in kinds)
             for k, kinds in possible_families(n_components, families)
         )
 
-    def _bytes(self, d: int, k: int, family: CovarianceFamily) -> int:
-        """Most bytes for a candidate of that family."""
-        designs = [self._design(family.name, d, k, single, single) for single in (False, True)]
-        # Where float32 loses a component, its memory is kept beside that of float64.
-        most = sum(bytes_needed(design, k) for design in designs)
-        most += max(16 * k * design.sums for design in designs)
-        if family.dense_factors:
-            most += 64 * k * d * d
-        most += 256 * k * d
-        if family.name == "tied":  # which may go through BLAS instead
-            most = max(most, BlasKernel().workspace_bytes(d, [k], [family])) + 32 * k * k
-        return most
-
     def _design(self, family: str, d: int, k: int, single_rows: bool, single: bool) -> Design:
-        cpu = this_cpu()
-        lanes = cpu.lanes(self._width or cpu.widths[0], single=single)
-        return Design(family, d, single_rows, lanes, tile_rows(d, k), cpu.registers)
+        return _design(self._width, family, d, k, single_rows, single)
 
     def _plan(self, rows: NDArray[Any], parameters: MixtureParameters) -> tuple[Design, Array]:
         """How to compute these rows for these parameters: arithmetic and centre."""
@@ -180,25 +161,26 @@ class CompiledKernel:
         self, rows: NDArray[Any], candidates: Sequence[Candidate], *, weighted: bool
     ) -> Prepared:
         """What these candidates need before rows like these are read; from the last call if so."""
-        settings = rows.dtype == np.dtype(np.float32), self._width, self._single, weighted
+        settings = rows.dtype == np.float32, self._width, self._single, weighted
+        return keep(settings, candidates, lambda: self._prepare_now(rows, candidates, weighted))
 
-        def prepare() -> Prepared:
-            by_blas: list[int] = []
-            groups: dict[tuple[Design, bytes], list[int]] = {}
+    def _prepare_now(
+        self, rows: NDArray[Any], candidates: Sequence[Candidate], weighted: bool
+    ) -> Prepared:
+        by_blas: list[int] = []
+        groups: dict[tuple[Design, bytes], list[int]] = {}
+        members = []
+        with np.errstate(all="ignore"):
             for j, candidate in enumerate(candidates):
                 design, centre = self._plan(rows, candidate.parameters)
                 if not weighted and _faster_by_blas(design, candidate.parameters):
                     by_blas.append(j)
                     continue
                 groups.setdefault((design, centre.tobytes()), []).append(j)
-            members = []
             for (design, bits), places in groups.items():
-                group, centre = [candidates[j] for j in places], np.frombuffer(bits)
-                run = Run(design, group, centre)
-                members.append(Members(tuple(places), design, centre, run))
-            return Prepared(tuple(candidates), tuple(by_blas), tuple(members))
-
-        return keep(settings, candidates, prepare)
+                run = Run(design, [candidates[j] for j in places], np.frombuffer(bits))
+                members.append(Members(tuple(places), design, run))
+        return Prepared(tuple(candidates), tuple(by_blas), tuple(members))
 
     def _gather(
         self,
@@ -213,34 +195,23 @@ class CompiledKernel:
             run.go("statistics", rows, weights=weights)
         except RowsOutOfRangeError:
             return self._gather_in_doubles(rows, group, weights)
-        gathered = [run.moments(j) for j in range(len(group))]
+        weight = len(rows) if weights is None else float(weights.sum())
         results = []
+        # All of them first: who goes apart takes the place of the others' sums.
+        finished = [run.finish(j) for j in range(len(group))]
         for j, candidate in enumerate(group):
-            reference, found = run.reference(j), gathered[j]
-            limit = packing.SMALLEST_SHARED_VARIANCE
-            if found.shared and _narrow(found, reference, candidate, limit):
+            sums, said = finished[j]
+            if said & SHARED and said & (NARROW_FOR_SHARED | NOT_FINITE):
                 run.go("statistics", rows, weights=weights, apart=j)
-                found = run.moments(j)
-            if single and _narrow(found, reference, candidate, SMALLEST_SINGLE_VARIANCE):
+                sums, said = run.finish(j)
+            if single and said & (NARROW_FOR_SINGLE | NOT_FINITE):
                 results += self._gather_in_doubles(rows, [candidate], weights)
                 continue
-            if single:
-                shift = reference - (candidate.reference - members.centre)
-                found = found.moved(shift, candidate.parameters.family)
-            if not np.all(np.isfinite(found.second)):
+            if said & NOT_FINITE:
                 raise beyond_range(rows, 0, np.zeros(len(rows), dtype=bool))
-            results.append(
-                SufficientStatistics.create(
-                    candidate.parameters.family,
-                    candidate.reference,
-                    rows=len(rows),
-                    weight=len(rows) if weights is None else float(weights.sum()),
-                    log_likelihood=found.log_likelihood,
-                    counts=found.counts,
-                    first=found.first,
-                    second=found.second,
-                )
-            )
+            sums[1] = weight
+            family, reference = candidate.parameters.family, candidate.reference
+            results.append(SufficientStatistics.around(family, reference, len(rows), sums))
         return results
 
     def _gather_in_doubles(
@@ -258,16 +229,37 @@ class CompiledKernel:
         *columns: int,
     ) -> NDArray[Any]:
         rows = as_rows(rows, parameters.n_features)
-        with np.errstate(all="ignore"):
-            (members,) = self._prepare(rows, [Candidate(parameters)], weighted=True).members
-            n = room(len(rows), members.design)
-            output: NDArray[Any] = np.empty((n, *columns), dtype=dtype)
-            try:
-                members.run.go(entry, rows, output=output)
-            except RowsOutOfRangeError:
-                exact = CompiledKernel(self._width, single=False)
-                return exact._predict(entry, rows, parameters, dtype, *columns)
+        (members,) = self._prepare(rows, [Candidate(parameters)], weighted=True).members
+        n = room(len(rows), members.design)
+        output: NDArray[Any] = np.empty((n, *columns), dtype=dtype)
+        try:
+            members.run.go(entry, rows, output=output)
+        except RowsOutOfRangeError:
+            exact = CompiledKernel(self._width, single=False)
+            return exact._predict(entry, rows, parameters, dtype, *columns)
         return output[: len(rows)]
+
+
+def _design(
+    width: int | None, family: str, d: int, k: int, single_rows: bool, single: bool
+) -> Design:
+    cpu = this_cpu()
+    lanes = cpu.lanes(width or cpu.widths[0], single=single)
+    return Design(family, d, single_rows, lanes, tile_rows(d, k), cpu.registers)
+
+
+@lru_cache(maxsize=64)
+def _bytes(width: int | None, d: int, k: int, family: CovarianceFamily) -> int:
+    """Most bytes for a candidate of that family; every pass asks."""
+    designs = [_design(width, family.name, d, k, single, single) for single in (False, True)]
+    # Where float32 loses a component, its memory is kept beside that of float64.
+    most = sum(bytes_needed(design, k) for design in designs)
+    if family.dense_factors:
+        most += 64 * k * d * d
+    most += 256 * k * d
+    if family.name == "tied":  # which may go through BLAS instead
+        most = max(most, BlasKernel().workspace_bytes(d, [k], [family])) + 32 * k * k
+    return most
 
 
 def _faster_by_blas(design: Design, parameters: MixtureParameters) -> bool:
@@ -275,35 +267,3 @@ def _faster_by_blas(design: Design, parameters: MixtureParameters) -> bool:
         return False
     arithmetic = "float32" if design.lanes.single else "float64"
     return packing.neighbours(parameters) > MOST_NEIGHBOURS[arithmetic]
-
-
-def _narrow(found: Moments, reference: Array, candidate: Candidate, limit: float) -> bool:
-    """Whether a component is so narrow, far from the centre, that rounding may show in its width.
-
-    That is a variance below `limit` times the mean square of the distances from the centre. The
-    covariances known before the step need not tell: a component can collapse in one step.
-    """
-    counts, first, second = found.counts, found.first, found.second
-    if not np.all(np.isfinite(second)):
-        return True
-    d = reference.shape[1]
-    family = candidate.parameters.family
-    many = counts >= FEWEST_ROWS
-    safe = np.maximum(counts, FEWEST_ROWS)
-    shift = first / safe[:, None]
-    if family.name == "tied":
-        total = max(float(counts.sum()), FEWEST_ROWS)
-        squares = np.diagonal(second) / total
-        variances = (squares - (first * shift).sum(axis=0) / total)[None]
-        size = (reference**2).max(axis=0) + squares
-        many = np.array([counts.sum() >= FEWEST_ROWS])
-    elif family.name == "spherical":
-        squares = (second / (d * safe))[:, None]
-        variances = squares - (shift**2).mean(axis=1, keepdims=True)
-        size = reference**2 + squares
-    else:
-        squares = np.diagonal(second, axis1=1, axis2=2) if second.ndim == 3 else second
-        squares = squares / safe[:, None]
-        variances = squares - shift**2
-        size = reference**2 + squares
-    return bool(np.any((variances < limit * size)[many]))

@@ -17,8 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
     from dask_gmm.mixture.kernels.base import Candidate
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.run import Run
@@ -41,13 +39,11 @@ class Members:
     places : tuple of int
         Which of the call's candidates they are.
     design : Design
-    centre : (D,) float64
     run : Run
     """
 
     places: tuple[int, ...]
     design: Design
-    centre: NDArray[np.float64]
     run: Run
 
 
@@ -66,6 +62,8 @@ class Prepared:
 
     def suits(self, candidates: Sequence[Candidate]) -> bool:
         """Whether it was made for these."""
+        if candidates is self.candidates:  # a tuple: the blocks of a pass bring the same one
+            return True
         pairs = zip(self.candidates, candidates, strict=False)
         return len(candidates) == len(self.candidates) and all(_same(a, b) for a, b in pairs)
 
@@ -84,9 +82,11 @@ def keep(
     """What was prepared last under these settings if it suits the candidates, else `prepare()`."""
     kept = _of_thread.kept
     found = kept.pop(settings, None)
-    if found is None or not found.suits(candidates):
-        found = None  # its memory first
-        found = prepare()
+    if found is not None and found.suits(candidates):
+        kept[settings] = found  # the last to go
+        return found
+    found = None  # its memory first
+    found = prepare()
     while len(kept) >= MOST_SETTINGS:
         kept.pop(next(iter(kept)))
     if found.nbytes <= MOST_KEPT:

@@ -10,6 +10,7 @@ from dask_gmm.mixture.kernels.compiled import normalise
 from dask_gmm.mixture.kernels.compiled.design import BLOCK, CANDIDATE
 from dask_gmm.mixture.kernels.compiled.estep import log_joint, log_joint_in_full
 from dask_gmm.mixture.kernels.compiled.load import load_tile
+from dask_gmm.mixture.kernels.compiled.moments import finish
 from dask_gmm.mixture.kernels.compiled.mstep import add_moments, flush
 from dask_gmm.mixture.kernels.compiled.vector import I64, POINTER, Array, Code, Value
 
@@ -26,14 +27,16 @@ _REDUCTIONS: Final[Mapping[str, Callable[..., Value]]] = {
     "posteriors": normalise.posteriors,
     "labels": normalise.labels,
 }
-ENTRIES: Final = tuple(_REDUCTIONS)
+ENTRIES: Final = (*_REDUCTIONS, "finish")
 """Names of the functions of a program that are called from outside.
 
 Each takes the address of the block's record, the address of the candidates' records and the number
-of candidates, and returns the first row of the first tile with a row that is no number, or −1.
+of candidates, and returns the first row of the first tile with a row that is no number, or −1. But
+"finish" takes one candidate whose statistics have been gathered, and returns what is to be said of
+them: see `moments.finish`.
 """
 
-_DOUBLES: Final = {"weights", "totals", "log_likelihood", "output"}
+_DOUBLES: Final = {"weights", "totals", "log_likelihood", "output", "shifts"}
 _INTEGERS: Final = {"active", "masks", "pause"}
 
 
@@ -113,6 +116,7 @@ def write_program(design: Design, triple: str) -> Any:
             f"{name}_of_tile", lambda c, b, m, end, r=reduction: r(c, design, b, m, end)
         )
         _write_entry(module, design, name, steps)
+    _write_finish(module, design)
     return module
 
 
@@ -190,6 +194,13 @@ def _write_entry(module: Any, design: Design, name: str, steps: Mapping[str, Any
 
     (bad,) = code.loop(n_rows, tile, step=design.tile, carry=[code.integer(-1)])
     code.builder.ret(bad.raw)
+
+
+def _write_finish(module: Any, design: Design) -> None:
+    function = ir.Function(module, ir.FunctionType(I64, [POINTER, POINTER, I64]), "finish")
+    code = Code(function)
+    member = Member(code, design, code.array(function.args[1], I64))
+    code.builder.ret(finish(code, design, member).raw)
 
 
 def _clear_masks(code: Code, design: Design, member: Array, count: Value) -> None:

@@ -15,7 +15,7 @@ from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import program
 from dask_gmm.mixture.kernels.compiled.design import BLOCK, CANDIDATE, GROUP, Design
 from dask_gmm.mixture.kernels.compiled.elementary import exp_numbers
-from dask_gmm.mixture.kernels.compiled.moments import gathered
+from dask_gmm.mixture.statistics import number_of_sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.kernels.base import Candidate
-    from dask_gmm.mixture.kernels.compiled.moments import Moments
 
     Array = NDArray[np.float64]
 
@@ -57,30 +56,40 @@ class Run:
 
     def __init__(self, design: Design, candidates: Sequence[Candidate], centre: Array) -> None:
         self._design = design
+        self._program = program(design)
         self._components = [c.parameters.n_components for c in candidates]
-        element = np.dtype(np.float32 if design.lanes.single else np.float64)
-        sizes = [_tile_sizes(design), *(_candidate_sizes(design, k) for k in self._components)]
-        self.nbytes = sum(map(_bytes_of, sizes))
-        self._memory = _Memory(self.nbytes)
-        self._tile = self._memory.cut(sizes[0])
-        self._members = [self._memory.cut(s) for s in sizes[1:]]
+        self._numbers_of_sums = [
+            number_of_sums(c.parameters.family, *c.reference.shape) for c in candidates
+        ]
+        tile = _tile_sizes(design)
+        sizes = [_candidate_sizes(design, k) for k in self._components]
+        of_rows = [_sizes_of_sums(design, k) for k in self._components]
+        self.nbytes = sum(map(_bytes_of, [tile, *sizes, *of_rows]))
+        memory = _Memory(self.nbytes)
+        self._tile = memory.cut(tile)
+        self._members = [memory.cut(s) for s in sizes]
+        begin = memory.used
+        for member, own in zip(self._members, of_rows, strict=True):
+            member.update(memory.cut(own))
+        self._of_rows = memory.between(begin, memory.used)
         self._tile["centre"][: len(centre)] = centre
         self._tile["numbers"][:] = np.repeat(exp_numbers(design.lanes.single), design.lanes.count)
         for member, candidate in zip(self._members, candidates, strict=True):
             for name, numbers in packing.pack(design, candidate, centre).items():
-                member[name][: numbers.size] = numbers.reshape(-1).astype(element, copy=False)
+                member[name][: numbers.size] = numbers.reshape(-1)  # in the program's precision
+            if design.lanes.single:
+                shifts = self._references(member) - (candidate.reference - centre)
+                member["shifts"][:] = shifts.reshape(-1)
         given = {name: array.ctypes.data for name, array in self._tile.items()}
         self._block = np.array([given.get(name, 0) for name in BLOCK], dtype=np.int64)
         sharing = [packing.may_share(design, c, centre) for c in candidates]
         records = [self._candidate_record(j, shares) for j, shares in enumerate(sharing)]
         self._records = np.array(records, dtype=np.int64)
+        self._block_at, self._records_at = self._block.ctypes.data, self._records.ctypes.data
 
     def clear(self) -> None:
         """Forget all rows."""
-        for member in self._members:
-            for name in ("sums", "totals", "log_likelihood", "pause"):
-                if name in member:
-                    member[name].fill(0)
+        self._of_rows.fill(0)
 
     def go(
         self,
@@ -111,31 +120,38 @@ class Run:
             A row is too far out for float32 arithmetic.
         """
         self.clear()
-        members = self._records
+        members, at = self._records, self._records_at
         if apart is not None:
             members = members[apart : apart + 1].copy()
             members[0, _SHARING] = 0
-        compiled = program(self._design)
+            at = members.ctypes.data
         for start, part in _readable(rows, self._design):
             self._turn_to(part, None if weights is None else weights[start:])
             if output is not None:
                 members[0, _OUTPUT] = output[start:].ctypes.data
-            bad = compiled.run(entry, self._block.ctypes.data, members.ctypes.data, len(members))
+            bad = self._program.run(entry, self._block_at, at, len(members))
             if bad >= 0:
                 self._refuse(entry, rows, start + bad)
 
-    def moments(self, j: int) -> Moments:
-        """What was gathered for candidate `j`, about its reference as the program has it."""
-        design, member, k = self._design, self._members[j], self._components[j]
-        totals: Array = member["totals" if design.lanes.single else "sums"]
-        found = totals[: k * design.sums].reshape(k, -1)
-        return gathered(design, found, float(member["log_likelihood"].sum()), self.reference(j))
+    def finish(self, j: int) -> tuple[Array, int]:
+        """What was gathered for candidate `j`, and what is to be said of it.
 
-    def reference(self, j: int) -> Array:
+        Returns
+        -------
+        sums : float64
+            As in `SufficientStatistics`, but for the weight.
+        said : int
+            See `moments.finish`.
+        """
+        sums = np.empty(self._numbers_of_sums[j])
+        self._records[j, _OUTPUT] = sums.ctypes.data
+        member = self._records_at + j * self._records.strides[0]
+        return sums, self._program.run("finish", self._block_at, member, 1)
+
+    def _references(self, member: dict[str, NDArray[Any]]) -> Array:
         """c_k − c as the program has it, (K, D) float64."""
-        k, d = self._components[j], self._design.n_features
-        stored = self._members[j]["references"][: k * self._design.padded].reshape(k, -1)
-        return np.asarray(stored[:, :d], dtype=np.float64)
+        stored = member["references"].reshape(-1, self._design.padded)
+        return np.asarray(stored[:, : self._design.n_features], dtype=np.float64)
 
     def _refuse(self, entry: str, rows: NDArray[Any], start: int) -> None:
         tile = rows[start : start + self._design.tile]
@@ -149,7 +165,7 @@ class Run:
             alone = self._records[j : j + 1].copy()
             spare = np.empty((room(len(tile), self._design), k))
             alone[0, _OUTPUT] = spare.ctypes.data
-            program(self._design).run(entry, self._block.ctypes.data, alone.ctypes.data, 1)
+            self._program.run(entry, self._block_at, alone.ctypes.data, 1)
             bad = self._tile["peak"][: len(tile)] == -np.inf
             if bad.any():
                 raise beyond_range(tile, start, bad)
@@ -169,8 +185,8 @@ class Run:
     def _candidate_record(self, j: int, sharing: bool) -> list[int]:
         given = {name: array.ctypes.data for name, array in self._members[j].items()}
         fields = {"n_components": self._components[j], "output": 0, "sharing": int(sharing)}
-        if "totals" not in given:
-            fields["totals"] = given["sums"]
+        if not self._design.lanes.single:
+            fields |= {"totals": given["sums"], "shifts": 0}
         return [{**given, **fields}[name] for name in CANDIDATE]
 
 
@@ -181,8 +197,9 @@ def room(n_rows: int, design: Design) -> int:
 
 def bytes_needed(design: Design, n_components: int) -> int:
     """Bytes that a run with one candidate allocates."""
-    own = _bytes_of(_tile_sizes(design)) + _bytes_of(_candidate_sizes(design, n_components))
-    return own + 8 * CHUNK_TILES * design.tile * design.n_features
+    k = n_components
+    sizes = _tile_sizes(design), _candidate_sizes(design, k), _sizes_of_sums(design, k)
+    return sum(map(_bytes_of, sizes)) + 8 * CHUNK_TILES * design.tile * design.n_features
 
 
 def _readable(rows: NDArray[Any], design: Design) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -246,13 +263,23 @@ def _candidate_sizes(design: Design, k: int) -> _Sizes:
         "references": (element, k * design.padded),
         "joint": (element, grouped * design.tile),
         "masks": (np.int64, 0 if design.short_rows else k * design.mask_words),
-        "pause": (np.int64, 1),
         "packed_shares": (element, shared * design.product_rows),
-        "sums": (element, (shared or k) * design.sums),
-        "log_likelihood": (np.float64, design.lanes.count),
     }
     if design.lanes.single:
-        sizes["totals"] = (np.float64, (shared or k) * design.sums)
+        sizes["shifts"] = (np.float64, k * d)
+    return sizes
+
+
+def _sizes_of_sums(design: Design, k: int) -> _Sizes:
+    """What a candidate's rows leave behind."""
+    n = (-(-k // GROUP) * GROUP if design.shares_products else k) * design.sums
+    sizes: _Sizes = {
+        "pause": (np.int64, 1),
+        "log_likelihood": (np.float64, design.lanes.count),
+        "sums": (_element(design), n),
+    }
+    if design.lanes.single:
+        sizes["totals"] = (np.float64, n)
     return sizes
 
 
@@ -275,13 +302,17 @@ class _Memory:
     def __init__(self, n_bytes: int) -> None:
         raw = np.zeros(n_bytes + _LINE, dtype=np.uint8)
         self._bytes = raw[-raw.ctypes.data % _LINE :]
-        self._used = 0
+        self.used = 0
 
     def cut(self, sizes: _Sizes) -> dict[str, NDArray[Any]]:
         """The arrays of these sizes."""
         arrays = {}
         for name, (kind, n) in sizes.items():
-            end = self._used + n * np.dtype(kind).itemsize
-            arrays[name] = self._bytes[self._used : end].view(kind)
-            self._used += _lines(kind, n)
+            end = self.used + n * np.dtype(kind).itemsize
+            arrays[name] = self._bytes[self.used : end].view(kind)
+            self.used += _lines(kind, n)
         return arrays
+
+    def between(self, begin: int, end: int) -> NDArray[np.uint8]:
+        """What was cut while `used` went from one of these to the other."""
+        return self._bytes[begin:end]
