@@ -118,9 +118,6 @@ class EMSettings:
             "n_components": self.components,
             "covariance_type": self.covariance,
             **_em_arguments(self),
-            "acceleration": None if self.acceleration == "none" else self.acceleration,
-            "max_passes": self.max_passes,
-            "max_bytes": self.max_bytes,
         }
 
     @classmethod
@@ -145,6 +142,9 @@ class SelectionChoice:
     on_collapse: str
     seed: int | None
     cache: int | str
+    acceleration: str
+    max_passes: int | None
+    max_bytes: int | None
 
     def arguments(self) -> dict[str, Any]:
         """Return what `select_gaussian_mixture` calls these."""
@@ -172,6 +172,9 @@ def _em_arguments(settings: EMSettings | SelectionChoice) -> dict[str, Any]:
         "on_collapse": settings.on_collapse,
         "random_state": settings.seed,
         "cache": settings.cache,
+        "acceleration": None if settings.acceleration == "none" else settings.acceleration,
+        "max_passes": settings.max_passes,
+        "max_bytes": settings.max_bytes,
     }
 
 

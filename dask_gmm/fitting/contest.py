@@ -6,13 +6,14 @@ and gives up when it is dominated:
     a contestant drops out when even a hundred times what it seems to have left would not bring its
     criterion to the best that anyone has attained.
 
-What it seems to have left is, of an accelerated strategy that has estimated what remains to gain
-(`remaining_gain`) at its last two accepted mixtures, the larger of the two estimates; of all others
-the largest gain of the last three passes (a rejected step is none). A fit that gains g in a pass
-and goes on linearly at a rate r gains g r / (1 − r) more: a hundred times g is a rate of 0.99. An
-estimate says already what is left and ends a fit when it is below `tol`; a hundred times it covers
-the plateaus on which estimates have been seen to fail. This is a rule, not a bound: nobody knows
-what lies behind a plateau, which is why it takes two estimates or three passes.
+What it seems to have left is, of an accelerated strategy that estimates what remains to gain
+(`remaining_gain`), the larger of the estimates at its last two accepted mixtures; of all others the
+largest gain of the last three passes (a rejected step is none). A fit that gains g in a pass and
+goes on linearly at a rate r gains g r / (1 − r) more: a hundred times g is a rate of 0.99. An
+estimate says already what is left, and ends a fit when it is below `tol`. In 54 fits the first one,
+at the sample's optimum, was too low by 1.3 times at most; of 240 pairs of later ones, most on the
+plateaus of mixtures with too many components, the larger was by 21. This is a rule, not a bound:
+nobody knows what lies behind a plateau.
 
 What has been attained can be lost again, by a component that collapses or is mended. Whoever has
 dropped out because of it then comes back.
@@ -55,7 +56,7 @@ CRITERIA = ("bic", "aic", "icl", "heldout")
 OPTIMISM = 100.0
 #: Passes whose largest gain counts; nobody drops out by its gains before it has made as many.
 PATIENCE = 3
-#: Estimates of the remaining gain of which the largest counts.
+#: Estimates of the remaining gain of which the largest counts, where there are as many.
 ESTIMATES = 2
 #: Nats per row by which only a mended mixture falls below the one before.
 _FALL = 1e-6
@@ -314,7 +315,7 @@ class Contestant:
         """Nats that it seems to have left to gain; infinite while nobody can say."""
         assert self.judged is not None
         estimates = self._estimates[-ESTIMATES:]
-        if len(estimates) == ESTIMATES and max(estimates) < np.inf:
+        if max(estimates, default=np.inf) < np.inf:
             return self.judged.rows * max(estimates)
         gains = self._gains[-PATIENCE:]
         return max(gains) if len(gains) == PATIENCE else np.inf

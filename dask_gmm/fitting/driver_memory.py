@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["check_driver_memory", "check_grid_memory"]
 
 # Sets that each strategy holds from pass to pass, the statistics of its candidates included: plain
-# EM its mixture and what it was judged best at; SQUAREM its last two points, each with its moments
-# and M-step, and a trial; variance-reduced EM one point, a trial, a hedge and its last steps.
-_SETS = {None: 5, "squarem": 13, "variance-reduced": 16}
+# EM its mixture; SQUAREM its last two points, each with its moments and M-step, and a trial;
+# variance-reduced EM one point, a trial, a hedge and its last steps.
+_SETS = {None: 3, "squarem": 13, "variance-reduced": 16}
+# In a grid plain EM also keeps the mixture that it was judged by; the others stand there anyway.
+_SETS_JUDGED = {None: 2, "squarem": 0, "variance-reduced": 0}
 # Sets that work needs while it lasts, for one mixture at a time: an M-step; an extrapolation; a
 # climb on the sample with its memory of steps.
 _SETS_AT_WORK = {None: 5, "squarem": 10, "variance-reduced": 40}
-# A start waits for its fit to the sample as a mixture, and as a point with moments and M-step after.
-_SETS_PER_SAMPLE_START = 7
+# What a start has become after its fit to the sample: a point with its moments and M-step.
+_SETS_PER_SAMPLE_START = 7  # that mixture, moments, M-step, and the start itself
 
 
 def check_driver_memory(
@@ -106,7 +108,7 @@ def check_grid_memory(
     for point in points:
         chosen = accelerations[point]
         numbers = _numbers(point.family, point.n_components, d)
-        held += numbers * _held(chosen, n_init)
+        held += numbers * (_held(chosen, n_init) + n_init * _SETS_JUDGED[chosen])
         work = max(work, numbers * _SETS_AT_WORK[chosen])
     needed = 8 * (held + work)
     if needed > limit:

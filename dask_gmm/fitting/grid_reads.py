@@ -55,6 +55,7 @@ class GridReads:
         self._board = board
         self._budget = budget
         self._too_much = np.inf
+        self._turn: Sequence[Candidate] = ()
 
     def evaluate(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
         """Return the statistics of each candidate.
@@ -65,7 +66,8 @@ class GridReads:
             The budget does not pay for them all.
         """
         begun = time.perf_counter()
-        self._check_budget(candidates, self._reads(candidates))
+        self._turn = candidates
+        self._check_budget(self._reads(candidates))
         found = self._read(candidates)
         self._board.turn((time.perf_counter() - begun) / len(candidates))
         return found
@@ -73,7 +75,7 @@ class GridReads:
     def _read(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
         if not self._splits(candidates):
             try:
-                self._check_budget(candidates, 1)
+                self._check_budget(1)
                 return self._evaluator.evaluate(candidates)
             except MemoryPlanError:
                 if len(candidates) == 1:
@@ -97,7 +99,8 @@ class GridReads:
         job = self._evaluator.job(candidates)
         return job.value_bytes + job.workspace_bytes
 
-    def _check_budget(self, candidates: Sequence[Candidate], reads: int) -> None:
+    def _check_budget(self, reads: int) -> None:
+        """Refuse so many more reads of this turn if they cannot be afforded."""
         outcome = self._budget.spent(self._evaluator.history, reads)
         if outcome is not None:
-            raise BudgetSpentError(outcome, len(candidates), reads)
+            raise BudgetSpentError(outcome, len(self._turn), self._reads(self._turn))

@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
@@ -26,6 +24,8 @@ from dask_gmm.fitting.strategies import choose_acceleration, make_strategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend, BlockJob

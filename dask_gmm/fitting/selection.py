@@ -127,9 +127,7 @@ def select_mixture(
     """
     begun = time.perf_counter()
     fit = settings.fit
-    budget = Budget(
-        source, fit.max_passes, fit.max_bytes, READS if draws_places(fit, None) else 0
-    )
+    budget = Budget(source, fit.max_passes, fit.max_bytes, READS if draws_places(fit, None) else 0)
 
     def notify(event: Event) -> None:
         budget.take(event)
@@ -143,9 +141,7 @@ def select_mixture(
     budget.check()
     notify(_started(source, backend, settings))
     held_out = _hold_out(settings, random_state)
-    sample = draw_grid_sample(
-        source, backend, settings.points, fit, random_state, held_out, notify
-    )
+    sample = draw_grid_sample(source, backend, settings.points, fit, random_state, held_out, notify)
     budget.check()
     board = Board(settings.criterion, notify)
     with repeated_passes(source, backend, fit) as plan:
@@ -163,9 +159,7 @@ def select_mixture(
             _advance(contestants, GridReads(evaluator, board, budget))
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most)
-    results = tuple(
-        _point_result(p, contestants, sample.accelerations[p]) for p in settings.points
-    )
+    results = tuple(_point_result(p, contestants, sample.accelerations[p]) for p in settings.points)
     winner = _winner(results, settings.criterion)
     assert winner.best is not None
     assert winner.best.judged is not None

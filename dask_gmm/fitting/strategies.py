@@ -92,9 +92,7 @@ def make_strategy(
     if acceleration == "squarem":
         return Squarem(tuple(starts), *rules, by_change, previous_bound, m_step)
     assert rows is not None
-    return VarianceReducedEM(
-        tuple(starts), *rules, by_change, previous_bound, m_step, sample=rows
-    )
+    return VarianceReducedEM(tuple(starts), *rules, by_change, previous_bound, m_step, sample=rows)
 
 
 def make_strategies(

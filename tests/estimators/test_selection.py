@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -11,11 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from sklearn.exceptions import ConvergenceWarning
 
 import dask_gmm.execution.local
 from dask_gmm import GaussianMixture, Selection, select_gaussian_mixture
 from dask_gmm.data.stores import read_counter
-from dask_gmm.errors import CollapsedComponentError, InputError, MemoryPlanError
+from dask_gmm.errors import (
+    CollapsedComponentError,
+    CollapsedComponentWarning,
+    InputError,
+    MemoryPlanError,
+)
 from dask_gmm.execution.plan import PROCESS_BYTES
 from dask_gmm.fitting import contest
 from dask_gmm.fitting.events import PassSplit, PointFinished, SelectionFinished, SelectionStarted
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 TRUE_K = 4
-GRID = range(2, 13)
+GRID = range(2, 6)
 N_BLOCKS = 10
 
 
@@ -78,7 +85,7 @@ def bits(found: Selection) -> list[Any]:
 def test_the_truth_wins(whole: tuple[Selection, int, list[Any]]) -> None:
     found = whole[0]
     assert (found.best_n_components, found.best_covariance_type) == (TRUE_K, "full")
-    assert len(found.table) == 22
+    assert len(found.table) == 8
     assert found.best.bic == min(row.bic for row in found.table)
     assert all(row.passes <= found.n_passes for row in found.table)
 
@@ -86,22 +93,24 @@ def test_the_truth_wins(whole: tuple[Selection, int, list[Any]]) -> None:
 def test_one_read_of_each_block_a_pass(whole: tuple[Selection, int, list[Any]]) -> None:
     found, chunks, _ = whole
     assert chunks == N_BLOCKS * (1 + found.n_passes), "the sample has a part of every block here"
-    assert len(found.history[0].lower_bounds) == 22
+    assert len(found.history[0].lower_bounds) == 8
 
 
 @pytest.mark.slow
 def test_a_quarter_of_the_reads_of_separate_fits_and_the_same_winner(
-    whole: tuple[Selection, int, list[Any]], rows: NDArray[np.float64]
+    store: str, rows: NDArray[np.float64]
 ) -> None:
     """Each separate fit reads for its start, its iterations and its BIC.
 
     Their seed is another one: with seed 0 the separate fit of four components ends in a worse
     optimum, of two components in one cloud, which merging from five has avoided here.
     """
-    _, chunks, _ = whole
+    before = read_counter()
+    select_gaussian_mixture(store, range(2, 13), random_state=0, init_size=2000, cache=0)
+    chunks = (read_counter() - before).gets
     separate, bic = 0, {}
     for family in ("full", "diag"):
-        for k in GRID:
+        for k in range(2, 13):
             gm = GaussianMixture(k, covariance_type=family, random_state=1).fit(rows)
             separate += N_BLOCKS * (1 + gm.n_passes_ + 1)
             bic[k, family] = gm.to_sklearn().bic(rows)
@@ -146,7 +155,7 @@ def test_the_table_goes_to_pandas_and_the_result_reads_well(
     assert set(found.curve) == {"full", "diag"}
     assert found.curve["full"][TRUE_K] == found.best.bic
     lines = repr(found).splitlines()
-    assert lines[0].startswith("Selection by bic: 4 components, full covariance, of 22 mixtures")
+    assert lines[0].startswith("Selection by bic: 4 components, full covariance, of 8 mixtures")
     assert sum("→" in line for line in lines) == 1
     with pytest.raises(AttributeError):
         found.criterion = "aic"  # type: ignore[misc]
@@ -162,26 +171,42 @@ def test_observers_are_told(whole: tuple[Selection, int, list[Any]]) -> None:
 
 
 def test_the_same_bits_anywhere(store: str, two_processes: Client) -> None:
+    """Accelerated: the sample of 150 rows leads the smallest mixtures, the others go without."""
     settings: dict[str, Any] = {
-        "n_components": (2, 4, 6),
+        "n_components": (2, 4, 5),
         "n_init": 2,
         "criterion": "heldout",
         "random_state": 5,
-        "init_size": 2000,
+        "init_size": 150,
+        "tol": 1e-4,
+        "max_passes": 12,
     }
     with dask.config.set(num_workers=1):
-        expected = bits(select_gaussian_mixture(store, **settings))
+        found = select_gaussian_mixture(store, **settings)
+    assert {row.acceleration for row in found.table} == {"variance-reduced", "squarem"}
+    expected = bits(found)
     with dask.config.set(num_workers=2):
         assert bits(select_gaussian_mixture(store, **settings)) == expected
     with two_processes.as_current():
         assert bits(select_gaussian_mixture(store, **settings)) == expected
 
 
-def test_held_out_rows_choose_too(store: str, rows: NDArray[np.float64]) -> None:
+@pytest.mark.parametrize("acceleration", [None, "auto"])
+def test_held_out_rows_choose_too(
+    store: str, rows: NDArray[np.float64], acceleration: str | None
+) -> None:
     found = select_gaussian_mixture(
-        store, (1, 2, 4, 12), "full", criterion="heldout", heldout_fraction=0.3, random_state=0
+        store,
+        (1, 2, 4),
+        "full",
+        criterion="heldout",
+        heldout_fraction=0.3,
+        random_state=0,
+        init_size=2000,
+        acceleration=acceleration,
     )
     assert found.best_n_components == TRUE_K
+    assert found.best.acceleration == ("variance-reduced" if acceleration else None)
     trained = found.best_model.n_rows_
     assert trained is not None
     assert 0.66 < trained / found.n_rows < 0.74
@@ -205,8 +230,11 @@ def test_what_cannot_win_drops_out(rows: NDArray[np.float64]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("acceleration", [None, "squarem", "variance-reduced"])
 @pytest.mark.parametrize("seed", range(6))
-def test_whoever_drops_out_would_not_have_won(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_drops_out_would_not_have_won(
+    seed: int, acceleration: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same grid where nobody ever does: the same winner, and worse ends for the dropped."""
     rng = np.random.default_rng(seed)
     means = rng.normal(scale=2.5, size=(3, 2))
@@ -217,6 +245,7 @@ def test_whoever_drops_out_would_not_have_won(seed: int, monkeypatch: pytest.Mon
         "max_iter": 60,
         "random_state": seed,
         "init_size": 300,
+        "acceleration": acceleration,
     }
     found = select_gaussian_mixture(x, **settings)
     monkeypatch.setattr(contest, "OPTIMISM", math.inf)
@@ -264,15 +293,127 @@ def test_a_grid_that_does_not_fit_takes_more_reads(
                 break
             except MemoryPlanError:
                 events.clear()
+        with pytest.raises(InputError, match=r"to evaluate 6 mixtures once takes \d read\(s\) or"):
+            select_gaussian_mixture(lazy, (2, 3, 4), max_passes=1, **settings)
     assert any(isinstance(e, PassSplit) for e in events)
     assert found.n_passes > whole.n_passes
     assert [r.log_likelihood for r in found.table] == [r.log_likelihood for r in whole.table]
 
 
+def test_each_point_is_accelerated_by_the_rule_of_fit(
+    store: str, rows: NDArray[np.float64]
+) -> None:
+    """What is read and exceeds the sample is; each mixture by its own number of parameters."""
+
+    def chosen(X: Any, **settings: Any) -> list[str | None]:
+        found = select_gaussian_mixture(
+            X, (2, 4), "full", random_state=0, **{"init_size": 2000, "tol": 1.0, **settings}
+        )
+        assert found.best_model.acceleration_ == found.best.acceleration
+        return [row.acceleration for row in found.table]
+
+    assert chosen(store) == ["variance-reduced"] * 2
+    assert chosen(store, init_size=150) == ["variance-reduced", "squarem"]
+    assert chosen(store, acceleration="squarem") == ["squarem"] * 2
+    assert chosen(store, acceleration=None) == [None] * 2
+    assert chosen(rows) == [None] * 2
+    assert chosen(store, init_size="auto") == [None] * 2, "all rows are in the sample"
+    lazy = da.from_array(rows, chunks=(600, 3))
+    assert chosen(lazy[lazy[:, 0] > -1e9], init_size=6000) == [None] * 2, "as turns out"
+
+
+@pytest.mark.parametrize("acceleration", ["variance-reduced", "squarem", None])
+def test_a_budget_ends_all_where_they_stand(
+    store: str, rows: NDArray[np.float64], acceleration: str | None
+) -> None:
+    """With the criteria of the mixtures that were evaluated last."""
+    settings: dict[str, Any] = {"random_state": 0, "init_size": 300, "tol": 0.0, "cache": 0}
+    settings["acceleration"] = acceleration
+    before = read_counter().gets
+    with pytest.warns(ConvergenceWarning, match="max_passes=2"):
+        found = select_gaussian_mixture(store, (3, TRUE_K), "full", max_passes=2, **settings)
+    assert read_counter().gets - before == N_BLOCKS * 3
+    assert found.n_passes == 2
+    assert found.best.outcome == found.best_model.outcome_ == "max_passes"
+    assert found.best.bic == pytest.approx(found.best_model.to_sklearn().bic(rows), rel=1e-12)
+    size = rows.nbytes
+    with pytest.warns(ConvergenceWarning, match="max_bytes"):
+        found = select_gaussian_mixture(
+            store, (3, TRUE_K), "full", max_bytes=3 * size + size // 2, **settings
+        )
+    assert found.n_passes == 2
+    assert found.best.outcome == "max_bytes"
+    with pytest.raises(InputError, match="does not pay"):
+        select_gaussian_mixture(store, (3, TRUE_K), max_bytes=size, **settings)
+
+
+def test_what_remains_is_in_the_table(whole: tuple[Selection, int, list[Any]]) -> None:
+    for row in whole[0].table:
+        assert row.acceleration == "variance-reduced"
+        assert row.remaining_gain is not None
+        assert row.remaining_gain < 1e-3 or row.outcome == "dropped"
+
+
+def test_change_stops_by_the_change(store: str) -> None:
+    by_gain, by_change = (
+        select_gaussian_mixture(
+            store, TRUE_K, "full", random_state=0, init_size=600, tol=1e-5, stopping=stopping
+        )
+        for stopping in ("auto", "change")
+    )
+    assert by_gain.n_passes < by_change.n_passes
+    assert by_change.best_model.converged_
+    last, before = by_change.best_model.lower_bounds_[:-3:-1]
+    assert 0.0 <= last - before < 1e-5
+
+
+@pytest.mark.parametrize("acceleration", ["variance-reduced", "squarem", None])
+def test_each_rule_for_a_component_that_collapses(acceleration: str | None) -> None:
+    """Half of a cloud's rows are one and the same: of two components one closes in on them."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(300, 2)), np.zeros((300, 2))])
+    x = x[rng.permutation(600)]
+    settings: dict[str, Any] = {
+        "n_components": (1, 2),
+        "covariance_types": "full",
+        "reg_covar": 0.0,
+        "random_state": 0,
+        "acceleration": acceleration,
+        "init_size": 600,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapsedComponentWarning)
+        stopped = select_gaussian_mixture(x, on_collapse="stop", **settings)
+        merged = select_gaussian_mixture(x, on_collapse="merge", **settings)
+        reseeded = select_gaussian_mixture(x, on_collapse="reseed", **settings)
+    assert [row.outcome for row in stopped.table] == ["converged", "collapsed"]
+    assert stopped.best_n_components == 1
+    for found in (stopped, merged, reseeded):
+        assert np.all(np.isfinite(found.best_model.precisions_cholesky_))
+    one = stopped.table[0].bic
+    assert merged.table[1].outcome == "converged"
+    assert merged.table[1].bic == pytest.approx(one, rel=1e-9), "one component is left"
+    with pytest.raises(CollapsedComponentError, match="ill-defined"):
+        select_gaussian_mixture(x, on_collapse="raise", **settings)
+
+
+def test_a_grid_too_large_for_this_process_is_refused(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerated strategies hold more than plain EM."""
+    monkeypatch.setattr("dask_gmm.fitting.driver_memory.machine_memory", lambda: 60_000)
+    grid: dict[str, Any] = {"n_components": (2, 4, 6), "covariance_types": "full"}
+    before = read_counter().gets
+    with pytest.raises(MemoryPlanError, match="select among fewer"):
+        select_gaussian_mixture(store, init_size=2000, **grid)
+    assert read_counter().gets == before
+    assert len(select_gaussian_mixture(store, acceleration=None, tol=1.0, **grid).table) == 3
+
+
 def test_k_means_parallel_draws_once_for_all(store: str) -> None:
     before = read_counter()
     found = select_gaussian_mixture(
-        store, (3, 4, 5), random_state=0, init_params="k-means||", init_size=2000, cache=0
+        store, (3, 4), "full", random_state=0, init_params="k-means||", init_size=2000, cache=0
     )
     assert found.best_n_components == TRUE_K
     assert (read_counter() - before).gets == N_BLOCKS * (1 + 4 + found.n_passes)
