@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.grid_starts import GridPoint
-    from dask_gmm.fitting.loop import FitResult
-    from dask_gmm.fitting.strategies import Fitting
+    from dask_gmm.fitting.loop import FitResult, PlainEM
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -180,7 +179,7 @@ class Contestant:
     Parameters
     ----------
     point : GridPoint
-    inner : Fitting
+    inner : PlainEM or VerifiedEM
     board : Board
     origins : sequence of str
         Where each of its starts comes from.
@@ -200,7 +199,11 @@ class Contestant:
     """
 
     def __init__(
-        self, point: GridPoint, inner: Fitting, board: Board, origins: Sequence[str]
+        self,
+        point: GridPoint,
+        inner: PlainEM | VerifiedEM,
+        board: Board,
+        origins: Sequence[str],
     ) -> None:
         self.point = point
         self.inner = inner

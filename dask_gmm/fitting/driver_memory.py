@@ -33,7 +33,7 @@ _SETS = {None: 3, "squarem": 13, "variance-reduced": 16}
 _SETS_JUDGED = {None: 2, "squarem": 0, "variance-reduced": 0}
 # Sets that work needs while it lasts, for one mixture at a time: an M-step; an extrapolation; a
 # climb on the sample with its memory of steps.
-_SETS_AT_WORK = {None: 5, "squarem": 10, "variance-reduced": 40}
+_SETS_AT_WORK = {None: 5, "squarem": 10, "variance-reduced": 25}
 # What a start has become after its fit to the sample: a point with its moments and M-step.
 _SETS_PER_SAMPLE_START = 7  # that mixture, moments, M-step, and the start itself
 

@@ -53,7 +53,7 @@ def evaluate(candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...
 
 
 class Scripted(VerifiedEM):
-    """Goes from height to height, each with an estimate of what remains; None is a rejected step."""
+    """Goes from height to height, each with an estimate of what remains; None: it was rejected."""
 
     def __init__(
         self,
