@@ -14,16 +14,16 @@ Seconds are those of one turn each, on rows in memory: reading costs nothing the
 what the work on the sample costs, and what sharing costs or saves in computing. `--only-grid`
 leaves the separate fits out.
 
-Seen on one core of a busy Xeon, 200,000 overlapping rows, tol 1e-3, seeds 0 to 2; all four found the
-right mixture for each seed:
+Seen on one core of a busy Xeon, 200,000 overlapping rows, tol 1e-3, seeds 0 to 2; all four found
+the right mixture for each seed:
 
     grid                 1.64 reads    16 to 29 s
     grid, plain EM       4.64 reads    2 s
     separate fits        58 to 59      17 to 28 s
     separate, plain EM   279 to 300    9 to 11 s
 
-The accelerated grid ended up to 2.6e-4 nats per row above the least BIC, within `tol`. Nearly all of
-its seconds are six fits to the sample (five starts and the one from merging) for each of the 22.
+The accelerated grid ended up to 2.6e-4 nats per row above the least BIC, within `tol`. Nearly all
+of its seconds are six fits to the sample (five starts and the one from merging) for each of the 22.
 """
 
 from __future__ import annotations
