@@ -97,6 +97,7 @@ def test_one_read_of_each_block_a_pass(whole: tuple[Selection, int, list[Any]]) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # 22 fits and a grid of as many: minutes on a busy machine
 def test_a_quarter_of_the_reads_of_separate_fits_and_the_same_winner(
     store: str, rows: NDArray[np.float64]
 ) -> None:
