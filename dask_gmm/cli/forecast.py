@@ -10,7 +10,7 @@ from dask_gmm.cli.place import cache_bytes
 from dask_gmm.errors import MemoryPlanError
 from dask_gmm.execution.pinned import CacheSpec, cache_budget
 from dask_gmm.execution.plan import PROCESS_BYTES, check_memory, plan_pass, task_memory_parts
-from dask_gmm.fitting.fit import check_driver_memory
+from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.mixture.covariance import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
 
@@ -67,7 +67,8 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
     """
     # A wrong axis may stand for millions of features: refuse before anything of that size is made.
     family = covariance_family(settings.covariance)
-    check_driver_memory(source, family, settings.components, settings.n_init)
+    acceleration = settings.common_arguments()["acceleration"]
+    check_driver_memory(source, family, settings.components, settings.n_init, acceleration)
     cache = CacheSpec("plan", cache_budget(settings.cache)) if settings.cache != 0 else None
     passes = plan_pass(source, n_threads=place.n_threads, cache=cache)
     job = job_for(source, settings)

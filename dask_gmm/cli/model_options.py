@@ -22,17 +22,6 @@ COVARIANCE_HELP = (
 )
 
 
-_TOL = (
-    "Stop when a pass changes the mean log-likelihood by less than this, in nats per row. For "
-    "overlapping components try 1e-5: 1e-3 stops early."
-)
-_ACCELERATED_TOL = (
-    "Stop when the optimum is estimated to be less than this above, in nats per row; without "
-    "acceleration, when a pass changes the mean log-likelihood by less. For overlapping "
-    "components try 1e-5 then: 1e-3 stops early."
-)
-
-
 def fit_options(*, components: int | None = None, seed: int | None = None) -> Callable[[F], F]:
     """Declare the settings of EM; --components is required unless it has a default."""
     return stack(
@@ -52,30 +41,7 @@ def fit_options(*, components: int | None = None, seed: int | None = None) -> Ca
             section="Model",
             help=COVARIANCE_HELP,
         ),
-        *_em_options(seed, _ACCELERATED_TOL),
-        option(
-            "--acceleration",
-            type=click.Choice(["auto", "variance-reduced", "squarem", "none"]),
-            default="auto",
-            section="Model",
-            help="How to need few reads: 'variance-reduced' finds the steps on a sample in memory, "
-            "and each read verifies one; 'squarem' extrapolates without a sample; 'none' is plain "
-            "EM. 'auto' is variance-reduced for data larger than the sample.",
-        ),
-        option(
-            "--max-passes",
-            type=click.IntRange(1),
-            metavar="N",
-            section="Model",
-            help="Most passes, rejected steps included. Ending here is exit code 3.",
-        ),
-        option(
-            "--max-bytes",
-            type=BYTES,
-            metavar="SIZE",
-            section="Model",
-            help="Most data to decode (500GB), the sample included. Ending here is exit code 3.",
-        ),
+        *_em_options(seed),
     )
 
 
@@ -117,11 +83,11 @@ def selection_options() -> Callable[[F], F]:
             help="The part of the rows to hold out and score, in the same reads. Default: 0.1 "
             "with --criterion heldout, else none.",
         ),
-        *_em_options(None, _TOL),
+        *_em_options(None),
     )
 
 
-def _em_options(seed: int | None, tol: str) -> tuple[Callable[[Any], Any], ...]:
+def _em_options(seed: int | None) -> tuple[Callable[[Any], Any], ...]:
     """The settings of EM that a fit and a selection share."""
     return (
         option(
@@ -130,7 +96,9 @@ def _em_options(seed: int | None, tol: str) -> tuple[Callable[[Any], Any], ...]:
             default=1e-3,
             metavar="NATS",
             section="Model",
-            help=tol,
+            help="Stop when the optimum is estimated to be less than this above, in nats per row; "
+            "without acceleration, when a pass changes the mean log-likelihood by less. For "
+            "overlapping components try 1e-5 then: 1e-3 stops early.",
         ),
         option(
             "--max-iter",
@@ -182,6 +150,29 @@ def _em_options(seed: int | None, tol: str) -> tuple[Callable[[Any], Any], ...]:
             section="Model",
             help="Makes the starts, and so the whole result, repeatable to the last bit."
             + ("" if seed is not None else " Without it each run starts elsewhere."),
+        ),
+        option(
+            "--acceleration",
+            type=click.Choice(["auto", "variance-reduced", "squarem", "none"]),
+            default="auto",
+            section="Model",
+            help="How to need few reads: 'variance-reduced' finds the steps on a sample in memory, "
+            "and each read verifies one; 'squarem' extrapolates without a sample; 'none' is plain "
+            "EM. 'auto' is variance-reduced for data larger than the sample.",
+        ),
+        option(
+            "--max-passes",
+            type=click.IntRange(1),
+            metavar="N",
+            section="Model",
+            help="Most passes, rejected steps included. Ending here is exit code 3.",
+        ),
+        option(
+            "--max-bytes",
+            type=BYTES,
+            metavar="SIZE",
+            section="Model",
+            help="Most data to decode (500GB), the sample included. Ending here is exit code 3.",
         ),
         option(
             "--cache",

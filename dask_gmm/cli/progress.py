@@ -61,6 +61,8 @@ class Pace:
         What is being done, for work that is no fit: ``labelling``, ``scoring``, ...
     stage : str
         What is going on outside of passes.
+    between : bool
+        Whether that is work on the sample, between two passes.
     bounds : list of float
         Best lower bound of each finished pass, in nats per row.
     kind : str
@@ -71,6 +73,7 @@ class Pace:
 
     verb: str = "pass"
     stage: str = "opening the data"
+    between: bool = False
     number: int = 0
     max_iter: int | None = None
     tol: float = 0.0
@@ -95,8 +98,11 @@ class Pace:
                 self.stage = f"start: read {event.number} of {event.reads} is done"
             case "SampleDrawn":
                 self.stage = f"computing the start from {show_count(event.rows)} rows"
+            case "SampleAdvanced":
+                self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
+                self.between = True
             case "PassStarted":
-                self.number, self.advance = event.number, None
+                self.number, self.advance, self.between = event.number, None, False
                 if event.candidates != self.candidates:
                     self.changes.clear()  # restarts have dropped out: another series from here
                 self.candidates = event.candidates
@@ -191,7 +197,7 @@ class _Bar:
         from rich.text import Text
 
         pace, advance = self._pace, self._pace.advance
-        if advance is None and not pace.number:
+        if pace.between or (advance is None and not pace.number):
             self._spinner.update(text=Text(f"{pace.stage} …", style="dim"))
             return self._spinner
         line = Table.grid(padding=(0, 1), expand=True)
@@ -301,6 +307,8 @@ class _Lines:
                     markup=False,
                     soft_wrap=True,
                 )
+            case "SampleAdvanced" if time.monotonic() - self._told >= LINE_EVERY:
+                self._say(self._pace.stage)
             case "PassAdvanced" if time.monotonic() - self._told >= LINE_EVERY:
                 progress, left = event.progress, self._pace.seconds_left()
                 self._say(

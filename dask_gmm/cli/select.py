@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     All numbers of components and covariances, with all their starts, are fitted together: each
     pass reads every block of DATA once for all that still run, so that the whole choice costs about
     as many reads as one fit. What can no longer win drops out. Exit code 3 says that the best had
-    not converged at --max-iter; it is written all the same.
+    not converged at --max-iter, --max-passes or --max-bytes; it is written all the same.
     """
     from dask_gmm.cli.outputs import check_fit_output, save_model
     from dask_gmm.cli.place import computing
@@ -99,6 +100,7 @@ def _report(
         ("best", f"{best.n_components} components, {best.covariance_type} covariance"),
         (found.criterion, f"{found.value(best):,.4f}"),
         ("outcome", f"{best.outcome}, start: {best.start}"),
+        ("steps", _steps(found)),
         ("reads", f"{tally.in_words()}, for {len(found.table)} mixtures"),
         ("rows", f"{found.n_rows:,}"),
         ("decoded", how_read(tally.bytes_read, tally.seconds)),
@@ -113,6 +115,14 @@ def _report(
         mixture_table(parameters_of(found.best_model), session.out.width),
         key_values(facts),
     )
+
+
+def _steps(found: Selection) -> str:
+    """Return what the mixtures were fitted with, the most of them first."""
+    counts = Counter(row.acceleration or "plain EM" for row in found.table).most_common()
+    if len(counts) == 1:
+        return counts[0][0]
+    return ", ".join(f"{name} for {count} mixture(s)" for name, count in counts)
 
 
 def selection_json(found: Selection, tally: Tally) -> dict[str, Any]:

@@ -107,6 +107,9 @@ class _Fits:
     on_collapse: str
     seed: int | None
     cache: int | str
+    acceleration: str
+    max_passes: int | None
+    max_bytes: int | None
 
     @classmethod
     def take(cls, values: dict[str, Any]) -> Self:
@@ -124,6 +127,9 @@ class _Fits:
             "on_collapse": self.on_collapse,
             "random_state": self.seed,
             "cache": self.cache,
+            "acceleration": None if self.acceleration == "none" else self.acceleration,
+            "max_passes": self.max_passes,
+            "max_bytes": self.max_bytes,
         }
 
 
@@ -133,9 +139,6 @@ class EMSettings(_Fits):
 
     components: int
     covariance: str
-    acceleration: str
-    max_passes: int | None
-    max_bytes: int | None
 
     def estimator_arguments(self) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these."""
@@ -143,9 +146,6 @@ class EMSettings(_Fits):
             **self.common_arguments(),
             "n_components": self.components,
             "covariance_type": self.covariance,
-            "acceleration": None if self.acceleration == "none" else self.acceleration,
-            "max_passes": self.max_passes,
-            "max_bytes": self.max_bytes,
         }
 
 

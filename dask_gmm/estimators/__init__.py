@@ -2,7 +2,8 @@
 
 from dask_gmm.estimators.fitted import Criteria
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
-from dask_gmm.estimators.selection import Selection, SelectionRow, select_gaussian_mixture
+from dask_gmm.estimators.selection import select_gaussian_mixture
+from dask_gmm.estimators.selection_table import Selection, SelectionRow
 
 __all__ = [
     "Criteria",

@@ -16,25 +16,35 @@ if TYPE_CHECKING:
 __all__ = ["warn_of_ending"]
 
 
-def warn_of_ending(report: FitReport, settings: FitSettings) -> None:
+def warn_of_ending(
+    report: FitReport, settings: FitSettings, what: str = "fit", stacklevel: int = 5
+) -> None:
     """Say what was mended on the way, and how the fit ended if it did not converge.
 
-    The warnings point at the user's line: `fit`, validated, calls `_fit`, which calls this.
+    Parameters
+    ----------
+    report : FitReport
+    settings : FitSettings
+    what : str
+        What has ended.
+    stacklevel : int
+        Makes the warnings point at the user's line: `fit`, validated, calls `_fit`, which calls
+        this.
     """
     best = report.best
     for note in best.mended:
-        warnings.warn(note, CollapsedComponentWarning, stacklevel=5)
+        warnings.warn(note, CollapsedComponentWarning, stacklevel=stacklevel)
     kind: type[Warning] = ConvergenceWarning
     if best.outcome is Outcome.COLLAPSED:
         kind = CollapsedComponentWarning
         said = (
-            f"The fit stopped after {best.n_iter} iterations and keeps the parameters "
+            f"The {what} stopped after {best.n_iter} iterations and keeps the parameters "
             f"before the last one. {best.error}"
         )
     elif best.outcome in (Outcome.MAX_PASSES, Outcome.MAX_BYTES):
         budget = best.outcome.value
         said = (
-            f"The fit stopped after {len(report.history)} passes because of "
+            f"The {what} stopped after {len(report.history)} passes because of "
             f"{budget}={getattr(settings, budget):,}, before it converged. Raise it, or raise tol; "
             f"remaining_gain_ says how far the optimum may be."
         )
@@ -45,4 +55,4 @@ def warn_of_ending(report: FitReport, settings: FitSettings) -> None:
         )
     else:
         return
-    warnings.warn(said, kind, stacklevel=5)
+    warnings.warn(said, kind, stacklevel=stacklevel)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from dask_gmm.errors import CollapsedComponentWarning, InputError
+from dask_gmm.errors import InputError
+from dask_gmm.estimators.endings import warn_of_ending
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.inputs import open_input
+from dask_gmm.estimators.selection_table import Selection, row_of
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_budget
 from dask_gmm.fitting.contest import CRITERIA
-from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.fit import FitReport, FitSettings
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
@@ -28,126 +26,12 @@ from dask_gmm.mixture.covariance import covariance_family
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dask_gmm.fitting.events import Observer, PassFinished
-    from dask_gmm.fitting.selection import PointResult, SelectionReport
+    from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.selection import SelectionReport
 
-__all__ = ["Selection", "SelectionRow", "select_gaussian_mixture"]
+__all__ = ["select_gaussian_mixture"]
 
 _HELDOUT_FRACTION = 0.1
-
-
-@dataclass(frozen=True)
-class SelectionRow:
-    """What came of one number of components with one covariance type.
-
-    Attributes
-    ----------
-    n_components : int
-    covariance_type : str
-    n_parameters : int
-        Free parameters.
-    log_likelihood : float
-        Σ_n log p(x_n) of the rows trained on, in nats.
-    score : float
-        The same per row.
-    bic, aic, icl : float
-        Lower is better. ICL is BIC plus twice the entropy of the responsibilities.
-    heldout : float or None
-        Mean log-density of the rows held out, in nats; higher is better.
-    passes : int
-        Reads of the data that this mixture took part in.
-    seconds : float
-        Its share of their time.
-    outcome : str
-        'converged', 'max_iter', 'collapsed', or 'dropped': it could not have won any more, and its
-        numbers are those of its last pass.
-    start : str
-        Where the best start came from: a method, or "merged from K" components.
-    """
-
-    n_components: int
-    covariance_type: str
-    n_parameters: int
-    log_likelihood: float
-    score: float
-    bic: float
-    aic: float
-    icl: float
-    heldout: float | None
-    passes: int
-    seconds: float
-    outcome: str
-    start: str
-
-
-@dataclass(frozen=True, repr=False)
-class Selection:
-    """What came of a selection.
-
-    Attributes
-    ----------
-    criterion : str
-    table : tuple of SelectionRow
-        A row for each covariance type and number of components; ``pandas.DataFrame(s.table)``.
-    best : SelectionRow
-    best_model : GaussianMixture
-        Fitted; it predicts and saves like any other.
-    n_rows : int
-        Rows of the data, those held out included.
-    n_passes : int
-        Full reads by the iterations.
-    history : tuple of PassFinished
-        One record a pass.
-    seconds : float
-    """
-
-    criterion: str
-    table: tuple[SelectionRow, ...]
-    best: SelectionRow
-    best_model: GaussianMixture
-    n_rows: int
-    n_passes: int
-    history: tuple[PassFinished, ...]
-    seconds: float
-
-    @property
-    def best_n_components(self) -> int:
-        """K of the best."""
-        return self.best.n_components
-
-    @property
-    def best_covariance_type(self) -> str:
-        """Covariance type of the best."""
-        return self.best.covariance_type
-
-    @property
-    def curve(self) -> dict[str, dict[int, float]]:
-        """The criterion by number of components, for each covariance type."""
-        curves: dict[str, dict[int, float]] = {}
-        for row in self.table:
-            curves.setdefault(row.covariance_type, {})[row.n_components] = self.value(row)
-        return curves
-
-    def value(self, row: SelectionRow) -> float:
-        """The criterion of a row; NaN where it has none."""
-        found = getattr(row, self.criterion)
-        return float("nan") if found is None else float(found)
-
-    def __repr__(self) -> str:
-        best = self.best
-        head = (
-            f"Selection by {self.criterion}: {best.n_components} components, "
-            f"{best.covariance_type} covariance, of {len(self.table)} mixtures in "
-            f"{self.n_passes} passes over {self.n_rows:,} rows"
-        )
-        lines = [head, f"   {'K':>4}  {'type':<9}  {self.criterion:>18}  passes  outcome"]
-        for row in self.table:
-            mark = "→" if row is best else " "
-            lines.append(
-                f" {mark} {row.n_components:>4}  {row.covariance_type:<9}  "
-                f"{self.value(row):>18,.4f}  {row.passes:>6}  {row.outcome}"
-            )
-        return "\n".join(lines)
 
 
 def select_gaussian_mixture(
@@ -164,6 +48,10 @@ def select_gaussian_mixture(
     init_params: str = "kmeans",
     init_size: int | str = "auto",
     on_collapse: str = "stop",
+    acceleration: str | None = "auto",
+    stopping: str = "auto",
+    max_passes: int | None = None,
+    max_bytes: int | None = None,
     random_state: int | np.random.RandomState | None = None,
     feature_axis: int | str = -1,
     array: str | None = None,
@@ -177,8 +65,12 @@ def select_gaussian_mixture(
 
     All mixtures of the grid advance in the same passes over the data; each pass serves those that
     still run. Their starts come from one sample; the next larger mixture gives each another start
-    by merging components. A mixture drops out when even a hundred times the largest gain of its
-    last three passes would not bring it to the best criterion attained so far.
+    by merging components. A mixture drops out when even a hundred times what it seems to have left
+    to gain would not bring it to the best criterion attained so far: the larger of its last two
+    estimates of that, or the largest gain of its last three passes where there are none.
+
+    An accelerated mixture ends at the last one that a pass has evaluated and accepted, so that its
+    criterion costs no read; `GaussianMixture` does another M-step.
 
     Parameters
     ----------
@@ -193,14 +85,23 @@ def select_gaussian_mixture(
         The part of the rows that no mixture is fitted to and all are scored on, in the same reads;
         a draw by (seed, block). 0.1 with ``criterion="heldout"``, else none.
     n_init : int, default=1
-        Starts of each mixture that advance to the full data.
+        Starts of each mixture that advance to the full data; for an accelerated one the number of
+        the sample's best ends between which the first read decides.
+    acceleration : {'auto', 'variance-reduced', 'squarem'} or None, default='auto'
+        As for `GaussianMixture`, for each mixture by its own number of parameters: 'auto' is
+        'variance-reduced' for data that are read from a store or a Dask collection and exceed the
+        sample, 'squarem' there for mixtures too large for it, and None, plain EM, for all else.
+        For 'variance-reduced' five starts of each mixture, and the one from merging, are fitted to
+        the sample in memory, and the best goes on.
+    stopping, max_passes, max_bytes
+        As for `GaussianMixture`. A budget ends all mixtures that still run.
     tol, reg_covar, max_iter, init_params, on_collapse, random_state
         As for `GaussianMixture`.
     feature_axis, array, storage_options, missing_chunks, kernel, cache, callbacks
         As for `GaussianMixture`.
     init_size : int or 'auto', default='auto'
-        Rows of the sample; 'auto' takes 50 per parameter of the largest mixture and at least
-        25,000, up to 256 MiB.
+        Rows of the sample; 'auto' takes 50 per parameter of the largest mixture, up to 256 MiB,
+        and at least 100,000, or 25,000 where it leads no mixture.
 
     Returns
     -------
@@ -209,7 +110,8 @@ def select_gaussian_mixture(
     Raises
     ------
     InputError (a ValueError)
-        An empty or impossible grid, more components than rows, or data that cannot be used.
+        An empty or impossible grid, more components than rows, data that cannot be used, or a
+        budget that does not pay for evaluating each mixture once.
     MemoryPlanError
         A single mixture would not fit in the memory of a worker. When all together do not, passes
         are split into more reads.
@@ -234,6 +136,10 @@ def select_gaussian_mixture(
         "init_params": init_params,
         "init_size": init_size,
         "on_collapse": on_collapse,
+        "acceleration": acceleration,
+        "stopping": stopping,
+        "max_passes": max_passes,
+        "max_bytes": max_bytes,
         "random_state": random_state,
         "feature_axis": feature_axis,
         "array": array,
@@ -246,18 +152,19 @@ def select_gaussian_mixture(
     model._validate_params()
     source = open_input(model, X, reset=True)
     points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
+    settings = _fit_settings(model, points[0])
     report = select_mixture(
         source,
         choose_backend(source),
-        SelectionSettings(points, criterion, fraction, _fit_settings(model, points[0])),
+        SelectionSettings(points, criterion, fraction, settings),
         random_state=check_random_state(random_state),
         observers=tuple(callbacks or ()),
     )
     model.set_params(callbacks=None)
-    table = tuple(_row(result) for result in report.results)
+    table = tuple(row_of(result) for result in report.results)
     best = table[report.results.index(report.winner)]
     kept = np.float32 if source.dtype == np.float32 else np.float64
-    _make_best(model, report, kept)
+    _make_best(model, report, settings, kept)
     return Selection(
         criterion=criterion,
         table=table,
@@ -323,48 +230,18 @@ def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
         given=GivenParameters(),
         cache=cache_budget(model.cache),
         on_collapse=model.on_collapse,
-    )
-
-
-def _row(result: PointResult) -> SelectionRow:
-    point, nan = result.point, float("nan")
-    if result.best is None or result.best.judged is None:
-        return SelectionRow(
-            n_components=point.n_components,
-            covariance_type=point.family.name,
-            n_parameters=0,
-            log_likelihood=nan,
-            score=nan,
-            bic=nan,
-            aic=nan,
-            icl=nan,
-            heldout=None,
-            passes=0,
-            seconds=0.0,
-            outcome=Outcome.COLLAPSED.value,
-            start="none",
-        )
-    best, judged = result.best, result.best.judged
-    criteria, outcome = judged.criteria, best.outcome or Outcome.DROPPED
-    return SelectionRow(
-        n_components=point.n_components,
-        covariance_type=point.family.name,
-        n_parameters=judged.parameters.n_parameters,
-        log_likelihood=criteria.log_likelihood,
-        score=criteria.log_likelihood / judged.rows,
-        bic=criteria.bic,
-        aic=criteria.aic,
-        icl=criteria.icl,
-        heldout=judged.heldout,
-        passes=result.passes,
-        seconds=result.seconds,
-        outcome=outcome.value,
-        start=best.origin,
+        acceleration=model.acceleration,
+        stopping=model.stopping,
+        max_passes=model.max_passes,
+        max_bytes=model.max_bytes,
     )
 
 
 def _make_best(
-    model: GaussianMixture, report: SelectionReport, dtype: type[np.floating[Any]]
+    model: GaussianMixture,
+    report: SelectionReport,
+    settings: FitSettings,
+    dtype: type[np.floating[Any]],
 ) -> None:
     """Turn the estimator into the winner, as its own `fit` would have left it."""
     best = report.winner.best
@@ -375,20 +252,8 @@ def _make_best(
         covariance_type=report.winner.point.family.name,
     )
     result = best.finish()
-    model._keep(FitReport(result, report.history, best.judged.rows, report.seconds), dtype)
-    for note in result.mended:
-        warnings.warn(note, CollapsedComponentWarning, stacklevel=3)
-    if result.outcome is Outcome.COLLAPSED:
-        warnings.warn(
-            f"The best mixture's fit stopped after {result.n_iter} iterations and keeps the "
-            f"parameters before the last one. {result.error}",
-            CollapsedComponentWarning,
-            stacklevel=3,
-        )
-    elif result.outcome is not Outcome.CONVERGED and model.max_iter > 0:
-        warnings.warn(
-            "The best mixture did not converge. Increase max_iter or tol, or check for degenerate "
-            "data.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
+    fitted = FitReport(
+        result, report.history, best.judged.rows, report.seconds, report.winner.acceleration
+    )
+    model._keep(fitted, dtype)
+    warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)

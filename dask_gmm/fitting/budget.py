@@ -62,12 +62,13 @@ class Budget:
                 f"over {self.source.name} decode {needed:,} bytes. Raise it, or lower init_size."
             )
 
-    def spent(self, history: Sequence[PassFinished]) -> Outcome | None:
-        """Return which budget does not allow another pass; None if all do."""
-        if self.max_passes is not None and len(history) >= self.max_passes:
+    def spent(self, history: Sequence[PassFinished], passes: int = 1) -> Outcome | None:
+        """Return which budget does not allow so many more passes; None if all do."""
+        if self.max_passes is not None and len(history) + passes > self.max_passes:
             return Outcome.MAX_PASSES
         done = self.start_bytes + sum(record.bytes_read for record in history)
-        if self.max_bytes is not None and done + self._pass_bytes(history) > self.max_bytes:
+        more = passes * self._pass_bytes(history)
+        if self.max_bytes is not None and done + more > self.max_bytes:
             return Outcome.MAX_BYTES
         return None
 

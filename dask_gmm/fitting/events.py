@@ -27,6 +27,7 @@ __all__ = [
     "PassSplit",
     "PassStarted",
     "PointFinished",
+    "SampleAdvanced",
     "SampleDrawn",
     "SelectionFinished",
     "SelectionStarted",
@@ -114,6 +115,15 @@ class StartsFound:
     starts: int
     method: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class SampleAdvanced:
+    """Work on the sample in memory goes on: `work` has been done for some of the mixtures."""
+
+    work: str
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -252,6 +262,7 @@ class SelectionFinished:
 Event: TypeAlias = (
     FitStarted
     | SampleDrawn
+    | SampleAdvanced
     | StartRead
     | StartsFound
     | PassStarted

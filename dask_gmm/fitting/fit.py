@@ -7,14 +7,13 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from math import prod
 from typing import TYPE_CHECKING
 
-from dask_gmm.errors import MemoryPlanError
-from dask_gmm.execution.machine import machine_memory, single_threaded_blas
+from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import plan_pass
 from dask_gmm.fitting.budget import Budget
+from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.fitting.events import FitFinished, FitStarted, PassJudged
 from dask_gmm.fitting.fit_starts import begin, check_row_count, draws_places, fit_sample_of
 from dask_gmm.fitting.kmeans_parallel import READS
@@ -37,12 +36,13 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
-# Sets of K·D² numbers that the driver holds at a time: for each restart its covariances, factors
-# and statistics; and once the M-step's temporaries and what the estimator keeps.
-_SETS_PER_RESTART = 3
-_SETS_FOR_ALL = 5
-
-__all__ = ["FitReport", "FitSettings", "WarmStart", "fit_mixture"]
+__all__ = [
+    "FitReport",
+    "FitSettings",
+    "WarmStart",
+    "fit_mixture",
+    "repeated_passes",
+]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,14 @@ def fit_mixture(
             observer(event)
 
     check_row_count(source.n_rows, settings.n_components)
-    check_driver_memory(source, settings.family, settings.n_components, settings.n_init)
+    check_driver_memory(
+        source,
+        settings.family,
+        settings.n_components,
+        settings.n_init,
+        settings.acceleration,
+        settings.init_size,
+    )
     budget.check()
     notify(
         FitStarted(
@@ -215,36 +222,3 @@ def _cache(settings: FitSettings) -> CacheSpec | None:
     if settings.cache == 0 or settings.max_iter <= 1 or settings.max_passes == 1:
         return None
     return CacheSpec(uuid.uuid4().hex, settings.cache)
-
-
-def check_driver_memory(
-    source: Source, family: CovarianceFamily, n_components: int, n_init: int
-) -> None:
-    """Refuse a mixture whose own numbers do not fit this process, before anything is read.
-
-    Most often the wrong axis was taken for the features: a covariance of all pixels of an image.
-
-    Parameters
-    ----------
-    source : Source
-    family : CovarianceFamily
-    n_components, n_init : int
-        K, and the restarts that are kept at a time.
-
-    Raises
-    ------
-    MemoryPlanError
-        The covariances and what the M-step makes of them need more.
-    """
-    k, d, limit = n_components, source.n_features, machine_memory()
-    numbers = prod(family.second_moment_shape(k, d)) + 2 * k * d
-    needed = 8 * numbers * (_SETS_FOR_ALL + _SETS_PER_RESTART * n_init)
-    if needed <= limit:
-        return
-    raise MemoryPlanError(
-        f"A {family.name} mixture of {k} components of {d:,} features needs about "
-        f"{needed / 1e9:,.1f} GB for its covariances in this process, which has "
-        f"{limit / 1e9:,.1f} GB. Axis {source.feature_axis} of {source.name}, of shape "
-        f"{source.shape}, was taken for the features: give feature_axis if it is another one, or "
-        f"use fewer components or covariance_type='diag'."
-    )

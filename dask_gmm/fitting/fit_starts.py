@@ -31,11 +31,18 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.strategies import Fitting
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["begin", "check_row_count", "draws_places", "fit_sample_of", "starting_sample"]
+__all__ = [
+    "SAMPLE_STARTS",
+    "begin",
+    "check_row_count",
+    "draws_places",
+    "fit_sample_of",
+    "starting_sample",
+]
 
 # Starts that are fitted to the sample, where that costs no read: the best of five is rarely a bad
 # one.
-_SAMPLE_STARTS = 5
+SAMPLE_STARTS = 5
 
 
 def check_row_count(n_rows: int | None, n_components: int) -> None:
@@ -161,7 +168,7 @@ def _starts(
     """
     rows, count = None if sample is None else sample.rows, settings.n_init
     if acceleration == "variance-reduced" and rows is not None:
-        count = 1 if settings.given.complete else max(count, _SAMPLE_STARTS)
+        count = 1 if settings.given.complete else max(count, SAMPLE_STARTS)
         rows = thinned(rows, settings.n_components, settings.family)
     return [
         initial_parameters(

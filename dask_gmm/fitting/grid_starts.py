@@ -1,21 +1,25 @@
 """Starts for every point of a grid, from one sample in memory and without another read.
 
 Each number of components and each restart draws its own start, which all families share, and each
-start goes some way by EM on the sample, which is cheap beside a read of all data. Then, from the
-most components to the fewest, the best mixture of each point gives the next smaller one another
-start, by merging the pairs that cost least (`mixture.merging`): where k-means has put two centres
-into one component and none into another, a merged start often has not. The best of them by their
-likelihood on the sample go on to the full data.
+start is fitted to the sample, which is cheap beside a read of all data. From the most components to
+the fewest, the best mixture of each point gives the next smaller one another start, by merging the
+pairs that cost least (`mixture.merging`): where k-means has put two centres into one component and
+none into another, a merged start often has not. The best of them by their likelihood on the sample
+go on to the full data.
+
+How far a start is fitted depends on what it is for: variance-reduced EM begins at the sample's own
+optimum, the best of several starts, as in `fit`; plain EM and SQUAREM after some EM on the sample.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
+from dask_gmm.fitting.acceleration.sample_fit import best_ends, thinned
+from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.starts import responsibilities, start_from
 from dask_gmm.mixture.estimation import maximize
@@ -23,11 +27,12 @@ from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.merging import merge_down
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.fitting.fit import FitSettings
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -62,112 +67,140 @@ class GridStart:
 
 
 class StartsOfSize(Protocol):
-    """Draws the starts of K components for all families, one per restart."""
+    """Draws the starts of K components for all points that have so many, one per restart."""
 
-    def __call__(
-        self, n_components: int, families: Sequence[CovarianceFamily], /
-    ) -> dict[CovarianceFamily, list[MixtureParameters]]:
+    def __call__(self, points: Sequence[GridPoint], /) -> dict[GridPoint, list[MixtureParameters]]:
         """Return the starts; one that collapses is left out."""
 
 
 def starts_on_sample(
-    rows: Rows, settings: FitSettings, random_state: np.random.RandomState
+    rows: Rows,
+    settings: FitSettings,
+    accelerations: Mapping[GridPoint, str | None],
+    random_state: np.random.RandomState,
 ) -> StartsOfSize:
-    """Starts by `settings.init_params` on the sample, where families share the draws."""
+    """Starts by `settings.init_params` on the sample, where families share the draws.
 
-    def draw(
-        n_components: int, families: Sequence[CovarianceFamily]
-    ) -> dict[CovarianceFamily, list[MixtureParameters]]:
-        found: dict[CovarianceFamily, list[MixtureParameters]] = {f: [] for f in families}
-        for _ in range(settings.n_init):
-            pieces = list(responsibilities(rows, n_components, settings.init_params, random_state))
-            for family in families:
+    Points that variance-reduced EM fits get several, from a part of the sample: they are to be
+    fitted to it and told apart.
+    """
+
+    def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:
+        k, some, count = points[0].n_components, rows, settings.n_init
+        reduced = [p for p in points if accelerations[p] == "variance-reduced"]
+        if reduced:
+            count = max(count, SAMPLE_STARTS)
+            widest = max(reduced, key=lambda p: p.family.n_parameters(k, rows.shape[1]))
+            some = thinned(rows, k, widest.family)
+        found: dict[GridPoint, list[MixtureParameters]] = {p: [] for p in points}
+        for number in range(count):
+            pieces = list(responsibilities(some, k, settings.init_params, random_state))
+            for point in points if number < settings.n_init else reduced:
                 try:
                     start = start_from(
-                        rows,
+                        some,
                         pieces,
-                        n_components,
-                        family,
+                        k,
+                        point.family,
                         settings.init_params,
                         settings.reg_covar,
                     )
                 except CollapsedComponentError:
                     continue
-                found[family].append(start)
+                found[point].append(start)
         return found
 
     return draw
 
 
 def grid_starts(
-    points: Sequence[GridPoint], draw: StartsOfSize, rows: Rows, settings: FitSettings
+    points: Sequence[GridPoint],
+    accelerations: Mapping[GridPoint, str | None],
+    draw: StartsOfSize,
+    sample: SampleRows,
+    settings: FitSettings,
+    advanced: Callable[[], None] = lambda: None,
 ) -> dict[GridPoint, list[GridStart]]:
-    """Return up to `settings.n_init` starts for each point, the best first.
+    """Return the starts of each point, the best first.
+
+    They are `settings.n_init` at most, not counted those of k-means|| that variance-reduced EM
+    tries as they are, besides those that have been fitted to the sample: they come from all rows
+    and may know more.
 
     Parameters
     ----------
     points : sequence of GridPoint
+    accelerations : mapping of GridPoint to str or None
     draw : StartsOfSize
-    rows : (m, D) floating
-        The sample.
+    sample : SampleRows
     settings : FitSettings
         Of the whole grid.
+    advanced : callable
+        Called when a point has its starts.
     """
     found: dict[GridPoint, list[GridStart]] = {}
     with single_threaded_blas(), single_threaded_openmp():
+        drawn: dict[GridPoint, list[MixtureParameters]] = {}
         for n_components in sorted({p.n_components for p in points}):
-            mine = [p for p in points if p.n_components == n_components]
-            drawn = draw(n_components, [p.family for p in mine])
-            for point in mine:
-                starts = drawn[point.family]
-                found[point] = _polished(starts, rows, settings, settings.init_params)
+            drawn.update(draw([p for p in points if p.n_components == n_components]))
         for family in dict.fromkeys(p.family for p in points):
-            _hand_down([p for p in points if p.family is family], found, rows, settings)
-    return {point: starts[: settings.n_init] for point, starts in found.items()}
+            larger: GridPoint | None = None
+            mine = [p for p in points if p.family is family]
+            for point in sorted(mine, key=lambda p: -p.n_components):
+                starts = [(start, settings.init_params) for start in drawn.pop(point)]
+                if larger is not None and found[larger]:
+                    starts += _handed_down(found[larger][0].parameters, point, sample, settings)
+                fitted = _fitted if accelerations[point] == "variance-reduced" else _polished
+                found[point] = fitted(starts, sample, settings)
+                larger = point
+                advanced()
+    return found
 
 
-def _hand_down(
-    points: Sequence[GridPoint],
-    found: dict[GridPoint, list[GridStart]],
-    rows: Rows,
-    settings: FitSettings,
-) -> None:
-    """Give each point of a family a start that comes from the next larger one."""
-    falling = sorted(points, key=lambda p: -p.n_components)
-    for larger, smaller in pairwise(falling):
-        if not found[larger] or larger.n_components > MOST_HANDED_DOWN:
-            continue
-        merged = _merged(found[larger][0].parameters, smaller.n_components, rows, settings)
-        if merged is None:
-            continue
-        origin = f"merged from {larger.n_components}"
-        starts = [*found[smaller], *_polished([merged], rows, settings, origin)]
-        found[smaller] = sorted(starts, key=lambda s: -s.bound)
-
-
-def _merged(
-    parameters: MixtureParameters, n_components: int, rows: Rows, settings: FitSettings
-) -> MixtureParameters | None:
-    """The mixture with its cheapest pairs merged until `n_components` are left."""
-    (statistics,) = get_kernel(settings.kernel).statistics(rows, [Candidate(parameters)])
-    if statistics.n_components <= n_components:  # it has lost components itself
-        return None
+def _handed_down(
+    larger: MixtureParameters, point: GridPoint, sample: SampleRows, settings: FitSettings
+) -> list[tuple[MixtureParameters, str]]:
+    """The start that a larger mixture gives, with its cheapest pairs merged; none if it cannot."""
+    if larger.n_components > MOST_HANDED_DOWN:
+        return []
+    (statistics,) = get_kernel(settings.kernel).statistics(sample.rows, [Candidate(larger)])
+    if statistics.n_components <= point.n_components:  # it has lost components itself
+        return []
     try:
-        merged = merge_down(statistics, n_components, settings.reg_covar)
-        return maximize(merged, settings.reg_covar)
+        merged = merge_down(statistics, point.n_components, settings.reg_covar)
+        start = maximize(merged, settings.reg_covar)
     except CollapsedComponentError:
-        return None
+        return []
+    return [(start, f"merged from {larger.n_components}")]
+
+
+def _fitted(
+    starts: Sequence[tuple[MixtureParameters, str]], sample: SampleRows, settings: FitSettings
+) -> list[GridStart]:
+    """The best ends of fits to the sample, and what comes from all rows as it is."""
+    if not starts:
+        return []
+    ends = best_ends(sample, [p for p, _ in starts], settings.reg_covar, settings.n_init)
+    fitted = [GridStart(end.parameters, end.value, starts[end.start][1]) for end in ends]
+    if settings.init_params != "k-means||":
+        return fitted
+    drawn = [(p, name) for p, name in starts if name == settings.init_params]
+    return fitted + [GridStart(p, sample.evaluate(p)[0], name) for p, name in drawn]
 
 
 def _polished(
-    starts: Sequence[MixtureParameters], rows: Rows, settings: FitSettings, origin: str
+    starts: Sequence[tuple[MixtureParameters, str]], sample: SampleRows, settings: FitSettings
 ) -> list[GridStart]:
-    """The starts after some EM on the sample, the best first."""
+    """The starts after some EM on the sample, the best `n_init` of them."""
     kernel = get_kernel(settings.kernel)
     steps = min(settings.max_iter, POLISH_ITERATIONS)
+    tol, reg_covar = POLISH_TOL * settings.tol, settings.reg_covar
     results = run(
-        [PlainEM(start, POLISH_TOL * settings.tol, steps, settings.reg_covar) for start in starts],
-        lambda candidates: kernel.statistics(rows, candidates),
+        [PlainEM(start, tol, steps, reg_covar) for start, _ in starts],
+        lambda candidates: kernel.statistics(sample.rows, candidates),
     )
-    polished = [GridStart(r.parameters, r.lower_bound, origin) for r in results]
-    return sorted(polished, key=lambda s: -s.bound)
+    polished = [
+        GridStart(r.parameters, r.lower_bound, origin)
+        for r, (_, origin) in zip(results, starts, strict=True)
+    ]
+    return sorted(polished, key=lambda s: -s.bound)[: settings.n_init]

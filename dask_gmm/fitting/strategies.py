@@ -62,25 +62,37 @@ def choose_acceleration(
 
 
 def make_strategy(
-    start: MixtureParameters,
+    starts: Sequence[MixtureParameters],
     settings: FitSettings,
+    acceleration: str | None,
     m_step: MStep,
+    rows: SampleRows | None = None,
     previous_bound: float = -np.inf,
-) -> PlainEM:
-    """Return plain EM from `start`.
+) -> Fitting:
+    """Build one strategy.
 
     Parameters
     ----------
-    start : MixtureParameters
+    starts : sequence of MixtureParameters
+        The first read chooses the best; plain EM takes one.
     settings : FitSettings
+    acceleration : {"variance-reduced", "squarem", None}
     m_step : MStep
-        Of this restart alone: it keeps notes.
+        Of this strategy alone: it keeps notes.
+    rows : SampleRows, optional
+        What variance-reduced EM works on.
     previous_bound : float
         The lower bound that a warm start continues from.
     """
-    return PlainEM(
-        start, settings.tol, settings.max_iter, settings.reg_covar, previous_bound, m_step
-    )
+    rules = (settings.tol, settings.max_iter, settings.reg_covar)
+    if acceleration is None:
+        (start,) = starts
+        return PlainEM(start, *rules, previous_bound, m_step)
+    by_change = settings.stopping == "change"
+    if acceleration == "squarem":
+        return Squarem(tuple(starts), *rules, by_change, previous_bound, m_step)
+    assert rows is not None
+    return VarianceReducedEM(tuple(starts), *rules, by_change, previous_bound, m_step, sample=rows)
 
 
 def make_strategies(
@@ -105,26 +117,21 @@ def make_strategies(
     n_threads : int
         Threads of this process for the sample's E-steps.
     """
-    tol, most, reg = settings.tol, settings.max_iter, settings.reg_covar
     bound = -np.inf if warm is None else warm.lower_bound
-    by_change = settings.stopping == "change"
 
-    def m_step() -> MStep:
-        rows = None if sample is None else sample.rows
-        return MStep(reg, settings.on_collapse, rows, settings.kernel)
+    def make(starts: Sequence[MixtureParameters], rows: SampleRows | None = None) -> Fitting:
+        reseeding = None if sample is None else sample.rows
+        m_step = MStep(settings.reg_covar, settings.on_collapse, reseeding, settings.kernel)
+        return make_strategy(starts, settings, acceleration, m_step, rows, bound)
 
-    if acceleration is None:
-        return [make_strategy(start, settings, m_step(), bound) for start in starts]
-    if acceleration == "squarem":
-        return [Squarem((start,), tol, most, reg, by_change, bound, m_step()) for start in starts]
+    if acceleration != "variance-reduced":
+        return [make((start,)) for start in starts]
     assert sample is not None
     rows = SampleRows(sample.rows, settings.kernel, n_threads)
-    tried = fit_sample(rows, starts, reg, settings.n_init)
+    tried = fit_sample(rows, starts, settings.reg_covar, settings.n_init)
     if warm is not None or settings.given.any:
         # Whoever gave it may know more than the sample: the first read tells.
         tried = (*tried, starts[0])
     elif settings.init_params == "k-means||":
         tried = (*tried, *starts)  # they come from all rows, and so they do know more
-    return [
-        VarianceReducedEM(tried, tol, most, reg, by_change, bound, m_step(), sample=rows),
-    ]
+    return [make(tried, rows)]

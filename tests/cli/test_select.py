@@ -44,6 +44,34 @@ def test_select_prints_a_table_and_how_it_went(points: Path, run: Run) -> None:
     assert any(line.startswith("3 components, full: converged after") for line in lines)
 
 
+def test_select_says_how_it_was_fitted(points: Path, run: Run) -> None:
+    words = ("-k", "2:3", "--seed", 0, "--tol", 0, "--max-passes", 3)
+    done = run("select", points, *words, "--acceleration", "squarem")
+    assert done.exit_code == 3, done.stderr
+    assert "steps    squarem" in done.stdout
+    assert "max_passes ← best" in done.stdout
+    told = json.loads(run("select", points, *words, "--acceleration", "none", "--json").stdout)
+    assert [row["acceleration"] for row in told["table"]] == [None, None]
+    assert told["passes"] == 3
+    assert "plain EM" in run("select", points, "-k", 2).stdout, "all rows are in the sample"
+
+
+def test_work_on_the_sample_is_shown(
+    points: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may last longer than a pass: the starts at first, the steps after each read."""
+    monkeypatch.setattr("dask_gmm.fitting.sample_progress._INTERVAL", 0.0)
+    words = ("select", points, "-k", "2:3", "--acceleration", "variance-reduced", "--seed", 0)
+    done = run(*words, "--progress", "json")
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    work = [(e["work"], e["done"], e["total"]) for e in told if e["event"] == "SampleAdvanced"]
+    assert work[:2] == [("fitting the sample", 1, 2), ("fitting the sample", 2, 2)]
+    assert work[2:4] == [("finding the next steps", 1, 2), ("finding the next steps", 2, 2)]
+    monkeypatch.setattr("dask_gmm.cli.progress.LINE_EVERY", 0.0)
+    assert "fitting the sample: 1 of 2 mixtures" in run(*words).stderr
+    assert run(*words, "--progress", "bar").exit_code == 0
+
+
 def test_select_on_a_terminal_shows_candidates(points: Path, run: Run) -> None:
     done = run("select", points, "-k", "2:3", "--progress", "bar")
     assert done.exit_code == 0, done.stderr

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.direct.layout import direct_layout
-from dask_gmm.data.source import ZarrSource, open_source
+from dask_gmm.data.source import Source, ZarrSource, open_source
 from dask_gmm.errors import CorruptChunkError, MissingChunkError
 
 Values = NDArray[Any]
@@ -195,7 +195,7 @@ def damages(whole: bytes) -> dict[str, bytes | None]:
     }
 
 
-def outcome(source: ZarrSource) -> tuple[type[BaseException], str] | bytes:
+def outcome(source: Source) -> tuple[type[BaseException], str] | bytes:
     """What reading the second block comes to: an error's type and message, or the bytes."""
     try:
         return source.read(source.block(1)).tobytes()

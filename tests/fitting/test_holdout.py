@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,10 @@ from hypothesis import strategies as st
 from dask_gmm.data.source import NumpySource
 from dask_gmm.errors import NonFiniteError
 from dask_gmm.execution import LocalBackend, plan_pass
+from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.fit import FitSettings
+from dask_gmm.fitting.grid_sample import draw_grid_sample
+from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.holdout import (
     HoldOut,
     HoldOutEvaluator,
@@ -19,6 +24,7 @@ from dask_gmm.fitting.holdout import (
     TrainingRowsJob,
 )
 from dask_gmm.fitting.sampling import draw_sample
+from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from tests.mixture.problems import draw, random_mixture
 
@@ -78,6 +84,26 @@ def test_a_bad_row_is_named_by_its_place_in_the_data(wanted: bool) -> None:
     plan = plan_pass(source(rows), n_threads=1)
     with pytest.raises(NonFiniteError, match=rf"row {row} of NumPy array"):
         HoldOutEvaluator(LocalBackend(1), plan, held_out=SPLIT).evaluate([Candidate(P)])
+
+
+@pytest.mark.parametrize("init_size", [300, 5000])
+def test_what_leads_a_grid_has_seen_no_held_out_row(init_size: int) -> None:
+    """Part of the rows or all: the sample of accelerated strategies has only rows trained on."""
+    rows = draw(3, P, 2000)
+    points = [GridPoint(2, P.family)]
+    fit = FitSettings(2, P.family, 1e-3, 1e-6, 9, 1, "kmeans", init_size, "auto", GivenParameters())
+    fit = replace(fit, acceleration="variance-reduced")
+    random_state, backend = np.random.RandomState(0), LocalBackend(1)
+    sample = draw_grid_sample(
+        source(rows), backend, points, fit, random_state, SPLIT, lambda event: None
+    )
+    plan = plan_pass(source(rows), n_threads=1)
+    ((_, strategy, _),) = sample.begin(plan, backend, random_state, lambda event: None)
+    assert isinstance(strategy, VarianceReducedEM)
+    seen = {row.tobytes() for row in strategy.sample.rows}
+    held = masks(rows)
+    assert seen <= {row.tobytes() for row in rows[~held]}
+    assert len(seen) == ((~held).sum() if init_size > 2000 else len(strategy.sample))
 
 
 def test_a_sample_for_the_start_holds_no_held_out_row() -> None:

@@ -68,7 +68,9 @@ class Moments:
         return Moments(self.counts, self.first + other.first, self.second + other.second)
 
 
-def packed(design: Design, own: Moments, products: Moments | None, rng: np.random.Generator):
+def packed(
+    design: Design, own: Moments, products: Moments | None, rng: np.random.Generator
+) -> np.ndarray:
     """(K, sums) as a program leaves them, what is kept in lanes torn at random."""
     d, n = design.n_features, design.lanes.count
     i, j = np.tril_indices(d) if design.dense else (np.arange(d),) * 2
@@ -101,9 +103,8 @@ def packed(design: Design, own: Moments, products: Moments | None, rng: np.rando
 
 
 def in_family(m: Moments, family: str) -> np.ndarray:
-    if family == "tied":
-        return m.second.sum(axis=0)
-    return m.second.sum(axis=1) if family == "spherical" else m.second
+    axis = {"tied": 0, "spherical": 1}.get(family)
+    return m.second if axis is None else np.sum(m.second, axis=axis)
 
 
 def is_narrow(m: Moments, family: str, reference: np.ndarray, limit: float) -> bool:

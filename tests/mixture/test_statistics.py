@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_equality_sees_every_number() -> None:
 def test_all_sums_lie_in_one_array(family: str) -> None:
     kind = covariance_family(family)
     rng = np.random.default_rng(5)
-    given = {
+    given: dict[str, Any] = {
         "log_likelihood": -3.0,
         "weight": 4.0,
         "counts": rng.uniform(size=K),

@@ -7,6 +7,7 @@ but the best cost no pass at all.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["fit_sample", "thinned"]
+__all__ = ["SampleEnd", "best_ends", "fit_sample", "thinned"]
 
 # Starts are told apart on this many rows for each free parameter, and at least so many.
 _ROWS_PER_PARAMETER = 50
@@ -33,6 +34,24 @@ _ROUGH = 1e-6
 _FINE = 1e-7
 # Nats per row: ends whose heights differ by less are the same optimum.
 _SAME_END = 1e-5
+
+
+@dataclass(frozen=True)
+class SampleEnd:
+    """Where a start has ended on the sample.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+    value : float
+        The sample's regularised log-likelihood, in nats per row.
+    start : int
+        Which of the starts it was.
+    """
+
+    parameters: MixtureParameters
+    value: float
+    start: int
 
 
 def thinned(
@@ -52,6 +71,19 @@ def fit_sample(
     *,
     evaluations: int = _EVALUATIONS,
 ) -> tuple[MixtureParameters, ...]:
+    """Fit the sample from each start, and return the `keep` best ends; see `best_ends`."""
+    ends = best_ends(sample, starts, reg_covar, keep, evaluations=evaluations)
+    return tuple(end.parameters for end in ends)
+
+
+def best_ends(
+    sample: SampleRows,
+    starts: Sequence[MixtureParameters],
+    reg_covar: float,
+    keep: int = 1,
+    *,
+    evaluations: int = _EVALUATIONS,
+) -> tuple[SampleEnd, ...]:
     """Fit the sample from each start, and return the `keep` best ends, the best first.
 
     Parameters
@@ -65,21 +97,18 @@ def fit_sample(
     evaluations : int
         Most E-steps over the sample for each start.
     """
-    ends = []
     whole = SampleObjective(sample, reg_covar)
     rows = thinned(sample.rows, starts[0].n_components, starts[0].family)
     fewer = SampleRows(rows, sample.kernel, sample.n_threads)
     thin = SampleObjective(fewer, reg_covar)
-    for start in starts:
-        end = climb(thin, thin(start), _ROUGH, evaluations)
-        ends.append(whole(end.parameters))
-    ends.sort(key=lambda point: -point.value)
-    best = [climb(whole, end, _FINE, evaluations) for end in ends[:keep]]
+    rough = [whole(climb(thin, thin(start), _ROUGH, evaluations).parameters) for start in starts]
+    order = sorted(range(len(rough)), key=lambda i: -rough[i].value)
+    best = []
+    for i in order[:keep]:
+        point = climb(whole, rough[i], _FINE, evaluations)
+        best.append(SampleEnd(point.parameters, point.value, i))
     sample.evaluations += fewer.evaluations
-    best.sort(key=lambda point: -point.value)
-    distinct = [
-        point
-        for i, point in enumerate(best)
-        if i == 0 or best[i - 1].value - point.value > _SAME_END
-    ]
-    return tuple(point.parameters for point in distinct)
+    best.sort(key=lambda end: -end.value)
+    return tuple(
+        end for i, end in enumerate(best) if i == 0 or best[i - 1].value - end.value > _SAME_END
+    )

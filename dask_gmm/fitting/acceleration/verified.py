@@ -103,6 +103,11 @@ class VerifiedEM:
         if self.max_iter == 0:
             self.outcome = Outcome.MAX_ITER
 
+    @property
+    def stands_at(self) -> MixtureParameters | None:
+        """The last accepted mixture, which a pass has evaluated; None before and after a mend."""
+        return None if self._at is None else self._at.parameters
+
     # -- what a subclass decides -----------------------------------------------------------------
 
     def choose(self, at: Point) -> Trial:

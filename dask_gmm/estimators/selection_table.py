@@ -1,0 +1,177 @@
+"""What a selection returns: a row for each mixture of the grid, and the best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dask_gmm.fitting.events import Outcome
+
+if TYPE_CHECKING:
+    from dask_gmm.estimators.gaussian_mixture import GaussianMixture
+    from dask_gmm.fitting.events import PassFinished
+    from dask_gmm.fitting.selection import PointResult
+
+__all__ = ["Selection", "SelectionRow", "row_of"]
+
+
+@dataclass(frozen=True)
+class SelectionRow:
+    """What came of one number of components with one covariance type.
+
+    Attributes
+    ----------
+    n_components : int
+    covariance_type : str
+    n_parameters : int
+        Free parameters.
+    log_likelihood : float
+        Σ_n log p(x_n) of the rows trained on, in nats.
+    score : float
+        The same per row.
+    bic, aic, icl : float
+        Lower is better. ICL is BIC plus twice the entropy of the responsibilities.
+    heldout : float or None
+        Mean log-density of the rows held out, in nats; higher is better.
+    passes : int
+        Reads of the data that this mixture took part in.
+    seconds : float
+        Its share of their time.
+    outcome : str
+        'converged', 'max_iter', 'max_passes', 'max_bytes', 'collapsed', or 'dropped': it could not
+        have won any more, and its numbers are those of its last pass.
+    start : str
+        Where the best start came from: a method, or "merged from K" components.
+    acceleration : str or None
+        What it was fitted with: 'variance-reduced', 'squarem', or None for plain EM.
+    remaining_gain : float or None
+        Estimated rise from `score` to its optimum, in nats per row; None where there is none.
+    """
+
+    n_components: int
+    covariance_type: str
+    n_parameters: int
+    log_likelihood: float
+    score: float
+    bic: float
+    aic: float
+    icl: float
+    heldout: float | None
+    passes: int
+    seconds: float
+    outcome: str
+    start: str
+    acceleration: str | None
+    remaining_gain: float | None
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """What came of a selection.
+
+    Attributes
+    ----------
+    criterion : str
+    table : tuple of SelectionRow
+        A row for each covariance type and number of components; ``pandas.DataFrame(s.table)``.
+    best : SelectionRow
+    best_model : GaussianMixture
+        Fitted; it predicts and saves like any other.
+    n_rows : int
+        Rows of the data, those held out included.
+    n_passes : int
+        Full reads by the iterations.
+    history : tuple of PassFinished
+        One record a pass.
+    seconds : float
+    """
+
+    criterion: str
+    table: tuple[SelectionRow, ...]
+    best: SelectionRow
+    best_model: GaussianMixture
+    n_rows: int
+    n_passes: int
+    history: tuple[PassFinished, ...]
+    seconds: float
+
+    @property
+    def best_n_components(self) -> int:
+        """K of the best."""
+        return self.best.n_components
+
+    @property
+    def best_covariance_type(self) -> str:
+        """Covariance type of the best."""
+        return self.best.covariance_type
+
+    @property
+    def curve(self) -> dict[str, dict[int, float]]:
+        """The criterion by number of components, for each covariance type."""
+        curves: dict[str, dict[int, float]] = {}
+        for row in self.table:
+            curves.setdefault(row.covariance_type, {})[row.n_components] = self.value(row)
+        return curves
+
+    def value(self, row: SelectionRow) -> float:
+        """The criterion of a row; NaN where it has none."""
+        found = getattr(row, self.criterion)
+        return float("nan") if found is None else float(found)
+
+    def __repr__(self) -> str:
+        best = self.best
+        head = (
+            f"Selection by {self.criterion}: {best.n_components} components, "
+            f"{best.covariance_type} covariance, of {len(self.table)} mixtures in "
+            f"{self.n_passes} passes over {self.n_rows:,} rows"
+        )
+        lines = [head, f"   {'K':>4}  {'type':<9}  {self.criterion:>18}  passes  outcome"]
+        for row in self.table:
+            mark = "→" if row is best else " "
+            lines.append(
+                f" {mark} {row.n_components:>4}  {row.covariance_type:<9}  "
+                f"{self.value(row):>18,.4f}  {row.passes:>6}  {row.outcome}"
+            )
+        return "\n".join(lines)
+
+
+def row_of(result: PointResult) -> SelectionRow:
+    """What came of a point of the grid."""
+    point, nan = result.point, float("nan")
+    if result.best is None or result.best.judged is None:
+        return SelectionRow(
+            n_components=point.n_components,
+            covariance_type=point.family.name,
+            n_parameters=0,
+            log_likelihood=nan,
+            score=nan,
+            bic=nan,
+            aic=nan,
+            icl=nan,
+            heldout=None,
+            passes=0,
+            seconds=0.0,
+            outcome=Outcome.COLLAPSED.value,
+            start="none",
+            acceleration=result.acceleration,
+            remaining_gain=None,
+        )
+    best, judged = result.best, result.best.judged
+    criteria, outcome = judged.criteria, best.outcome or Outcome.DROPPED
+    return SelectionRow(
+        n_components=point.n_components,
+        covariance_type=point.family.name,
+        n_parameters=judged.parameters.n_parameters,
+        log_likelihood=criteria.log_likelihood,
+        score=criteria.log_likelihood / judged.rows,
+        bic=criteria.bic,
+        aic=criteria.aic,
+        icl=criteria.icl,
+        heldout=judged.heldout,
+        passes=result.passes,
+        seconds=result.seconds,
+        outcome=outcome.value,
+        start=best.origin,
+        acceleration=result.acceleration,
+        remaining_gain=best.finish().remaining_gain,
+    )

@@ -1,0 +1,217 @@
+"""Where a grid begins: what accelerates each point, the sample that all share, and the starts."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dask_gmm.errors import CollapsedComponentError
+from dask_gmm.execution.local import LocalBackend
+from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
+from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.fitting.collapse import MStep
+from dask_gmm.fitting.events import StartsFound
+from dask_gmm.fitting.fit_starts import check_row_count, starting_sample
+from dask_gmm.fitting.grid_starts import grid_starts, starts_on_sample
+from dask_gmm.fitting.holdout import TrainingRowsJob
+from dask_gmm.fitting.kmeans_parallel import draw_places
+from dask_gmm.fitting.sample_progress import SampleProgress
+from dask_gmm.fitting.sampling import automatic_size, bounded_size
+from dask_gmm.fitting.starts import check_distinct
+from dask_gmm.fitting.strategies import choose_acceleration, make_strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+
+    from dask_gmm.data.source import Source
+    from dask_gmm.execution.backend import Backend, BlockJob
+    from dask_gmm.execution.plan import Plan
+    from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.fit import FitSettings
+    from dask_gmm.fitting.grid_starts import GridPoint, GridStart, StartsOfSize
+    from dask_gmm.fitting.holdout import HoldOut
+    from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.strategies import Fitting
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+    Accelerations = dict[GridPoint, str | None]
+    Wrap = Callable[[BlockJob[Any]], BlockJob[Any]]
+
+__all__ = ["GridSample", "choose_accelerations", "draw_grid_sample"]
+
+_FEWEST_SAMPLED = 25_000
+_ROWS_PER_PARAMETER = 50
+
+
+def choose_accelerations(
+    source: Source, points: Sequence[GridPoint], settings: FitSettings
+) -> tuple[Accelerations, int]:
+    """Settle what accelerates each point, by the rule of `fit`, and the rows of the sample.
+
+    The sample is one for all: that which `fit` would draw for the largest mixture. Where it leads
+    nobody, a smaller one does for the starts.
+    """
+    d = source.n_features
+    n_parameters = {p: p.family.n_parameters(p.n_components, d) for p in points}
+    most = max(n_parameters.values())
+    size = settings.init_size or automatic_size(most, d)
+    chosen: Accelerations = {
+        p: choose_acceleration(settings.acceleration, source, size, n)
+        for p, n in n_parameters.items()
+    }
+    if settings.init_size is None and "variance-reduced" not in chosen.values():
+        size = bounded_size(max(_FEWEST_SAMPLED, _ROWS_PER_PARAMETER * most), d)
+    return chosen, max(size, *(p.n_components for p in points))
+
+
+def draw_grid_sample(
+    source: Source,
+    backend: Backend,
+    points: Sequence[GridPoint],
+    settings: FitSettings,
+    random_state: np.random.RandomState,
+    held_out: HoldOut | None,
+    notify: Observer,
+) -> GridSample:
+    """Draw the sample of a grid; rows held out are not in it.
+
+    Raises
+    ------
+    InputError
+        It has fewer rows than components, or than different ones.
+    """
+    accelerations, size = choose_accelerations(source, points, settings)
+
+    def wrap(job: BlockJob[Any]) -> BlockJob[Any]:
+        return job if held_out is None else TrainingRowsJob(job, held_out, source.block_bytes)
+
+    sample = starting_sample(source, backend, size, random_state, notify, wrap)
+    most = max(p.n_components for p in points)
+    check_row_count(sample.rows.shape[0], most)
+    check_distinct(sample.rows, most)
+    if sample.complete and settings.acceleration == "auto":
+        accelerations = dict.fromkeys(points)  # chunks of unknown sizes turn out to be few
+    return GridSample(points, settings, accelerations, sample, wrap)
+
+
+class GridSample:
+    """The sample of a grid, and what begins on it.
+
+    Parameters
+    ----------
+    points : sequence of GridPoint
+    settings : FitSettings
+        What all points share.
+    accelerations : dict
+        Of each point.
+    sample : Sample
+    wrap : callable
+        Makes of a job over all rows one over the rows trained on.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[GridPoint],
+        settings: FitSettings,
+        accelerations: Accelerations,
+        sample: Sample,
+        wrap: Wrap,
+    ) -> None:
+        self.accelerations = accelerations
+        self._points = tuple(points)
+        self._settings = settings
+        self._wrap = wrap
+        self._rows = SampleRows(sample.rows, settings.kernel, LocalBackend().n_threads)
+
+    def begin(
+        self,
+        plan: Plan,
+        backend: Backend,
+        random_state: np.random.RandomState,
+        notify: Observer,
+    ) -> Iterator[tuple[GridPoint, Fitting, list[str]]]:
+        """Find the starts, and yield each strategy that sets out, with where its starts come from.
+
+        Variance-reduced EM takes all starts of its point, between which the first read decides;
+        others take one each.
+
+        Raises
+        ------
+        CollapsedComponentError
+            No point has a start with positive definite covariances.
+        """
+        for point, starts in self._starts(plan, backend, random_state, notify).items():
+            reduced = self.accelerations[point] == "variance-reduced"
+            for group in [starts] if reduced and starts else [[start] for start in starts]:
+                yield point, self._strategy(point, group), [start.origin for start in group]
+
+    def _strategy(self, point: GridPoint, starts: Sequence[GridStart]) -> Fitting:
+        mine = replace(self._settings, n_components=point.n_components, family=point.family)
+        m_step = MStep(mine.reg_covar, mine.on_collapse, self._rows.rows, mine.kernel)
+        parameters = [start.parameters for start in starts]
+        return make_strategy(parameters, mine, self.accelerations[point], m_step, self._rows)
+
+    def _starts(
+        self,
+        plan: Plan,
+        backend: Backend,
+        random_state: np.random.RandomState,
+        notify: Observer,
+    ) -> dict[GridPoint, list[GridStart]]:
+        begun = time.perf_counter()
+        settings, points = self._settings, self._points
+        draw = (
+            self._draw_from_all(plan, backend, random_state, notify)
+            if settings.init_params == "k-means||"
+            else starts_on_sample(self._rows.rows, settings, self.accelerations, random_state)
+        )
+        progress = SampleProgress(notify, "fitting the sample", len(points))
+        starts = grid_starts(
+            points, self.accelerations, draw, self._rows, settings, progress.advanced
+        )
+        count = sum(len(found) for found in starts.values())
+        if not count:
+            raise CollapsedComponentError(
+                "No number of components has a start with positive definite covariances: increase "
+                "reg_covar, scale the data, or select among fewer components."
+            )
+        notify(StartsFound(count, settings.init_params, time.perf_counter() - begun))
+        return {point: starts[point] for point in points}
+
+    def _draw_from_all(
+        self,
+        plan: Plan,
+        backend: Backend,
+        random_state: np.random.RandomState,
+        notify: Observer,
+    ) -> StartsOfSize:
+        """Starts by k-means||: rows drawn once, for the most components, serve all points."""
+        settings = self._settings
+        with single_threaded_blas(), single_threaded_openmp():
+            places = draw_places(
+                backend,
+                plan,
+                self._rows.rows,
+                n_components=max(p.n_components for p in self._points),
+                families=tuple(dict.fromkeys(p.family for p in self._points)),
+                n_init=settings.n_init,
+                random_state=random_state,
+                notify=notify,
+                wrap=self._wrap,
+            )
+
+        def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:
+            found: dict[GridPoint, list[MixtureParameters]] = {p: [] for p in points}
+            for point in points:
+                k, family = point.n_components, point.family
+                for drawn in places:
+                    with suppress(CollapsedComponentError):
+                        start = drawn.start(k, family, settings.reg_covar, random_state)
+                        found[point].append(start)
+            return found
+
+        return draw

@@ -1,0 +1,76 @@
+"""What is refused covers what is held: sets of K·D² numbers, measured while strategies run."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from dask_gmm.data.source import NumpySource
+from dask_gmm.errors import MemoryPlanError
+from dask_gmm.execution.machine import single_threaded_blas
+from dask_gmm.fitting import driver_memory
+from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.fitting.acceleration.sample_fit import fit_sample
+from dask_gmm.fitting.acceleration.squarem import Squarem
+from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.driver_memory import check_driver_memory
+from dask_gmm.fitting.loop import PlainEM, run
+from dask_gmm.mixture.covariance import FULL
+from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.mixture.parameters import MixtureParameters
+
+if TYPE_CHECKING:
+    from dask_gmm.fitting.strategies import Fitting
+
+K, D, REG = 4, 128, 0.1
+SET = 8 * (K * D * D + 2 * K * D)
+
+
+def strategy(kind: str | None, rows: np.ndarray, starts: list[MixtureParameters]) -> Fitting:
+    if kind is None:
+        return PlainEM(starts[0], 0.0, 8, REG)
+    if kind == "squarem":
+        return Squarem((starts[0],), 0.0, 8, REG)
+    sample = SampleRows(rows[::4].copy(), "blas")
+    return VarianceReducedEM(fit_sample(sample, starts, REG), 0.0, 8, REG, sample=sample)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [None, "squarem", "variance-reduced"])
+def test_the_count_covers_what_a_fit_holds(kind: str | None) -> None:
+    rng = np.random.default_rng(0)
+    rows = 0.2 * rng.normal(size=(K, D))[rng.integers(K, size=1600)] + rng.normal(size=(1600, D))
+    identity = np.stack([np.eye(D)] * K)
+    starts = [
+        MixtureParameters.create(
+            FULL, np.full(K, 1 / K), rows[rng.integers(1600, size=K)], identity
+        )
+        for _ in range(5)
+    ]
+    kernel = get_kernel("blas")
+    with single_threaded_blas():
+        tracemalloc.start()
+        try:
+            run([strategy(kind, rows, starts)], lambda some: kernel.statistics(rows, some))
+            peak = tracemalloc.get_traced_memory()[1] / SET
+        finally:
+            tracemalloc.stop()
+    counted = driver_memory._SETS_AT_WORK[kind] + driver_memory._held(kind, 1)
+    workspace = kernel.workspace_bytes(D, [K], [FULL]) / SET
+    assert peak <= counted + workspace
+    assert counted <= 2 * peak
+
+
+def test_more_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the acceleration that will be chosen holds: five starts are fitted to a sample."""
+    source = NumpySource.of(np.zeros((100_000, 8)))
+    monkeypatch.setattr(driver_memory, "machine_memory", lambda: 8 * (4 * 64 + 64) * 20)
+    check_driver_memory(source, FULL, 4, 1, None, 10_000)
+    with pytest.raises(MemoryPlanError, match="covariance_type='diag'"):
+        check_driver_memory(source, FULL, 4, 6, None, 10_000)
+    check_driver_memory(source, FULL, 4, 1, "auto", 10_000)
+    with pytest.raises(MemoryPlanError):
+        check_driver_memory(source, FULL, 4, 1, "variance-reduced", 10_000)
