@@ -80,12 +80,16 @@ def gathered(design: Design, sums: Array, log_likelihood: float, reference: Arra
             i, j = _lower(d)
             second = second.reshape(k, design.padded, design.padded)[:, i, j]
     own = Moments(counts, first, _in_shape(second, d, family), log_likelihood)
-    lanes = sums[:, design.shared_offset :].reshape(k, -1, design.lanes.count)
-    if not lanes.size or not np.any(lanes[:, 0]):
+    if not design.shares_products:
         return own
-    found = lanes.sum(axis=2)
+    shared_counts, products = np.split(sums[:, design.shared_offset :], [design.lanes.count], axis=1)
+    if not shared_counts.any():
+        return own
+    linear = design.n_second_products * design.lanes.count
     about_centre = Moments(
-        found[:, 0], found[:, 1 : d + 1], _in_shape(found[:, d + 1 :], d, family)
+        shared_counts.sum(axis=1),
+        products[:, linear : linear + d],
+        _in_shape(products[:, _circle(design)], d, family),
     ).moved(-reference, family)
     return Moments(
         counts,
@@ -106,6 +110,19 @@ def _in_shape(second: Array, d: int, family: CovarianceFamily) -> Array:
         return dense.sum(axis=0) if family is TIED else dense
     squares = second[:, :d]
     return squares if family is DIAGONAL else squares.sum(axis=1)
+
+
+@lru_cache(maxsize=8)
+def _circle(design: Design) -> NDArray[np.intp]:
+    """Where the products of a lower triangle, or the squares, are; see `products`."""
+    d = design.n_features
+    if not design.dense:
+        return np.arange(d)
+    i, j = _lower(d)
+    distance = i - j
+    return np.where(
+        distance <= d // 2, distance * design.padded + j, (d - distance) * design.padded + i
+    )
 
 
 @lru_cache(maxsize=8)

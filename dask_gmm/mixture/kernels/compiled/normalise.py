@@ -29,9 +29,9 @@ __all__ = [
     "responsibilities",
 ]
 
-NEGLIGIBLE = 1e-30
-"""Responsibilities below this count as zero. A row's own rounding, 1e-16, is so much larger that
-they could not be seen in any sum that is."""
+NEGLIGIBLE = 1e-24
+"""Responsibilities below this count as zero: at distances of 10 σ and more from the component, all
+rows together would change the covariance of one that has a millionth of them by 1e-16 of it."""
 
 NEGLIGIBLE_SINGLE = 1e-14
 """The same for float32 arithmetic, whose rounding is 6e-8."""
@@ -73,7 +73,7 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
     mask_stride = design.mask_words * 64 // lanes.mask_bits
 
     def component(k: Value) -> None:
-        joint = member.array("joint").at(k * design.tile)
+        joint = member.array("joint").at(k * design.pitch)
         count = member.array("sums").at(k * design.sums)
         mask = masks.at(k * mask_stride)
 
@@ -128,7 +128,7 @@ def posteriors(code: Code, design: Design, block: Block, member: Member, end: Va
         line, scale = output.at(t * n_components), one / row_sums.read(t)
 
         def component(k: Value) -> None:
-            share = joint.read(k * design.tile + t) * scale
+            share = joint.read(k * design.pitch + t) * scale
             some = code.greater(share, Value(code, ir.Constant(lanes.element, nothing)))
             share = code.select(some, share, zero)
             if lanes.single:
@@ -155,7 +155,7 @@ def labels(code: Code, design: Design, block: Block, member: Member, end: Value)
             index = code.shuffled(lanes, Value(code, first), None, [0] * lanes.count)
             after = []
             for c in columns:
-                value = joint.vector(lanes, k * design.tile + t + c * lanes.count)
+                value = joint.vector(lanes, k * design.pitch + t + c * lanes.count)
                 better = code.greater(value, best[2 * c])
                 after.append(code.select(better, value, best[2 * c]))
                 after.append(code.select(better, index, best[2 * c + 1]))
@@ -181,7 +181,7 @@ def _peaks(code: Code, design: Design, block: Block, member: Member, end: Value)
 
     def rows(t: Value, worst: Value) -> list[Value]:
         def component(k: Value, *peaks: Value) -> list[Value]:
-            values = (joint.vector(lanes, k * design.tile + t + c * lanes.count) for c in columns)
+            values = (joint.vector(lanes, k * design.pitch + t + c * lanes.count) for c in columns)
             return [code.maximum(v, p) for v, p in zip(values, peaks, strict=True)]
 
         n_components = member.integer("n_components")
@@ -209,7 +209,7 @@ def _relative_densities(
     code.loop(end, lambda t: row_sums.put(zero, t), step=lanes.count)
 
     def component(k: Value) -> None:
-        joint = member.array("joint").at(k * design.tile)
+        joint = member.array("joint").at(k * design.pitch)
 
         def rows(t: Value) -> None:
             places = [t + c * lanes.count for c in range(design.abreast)]
