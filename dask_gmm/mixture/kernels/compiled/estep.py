@@ -60,7 +60,7 @@ def _by_component(code: Code, design: Design, block: Block, member: Member, end:
     """Full covariances: one triangular product per component."""
     lanes, x = design.lanes, block.array("x")
 
-    def component(k: Value) -> None:
+    def component(k: Value, start: Value, stop: Value) -> None:
         joint = member.array("joint").at(k * design.pitch)
         constant = member.array("constants").spread(lanes, k)
 
@@ -70,9 +70,31 @@ def _by_component(code: Code, design: Design, block: Block, member: Member, end:
             for c, square in enumerate(found):
                 joint.put(constant - square, t + c * lanes.count)
 
-        code.loop(end, rows, step=design.step)
+        code.loop(stop, rows, start=start, step=design.step)
 
-    code.loop(member.integer("n_components"), component)
+    in_parts(code, design, member, end, component)
+
+
+def in_parts(
+    code: Code,
+    design: Design,
+    member: Member,
+    end: Value,
+    components: Callable[[Value, Value, Value], None],
+    together: int = 1,
+) -> None:
+    """`components` (first one, first row, last row) for rows that stay in the first-level cache.
+
+    All components, `together` at a time, see the same few rows before others are read.
+    """
+
+    def part(start: Value) -> None:
+        after = start + design.resident_rows
+        stop = code.select(code.compare(after, "<", end), after, end)
+        n_components = member.integer("n_components")
+        code.loop(n_components, lambda k: components(k, start, stop), step=together)
+
+    code.loop(end, part, step=design.resident_rows)
 
 
 def _squares(
@@ -206,7 +228,7 @@ def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value)
     packed, size = member.array("biases"), GROUP if white else 2 * GROUP
     joint, constants = member.array("joint"), member.array("constants")
 
-    def components(k: Value) -> None:
+    def components(k: Value, start: Value, stop: Value) -> None:
         numbers = packed.at((k // GROUP) * (design.n_features * size))
 
         def rows(t: Value) -> None:
@@ -229,6 +251,6 @@ def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value)
                     value = constant - squares[g * len(columns) + c]
                     joint.put(value, (k + g) * design.pitch + t + c * lanes.count)
 
-        code.loop(end, rows, step=design.step)
+        code.loop(stop, rows, start=start, step=design.step)
 
-    code.loop(member.integer("n_components"), components, step=GROUP)
+    in_parts(code, design, member, end, components, GROUP)

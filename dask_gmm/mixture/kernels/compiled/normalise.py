@@ -45,22 +45,54 @@ def responsibilities(code: Code, design: Design, block: Block, member: Member, e
     bad = _peaks(code, design, block, member, end)
     _relative_densities(code, design, block, member, end)
 
-    def row(t: Value, *gathered: Value) -> list[Value]:
-        peak, weight, total = (a.vector(lanes, t) for a in (peak_of, weights, row_sums))
-        row_sums.put(weight / total, t)
-        parts = (code.to_doubles(lanes, v) for v in (peak, weight, total))
-        after = []
-        for sofar, p, w, s in zip(gathered, *parts, strict=True):
-            after.append(sofar + w * (p + log(code, doubles, s)))
+    def rows(t: Value, *gathered: Value) -> list[Value]:
+        places = [t + c * lanes.count for c in range(design.abreast)]
+        weight = [weights.vector(lanes, u) for u in places]
+        total = [row_sums.vector(lanes, u) for u in places]
+        for u, w, s in zip(places, weight, total, strict=True):
+            row_sums.put(w / s, u)
+        peak = [peak_of.vector(lanes, u) for u in places]
+        logarithms = _weighted_logarithms(code, design, weight, total)
+        after = [g + part for g, part in zip(gathered, logarithms, strict=True)]
+        for p, w in zip(peak, weight, strict=True):
+            parts = zip(code.to_doubles(lanes, p), code.to_doubles(lanes, w), after, strict=True)
+            after = [code.fma(doubles, b, a, g) for a, b, g in parts]
         return after
 
     places = range(0, lanes.count, doubles.count)
     start = [totals.vector(doubles, place) for place in places]
-    gathered = code.loop(end, row, step=lanes.count, carry=start)
+    gathered = code.loop(end, rows, step=design.step, carry=start)
     for place, vector in zip(places, gathered, strict=True):
         totals.put(vector, place)
     _share(code, design, block, member, end)
     return bad
+
+
+def _weighted_logarithms(
+    code: Code, design: Design, weights: list[Value], totals: list[Value]
+) -> list[Value]:
+    """Σ w log s over some vectors of rows, as vectors of float64.
+
+    Where all weights are 0 or 1 it is one logarithm, that of the product of the sums that count.
+    """
+    lanes, doubles = design.lanes, design.lanes.doubles
+    one = code.constant(lanes, 1.0)
+
+    def of_product() -> list[Value]:
+        product = one
+        for w, s in zip(weights, totals, strict=True):
+            product = product * code.select(code.greater(w, code.constant(lanes, 0.5)), s, one)
+        return [log(code, doubles, part) for part in code.to_doubles(lanes, product)]
+
+    def one_by_one() -> list[Value]:
+        sums = [code.constant(doubles, 0.0)] * (lanes.count // doubles.count)
+        for w, s in zip(weights, totals, strict=True):
+            parts = zip(code.to_doubles(lanes, w), code.to_doubles(lanes, s), sums, strict=True)
+            sums = [code.fma(doubles, b, log(code, doubles, a), g) for b, a, g in parts]
+        return sums
+
+    simple = code.all_equal(lanes, [(w, w * w) for w in weights])
+    return code.when(simple, of_product, one_by_one)
 
 
 def _share(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
