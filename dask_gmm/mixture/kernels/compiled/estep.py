@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.mixture.kernels.compiled.design import GROUP
 from dask_gmm.mixture.kernels.compiled.eliminate import log_joint_by_elimination
+from dask_gmm.mixture.kernels.compiled.load import fetch_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +52,9 @@ def log_joint_in_full(code: Code, design: Design, block: Block, member: Member, 
         _by_component(code, design, block, member, end)
     elif design.family == "tied":
         _whiten_tile(code, design, block, member, end)
-        _by_groups(code, design, block.array("white"), member, end)
+        _by_groups(code, design, block, block.array("white"), member, end)
     else:
-        _by_groups(code, design, block.array("x"), member, end)
+        _by_groups(code, design, block, block.array("x"), member, end)
 
 
 def _by_component(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
@@ -72,12 +73,13 @@ def _by_component(code: Code, design: Design, block: Block, member: Member, end:
 
         code.loop(stop, rows, start=start, step=design.step)
 
-    in_parts(code, design, member, end, component)
+    _in_parts(code, design, block, member, end, component)
 
 
-def in_parts(
+def _in_parts(
     code: Code,
     design: Design,
+    block: Block,
     member: Member,
     end: Value,
     components: Callable[[Value, Value, Value], None],
@@ -85,14 +87,23 @@ def in_parts(
 ) -> None:
     """`components` (first one, first row, last row) for rows that stay in the first-level cache.
 
-    All components, `together` at a time, see the same few rows before others are read.
+    All components, `together` at a time, see the same few rows before others are read. In between,
+    some of the next tile is asked for.
     """
+    n_components = member.integer("n_components")
+    turns = (n_components + (together - 1)) // together
+    n_parts = -(-design.tile // design.resident_rows)
 
     def part(start: Value) -> None:
         after = start + design.resident_rows
         stop = code.select(code.compare(after, "<", end), after, end)
-        n_components = member.integer("n_components")
-        code.loop(n_components, lambda k: components(k, start, stop), step=together)
+        first = (start // design.resident_rows) * turns
+
+        def some(k: Value) -> None:
+            fetch_ahead(code, design, block, first + k // together, turns * n_parts)
+            components(k, start, stop)
+
+        code.loop(n_components, some, step=together)
 
     code.loop(end, part, step=design.resident_rows)
 
@@ -217,7 +228,9 @@ def _panel(
     return [sums[r * len(columns) : (r + 1) * len(columns)] for r in range(n)]
 
 
-def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value) -> None:
+def _by_groups(
+    code: Code, design: Design, block: Block, x: Array, member: Member, end: Value
+) -> None:
     """Diagonal factors (or none, when the rows are white already), some components at a time.
 
     The packed parameters hold, for each group and each feature, the factors of the group and
@@ -253,4 +266,4 @@ def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value)
 
         code.loop(stop, rows, start=start, step=design.step)
 
-    in_parts(code, design, member, end, components, GROUP)
+    _in_parts(code, design, block, member, end, components, GROUP)

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
-from dask_gmm.mixture.kernels.compiled.vector import I1, I32, POINTER, Value, declare
+from dask_gmm.mixture.kernels.compiled.design import LINE_BYTES
+from dask_gmm.mixture.kernels.compiled.vector import I1, I8, I32, POINTER, Value, declare
 
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.program import Block
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code
 
-__all__ = ["load_tile", "transpose_listed"]
+__all__ = ["fetch_ahead", "load_tile", "transpose_listed"]
 
 
 def load_tile(
@@ -31,23 +32,33 @@ def load_tile(
         lambda: _from_rows(code, design, block, start, count, end),
         lambda: _from_features(code, design, block, start, count, end),
     )
-    if design.shares_products:
-        _close_circle(code, design, block.array("x_rows"), end)
 
 
-def _close_circle(code: Code, design: Design, rows: Array, end: Value) -> None:
-    """Let each row be followed by its own beginning and by ones; see `products`."""
-    lanes, one = design.lanes, code.constant(design.lanes, 1.0)
+def _close_circle(code: Code, design: Design, rows: Array, t: Value) -> None:
+    """Let row `t` be followed by its own beginning and by ones, where `products` wants it so."""
+    if not design.shares_products:
+        return
+    lanes, line = design.lanes, rows.at(t * design.row_pitch)
     again = range(0, design.ones_offset - design.n_features, lanes.count)
+    beginning = [line.vector(lanes, at) for at in again]
+    for at, vector in zip(again, beginning, strict=True):
+        line.put(vector, at + design.n_features)
+    line.put(code.constant(lanes, 1.0), design.ones_offset)
 
-    def row(t: Value) -> None:
-        line = rows.at(t * design.row_pitch)
-        beginning = [line.vector(lanes, at) for at in again]
-        for at, vector in zip(again, beginning, strict=True):
-            line.put(vector, at + design.n_features)
-        line.put(one, design.ones_offset)
 
-    code.loop(end, row)
+def fetch_ahead(code: Code, design: Design, block: Block, part: Value, parts: Value) -> None:
+    """Ask for part number `part` of the next tile, of `parts`, while this one is computed with.
+
+    Loading is nothing but waiting for memory else. Beyond the last row nothing is read: the
+    processor drops what it may not fetch.
+    """
+    itemsize = 4 if design.single_rows else 8
+    row_bytes = design.n_features * itemsize
+    lines = (parts + (design.tile * row_bytes // LINE_BYTES - 1)) / parts
+    some = code.select(code.compare(block.integer("feature_major"), "==", 0), lines, code.integer(0))
+    source = code.array(block.integer("rows"), I8)
+    begin = source.at((block.start + design.tile) * row_bytes + part * lines * LINE_BYTES)
+    code.loop(some, lambda i: code.prefetch(begin.at(i * LINE_BYTES)))
 
 
 def _weights(
@@ -133,9 +144,11 @@ def _from_rows(
         code.loop(whole, lambda at: features(t, at, width), step=width)
         if whole < design.n_features:
             features(t, code.integer(whole), design.n_features - whole)
+        _close_circle(code, design, rows, t)
 
     def clear(t: Value) -> None:
         code.loop(design.padded, lambda at: rows.put(zero, t * design.row_pitch + at), step=width)
+        _close_circle(code, design, rows, t)
 
     code.loop(count, copy)
     code.loop(end, clear, start=count)
@@ -163,7 +176,9 @@ def _from_features(
 
     code.loop(design.n_features, feature)
     if not design.short_rows:
-        _transpose(code, design, block.array("x_rows"), x, end, to_rows=True)
+        rows = block.array("x_rows")
+        _transpose(code, design, rows, x, end, to_rows=True)
+        code.loop(end, lambda t: _close_circle(code, design, rows, t))
 
 
 def _short_rows(

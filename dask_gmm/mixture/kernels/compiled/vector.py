@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Array", "Code", "Lanes", "Value", "declare"]
 
 I1: Final = ir.IntType(1)
+I8: Final = ir.IntType(8)
 I32: Final = ir.IntType(32)
 I64: Final = ir.IntType(64)
 POINTER: Final = ir.PointerType()
@@ -266,6 +267,12 @@ class Code:
             part = self.shuffled(lanes, a, None, range(start, start + half))
             parts.append(Value(self, self.builder.fpext(part.raw, lanes.doubles.vector)))
         return parts
+
+    def prefetch(self, address: Array) -> None:
+        """Ask for the cache line at an address, valid or not, into the second-level cache."""
+        kind = ir.VoidType()
+        function = declare(self.module, "llvm.prefetch.p0", kind, [POINTER, I32, I32, I32])
+        self.builder.call(function, [address.raw, I32(0), I32(2), I32(1)])
 
     def call(self, function: Any, *arguments: Value | Array) -> None:
         """Call another function of the module."""
