@@ -55,10 +55,18 @@ def fetch_ahead(code: Code, design: Design, block: Block, part: Value, parts: Va
     itemsize = 4 if design.single_rows else 8
     row_bytes = design.n_features * itemsize
     lines = (parts + (design.tile * row_bytes // LINE_BYTES - 1)) / parts
-    some = code.select(code.compare(block.integer("feature_major"), "==", 0), lines, code.integer(0))
+    rows_adjoin = code.compare(block.integer("feature_major"), "==", 0)
+    some = code.select(rows_adjoin, lines, code.integer(0))
     source = code.array(block.integer("rows"), I8)
     begin = source.at((block.start + design.tile) * row_bytes + part * lines * LINE_BYTES)
-    code.loop(some, lambda i: code.prefetch(begin.at(i * LINE_BYTES)))
+    name, kinds = "llvm.prefetch.p0", [POINTER, I32, I32, I32]
+    prefetch = declare(code.module, name, ir.VoidType(), kinds)
+
+    def ask(i: Value) -> None:  # to read it, from the second-level cache, as data
+        address = begin.at(i * LINE_BYTES).raw
+        code.builder.call(prefetch, [address, I32(0), I32(2), I32(1)])
+
+    code.loop(some, ask)
 
 
 def _weights(

@@ -82,7 +82,8 @@ def gathered(design: Design, sums: Array, log_likelihood: float, reference: Arra
     own = Moments(counts, first, _in_shape(second, d, family), log_likelihood)
     if not design.shares_products:
         return own
-    shared_counts, products = np.split(sums[:, design.shared_offset :], [design.lanes.count], axis=1)
+    shared = sums[:, design.shared_offset :]
+    shared_counts, products = np.split(shared, [design.lanes.count], axis=1)
     if not shared_counts.any():
         return own
     linear = design.n_second_products * design.lanes.count

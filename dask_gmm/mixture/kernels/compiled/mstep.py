@@ -44,6 +44,7 @@ def add_moments(code: Code, design: Design, block: Block, member: Member, end: V
         by_component()
         return
     allowed = code.compare(member.integer("sharing"), "!=", 0)
+
     def by_density() -> None:
         masks = code.array(member.array("masks").raw, I64)
         n_components = member.integer("n_components")

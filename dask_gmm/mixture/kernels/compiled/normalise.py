@@ -18,7 +18,7 @@ from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.program import Block, Member
-    from dask_gmm.mixture.kernels.compiled.vector import Code
+    from dask_gmm.mixture.kernels.compiled.vector import Code, Lanes
 
 __all__ = [
     "NEGLIGIBLE",
@@ -91,8 +91,17 @@ def _weighted_logarithms(
             sums = [code.fma(doubles, b, log(code, doubles, a), g) for b, a, g in parts]
         return sums
 
-    simple = code.all_equal(lanes, [(w, w * w) for w in weights])
-    return code.when(simple, of_product, one_by_one)
+    return code.when(_are_zero_or_one(code, lanes, weights), of_product, one_by_one)
+
+
+def _are_zero_or_one(code: Code, lanes: Lanes, vectors: list[Value]) -> Value:
+    """Whether all elements of some vectors are 0 or 1."""
+    builder, bits = code.builder, ir.IntType(lanes.count)
+    together = bits(-1)
+    for v in vectors:
+        same = builder.fcmp_ordered("==", v.raw, (v * v).raw)
+        together = builder.and_(together, builder.bitcast(same, bits))
+    return Value(code, builder.icmp_signed("==", together, bits(-1)))
 
 
 def _share(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:

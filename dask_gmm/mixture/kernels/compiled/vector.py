@@ -268,12 +268,6 @@ class Code:
             parts.append(Value(self, self.builder.fpext(part.raw, lanes.doubles.vector)))
         return parts
 
-    def prefetch(self, address: Array) -> None:
-        """Ask for the cache line at an address, valid or not, into the second-level cache."""
-        kind = ir.VoidType()
-        function = declare(self.module, "llvm.prefetch.p0", kind, [POINTER, I32, I32, I32])
-        self.builder.call(function, [address.raw, I32(0), I32(2), I32(1)])
-
     def call(self, function: Any, *arguments: Value | Array) -> None:
         """Call another function of the module."""
         self.builder.call(function, [a.raw for a in arguments])
@@ -378,16 +372,6 @@ class Code:
                 phi.add_incoming(value.raw, end)
             results.append(Value(self, phi))
         return results
-
-    def all_equal(self, lanes: Lanes, pairs: Sequence[tuple[Value, Value]]) -> Value:
-        """Whether in all pairs of vectors all elements are equal."""
-        b = self.builder
-        truth = None
-        for x, y in pairs:
-            equal = b.fcmp_ordered("==", x.raw, y.raw)
-            truth = equal if truth is None else b.and_(truth, equal)
-        bits = b.bitcast(truth, ir.IntType(lanes.count))
-        return Value(self, b.icmp_signed("==", bits, ir.IntType(lanes.count)(-1)))
 
     def compare(self, a: Value, how: str, b: Value | int) -> Value:
         """The truth of a comparison of integers."""
