@@ -49,16 +49,17 @@ def _close_circle(code: Code, design: Design, rows: Array, t: Value) -> None:
 def fetch_ahead(code: Code, design: Design, block: Block, part: Value, parts: Value) -> None:
     """Ask for part number `part` of the next tile, of `parts`, while this one is computed with.
 
-    Loading is nothing but waiting for memory else. Beyond the last row nothing is read: the
-    processor drops what it may not fetch.
+    Else loading is little more than waiting for memory. After the last tile nothing is asked for;
+    what lies beyond the last row of a short one, the processor may or may not fetch.
     """
     itemsize = 4 if design.single_rows else 8
     row_bytes = design.n_features * itemsize
     lines = (parts + (design.tile * row_bytes // LINE_BYTES - 1)) / parts
-    rows_adjoin = code.compare(block.integer("feature_major"), "==", 0)
-    some = code.select(rows_adjoin, lines, code.integer(0))
+    next_row, none = block.start + design.tile, code.integer(0)
+    some = code.select(code.compare(block.integer("feature_major"), "==", 0), lines, none)
+    some = code.select(code.compare(next_row, "<", block.integer("n_rows")), some, none)
     source = code.array(block.integer("rows"), I8)
-    begin = source.at((block.start + design.tile) * row_bytes + part * lines * LINE_BYTES)
+    begin = source.at(next_row * row_bytes + part * lines * LINE_BYTES)
     name, kinds = "llvm.prefetch.p0", [POINTER, I32, I32, I32]
     prefetch = declare(code.module, name, ir.VoidType(), kinds)
 
