@@ -67,9 +67,9 @@ LINE_BYTES: Final = 64
 WIDEST_SHARED: Final = {"full": 40, "diag": 128, "spherical": 128}
 """Features up to which products of features are shared; beyond, they save too little."""
 
-RESIDENT_BYTES: Final = 24 << 10
-"""Bytes of the rows that all components take before others are read: a part of the first-level
-cache, which holds 32 KB or more."""
+SHARED_BYTES: Final = 24 << 10
+"""Bytes of the rows whose products are multiplied at a time: a part of the first-level cache, which
+holds 32 KB or more."""
 
 
 def tile_rows(n_features: int, n_components: int) -> int:
@@ -138,12 +138,6 @@ class Design:
         """
         line = LINE_BYTES // self.lanes.itemsize
         return (-(-self.tile // line) | 1) * line
-
-    @property
-    def resident_rows(self) -> int:
-        """Rows that the E-step takes through all components before it turns to others."""
-        fitting = RESIDENT_BYTES // (self.n_features * self.lanes.itemsize)
-        return max(1, min(fitting, self.tile) // self.step) * self.step
 
     @property
     def short_rows(self) -> bool:
@@ -236,7 +230,7 @@ class Design:
     @property
     def product_rows(self) -> int:
         """Rows that are multiplied at a time: they stay in the first-level cache."""
-        fitting = RESIDENT_BYTES // (self.row_pitch * self.lanes.itemsize)
+        fitting = SHARED_BYTES // (self.row_pitch * self.lanes.itemsize)
         return max(64, fitting // self.step * self.step)
 
     @property

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
-from dask_gmm.mixture.kernels.compiled.load import fetch_ahead, transpose_listed
+from dask_gmm.mixture.kernels.compiled.load import transpose_listed
 from dask_gmm.mixture.kernels.compiled.mstep import list_rows
 from dask_gmm.mixture.kernels.compiled.vector import Value
 
@@ -116,7 +116,6 @@ class _Elimination:
                 for c, square in enumerate(found):
                     self._joint.put(square, k * design.pitch + t + c * design.lanes.count)
 
-            fetch_ahead(code, design, self._block, k, self._n_components)
             code.loop(self._end, rows, step=design.step)
 
         code.loop(self._n_components, component)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.mixture.kernels.compiled.design import GROUP
 from dask_gmm.mixture.kernels.compiled.eliminate import log_joint_by_elimination
-from dask_gmm.mixture.kernels.compiled.load import fetch_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,16 +51,16 @@ def log_joint_in_full(code: Code, design: Design, block: Block, member: Member, 
         _by_component(code, design, block, member, end)
     elif design.family == "tied":
         _whiten_tile(code, design, block, member, end)
-        _by_groups(code, design, block, block.array("white"), member, end)
+        _by_groups(code, design, block.array("white"), member, end)
     else:
-        _by_groups(code, design, block, block.array("x"), member, end)
+        _by_groups(code, design, block.array("x"), member, end)
 
 
 def _by_component(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
     """Full covariances: one triangular product per component."""
     lanes, x = design.lanes, block.array("x")
 
-    def component(k: Value, start: Value, stop: Value) -> None:
+    def component(k: Value) -> None:
         joint = member.array("joint").at(k * design.pitch)
         constant = member.array("constants").spread(lanes, k)
 
@@ -71,41 +70,9 @@ def _by_component(code: Code, design: Design, block: Block, member: Member, end:
             for c, square in enumerate(found):
                 joint.put(constant - square, t + c * lanes.count)
 
-        code.loop(stop, rows, start=start, step=design.step)
+        code.loop(end, rows, step=design.step)
 
-    _in_parts(code, design, block, member, end, component)
-
-
-def _in_parts(
-    code: Code,
-    design: Design,
-    block: Block,
-    member: Member,
-    end: Value,
-    components: Callable[[Value, Value, Value], None],
-    together: int = 1,
-) -> None:
-    """`components` (first one, first row, last row) for rows that stay in the first-level cache.
-
-    All components, `together` at a time, see the same few rows before others are read. In between,
-    some of the next tile is asked for.
-    """
-    n_components = member.integer("n_components")
-    turns = (n_components + (together - 1)) // together
-    n_parts = -(-design.tile // design.resident_rows)
-
-    def part(start: Value) -> None:
-        after = start + design.resident_rows
-        stop = code.select(code.compare(after, "<", end), after, end)
-        first = (start // design.resident_rows) * turns
-
-        def some(k: Value) -> None:
-            fetch_ahead(code, design, block, first + k // together, turns * n_parts)
-            components(k, start, stop)
-
-        code.loop(n_components, some, step=together)
-
-    code.loop(end, part, step=design.resident_rows)
+    code.loop(member.integer("n_components"), component)
 
 
 def _squares(
@@ -228,9 +195,7 @@ def _panel(
     return [sums[r * len(columns) : (r + 1) * len(columns)] for r in range(n)]
 
 
-def _by_groups(
-    code: Code, design: Design, block: Block, x: Array, member: Member, end: Value
-) -> None:
+def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value) -> None:
     """Diagonal factors (or none, when the rows are white already), some components at a time.
 
     The packed parameters hold, for each group and each feature, the factors of the group and
@@ -241,7 +206,7 @@ def _by_groups(
     packed, size = member.array("biases"), GROUP if white else 2 * GROUP
     joint, constants = member.array("joint"), member.array("constants")
 
-    def components(k: Value, start: Value, stop: Value) -> None:
+    def components(k: Value) -> None:
         numbers = packed.at((k // GROUP) * (design.n_features * size))
 
         def rows(t: Value) -> None:
@@ -264,6 +229,6 @@ def _by_groups(
                     value = constant - squares[g * len(columns) + c]
                     joint.put(value, (k + g) * design.pitch + t + c * lanes.count)
 
-        code.loop(stop, rows, start=start, step=design.step)
+        code.loop(end, rows, step=design.step)
 
-    _in_parts(code, design, block, member, end, components, GROUP)
+    code.loop(member.integer("n_components"), components, step=GROUP)

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
-from dask_gmm.mixture.kernels.compiled.design import LINE_BYTES
-from dask_gmm.mixture.kernels.compiled.vector import I1, I8, I32, POINTER, Value, declare
+from dask_gmm.mixture.kernels.compiled.vector import I1, I32, POINTER, Value, declare
 
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.program import Block
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code
 
-__all__ = ["fetch_ahead", "load_tile", "transpose_listed"]
+__all__ = ["load_tile", "transpose_listed"]
 
 
 def load_tile(
@@ -44,30 +43,6 @@ def _close_circle(code: Code, design: Design, rows: Array, t: Value) -> None:
     for at, vector in zip(again, beginning, strict=True):
         line.put(vector, at + design.n_features)
     line.put(code.constant(lanes, 1.0), design.ones_offset)
-
-
-def fetch_ahead(code: Code, design: Design, block: Block, part: Value, parts: Value) -> None:
-    """Ask for part number `part` of the next tile, of `parts`, while this one is computed with.
-
-    Else loading is little more than waiting for memory. After the last tile nothing is asked for;
-    what lies beyond the last row of a short one, the processor may or may not fetch.
-    """
-    itemsize = 4 if design.single_rows else 8
-    row_bytes = design.n_features * itemsize
-    lines = (parts + (design.tile * row_bytes // LINE_BYTES - 1)) / parts
-    next_row, none = block.start + design.tile, code.integer(0)
-    some = code.select(code.compare(block.integer("feature_major"), "==", 0), lines, none)
-    some = code.select(code.compare(next_row, "<", block.integer("n_rows")), some, none)
-    source = code.array(block.integer("rows"), I8)
-    begin = source.at(next_row * row_bytes + part * lines * LINE_BYTES)
-    name, kinds = "llvm.prefetch.p0", [POINTER, I32, I32, I32]
-    prefetch = declare(code.module, name, ir.VoidType(), kinds)
-
-    def ask(i: Value) -> None:  # to read it, from the second-level cache, as data
-        address = begin.at(i * LINE_BYTES).raw
-        code.builder.call(prefetch, [address, I32(0), I32(2), I32(1)])
-
-    code.loop(some, ask)
 
 
 def _weights(

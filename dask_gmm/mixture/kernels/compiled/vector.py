@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Array", "Code", "Lanes", "Value", "declare"]
 
 I1: Final = ir.IntType(1)
-I8: Final = ir.IntType(8)
 I32: Final = ir.IntType(32)
 I64: Final = ir.IntType(64)
 POINTER: Final = ir.PointerType()
