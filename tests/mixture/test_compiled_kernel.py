@@ -202,6 +202,8 @@ def test_tiles_fit_every_step(k: int, d: int) -> None:
         assert design.tile == tile_rows(d, k)
         assert design.tile % design.step == 0
         assert design.tile % design.lanes.count == 0
+        assert design.pitch >= design.tile
+        assert design.pitch * design.lanes.itemsize % 128 == 64, "an odd number of cache lines"
 
 
 def compile_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +298,7 @@ def shares(p: MixtureParameters) -> bool:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("family", ["full", "diag", "spherical"])
-@pytest.mark.parametrize(("k", "d"), [(1, 1), (6, 3), (3, 16), (9, 21)])
+@pytest.mark.parametrize(("k", "d"), [(1, 9), (6, 12), (3, 16), (9, 21)])
 def test_sharing_products_changes_only_the_rounding(
     family: str, k: int, d: int, width: int
 ) -> None:
@@ -313,10 +315,11 @@ def test_sharing_products_changes_only_the_rounding(
             np.testing.assert_allclose(a, b, atol=rtol * (np.abs(b).max() + 1.0), err_msg=name)
 
 
-def test_products_are_not_shared_far_from_the_centre() -> None:
-    far = random_mixture(27, "diag", 4, 3, spread=100.0)
+def test_products_are_not_shared_far_from_the_centre_or_for_few_or_many_features() -> None:
+    far = random_mixture(27, "diag", 4, 12, spread=100.0)
     assert not shares(far)
-    assert not shares(random_mixture(27, "tied", 4, 3, spread=0.1))
+    assert not shares(random_mixture(27, "full", 4, 3, spread=0.1))
+    assert not shares(random_mixture(27, "tied", 4, 12, spread=0.1))
     assert not shares(random_mixture(27, "full", 2, 60, spread=0.0))
 
 

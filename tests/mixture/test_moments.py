@@ -96,10 +96,22 @@ def packed(
     else:
         first[:, :d], second[:, :d] = own.first, own.second
     if products is not None:
-        all_products = np.column_stack([products.counts, products.first, triangle(products)])
-        found = lanes(all_products)
-        sums[:, design.shared_offset :][:, : found.shape[1]] = found
+        sums[:, design.shared_offset :][:, :n] = lanes(products.counts[:, None])
+        sums[:, design.shared_offset + n :] = around_the_circle(design, products, rng)
     return sums
+
+
+def around_the_circle(design: Design, m: Moments, rng: np.random.Generator) -> np.ndarray:
+    """(K, products) of x_i x_{i+s} by s and i, then of x_i; anything where neither is kept."""
+    d, linear = design.n_features, design.n_second_products * design.lanes.count
+    found = rng.normal(size=(K, design.n_products * design.lanes.count))
+    found[:, linear : linear + d] = m.first
+    for s in range(d // 2 + 1 if design.dense else 1):
+        for i in range(d):
+            place, j = s * design.padded + i, (i + s) % d
+            if place < linear:
+                found[:, place] = m.second[:, i, j] if design.dense else m.second[:, i]
+    return found
 
 
 def in_family(m: Moments, family: str) -> np.ndarray:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NEGLIGIBLE", "SMALLEST_SCATTER", "Differences", "unsteady"]
 
-NEGLIGIBLE = 1e-30
-"""Responsibilities below this do not enter the moments of a whitening form. A row's own
-rounding, 1e-16, is so much larger that they could not be seen in any sum that is."""
+NEGLIGIBLE = 1e-24
+"""Responsibilities below this do not enter the moments of a whitening form: at distances of 10 σ
+and more from the component, all rows together would change the covariance of one that has a
+millionth of them by 1e-16 of it."""
 
 SMALLEST_SCATTER = 1e-3
 """Scatter about the mean, as a part of that about the centre, below which moments are taken from

@@ -22,20 +22,19 @@ BLOCK: Final = (
     "feature_major",  # 0 or 1
     "weights",  # (n,) float64, or 0
     "centre",  # (D padded,) c, which the tile is loaded relative to
-    "x",  # [D][tile]: the tile, rows side by side
-    "x_rows",  # [tile][D padded]: the tile, features side by side; not for short rows
+    "x",  # [D][pitch]: the tile, rows side by side
+    "x_rows",  # [tile][row pitch]: the tile, features side by side; not for short rows
     "row_weights",  # [tile]: weights, 0 beyond the last row
     "numbers",  # constants of the exponential; see `elementary.exp_numbers`
     "peak",  # [tile]: largest log-density of each row
     "row_sums",  # [tile]: sum of its densities relative to that, then what they are multiplied by
-    "white",  # [D][tile]: Uᵀ(x − c); tied only
-    "gathered",  # [D][tile]: rows brought together; see `eliminate`
+    "white",  # [D][pitch]: Uᵀ(x − c); tied only
+    "gathered",  # [D][pitch]: rows brought together; see `eliminate`
     "floor",  # [tile]: a log-density of each row that its largest is not below
     "active",  # [tile] int64: rows that a component is responsible for
     "shares",  # [tile]: and to what extent
     "roots",  # [batch]: √r_nk of those rows
     "packed",  # [vectors of features][batch][lanes]: √r_nk (x − c_k)
-    "products",  # [products][rows]: of the features of some rows; see `products`
 )
 
 CANDIDATE: Final = (
@@ -44,11 +43,10 @@ CANDIDATE: Final = (
     "biases",  # −√½ Uᵀ(μ_k − c), packed
     "constants",  # (K,) log π_k − ½ D log 2π + log|Σ_k|^(-1/2)
     "references",  # (K, D padded) c_k − c
-    "joint",  # [K padded][tile]: log-densities, then responsibilities
+    "joint",  # [K padded][pitch]: log-densities, then responsibilities
     "masks",  # [K][mask words]: which rows have a responsibility worth mentioning
     "pause",  # int64: tiles before the next elimination
     "sharing",  # 0 or 1: whether moments may be gathered about c; see `products`
-    "packed_shares",  # [K padded][rows]: responsibilities of some rows; see `products`
     "sums",  # [K][sums of a component], or [K padded]; see `Design.sums`
     "totals",  # the same in float64; `sums` itself unless they are float32
     "log_likelihood",  # [lanes] float64
@@ -64,14 +62,15 @@ BATCH_BYTES: Final = 16 << 10
 """Bytes of packed differences; a first-level cache holds 32 KB or more."""
 
 
+LINE_BYTES: Final = 64
+"""Bytes of a cache line."""
+
 WIDEST_SHARED: Final = {"full": 40, "diag": 128, "spherical": 128}
 """Features up to which products of features are shared; beyond, they save too little."""
 
-PRODUCT_BYTES: Final = 256 << 10
-"""Bytes of products of features; a second-level cache holds 512 KB or more."""
-
-SHARES_BYTES: Final = 768
-"""Most bytes of a component's responsibilities that are multiplied with them at a time."""
+SHARED_BYTES: Final = 24 << 10
+"""Bytes of the rows whose products are multiplied at a time: a part of the first-level cache, which
+holds 32 KB or more."""
 
 
 def tile_rows(n_features: int, n_components: int) -> int:
@@ -132,6 +131,16 @@ class Design:
         return self.abreast * self.lanes.count
 
     @property
+    def pitch(self) -> int:
+        """Elements from a feature, or a component, to the next where rows lie side by side.
+
+        An odd number of cache lines: an even one would bring the same rows of many features to the
+        same few lines of the first-level cache.
+        """
+        line = LINE_BYTES // self.lanes.itemsize
+        return (-(-self.tile // line) | 1) * line
+
+    @property
     def short_rows(self) -> bool:
         """Whether the moments of a component stay in registers over a whole tile."""
         limit = (6 if self.registers >= 32 else 4) if self.dense else 8
@@ -141,6 +150,17 @@ class Design:
     def padded(self) -> int:
         """Features of a row in the feature-by-feature layout."""
         return self.n_features if self.short_rows else self.lanes.rounded(self.n_features)
+
+    @property
+    def ones_offset(self) -> int:
+        """Where a row of `x_rows` ends with ones, if it does: after itself and its beginning."""
+        again = self.n_features // 2 if self.dense else 0
+        return self.lanes.rounded(self.padded + again)
+
+    @property
+    def row_pitch(self) -> int:
+        """Elements from one row of `x_rows` to the next."""
+        return self.ones_offset + self.lanes.count if self.shares_products else self.padded
 
     @property
     def batch(self) -> int:
@@ -178,13 +198,14 @@ class Design:
 
     @property
     def sums(self) -> int:
-        """Numbers of the sums of a component: N_k in lanes, G_k, C_k, products in lanes."""
-        return self.shared_offset + self.n_products * self.lanes.count
+        """Numbers of the sums of a component: N_k in lanes, G_k, C_k; the same of products."""
+        shared = 1 + self.n_products if self.shares_products else 0
+        return self.shared_offset + shared * self.lanes.count
 
     @property
     def shares_products(self) -> bool:
         """Whether a program can gather the moments of all components at once; see `products`."""
-        return self.n_features <= WIDEST_SHARED.get(self.family, 0)
+        return not self.short_rows and self.n_features <= WIDEST_SHARED.get(self.family, 0)
 
     @property
     def shared_offset(self) -> int:
@@ -192,22 +213,26 @@ class Design:
         return self.lanes.count + self.first_size + self.second_size
 
     @property
-    def products_abreast(self) -> int:
-        """Products of features that are summed together, for `GROUP` components."""
-        return 6 if self.registers >= 32 else 3
+    def n_second_products(self) -> int:
+        """Vectors of x_i x_{i+s}, s ≤ D/2 around the circle; for variances of x_i²."""
+        across = self.padded // self.lanes.count
+        if not self.dense:
+            return across
+        half, odd = divmod(self.n_features, 2)
+        return half * across + (across if odd else -(-half // self.lanes.count))
 
     @property
     def n_products(self) -> int:
-        """1, x_i and x_i x_j, filled up to whole groups; 0 if the program has no use for them."""
-        d = self.n_features
-        n = 1 + d + (d * (d + 1) // 2 if self.dense else d)
-        return -(-n // self.products_abreast) * self.products_abreast * self.shares_products
+        """Vectors of products of features, x_i at the end; 0 if the program has no use for them."""
+        if not self.shares_products:
+            return 0
+        return self.n_second_products + self.padded // self.lanes.count
 
     @property
     def product_rows(self) -> int:
-        """Rows whose products are formed at a time: they stay in the second-level cache."""
-        fitting = min(PRODUCT_BYTES // max(1, self.n_products), SHARES_BYTES)
-        return max(1, fitting // self.lanes.itemsize // self.step) * self.step
+        """Rows that are multiplied at a time: they stay in the first-level cache."""
+        fitting = SHARED_BYTES // (self.row_pitch * self.lanes.itemsize)
+        return max(64, fitting // self.step * self.step)
 
     @property
     def component_factors(self) -> int:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["log_joint_by_elimination"]
 
-CUT = 75.0
-"""Distance of log-densities from which one cannot be seen beside the other: e⁻⁷⁵ < 1e-30."""
+CUT = 60.0
+"""Distance of log-densities from which one cannot be seen beside the other: e⁻⁶⁰ < 1e-24 / 100."""
 
 CUT_SINGLE = 36.0
 """The same in float32 arithmetic: e⁻³⁶ < 1e-14."""
@@ -114,7 +114,7 @@ class _Elimination:
                 zeros = [zero] * design.abreast
                 found = self._squares(x.at(t), k, 0, design.leading, zeros)
                 for c, square in enumerate(found):
-                    self._joint.put(square, k * design.tile + t + c * design.lanes.count)
+                    self._joint.put(square, k * design.pitch + t + c * design.lanes.count)
 
             code.loop(self._end, rows, step=design.step)
 
@@ -169,7 +169,7 @@ class _Elimination:
         design = self._design
 
         def component(k: Value) -> None:
-            own = self._joint.at(k * design.tile)
+            own = self._joint.at(k * design.pitch)
             mask = self._masks.at(k * design.mask_words)
             of = own, mask, self._constants
             _complete(self._code, design, self._block, of, k, self._squares)
@@ -178,12 +178,12 @@ class _Elimination:
 
     def turn_into_densities(self) -> None:
         """Make log-densities, or bounds that are as good, of the squares."""
-        tile = self._design.tile
-        self._each(lambda k, t: self._joint.put(self._bound(k, t), k * tile + t))
+        pitch = self._design.pitch
+        self._each(lambda k, t: self._joint.put(self._bound(k, t), k * pitch + t))
 
     def _bound(self, k: Value, t: Value) -> Value:
         lanes = self._design.lanes
-        squares = self._joint.vector(lanes, k * self._design.tile + t)
+        squares = self._joint.vector(lanes, k * self._design.pitch + t)
         return self._constants.spread(lanes, k) - squares
 
     def _each(self, body: Callable[[Value, Value], None]) -> None:

@@ -1,4 +1,4 @@
-"""log π_k N(x_n|μ_k, Σ_k) of a tile, [K][tile].
+"""log π_k N(x_n|μ_k, Σ_k) of a tile, [K][pitch].
 
 With z = x − c, m = μ_k − c and Uᵀ the whitening matrix, all scaled by √½ so that no factor ½ is
 left: log-density = constant_k − ‖y‖², y = Uᵀz − Uᵀm.
@@ -61,7 +61,7 @@ def _by_component(code: Code, design: Design, block: Block, member: Member, end:
     lanes, x = design.lanes, block.array("x")
 
     def component(k: Value) -> None:
-        joint = member.array("joint").at(k * design.tile)
+        joint = member.array("joint").at(k * design.pitch)
         constant = member.array("constants").spread(lanes, k)
 
         def rows(t: Value) -> None:
@@ -106,7 +106,7 @@ def _whiten_tile(code: Code, design: Design, block: Block, member: Member, end: 
         def keep(i: Value | int, y: list[list[Value]], totals: list[Value]) -> list[Value]:
             for r, line in enumerate(y):
                 for c, v in enumerate(line):
-                    white.put(v, (t + r * design.tile + c * lanes.count) + i * design.tile)
+                    white.put(v, (t + r * design.pitch + c * lanes.count) + i * design.pitch)
             return totals
 
         packed = (member.array("factors"), None)
@@ -175,7 +175,7 @@ def _panel(
     start = [zero if bias is None else bias.spread(lanes, r) for r in range(n)]
 
     def column(j: Value | int, *sums: Value) -> list[Value]:
-        z = [x.vector(lanes, j * design.tile + c * lanes.count) for c in columns]
+        z = [x.vector(lanes, j * design.pitch + c * lanes.count) for c in columns]
         after = []
         for r in range(n):
             u = factor.spread(lanes, j * n + r)
@@ -185,9 +185,9 @@ def _panel(
     sums = [s for s in start for _ in columns]
     if not isinstance(first, int) or first > 0:
         sums = code.loop(first, column, carry=sums)
-    corner, below = x.at(first * design.tile), factor.at(first * n)
+    corner, below = x.at(first * design.pitch), factor.at(first * n)
     for j in range(n):
-        z = [corner.vector(lanes, j * design.tile + c * lanes.count) for c in columns]
+        z = [corner.vector(lanes, j * design.pitch + c * lanes.count) for c in columns]
         for r in range(j, n):
             u = below.spread(lanes, j * n + r)
             for c in columns:
@@ -211,7 +211,7 @@ def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value)
 
         def rows(t: Value) -> None:
             def feature(j: Value, *squares: Value) -> list[Value]:
-                z = [x.vector(lanes, j * design.tile + t + c * lanes.count) for c in columns]
+                z = [x.vector(lanes, j * design.pitch + t + c * lanes.count) for c in columns]
                 after = []
                 for g in group:
                     bias = numbers.spread(lanes, j * size + (size - GROUP + g))
@@ -227,7 +227,7 @@ def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value)
                 constant = constants.spread(lanes, k + g)
                 for c in columns:
                     value = constant - squares[g * len(columns) + c]
-                    joint.put(value, (k + g) * design.tile + t + c * lanes.count)
+                    joint.put(value, (k + g) * design.pitch + t + c * lanes.count)
 
         code.loop(end, rows, step=design.step)
 

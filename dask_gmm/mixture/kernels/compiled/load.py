@@ -1,7 +1,7 @@
 """A tile of rows into the first-level cache: converted, centred, in the layouts the steps read.
 
-The E-step runs along rows: it reads [D][tile], one feature of many rows side by side. The M-step
-of all but the shortest rows runs along features: it reads [tile][D padded]. Each is made from the
+The E-step runs along rows: it reads [D][pitch], one feature of many rows side by side. The M-step
+of all but the shortest rows runs along features: it reads [tile][row pitch]. Each is made from the
 other by transposing squares of registers, whichever the block is nearer to.
 """
 
@@ -31,6 +31,18 @@ def load_tile(
         lambda: _from_rows(code, design, block, start, count, end),
         lambda: _from_features(code, design, block, start, count, end),
     )
+
+
+def _close_circle(code: Code, design: Design, rows: Array, t: Value) -> None:
+    """Let row `t` be followed by its own beginning and by ones, where `products` wants it so."""
+    if not design.shares_products:
+        return
+    lanes, line = design.lanes, rows.at(t * design.row_pitch)
+    again = range(0, design.ones_offset - design.n_features, lanes.count)
+    beginning = [line.vector(lanes, at) for at in again]
+    for at, vector in zip(again, beginning, strict=True):
+        line.put(vector, at + design.n_features)
+    line.put(code.constant(lanes, 1.0), design.ones_offset)
 
 
 def _weights(
@@ -109,16 +121,18 @@ def _from_rows(
 
     def features(t: Value, at: Value, available: int) -> None:
         x = _vector_of_block(code, design, source, (start + t) * stride + at, available)
-        rows.put(x - centre.vector(lanes, at), t * design.padded + at)
+        rows.put(x - centre.vector(lanes, at), t * design.row_pitch + at)
 
     # Row after row, as they lie in memory: the processor fetches ahead along lines.
     def copy(t: Value) -> None:
         code.loop(whole, lambda at: features(t, at, width), step=width)
         if whole < design.n_features:
             features(t, code.integer(whole), design.n_features - whole)
+        _close_circle(code, design, rows, t)
 
     def clear(t: Value) -> None:
-        code.loop(design.padded, lambda at: rows.put(zero, t * design.padded + at), step=width)
+        code.loop(design.padded, lambda at: rows.put(zero, t * design.row_pitch + at), step=width)
+        _close_circle(code, design, rows, t)
 
     code.loop(count, copy)
     code.loop(end, clear, start=count)
@@ -139,14 +153,16 @@ def _from_features(
 
         def vectors(t: Value) -> None:
             loaded = _vector_of_block(code, design, source, j * stride + start + t, width)
-            x.put(loaded - middle, j * design.tile + t)
+            x.put(loaded - middle, j * design.pitch + t)
 
         code.loop(whole, vectors, step=width)
         _one_by_one(code, design, block, j, (whole, count, end), source, j * stride + start, 1)
 
     code.loop(design.n_features, feature)
     if not design.short_rows:
-        _transpose(code, design, block.array("x_rows"), x, end, to_rows=True)
+        rows = block.array("x_rows")
+        _transpose(code, design, rows, x, end, to_rows=True)
+        code.loop(end, lambda t: _close_circle(code, design, rows, t))
 
 
 def _short_rows(
@@ -170,7 +186,7 @@ def _short_rows(
             parts = [code.shuffled(lanes, a, b, range(length)) for a, b in pairs]
         for j in range(d):
             feature = code.shuffled(lanes, parts[0], None, range(j, j + d * width, d))
-            x.put(feature - centre.spread(lanes, j), t + j * design.tile)
+            x.put(feature - centre.spread(lanes, j), t + j * design.pitch)
 
     code.loop(whole, square, step=width)
 
@@ -197,11 +213,11 @@ def _one_by_one(
 
     def row(t: Value) -> None:
         loaded = source.read(first + t * stride)
-        x.write(_widened(code, design, loaded, design.lanes.element) - middle, j * design.tile + t)
+        x.write(_widened(code, design, loaded, design.lanes.element) - middle, j * design.pitch + t)
 
     code.loop(count, row, start=whole)
     zero = Value(code, ir.Constant(design.lanes.element, 0.0))
-    code.loop(end, lambda t: x.write(zero, j * design.tile + t), start=count)
+    code.loop(end, lambda t: x.write(zero, j * design.pitch + t), start=count)
 
 
 def _remainder(n: Value, width: int) -> Value:
@@ -211,7 +227,7 @@ def _remainder(n: Value, width: int) -> Value:
 def transpose_listed(
     code: Code, design: Design, rows: Array, x: Array, listed: Array, end: Value
 ) -> None:
-    """Make [D][tile] of the rows of [tile][D padded] that are `listed`."""
+    """Make [D][pitch] of the rows of [tile][row pitch] that are `listed`."""
     _transpose(code, design, rows, x, end, to_rows=False, listed=listed)
 
 
@@ -225,14 +241,14 @@ def _transpose(
     to_rows: bool,
     listed: Array | None = None,
 ) -> None:
-    """Make [D][tile] of [tile][D padded] or the reverse, square by square."""
+    """Make [D][pitch] of [tile][row pitch] or the reverse, square by square."""
     width, whole = design.lanes.count, design.n_features // design.lanes.count
 
     def squares(at: Value, available: int) -> None:
         def square(t: Value) -> None:
             places = [t + r if listed is None else listed.read(t + r) for r in range(width)]
-            in_rows = [(rows, place * design.padded + at) for place in places]
-            in_features = [(x, (at + j) * design.tile + t) for j in range(available)]
+            in_rows = [(rows, place * design.row_pitch + at) for place in places]
+            in_features = [(x, (at + j) * design.pitch + t) for j in range(available)]
             read, written = (in_features, in_rows) if to_rows else (in_rows, in_features)
             vectors = [array.vector(design.lanes, index) for array, index in read]
             vectors += [code.constant(design.lanes, 0.0)] * (width - len(vectors))

@@ -121,14 +121,30 @@ class _Sums:
         place = i * design.padded + j if design.dense else i
         return self._totals.at(k * design.sums).read(place + design.second_offset)
 
-    def product(self, k: Value, place: Value | int) -> Value:
-        """Σ r of 1, of x_i, or of x_i x_j (see `pair_place`) that was gathered about c."""
-        design = self._design
-        return self._fold(k, place * design.lanes.count + design.shared_offset)
+    def shared_count(self, k: Value) -> Value:
+        """Σ r of the rows that were gathered about c."""
+        return self._fold(k, self._design.shared_offset)
 
-    def product_of(self, k: Value, i: Value, j: Value) -> Value:
-        """Σ r x_i x_j."""
-        return self.product(k, self._pair(i, j) + (1 + self._design.n_features))
+    def shared_first(self, k: Value, i: Value) -> Value:
+        """Σ r x_i of those rows."""
+        design = self._design
+        return self._product(k, i + design.n_second_products * design.lanes.count)
+
+    def shared_second(self, k: Value, i: Value, j: Value) -> Value:
+        """Σ r x_i x_j of those rows; j ≤ i."""
+        design, d = self._design, self._design.n_features
+        if not design.dense:
+            return self._product(k, i)
+        # The shorter way around the circle of features; see `products`.
+        apart = i - j
+        near, far = apart * design.padded + j, (self._code.integer(d) - apart) * design.padded + i
+        short = self._code.compare(apart, "<=", d // 2)
+        return self._product(k, self._code.select(short, near, far))
+
+    def _product(self, k: Value, place: Value) -> Value:
+        design = self._design
+        start = design.shared_offset + design.lanes.count
+        return self._totals.at(k * design.sums).read(place + start)
 
     def reference(self, k: Value, i: Value) -> Value:
         """c_k − c."""
@@ -144,7 +160,7 @@ class _Sums:
             return code.integer(0)
 
         def component(k: Value, found: Value) -> list[Value]:
-            some = code.greater(self.product(k, 0), _number(code, 0.0))
+            some = code.greater(self.shared_count(k), _number(code, 0.0))
             return [code.select(some, code.integer(SHARED), found)]
 
         return code.loop(self.n_components, component, carry=[code.integer(0)])[0]
@@ -224,12 +240,12 @@ def _gather(code: Code, sums: _Sums, found: _Found, *, products: bool) -> None:
 
     def component(k: Value) -> None:
         found.counts.write(sums.count(k), k)
-        n = sums.product(k, 0) if products else None
+        n = sums.shared_count(k) if products else None
 
         def feature(i: Value) -> None:
             total = sums.first(k, i)
             if n is not None:
-                total = total + (sums.product(k, i + 1) - n * sums.reference(k, i))
+                total = total + (sums.shared_first(k, i) - n * sums.reference(k, i))
             found.first.write(total, k * d + i)
 
         code.loop(d, feature)
@@ -238,9 +254,9 @@ def _gather(code: Code, sums: _Sums, found: _Found, *, products: bool) -> None:
         total = sums.second(k, i, j)
         if not products:
             return total
-        n, s, t = sums.product(k, 0), zero - sums.reference(k, i), zero - sums.reference(k, j)
-        f, g = sums.product(k, i + 1), sums.product(k, j + 1)
-        return total + (sums.product_of(k, i, j) + (s * g + t * f + n * s * t))
+        n, s, t = sums.shared_count(k), zero - sums.reference(k, i), zero - sums.reference(k, j)
+        f, g = sums.shared_first(k, i), sums.shared_first(k, j)
+        return total + (sums.shared_second(k, i, j) + (s * g + t * f + n * s * t))
 
     code.loop(found.n_components, component)
     found.add_second(second, fresh=True)

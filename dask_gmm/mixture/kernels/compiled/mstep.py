@@ -44,9 +44,6 @@ def add_moments(code: Code, design: Design, block: Block, member: Member, end: V
         by_component()
         return
     allowed = code.compare(member.integer("sharing"), "!=", 0)
-    if design.short_rows:
-        code.when(allowed, together, by_component)
-        return
 
     def by_density() -> None:
         masks = code.array(member.array("masks").raw, I64)
@@ -70,7 +67,7 @@ def _by_component(code: Code, design: Design, block: Block, member: Member, end:
 
     def component(k: Value) -> None:
         sums = member.array("sums").at(k * design.sums)
-        shares = member.array("joint").at(k * design.tile)
+        shares = member.array("joint").at(k * design.pitch)
         reference = member.array("references").at(k * design.padded)
         if design.short_rows:
             _short_rows(code, design, block, (sums, shares, reference), end)
@@ -106,7 +103,7 @@ def _short_rows(
 
     def rows(t: Value, *totals: Value) -> list[Value]:
         share = shares.vector(lanes, t)
-        difference = [x.vector(lanes, t + j * design.tile) - centre[j] for j in range(d)]
+        difference = [x.vector(lanes, t + j * design.pitch) - centre[j] for j in range(d)]
         weighted = [share * v for v in difference]
         first = [s + w for s, w in zip(totals[:d], weighted, strict=True)]
         second = [
@@ -162,7 +159,7 @@ def _add(
         left = n - start
         whole = code.compare(left, ">", design.batch)
         count = code.select(whole, code.integer(design.batch), left)
-        rows = x.at(start * design.padded) if active is None else x
+        rows = x.at(start * design.row_pitch) if active is None else x
         listed = None if active is None else active.at(start)
         _add_batch(code, design, block, at, (rows, shares.at(start), listed), count)
 
@@ -227,7 +224,7 @@ def _squares(
     x = x.at(start * lanes.count)
 
     def row(u: Value, *totals: Value) -> list[Value]:
-        line = x.at((u if active is None else active.read(u)) * design.padded)
+        line = x.at((u if active is None else active.read(u)) * design.row_pitch)
         share = shares.spread(lanes, u)
         g, c = [], []
         for i, v in enumerate(vectors):
@@ -268,7 +265,7 @@ def _pack(
     x = x.at(start * lanes.count)
 
     def row(u: Value, *totals: Value) -> list[Value]:
-        line = x.at((u if active is None else active.read(u)) * design.padded)
+        line = x.at((u if active is None else active.read(u)) * design.row_pitch)
         root = roots.spread(lanes, u)
         after = []
         for i, v in enumerate(vectors):

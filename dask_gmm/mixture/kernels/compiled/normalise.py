@@ -18,7 +18,7 @@ from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.program import Block, Member
-    from dask_gmm.mixture.kernels.compiled.vector import Code
+    from dask_gmm.mixture.kernels.compiled.vector import Code, Lanes
 
 __all__ = [
     "NEGLIGIBLE",
@@ -29,9 +29,9 @@ __all__ = [
     "responsibilities",
 ]
 
-NEGLIGIBLE = 1e-30
-"""Responsibilities below this count as zero. A row's own rounding, 1e-16, is so much larger that
-they could not be seen in any sum that is."""
+NEGLIGIBLE = 1e-24
+"""Responsibilities below this count as zero: at distances of 10 σ and more from the component, all
+rows together would change the covariance of one that has a millionth of them by 1e-16 of it."""
 
 NEGLIGIBLE_SINGLE = 1e-14
 """The same for float32 arithmetic, whose rounding is 6e-8."""
@@ -45,22 +45,63 @@ def responsibilities(code: Code, design: Design, block: Block, member: Member, e
     bad = _peaks(code, design, block, member, end)
     _relative_densities(code, design, block, member, end)
 
-    def row(t: Value, *gathered: Value) -> list[Value]:
-        peak, weight, total = (a.vector(lanes, t) for a in (peak_of, weights, row_sums))
-        row_sums.put(weight / total, t)
-        parts = (code.to_doubles(lanes, v) for v in (peak, weight, total))
-        after = []
-        for sofar, p, w, s in zip(gathered, *parts, strict=True):
-            after.append(sofar + w * (p + log(code, doubles, s)))
+    def rows(t: Value, *gathered: Value) -> list[Value]:
+        places = [t + c * lanes.count for c in range(design.abreast)]
+        weight = [weights.vector(lanes, u) for u in places]
+        total = [row_sums.vector(lanes, u) for u in places]
+        for u, w, s in zip(places, weight, total, strict=True):
+            row_sums.put(w / s, u)
+        peak = [peak_of.vector(lanes, u) for u in places]
+        logarithms = _weighted_logarithms(code, design, weight, total)
+        after = [g + part for g, part in zip(gathered, logarithms, strict=True)]
+        for p, w in zip(peak, weight, strict=True):
+            parts = zip(code.to_doubles(lanes, p), code.to_doubles(lanes, w), after, strict=True)
+            after = [code.fma(doubles, b, a, g) for a, b, g in parts]
         return after
 
     places = range(0, lanes.count, doubles.count)
     start = [totals.vector(doubles, place) for place in places]
-    gathered = code.loop(end, row, step=lanes.count, carry=start)
+    gathered = code.loop(end, rows, step=design.step, carry=start)
     for place, vector in zip(places, gathered, strict=True):
         totals.put(vector, place)
     _share(code, design, block, member, end)
     return bad
+
+
+def _weighted_logarithms(
+    code: Code, design: Design, weights: list[Value], totals: list[Value]
+) -> list[Value]:
+    """Σ w log s over some vectors of rows, as vectors of float64.
+
+    Where all weights are 0 or 1 it is one logarithm, that of the product of the sums that count.
+    """
+    lanes, doubles = design.lanes, design.lanes.doubles
+    one = code.constant(lanes, 1.0)
+
+    def of_product() -> list[Value]:
+        product = one
+        for w, s in zip(weights, totals, strict=True):
+            product = product * code.select(code.greater(w, code.constant(lanes, 0.5)), s, one)
+        return [log(code, doubles, part) for part in code.to_doubles(lanes, product)]
+
+    def one_by_one() -> list[Value]:
+        sums = [code.constant(doubles, 0.0)] * (lanes.count // doubles.count)
+        for w, s in zip(weights, totals, strict=True):
+            parts = zip(code.to_doubles(lanes, w), code.to_doubles(lanes, s), sums, strict=True)
+            sums = [code.fma(doubles, b, log(code, doubles, a), g) for b, a, g in parts]
+        return sums
+
+    return code.when(_are_zero_or_one(code, lanes, weights), of_product, one_by_one)
+
+
+def _are_zero_or_one(code: Code, lanes: Lanes, vectors: list[Value]) -> Value:
+    """Whether all elements of some vectors are 0 or 1."""
+    builder, bits = code.builder, ir.IntType(lanes.count)
+    together = bits(-1)
+    for v in vectors:
+        same = builder.fcmp_ordered("==", v.raw, (v * v).raw)
+        together = builder.and_(together, builder.bitcast(same, bits))
+    return Value(code, builder.icmp_signed("==", together, bits(-1)))
 
 
 def _share(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
@@ -73,7 +114,7 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
     mask_stride = design.mask_words * 64 // lanes.mask_bits
 
     def component(k: Value) -> None:
-        joint = member.array("joint").at(k * design.tile)
+        joint = member.array("joint").at(k * design.pitch)
         count = member.array("sums").at(k * design.sums)
         mask = masks.at(k * mask_stride)
 
@@ -128,7 +169,7 @@ def posteriors(code: Code, design: Design, block: Block, member: Member, end: Va
         line, scale = output.at(t * n_components), one / row_sums.read(t)
 
         def component(k: Value) -> None:
-            share = joint.read(k * design.tile + t) * scale
+            share = joint.read(k * design.pitch + t) * scale
             some = code.greater(share, Value(code, ir.Constant(lanes.element, nothing)))
             share = code.select(some, share, zero)
             if lanes.single:
@@ -155,7 +196,7 @@ def labels(code: Code, design: Design, block: Block, member: Member, end: Value)
             index = code.shuffled(lanes, Value(code, first), None, [0] * lanes.count)
             after = []
             for c in columns:
-                value = joint.vector(lanes, k * design.tile + t + c * lanes.count)
+                value = joint.vector(lanes, k * design.pitch + t + c * lanes.count)
                 better = code.greater(value, best[2 * c])
                 after.append(code.select(better, value, best[2 * c]))
                 after.append(code.select(better, index, best[2 * c + 1]))
@@ -181,7 +222,7 @@ def _peaks(code: Code, design: Design, block: Block, member: Member, end: Value)
 
     def rows(t: Value, worst: Value) -> list[Value]:
         def component(k: Value, *peaks: Value) -> list[Value]:
-            values = (joint.vector(lanes, k * design.tile + t + c * lanes.count) for c in columns)
+            values = (joint.vector(lanes, k * design.pitch + t + c * lanes.count) for c in columns)
             return [code.maximum(v, p) for v, p in zip(values, peaks, strict=True)]
 
         n_components = member.integer("n_components")
@@ -209,7 +250,7 @@ def _relative_densities(
     code.loop(end, lambda t: row_sums.put(zero, t), step=lanes.count)
 
     def component(k: Value) -> None:
-        joint = member.array("joint").at(k * design.tile)
+        joint = member.array("joint").at(k * design.pitch)
 
         def rows(t: Value) -> None:
             places = [t + c * lanes.count for c in range(design.abreast)]

@@ -1,9 +1,15 @@
 """Moments of a tile where most components share most rows: one matrix product for all of them.
 
 N_k, G_k and C_k about the centre c that the tile was loaded relative to are the products of the
-responsibilities [K][t] with the features 1, x_i and x_i x_j of the rows, which are the same for
-all components. That is fewer multiplications than component by component, where each has its own
-differences, and where a triangle of vectors is wider than a triangle of numbers.
+responsibilities [K][t] with 1, x_i and x_i x_j of the rows, which are the same for all components.
+That is fewer multiplications than component by component, where each has its own differences, and
+where a triangle of vectors is wider than a triangle of numbers.
+
+To fill vectors with products, features are taken as a circle: a row is followed by its own
+beginning, so that the products of features at distance s, x_i x_{i+s}, are the product of two
+stretches of it, D of them for each s up to D/2, and every pair is among them once (twice at D/2).
+The row ends with ones, which makes x_i the product of two stretches as well. All are formed where
+they are needed, in registers, and serve eight components.
 
 The price is cancellation when the moments are moved from c to a component's mean, so a candidate
 asks for this only if its components lie close to c (`packing.may_share`). A tile is taken so if
@@ -17,127 +23,123 @@ from typing import TYPE_CHECKING
 from dask_gmm.mixture.kernels.compiled.design import GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.program import Block, Member
-    from dask_gmm.mixture.kernels.compiled.vector import Array, Code, Value
+    from dask_gmm.mixture.kernels.compiled.vector import Code, Value
 
 __all__ = ["add_products"]
 
+WIDE = 3
+"""Vectors of products that are summed together; two where they do not come out even."""
+
 
 def add_products(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
-    """Add rows 0 … `end` of the tile with the responsibilities in `joint`, some at a time."""
+    """Add rows 0 … `end` of the tile with the responsibilities in `joint`."""
+    _add_counts(code, design, member, end)
+    narrow = -design.n_products % WIDE  # blocks of two
+    wide = design.n_products - 2 * narrow
 
     def batch(start: Value) -> None:
         left = end - start
         whole = code.compare(left, ">", design.product_rows)
         count = code.select(whole, code.integer(design.product_rows), left)
-        _lay_out_shares(code, design, member, start, count)
-        _multiply_features(code, design, block, start, count)
-        _add_product(code, design, block, member, count)
+
+        def some(q: Value, abreast: int) -> None:
+            _for_components(code, design, block, member, (start, count), (q, abreast))
+
+        if wide > 0:
+            code.loop(wide, lambda q: some(q, WIDE), step=WIDE)
+        if wide < design.n_products:
+            code.loop(design.n_products, lambda q: some(q, 2), start=max(wide, 0), step=2)
 
     code.loop(end, batch, step=design.product_rows)
 
 
-def _lay_out_shares(code: Code, design: Design, member: Member, start: Value, count: Value) -> None:
-    """Responsibilities as [groups of components][vectors of rows][GROUP], read in that order."""
-    lanes, packed, joint = design.lanes, member.array("packed_shares"), member.array("joint")
+def _add_counts(code: Code, design: Design, member: Member, end: Value) -> None:
+    """N_k of the rows that are taken so."""
+    lanes = design.lanes
 
     def component(k: Value) -> None:
-        own = joint.at(k * design.tile + start)
-        group = packed.at((k // GROUP) * (GROUP * design.product_rows))
-        place = group.at((k & (GROUP - 1)) * lanes.count)
-
-        _copy(code, design, count, lambda t: own.vector(lanes, t), place, GROUP)
+        shares = member.array("joint").at(k * design.pitch)
+        sums = member.array("sums").at(k * design.sums).at(design.shared_offset)
+        total = code.loop(
+            end,
+            lambda t, sofar: [sofar + shares.vector(lanes, t)],
+            step=lanes.count,
+            carry=[sums.vector(lanes)],
+        )
+        sums.put(total[0])
 
     code.loop(member.integer("n_components"), component)
 
 
-def _multiply_features(
-    code: Code, design: Design, block: Block, start: Value, count: Value
-) -> None:
-    """1, x_i and x_i x_j, j ≤ i (for variances j = i): [groups][vectors of rows][products]."""
-    lanes, abreast = design.lanes, design.products_abreast
-    x, products = block.array("x").at(start), block.array("products")
-
-    def place(f: Value | int) -> Array:
-        if isinstance(f, int):
-            f = code.integer(f)
-        group = f // abreast
-        within = f - group * abreast
-        return products.at(group * (abreast * design.product_rows)).at(within * lanes.count)
-
-    def write(of: Callable[[Value], Value], f: Value | int) -> None:
-        _copy(code, design, count, of, place(f), abreast)
-
-    one = code.constant(lanes, 1.0)
-    write(lambda _: one, 0)
-
-    def row(i: Value, f: Value) -> list[Value]:
-        own = x.at(i * design.tile)
-        write(lambda t: own.vector(lanes, t), i + 1)
-
-        def pair(j: Value, f: Value) -> list[Value]:
-            other = x.at(j * design.tile)
-            write(lambda t: own.vector(lanes, t) * other.vector(lanes, t), f)
-            return [f + 1]
-
-        return code.loop(i + 1, pair, start=0 if design.dense else i, carry=[f])
-
-    code.loop(design.n_features, row, carry=[code.integer(design.n_features + 1)])
-
-
-def _copy(
+def _for_components(
     code: Code,
     design: Design,
-    count: Value,
-    of: Callable[[Value], Value],
-    place: Array,
-    apart: int,
+    block: Block,
+    member: Member,
+    rows: tuple[Value, Value],
+    products: tuple[Value, int],
 ) -> None:
-    """Write a vector for each vector of rows, `apart` vectors from one to the next."""
+    """Add some products of some rows to the sums of all components, as many at a time as fit."""
+    n_components = member.integer("n_components")
+
+    def add(k: Value, together: int) -> None:
+        _add(code, design, block, member, rows, products, (k, together))
+
+    if design.registers < 32:
+        code.loop(n_components, lambda k: add(k, GROUP), step=GROUP)
+        return
+    pairs = ((n_components + (GROUP - 1)) // (2 * GROUP)) * (2 * GROUP)
+    code.loop(pairs, lambda k: add(k, 2 * GROUP), step=2 * GROUP)
+    code.when(code.compare(pairs, "<", n_components), lambda: add(pairs, GROUP))
+
+
+def _add(
+    code: Code,
+    design: Design,
+    block: Block,
+    member: Member,
+    rows: tuple[Value, Value],
+    products: tuple[Value, int],
+    components: tuple[Value, int],
+) -> None:
+    """Add vectors q … q + abreast of products to the sums of components k … k + together."""
+    lanes, pitch = design.lanes, design.row_pitch
+    (start, count), (q, abreast), (k, together) = rows, products, components
+    x = block.array("x_rows").at(start * pitch)
+    shares = member.array("joint").at(k * design.pitch + start)
+    factors = [tuple(x.at(at) for at in _factors(code, design, q + c)) for c in range(abreast)]
+
+    def row(u: Value, *totals: Value) -> list[Value]:
+        line = u * pitch
+        z = [a.vector(lanes, line) * b.vector(lanes, line) for a, b in factors]
+        after = []
+        for g in range(together):
+            share = shares.spread(lanes, u + g * design.pitch)
+            own = totals[g * abreast : (g + 1) * abreast]
+            after += [code.fma(lanes, share, v, s) for v, s in zip(z, own, strict=True)]
+        return after
+
+    # From zero: what the sums were before is not waited for.
+    zeros = [code.constant(lanes, 0.0)] * (together * abreast)
+    found = code.loop(count, row, carry=zeros)
+    first = design.shared_offset + lanes.count
+    sums = member.array("sums").at(k * design.sums + q * lanes.count).at(first)
+    for g in range(together):
+        for c in range(abreast):
+            place = g * design.sums + c * lanes.count
+            sums.put(sums.vector(lanes, place) + found[g * abreast + c], place)
+
+
+def _factors(code: Code, design: Design, q: Value) -> tuple[Value, Value]:
+    """Where in a row the stretches begin whose product is vector `q`."""
     width = design.lanes.count
-
-    def rows(t: Value) -> None:
-        for u in range(0, design.step, width):
-            place.put(of(t + u), t * apart + u * apart)
-
-    code.loop(count, rows, step=design.step)
-
-
-def _add_product(code: Code, design: Design, block: Block, member: Member, count: Value) -> None:
-    """Add shares × products, a block of registers of lanes after the other."""
-    lanes, abreast = design.lanes, design.products_abreast
-    shares, products = member.array("packed_shares"), block.array("products")
-    sums = member.array("sums").at(design.shared_offset)
-    n_groups = (member.integer("n_components") + (GROUP - 1)) // GROUP
-    length = design.product_rows
-
-    def features(f: Value) -> None:
-        p = products.at(f * length)
-
-        def components(g: Value) -> None:
-            r = shares.at(g * (GROUP * length))
-            corner = sums.at(g * (GROUP * design.sums) + f * lanes.count)
-            places = [
-                k * design.sums + c * lanes.count for k in range(GROUP) for c in range(abreast)
-            ]
-
-            def rows(t: Value, *totals: Value) -> list[Value]:
-                z = [p.vector(lanes, t * abreast + c * lanes.count) for c in range(abreast)]
-                after = []
-                for k in range(GROUP):
-                    share = r.vector(lanes, t * GROUP + k * lanes.count)
-                    own = totals[k * abreast : (k + 1) * abreast]
-                    after += [code.fma(lanes, share, v, s) for v, s in zip(z, own, strict=True)]
-                return after
-
-            start = [corner.vector(lanes, place) for place in places]
-            ended = code.loop(count, rows, step=lanes.count, carry=start)
-            for place, total in zip(places, ended, strict=True):
-                corner.put(total, place)
-
-        code.loop(n_groups, components)
-
-    code.loop(design.n_products, features, step=abreast)
+    across = design.padded // width
+    distance = q // across
+    i = (q - distance * across) * width
+    linear = q - design.n_second_products
+    ones = code.integer(design.ones_offset)
+    is_linear = code.compare(linear, ">=", 0)
+    first = code.select(is_linear, linear * width, i)
+    return first, code.select(is_linear, ones, i + distance)

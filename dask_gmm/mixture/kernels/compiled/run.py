@@ -229,24 +229,24 @@ _Sizes = dict[str, tuple[Any, int]]
 
 def _tile_sizes(design: Design) -> _Sizes:
     t, d, element = design.tile, design.n_features, _element(design)
-    long_rows = 0 if design.short_rows else t * design.padded
+    pitch = design.pitch
+    long_rows = 0 if design.short_rows else t * design.row_pitch
     packed = design.batch * design.padded if long_rows and design.dense else 0
     return {
         "centre": (element, design.lanes.rounded(d)),
-        "x": (element, d * t),
+        "x": (element, d * pitch),
         "x_rows": (element, long_rows),
         "row_weights": (element, t),
         "numbers": (element, len(exp_numbers(design.lanes.single)) * design.lanes.count),
         "peak": (element, t),
         "row_sums": (element, t),
-        "white": (element, d * t if design.family == "tied" else 0),
-        "gathered": (element, d * t if design.eliminates else 0),
+        "white": (element, d * pitch if design.family == "tied" else 0),
+        "gathered": (element, d * pitch if design.eliminates else 0),
         "floor": (element, t if design.eliminates else 0),
         "active": (np.int64, 0 if design.short_rows else t),
         "shares": (element, t),
         "roots": (element, design.batch),
         "packed": (element, packed),
-        "products": (element, design.n_products * design.product_rows),
     }
 
 
@@ -254,16 +254,14 @@ def _candidate_sizes(design: Design, k: int) -> _Sizes:
     element, d = _element(design), design.n_features
     grouped = -(-k // GROUP) * GROUP
     factors = design.component_factors * (k if design.family == "full" else 1)
-    shared = grouped if design.shares_products else 0
     biases = d * {"full": k, "tied": grouped}.get(design.family, 2 * grouped)
     sizes: _Sizes = {
         "factors": (element, factors),
         "biases": (element, biases),
         "constants": (element, grouped),
         "references": (element, k * design.padded),
-        "joint": (element, grouped * design.tile),
+        "joint": (element, grouped * design.pitch),
         "masks": (np.int64, 0 if design.short_rows else k * design.mask_words),
-        "packed_shares": (element, shared * design.product_rows),
     }
     if design.lanes.single:
         sizes["shifts"] = (np.float64, k * d)

@@ -347,21 +347,30 @@ class Code:
         return carried
 
     def when(
-        self, truth: Value, then: Callable[[], None], otherwise: Callable[[], None] | None = None
-    ) -> None:
-        """``if truth: then() else: otherwise()``."""
+        self,
+        truth: Value,
+        then: Callable[[], list[Value] | None],
+        otherwise: Callable[[], list[Value] | None] | None = None,
+    ) -> list[Value]:
+        """``then() if truth else otherwise()``; the values, if both return as many."""
         b = self.builder
         yes, after = b.append_basic_block(), b.append_basic_block()
         no = b.append_basic_block() if otherwise else after
         b.cbranch(truth.raw, yes, no)
-        b.position_at_end(yes)
-        then()
-        b.branch(after)
-        if otherwise:
-            b.position_at_end(no)
-            otherwise()
-            b.branch(after)
+        ends = []
+        for begin, body in ((yes, then), (no, otherwise)):
+            if body is not None:
+                b.position_at_end(begin)
+                ends.append((body() or [], b.block))
+                b.branch(after)
         b.position_at_end(after)
+        results = []
+        for pair in zip(*(values for values, _ in ends), strict=True) if otherwise else ():
+            phi = b.phi(pair[0].raw.type)
+            for value, (_, end) in zip(pair, ends, strict=True):
+                phi.add_incoming(value.raw, end)
+            results.append(Value(self, phi))
+        return results
 
     def compare(self, a: Value, how: str, b: Value | int) -> Value:
         """The truth of a comparison of integers."""
