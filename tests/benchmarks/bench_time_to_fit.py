@@ -13,8 +13,8 @@ from an instrument. The files were just written, so they come from the operating
 memory allows; ours keeps no decoded block (`--cache auto` lets it), as if there were more of them
 than memory. All contestants have the same threads and one start, k-means on a sample:
 
-- `plain` is our plain EM, whose first fit goes on until a pass gains less than 1e-9 nats per row:
-  its end is the limit for everybody;
+- `plain` is our plain EM; it goes on once until a pass gains less than 1e-7 nats per row, and from
+  there an accelerated fit finds the optimum it was bound for: the limit for everybody;
 - `accelerated` is variance-reduced EM from the same start, the drawing of its sample included;
 - `own start` is variance-reduced EM as a fit of a store is by default, the best of five starts on
   the sample: what a user waits for from nothing;
@@ -49,13 +49,15 @@ from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.sampling import automatic_size
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
 from dask_gmm.mixture.covariance import FULL
-from tests.benchmarks.bench_passes import LIMIT, SAME_OPTIMUM, gaussians, pixels, sample_of
+from tests.benchmarks.bench_passes import SAME_OPTIMUM, gaussians, pixels, sample_of
 from tests.benchmarks.contest import SCRIPTS, THREAD_VARIABLES
 from tests.benchmarks.machine import describe_machine, machine_line
 
 COMPONENTS = 8
 BLOCK_BYTES = 64_000_000
 LEVELS = (1e-3, 1e-4)
+# Nats per row that a pass of plain EM gains when it is left.
+CREEPING = 1e-7
 # What runs, and from where.
 CONTESTANTS = (
     ("plain", "numpy"),
@@ -161,15 +163,17 @@ def measure(
     common = {"start": str(paths["start"]), "cache": arguments.cache}
     first = turn(
         arguments.threads,
-        what="plain",
+        what="limit",
         data=str(paths["numpy"]),
-        tol=LIMIT,
+        tol=CREEPING,
         passes=arguments.most_passes,
         **common,
     )
     limit, needed = first["end"], passes_to(first["bounds"], first["end"])
     most = needed[f"{LEVELS[-1]:g}"]
-    print(f"{name}, {rows.shape}: plain EM's limit {limit:.6f} after {len(first['bounds'])} passes")
+    left = limit - first["bounds"][-1]
+    print(f"{name}, {rows.shape}: plain EM's limit {limit:.6f}", end=", ")
+    print(f"{left:.0e} above its pass {len(first['bounds'])}")
     lines: dict[tuple[str, str], Line] = {}
     for number in range(arguments.rounds):
         for what, place in CONTESTANTS:

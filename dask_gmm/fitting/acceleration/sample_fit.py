@@ -3,6 +3,12 @@
 A start that is fitted to the sample begins the passes about p/2m nats per row from where the sample
 can tell no more. Which of several optima it is near the sample can tell too, so that all starts
 but the best cost no pass at all.
+
+Without `reg_covar`, or with less of it than the units ask for, a component may close in on a few
+rows of the sample and take its likelihood beyond all bounds. Such an end says nothing about the
+data and would win against every other. So whoever's climb has no bound is no candidate as long as
+another's has one, and where none has, the starts come back as they were given: whether a component
+collapses is then found on all rows, where `on_collapse` is the rule.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
+from dask_gmm.fitting.acceleration.climbing import Point, SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
 
 if TYPE_CHECKING:
@@ -65,21 +71,31 @@ def fit_sample(
     evaluations : int
         Most E-steps over the sample for each start.
     """
-    ends = []
     whole = SampleObjective(sample, reg_covar)
     rows = thinned(sample.rows, starts[0].n_components, starts[0].family)
     fewer = SampleRows(rows, sample.kernel, sample.n_threads)
     thin = SampleObjective(fewer, reg_covar)
+    rough = []
     for start in starts:
-        end = climb(thin, thin(start), _ROUGH, evaluations)
-        ends.append(whole(end.parameters))
-    ends.sort(key=lambda point: -point.value)
-    best = [climb(whole, end, _FINE, evaluations) for end in ends[:keep]]
+        end, sound = climb(thin, thin(start), _ROUGH, evaluations)
+        rough.append((sound, whole(end.parameters if sound else start)))
+    rough.sort(key=_rank)
+    fine = []
+    for sound, point in rough[:keep]:
+        end, still = climb(whole, point, _FINE, evaluations) if sound else (point, False)
+        fine.append((still, end if still else point))
+    fine.sort(key=_rank)
+    best = [point for _, point in fine]
     sample.evaluations += fewer.evaluations
-    best.sort(key=lambda point: -point.value)
     distinct = [
         point
         for i, point in enumerate(best)
-        if i == 0 or best[i - 1].value - point.value > _SAME_END
+        if i == 0 or abs(best[i - 1].value - point.value) > _SAME_END
     ]
     return tuple(point.parameters for point in distinct)
+
+
+def _rank(end: tuple[bool, Point]) -> tuple[bool, float]:
+    """Sound ends first, then the higher ones."""
+    sound, point = end
+    return not sound, -point.value

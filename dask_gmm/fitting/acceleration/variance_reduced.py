@@ -68,6 +68,7 @@ class VarianceReducedEM(VerifiedEM):
     _least_rho: float = 0.0
     _hedging: bool = False
     _last_rise: float = float("inf")
+    _said: float = float("inf")
     _outer: list[Step] = field(default_factory=list)
     _mixed: bool = False
 
@@ -125,7 +126,8 @@ class VarianceReducedEM(VerifiedEM):
         """Trust the sample as far as its size says."""
         self._rho = min(_MOST_RHO, 0.5 * float(np.sqrt(start.n_parameters / len(self.sample))))
         self._first_rho, self._least_rho = self._rho, self._rho * _LEAST_RHO_PART
-        self._hedging, self._mixed, self._last_rise = False, False, float("inf")
+        self._hedging, self._mixed = False, False
+        self._last_rise = self._said = float("inf")
         self._outer.clear()
 
     @property
@@ -138,10 +140,12 @@ class VarianceReducedEM(VerifiedEM):
         for _ in range(_TRIES):
             held = objective.held(self._rho)
             start = held.start()
-            top = climb(held, start, enough, _EVALUATIONS)
+            top, sound = climb(held, start, enough, _EVALUATIONS)
             predicted = top.value - start.value
-            if top is start and self._rho < 0.1:
-                self._rho *= 4.0
+            if not sound:
+                if self._rho >= _MOST_RHO:
+                    return None
+                self._rho = min(4.0 * self._rho, _MOST_RHO)
             elif predicted >= at.gain:
                 return top, predicted
             elif self._rho <= self._least_rho or self._refuted:
@@ -153,23 +157,39 @@ class VarianceReducedEM(VerifiedEM):
     def _estimate(self, free: CorrectedSample, reached: Point, at: Point) -> None:
         """Estimate what is left to gain, and stop if it is less than `tol`.
 
-        The estimate is max h − h(θ) without the proximal term. As that term only lowers h, what
+        The sample says max h − h(θ) without the proximal term. As that term only lowers h, what
         the climb has found is a lower bound; only when it is below `tol` the climb goes on, from
         what it has `reached`.
         """
         self._last_rise = float("inf")
         base = free.start().value
-        if self.tol > 0.0 and not self.by_change and reached.value - base < self.tol:
+        stopping = self.tol > 0.0 and not self.by_change
+        if stopping and reached.value - base < self.tol:
             enough = max(_INNER * min(self.tol, at.gain), _ROUNDING)
-            reached = climb(free, reached, enough, _STOP_EVALUATIONS)
-            if reached.update is None:
-                return  # the corrected moments belong to no mixture: nothing is known
-            if reached.value - base < self.tol:
-                self.outcome = Outcome.CONVERGED
-        self.remaining_gain = max(reached.value - base, 0.0)
+            reached, sound = climb(free, reached, enough, _STOP_EVALUATIONS)
+            if not sound:  # no maximum, or a singularity: nothing is known
+                self._said = float("inf")
+                return
+        self.remaining_gain = self._corrected(max(reached.value - base, 0.0))
+        if stopping and self.remaining_gain < self.tol:
+            self.outcome = Outcome.CONVERGED
+
+    def _corrected(self, said: float) -> float:
+        """What the sample says is left, times how much more the last pass gained than it said.
+
+        Had the sample been right, what it said was left would have declined by what the pass gained.
+        On a plateau it declines by less: there EM creeps because the likelihood of all rows hardly
+        bends, the sample's bends more by chance, and of every step it sees the same part only.
+        """
+        before, self._said = self._said, said
+        if said < _NOISE or before == float("inf"):
+            return said
+        declined = before - said
+        return said * max(1.0, self._gained / declined) if declined > 0.0 else float("inf")
 
     def _extrapolate(self, rise: float) -> None:
         """Estimate what is left from how the rises of h_ρ decline: a geometric series."""
+        self._said = float("inf")
         before, self._last_rise = self._last_rise, rise
         known = rise < before < float("inf")
         self.remaining_gain = rise / (1.0 - rise / before) if known else float("inf")
