@@ -180,6 +180,7 @@ def measure(
             scikit_learn = what == "scikit-learn"
             if scikit_learn and number >= arguments.scikit_learn_rounds:
                 continue
+            print(f"  {number}: {what} {place}", file=sys.stderr, flush=True)
             plain, passes = what in ("plain", "scikit-learn"), 1000
             if plain:
                 passes = arguments.iterations if scikit_learn else most

@@ -177,9 +177,9 @@ class VarianceReducedEM(VerifiedEM):
     def _corrected(self, said: float) -> float:
         """What the sample says is left, times how much more the last pass gained than it said.
 
-        Had the sample been right, what it said was left would have declined by what the pass gained.
-        On a plateau it declines by less: there EM creeps because the likelihood of all rows hardly
-        bends, the sample's bends more by chance, and of every step it sees the same part only.
+        Had the sample been right, what it said was left would have declined by what the pass
+        gained. On a plateau it declines by less: there EM creeps because the likelihood of all
+        rows hardly bends, the sample's bends more by chance, and of each step it sees a part only.
         """
         before, self._said = self._said, said
         if said < _NOISE or before == float("inf"):
