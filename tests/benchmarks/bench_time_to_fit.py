@@ -60,12 +60,12 @@ LEVELS = (1e-3, 1e-4)
 CREEPING = 1e-7
 # What runs, and from where.
 CONTESTANTS = (
-    ("plain", "numpy"),
-    ("accelerated", "numpy"),
-    ("plain", "zarr"),
-    ("accelerated", "zarr"),
-    ("own start", "zarr"),
-    ("scikit-learn", "numpy"),
+    "accelerated/zarr",
+    "plain/zarr",
+    "own start/zarr",
+    "accelerated/numpy",
+    "plain/numpy",
+    "scikit-learn/numpy",
 )
 
 
@@ -176,7 +176,7 @@ def measure(
     print(f"{left:.0e} above its pass {len(first['bounds'])}")
     lines: dict[tuple[str, str], Line] = {}
     for number in range(arguments.rounds):
-        for what, place in CONTESTANTS:
+        for what, place in (name.split("/") for name in arguments.only):
             scikit_learn = what == "scikit-learn"
             if scikit_learn and number >= arguments.scikit_learn_rounds:
                 continue
@@ -211,10 +211,9 @@ def measure(
 
 
 def show(lines: list[Line]) -> None:
-    """The table of one set of rows."""
-    reference = next(r for r in lines if (r.what, r.place) == ("accelerated", "zarr"))
-    levels = list(reference.seconds)
-    head = "".join(f"{f'passes to {n}':>17}{'s':>9}{'x ours':>8}" for n in levels)
+    """The table of one set of rows; "x first" is by the first line's seconds."""
+    reference, levels = lines[0], list(lines[0].seconds)
+    head = "".join(f"{f'passes to {n}':>17}{'s':>9}{'x first':>8}" for n in levels)
     print(f"{'':13}{'from':6}{head}{'whole, s':>10}{'end':>10}")
     for line in lines:
         text = f"{line.what:13}{line.place:6}"
@@ -237,6 +236,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--features", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--sets", nargs="+", choices=("overlapping", "pixels"))
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scikit-learn-rounds", type=int, default=1)
