@@ -63,6 +63,7 @@ CONTESTANTS = (
     "accelerated/zarr",
     "plain/zarr",
     "own start/zarr",
+    "own start/numpy",
     "accelerated/numpy",
     "plain/numpy",
     "scikit-learn/numpy",
@@ -103,7 +104,8 @@ def simulate(name: str, n: int, d: int, seed: int) -> np.ndarray:
     if name == "pixels":
         return pixels(seed, n).rows
     # The distances between means grow with √D, the scales do not.
-    return gaussians(seed, n, COMPONENTS, d, 1.5 / np.sqrt(2.0) * np.sqrt(8.0 / d))[0]
+    spread = 4.0 if name == "separated" else 1.5 / np.sqrt(2.0)
+    return gaussians(seed, n, COMPONENTS, d, spread * np.sqrt(8.0 / d))[0]
 
 
 def write(folder: Path, rows: np.ndarray, seed: int) -> dict[str, Path]:
@@ -235,7 +237,7 @@ def parse() -> argparse.Namespace:
     sizes.add_argument("--tiny", action="store_true", help="sizes of a test; figures mean nothing")
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--features", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--sets", nargs="+", choices=("overlapping", "pixels"))
+    parser.add_argument("--sets", nargs="+", choices=("overlapping", "separated", "pixels"))
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
@@ -265,7 +267,7 @@ def main() -> None:
     print(f"{arguments.threads} thread(s), {arguments.rounds} rounds.")
     everything: list[Line] = []
     for name in arguments.sets or ["overlapping"]:
-        for d in arguments.features if name == "overlapping" else [3]:
+        for d in [3] if name == "pixels" else arguments.features:
             rows = simulate(name, arguments.rows, d, arguments.seed)
             with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
                 paths = write(Path(folder), rows, arguments.seed)
