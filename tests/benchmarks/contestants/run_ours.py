@@ -31,6 +31,7 @@ def prepare(problem: Problem) -> Fit:
             means_init=problem.means,
             precisions_init=precisions,
             kernel=KERNEL,
+            acceleration=None,
         ).fit(problem.rows)
         return lambda: {
             "weights": gm.weights_,
