@@ -79,9 +79,10 @@ class VarianceReducedEM(VerifiedEM):
         assert at.update is not None
         objective = CorrectedSample.create(self.sample, at.parameters, at.moments)
         best, rho = self._climb(objective, at), self._rho
+        self._remaining.take(self._gained)
         if self._refuted:  # h_1 without the sample is what a plain step maximises
             rise, held = (at.gain, 1.0) if best is None else (best[1], rho)
-            self._settle(self._remaining.by_decline(max(rise, 0.0), held, self._gained))
+            self._settle(self._remaining.by_decline(max(rise, 0.0), held))
         elif best is None:
             self._ask_sample(objective, objective.start(), at)
         else:
@@ -126,7 +127,7 @@ class VarianceReducedEM(VerifiedEM):
         self._rho = min(_MOST_RHO, 0.5 * float(np.sqrt(start.n_parameters / len(self.sample))))
         self._first_rho, self._least_rho = self._rho, self._rho * _LEAST_RHO_PART
         self._hedging, self._mixed = False, False
-        self._remaining.forget()
+        self._remaining = RemainingGain()
         self._outer.clear()
 
     @property
@@ -166,8 +167,7 @@ class VarianceReducedEM(VerifiedEM):
             if not sound:  # no maximum, or a singularity: nothing is known
                 self._remaining.forget()
                 return
-        said = max(reached.value - base, 0.0)
-        self._settle(self._remaining.by_sample(said, self._gained))
+        self._settle(self._remaining.by_sample(max(reached.value - base, 0.0)))
 
     def _settle(self, left: float) -> None:
         """Keep an estimate, and stop if it is less than `tol`."""
