@@ -106,16 +106,18 @@ class GaussianMixture(FittedMixture):
         fewer than `n_components`; or fail, as scikit-learn does. 'reseed' and 'merge' also take
         care of components that hold less than one row, and warn of each component they mended.
         A covariance that all components share ('tied') cannot be mended. An accelerated fit whose
-        bold step collapses takes the plain one instead, and begins anew from a mended mixture.
+        bold step collapses takes the plain one instead, and begins anew from a mended mixture; what
+        collapses on the sample alone counts for nothing.
     acceleration : {'auto', 'variance-reduced', 'squarem'} or None, default='auto'
         How many reads the fit takes. None is plain EM, scikit-learn's, to the last digit.
         'variance-reduced' fits the sample first (the best of 5 starts, or of `n_init` if those are
         more), then lets it find the steps, and each read corrects and verifies one: a few reads
         instead of dozens. Where a sample of `init_size` rows is small against the parameters it is
         'squarem', which needs none. 'auto' is 'variance-reduced' for data that are read from a
-        store or a Dask collection and exceed the sample, and None for all else. `n_init` then is
-        the number of the sample's best ends between which the first read decides; given starting
-        values, those of 'k-means||' and those of a warm start take part as they are.
+        store or a Dask collection and exceed the sample, and for arrays in memory of fifty times
+        its rows or more, None for all else. `n_init` then is the number of the sample's best ends
+        between which the first read decides; given starting values, those of 'k-means||' and those
+        of a warm start take part as they are.
     stopping : {'auto', 'change'}, default='auto'
         When an accelerated fit has converged: 'auto' when the estimated gain to the optimum is
         below `tol`, 'change' as scikit-learn, which is also what plain EM does.

@@ -66,7 +66,8 @@ def test_auto_accelerates_what_is_read_and_exceeds_the_sample(
 ) -> None:
     assert fit(store, max_iter=1, tol=1.0).acceleration_ == "variance-reduced"
     assert fit(da.from_array(rows, chunks=(2000, 2)), tol=1.0).acceleration_ == "variance-reduced"
-    assert fit(rows, tol=1.0).acceleration_ is None
+    assert fit(rows, tol=1.0).acceleration_ is None, "in memory, and but five times the sample"
+    assert fit(rows, tol=1.0, init_size=400).acceleration_ == "variance-reduced", "fifty times"
     assert fit(store, init_size="auto", tol=1.0).acceleration_ is None, "all rows are the sample"
     assert fit(rows, acceleration="variance-reduced", tol=1.0).acceleration_ == "variance-reduced"
     few = fit(store, acceleration="variance-reduced", init_size=50, tol=1.0)

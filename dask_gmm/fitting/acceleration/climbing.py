@@ -158,7 +158,7 @@ def slope(point: Point, direction: np.ndarray[tuple[int], np.dtype[np.float64]])
 
 def climb(
     objective: SampleObjective | CorrectedSample, start: Point, enough: float, evaluations: int
-) -> Point:
+) -> tuple[Point, bool]:
     """Go up from `start` until an EM step would gain less than `enough`.
 
     Parameters
@@ -170,6 +170,15 @@ def climb(
         Nats per row.
     evaluations : int
         Most evaluations of the objective.
+
+    Returns
+    -------
+    Point
+        The last one whose M-step has a maximum.
+    bool
+        Whether the way is sound. It is not where the next EM step leads to none: a component has
+        closed in on rows that leave it no variance, and the objective has no bound there, or the
+        corrections leave it no rows. The point before is then as high as one likes.
     """
     point, steps, memory = start, list[Step](), _MEMORY
     while evaluations > 0 and (update := point.update) is not None and point.gain > enough:
@@ -186,9 +195,9 @@ def climb(
         trial = objective(update)
         evaluations -= 1
         if trial.update is None or not np.isfinite(trial.value):
-            break
+            return point, False
         point = trial
-    return point
+    return point, point.update is not None
 
 
 def _bold(point: Point, steps: list[Step], memory: int) -> tuple[MixtureParameters | None, int]:

@@ -3,6 +3,12 @@
 A start that is fitted to the sample begins the passes about p/2m nats per row from where the sample
 can tell no more. Which of several optima it is near the sample can tell too, so that all starts
 but the best cost no pass at all.
+
+Without `reg_covar`, or with less of it than the units ask for, a component may close in on a few
+rows of the sample and take its likelihood beyond all bounds. Such an end says nothing about the
+data and would win against every other. So whoever's climb has no bound is no candidate as long as
+another's has one, and where none has, the starts come back as they were given: whether a component
+collapses is then found on all rows, where `on_collapse` is the rule.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
+from dask_gmm.fitting.acceleration.climbing import Point, SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
 
 if TYPE_CHECKING:
@@ -86,6 +92,9 @@ def best_ends(
 ) -> tuple[SampleEnd, ...]:
     """Fit the sample from each start, and return the `keep` best ends, the best first.
 
+    An end on whose way a component closed in on a few of the sample's rows is none (see
+    `climbing.climb`): then the start stands for it, after all others.
+
     Parameters
     ----------
     sample : SampleRows
@@ -101,14 +110,34 @@ def best_ends(
     rows = thinned(sample.rows, starts[0].n_components, starts[0].family)
     fewer = SampleRows(rows, sample.kernel, sample.n_threads)
     thin = SampleObjective(fewer, reg_covar)
-    rough = [whole(climb(thin, thin(start), _ROUGH, evaluations).parameters) for start in starts]
-    order = sorted(range(len(rough)), key=lambda i: -rough[i].value)
-    best = []
-    for i in order[:keep]:
-        point = climb(whole, rough[i], _FINE, evaluations)
-        best.append(SampleEnd(point.parameters, point.value, i))
+    rough = []
+    for i, start in enumerate(starts):
+        end, sound = climb(thin, thin(start), _ROUGH, evaluations)
+        rough.append(_End(sound, whole(end.parameters if sound else start), i))
+    rough.sort(key=_End.rank)
+    fine = []
+    for begun in rough[:keep]:
+        end, sound = begun.point, False
+        if begun.sound:
+            end, sound = climb(whole, begun.point, _FINE, evaluations)
+        fine.append(_End(sound, end if sound else begun.point, begun.start))
+    fine.sort(key=_End.rank)
     sample.evaluations += fewer.evaluations
-    best.sort(key=lambda end: -end.value)
     return tuple(
-        end for i, end in enumerate(best) if i == 0 or best[i - 1].value - end.value > _SAME_END
+        SampleEnd(end.point.parameters, end.point.value, end.start)
+        for i, end in enumerate(fine)
+        if i == 0 or abs(fine[i - 1].point.value - end.point.value) > _SAME_END
     )
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a climb has ended, and whether its way was sound."""
+
+    sound: bool
+    point: Point
+    start: int
+
+    def rank(self) -> tuple[bool, float]:
+        """Sound ends first, then the higher ones."""
+        return not self.sound, -self.point.value

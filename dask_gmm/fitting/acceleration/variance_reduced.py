@@ -9,8 +9,8 @@ nearly that of all rows, and a turn reduces the distance to the optimum by a fac
 A proximal weight ρ guards against the curvature that the sample has wrong. It starts at ½√(p/m),
 the relative error of a curvature estimated on m rows, and follows how predictions come true. A
 rejected step refutes the sample as far as that step went: until ρ is back where it began, the plain
-step is evaluated in the same read, and what is left to gain is estimated from how the verified
-gains decline and not from the sample's own optimum, which then may be nobody else's.
+step is evaluated in the same read, and what is left to gain is estimated from how the gradient
+declines and not from the sample's own optimum, which then may be nobody else's (`remaining`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from dask_gmm.fitting.acceleration.anderson import Step, mix
 from dask_gmm.fitting.acceleration.climbing import CorrectedSample, climb, slope
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
+from dask_gmm.fitting.acceleration.remaining import RemainingGain
 from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
 from dask_gmm.fitting.events import Outcome
 
@@ -48,8 +49,6 @@ _NEEDED = 0.1
 _OUTER_MEMORY = 4
 _OUTER_CUTOFF = 1e-4
 _ROUNDING = 1e-14
-# Rises below this are those of rounding in a mean log-likelihood of some nats.
-_NOISE = 1e-12
 
 
 @dataclass
@@ -67,7 +66,7 @@ class VarianceReducedEM(VerifiedEM):
     _first_rho: float = 0.0
     _least_rho: float = 0.0
     _hedging: bool = False
-    _last_rise: float = float("inf")
+    _remaining: RemainingGain = field(default_factory=RemainingGain)
     _outer: list[Step] = field(default_factory=list)
     _mixed: bool = False
 
@@ -80,12 +79,14 @@ class VarianceReducedEM(VerifiedEM):
         assert at.update is not None
         objective = CorrectedSample.create(self.sample, at.parameters, at.moments)
         best, rho = self._climb(objective, at), self._rho
-        if self._refuted:
-            self._extrapolate(at.gain if best is None else best[1])
+        self._remaining.take(self._gained)
+        if self._refuted:  # h_1 without the sample is what a plain step maximises
+            rise, held = (at.gain, 1.0) if best is None else (best[1], rho)
+            self._settle(self._remaining.by_decline(max(rise, 0.0), held))
         elif best is None:
-            self._estimate(objective, objective.start(), at)
+            self._ask_sample(objective, objective.start(), at)
         else:
-            self._estimate(objective, objective.held(rho).released(best[0]), at)
+            self._ask_sample(objective, objective.held(rho).released(best[0]), at)
         if best is None:
             self._outer.clear()
             if self._refuted:
@@ -125,7 +126,8 @@ class VarianceReducedEM(VerifiedEM):
         """Trust the sample as far as its size says."""
         self._rho = min(_MOST_RHO, 0.5 * float(np.sqrt(start.n_parameters / len(self.sample))))
         self._first_rho, self._least_rho = self._rho, self._rho * _LEAST_RHO_PART
-        self._hedging, self._mixed, self._last_rise = False, False, float("inf")
+        self._hedging, self._mixed = False, False
+        self._remaining = RemainingGain()
         self._outer.clear()
 
     @property
@@ -138,10 +140,12 @@ class VarianceReducedEM(VerifiedEM):
         for _ in range(_TRIES):
             held = objective.held(self._rho)
             start = held.start()
-            top = climb(held, start, enough, _EVALUATIONS)
+            top, sound = climb(held, start, enough, _EVALUATIONS)
             predicted = top.value - start.value
-            if top is start and self._rho < 0.1:
-                self._rho *= 4.0
+            if not sound:
+                if self._rho >= _MOST_RHO:
+                    return None
+                self._rho = min(4.0 * self._rho, _MOST_RHO)
             elif predicted >= at.gain:
                 return top, predicted
             elif self._rho <= self._least_rho or self._refuted:
@@ -150,33 +154,30 @@ class VarianceReducedEM(VerifiedEM):
                 self._rho = max(self._rho / 4.0, self._least_rho)
         return None
 
-    def _estimate(self, free: CorrectedSample, reached: Point, at: Point) -> None:
-        """Estimate what is left to gain, and stop if it is less than `tol`.
+    def _ask_sample(self, free: CorrectedSample, reached: Point, at: Point) -> None:
+        """Estimate what is left to gain as max h − h(θ) without the proximal term.
 
-        The estimate is max h − h(θ) without the proximal term. As that term only lowers h, what
-        the climb has found is a lower bound; only when it is below `tol` the climb goes on, from
-        what it has `reached`.
+        As that term only lowers h, what the climb has found is a lower bound; only when it is below
+        `tol` the climb goes on, from what it has `reached`.
         """
-        self._last_rise = float("inf")
         base = free.start().value
-        if self.tol > 0.0 and not self.by_change and reached.value - base < self.tol:
+        if self._may_stop and reached.value - base < self.tol:
             enough = max(_INNER * min(self.tol, at.gain), _ROUNDING)
-            reached = climb(free, reached, enough, _STOP_EVALUATIONS)
-            if reached.update is None:
-                return  # the corrected moments belong to no mixture: nothing is known
-            if reached.value - base < self.tol:
-                self.outcome = Outcome.CONVERGED
-        self.remaining_gain = max(reached.value - base, 0.0)
+            reached, sound = climb(free, reached, enough, _STOP_EVALUATIONS)
+            if not sound:  # no maximum, or a singularity: nothing is known
+                self._remaining.forget()
+                return
+        self._settle(self._remaining.by_sample(max(reached.value - base, 0.0)))
 
-    def _extrapolate(self, rise: float) -> None:
-        """Estimate what is left from how the rises of h_ρ decline: a geometric series."""
-        before, self._last_rise = self._last_rise, rise
-        known = rise < before < float("inf")
-        self.remaining_gain = rise / (1.0 - rise / before) if known else float("inf")
-        if rise < _NOISE:
-            self.remaining_gain = max(rise, 0.0)  # rounding does not decline
-        if not self.by_change and self.remaining_gain < self.tol:
+    def _settle(self, left: float) -> None:
+        """Keep an estimate, and stop if it is less than `tol`."""
+        self.remaining_gain = left
+        if self._may_stop and left < self.tol:
             self.outcome = Outcome.CONVERGED
+
+    @property
+    def _may_stop(self) -> bool:
+        return self.tol > 0.0 and not self.by_change
 
     def _mix(self, at: Point, top: Point, predicted: float) -> MixtureParameters | None:
         """An Anderson step over the last turns, if it promises about as much as this turn alone."""

@@ -95,6 +95,7 @@ class VerifiedEM:
     _trial: Trial | None = None
     _bounds: list[float] = field(default_factory=list)
     _centres: NDArray[np.float64] | None = None
+    _gained: float = float("nan")  # by the last accepted pass; NaN at a start
     _error: CollapsedComponentError | None = None
 
     def __post_init__(self) -> None:
@@ -175,6 +176,7 @@ class VerifiedEM:
             return
         kind = StepKind.ACCEPTED if trial.bold else self._plain_kind()
         self._at = Point(trial.parameters, bound, moments, update, gain)
+        self._gained = gained
         if trial.bold:
             self.accepted(trial, gained)
         previous, self._previous = self._previous, bound

@@ -15,4 +15,4 @@ THREADS, KERNEL = int(sys.argv[1]), sys.argv[2]
 
 versions = {name: version(name) for name in ("dask-gmm", "numpy", "llvmlite")}
 with dask.config.set(num_workers=THREADS):
-    serve(versions, fit_of(GaussianMixture, kernel=KERNEL), cpu=True)
+    serve(versions, fit_of(GaussianMixture, kernel=KERNEL, acceleration=None), cpu=True)

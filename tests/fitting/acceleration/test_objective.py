@@ -199,7 +199,8 @@ def test_climbing_ends_at_a_fixed_point_of_em(family: str) -> None:
     rows, at = overlapping(12, family, n=1000)
     objective = SampleObjective(SampleRows(rows), 0.0)
     start = objective(at)
-    top = climb(objective, start, 1e-12, 2000)
+    top, sound = climb(objective, start, 1e-12, 2000)
+    assert sound
     assert top.value > start.value
     assert top.gain <= 1e-12
     assert top.update is not None

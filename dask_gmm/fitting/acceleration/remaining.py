@@ -1,0 +1,102 @@
+"""What is left to gain: what the sample says, held against what the passes have gained.
+
+Along one direction let g be the gradient of all rows, H how much their log-likelihood bends, and
+H_Y how much the sample's does. What is left is g²/2H; the sample says g²/2H_Y. On a plateau, where
+EM creeps, H is small beside the error of H_Y, and the sample may say far too little. But both are
+proportional to g², and a pass tells what it gained, which is what is left less. So
+
+    left = said · gained / (said before − said),
+
+whatever the step was: a bold one, a plain one, one held back by ρ.
+
+More than one direction may be left, and a turn then tells of the one it went. On a plateau it shows
+in the gains themselves, which do not even halve from pass to pass. So where they do not, no less is
+taken to be left than a series brings that declines as slowly as the slowest of the last turns.
+"""
+
+from __future__ import annotations
+
+from math import isnan
+
+__all__ = ["RemainingGain"]
+
+# Rises below this are those of rounding in a mean log-likelihood of some nats: they do not decline.
+_NOISE = 1e-12
+_UNKNOWN = float("inf")
+# Turns whose gains are compared, and from where on their decline is slow. A series that declines
+# slower than the last of these cannot be told from none by so few turns.
+_TURNS = 3
+_SLOW, _SLOWEST = 0.5, 0.95
+
+
+class RemainingGain:
+    """Estimates from pass to pass; nats per row throughout.
+
+    What a fit's first pass leaves is only what the sample says: nothing has been gained yet.
+    """
+
+    def __init__(self) -> None:
+        self._gained = float("nan")
+        self._gains: list[float] = []
+        self.forget()
+
+    def take(self, gained: float) -> None:
+        """Take in what the last accepted pass has gained; NaN at a start."""
+        self._gained = gained
+        if not isnan(gained):
+            self._gains = [*self._gains[-_TURNS:], max(gained, 0.0)]
+
+    def forget(self) -> None:
+        """Compare what is said next to nothing that was said before."""
+        self._said = self._pull = self._left = _UNKNOWN
+
+    def by_sample(self, said: float) -> float:
+        """Estimate while the sample is trusted; never less than it says.
+
+        Parameters
+        ----------
+        said : float
+            Rise to the maximum of the corrected sample.
+        """
+        before = self._said
+        self.forget()
+        self._said = said
+        if said < _NOISE or before == _UNKNOWN:
+            return max(said, self._by_gains())
+        declined = before - said
+        if not declined > 0.0:
+            return _UNKNOWN
+        return max(said * max(1.0, self._gained / declined), self._by_gains())
+
+    def by_decline(self, rise: float, rho: float) -> float:
+        """Estimate where the sample has been refuted, and its own maximum says nothing.
+
+        A climb held back by ρ rises by g²/2(H + ρ), so that ρ·rise is about g²/2 whatever ρ. A pass
+        may have gained along another direction than is left; hence the larger of two in a row.
+
+        Parameters
+        ----------
+        rise : float
+            Of the held corrected sample to its maximum.
+        rho : float
+            What held it; 1 for a plain step, which has no sample in it.
+        """
+        before, earlier = self._pull, self._left - self._gained
+        self.forget()
+        self._pull = rho * rise
+        declined = before - self._pull
+        if rise < _NOISE:
+            self._left = rise
+        elif 0.0 < declined < _UNKNOWN:
+            self._left = max(rise, self._gained * self._pull / declined)
+        left = max(self._left, earlier) if earlier < _UNKNOWN else self._left
+        return max(left, self._by_gains())
+
+    def _by_gains(self) -> float:
+        """The rest of a series of gains that declines slowly; 0 where they decline fast."""
+        pairs = zip(self._gains, self._gains[1:], strict=False)
+        slowest = max((now / before for before, now in pairs if before > 0.0), default=0.0)
+        if slowest <= _SLOW:
+            return 0.0
+        ratio = min(slowest, _SLOWEST)
+        return self._gains[-1] * ratio / (1.0 - ratio)
