@@ -38,8 +38,9 @@ class SelectionRow:
     seconds : float
         Its share of their time.
     outcome : str
-        'converged', 'max_iter', 'max_passes', 'max_bytes', 'collapsed', or 'dropped': it could not
-        have won any more, and its numbers are those of its last pass.
+        'converged', 'max_iter', 'max_passes', 'max_bytes', 'collapsed', or 'dropped': not even
+        a hundred times what it seemed to have left would have made it the best. Its numbers are
+        those of its last pass.
     start : str
         Where the best start came from: a method, or "merged from K" components.
     acceleration : str or None

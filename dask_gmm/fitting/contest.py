@@ -1,4 +1,4 @@
-"""Candidates that advance together and drop out when they can no longer win.
+"""Candidates that advance together and drop out when they seem unable to win.
 
 A `Contestant` is a strategy around another one. It notes what each pass says about the criterion,
 and gives up when it is dominated:
