@@ -59,9 +59,9 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
 
     All numbers of components and covariances, with all their starts, are fitted together: each
     pass reads every block of DATA once for all that still run, so that the whole choice costs about
-    as many reads as one fit. A mixture drops out when even a hundred times what it seems to have left to
-    gain would not make it the best. Exit code 3 says that the best had not converged at --max-iter,
-    --max-passes or --max-bytes; it is written all the same.
+    as many reads as one fit. A mixture drops out when even a hundred times what it seems to have
+    left to gain would not make it the best. Exit code 3 says that the best had not converged at
+    --max-iter, --max-passes or --max-bytes; it is written all the same.
     """
     from dask_gmm.cli.outputs import check_fit_output, save_model
     from dask_gmm.cli.place import computing

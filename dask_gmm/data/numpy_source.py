@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,13 +98,13 @@ class NumpySource(Source):
         """False: the data are here, and a pickle of this source would carry all of them."""
         return False
 
-    @property
+    @cached_property
     def read_bytes(self) -> int:
         """Bytes copied when the strides of a block cannot be those of a matrix of rows."""
         first = flatten_block(self.array[self._region(self.block(0))], self.feature_axis)
         return 0 if np.may_share_memory(first, self.array) else self.block_bytes
 
-    @property
+    @cached_property
     def read_ahead(self) -> ReadAhead:
         """Nothing to do ahead where a block is a view."""
         return ReadAhead(group=0 if self.read_bytes == 0 else 1)

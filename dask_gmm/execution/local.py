@@ -64,6 +64,7 @@ class LocalBackend:
             raise ValueError(f"n_threads must be at least 1, not {n_threads}.")
         self._n_threads = n_threads
         self._memory: int | None = None
+        self._kept: ThreadPoolExecutor | None = None
 
     def __repr__(self) -> str:
         return f"LocalBackend(n_threads={self.n_threads})"
@@ -139,7 +140,10 @@ class LocalBackend:
 
     @contextmanager
     def _pool(self, n_threads: int) -> Iterator[ThreadPoolExecutor | ThreadPool]:
-        """Yield the pool of Dask's configuration, or threads that live as long as the pass.
+        """Yield the pool of Dask's configuration, or threads that stay for the next pass.
+
+        A thread keeps what its kernel has prepared, and the memory that the first passes have
+        touched. Threads end with this object, or a pass that fails.
 
         A pass that is itself a task of that pool has threads of its own: as many passes as the
         pool has threads would otherwise wait for each other without end.
@@ -147,9 +151,16 @@ class LocalBackend:
         configured = _configured_pool() if self._n_threads is None else None
         if configured is not None and not _works_in(configured):
             yield configured
-        else:
-            with ThreadPoolExecutor(n_threads, "dask-gmm") as pool:
-                yield pool
+            return
+        pool, self._kept = self._kept, None  # a pass of another thread has threads of its own
+        if pool is None or pool._max_workers != n_threads:
+            pool = ThreadPoolExecutor(n_threads, "dask-gmm")
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown()
+            raise
+        self._kept = pool
 
 
 def _configured_pool() -> ThreadPoolExecutor | ThreadPool | None:
@@ -177,6 +188,8 @@ class _LocalPass(Generic[T]):
         self._cached = 0
         self._units = iter(range(plan.n_units))
         self._lock = threading.Lock()
+        self._taking = 0  # threads that are at it
+        self._idle = threading.Condition(self._lock)
         self._ended = threading.Event()
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -195,7 +208,7 @@ class _LocalPass(Generic[T]):
 
         Each thread takes the next unit until none is left. So units are read and folded in order
         of position, none costs a hand-over between threads, and a thread that a busy pool cannot
-        spare is not waited for. Ctrl-C stops units at their next block.
+        spare is not waited for. Ctrl-C stops units at their next block; none runs on afterwards.
         """
         begin: Callable[..., Any] = getattr(pool, "submit", None) or pool.apply_async  # type: ignore[union-attr]
         try:
@@ -206,10 +219,16 @@ class _LocalPass(Generic[T]):
             if self._error is not None:
                 raise self._error
         finally:
-            self._stop.set()
+            with self._lock:
+                self._stop.set()  # whoever begins now finds nothing to do
+                self._idle.wait_for(lambda: self._taking == 0)
             self._error = None  # it leads to its traceback, and that to this object
 
     def _take_units(self) -> None:
+        with self._lock:
+            if self._stop.is_set():
+                return
+            self._taking += 1
         try:
             with single_threaded_blas():  # once, and not again by each unit
                 while not self._stop.is_set() and self._run_next_unit():
@@ -219,6 +238,10 @@ class _LocalPass(Generic[T]):
                 self._error = self._error or error
             self._stop.set()
             self._ended.set()
+        finally:
+            with self._lock:
+                self._taking -= 1
+                self._idle.notify_all()
 
     def _run_next_unit(self) -> bool:
         with self._lock:

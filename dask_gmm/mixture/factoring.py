@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import linalg
+from scipy.linalg import lapack
 
 from dask_gmm.errors import CollapsedComponentError, InputError
 
@@ -48,16 +48,15 @@ def factor_matrix(covariance: Array, component: int | None) -> Array:
     InputError
         It is not finite.
     """
-    if not np.all(np.isfinite(covariance)):
+    if not np.isfinite(covariance).all():
         raise _overflow(component)
-    try:
-        lower = linalg.cholesky(covariance, lower=True, check_finite=False)
-    except linalg.LinAlgError:
-        raise _collapsed(component) from None
-    if not np.all(np.isfinite(lower)):  # LAPACK lets NaN through
+    # LAPACK itself: scipy.linalg's checks would take several times as long for a small matrix.
+    lower, failed = lapack.dpotrf(covariance, lower=1)
+    if failed or not np.isfinite(lower).all():  # it lets NaN through
         raise _collapsed(component)
-    identity = np.eye(covariance.shape[0])
-    inverse = linalg.solve_triangular(lower, identity, lower=True, check_finite=False)
+    inverse, failed = lapack.dtrtrs(lower, np.eye(len(covariance)), lower=1)
+    if failed:
+        raise _collapsed(component)
     # C order, as a factor that was loaded or copied has: BLAS may round the two differently.
     return np.ascontiguousarray(inverse.T)
 

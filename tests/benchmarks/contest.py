@@ -100,7 +100,8 @@ class Result:
     setup : list of float
         Seconds of a fit beside its iterations, one a turn.
     ratios : dict of str to float
-        Median of the ratios of this contestant's seconds to another's, over their common rounds.
+        Of this contestant's seconds to another's: the median over their common rounds, or of their
+        medians where those are fewer than three.
     log_likelihood : float
         Mean per row after the same iterations, by one judge, in nats.
     off : float
@@ -127,6 +128,10 @@ class Result:
     def spread(self) -> float:
         """Half the distance between the quartiles of the seconds."""
         return Spread.of(self.seconds).spread
+
+
+#: Rounds of which the median would still be a single turn's noise.
+FEW = 3
 
 
 @dataclass(frozen=True)
@@ -196,4 +201,7 @@ def conclude(results: list[Result]) -> None:
         mine = taken[result.contestant]
         for other, theirs in taken.items():
             common = mine.keys() & theirs.keys()
-            result.ratios[other] = float(np.median([mine[n] / theirs[n] for n in common]))
+            by_round = [mine[n] / theirs[n] for n in common]
+            few = len(common) < FEW
+            medians = np.median([*mine.values()]) / np.median([*theirs.values()])
+            result.ratios[other] = float(medians if few else np.median(by_round))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from dask.base import compute
 from dask.delayed import delayed
+from threadpoolctl import threadpool_info
 
 from dask_gmm.data.source import open_source
 from dask_gmm.errors import MemoryPlanError
@@ -98,14 +99,37 @@ def test_as_many_units_run_at_once_as_there_are_threads(threads: int) -> None:
     assert max(peak) == threads
 
 
-def test_no_thread_is_left_behind() -> None:
-    before = threading.active_count()
-    LocalBackend(2).run(plan_pass(even_fake(8), n_threads=2), SumJob())
+def test_threads_stay_for_the_next_pass_and_end_with_the_backend() -> None:
+    names: set[threading.Thread] = set()
+
+    class Job(SumJob):
+        def __call__(self, rows: Any, block: Any) -> float:
+            names.add(threading.current_thread())
+            return 0.0
+
+    before = set(threading.enumerate())
+    plan = plan_pass(even_fake(8), n_threads=1)
+    backend = LocalBackend(1)
+    for _ in range(3):
+        backend.run(plan, Job())
+    assert len(names) == 1
     with pytest.raises(ZeroDivisionError):
-        LocalBackend(2).run(
-            plan_pass(even_fake(8), n_threads=2), FailingJob(3, ZeroDivisionError())
-        )
-    assert threading.active_count() == before
+        LocalBackend(2).run(plan, FailingJob(3, ZeroDivisionError()))
+    assert set(threading.enumerate()) - before == names, "none is left of a pass that failed"
+    thread = names.pop()
+    del backend
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_nothing_runs_on_after_a_pass() -> None:
+    """Nobody holds BLAS at one thread any more, not even a thread that began too late."""
+    before = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+    backend = LocalBackend(4)
+    for _ in range(200):
+        backend.run(plan_pass(even_fake(4), n_threads=4, unit_level=0), SumJob())
+        now = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+        assert now == before
 
 
 def test_ctrl_c_stops_at_the_next_block(tmp_path: Path) -> None:
