@@ -32,15 +32,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import zarr
@@ -50,7 +47,7 @@ from dask_gmm.fitting.sampling import automatic_size
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
 from dask_gmm.mixture.covariance import FULL
 from tests.benchmarks.bench_passes import SAME_OPTIMUM, gaussians, pixels, sample_of
-from tests.benchmarks.contest import SCRIPTS, THREAD_VARIABLES
+from tests.benchmarks.contest import one_answer
 from tests.benchmarks.machine import describe_machine, machine_line
 
 COMPONENTS = 8
@@ -135,21 +132,6 @@ def write(folder: Path, rows: np.ndarray, seed: int) -> dict[str, Path]:
     return paths | {"start": folder / "start.npz"}
 
 
-def turn(threads: int, **task: Any) -> dict[str, Any]:
-    """One fit in a process of its own."""
-    environment = os.environ | {name: str(threads) for name in THREAD_VARIABLES}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "run_time_to_fit.py"), str(threads)],
-        input=json.dumps(task) + "\n",
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def passes_to(bounds: list[float], limit: float) -> dict[str, int]:
     """Passes until within each level of a limit; all where none is, which cannot be by much."""
     return {
@@ -163,7 +145,8 @@ def measure(
 ) -> list[Line]:
     """All contestants on one set of rows."""
     common = {"start": str(paths["start"]), "cache": arguments.cache}
-    first = turn(
+    first = one_answer(
+        "run_time_to_fit.py",
         arguments.threads,
         what="limit",
         data=str(paths["numpy"]),
@@ -186,7 +169,8 @@ def measure(
             plain, passes = what in ("plain", "scikit-learn"), 1000
             if plain:
                 passes = arguments.iterations if scikit_learn else most
-            found = turn(
+            found = one_answer(
+                "run_time_to_fit.py",
                 arguments.threads,
                 what=what,
                 data=str(paths[place]),

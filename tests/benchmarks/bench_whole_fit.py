@@ -26,10 +26,6 @@ before it, where rows in memory are there before: to be compared with the size o
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -41,7 +37,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from tests.benchmarks.contest import SCRIPTS, THREAD_VARIABLES
+from tests.benchmarks.contest import one_answer
 from tests.benchmarks.machine import describe_machine, machine_line
 from tests.benchmarks.records import benchmark_parser, markdown_table, write
 
@@ -106,21 +102,6 @@ def write_data(folder: Path, size: int, block_bytes: int) -> dict[str, Path]:
     return paths
 
 
-def run(threads: int, **task: Any) -> dict[str, Any]:
-    """One task in a process of its own."""
-    environment = os.environ | {name: str(threads) for name in THREAD_VARIABLES}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "run_whole.py"), str(threads)],
-        input=json.dumps(task) + "\n",
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def measure(
     paths: dict[str, Path], arguments: argparse.Namespace, components: tuple[int, ...]
 ) -> list[Line]:
@@ -128,7 +109,8 @@ def measure(
     lines: list[Line] = []
 
     def add(what: str, place: str, k: int, ideal: float | None = None) -> float:
-        found = run(
+        found = one_answer(
+            "run_whole.py",
             arguments.threads,
             what=what,
             data=str(paths[place]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from math import ceil
@@ -51,6 +52,20 @@ class Entry:
             and case.kind in self.kinds
             and case.features <= self.most_features
         )
+
+
+def one_answer(script: str, threads: int, **task: Any) -> dict[str, Any]:
+    """Give a task to a script of `contestants/`, in a process that ends with its answer."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), str(threads)],
+        input=json.dumps(task) + "\n",
+        stdout=subprocess.PIPE,
+        env=os.environ | {name: str(threads) for name in THREAD_VARIABLES},
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 class Contestant:
