@@ -288,6 +288,21 @@ class TestAnswers:
         assert not s.first[1].any()
         assert np.isfinite(s.second).all()
 
+    @pytest.mark.parametrize("d", [3, 16])
+    def test_a_rare_component_lacks_nothing_that_is_left_out(self, kernel: Kernel, d: int) -> None:
+        """Responsibilities of its own 2 rows are 1; of 5,000 others 1e-35 to 1e-9."""
+        rng = np.random.default_rng(27)
+        means = np.zeros((2, d))
+        means[1, 0] = 9.0
+        weights = [1.0 - 2.0 / 5002.0, 2.0 / 5002.0]
+        p = MixtureParameters.create("full", weights, means, np.broadcast_to(np.eye(d), (2, d, d)))
+        rows = rng.normal(size=(5002, d))
+        rows[-2:, 0] += 9.0
+        found, expected = one(kernel, rows, p), one(ORACLE, rows, p)
+        assert found.counts[1] == pytest.approx(expected.counts[1], rel=1e-14)
+        for a, b in ((found.first[1], expected.first[1]), (found.second[1], expected.second[1])):
+            np.testing.assert_allclose(a, b, rtol=0.0, atol=1e-13 * np.abs(b).max())
+
 
 class TestErrors:
     @pytest.mark.parametrize("family", FAMILIES)

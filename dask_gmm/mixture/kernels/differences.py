@@ -21,17 +21,29 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["NEGLIGIBLE", "SMALLEST_SCATTER", "Differences", "unsteady"]
+__all__ = ["SMALLEST_SCATTER", "Differences", "negligible", "unsteady"]
 
-NEGLIGIBLE = 1e-24
-"""Responsibilities below this do not enter the moments of a whitening form: at distances of 10 σ
-and more from the component, all rows together would change the covariance of one that has a
-millionth of them by 1e-16 of it."""
+NEGLIGIBLE_PART, NEGLIGIBLE = 1e-18, 1e-24
+"""Responsibilities for component k below π_k times the one, or below the other, count as zero. It
+has about π_k N rows of its own, so that at distances of 10 σ all N rows together would change its
+covariance by 1e-16 of it; a component with less than a millionth of the rows, by as much for each
+millionth of them over its own."""
+
+NEGLIGIBLE_PART_SINGLE, NEGLIGIBLE_SINGLE = 1e-10, 1e-14
+"""The same for float32 arithmetic, whose rounding is 6e-8."""
 
 SMALLEST_SCATTER = 1e-3
 """Scatter about the mean, as a part of that about the centre, below which moments are taken from
 differences. It costs the linear moments three digits at most, as if they were about a reference
 thirty standard deviations away."""
+
+
+def negligible(weights: Array, *, single: bool = False) -> Array:
+    """Responsibilities of each component that count as zero, (K,); `weights` are the π_k."""
+    part, least = (
+        (NEGLIGIBLE_PART_SINGLE, NEGLIGIBLE_SINGLE) if single else (NEGLIGIBLE_PART, NEGLIGIBLE)
+    )
+    return np.maximum(part * weights, least)
 
 
 class Differences:
@@ -41,12 +53,15 @@ class Differences:
     ----------
     shift : (K, D) float64
         References minus the centre of the features.
+    negligible : (K,) float64
+        Responsibilities that count as zero.
     family : CovarianceFamily
         Which second moments to gather.
     """
 
-    def __init__(self, shift: Array, family: CovarianceFamily) -> None:
+    def __init__(self, shift: Array, negligible: Array, family: CovarianceFamily) -> None:
         self._shift = shift
+        self._negligible = negligible
         self._family = family
         self.counts = np.zeros(len(shift))
         self.first = np.zeros(shift.shape)
@@ -54,7 +69,7 @@ class Differences:
 
     def add(self, k: int, centred: Array, responsibilities: Array) -> None:
         """Add a tile's rows x̃, [D][t], to component `k` as far as it is responsible for them."""
-        active = np.flatnonzero(responsibilities > NEGLIGIBLE)
+        active = np.flatnonzero(responsibilities > self._negligible[k])
         if len(active) == 0:
             return
         weights = responsibilities[active]

@@ -26,9 +26,9 @@ import numpy as np
 
 from dask_gmm.mixture.covariance import DIAGONAL, FULL, SPHERICAL, TIED
 from dask_gmm.mixture.kernels.differences import (
-    NEGLIGIBLE,
     SMALLEST_SCATTER,
     Differences,
+    negligible,
     unsteady,
 )
 from dask_gmm.mixture.kernels.features import (
@@ -101,6 +101,7 @@ class Form(ABC):
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate
         self.family = candidate.parameters.family
+        self._negligible = negligible(candidate.parameters.weights)
 
     @property
     @abstractmethod
@@ -193,7 +194,7 @@ class LinearForm(Form):
 
     def _take_differences(self, k: int, centred: Array, responsibilities: Array) -> None:
         if self._differences is None:
-            self._differences = Differences(self._shift, self.family)
+            self._differences = Differences(self._shift, self._negligible, self.family)
         self._differences.add(k, centred, responsibilities)
 
     def moments(self) -> tuple[Array, Array, Array]:
@@ -293,7 +294,7 @@ class TiedForm(Form):
             self._scatter += scatter
             return
         if self._differences is None:
-            self._differences = Differences(self._shift, self.family)
+            self._differences = Differences(self._shift, self._negligible, self.family)
         for k, weights in enumerate(responsibilities):
             self._differences.add(k, x, weights)
 
@@ -353,7 +354,7 @@ class WhiteningForm(Form):
     def gather(self, features: Array, responsibilities: Array) -> None:
         """See `Form.gather`."""
         for k, weights in enumerate(responsibilities):
-            active = np.flatnonzero(weights > NEGLIGIBLE)
+            active = np.flatnonzero(weights > self._negligible[k])
             if len(active) == 0:
                 continue
             if len(active) > 0.7 * len(weights):

@@ -42,6 +42,7 @@ CANDIDATE: Final = (
     "factors",  # √½ Uᵀ, packed; see `packing`
     "biases",  # −√½ Uᵀ(μ_k − c), packed
     "constants",  # (K,) log π_k − ½ D log 2π + log|Σ_k|^(-1/2)
+    "thresholds",  # (K,) responsibilities up to which they count as zero
     "references",  # (K, D padded) c_k − c
     "joint",  # [K padded][pitch]: log-densities, then responsibilities
     "masks",  # [K][mask words]: which rows have a responsibility worth mentioning

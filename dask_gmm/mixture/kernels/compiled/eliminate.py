@@ -3,7 +3,7 @@
 ‖y‖² only grows as the panels of a whitening matrix are worked through, so constant_k minus what the
 first panels gave is an upper bound of the log-density. Each row first gets the whole value of the
 component with the highest bound; a component whose bound lies so far below that value that its
-responsibility would count as zero (`normalise.NEGLIGIBLE`), and its density would vanish in the
+responsibility would count as zero (`differences.negligible`), and its density would vanish in the
 rounding of the row's sum, keeps its bound. For the others the rows that it might own are brought
 together and go through the remaining panels.
 

@@ -21,20 +21,11 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.vector import Code, Lanes
 
 __all__ = [
-    "NEGLIGIBLE",
-    "NEGLIGIBLE_SINGLE",
     "labels",
     "log_densities",
     "posteriors",
     "responsibilities",
 ]
-
-NEGLIGIBLE = 1e-24
-"""Responsibilities below this count as zero: at distances of 10 σ and more from the component, all
-rows together would change the covariance of one that has a millionth of them by 1e-16 of it."""
-
-NEGLIGIBLE_SINGLE = 1e-14
-"""The same for float32 arithmetic, whose rounding is 6e-8."""
 
 
 def responsibilities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
@@ -108,7 +99,6 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
     """Scale the densities to responsibilities; note which matter, and add up N_k."""
     lanes, scale = design.lanes, block.array("row_sums")
     zero = code.constant(lanes, 0.0)
-    threshold = code.constant(lanes, NEGLIGIBLE_SINGLE if lanes.single else NEGLIGIBLE)
     mask_type = ir.IntType(lanes.mask_bits)
     masks = code.array(member.array("masks").raw, mask_type)
     mask_stride = design.mask_words * 64 // lanes.mask_bits
@@ -117,6 +107,7 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
         joint = member.array("joint").at(k * design.pitch)
         count = member.array("sums").at(k * design.sums)
         mask = masks.at(k * mask_stride)
+        threshold = member.array("thresholds").spread(lanes, k)
 
         def rows(t: Value, count: Value) -> list[Value]:
             share = joint.vector(lanes, t) * scale.vector(lanes, t)

@@ -14,6 +14,7 @@ import numpy as np
 
 from dask_gmm.mixture.covariance import FULL, TIED
 from dask_gmm.mixture.kernels.compiled.design import GROUP
+from dask_gmm.mixture.kernels.differences import negligible
 from dask_gmm.mixture.kernels.forms import cancellation, log_constants
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def pack(design: Design, candidate: Candidate, centre: Array) -> Packed:
         "factors": factors,
         "biases": biases,
         "constants": constants,
+        "thresholds": negligible(parameters.weights, single=design.lanes.single),
         "references": references,
     }
 

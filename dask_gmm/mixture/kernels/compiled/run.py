@@ -259,6 +259,7 @@ def _candidate_sizes(design: Design, k: int) -> _Sizes:
         "factors": (element, factors),
         "biases": (element, biases),
         "constants": (element, grouped),
+        "thresholds": (element, k),
         "references": (element, k * design.padded),
         "joint": (element, grouped * design.pitch),
         "masks": (np.int64, 0 if design.short_rows else k * design.mask_words),
