@@ -165,9 +165,15 @@ class Design:
 
     @property
     def batch(self) -> int:
-        """Rows whose differences are packed at a time; they fill most of the first-level cache."""
+        """Rows whose differences are packed at a time: an even part of a tile.
+
+        They fill most of the first-level cache, but are no fewer than pay for the loading and
+        storing of the sums.
+        """
         bytes_of_row = self.padded * self.lanes.itemsize
-        return max(128, min(256, BATCH_BYTES // bytes_of_row // 16 * 16))
+        most = max(128, min(256, BATCH_BYTES // bytes_of_row // 16 * 16))
+        parts = -(-self.tile // most)
+        return -(-self.tile // (16 * parts)) * 16
 
     @property
     def mask_words(self) -> int:
