@@ -26,6 +26,7 @@ import distributed.utils
 from dask_gmm.cli.noise import LOG_FORMAT, tame_logs
 from dask_gmm.cli.place import Place
 from dask_gmm.errors import ClusterError, NoWorkersError
+from dask_gmm.execution.cluster import workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,7 +85,7 @@ def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
             f"{_first_line(error)}."
         ) from error
     try:
-        if not _workers(client):
+        if not workers_of(client):
             session.note("waiting for a worker …")
             try:
                 client.wait_for_workers(1, timeout=timeout)
@@ -245,16 +246,8 @@ def _current(client: Any) -> Iterator[None]:
         yield
 
 
-def _workers(client: Any) -> dict[str, Any]:
-    try:
-        information = client.scheduler_info(n_workers=-1)
-    except TypeError:  # before 2025.4 there was no limit to lift
-        information = client.scheduler_info()
-    return dict(information["workers"])
-
-
 def _describe(client: Any, kind: str, name: str) -> Place:
-    workers = _workers(client).values()
+    workers = workers_of(client).values()
     threads = [int(worker["nthreads"]) for worker in workers]
     limits = [int(worker["memory_limit"] or 0) for worker in workers]
     return Place(

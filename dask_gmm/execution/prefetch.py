@@ -2,15 +2,16 @@
 
 Two sets of buffers take turns: one is computed, the other is read into. Blocks of less than 4 MiB
 are read several at a time, because handing over to another thread and back takes as long as reading
-some of them. Of a store across a network the blocks of the next 64 MiB are asked for before they
-are needed.
+some of them; and where they come from memory at once, no other thread reads them. Of a store across
+a network the blocks of the next 64 MiB are asked for before they are needed.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dask_gmm.data.buffers import SpareBuffers
@@ -27,6 +28,9 @@ __all__ = ["IN_FLIGHT_BYTES", "ReadBlock", "blocks_ahead", "read_in_order"]
 
 IN_FLIGHT_BYTES = 128 * 2**20
 """What all tasks of a process together ask for ahead; beyond it each asks for one block."""
+
+QUICK_SECONDS = 1e-4
+"""Blocks read in less on average, without waiting, are not read ahead."""
 
 
 class ReadBlock(Protocol):
@@ -83,18 +87,37 @@ def read_in_order(
             for start in starts:
                 yield from reader.group(start, step)
             return
+        group, quick = _timed(reader, step)
+        if quick:
+            yield from group
+            del group
+            for start in starts[1:]:
+                yield from reader.group(start, step)
+            return
         with ThreadPoolExecutor(1, "dask-gmm-prefetch") as helper:
-            coming: Future[_Group] | None = None
-            for start in starts:
-                group = reader.group(start, step) if coming is None else coming.result()
-                coming = None  # it holds the group too
-                if start + step < len(blocks):
-                    coming = helper.submit(reader.group, start + step, step)
+            for start in starts[1:]:
+                coming = helper.submit(reader.group, start, step)
                 yield from group
-                del group
+                del group  # before the next but one is read
+                group = coming.result()
+                del coming  # it holds the group too
+            yield from group
+            del group
     finally:
         reader.close()
         spare.give_back(buffers)
+
+
+def _timed(reader: _Reader, size: int) -> tuple[_Group, bool]:
+    """Read the first group; whether its blocks took so little that nothing is gained ahead.
+
+    Blocks that come from memory in less than `QUICK_SECONDS` cost Python steps more than anything
+    else, and these hold up the steps between two blocks of a thread that computes.
+    """
+    begun, cpu = time.perf_counter(), time.thread_time()
+    group = reader.group(0, size)
+    wall, cpu = time.perf_counter() - begun, time.thread_time() - cpu
+    return group, size > 1 and wall < QUICK_SECONDS * len(group.read) and wall < 2.0 * cpu
 
 
 class _Group:

@@ -177,6 +177,27 @@ def test_sources_without_anything_to_read_have_no_helper() -> None:
     assert any("dask-gmm-prefetch" in name for names in seen for name in names)
 
 
+@pytest.mark.parametrize(("pause", "ahead"), [(0.0, False), (1e-3, True)])
+def test_small_blocks_that_are_there_at_once_are_not_read_ahead(
+    pause: float, ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not ahead:  # though the machine may be busy with something else
+        monkeypatch.setattr(prefetch, "QUICK_SECONDS", 10.0)
+        monkeypatch.setattr(prefetch.time, "thread_time", time.perf_counter)
+    source = stored(tmp_path / "x", 40, 64)
+    monkeypatch.setattr(ZarrSource, "read_ahead", source.read_ahead._replace(group=8))
+    readers = set()
+
+    def slow(source: Source, block: BlockRef, buffers: ReadBuffers, requested: Any) -> Array:
+        readers.add(threading.current_thread().name.rpartition("_")[0])
+        time.sleep(pause)
+        return source.read_into(block, buffers, requested)
+
+    with closing(read_in_order(source, range(40), slow)) as reading:
+        assert [block.index for block, _ in reading] == list(range(40))
+    assert ("dask-gmm-prefetch" in readers) == ahead
+
+
 class FarAway(http.server.SimpleHTTPRequestHandler):
     """Answers after a while, and counts how many wait for it."""
 

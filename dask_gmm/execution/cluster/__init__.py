@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dask_gmm.execution.cluster.backend import ClusterBackend
+from dask_gmm.execution.cluster.backend import ClusterBackend, workers_of
 
-__all__ = ["ClusterBackend"]
+__all__ = ["ClusterBackend", "workers_of"]

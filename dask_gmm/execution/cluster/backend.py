@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.pinned import CacheSpec
     from dask_gmm.execution.plan import Plan
 
-__all__ = ["ClusterBackend"]
+__all__ = ["ClusterBackend", "workers_of"]
 
 #: Seconds that the end of a fit waits for workers to let go of pinned blocks.
 UNPIN_TIMEOUT = 5.0
@@ -194,7 +194,7 @@ class ClusterBackend:
                 f"Make a new client once it is."
             )
         with scheduler_errors(client):
-            workers = _running_workers(client)
+            workers = workers_of(client)
             if workers:
                 return workers
             # A cluster that scales with its load starts workers only when a task waits for them.
@@ -202,7 +202,7 @@ class ClusterBackend:
             deadline = time.monotonic() + self._worker_timeout
             while not workers and time.monotonic() < deadline:
                 time.sleep(0.1)
-                workers = _running_workers(client)
+                workers = workers_of(client)
             probe.release()
         if not workers:
             raise NoWorkersError(
@@ -230,9 +230,17 @@ def _address(client: Any) -> str:
     return str(scheduler.address) if scheduler is not None else "an unknown address"
 
 
-def _running_workers(client: Any) -> dict[str, Any]:
-    workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    return dict(workers)
+def workers_of(client: Any) -> dict[str, Any]:
+    """Ask the scheduler for its description of each worker, by address.
+
+    `Client.scheduler_info` puts the answer where a refresh of the totals, every two seconds, puts
+    one without any worker: now and then it would return that.
+    """
+    try:
+        found: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
+    except TypeError:  # before 2025.4 there was no limit to lift
+        found = client.sync(client.scheduler.identity)
+    return dict(found["workers"])
 
 
 @contextmanager
