@@ -183,7 +183,7 @@ def test_small_blocks_that_are_there_at_once_are_not_read_ahead(
 ) -> None:
     if not ahead:  # though the machine may be busy with something else
         monkeypatch.setattr(prefetch, "QUICK_SECONDS", 10.0)
-        monkeypatch.setattr(prefetch.time, "thread_time", time.perf_counter)
+        monkeypatch.setattr(time, "thread_time", time.perf_counter)
     source = stored(tmp_path / "x", 40, 64)
     monkeypatch.setattr(ZarrSource, "read_ahead", source.read_ahead._replace(group=8))
     readers = set()
