@@ -16,6 +16,8 @@ import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
 
+from dask_gmm.data.direct.zstd import decode_frame, read_frame
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -31,7 +33,6 @@ COMPRESSORS = frozenset({"blosc", "gzip", "zlib", "zstd"})
 _CRC_BYTES = 4
 _BLOSC_HEADER = 16
 _BLOSC_SIZES = struct.Struct("<4xI4xI")  # of the content and of the frame
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def checksums_work() -> bool:
@@ -95,8 +96,8 @@ class ChunkCodec:
             Whatever the compressor raises, and ValueError for a content of another size.
         """
         content = self.unwrapped(encoded)
-        if self.compressor == "zstd" and _zstd_size(content) == target.size:
-            numcodecs.zstd.decompress(content, target)
+        if self.compressor == "zstd" and read_frame(content) == (target.size, content.size):
+            decode_frame(content, target)
         elif self.compressor == "blosc":
             _check_blosc(content, target.size)
             numcodecs.blosc.decompress(content, target)
@@ -128,26 +129,6 @@ def _gunzip(content: NDArray[np.uint8]) -> bytes:
             raise ValueError("the gzip stream ends early")
         rest = member.unused_data.lstrip(b"\0")
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _zstd_size(frame: NDArray[np.uint8]) -> int | None:
-    """Return the size that the first frame states for its content, None if it does not.
-
-    By the published format (RFC 8878, section 3.1.1.1): a descriptor whose two high bits say how
-    long the size field is, bit 5 whether there is a window byte, the two low bits how long the
-    dictionary id is.
-    """
-    head = frame[:18].tobytes()
-    if len(head) < 6 or head[:4] != _ZSTD_MAGIC:
-        return None
-    descriptor = head[4]
-    single = descriptor >> 5 & 1
-    length = (single, 2, 4, 8)[descriptor >> 6]
-    start = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
-    field = head[start : start + length]
-    if not length or len(field) < length:
-        return None
-    return int.from_bytes(field, "little") + (256 if length == 2 else 0)
 
 
 def _check_blosc(content: NDArray[np.uint8], size: int) -> None:
