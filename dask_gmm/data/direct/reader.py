@@ -5,20 +5,20 @@ hands each chunk through an event loop: half a millisecond per small block, and 
 and codec give for big ones. Here a chunk's bytes go into a buffer that the last block used, and are
 decoded into the place where the block needs them wherever a chunk lies there in one piece.
 
-Decoded GB per second of CPU time, float64 noise in the page cache, one thread, in turns on one
-machine (`tests/benchmarks/bench_reader.py`); `zarrs` is the pipeline written in Rust, which has its
-own memory for each chunk too:
+Decoded GB per second, float64 noise in the page cache, one thread, the best of some turns on one
+machine (`tests/benchmarks/bench_reader.py`, Intel Xeon); `raw` reads the stored bytes and leaves
+them as they are, `zarrs` is the pipeline written in Rust, which has its own memory for each chunk:
 
-=====================  =====  =====  ===========  =====
-chunks                 raw    here   zarr-python  zarrs
-=====================  =====  =====  ===========  =====
-64 KiB, as they are            2.1          0.15   0.22
-1 MiB, as they are     14.0   10.7          1.7    2.6
-8 MiB, as they are     14.6   14.8          2.6    4.9
-8 MiB, Zstandard               1.0          0.83   0.84
-8 MiB, Blosc with LZ4          3.1          1.9    2.4
-32 MiB, Blosc with LZ4         3.3          1.0    1.1
-=====================  =====  =====  ===========  =====
+======================  ====  =====  ===========  =====
+chunks                  raw   here   zarr-python  zarrs
+======================  ====  =====  ===========  =====
+64 KiB, as they are     5.7   3.0           0.13   0.19
+1 MiB, as they are      9.2   7.5           1.2    2.0
+8 MiB, as they are      8.3   8.2           2.7    3.9
+8 MiB, Zstandard        7.9   0.97          0.66   0.74
+8 MiB, Blosc with LZ4   8.9   3.1           1.5    2.2
+32 MiB, Blosc with LZ4  7.4   2.5           1.5    0.96
+======================  ====  =====  ===========  =====
 
 The bits are zarr-python's, and so are the errors; `tests/conformance/test_readers.py` holds one
 against the other.
