@@ -6,6 +6,7 @@ process holds a handful of values whatever the number of units.
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -64,7 +65,7 @@ class LocalBackend:
             raise ValueError(f"n_threads must be at least 1, not {n_threads}.")
         self._n_threads = n_threads
         self._memory: int | None = None
-        self._kept: ThreadPoolExecutor | None = None
+        self._kept: tuple[int, ThreadPoolExecutor | None] = 0, None
 
     def __repr__(self) -> str:
         return f"LocalBackend(n_threads={self.n_threads})"
@@ -152,15 +153,17 @@ class LocalBackend:
         if configured is not None and not _works_in(configured):
             yield configured
             return
-        pool, self._kept = self._kept, None  # a pass of another thread has threads of its own
-        if pool is None or pool._max_workers != n_threads:
+        # A pass of another thread has threads of its own, and so has one in a forked child: these
+        # did not come along.
+        (process, pool), self._kept = self._kept, (0, None)
+        if pool is None or process != os.getpid() or pool._max_workers != n_threads:
             pool = ThreadPoolExecutor(n_threads, "dask-gmm")
         try:
             yield pool
         except BaseException:
             pool.shutdown()
             raise
-        self._kept = pool
+        self._kept = os.getpid(), pool
 
 
 def _configured_pool() -> ThreadPoolExecutor | ThreadPool | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import zstandard
@@ -68,6 +70,20 @@ def test_a_flipped_bit_is_found_by_the_checksum(size: int, kind: str, data: st.D
     except Exception:
         return
     assert target.tobytes() == content_of(size, kind), "a bit without a meaning"
+
+
+def test_no_room_is_made_for_more_than_a_chunk() -> None:
+    """Runs of one byte: a small object may state, and hold, any number of bytes."""
+    frame = encoded(bytes(2**26), checksum=False)
+    assert frame.size < 2**14
+    tracemalloc.start()
+    try:
+        for part in (frame, frame[:-3]):
+            with pytest.raises(ValueError, match="67108864 bytes where a chunk has 8192"):
+                ChunkCodec("zstd").decode(part, np.empty(8192, np.uint8))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_two_frames_are_not_one_chunk() -> None:

@@ -19,7 +19,13 @@ import pytest
 from distributed import Client, LocalCluster
 
 from dask_gmm.data.source import open_source
-from dask_gmm.errors import ClusterError, InputError, MemoryPlanError, MixedClusterWarning
+from dask_gmm.errors import (
+    ClusterError,
+    InputError,
+    MemoryPlanError,
+    MixedClusterWarning,
+    SchedulerLostError,
+)
 from dask_gmm.execution import LocalBackend, PassProgress, choose_backend, plan_pass
 from dask_gmm.execution.cluster import ClusterBackend, graph, workers_of
 from dask_gmm.execution.cluster.progress import Ledger, ProgressFeed
@@ -392,6 +398,15 @@ def test_an_error_brings_the_workers_traceback(client: Client) -> None:
         ClusterBackend(client).run(plan, FailingJob(2, ZeroDivisionError()))
     assert "fakes.py" in "".join(traceback.format_exception(caught.value))
     assert "block 2 of fake data" in caught.value.__notes__[0]
+
+
+def test_workers_of_a_closed_client() -> None:
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        client = Client(cluster, set_as_default=False)
+        assert len(workers_of(client)) == 1
+        client.close()
+        with pytest.raises(SchedulerLostError):
+            workers_of(client)
 
 
 def test_workers_are_there_while_the_client_refreshes_its_totals(client: Client) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -120,6 +121,19 @@ def test_threads_stay_for_the_next_pass_and_end_with_the_backend() -> None:
     del backend
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    plan = plan_pass(even_fake(8), n_threads=1)
+    backend = LocalBackend(1)
+    expected = backend.run(plan, SumJob()).value
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if backend.run(plan, SumJob()).value == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_nothing_runs_on_after_a_pass() -> None:

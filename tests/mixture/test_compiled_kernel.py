@@ -173,6 +173,20 @@ def test_weights_count_rows(family: str, d: int, dtype: str) -> None:
     assert ones == KERNEL.statistics(rows, [Candidate(p)])
 
 
+@pytest.mark.parametrize("d", [3, 17])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_small_weights_are_as_good_as_large_ones(d: int, dtype: str) -> None:
+    """A power of two, so that every product is exact: only what counts as nothing could differ."""
+    p = random_mixture(11, "full", 4, d, spread=2.0)
+    rows = draw(12, p, 1100).astype(dtype)
+    scale = 2.0**-70
+    (small,) = KERNEL.statistics(rows, [Candidate(p)], weights=np.full(1100, scale))
+    (whole,) = KERNEL.statistics(rows, [Candidate(p)], weights=np.full(1100, 1.0))
+    for name in ("counts", "first", "second"):
+        a, b = getattr(small, name) / scale, getattr(whole, name)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7 * np.abs(b).max(), err_msg=name)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(

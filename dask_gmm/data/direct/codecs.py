@@ -96,7 +96,10 @@ class ChunkCodec:
             Whatever the compressor raises, and ValueError for a content of another size.
         """
         content = self.unwrapped(encoded)
-        if self.compressor == "zstd" and read_frame(content) == (target.size, content.size):
+        frame = read_frame(content) if self.compressor == "zstd" else None
+        if frame is not None and frame.content > target.size:  # before anybody makes room for it
+            raise ValueError(f"{frame.content} bytes where a chunk has {target.size}")
+        if frame == (target.size, content.size):
             decode_frame(content, target)
         elif self.compressor == "blosc":
             _check_blosc(content, target.size)

@@ -26,7 +26,7 @@ _LARGEST_WINDOW = 1 << 31
 
 
 class Frame(NamedTuple):
-    """What a frame says of itself: bytes of its content, and its own."""
+    """What a frame says of itself: bytes of its content, and its own (0 if it is cut)."""
 
     content: int
     length: int
@@ -42,7 +42,7 @@ def read_frame(encoded: NDArray[np.uint8]) -> Frame | None:
     Returns
     -------
     Frame or None
-        None if it does not state the size of its content, or ends before its last block's header.
+        None if it does not state the size of its content.
     """
     head = encoded[:_LONGEST_HEADER].tobytes()
     if len(head) < 6 or head[:4] != _MAGIC:
@@ -59,7 +59,7 @@ def read_frame(encoded: NDArray[np.uint8]) -> Frame | None:
     while not last:
         header = int.from_bytes(view[position : position + 3], "little")
         if position + 3 > encoded.size:
-            return None
+            return Frame(content, 0)
         last, kind, size = header & 1, header >> 1 & 3, header >> 3
         position += 3 + (1 if kind == _RUN else size)
     return Frame(content, position + (4 if descriptor & 4 else 0))

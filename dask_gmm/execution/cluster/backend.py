@@ -235,11 +235,16 @@ def workers_of(client: Any) -> dict[str, Any]:
 
     `Client.scheduler_info` puts the answer where a refresh of the totals, every two seconds, puts
     one without any worker: now and then it would return that.
+
+    Raises
+    ------
+    SchedulerLostError
     """
-    try:
-        found: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
-    except TypeError:  # before 2025.4 there was no limit to lift
-        found = client.sync(client.scheduler.identity)
+    with scheduler_errors(client):
+        try:
+            found: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
+        except TypeError:  # before 2025.4 there was no limit to lift
+            found = client.sync(client.scheduler.identity)
     return dict(found["workers"])
 
 

@@ -18,7 +18,7 @@ from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.program import Block, Member
-    from dask_gmm.mixture.kernels.compiled.vector import Code, Lanes
+    from dask_gmm.mixture.kernels.compiled.vector import Array, Code, Lanes
 
 __all__ = [
     "labels",
@@ -103,7 +103,7 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
     masks = code.array(member.array("masks").raw, mask_type)
     mask_stride = design.mask_words * 64 // lanes.mask_bits
 
-    def component(k: Value) -> None:
+    def component(k: Value, weights: Array | None) -> None:
         joint = member.array("joint").at(k * design.pitch)
         count = member.array("sums").at(k * design.sums)
         mask = masks.at(k * mask_stride)
@@ -111,7 +111,8 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
 
         def rows(t: Value, count: Value) -> list[Value]:
             share = joint.vector(lanes, t) * scale.vector(lanes, t)
-            matters = code.greater(share, threshold)
+            own = threshold if weights is None else threshold * weights.vector(lanes, t)
+            matters = code.greater(share, own)
             share = code.select(matters, share, zero)
             joint.put(share, t)
             if not design.short_rows:
@@ -124,7 +125,11 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
         start = [count.vector(lanes)]
         count.put(code.loop(end, rows, step=lanes.count, carry=start)[0])
 
-    code.loop(member.integer("n_components"), component)
+    def components(weights: Array | None) -> None:
+        code.loop(member.integer("n_components"), lambda k: component(k, weights))
+
+    weighted = code.compare(block.integer("weights"), "!=", 0)
+    code.when(weighted, lambda: components(block.array("row_weights")), lambda: components(None))
 
 
 def log_densities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
