@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -19,15 +18,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 from dask_gmm.data.source import open_source
-from dask_gmm.errors import (
-    ClusterError,
-    InputError,
-    MemoryPlanError,
-    MixedClusterWarning,
-    SchedulerLostError,
-)
+from dask_gmm.errors import ClusterError, InputError, MemoryPlanError, MixedClusterWarning
 from dask_gmm.execution import LocalBackend, PassProgress, choose_backend, plan_pass
-from dask_gmm.execution.cluster import ClusterBackend, graph, workers_of
+from dask_gmm.execution.cluster import ClusterBackend, graph
 from dask_gmm.execution.cluster.progress import Ledger, ProgressFeed
 from dask_gmm.execution.unit import UnitResult
 
@@ -398,31 +391,3 @@ def test_an_error_brings_the_workers_traceback(client: Client) -> None:
         ClusterBackend(client).run(plan, FailingJob(2, ZeroDivisionError()))
     assert "fakes.py" in "".join(traceback.format_exception(caught.value))
     assert "block 2 of fake data" in caught.value.__notes__[0]
-
-
-def test_workers_of_a_closed_client() -> None:
-    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
-        client = Client(cluster, set_as_default=False)
-        assert len(workers_of(client)) == 1
-        client.close()
-        with pytest.raises(SchedulerLostError):
-            workers_of(client)
-
-
-def test_workers_are_there_while_the_client_refreshes_its_totals(client: Client) -> None:
-    """`Client` asks for totals every two seconds, and what it is told then has no workers."""
-    clients: Any = client
-    stop = threading.Event()
-
-    def refresh() -> None:
-        while not stop.is_set():
-            clients.sync(clients._update_scheduler_info)
-
-    refreshing = threading.Thread(target=refresh)
-    refreshing.start()
-    try:
-        found = [len(workers_of(client)) for _ in range(300)]
-    finally:
-        stop.set()
-        refreshing.join()
-    assert set(found) == {2}

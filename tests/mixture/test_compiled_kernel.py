@@ -1,4 +1,4 @@
-"""The compiled kernel's own promises: accuracy on hard data, precision, weights, vector widths."""
+"""The compiled kernel's own promises: accuracy on hard data, precision, vector widths."""
 
 from __future__ import annotations
 
@@ -153,38 +153,6 @@ def test_float32_rows_beyond_float32_are_computed_in_float64() -> None:
     (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
     assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=1e-12)
     np.testing.assert_array_equal(KERNEL.labels(rows, p), ORACLE.labels(rows, p))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("d", "dtype"), [(3, "float64"), (17, "float64"), (17, "float32")])
-def test_weights_count_rows(family: str, d: int, dtype: str) -> None:
-    p = random_mixture(11, family, 4, d, spread=5.0)
-    rows = draw(12, p, 1100).astype(dtype)
-    times = np.random.default_rng(1).integers(0, 4, size=1100)
-    (weighted,) = KERNEL.statistics(rows, [Candidate(p)], weights=times.astype(np.float64))
-    (repeated,) = KERNEL.statistics(np.repeat(rows, times, axis=0), [Candidate(p)])
-    rtol = 1e-12 if dtype == "float64" else 1e-5
-    assert weighted.weight == repeated.weight == times.sum()
-    assert weighted.log_likelihood == pytest.approx(repeated.log_likelihood, rel=rtol)
-    for name in ("counts", "first", "second"):
-        a, b = getattr(weighted, name), getattr(repeated, name)
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), err_msg=name)
-    ones = KERNEL.statistics(rows, [Candidate(p)], weights=np.ones(1100))
-    assert ones == KERNEL.statistics(rows, [Candidate(p)])
-
-
-@pytest.mark.parametrize("d", [3, 17])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_small_weights_are_as_good_as_large_ones(d: int, dtype: str) -> None:
-    """A power of two, so that every product is exact: only what counts as nothing could differ."""
-    p = random_mixture(11, "full", 4, d, spread=2.0)
-    rows = draw(12, p, 1100).astype(dtype)
-    scale = 2.0**-70
-    (small,) = KERNEL.statistics(rows, [Candidate(p)], weights=np.full(1100, scale))
-    (whole,) = KERNEL.statistics(rows, [Candidate(p)], weights=np.full(1100, 1.0))
-    for name in ("counts", "first", "second"):
-        a, b = getattr(small, name) / scale, getattr(whole, name)
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7 * np.abs(b).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
