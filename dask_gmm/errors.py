@@ -8,7 +8,7 @@ learns its location on the way up, carries its parts and says how to rebuild its
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "ArrayNotFoundError",
@@ -17,16 +17,19 @@ __all__ = [
     "CollapsedComponentWarning",
     "CorruptChunkError",
     "DaskGMMError",
+    "FillValueWarning",
     "IncompletePassError",
     "InputError",
     "MemoryPlanError",
     "MissingChunkError",
+    "MissingValueError",
     "MixedClusterWarning",
     "ModelFileError",
     "NoWorkersError",
     "NonFiniteError",
     "OutputExistsError",
     "PassInterruptedError",
+    "RowError",
     "SchedulerLostError",
     "StoreError",
     "StoreNotFoundError",
@@ -42,7 +45,34 @@ class InputError(DaskGMMError, ValueError):
     """The data or the arguments are not what a fit can use; the message names the remedy."""
 
 
-class NonFiniteError(InputError):
+class RowError(InputError):
+    """A row cannot be used. Whoever finds it knows the row; its place is filled in on the way up.
+
+    Subclasses take what they know and, last, the place, which is "" until somebody knows it.
+
+    Attributes
+    ----------
+    row : int
+        Index of the row inside the block that was being read.
+    where : str
+        The row's place in the whole input.
+    """
+
+    def __init__(self, message: str, where: str, row: int, *known: Any) -> None:
+        super().__init__(message)
+        self.row = row
+        self.where = where
+        self._known = (row, *known)
+
+    def at(self, where: str) -> Self:
+        """Return the same error with the row's place in the input spelled out."""
+        return type(self)(*self._known, where)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self._known, self.where)
+
+
+class NonFiniteError(RowError):
     """A row holds NaN or infinity.
 
     Parameters
@@ -54,14 +84,12 @@ class NonFiniteError(InputError):
     value : float
         The offending value (NaN or ±infinity).
     where : str, optional
-        The row's place in the whole input, filled in by whoever knows it.
+        The row's place in the whole input.
     """
 
     def __init__(self, row: int, feature: int, value: float, where: str = "") -> None:
-        self.row = row
         self.feature = feature
         self.value = value
-        self.where = where
         # scikit-learn's own wording opens the message: users and its test suite look for it.
         kind = "NaN" if value != value else "infinity or a value too large for dtype('float64')"  # noqa: PLR0124
         place = where or f"row {row} of the block"
@@ -71,15 +99,39 @@ class NonFiniteError(InputError):
             else "A mixture has no density there: drop, mask or impute such rows before the fit."
         )
         super().__init__(
-            f"Input X contains {kind}.\nFeature {feature} of {place} is {value}. {remedy}"
+            f"Input X contains {kind}.\nFeature {feature} of {place} is {value}. {remedy}",
+            where,
+            row,
+            feature,
+            value,
         )
 
-    def at(self, where: str) -> NonFiniteError:
-        """Return the same error with the row's place in the input spelled out."""
-        return NonFiniteError(self.row, self.feature, self.value, where)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (NonFiniteError, (self.row, self.feature, self.value, self.where))
+class MissingValueError(RowError):
+    """A row holds a value that, by the array's metadata, is no measurement.
+
+    Parameters
+    ----------
+    row : int
+        Index of the row inside the block that was being read.
+    feature : int
+        Index of the first offending feature of that row.
+    value : float or int
+        The offending value.
+    why : str
+        Which metadata say so.
+    remedy : str
+        One sentence.
+    where : str, optional
+        The row's place in the whole input.
+    """
+
+    def __init__(
+        self, row: int, feature: int, value: float, why: str, remedy: str, where: str = ""
+    ) -> None:
+        place = where or f"row {row} of the block"
+        message = f"Feature {feature} of {place} is {value}, {why}. {remedy}"
+        super().__init__(message, where, row, feature, value, why, remedy)
 
 
 class CollapsedComponentError(DaskGMMError, ValueError):
@@ -140,6 +192,10 @@ class SchedulerLostError(ClusterError):
 
 class UnitFailedError(ClusterError):
     """One unit of work kept losing its worker, more often than chance explains."""
+
+
+class FillValueWarning(UserWarning):
+    """Rows hold the store's fill value, of which nobody has said whether it means "missing"."""
 
 
 class CollapsedComponentWarning(UserWarning):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
 from dask_gmm.data.grid import BlockRef, SampleGrid
-from dask_gmm.errors import InputError
+from dask_gmm.errors import InputError, MissingValueError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +62,10 @@ class Source(ABC):
         The blocks.
     feature_names : tuple of str or None
         Names of the features along their axis, where the input has names and all are strings.
+    marks : Marks
+        Elements that the metadata call missing; reading a row that holds one is an error.
+    fill : Mark or None
+        A fill value that somebody chose and no attribute explains, if there is one.
     shippable : bool
         Whether another process can read the source from a pickle of this object at no great cost.
     block_bytes : int
@@ -81,6 +86,8 @@ class Source(ABC):
     grid: SampleGrid
     axis_names: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
+    marks: Marks = NO_MARKS
+    fill: Mark | None = None
 
     @property
     @abstractmethod
@@ -157,6 +164,8 @@ class Source(ABC):
         ------
         MissingChunkError, CorruptChunkError, StoreError
             When the block cannot be had; the message names the chunk.
+        MissingValueError
+            A row holds a value that is no measurement by the metadata.
         """
 
     def read_into(
@@ -199,6 +208,23 @@ class Source(ABC):
     def reader(self) -> str:
         """What reads the blocks, for messages."""
         return "own"
+
+    def _checked(self, rows: NDArray[Any], block: BlockRef) -> NDArray[Any]:
+        """Return a block's rows if all are measurements; once looked at, they need no second look.
+
+        Raises
+        ------
+        MissingValueError
+            With the place of the row.
+        """
+        seen: set[int] = self.__dict__.setdefault("_seen", set())
+        if self.marks and block.index not in seen:
+            try:
+                self.marks.check(rows)
+            except MissingValueError as error:
+                raise error.at(self.locate(block, error.row)) from None
+            seen.add(block.index)
+        return rows
 
     def locate(self, block: BlockRef, row: int) -> str:
         """Say where row `row` of a block lies in the whole array, for messages."""
@@ -248,28 +274,46 @@ def flatten_block(values: NDArray[Any], feature_axis: int) -> NDArray[Any]:
     return np.moveaxis(values, feature_axis, -1).reshape(rows, n_features)
 
 
-def check_dtype(dtype: np.dtype[Any], name: str) -> None:
+def check_dtype(dtype: np.dtype[Any], name: str, code: str = "X") -> None:
     """Refuse element types that a density cannot take.
+
+    Parameters
+    ----------
+    dtype : dtype
+    name : str
+        What messages call the array.
+    code : str
+        Code for the array, in the remedies that messages name.
 
     Raises
     ------
     InputError
         For complex, object, string, date, void and other non-numeric types.
     """
-    remedies = {
-        "c": "Complex data not supported: stack the real and imaginary parts as two features",
-        "O": "convert it to numbers, for example with .astype(float)",
-        "M": "subtract a reference date and convert to a number, for example of seconds",
-        "m": "divide by a unit, for example np.timedelta64(1, 's')",
-        "V": "stack its fields as features of one numeric type",
-    }
-    if dtype.kind not in "biuf":
-        remedy = remedies.get(dtype.kind, "encode it as numbers first")
+    if dtype.kind in "biuf":
+        return
+    if dtype.kind == "c":
         raise InputError(
-            f"{name} holds {dtype} values; a mixture needs real numbers. {remedy.capitalize()}."
-            if dtype.kind != "c"
-            else f"{name} holds {dtype} values. {remedy}."
+            f"{name} holds {dtype} values. Complex data not supported: make the real and the "
+            f"imaginary parts features, for example by "
+            f"`x = {code}; numpy.concatenate([x.real, x.imag], axis=-1)`."
         )
+    remedies = {
+        "O": f"Convert it to numbers, for example by `{code}.astype(float)`",
+        "M": (
+            f"Subtract a reference date and convert to a number, for example by "
+            f"`({code} - numpy.datetime64('2000-01-01')) / numpy.timedelta64(1, 's')`"
+        ),
+        "m": f"Divide by a unit, for example by `{code} / numpy.timedelta64(1, 's')`",
+        "V": (
+            "Make its fields features of one numeric type"
+            if dtype.names is not None
+            else f"Convert it, for example by `{code}.astype('float32')`"
+        ),
+    }
+    strings = f"If they spell numbers, pass `{code}.astype(float)`; else encode them"
+    remedy = remedies.get(dtype.kind, strings)
+    raise InputError(f"{name} holds {dtype} values; a mixture needs real numbers. {remedy}.")
 
 
 def check_layout(
@@ -277,6 +321,7 @@ def check_layout(
     feature_axis: int | str,
     name: str,
     axis_names: Sequence[str] | None = None,
+    code: str = "X",
 ) -> int:
     """Check an array's shape and return its feature axis, counted from the front.
 
@@ -289,15 +334,15 @@ def check_layout(
         got = "scalar array" if not shape else "1D array"
         raise InputError(
             f"Expected 2D array, got {got} instead: {name} has shape {_spell(shape)}, but rows "
-            f"and features need an axis each. Reshape your data using array.reshape(-1, 1) if it "
-            f"has a single feature, or array.reshape(1, -1) if it is a single row."
+            f"and features need an axis each. Pass `{code}.reshape(-1, 1)` if it has a single "
+            f"feature, `{code}.reshape(1, -1)` if it is a single row."
         )
     axis = _axis_number(shape, feature_axis, name, axis_names)
     size = shape[axis]
     if size is None:
         raise InputError(
-            f"{name} has an unknown number of features (axis {axis} of {_spell(shape)}): call "
-            f"compute_chunk_sizes() on it first."
+            f"{name} has an unknown number of features (axis {axis} of {_spell(shape)}): pass "
+            f"`X.compute_chunk_sizes()`."
         )
     if size == 0:
         raise InputError(

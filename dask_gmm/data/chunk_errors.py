@@ -27,7 +27,7 @@ def missing_chunk(url: str, key: str, inner: tuple[int, ...] | None = None) -> M
     return MissingChunkError(
         f"{what} of {url} is not in the store, and Zarr would read it as fill values. It was lost "
         f"or never written; or it holds nothing but the fill value (often 0), which Zarr leaves "
-        f"out when it writes. If the latter is so, pass missing_chunks='fill'; otherwise restore "
+        f"out when it writes. If the latter is so, pass `missing_chunks='fill'`; otherwise restore "
         f"the chunk or write the array again."
     )
 

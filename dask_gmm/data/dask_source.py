@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +14,17 @@ from dask.base import optimize
 from dask.task_spec import DataNode, Task
 
 from dask_gmm.data.base import Source, check_dtype, check_layout, flatten_block
+from dask_gmm.data.conventions import (
+    NO_MARKS,
+    Mark,
+    Marks,
+    Remedies,
+    attributes_of,
+    joined,
+    stored_marks,
+)
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
-from dask_gmm.errors import InputError
+from dask_gmm.errors import InputError, MissingValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +33,65 @@ if TYPE_CHECKING:
     from dask.typing import Key
     from numpy.typing import NDArray
 
-__all__ = ["DaskSource"]
+__all__ = ["BlockRows", "DaskSource"]
 
 _optimize: Callable[..., Any] = optimize  # untyped in Dask
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """Turns the value of a block's key into rows; travels without the collection.
+
+    Attributes
+    ----------
+    n_features : int
+        Features that the collection promised.
+    feature_axis : int
+        Where they lie.
+    marks : Marks
+        Elements that are no measurements.
+    """
+
+    n_features: int
+    feature_axis: int
+    marks: Marks = NO_MARKS
+
+    def __call__(self, value: Any) -> NDArray[Any]:
+        """Return the rows of a block.
+
+        Parameters
+        ----------
+        value : ndarray of shape (..., n_features, ...)
+            What the graph made.
+
+        Returns
+        -------
+        ndarray of shape (n, n_features)
+
+        Raises
+        ------
+        InputError
+            The value is not what the collection's metadata promised.
+        MissingValueError
+            A row holds a value that is no measurement.
+        """
+        if type(value) is not np.ndarray:
+            kind = type(value)
+            raise InputError(
+                f"A block of the Dask array is a {kind.__module__}.{kind.__qualname__}, not a "
+                f"NumPy array as its meta says: make NumPy arrays of the blocks, for example by "
+                f"`X.map_blocks(numpy.asarray)` where that loses nothing."
+            )
+        if value.ndim <= self.feature_axis or value.shape[self.feature_axis] != self.n_features:
+            raise InputError(
+                f"A block of the Dask array has shape {value.shape}, but its metadata promise "
+                f"{self.n_features} features along axis {self.feature_axis}: give the function "
+                f"that makes the blocks its true chunks."
+            )
+        check_dtype(value.dtype, "A block of the Dask array")
+        rows = flatten_block(value, self.feature_axis)
+        self.marks.check(rows)
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +99,7 @@ class DaskSource(Source):
     """A `dask.array`. Use `DaskSource.of`.
 
     Whoever runs a pass takes `graph()` whole, asks for `block_key(i)` and turns each value into
-    rows with `rows_of`. `read` is for this process alone, outside of any task.
+    rows by `row_maker`. `read` is for this process alone, outside of any task.
     """
 
     collection: da.Array
@@ -44,6 +110,8 @@ class DaskSource(Source):
     grid: SampleGrid
     axis_names: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
+    marks: Marks = NO_MARKS
+    fill: Mark | None = None
 
     @classmethod
     def of(
@@ -53,6 +121,7 @@ class DaskSource(Source):
         *,
         name: str = "Dask array",
         axis_names: Sequence[str] | None = None,
+        conventions: tuple[Marks, Mark | None] | None = None,
     ) -> DaskSource:
         """Describe a collection; its feature axis is put into one chunk if it is not.
 
@@ -66,6 +135,9 @@ class DaskSource(Source):
             What messages call it.
         axis_names : sequence of str, optional
             Names of all axes.
+        conventions : (Marks, Mark or None), optional
+            What the metadata say of the values; by default those of the arrays on disk that the
+            collection holds.
 
         Raises
         ------
@@ -75,21 +147,28 @@ class DaskSource(Source):
         """
         shape = tuple(None if n != n else int(n) for n in collection.shape)  # noqa: PLR0124  NaN
         axis = check_layout(shape, feature_axis, name, axis_names)
-        kind = type(collection._meta)
-        if kind is not np.ndarray:
-            raise InputError(
-                f"{name} has blocks of type {kind.__module__}.{kind.__qualname__}; a pass needs "
-                f"NumPy blocks. Convert them, for example with .map_blocks(to_dense) for sparse, "
-                f".map_blocks(cupy.asnumpy) for CuPy, or da.ma.filled for masked arrays."
-            )
+        _check_block_type(type(collection._meta), name)
         check_dtype(collection.dtype, name)
+        if conventions is None:
+            conventions = _conventions(collection, name)
+        marks, fill = conventions
         if collection.numblocks[axis] != 1:
             rechunk: Callable[..., da.Array] = collection.rechunk  # untyped in Dask
             collection = rechunk({axis: -1})
         chunks = collection.chunks[:axis] + collection.chunks[axis + 1 :]
         axes = tuple(IrregularAxis(tuple(sizes)) for sizes in chunks)
         names = None if axis_names is None else tuple(axis_names)
-        return cls(collection, name, shape, collection.dtype, axis, SampleGrid(axes), names)
+        return cls(
+            collection,
+            name,
+            shape,
+            collection.dtype,
+            axis,
+            SampleGrid(axes),
+            names,
+            marks=marks,
+            fill=fill,
+        )
 
     @property
     def shippable(self) -> bool:
@@ -160,41 +239,79 @@ class DaskSource(Source):
         value = self.collection.blocks[
             self._with_features(self.grid.coordinates(block.index), 0)
         ].compute()
-        return self.rows_of(value, self.n_features, self.feature_axis)
+        try:
+            return self.row_maker()(value)
+        except MissingValueError as error:
+            raise error.at(self.locate(block, error.row)) from None
 
-    @staticmethod
-    def rows_of(value: Any, n_features: int, feature_axis: int) -> NDArray[Any]:
-        """Turn the value of a block's key into rows.
+    def row_maker(self) -> BlockRows:
+        """Return what turns the value of a block's key into rows."""
+        return BlockRows(self.n_features, self.feature_axis, self.marks)
 
-        Parameters
-        ----------
-        value : ndarray of shape (..., n_features, ...)
-            What the graph made.
-        n_features : int
-            Features that the collection promised.
-        feature_axis : int
-            Where they lie.
 
-        Returns
-        -------
-        ndarray of shape (n, n_features)
+def _check_block_type(kind: type, name: str) -> None:
+    """Refuse blocks that are no NumPy arrays, with what makes such of them."""
+    if kind is np.ndarray:
+        return
+    called = f"{kind.__module__}.{kind.__qualname__}"
+    advice = "Convert them with X.map_blocks and a function that returns NumPy arrays"
+    if issubclass(kind, np.ma.MaskedArray):
+        advice = (
+            "Make the masked values NaN by `dask.array.ma.filled(X.astype(float), numpy.nan)` and "
+            "drop the rows that hold NaN"
+        )
+    elif hasattr(kind, "todense"):
+        advice = (
+            "Make them dense by `X.map_blocks(lambda block: numpy.asarray(block.todense()), "
+            "meta=numpy.empty((0, 0), X.dtype))`"
+        )
+    elif hasattr(kind, "get"):
+        advice = "Bring them to the host by `X.map_blocks(lambda block: block.get())`"
+    raise InputError(f"{name} has blocks of type {called}; a pass needs NumPy blocks. {advice}.")
 
-        Raises
-        ------
-        InputError
-            If the value is not what the collection's metadata promised.
-        """
-        if type(value) is not np.ndarray:
-            kind = type(value)
-            raise InputError(
-                f"A block of the Dask array is a {kind.__module__}.{kind.__qualname__}, not a "
-                f"NumPy array as its meta says: convert it with .map_blocks."
-            )
-        if value.ndim <= feature_axis or value.shape[feature_axis] != n_features:
-            raise InputError(
-                f"A block of the Dask array has shape {value.shape}, but its metadata promise "
-                f"{n_features} features along axis {feature_axis}: give the function that makes "
-                f"the blocks its true chunks."
-            )
-        check_dtype(value.dtype, "A block of the Dask array")
-        return flatten_block(value, feature_axis)
+
+# Layers of a Dask graph that move elements and leave them as they are, by the first word of their
+# names. Whoever does anything else to a store's elements is taken to know what they mean.
+_MOVES = frozenset(
+    {
+        "array",
+        "blocks",
+        "concatenate",
+        "from",
+        "getitem",
+        "original",
+        "rechunk",
+        "reshape",
+        "squeeze",
+        "stack",
+        "transpose",
+    }
+)
+
+
+def stored_arrays(collection: da.Array) -> list[Any]:
+    """Return the arrays on disk whose elements are all that the collection holds, if so.
+
+    Those of ``dask.array.from_zarr`` and ``from_array``: joined, cut, turned and rechunked at most.
+    """
+    found: list[Any] = []
+    for name, layer in collection.dask.layers.items():
+        if re.split("[-_]", str(name), maxsplit=1)[0] not in _MOVES:
+            return []
+        held = layer.values() if len(layer) == 1 else ()
+        literals = (item for item, index in getattr(layer, "indices", ()) if index is None)
+        values = (getattr(item, "value", item) for item in (*held, *literals))
+        found += [
+            value
+            for value in values
+            if isinstance(value, zarr.Array) or (attributes_of(value) and hasattr(value, "dtype"))
+        ]
+    return found
+
+
+def _conventions(collection: da.Array, name: str) -> tuple[Marks, Mark | None]:
+    """Return the marks of the arrays that the collection holds; of several, all marks there are."""
+    remedies = Remedies("X", "X + 0")
+    found = [stored_marks(array, name, remedies) for array in stored_arrays(collection)]
+    fills = [fill for _, fill in found if fill is not None]
+    return joined([marks for marks, _ in found]), fills[0] if fills else None

@@ -16,9 +16,9 @@ from dask.task_spec import Task, TaskRef
 
 from dask_gmm.data.anchor import AnchoredSource
 from dask_gmm.data.base import Source
-from dask_gmm.data.dask_source import DaskSource
+from dask_gmm.data.dask_source import BlockRows, DaskSource
 from dask_gmm.data.numpy_source import NumpySource
-from dask_gmm.errors import InputError, NonFiniteError
+from dask_gmm.errors import InputError, RowError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,13 +60,13 @@ def lazy_map(
         `n_outputs` is given. Unknown chunk sizes stay unknown.
     """
     name = f"gmm-map-{uuid.uuid4().hex}"
-    function_key, source_key = f"{name}-function", f"{name}-source"
+    function_key, source_key, rows_key = f"{name}-function", f"{name}-source", f"{name}-rows"
     tail = () if n_outputs is None else (0,)
     graph: dict[Key, Any] = {function_key: Task(function_key, _itself, function)}
     dependencies: list[Any] = []
     if isinstance(source, DaskSource):
         dependencies.append(source.collection)
-        layout = (source.n_features, source.feature_axis)
+        graph[rows_key] = Task(rows_key, _itself, source.row_maker())
     else:
         keep = not source.shippable and not isinstance(source, NumpySource)
         held = AnchoredSource(source) if keep else source
@@ -76,7 +76,13 @@ def lazy_map(
         if isinstance(source, DaskSource):
             block_key = source.collection_key(i)
             graph[key] = Task(
-                key, _map_value, TaskRef(function_key), TaskRef(block_key), i, *layout, n_outputs
+                key,
+                _map_value,
+                TaskRef(function_key),
+                TaskRef(rows_key),
+                TaskRef(block_key),
+                i,
+                n_outputs,
             )
         else:
             graph[key] = Task(
@@ -108,25 +114,24 @@ def _map_block(
     rows = source.read(block)
     try:
         values = function(rows)
-    except NonFiniteError as error:
+    except RowError as error:
         raise error.at(source.locate(block, error.row)) from None
     return _shaped(values, shape, n_outputs)
 
 
 def _map_value(
     function: Callable[[NDArray[Any]], NDArray[Any]],
+    rows_of: BlockRows,
     value: NDArray[Any],
     index: int,
-    n_features: int,
-    feature_axis: int,
     n_outputs: int | None,
 ) -> NDArray[Any]:
-    rows = DaskSource.rows_of(value, n_features, feature_axis)
     try:
-        values = function(rows)
-    except NonFiniteError as error:
+        values = function(rows_of(value))
+    except RowError as error:
         raise error.at(f"row {error.row} of block {index} of the Dask array") from None
-    return _shaped(values, value.shape[:feature_axis] + value.shape[feature_axis + 1 :], n_outputs)
+    axis = rows_of.feature_axis
+    return _shaped(values, value.shape[:axis] + value.shape[axis + 1 :], n_outputs)
 
 
 def _shaped(values: NDArray[Any], sample: tuple[int, ...], n_outputs: int | None) -> NDArray[Any]:

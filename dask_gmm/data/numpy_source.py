@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
+from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid, even_chunks
 from dask_gmm.errors import InputError
 
@@ -50,6 +51,8 @@ class NumpySource(Source):
     grid: SampleGrid
     axis_names: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
+    marks: Marks = NO_MARKS
+    fill: Mark | None = None
 
     @classmethod
     def of(
@@ -121,4 +124,6 @@ class NumpySource(Source):
 
     def read(self, block: BlockRef) -> NDArray[Any]:
         """Return the rows of a block, a view wherever strides allow it."""
-        return flatten_block(self.array[self._region(block)], self.feature_axis)
+        return self._checked(
+            flatten_block(self.array[self._region(block)], self.feature_axis), block
+        )

@@ -180,7 +180,7 @@ def shard_layout(
             return None
         raise InputError(
             f"{name} wraps its shards in further codecs, so chunks missing from a shard cannot be "
-            f"found. Pass missing_chunks='fill' to read such chunks as the fill value."
+            f"found. Pass `missing_chunks='fill'` to read such chunks as the fill value."
         )
     chunk = configuration["chunk_shape"]
     shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]

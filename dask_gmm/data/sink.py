@@ -177,7 +177,7 @@ def output_chunks(source: Source) -> tuple[int, ...]:
         if not grid_axis.known:
             raise InputError(
                 f"{source.name} has chunks of unknown sizes, so an output for it cannot be laid "
-                f"out: call compute_chunk_sizes() on it first."
+                f"out: pass `X.compute_chunk_sizes()`."
             )
         if any(size != sizes[0] for size in sizes[:-1]) or sizes[-1] > sizes[0]:
             where = axis if axis < source.feature_axis else axis + 1

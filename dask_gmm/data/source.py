@@ -8,15 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
-import numpy as np
 import zarr
+from zarr.abc.store import Store
 
 from dask_gmm.data.base import Source
+from dask_gmm.data.conventions import NO_MARKS, Remedies, attributes_of, chosen_fill, marks_of
+from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_array
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.stores import check_missing_chunks, store_spec
-from dask_gmm.data.zarr_open import open_zarr_node, open_zarr_url
+from dask_gmm.data.zarr_open import open_zarr_node, open_zarr_store, open_zarr_url
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import InputError
 
@@ -25,7 +27,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["BlockRef", "DaskSource", "NumpySource", "Source", "ZarrSource", "open_source"]
+__all__ = [
+    "BlockRef",
+    "DaskSource",
+    "NumpySource",
+    "Source",
+    "ZarrSource",
+    "open_memory",
+    "open_source",
+]
 
 
 def open_source(
@@ -81,34 +91,61 @@ def open_source(
         )
     if isinstance(X, zarr.Array | zarr.Group):
         return open_zarr_node(X, feature_axis, missing_chunks=policy, array=array)
+    if isinstance(X, Store):
+        return open_zarr_store(X, feature_axis, missing_chunks=policy, array=array)
     if array is not None:
-        raise InputError(f"array={array!r} names an array of a Zarr group; X is {_kind(X)}.")
+        raise InputError(f"array={array!r} names an array of a Zarr group; X is {kind_of(X)}.")
     xarray = sys.modules.get("xarray")
     if xarray is not None and isinstance(X, xarray.Dataset):
         raise InputError(
-            "X is an xarray.Dataset; pass one variable (X['name']), or stack them as features with "
-            "X.to_dataarray('feature') and feature_axis='feature'."
+            "X is an xarray.Dataset: pass one variable, or make its variables the features by "
+            "`X.to_dataarray('feature')` and feature_axis='feature'."
         )
     if xarray is not None and isinstance(X, xarray.DataArray):
         return _open_dataarray(X, feature_axis, block_rows)
     if isinstance(X, da.Array):
         return DaskSource.of(X, feature_axis)
-    if _kind(X).startswith("dask.") and hasattr(X, "to_dask_array"):
-        _check_columns(X)
-        frame = DaskSource.of(X.to_dask_array(), feature_axis, name="Dask DataFrame")
-        return replace(
-            frame, feature_names=_all_strings([column for column, _ in X.dtypes.items()])
-        )
-    pandas = sys.modules.get("pandas")
-    if pandas is not None and isinstance(X, pandas.DataFrame):
-        return NumpySource.of(
-            _frame_values(X), feature_axis, name="DataFrame", block_rows=block_rows
-        )
-    return NumpySource.of(_array_of(X), feature_axis, block_rows=block_rows)
+    if kind_of(X).startswith("dask.") and hasattr(X, "to_dask_array"):
+        return _open_lazy_frame(X, feature_axis)
+    return open_memory(X, plain_array(X, _memory_name(X)), feature_axis, block_rows=block_rows)
 
 
-def _kind(X: Any) -> str:
-    return f"{type(X).__module__}.{type(X).__qualname__}"
+def open_memory(
+    X: Any, array: NDArray[Any], feature_axis: int | str = -1, *, block_rows: int | None = None
+) -> NumpySource:
+    """Describe what lies in memory, and what its attributes say of its values if it has some.
+
+    Parameters
+    ----------
+    X : array-like or frame
+        What the user passed.
+    array : ndarray
+        The same as an array.
+    """
+    name = _memory_name(X)
+    source = NumpySource.of(array, feature_axis, name=name, block_rows=block_rows)
+    marks = NO_MARKS
+    if name != "DataFrame":
+        marks = marks_of(attributes_of(X), array.dtype, name, Remedies("X[...]", "X[...]"))
+    return replace(source, marks=marks)
+
+
+def _memory_name(X: Any) -> str:
+    return "DataFrame" if frame_layout(X) is not None else "NumPy array"
+
+
+def _open_lazy_frame(X: Any, feature_axis: int | str) -> Source:
+    """Describe a Dask DataFrame; a Series is one column, and says so."""
+    if X.ndim == 1:
+        raise InputError(
+            "Expected 2D array, got 1D array instead: X is a Dask Series. Pass `X.to_frame()`."
+        )
+    layout = frame_layout(X._meta)
+    assert layout is not None
+    if not layout.plain:
+        X = X.map_partitions(partition_rows, meta=partition_rows(X._meta))
+    source = DaskSource.of(X.to_dask_array(), feature_axis, name="Dask DataFrame")
+    return replace(source, feature_names=layout.names)
 
 
 def _open_dataarray(X: Any, feature_axis: int | str, block_rows: int | None) -> Source:
@@ -119,72 +156,27 @@ def _open_dataarray(X: Any, feature_axis: int | str, block_rows: int | None) -> 
         X = X.chunk({})
     source: DaskSource | NumpySource
     if X.chunks is not None:
-        source = DaskSource.of(X.data, feature_axis, name=name, axis_names=names)
+        source = DaskSource.of(
+            X.data, feature_axis, name=name, axis_names=names, conventions=(NO_MARKS, None)
+        )
     else:
         source = NumpySource.of(
-            _array_of(X.data), feature_axis, name=name, axis_names=names, block_rows=block_rows
+            plain_array(X.data, name),
+            feature_axis,
+            name=name,
+            axis_names=names,
+            block_rows=block_rows,
         )
+    marks = marks_of(X.attrs, source.dtype, name, _LABELLED, decoded=X.encoding)
+    fill = None if marks.values else chosen_fill(X.encoding.get("fill_value"), source.dtype)
     dim = X.dims[source.feature_axis]
-    if dim not in X.coords:
-        return source
-    return replace(source, feature_names=_all_strings(X.coords[dim].values.tolist()))
+    labels = X.coords[dim].values.tolist() if dim in X.coords else [None]
+    return replace(source, marks=marks, fill=fill, feature_names=_all_strings(labels))
+
+
+_LABELLED = Remedies("X", "X.drop_attrs()", "xarray.decode_cf(X.to_dataset(name='x'))['x']")
 
 
 def _all_strings(labels: Sequence[Any]) -> tuple[str, ...] | None:
     """Return labels as names if all are strings, which is what scikit-learn takes for names."""
     return tuple(labels) if all(isinstance(label, str) for label in labels) else None
-
-
-def _array_of(X: Any) -> NDArray[Any]:
-    """Return X as a NumPy array, refusing what the conversion would silently change."""
-    if isinstance(X, np.ma.MaskedArray):
-        if np.ma.getmaskarray(X).any():
-            raise InputError(
-                "X is a masked array with masked values, which a mixture has no use for: drop or "
-                "impute those rows, for example X[~X.mask.any(axis=1)]."
-            )
-        return np.asarray(X.data)
-    if hasattr(X, "toarray") and hasattr(X, "nnz"):
-        raise InputError(
-            f"Sparse data was passed ({_kind(X)}), but dense data is required. Use X.toarray() to "
-            f"convert it."
-        )
-    try:
-        if isinstance(X, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in X):
-            return _array_of(np.ma.stack(X))  # asarray would read what lies under the masks
-        return np.asarray(X)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"X ({_kind(X)}) cannot be made a NumPy array: {error}") from error
-
-
-def _frame_values(frame: Any) -> NDArray[Any]:
-    _check_columns(frame)
-    values: NDArray[Any] = frame.to_numpy()
-    if values.dtype == object:
-        # Nullable columns: all are numeric, as was just checked, and NA is a missing number.
-        values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
-    return values
-
-
-def _check_columns(frame: Any) -> None:
-    """Refuse DataFrames with columns that are not numbers, by name."""
-    import pandas as pd
-
-    bad = [
-        f"{column!r} ({dtype})"
-        for column, dtype in frame.dtypes.items()
-        if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype)
-    ]
-    if bad:
-        raise InputError(
-            f"A mixture needs real numbers, but the DataFrame has {_series(bad)}: drop or encode "
-            f"them."
-        )
-
-
-def _series(items: Sequence[str]) -> str:
-    noun = "column" if len(items) == 1 else "columns"
-    shown = ", ".join(items[:5])
-    return f"{noun} {shown}" + (f" and {len(items) - 5} more" if len(items) > 5 else "")

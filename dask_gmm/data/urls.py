@@ -123,6 +123,12 @@ def normalize_url(url: str | os.PathLike[str]) -> str:
     text = os.fspath(url)
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"Expected a path or URL, got {text!r}.")
+    if "::" in text and "://" in text:
+        raise InputError(
+            "A URL that chains protocols (a::b://…) is not taken as such: open it and pass the "
+            "array, for example "
+            "`zarr.open_array(zarr.storage.FsspecStore.from_url(X, read_only=True), mode='r')`."
+        )
     scheme = scheme_of(text)
     if scheme in {"file", "local"}:
         return _local_path(text)
@@ -152,8 +158,8 @@ def _local_path(text: str) -> str:
         text = unquote(urlsplit(text).path)
     elif "://" in text:
         raise InputError(
-            f"{text.partition('://')[0].partition('::')[0]!r}… starts a URL of no known form: "
-            f"expected a path or PROTOCOL://NAME/…; chained URLs (a::b://…) are not supported."
+            f"{text.partition('://')[0]!r}… starts a URL of no known form: expected a path or "
+            f"PROTOCOL://NAME/…."
         )
     return str(Path(text).expanduser().absolute())
 

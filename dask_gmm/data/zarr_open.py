@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Node = zarr.Array[Any] | zarr.Group
 
-__all__ = ["open_zarr_node", "open_zarr_url", "spec_of_store", "store_url"]
+__all__ = ["open_zarr_node", "open_zarr_store", "open_zarr_url", "spec_of_store", "store_url"]
 
 _LISTED = 20  # arrays that an error message names at most
 
@@ -96,13 +96,28 @@ def open_zarr_node(
     return ZarrSource.of(found, feature_axis, spec=local, path=found.path, store=original)
 
 
+def open_zarr_store(
+    store: Store,
+    feature_axis: int | str = -1,
+    *,
+    missing_chunks: MissingChunks = "error",
+    array: str | None = None,
+) -> ZarrSource:
+    """Describe the array at the root of an open store, or an array of the group there."""
+    checked = CheckedStore(store, _store_name(store), missing_chunks)
+    _open_node(checked, "", _store_name(store))
+    node: Node = zarr.open(store=store, mode="r")
+    return open_zarr_node(node, feature_axis, missing_chunks=missing_chunks, array=array)
+
+
 def _check_local(path: str) -> None:
     if not Path(path).exists():
         raise StoreNotFoundError(f"There is no such path: {path}.")
     if not Path(path).is_dir():
         raise InputError(
-            f"{path} is a file; a Zarr store is a directory. Unzip it if it is a zipped store, or "
-            f"load it (numpy.load with mmap_mode='r' for .npy) and pass the array."
+            f"{path} is a file; a Zarr store is a directory. Load it and pass the array: a .npy by "
+            f"`numpy.load(X, mmap_mode='r')`, a zipped store by "
+            f"`zarr.open(zarr.storage.ZipStore(X, mode='r'), mode='r')`."
         )
 
 

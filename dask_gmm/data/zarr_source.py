@@ -17,12 +17,12 @@ from zarr.storage import StorePath
 from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.checked_store import CheckedStore
+from dask_gmm.data.conventions import NO_MARKS, Mark, Marks, Remedies, stored_marks
 from dask_gmm.data.direct.layout import DirectLayout, direct_layout
 from dask_gmm.data.direct.memory import encoded_bytes, transient_bytes
 from dask_gmm.data.direct.reader import DirectReader
 from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid
-from dask_gmm.data.missing_values import MissingValue, find_missing_value, missing_values
 from dask_gmm.data.shards import shard_layout
 from dask_gmm.data.stores import StoreSpec, objects_of, reaches_objects, store_for
 from dask_gmm.data.through_zarr import read_through_zarr, zarr_transient_bytes
@@ -64,8 +64,6 @@ class ZarrSource(Source):
         The metadata document without the user's attributes, as JSON.
     whole_shards : bool
         Whether blocks are whole shards, so that a read needs all of an object or none of it.
-    missing : tuple of MissingValue
-        Values that the array's attributes call missing; rows that hold one are refused.
     layout : DirectLayout or None
         How to read the array without zarr-python; None if that is left to it, for reasons that
         are in the metadata and the kind of store, not in what a read may meet.
@@ -85,7 +83,8 @@ class ZarrSource(Source):
     metadata: str
     transient_bytes: int
     whole_shards: bool = False
-    missing: tuple[MissingValue, ...] = ()
+    marks: Marks = NO_MARKS
+    fill: Mark | None = None
     layout: DirectLayout | None = None
     # Kept out of messages: a store's own description may hold a URL with credentials.
     store: Store | None = field(default=None, repr=False)
@@ -122,10 +121,11 @@ class ZarrSource(Source):
         """
         name = join_url(spec.url, path)
         axis_names = _dimension_names(array)
-        axis = check_layout(array.shape, feature_axis, name, axis_names)
+        remedies = _remedies(array, spec, path, store)
+        axis = check_layout(array.shape, feature_axis, name, axis_names, remedies.stored)
         dtype = np.dtype(array.dtype)
-        check_dtype(dtype, name)
-        _refuse_packed(array, name)
+        check_dtype(dtype, name, remedies.stored)
+        marks, fill = stored_marks(array, name, remedies)
         document = _metadata_document(array)
         shard_layout(document, name, strict=spec.missing_chunks == "error")
         direct = store is None and reaches_objects(spec)
@@ -146,7 +146,8 @@ class ZarrSource(Source):
             transient_bytes=_transient_bytes(array, axis, chunks, layout, spec.url),
             whole_shards=array.shards is not None
             and chunks == array.shards[:axis] + array.shards[axis + 1 :],
-            missing=missing_values(array),
+            marks=marks,
+            fill=fill,
             layout=layout,
             store=store,
         )
@@ -163,7 +164,7 @@ class ZarrSource(Source):
         That is the chunks in flight as encoded and, before they are copied into the block, as
         decoded by each codec in turn; where some values count as missing, a flag per element.
         """
-        flags = self.block_bytes // self.dtype.itemsize if self.missing else 0
+        flags = self.block_bytes // self.dtype.itemsize if self.marks.values else 0
         return max(self.transient_bytes, flags)
 
     @property
@@ -187,8 +188,8 @@ class ZarrSource(Source):
 
         Raises
         ------
-        InputError
-            If a row holds a value that the array's attributes call missing.
+        MissingValueError
+            A row holds a value that the array's attributes call missing.
         """
         return self.read_into(block, ReadBuffers())
 
@@ -199,7 +200,7 @@ class ZarrSource(Source):
 
         Raises
         ------
-        InputError
+        MissingValueError
             As for `read`.
         """
         reader = self._direct_reader()
@@ -211,8 +212,7 @@ class ZarrSource(Source):
                 self.open(), region, self.name, whole_shards=self.whole_shards
             )
             rows = flatten_block(values, self.feature_axis)
-        self._refuse_missing(rows, block)
-        return rows
+        return self._checked(rows, block)
 
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask a remote store for the objects of a block; None for any other store."""
@@ -257,18 +257,6 @@ class ZarrSource(Source):
             self.__dict__["_reader"] = (os.getpid(), reader)
         return reader
 
-    def _refuse_missing(self, rows: NDArray[Any], block: BlockRef) -> None:
-        found = find_missing_value(rows, self.missing) if self.missing else None
-        if found is None:
-            return
-        row, feature, missing = found
-        raise InputError(
-            f"Feature {feature} of {self.locate(block, row)} is {missing.value}, which the array's "
-            f"{missing.origin} marks as missing. Open the array with xarray.open_zarr, which makes "
-            f"it NaN, drop or impute such rows, and pass the DataArray; if it is a measurement "
-            f"after all, remove the mark or pass dask.array.from_zarr(...), which ignores it."
-        )
-
     def open(self) -> zarr.Array[Any]:
         """Return the array, opened once per process unless it lives in this one's memory."""
         if self.store is not None:
@@ -283,7 +271,9 @@ class ZarrSource(Source):
                 f"has no URL that is free of credentials. Write it to a path or object store and "
                 f"pass that, or run without a cluster."
             )
-        return {name: value for name, value in self.__dict__.items() if name != "_reader"}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in {"_reader", "_seen"}
+        }
 
 
 # One array per source and process, as for stores: parsing metadata takes about a millisecond.
@@ -329,15 +319,17 @@ def _dimension_names(array: zarr.Array[Any]) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names)
 
 
-def _refuse_packed(array: zarr.Array[Any], name: str) -> None:
-    """Refuse values packed by the CF conventions: what is stored is not what is meant."""
-    packed = [a for a in ("scale_factor", "add_offset", "_Unsigned") if a in array.attrs]
-    if packed:
-        raise InputError(
-            f"{name} stores packed values (attribute {packed[0]!r}), which are not the "
-            f"measurements. Open it with xarray.open_zarr, which unpacks them, and pass the "
-            f"DataArray."
-        )
+def _remedies(array: zarr.Array[Any], spec: StoreSpec, path: str, store: Store | None) -> Remedies:
+    url = join_url(spec.url, path)
+    stored = f"dask.array.from_zarr({url!r})" if store is None else "dask.array.from_zarr(X)"
+    group, _, name = url.rpartition("/")
+    if store is not None or not path or _dimension_names(array) is None:
+        return Remedies(stored, f"{stored} + 0")
+    return Remedies(
+        stored,
+        f"xarray.open_zarr({group!r}, decode_cf=False)[{name!r}].drop_attrs()",
+        f"xarray.open_zarr({group!r})[{name!r}]",
+    )
 
 
 def _block_shape(array: zarr.Array[Any], axis: int) -> tuple[int, ...]:

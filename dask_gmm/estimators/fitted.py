@@ -20,7 +20,7 @@ from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import open_input
 from dask_gmm.execution import LocalBackend, choose_backend, plan_pass, single_threaded_blas
 from dask_gmm.fitting.events import Outcome, PassAdvanced, PassStarted
-from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
+from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob, first_pass
 from dask_gmm.fitting.prediction import (
     Labels,
     LogDensities,
@@ -318,7 +318,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             observer(PassStarted(1, 1))
         plan = plan_pass(source, n_threads=backend.n_threads)
         on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
-        return backend.run(plan, job, on_progress=on_progress).value
+        return first_pass(backend, plan, job, on_progress).value
 
     def _observers(self) -> tuple[Observer, ...]:
         observers = tuple(self.callbacks or ())

@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 from dask.base import is_dask_collection
+from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
+from zarr.abc.store import Store
 
-from dask_gmm.data.source import NumpySource, Source, open_source
+from dask_gmm.data.conversion import frame_layout, plain_array
+from dask_gmm.data.source import Source, open_memory, open_source
 from dask_gmm.data.urls import check_options
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 __all__ = ["keeping_features", "open_input"]
 
@@ -56,26 +61,39 @@ def open_input(estimator: Any, X: Any, *, reset: bool) -> Source:
             feature_axis=estimator.feature_axis,
             storage_options=options if isinstance(X, str | os.PathLike) else None,
             missing_chunks=estimator.missing_chunks,
-            array=estimator.array if isinstance(X, str | os.PathLike | zarr.Group) else None,
+            array=estimator.array
+            if isinstance(X, str | os.PathLike | zarr.Group | Store)
+            else None,
         )
         _check_features(estimator, source, reset=reset)
         return source
+    rows = _plain_rows(estimator, X, reset=reset)
+    return open_memory(X, rows)
+
+
+def _plain_rows(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
+    """Return rows and columns in memory as scikit-learn checks them, and check or set features."""
+    values = plain_array(X, "X")
+    values = values.T if estimator.feature_axis in (0, -2) else values
     integers = isinstance(X, np.ndarray) and X.dtype.kind in "iub"
-    rows = validate_data(
-        estimator,
-        np.asarray(X).T if estimator.feature_axis in (0, -2) else X,
-        reset=reset,
-        dtype=None if integers else [np.float64, np.float32],
-        ensure_min_samples=2 if reset else 1,
-        ensure_all_finite=False,  # the kernels look as they read: no pass for it alone
-    )
-    return NumpySource.of(rows)
+    checks: dict[str, Any] = {
+        "dtype": None if integers else [np.float64, np.float32],
+        "ensure_min_samples": 2 if reset else 1,
+        "ensure_all_finite": False,  # the kernels look as they read: no pass for it alone
+    }
+    if frame_layout(X) is not None and estimator.feature_axis not in (0, -2):
+        validate_data(estimator, X, reset=reset, skip_check_array=True)  # the columns' names
+        rows = check_array(values, estimator=estimator, **checks)
+    else:
+        rows = validate_data(estimator, values, reset=reset, **checks)
+    checked: NDArray[Any] = rows
+    return checked
 
 
 def _is_lazy(X: Any) -> bool:
     """Whether X names or describes data instead of holding them."""
     return (
-        isinstance(X, str | os.PathLike | zarr.Array | zarr.Group)
+        isinstance(X, str | os.PathLike | zarr.Array | zarr.Group | Store)
         or is_dask_collection(X)
         or type(X).__module__.startswith("xarray.")
     )
@@ -84,8 +102,7 @@ def _is_lazy(X: Any) -> bool:
 def _is_plain(X: Any, feature_axis: int | str) -> bool:
     """Whether X is something that scikit-learn knows: rows and columns, in memory."""
     known_axis = isinstance(feature_axis, str) or feature_axis in (-2, -1, 0, 1)
-    masked = isinstance(X, np.ma.MaskedArray)  # scikit-learn would use what lies under the mask
-    return known_axis and getattr(X, "ndim", 2) <= 2 and not masked
+    return known_axis and getattr(X, "ndim", 2) <= 2
 
 
 def _check_features(estimator: Any, source: Source, *, reset: bool) -> None:

@@ -70,8 +70,11 @@ class GraphSource(Protocol):
     def futures(self) -> Sequence[Any]:
         """Return the `distributed.Future`s of the blocks that lie on a cluster already."""
 
-    def rows_of(self, value: Any, n_features: int, feature_axis: int, /) -> np.ndarray[Any, Any]:
-        """Turn a block's value into rows, shape (n, D); picklable without the source."""
+    def row_maker(self) -> Callable[[Any], np.ndarray[Any, Any]]:
+        """Return what turns a block's value into rows, shape (n, D).
+
+        Picklable without the source.
+        """
 
 
 def is_graph_source(source: Any) -> TypeGuard[GraphSource]:

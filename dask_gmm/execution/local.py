@@ -33,7 +33,7 @@ from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import pinned_blocks, unpin
 from dask_gmm.execution.plan import check_memory, process_memory
 from dask_gmm.execution.tree import Summable, TreeFold
-from dask_gmm.execution.unit import UnitResult, run_block, run_unit
+from dask_gmm.execution.unit import UnitResult, run_unit, run_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -287,8 +287,14 @@ class _LocalPass(Generic[T]):
         assert is_graph_source(source)
         block = self.plan.source.block(self.plan.blocks[position])
         with single_threaded_blas():
-            rows = source.rows_of(value, self.plan.source.n_features, self.plan.source.feature_axis)
-            found = run_block(self.job, rows, block, self.plan.source.name, self.plan.source.locate)
+            found, rows = run_value(
+                self.job,
+                value,
+                source.row_maker(),
+                block,
+                self.plan.source.name,
+                self.plan.source.locate,
+            )
         self.meter(1, int(rows.shape[0]), int(rows.nbytes))
         with self._lock:
             self._fold.add(0, position, found)

@@ -22,9 +22,9 @@ from dask_gmm.errors import (
     InputError,
     MissingChunkError,
     ModelFileError,
-    NonFiniteError,
     OutputExistsError,
     PassInterruptedError,
+    RowError,
     StoreNotFoundError,
 )
 from dask_gmm.execution.machine import single_threaded_blas
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.backend import BlockJob
     from dask_gmm.execution.pinned import PinnedBlocks
 
-__all__ = ["UnitResult", "is_transient", "run_block", "run_unit"]
+__all__ = ["UnitResult", "is_transient", "run_block", "run_unit", "run_value"]
 
 #: A failed read is tried this many times in all, with these pauses (seconds, jittered) between.
 READ_PAUSES = (0.2, 1.0)
@@ -155,12 +155,28 @@ def run_block(
     """Apply a job to one block; errors learn which block it was."""
     try:
         return job(rows, block)
-    except NonFiniteError as error:
+    except RowError as error:
         raise error.at(locate(block, error.row)) from None
     except Exception as error:
         if not isinstance(error, DaskGMMError):
             error.add_note(f"This happened in block {block.index} of {source_name}.")
         raise
+
+
+def run_value(
+    job: BlockJob[T],
+    value: Any,
+    rows_of: Callable[[Any], np.ndarray[Any, Any]],
+    block: BlockRef,
+    source_name: str,
+    locate: Callable[[BlockRef, int], str],
+) -> tuple[T, np.ndarray[Any, Any]]:
+    """Apply a job to what a task of a Dask graph made of one block; return the rows too."""
+    try:
+        rows = rows_of(value)
+    except RowError as error:
+        raise error.at(locate(block, error.row)) from None
+    return run_block(job, rows, block, source_name, locate), rows
 
 
 def run_unit(
@@ -196,8 +212,8 @@ def run_unit(
     ------
     PassInterruptedError
         `stopped` answered true.
-    NonFiniteError
-        A row holds NaN or infinity; the message has the row's place in the input.
+    RowError
+        A row cannot be used; the message has its place in the input.
     StoreError
         A block could not be read.
     """

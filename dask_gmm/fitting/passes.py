@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.errors import IncompletePassError
+from dask_gmm.errors import FillValueWarning, IncompletePassError
 from dask_gmm.execution.plan import resize_units
 from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.statistics import number_of_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -31,6 +33,7 @@ __all__ = [
     "LogLikelihood",
     "LogLikelihoodJob",
     "StatisticsJob",
+    "first_pass",
 ]
 
 
@@ -116,6 +119,75 @@ class LogLikelihoodJob:
         return p.nbytes + kernel.workspace_bytes(p.n_features, [p.n_components], [p.family])
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """A job's value, and in how many rows a certain value was met."""
+
+    value: Any
+    rows: int
+
+    def __add__(self, other: _Counted) -> _Counted:
+        return _Counted(self.value + other.value, self.rows + other.rows)
+
+
+_FLAGS = 2**16  # elements that are compared at a time, a byte each
+
+
+@dataclass(frozen=True)
+class _CountingJob:
+    """Another job that also counts the rows which hold a certain value."""
+
+    job: BlockJob[Any]
+    value: float | int
+
+    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Counted:
+        """Return the job's own value with the count."""
+        step = max(1, _FLAGS // max(1, rows.shape[1]))
+        tiles = (rows[start : start + step] for start in range(0, rows.shape[0], step))
+        held = sum(int((tile == self.value).any(axis=1).sum()) for tile in tiles)
+        return _Counted(self.job(rows, block), held)
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of what one call returns."""
+        return self.job.value_bytes + 8
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes one call needs beside the block."""
+        return self.job.workspace_bytes + _FLAGS
+
+
+def first_pass(
+    backend: Backend,
+    plan: Plan,
+    job: BlockJob[Any],
+    on_progress: Callable[[PassProgress], None] | None = None,
+) -> PassResult[Any]:
+    """Run a pass over data that no pass has read yet, and warn of a fill value among its rows.
+
+    Only a fill value that somebody chose and that no attribute explains is looked for: then nobody
+    has said whether it is a measurement.
+    """
+    source, fill = plan.source, plan.source.fill
+    if fill is None:
+        return backend.run(plan, job, on_progress=on_progress)
+    result = backend.run(plan, _CountingJob(job, fill.value), on_progress=on_progress)
+    held: int = result.value.rows
+    if held:
+        share = held / result.rows
+        warnings.warn(
+            f"{held:,} of {result.rows:,} rows ({share:.2%}) of {source.name} hold {fill.value}, "
+            f"the array's {fill.origin}, and no attribute says whether it stands for missing "
+            f"values. They were taken for measurements. If they are none, leave such rows out: "
+            f"make the values NaN by `{source.marks.remedies.without(fill)}` and drop what "
+            f"holds NaN.",
+            FillValueWarning,
+            stacklevel=2,
+        )
+    return replace(result, value=result.value.value)
+
+
 class Evaluator:
     """Runs passes over one plan and tells the observers.
 
@@ -158,7 +230,8 @@ class Evaluator:
         def advanced(progress: PassProgress) -> None:
             self._notify(PassAdvanced(number, progress))
 
-        result: PassResult[Any] = self._backend.run(
+        run = self._backend.run if self.history else partial(first_pass, self._backend)
+        result: PassResult[Any] = run(
             self._plan, job, on_progress=advanced if self._observers else None
         )
         self._plan = resize_units(self._plan, result.seconds, result.threads)

@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import uuid
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import dask.array
@@ -19,6 +18,7 @@ import xarray as xr
 import zarr
 
 from dask_gmm.data import anchor
+from dask_gmm.data.dask_source import BlockRows
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.source import DaskSource, NumpySource, open_source
 from dask_gmm.data.stores import writable_store
@@ -62,7 +62,7 @@ def test_array_likes() -> None:
         ([[1, 2], [3]], "cannot be made a NumPy array"),
         (np.zeros((3, 0)), r"0 feature\(s\) \(shape=\(3, 0\)\) while a minimum of 1 is required"),
         (np.array([["a", "b"]]), "<U1 values"),
-        (np.array([[None, 1]]), "object values"),
+        (np.array([["a", 1]], dtype=object), "holds strings"),
         (np.zeros((2, 2), complex), "Complex data not supported"),
         (np.zeros((2, 2), "M8[s]"), "reference date"),
         (scipy.sparse.csr_array(np.eye(3)), "Sparse data was passed.*dense data is required"),
@@ -179,33 +179,11 @@ def test_dask_refused(X: Any, message: str) -> None:
 
 def test_blocks_that_are_not_what_meta_says() -> None:
     with pytest.raises(InputError, match="4 features along axis 1"):
-        DaskSource.rows_of(np.zeros((3, 5)), 4, 1)
+        BlockRows(4, 1)(np.zeros((3, 5)))
     with pytest.raises(InputError, match="not a NumPy array"):
-        DaskSource.rows_of([[1.0]], 1, 1)
+        BlockRows(1, 1)([[1.0]])
     with pytest.raises(InputError, match="object"):
-        DaskSource.rows_of(np.zeros((3, 4), object), 4, 1)
-
-
-def test_dask_frames_by_their_interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dask's DataFrames need pyarrow; what is used of them is `dtypes` and `to_dask_array`."""
-    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
-    module = ModuleType("dask.dataframe_like")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-
-    class DataFrame:
-        __module__ = module.__name__
-        dtypes = frame.dtypes
-
-        def to_dask_array(self) -> Any:
-            return da.from_array(frame.to_numpy(), chunks=(1, 2))
-
-    source = open_source(DataFrame())
-    assert source.name == "Dask DataFrame"
-    assert source.n_blocks == 2
-    assert source.feature_names == ("a", "b")
-    frame.columns = pd.Index(["b", 3])
-    DataFrame.dtypes = frame.dtypes
-    assert open_source(DataFrame()).feature_names is None
+        BlockRows(4, 1)(np.zeros((3, 4), object))
 
 
 @pytest.mark.parametrize("lazy", [False, True])

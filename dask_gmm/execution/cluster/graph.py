@@ -92,8 +92,7 @@ def make_runner(plan: Plan, job: BlockJob[Any], topic: str, token: str) -> bytes
     runner: Any
     if isinstance(source, GraphSource):
         # Not the source itself, which would carry the collection's whole graph along.
-        shape = (plan.source.n_features, plan.source.feature_axis)
-        runner = BlockRunner(source.rows_of, shape, plan.source.name, job)
+        runner = BlockRunner(source.row_maker(), plan.source.name, job)
     else:
         size = task_memory(plan, job)
         runner = UnitRunner(source, job, topic, token, plan.cache, size)

@@ -13,7 +13,7 @@ from dask_gmm.execution.machine import machine_fingerprint, single_threaded_blas
 from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks, pinned_blocks
 from dask_gmm.execution.plan import PROCESS_BYTES
 from dask_gmm.execution.tree import Summable, fold_in_order
-from dask_gmm.execution.unit import UnitResult, run_block, run_unit
+from dask_gmm.execution.unit import UnitResult, run_unit, run_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,8 +93,7 @@ class UnitRunner(Generic[T]):
 class BlockRunner(Generic[T]):
     """Applies the job to the value of one task of a Dask collection."""
 
-    rows_of: Callable[[Any, int, int], np.ndarray[Any, Any]]
-    shape: tuple[int, int]
+    rows_of: Callable[[Any], np.ndarray[Any, Any]]
     name: str
     job: BlockJob[T]
 
@@ -109,8 +108,7 @@ class BlockRunner(Generic[T]):
         """Return the leaf of one block; the arguments after `value` are its `BlockRef`."""
         block = BlockRef(index, start, stop, rows)
         with single_threaded_blas():
-            here = self.rows_of(value, *self.shape)
-            found = run_block(self.job, here, block, self.name, self._locate)
+            found, here = run_value(self.job, value, self.rows_of, block, self.name, self._locate)
         machines = frozenset({machine_fingerprint()})
         return UnitResult(found, int(here.shape[0]), 1, int(here.nbytes), machines)
 
