@@ -58,16 +58,19 @@ def plain_array(X: Any, name: str) -> NDArray[Any]:
     if layout is not None:
         return layout.rows(X)
     if isinstance(X, np.ma.MaskedArray):
-        return _unmasked(X)
+        return _unmasked(X, "X")
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise InputError(
             f"Sparse data was passed ({kind_of(X)}), but dense data is required: pass "
             f"`X.toarray()`."
         )
     if isinstance(X, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in X):
-        return _unmasked(np.ma.stack(X))  # asarray would read what lies under the masks
-    if hasattr(X, "ncattrs"):
-        return plain_array(X[...], name)  # a netCDF4.Variable masks only what is indexed
+        # asarray would read what lies under the masks
+        return _unmasked(np.ma.stack(X), "numpy.ma.stack(X)")
+    if hasattr(X, "ncattrs"):  # a netCDF4.Variable, which masks only what is indexed
+        values = X[...]
+        masked = isinstance(values, np.ma.MaskedArray)
+        return _unmasked(values, "X[...]") if masked else plain_array(values, name)
     try:
         array: NDArray[Any] = np.asarray(X)
     except (TypeError, ValueError) as error:
@@ -78,13 +81,12 @@ def plain_array(X: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _unmasked(X: np.ma.MaskedArray[Any, Any]) -> NDArray[Any]:
+def _unmasked(X: np.ma.MaskedArray[Any, Any], code: str) -> NDArray[Any]:
     if np.ma.getmaskarray(X).any():
-        # A filled float array of two axes loses its rows with NaN in one more step.
         raise InputError(
-            "X is a masked array with masked values, which a mixture has no use for. Leave out "
-            "such rows; of an array of two axes by "
-            "`numpy.asarray(X[~numpy.ma.getmaskarray(X).any(axis=1)])`."
+            f"X is a masked array with masked values, which a mixture has no use for. Leave out "
+            f"such rows; of an array of two axes by "
+            f"`x = {code}; numpy.asarray(x[~numpy.ma.getmaskarray(x).any(axis=1)])`."
         )
     return plain_array(np.asarray(X.data), "X")
 

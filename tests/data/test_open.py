@@ -294,3 +294,19 @@ def test_fsspec_objects(tmp_path: Path) -> None:
         "https://example.org/x", storage_options={"client_kwargs": {"auth": "me"}}
     )
     assert spec_of(secret) is None
+
+
+def test_a_store_in_place_of_an_array(cube: NDArray[np.float64], tmp_path: Path) -> None:
+    flat = cube.reshape(-1, 9)
+    store = zarr.storage.LocalStore(tmp_path / "x.zarr")
+    group = zarr.create_group(store)
+    for name in ("a", "b"):
+        group.create_array(name, data=flat, chunks=(20, 9))
+    np.testing.assert_array_equal(rows_of(open_source(store, array="b")), flat)
+    with pytest.raises(ArrayNotFoundError, match="say which of its arrays"):
+        open_source(store)
+    memory = zarr.storage.MemoryStore()
+    zarr.create_array(memory, data=flat, chunks=(20, 9))
+    np.testing.assert_array_equal(rows_of(open_source(memory)), flat)
+    with pytest.raises(StoreNotFoundError, match="no Zarr array or group"):
+        open_source(zarr.storage.MemoryStore())

@@ -99,6 +99,22 @@ def with_a_hole(folder: Path) -> str:
     return path
 
 
+class NetCDFVariable:
+    """As netCDF4 has it: masked where it is indexed, and nowhere else."""
+
+    ndim = 2
+    shape = HOLES.shape
+
+    def ncattrs(self) -> list[str]:
+        return ["_FillValue"]
+
+    def __getitem__(self, key: Any) -> Any:
+        return HOLES[key]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return np.asarray(HOLES.data)
+
+
 SPARSE = da.from_array(X, chunks=(10, 2)).map_blocks(scipy.sparse.csr_array)
 # The input, and what the first piece of advice makes of it, as far as a fit can tell.
 CASES: dict[str, tuple[Make, NDArray[Any]]] = {
@@ -121,6 +137,8 @@ CASES: dict[str, tuple[Make, NDArray[Any]]] = {
     "sparse": (kept(scipy.sparse.csr_array(X)), X),
     "sparse, Dask": (kept(SPARSE), X),
     "masked": (kept(HOLES), CLEAN),
+    "masked rows": (kept([HOLES[i] for i in range(40)]), CLEAN),
+    "masked by netCDF": (kept(NetCDFVariable()), CLEAN),
     "masked, Dask": (kept(da.ma.masked_greater(da.from_array(X, chunks=(10, 2)), 1.5)), CLEAN),
     "on a device": (on_a_device, X),
     "not as meta says": (not_as_meta_says, X),
