@@ -36,7 +36,8 @@ def rows(dtype: str = "f8") -> NDArray[Any]:
     roots = rng.standard_normal((5, 6, 6)) / 2.0 + np.eye(6)
     z = rng.integers(5, size=6000)
     x = means[z] + np.einsum("nij,nj->ni", roots[z], rng.standard_normal((6000, 6)))
-    return (x if dtype.startswith("f") else 20.0 * x).astype(dtype)
+    scaled: NDArray[Any] = (x if dtype.startswith("f") else 20.0 * x).astype(dtype)
+    return scaled
 
 
 def digest(gm: GaussianMixture) -> str:
