@@ -1,9 +1,4 @@
-"""What one program is specialised on, and how its memory is laid out.
-
-A program is compiled for a `Design`. At run time it is given addresses: one record of them for
-the block of rows and the tile that is being worked on, and one for each candidate. A record is an
-array of int64; `BLOCK` and `CANDIDATE` name its places.
-"""
+"""What one program is specialised on, and the sizes that follow from it."""
 
 from __future__ import annotations
 
@@ -13,51 +8,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.vector import Lanes
 
-__all__ = ["BLOCK", "CANDIDATE", "GROUP", "Design", "tile_rows"]
-
-BLOCK: Final = (
-    "rows",  # the block, row after row or (feature_major) feature after feature
-    "n_rows",
-    "stride",  # elements from one row, or one feature, to the next
-    "feature_major",  # 0 or 1
-    "weights",  # (n,) float64, or 0
-    "centre",  # (D padded,) c, which the tile is loaded relative to
-    "x",  # [D][pitch]: the tile, rows side by side
-    "x_rows",  # [tile][row pitch]: the tile, features side by side; not for short rows
-    "row_weights",  # [tile]: weights, 0 beyond the last row
-    "numbers",  # constants of the exponential; see `elementary.exp_numbers`
-    "peak",  # [tile]: largest log-density of each row
-    "row_sums",  # [tile]: sum of its densities relative to that, then what they are multiplied by
-    "white",  # [D][pitch]: Uᵀ(x − c); tied only
-    "gathered",  # [D][pitch]: rows brought together; see `eliminate`
-    "floor",  # [tile]: a log-density of each row that its largest is not below
-    "active",  # [tile] int64: rows that a component is responsible for
-    "shares",  # [tile]: and to what extent
-    "roots",  # [batch]: √r_nk of those rows
-    "packed",  # [vectors of features][batch][lanes]: √r_nk (x − c_k)
-)
-
-CANDIDATE: Final = (
-    "n_components",
-    "factors",  # √½ Uᵀ, packed; see `packing`
-    "biases",  # −√½ Uᵀ(μ_k − c), packed
-    "constants",  # (K,) log π_k − ½ D log 2π + log|Σ_k|^(-1/2)
-    "thresholds",  # (K,) responsibilities up to which they count as zero
-    "references",  # (K, D padded) c_k − c
-    "joint",  # [K padded][pitch]: log-densities, then responsibilities
-    "masks",  # [K][mask words]: which rows have a responsibility worth mentioning
-    "pause",  # int64: tiles before the next elimination
-    "sharing",  # 0 or 1: whether moments may be gathered about c; see `products`
-    "sums",  # [K][sums of a component], or [K padded]; see `Design.sums`
-    "totals",  # the same in float64; `sums` itself unless they are float32
-    "log_likelihood",  # [lanes] float64
-    "output",  # predictions, (n,) or (n, K) with room for whole vectors; or the statistics' sums
-    "shifts",  # (K, D) float64: how far below the references the candidate wants its moments
-)
+__all__ = ["GROUP", "Design", "tile_rows"]
 
 GROUP: Final = 4
 """Components that the diagonal E-step takes together."""
-
 
 BATCH_BYTES: Final = 16 << 10
 """Bytes of packed differences; a first-level cache holds 32 KB or more."""

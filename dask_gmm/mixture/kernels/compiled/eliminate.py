@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_gmm.mixture.kernels.compiled.design import Design
-    from dask_gmm.mixture.kernels.compiled.program import Block, Member
+    from dask_gmm.mixture.kernels.compiled.records import Block, Member
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code
 
     # (x, first panel's feature, end, squares so far of each vector) -> squares
@@ -59,7 +59,7 @@ def log_joint_by_elimination(
 ) -> None:
     """Fill `joint`, by elimination or `in_full`, whichever served the last tiles better."""
     step = _Elimination(code, design, block, member, end, squares)
-    pause = member.array("pause")
+    pause = member.pause
     many, part = PAYS
 
     def give_up() -> None:
@@ -71,7 +71,7 @@ def log_joint_by_elimination(
         step.mark_most_likely()
         step.complete_marked()
         step.mark_possible()
-        all_of_them = end * member.integer("n_components")
+        all_of_them = end * member.n_components
         too_many = code.compare(step.count_marked() * many, ">", all_of_them * part)
         code.when(too_many, give_up, finish)
 
@@ -100,14 +100,14 @@ class _Elimination:
     ) -> None:
         self._code, self._design, self._block, self._end = code, design, block, end
         self._squares = squares
-        self._n_components = member.integer("n_components")
-        self._joint, self._constants = member.array("joint"), member.array("constants")
-        self._masks, self._floor = member.array("masks"), block.array("floor")
+        self._n_components = member.n_components
+        self._joint, self._constants = member.joint, member.constants
+        self._masks, self._floor = member.masks, block.floor
 
     def bound_all(self) -> None:
         """Put every row of the tile through the first panels of every component."""
         code, design = self._code, self._design
-        x, zero = self._block.array("x"), code.constant(design.lanes, 0.0)
+        x, zero = self._block.x, code.constant(design.lanes, 0.0)
 
         def component(k: Value) -> None:
             def rows(t: Value) -> None:
@@ -122,7 +122,7 @@ class _Elimination:
 
     def mark_most_likely(self) -> None:
         """Mark, for each row, the component (or the equal ones) with the highest bound."""
-        code, lanes, peak = self._code, self._design.lanes, self._block.array("peak")
+        code, lanes, peak = self._code, self._design.lanes, self._block.peak
         lowest = code.constant(lanes, -math.inf)
 
         def highest_bound(t: Value) -> None:
@@ -220,13 +220,13 @@ def _complete(
 ) -> None:
     """Send the marked rows of component `k` through the remaining panels."""
     own, mask, constants = of
-    lanes, active, partial = design.lanes, block.array("active"), block.array("shares")
-    gathered, floor = block.array("gathered"), block.array("floor")
+    lanes, active, partial = design.lanes, block.active, block.shares
+    gathered, floor = block.gathered, block.floor
     n = list_rows(code, design, block, mask, own)
     end = ((n + (design.step - 1)) // design.step) * design.step
     last = code.integer(0)
     code.loop(end, lambda u: active.write(last, u), start=n)  # any row: what it gives is dropped
-    transpose_listed(code, design, block.array("x_rows"), gathered, active, end)
+    transpose_listed(code, design, block.x_rows, gathered, active, end)
 
     def rows(u: Value) -> None:
         start = [partial.vector(lanes, u + c * lanes.count) for c in range(design.abreast)]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_gmm.mixture.kernels.compiled.design import Design
-    from dask_gmm.mixture.kernels.compiled.program import Block, Member
+    from dask_gmm.mixture.kernels.compiled.records import Block, Member
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code, Value
 
 __all__ = ["log_joint", "log_joint_in_full"]
@@ -51,18 +51,18 @@ def log_joint_in_full(code: Code, design: Design, block: Block, member: Member, 
         _by_component(code, design, block, member, end)
     elif design.family == "tied":
         _whiten_tile(code, design, block, member, end)
-        _by_groups(code, design, block.array("white"), member, end)
+        _by_groups(code, design, block.white, member, end)
     else:
-        _by_groups(code, design, block.array("x"), member, end)
+        _by_groups(code, design, block.x, member, end)
 
 
 def _by_component(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
     """Full covariances: one triangular product per component."""
-    lanes, x = design.lanes, block.array("x")
+    lanes, x = design.lanes, block.x
 
     def component(k: Value) -> None:
-        joint = member.array("joint").at(k * design.pitch)
-        constant = member.array("constants").spread(lanes, k)
+        joint = member.joint.at(k * design.pitch)
+        constant = member.constants.spread(lanes, k)
 
         def rows(t: Value) -> None:
             zeros = [code.constant(lanes, 0.0)] * design.abreast
@@ -72,7 +72,7 @@ def _by_component(code: Code, design: Design, block: Block, member: Member, end:
 
         code.loop(end, rows, step=design.step)
 
-    code.loop(member.integer("n_components"), component)
+    code.loop(member.n_components, component)
 
 
 def _squares(
@@ -87,8 +87,8 @@ def _squares(
 ) -> list[Value]:
     """Add the squares of the features `begin` … `stop` of y of some rows to `totals`."""
     lanes = design.lanes
-    factor = member.array("factors").at(k * design.component_factors)
-    bias = member.array("biases").at(k * design.n_features)
+    factor = member.factors.at(k * design.component_factors)
+    bias = member.biases.at(k * design.n_features)
 
     def add(_: Value | int, y: list[list[Value]], totals: list[Value]) -> list[Value]:
         for line in y:
@@ -100,7 +100,7 @@ def _squares(
 
 def _whiten_tile(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
     """Tied covariances: √½ Uᵀz of the whole tile, once for all components."""
-    lanes, x, white = design.lanes, block.array("x"), block.array("white")
+    lanes, x, white = design.lanes, block.x, block.white
 
     def rows(t: Value) -> None:
         def keep(i: Value | int, y: list[list[Value]], totals: list[Value]) -> list[Value]:
@@ -109,7 +109,7 @@ def _whiten_tile(code: Code, design: Design, block: Block, member: Member, end: 
                     white.put(v, (t + r * design.pitch + c * lanes.count) + i * design.pitch)
             return totals
 
-        packed = (member.array("factors"), None)
+        packed = (member.factors, None)
         _whitened(code, design, x.at(t), packed, keep, [], 0, design.n_features)
 
     code.loop(end, rows, step=design.step)
@@ -203,8 +203,8 @@ def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value)
     """
     lanes, columns, group = design.lanes, range(design.abreast), range(GROUP)
     white = design.family == "tied"
-    packed, size = member.array("biases"), GROUP if white else 2 * GROUP
-    joint, constants = member.array("joint"), member.array("constants")
+    packed, size = member.biases, GROUP if white else 2 * GROUP
+    joint, constants = member.joint, member.constants
 
     def components(k: Value) -> None:
         numbers = packed.at((k // GROUP) * (design.n_features * size))
@@ -231,4 +231,4 @@ def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value)
 
         code.loop(end, rows, step=design.step)
 
-    code.loop(member.integer("n_components"), components, step=GROUP)
+    code.loop(member.n_components, components, step=GROUP)

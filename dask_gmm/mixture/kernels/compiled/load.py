@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
+from dask_gmm.mixture.kernels.compiled.records import Block
 from dask_gmm.mixture.kernels.compiled.vector import I1, I32, POINTER, Value, declare
 
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
-    from dask_gmm.mixture.kernels.compiled.program import Block
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code
 
 __all__ = ["load_tile", "transpose_listed"]
@@ -27,7 +27,7 @@ def load_tile(
     """Load rows `start` … `start + count` of the block, and zeros up to row `end` of the tile."""
     _weights(code, design, block, start, count, end)
     code.when(
-        code.compare(block.integer("feature_major"), "==", 0),
+        code.compare(block.feature_major, "==", 0),
         lambda: _from_rows(code, design, block, start, count, end),
         lambda: _from_features(code, design, block, start, count, end),
     )
@@ -48,10 +48,10 @@ def _close_circle(code: Code, design: Design, rows: Array, t: Value) -> None:
 def _weights(
     code: Code, design: Design, block: Block, start: Value, count: Value, end: Value
 ) -> None:
-    lanes, weights = design.lanes, block.array("row_weights")
+    lanes, weights = design.lanes, block.row_weights
 
     def given() -> None:
-        source = code.array(block.integer("weights"), ir.DoubleType())
+        source = code.array(block.word(Block.weights), ir.DoubleType())
 
         def body(t: Value) -> None:
             one = source.read(start + t)
@@ -63,7 +63,7 @@ def _weights(
         one = code.constant(lanes, 1.0)
         code.loop(end, lambda t: weights.put(one, t), step=lanes.count)
 
-    code.when(code.compare(block.integer("weights"), "==", 0), equal, given)
+    code.when(code.compare(block.word(Block.weights), "==", 0), equal, given)
     zero = Value(code, ir.Constant(lanes.element, 0.0))
     code.loop(end, lambda t: weights.write(zero, t), start=count)
 
@@ -112,9 +112,9 @@ def _from_rows(
         _short_rows(code, design, block, start, count, end)
         return
     lanes, width = design.lanes, design.lanes.count
-    source = code.array(block.integer("rows"), _source_type(design))
-    centre, rows = block.array("centre"), block.array("x_rows")
-    stride = block.integer("stride")
+    source = code.array(block.word(Block.rows), _source_type(design))
+    centre, rows = block.centre, block.x_rows
+    stride = block.stride
 
     whole = design.n_features // width * width
     zero = code.constant(lanes, 0.0)
@@ -136,16 +136,16 @@ def _from_rows(
 
     code.loop(count, copy)
     code.loop(end, clear, start=count)
-    _transpose(code, design, rows, block.array("x"), end, to_rows=False)
+    _transpose(code, design, rows, block.x, end, to_rows=False)
 
 
 def _from_features(
     code: Code, design: Design, block: Block, start: Value, count: Value, end: Value
 ) -> None:
     lanes, width = design.lanes, design.lanes.count
-    source = code.array(block.integer("rows"), _source_type(design))
-    centre, x = block.array("centre"), block.array("x")
-    stride = block.integer("stride")
+    source = code.array(block.word(Block.rows), _source_type(design))
+    centre, x = block.centre, block.x
+    stride = block.stride
     whole = count - _remainder(count, width)
 
     def feature(j: Value) -> None:
@@ -160,7 +160,7 @@ def _from_features(
 
     code.loop(design.n_features, feature)
     if not design.short_rows:
-        rows = block.array("x_rows")
+        rows = block.x_rows
         _transpose(code, design, rows, x, end, to_rows=True)
         code.loop(end, lambda t: _close_circle(code, design, rows, t))
 
@@ -170,8 +170,8 @@ def _short_rows(
 ) -> None:
     """Rows of a few features: as many vectors as features hold as many rows as lanes."""
     lanes, width, d = design.lanes, design.lanes.count, design.n_features
-    source = code.array(block.integer("rows"), _source_type(design))
-    centre, x = block.array("centre"), block.array("x")
+    source = code.array(block.word(Block.rows), _source_type(design))
+    centre, x = block.centre, block.x
     whole = count - _remainder(count, width)
 
     def square(t: Value) -> None:
@@ -208,7 +208,7 @@ def _one_by_one(
 ) -> None:
     """Feature `j` of the last rows, which do not fill a vector, and zeros after them."""
     whole, count, end = bounds
-    centre, x = block.array("centre"), block.array("x")
+    centre, x = block.centre, block.x
     middle = centre.read(j)
 
     def row(t: Value) -> None:

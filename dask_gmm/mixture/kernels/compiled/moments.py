@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_gmm.mixture.kernels.compiled.design import Design
-    from dask_gmm.mixture.kernels.compiled.program import Member
+    from dask_gmm.mixture.kernels.compiled.records import Member
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code
 
     Narrow = Callable[[Value, Value, Value, Value], Value]
@@ -71,7 +71,7 @@ def finish(code: Code, design: Design, member: Member) -> Value:
     """
     sums = _Sums(code, design, member)
     found = _Found(code, design, member)
-    found.log_likelihood.write(_lanes(code, member.array("log_likelihood"), design.lanes.count))
+    found.log_likelihood.write(_lanes(code, member.log_likelihood, design.lanes.count))
     shared = sums.shared()
     if design.shares_products:
         truth = code.compare(shared, "!=", 0)
@@ -84,7 +84,7 @@ def finish(code: Code, design: Design, member: Member) -> Value:
         _gather(code, sums, found, products=False)
     said = shared + _judge(code, design, sums, found)
     if design.lanes.single:
-        _move(code, found, member.array("shifts"))
+        _move(code, found, member.shifts)
     return said
 
 
@@ -94,9 +94,9 @@ class _Sums:
     def __init__(self, code: Code, design: Design, member: Member) -> None:
         self._code = code
         self._design = design
-        self._totals = member.array("totals")
-        self._references = member.array("references")
-        self.n_components = member.integer("n_components")
+        self._totals = member.totals
+        self._references = member.references
+        self.n_components = member.n_components
 
     def _fold(self, k: Value, place: Value | int) -> Value:
         array = self._totals.at(k * self._design.sums).at(place)
@@ -174,12 +174,12 @@ class _Found:
     """The arrays of `SufficientStatistics.sums`."""
 
     def __init__(self, code: Code, design: Design, member: Member) -> None:
-        k, d = member.integer("n_components"), design.n_features
+        k, d = member.n_components, design.n_features
         self._code = code
         self.family = design.family
         self.n_components = k
         self.n_features = d
-        self.log_likelihood = member.array("output")
+        self.log_likelihood = member.output
         self.counts = self.log_likelihood.at(COUNTS_AT)
         self.first = self.counts.at(k)
         self.second = self.first.at(k * d)

@@ -15,7 +15,7 @@ from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
-    from dask_gmm.mixture.kernels.compiled.program import Block, Member
+    from dask_gmm.mixture.kernels.compiled.records import Block, Member
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code
 
 __all__ = ["add_moments", "flush", "list_rows"]
@@ -43,11 +43,11 @@ def add_moments(code: Code, design: Design, block: Block, member: Member, end: V
     if not design.shares_products:
         by_component()
         return
-    allowed = code.compare(member.integer("sharing"), "!=", 0)
+    allowed = code.compare(member.sharing, "!=", 0)
 
     def by_density() -> None:
-        masks = code.array(member.array("masks").raw, I64)
-        n_components = member.integer("n_components")
+        masks = code.array(member.masks.raw, I64)
+        n_components = member.n_components
         matter = _bits_set(code, masks, n_components * design.mask_words)
         many, part = SHARED
         dense = code.compare(matter * many, ">", end * n_components * part)
@@ -66,13 +66,13 @@ def _by_component(code: Code, design: Design, block: Block, member: Member, end:
     """Each component about its own reference, from the rows that it is responsible for."""
 
     def component(k: Value) -> None:
-        sums = member.array("sums").at(k * design.sums)
-        shares = member.array("joint").at(k * design.pitch)
-        reference = member.array("references").at(k * design.padded)
+        sums = member.sums.at(k * design.sums)
+        shares = member.joint.at(k * design.pitch)
+        reference = member.references.at(k * design.padded)
         if design.short_rows:
             _short_rows(code, design, block, (sums, shares, reference), end)
             return
-        mask = code.array(member.array("masks").at(k * design.mask_words).raw, I64)
+        mask = code.array(member.masks.at(k * design.mask_words).raw, I64)
         responsible = _bits_set(code, mask, design.mask_words)
         many, part = CROWDED
         crowded = code.compare(responsible * many, ">", end * part)
@@ -82,12 +82,12 @@ def _by_component(code: Code, design: Design, block: Block, member: Member, end:
 
         def some_rows() -> None:
             list_rows(code, design, block, mask, shares)
-            active = block.array("active")
-            _add(code, design, block, (sums, reference), block.array("shares"), active, responsible)
+            active = block.active
+            _add(code, design, block, (sums, reference), block.shares, active, responsible)
 
         code.when(crowded, all_rows, some_rows)
 
-    code.loop(member.integer("n_components"), component)
+    code.loop(member.n_components, component)
 
 
 def _short_rows(
@@ -95,7 +95,7 @@ def _short_rows(
 ) -> None:
     """All sums of a component in registers."""
     sums, shares, reference = at
-    lanes, d, x = design.lanes, design.n_features, block.array("x")
+    lanes, d, x = design.lanes, design.n_features, block.x
     centre = [reference.spread(lanes, j) for j in range(d)]
     pairs = [(i, j) for i in range(d) for j in ((range(i + 1)) if design.dense else (i,))]
     places = [design.first_offset + i * lanes.count for i in range(d)]
@@ -121,7 +121,7 @@ def _short_rows(
 
 def list_rows(code: Code, design: Design, block: Block, mask: Array, shares: Array) -> Value:
     """Write the rows whose bits are set to `active`, and their `shares` likewise; how many."""
-    lanes, active, listed = design.lanes, block.array("active"), block.array("shares")
+    lanes, active, listed = design.lanes, block.active, block.shares
     per_word = 64 // lanes.mask_bits
 
     def word(w: Value, n: Value) -> list[Value]:
@@ -153,7 +153,7 @@ def _add(
     n: Value,
 ) -> None:
     """Add `n` rows, listed or consecutive, some at a time: as many as stay in the first cache."""
-    x = block.array("x_rows")
+    x = block.x_rows
 
     def batch(start: Value) -> None:
         left = n - start
@@ -200,7 +200,7 @@ def _add_batch(
 
 def _take_roots(code: Code, design: Design, block: Block, shares: Array, n: Value) -> None:
     """√r of the batch: C_k is then the product of one array with itself."""
-    lanes, roots = design.lanes, block.array("roots")
+    lanes, roots = design.lanes, block.roots
     code.loop(
         n, lambda u: roots.put(code.root(lanes, shares.vector(lanes, u)), u), step=lanes.count
     )
@@ -259,7 +259,7 @@ def _pack(
     lanes, apart = design.lanes, design.batch * design.lanes.count
     reference, first, _ = arrays
     x, _, active = source
-    roots, packed = block.array("roots"), block.array("packed").at(start * apart)
+    roots, packed = block.roots, block.packed.at(start * apart)
     vectors = [v * lanes.count for v in range(abreast)]
     centre = [reference.vector(lanes, v) for v in vectors]
     x = x.at(start * lanes.count)
@@ -326,7 +326,7 @@ def _block(
     """
     lanes, padded, apart = design.lanes, design.padded, design.batch * design.lanes.count
     corner = second.at(i * padded).at(left * lanes.count)
-    packed = block.array("packed")
+    packed = block.packed
     # i is element i − v·lanes of vector v.
     down = packed.at(i).at((i // lanes.count) * (apart - lanes.count))
     right = packed.at(left * apart)
@@ -350,7 +350,7 @@ def _block(
 def flush(code: Code, design: Design, member: Member) -> None:
     """Add float32 sums to the float64 totals, and begin them anew."""
     lanes = design.lanes
-    sums, totals = member.array("sums"), member.array("totals")
+    sums, totals = member.sums, member.totals
     zero = code.constant(lanes, 0.0)
 
     def some(i: Value) -> None:
@@ -359,4 +359,4 @@ def flush(code: Code, design: Design, member: Member) -> None:
             totals.put(totals.vector(lanes.doubles, where) + vector, where)
         sums.put(zero, i)
 
-    code.loop(member.integer("n_components") * design.sums, some, step=lanes.count)
+    code.loop(member.n_components * design.sums, some, step=lanes.count)

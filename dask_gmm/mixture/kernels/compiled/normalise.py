@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from llvmlite import ir
 
 from dask_gmm.mixture.kernels.compiled.elementary import exp, log
+from dask_gmm.mixture.kernels.compiled.records import Block
 from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
-    from dask_gmm.mixture.kernels.compiled.program import Block, Member
+    from dask_gmm.mixture.kernels.compiled.records import Member
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code, Lanes
 
 __all__ = [
@@ -30,9 +31,9 @@ __all__ = [
 
 def responsibilities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Turn `joint` into weighted responsibilities w_n r_nk; gather N_k and the log-likelihood."""
-    lanes, totals = design.lanes, member.array("log_likelihood")
-    weights, row_sums = block.array("row_weights"), block.array("row_sums")
-    peak_of, doubles = block.array("peak"), lanes.doubles
+    lanes, totals = design.lanes, member.log_likelihood
+    weights, row_sums = block.row_weights, block.row_sums
+    peak_of, doubles = block.peak, lanes.doubles
     bad = _peaks(code, design, block, member, end)
     _relative_densities(code, design, block, member, end)
 
@@ -97,17 +98,17 @@ def _are_zero_or_one(code: Code, lanes: Lanes, vectors: list[Value]) -> Value:
 
 def _share(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
     """Scale the densities to responsibilities; note which matter, and add up N_k."""
-    lanes, scale = design.lanes, block.array("row_sums")
+    lanes, scale = design.lanes, block.row_sums
     zero = code.constant(lanes, 0.0)
     mask_type = ir.IntType(lanes.mask_bits)
-    masks = code.array(member.array("masks").raw, mask_type)
+    masks = code.array(member.masks.raw, mask_type)
     mask_stride = design.mask_words * 64 // lanes.mask_bits
 
     def component(k: Value, weights: Array | None) -> None:
-        joint = member.array("joint").at(k * design.pitch)
-        count = member.array("sums").at(k * design.sums)
+        joint = member.joint.at(k * design.pitch)
+        count = member.sums.at(k * design.sums)
         mask = masks.at(k * mask_stride)
-        threshold = member.array("thresholds").spread(lanes, k)
+        threshold = member.thresholds.spread(lanes, k)
 
         def rows(t: Value, count: Value) -> list[Value]:
             share = joint.vector(lanes, t) * scale.vector(lanes, t)
@@ -126,16 +127,16 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
         count.put(code.loop(end, rows, step=lanes.count, carry=start)[0])
 
     def components(weights: Array | None) -> None:
-        code.loop(member.integer("n_components"), lambda k: component(k, weights))
+        code.loop(member.n_components, lambda k: component(k, weights))
 
-    weighted = code.compare(block.integer("weights"), "!=", 0)
-    code.when(weighted, lambda: components(block.array("row_weights")), lambda: components(None))
+    weighted = code.compare(block.word(Block.weights), "!=", 0)
+    code.when(weighted, lambda: components(block.row_weights), lambda: components(None))
 
 
 def log_densities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Write log Σ_k exp(joint) of each row to the output."""
-    lanes, peak_of, row_sums = design.lanes, block.array("peak"), block.array("row_sums")
-    output = code.array(member.array("output").at(block.start).raw, ir.DoubleType())
+    lanes, peak_of, row_sums = design.lanes, block.peak, block.row_sums
+    output = code.array(member.output.at(block.start).raw, ir.DoubleType())
     doubles = lanes.doubles
     bad = _peaks(code, design, block, member, end)
     _relative_densities(code, design, block, member, end)
@@ -152,11 +153,11 @@ def log_densities(code: Code, design: Design, block: Block, member: Member, end:
 
 def posteriors(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Write the responsibilities of each row to the output, (n, K)."""
-    lanes, joint, row_sums = design.lanes, member.array("joint"), block.array("row_sums")
-    n_components = member.integer("n_components")
+    lanes, joint, row_sums = design.lanes, member.joint, block.row_sums
+    n_components = member.n_components
     bad = _peaks(code, design, block, member, end)
     _relative_densities(code, design, block, member, end)
-    output = member.array("output").at(block.start * n_components)
+    output = member.output.at(block.start * n_components)
     # What `exp` gives for −∞ is not 0, but no more than this.
     nothing = 1e-37 if lanes.single else 1e-300
     zero, one = (Value(code, ir.Constant(lanes.element, x)) for x in (0.0, 1.0))
@@ -180,8 +181,8 @@ def posteriors(code: Code, design: Design, block: Block, member: Member, end: Va
 
 def labels(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Write the most probable component of each row to the output; the lowest of equals."""
-    lanes, joint, columns = design.lanes, member.array("joint"), range(design.abreast)
-    output = code.array(member.array("output").at(block.start).raw, I64)
+    lanes, joint, columns = design.lanes, member.joint, range(design.abreast)
+    output = code.array(member.output.at(block.start).raw, I64)
     element = lanes.integers.element
 
     def rows(t: Value) -> None:
@@ -199,7 +200,7 @@ def labels(code: Code, design: Design, block: Block, member: Member, end: Value)
             return after
 
         start = [code.constant(lanes, -math.inf), code.whole(lanes, 0)] * len(columns)
-        best = code.loop(member.integer("n_components"), component, carry=start)
+        best = code.loop(member.n_components, component, carry=start)
         for c in columns:
             index = best[2 * c + 1].raw
             if lanes.single:
@@ -212,7 +213,7 @@ def labels(code: Code, design: Design, block: Block, member: Member, end: Value)
 
 def _peaks(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Find each row's largest log-density; whether one is no number."""
-    lanes, joint, peak_of = design.lanes, member.array("joint"), block.array("peak")
+    lanes, joint, peak_of = design.lanes, member.joint, block.peak
     columns = range(design.abreast)
     lowest = code.constant(lanes, -math.inf)
 
@@ -221,7 +222,7 @@ def _peaks(code: Code, design: Design, block: Block, member: Member, end: Value)
             values = (joint.vector(lanes, k * design.pitch + t + c * lanes.count) for c in columns)
             return [code.maximum(v, p) for v, p in zip(values, peaks, strict=True)]
 
-        n_components = member.integer("n_components")
+        n_components = member.n_components
         peaks = code.loop(n_components, component, carry=[lowest] * len(columns))
         for c, peak in enumerate(peaks):
             peak_of.put(peak, t + c * lanes.count)
@@ -240,13 +241,13 @@ def _relative_densities(
     code: Code, design: Design, block: Block, member: Member, end: Value
 ) -> None:
     """Replace log-densities by densities relative to the row's largest; add them up by row."""
-    lanes, numbers = design.lanes, block.array("numbers")
-    peak_of, row_sums = block.array("peak"), block.array("row_sums")
+    lanes, numbers = design.lanes, block.numbers
+    peak_of, row_sums = block.peak, block.row_sums
     zero = code.constant(lanes, 0.0)
     code.loop(end, lambda t: row_sums.put(zero, t), step=lanes.count)
 
     def component(k: Value) -> None:
-        joint = member.array("joint").at(k * design.pitch)
+        joint = member.joint.at(k * design.pitch)
 
         def rows(t: Value) -> None:
             places = [t + c * lanes.count for c in range(design.abreast)]
@@ -257,4 +258,4 @@ def _relative_densities(
 
         code.loop(end, rows, step=design.step)
 
-    code.loop(member.integer("n_components"), component)
+    code.loop(member.n_components, component)

@@ -24,7 +24,7 @@ from dask_gmm.mixture.kernels.compiled.design import GROUP
 
 if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.design import Design
-    from dask_gmm.mixture.kernels.compiled.program import Block, Member
+    from dask_gmm.mixture.kernels.compiled.records import Block, Member
     from dask_gmm.mixture.kernels.compiled.vector import Code, Value
 
 __all__ = ["add_products"]
@@ -60,8 +60,8 @@ def _add_counts(code: Code, design: Design, member: Member, end: Value) -> None:
     lanes = design.lanes
 
     def component(k: Value) -> None:
-        shares = member.array("joint").at(k * design.pitch)
-        sums = member.array("sums").at(k * design.sums).at(design.shared_offset)
+        shares = member.joint.at(k * design.pitch)
+        sums = member.sums.at(k * design.sums).at(design.shared_offset)
         total = code.loop(
             end,
             lambda t, sofar: [sofar + shares.vector(lanes, t)],
@@ -70,7 +70,7 @@ def _add_counts(code: Code, design: Design, member: Member, end: Value) -> None:
         )
         sums.put(total[0])
 
-    code.loop(member.integer("n_components"), component)
+    code.loop(member.n_components, component)
 
 
 def _for_components(
@@ -82,7 +82,7 @@ def _for_components(
     products: tuple[Value, int],
 ) -> None:
     """Add some products of some rows to the sums of all components, as many at a time as fit."""
-    n_components = member.integer("n_components")
+    n_components = member.n_components
 
     def add(k: Value, together: int) -> None:
         _add(code, design, block, member, rows, products, (k, together))
@@ -107,8 +107,8 @@ def _add(
     """Add vectors q … q + abreast of products to the sums of components k … k + together."""
     lanes, pitch = design.lanes, design.row_pitch
     (start, count), (q, abreast), (k, together) = rows, products, components
-    x = block.array("x_rows").at(start * pitch)
-    shares = member.array("joint").at(k * design.pitch + start)
+    x = block.x_rows.at(start * pitch)
+    shares = member.joint.at(k * design.pitch + start)
     factors = [tuple(x.at(at) for at in _factors(code, design, q + c)) for c in range(abreast)]
 
     def row(u: Value, *totals: Value) -> list[Value]:
@@ -125,7 +125,7 @@ def _add(
     zeros = [code.constant(lanes, 0.0)] * (together * abreast)
     found = code.loop(count, row, carry=zeros)
     first = design.shared_offset + lanes.count
-    sums = member.array("sums").at(k * design.sums + q * lanes.count).at(first)
+    sums = member.sums.at(k * design.sums + q * lanes.count).at(first)
     for g in range(together):
         for c in range(abreast):
             place = g * design.sums + c * lanes.count

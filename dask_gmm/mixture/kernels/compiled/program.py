@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any, Final
 from llvmlite import ir
 
 from dask_gmm.mixture.kernels.compiled import normalise
-from dask_gmm.mixture.kernels.compiled.design import BLOCK, CANDIDATE
 from dask_gmm.mixture.kernels.compiled.estep import log_joint, log_joint_in_full
 from dask_gmm.mixture.kernels.compiled.load import load_tile
 from dask_gmm.mixture.kernels.compiled.moments import finish
 from dask_gmm.mixture.kernels.compiled.mstep import add_moments, flush
-from dask_gmm.mixture.kernels.compiled.vector import I64, POINTER, Array, Code, Value
+from dask_gmm.mixture.kernels.compiled.records import Block, Member
+from dask_gmm.mixture.kernels.compiled.vector import I64, POINTER, Code, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from dask_gmm.mixture.kernels.compiled.design import Design
+    from dask_gmm.mixture.kernels.compiled.vector import Array
 
-__all__ = ["ENTRIES", "Block", "Member", "write_program"]
+__all__ = ["ENTRIES", "write_program"]
 
 _REDUCTIONS: Final[Mapping[str, Callable[..., Value]]] = {
     "statistics": normalise.responsibilities,
@@ -35,60 +36,6 @@ of candidates, and returns the first row of the first tile with a row that is no
 "finish" takes one candidate whose statistics have been gathered, and returns what is to be said of
 them: see `moments.finish`.
 """
-
-_DOUBLES: Final = {"weights", "totals", "log_likelihood", "output", "shifts"}
-_INTEGERS: Final = {"active", "masks", "pause"}
-
-
-class _Record:
-    """A record of addresses and integers, read when the function begins."""
-
-    def __init__(self, code: Code, design: Design, names: tuple[str, ...], record: Array) -> None:
-        self._code = code
-        self._design = design
-        self.record = record
-        self._fields = {name: record.read(i) for i, name in enumerate(names)}
-        self._arrays = {name: self._array(name) for name in names}
-
-    def _array(self, name: str) -> Array:
-        element = self._design.lanes.element
-        if name in _DOUBLES:
-            element = ir.DoubleType()
-        elif name in _INTEGERS:
-            element = I64
-        return self._code.array(self._fields[name], element)
-
-    def integer(self, name: str) -> Value:
-        """A field as an integer."""
-        return self._fields[name]
-
-    def array(self, name: str) -> Array:
-        """A field as the address of elements."""
-        return self._arrays[name]
-
-
-class Block(_Record):
-    """The block of rows, and the tile of it that is in work.
-
-    Attributes
-    ----------
-    start, count : Value
-        First row and number of rows of the tile.
-    """
-
-    def __init__(
-        self, code: Code, design: Design, record: Array, start: Value, count: Value
-    ) -> None:
-        super().__init__(code, design, BLOCK, record)
-        self.start = start
-        self.count = count
-
-
-class Member(_Record):
-    """A candidate."""
-
-    def __init__(self, code: Code, design: Design, record: Array) -> None:
-        super().__init__(code, design, CANDIDATE, record)
 
 
 def write_program(design: Design, triple: str) -> Any:
@@ -151,7 +98,7 @@ def _write_entry(module: Any, design: Design, name: str, steps: Mapping[str, Any
     block = code.array(function.args[0], I64)
     members = code.array(function.args[1], I64)
     n_members = Value(code, function.args[2])
-    n_rows = block.read(BLOCK.index("n_rows"))
+    n_rows = block.read(Block.n_rows.place)
     gathering, single = name == "statistics", design.lanes.single
 
     def call(step: str, member: Array, *bounds: Value) -> Value:
@@ -160,7 +107,7 @@ def _write_entry(module: Any, design: Design, name: str, steps: Mapping[str, Any
 
     def flush_all(start: Value, count: Value) -> None:
         def one(j: Value) -> None:
-            call("flush", members.at(j * len(CANDIDATE)), start, count)
+            call("flush", members.at(j * Member.length()), start, count)
 
         code.loop(n_members, one)
 
@@ -170,7 +117,7 @@ def _write_entry(module: Any, design: Design, name: str, steps: Mapping[str, Any
         call("load", members, start, count)
 
         def one(j: Value, bad: Value) -> list[Value]:
-            member = members.at(j * len(CANDIDATE))
+            member = members.at(j * Member.length())
             if not design.short_rows:
                 _clear_masks(code, design, member, count)
             call("log_joint", member, start, count)
@@ -207,8 +154,8 @@ def _clear_masks(code: Code, design: Design, member: Array, count: Value) -> Non
     """Clear the masks before a tile that will not write all of them."""
 
     def clear() -> None:
-        masks = code.array(member.read(CANDIDATE.index("masks")), I64)
-        words = member.read(CANDIDATE.index("n_components")) * design.mask_words
+        masks = code.array(member.read(Member.masks.place), I64)
+        words = member.read(Member.n_components.place) * design.mask_words
         code.loop(words, lambda w: masks.write(code.integer(0), w))
 
     code.when(code.compare(count, "<", design.tile), clear)

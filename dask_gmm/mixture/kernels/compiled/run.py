@@ -13,8 +13,8 @@ import numpy as np
 from dask_gmm.mixture.kernels.base import beyond_range, check_finite
 from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import program
-from dask_gmm.mixture.kernels.compiled.design import BLOCK, CANDIDATE, GROUP, Design
 from dask_gmm.mixture.kernels.compiled.elementary import exp_numbers
+from dask_gmm.mixture.kernels.compiled.records import Block, Member
 from dask_gmm.mixture.statistics import number_of_sums
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.kernels.base import Candidate
+    from dask_gmm.mixture.kernels.compiled.design import Design
 
     Array = NDArray[np.float64]
 
@@ -32,10 +33,8 @@ CHUNK_TILES: Final = 8
 """Tiles that are converted at a time when rows come in a form that no program reads."""
 
 _LINE: Final = 64
-_OF_ROWS: Final = ("rows", "n_rows", "stride", "feature_major", "weights")
-assert BLOCK[: len(_OF_ROWS)] == _OF_ROWS
-_OUTPUT: Final = CANDIDATE.index("output")
-_SHARING: Final = CANDIDATE.index("sharing")
+_OF_ROWS: Final = (Block.rows, Block.n_rows, Block.stride, Block.feature_major, Block.weights)
+assert Block.fields[: len(_OF_ROWS)] == _OF_ROWS
 
 
 class RowsOutOfRangeError(ArithmeticError):
@@ -61,9 +60,9 @@ class Run:
         self._numbers_of_sums = [
             number_of_sums(c.parameters.family, *c.reference.shape) for c in candidates
         ]
-        tile = _tile_sizes(design)
-        sizes = [_candidate_sizes(design, k) for k in self._components]
-        of_rows = [_sizes_of_sums(design, k) for k in self._components]
+        tile = Block.allocated(design, 0)
+        sizes = [Member.allocated(design, k) for k in self._components]
+        of_rows = [Member.allocated(design, k, gathered=True) for k in self._components]
         self.nbytes = sum(map(_bytes_of, [tile, *sizes, *of_rows]))
         memory = _Memory(self.nbytes)
         self._tile = memory.cut(tile)
@@ -81,7 +80,7 @@ class Run:
                 shifts = self._references(member) - (candidate.reference - centre)
                 member["shifts"][:] = shifts.reshape(-1)
         given = {name: array.ctypes.data for name, array in self._tile.items()}
-        self._block = np.array([given.get(name, 0) for name in BLOCK], dtype=np.int64)
+        self._block = np.array([given.get(field.name, 0) for field in Block.fields], dtype=np.int64)
         sharing = [packing.may_share(design, c, centre) for c in candidates]
         records = [self._candidate_record(j, shares) for j, shares in enumerate(sharing)]
         self._records = np.array(records, dtype=np.int64)
@@ -123,12 +122,12 @@ class Run:
         members, at = self._records, self._records_at
         if apart is not None:
             members = members[apart : apart + 1].copy()
-            members[0, _SHARING] = 0
+            members[0, Member.sharing.place] = 0
             at = members.ctypes.data
         for start, part in _readable(rows, self._design):
             self._turn_to(part, None if weights is None else weights[start:])
             if output is not None:
-                members[0, _OUTPUT] = output[start:].ctypes.data
+                members[0, Member.output.place] = output[start:].ctypes.data
             bad = self._program.run(entry, self._block_at, at, len(members))
             if bad >= 0:
                 self._refuse(entry, rows, start + bad)
@@ -144,7 +143,7 @@ class Run:
             See `moments.finish`.
         """
         sums = np.empty(self._numbers_of_sums[j])
-        self._records[j, _OUTPUT] = sums.ctypes.data
+        self._records[j, Member.output.place] = sums.ctypes.data
         member = self._records_at + j * self._records.strides[0]
         return sums, self._program.run("finish", self._block_at, member, 1)
 
@@ -164,7 +163,7 @@ class Run:
         for j, k in enumerate(self._components):
             alone = self._records[j : j + 1].copy()
             spare = np.empty((room(len(tile), self._design), k))
-            alone[0, _OUTPUT] = spare.ctypes.data
+            alone[0, Member.output.place] = spare.ctypes.data
             self._program.run(entry, self._block_at, alone.ctypes.data, 1)
             bad = self._tile["peak"][: len(tile)] == -np.inf
             if bad.any():
@@ -187,7 +186,7 @@ class Run:
         fields = {"n_components": self._components[j], "output": 0, "sharing": int(sharing)}
         if not self._design.lanes.single:
             fields |= {"totals": given["sums"], "shifts": 0}
-        return [{**given, **fields}[name] for name in CANDIDATE]
+        return [{**given, **fields}[field.name] for field in Member.fields]
 
 
 def room(n_rows: int, design: Design) -> int:
@@ -197,8 +196,10 @@ def room(n_rows: int, design: Design) -> int:
 
 def bytes_needed(design: Design, n_components: int) -> int:
     """Bytes that a run with one candidate allocates."""
-    k = n_components
-    sizes = _tile_sizes(design), _candidate_sizes(design, k), _sizes_of_sums(design, k)
+    sizes = [
+        Member.allocated(design, n_components, gathered=gathered) for gathered in (False, True)
+    ]
+    sizes.append(Block.allocated(design, 0))
     return sum(map(_bytes_of, sizes)) + 8 * CHUNK_TILES * design.tile * design.n_features
 
 
@@ -225,65 +226,6 @@ def _readable(rows: NDArray[Any], design: Design) -> Iterator[tuple[int, NDArray
 
 _Sizes = dict[str, tuple[Any, int]]
 """Element type and number of elements of each array."""
-
-
-def _tile_sizes(design: Design) -> _Sizes:
-    t, d, element = design.tile, design.n_features, _element(design)
-    pitch = design.pitch
-    long_rows = 0 if design.short_rows else t * design.row_pitch
-    packed = design.batch * design.padded if long_rows and design.dense else 0
-    return {
-        "centre": (element, design.lanes.rounded(d)),
-        "x": (element, d * pitch),
-        "x_rows": (element, long_rows),
-        "row_weights": (element, t),
-        "numbers": (element, len(exp_numbers(design.lanes.single)) * design.lanes.count),
-        "peak": (element, t),
-        "row_sums": (element, t),
-        "white": (element, d * pitch if design.family == "tied" else 0),
-        "gathered": (element, d * pitch if design.eliminates else 0),
-        "floor": (element, t if design.eliminates else 0),
-        "active": (np.int64, 0 if design.short_rows else t),
-        "shares": (element, t),
-        "roots": (element, design.batch),
-        "packed": (element, packed),
-    }
-
-
-def _candidate_sizes(design: Design, k: int) -> _Sizes:
-    element, d = _element(design), design.n_features
-    grouped = -(-k // GROUP) * GROUP
-    factors = design.component_factors * (k if design.family == "full" else 1)
-    biases = d * {"full": k, "tied": grouped}.get(design.family, 2 * grouped)
-    sizes: _Sizes = {
-        "factors": (element, factors),
-        "biases": (element, biases),
-        "constants": (element, grouped),
-        "thresholds": (element, k),
-        "references": (element, k * design.padded),
-        "joint": (element, grouped * design.pitch),
-        "masks": (np.int64, 0 if design.short_rows else k * design.mask_words),
-    }
-    if design.lanes.single:
-        sizes["shifts"] = (np.float64, k * d)
-    return sizes
-
-
-def _sizes_of_sums(design: Design, k: int) -> _Sizes:
-    """What a candidate's rows leave behind."""
-    n = (-(-k // GROUP) * GROUP if design.shares_products else k) * design.sums
-    sizes: _Sizes = {
-        "pause": (np.int64, 1),
-        "log_likelihood": (np.float64, design.lanes.count),
-        "sums": (_element(design), n),
-    }
-    if design.lanes.single:
-        sizes["totals"] = (np.float64, n)
-    return sizes
-
-
-def _element(design: Design) -> Any:
-    return np.float32 if design.lanes.single else np.float64
 
 
 def _bytes_of(sizes: _Sizes) -> int:
