@@ -91,8 +91,8 @@ def demo(session: Session, /, directory: str | None, keep: bool, **values: Any) 
     afterwards unless --keep is given.
     """
     from dask_gmm.cli.cluster import peak_memory
+    from dask_gmm.cli.computing import computing
     from dask_gmm.cli.outcome import Tally
-    from dask_gmm.cli.place import computing
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.synthetic import draw_mixture
     from dask_gmm.estimators import GaussianMixture

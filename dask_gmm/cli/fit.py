@@ -57,8 +57,8 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
     held. A progress line shows the log-likelihood, the speed and the time left. Exit code 3 says
     that --max-iter was reached before the fit converged; the model is written all the same.
     """
+    from dask_gmm.cli.computing import computing
     from dask_gmm.cli.outputs import check_fit_output, save_model
-    from dask_gmm.cli.place import computing
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import GaussianMixture
 

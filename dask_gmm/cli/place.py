@@ -1,22 +1,16 @@
-"""Where a command computes: this process, local workers, or a cluster somewhere else."""
+"""Where a command computes, as a value: this process, local workers, or a cluster elsewhere."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.cli.noise import tame_warnings
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dask_gmm.cli.session import Session
     from dask_gmm.cli.settings import Compute
     from dask_gmm.execution.backend import BlockJob
     from dask_gmm.execution.plan import Plan
 
-__all__ = ["Place", "cache_bytes", "computing", "planned"]
+__all__ = ["Place", "cache_bytes", "planned", "this_process"]
 
 
 @dataclass(frozen=True)
@@ -49,24 +43,10 @@ class Place:
     client: Any = None
 
 
-@contextmanager
-def computing(compute: Compute, session: Session) -> Iterator[Place]:
-    """Make the chosen processors what `GaussianMixture` uses, for the length of the block."""
-    with tame_warnings(session):
-        if compute.scheduler is not None or compute.workers is not None:
-            from dask_gmm.cli.cluster import cluster_place
-
-            with cluster_place(compute, session) as place:
-                yield place
-        else:
-            with _this_process(compute.threads_per_worker) as place:
-                yield place
-
-
 def planned(compute: Compute) -> Place:
     """Describe the chosen processors of this machine without starting any."""
     if compute.workers is None:
-        return _here(compute.threads_per_worker)
+        return this_process(compute.threads_per_worker)
     from dask_gmm.execution.machine import machine_memory
 
     threads = compute.threads_per_worker or 1
@@ -97,7 +77,8 @@ def cache_bytes(place: Place, passes: Plan, job: BlockJob[Any]) -> int:
     return min(budget * place.n_workers, passes.n_positions * passes.source.block_bytes)
 
 
-def _here(threads: int | None) -> Place:
+def this_process(threads: int | None) -> Place:
+    """Describe this process with so many threads, by default one for each processor."""
     from dask.system import CPU_COUNT
 
     from dask_gmm.execution.machine import machine_memory
@@ -108,14 +89,3 @@ def _here(threads: int | None) -> Place:
 
 def _plural(n: int, noun: str) -> str:
     return f"{n} {noun}" + ("" if n == 1 else "s")
-
-
-@contextmanager
-def _this_process(threads: int | None) -> Iterator[Place]:
-    import dask
-
-    settings: dict[str, Any] = {"scheduler": "threads"}  # even if somebody left a client behind
-    if threads is not None:
-        settings["num_workers"] = threads
-    with dask.config.set(settings):
-        yield _here(threads)

@@ -53,8 +53,9 @@ def plan(session: Session, /, **values: Any) -> int:
     starts no workers: local ones are judged by --workers and --memory-limit. Exit code 1 says
     that the fit would be refused.
     """
+    from dask_gmm.cli.computing import computing
     from dask_gmm.cli.forecast import forecast
-    from dask_gmm.cli.place import computing, planned
+    from dask_gmm.cli.place import planned
     from dask_gmm.data.source import open_source
 
     data, compute = DataPlace.take(values), Compute.take(values)

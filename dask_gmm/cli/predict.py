@@ -75,8 +75,8 @@ def predict(
     **values: Any,
 ) -> None:
     """Write each sample's most probable component to a new Zarr array, in one read of DATA."""
+    from dask_gmm.cli.computing import computing
     from dask_gmm.cli.outputs import check_array_output, refuse_overlap
-    from dask_gmm.cli.place import computing
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.tables import key_values
     from dask_gmm.cli.values import show_count, show_seconds
@@ -144,7 +144,7 @@ def score(session: Session, /, model: str, **values: Any) -> None:
     The log-likelihood is in nats; BIC and AIC weigh it against the number of free parameters, and
     of two models of the same data the one with the lower value is to be preferred.
     """
-    from dask_gmm.cli.place import computing
+    from dask_gmm.cli.computing import computing
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.tables import key_values
 

@@ -63,8 +63,8 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     left to gain would not make it the best. Exit code 3 says that the best had not converged at
     --max-iter, --max-passes or --max-bytes; it is written all the same.
     """
+    from dask_gmm.cli.computing import computing
     from dask_gmm.cli.outputs import check_fit_output, save_model
-    from dask_gmm.cli.place import computing
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import select_gaussian_mixture
 
