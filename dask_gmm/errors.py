@@ -28,6 +28,7 @@ __all__ = [
     "OutputExistsError",
     "PassInterruptedError",
     "SchedulerLostError",
+    "StaysHereWarning",
     "StoreError",
     "StoreNotFoundError",
     "UnitFailedError",
@@ -144,6 +145,10 @@ class UnitFailedError(ClusterError):
 
 class CollapsedComponentWarning(UserWarning):
     """A component collapsed during a fit, which ended at the last parameters before that."""
+
+
+class StaysHereWarning(UserWarning):
+    """The input cannot travel to the workers of a cluster, so this process does the work alone."""
 
 
 class MixedClusterWarning(UserWarning):

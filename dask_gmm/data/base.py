@@ -88,6 +88,11 @@ class Source(ABC):
         """Whether the source may go to another process."""
 
     @property
+    def stays_because(self) -> str | None:
+        """Why a store is not `shippable` and what would make it so; None for rows in memory."""
+        return None
+
+    @property
     @abstractmethod
     def read_bytes(self) -> int:
         """Transient memory of one read beyond the block it returns, in bytes."""

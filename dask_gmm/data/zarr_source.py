@@ -23,6 +23,7 @@ from dask_gmm.data.direct.reader import DirectReader
 from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid
 from dask_gmm.data.missing_values import MissingValue, find_missing_value, missing_values
+from dask_gmm.data.open_stores import IN_MEMORY, reason_to_stay
 from dask_gmm.data.shards import shard_layout
 from dask_gmm.data.stores import StoreSpec, objects_of, reaches_objects, store_for
 from dask_gmm.data.through_zarr import read_through_zarr, zarr_transient_bytes
@@ -70,7 +71,7 @@ class ZarrSource(Source):
         How to read the array without zarr-python; None if that is left to it, for reasons that
         are in the metadata and the kind of store, not in what a read may meet.
     store : Store or None
-        The store itself where no URL can stand for it (a dict in memory, say); such a source
+        The store itself where no spec can stand for it (a dict in memory, say); such a source
         cannot leave its process.
     """
 
@@ -153,8 +154,15 @@ class ZarrSource(Source):
 
     @property
     def shippable(self) -> bool:
-        """Whether another process can open the store by its URL."""
+        """Whether another process can open the store by its spec."""
         return self.store is None and self.spec.shippable
+
+    @property
+    def stays_because(self) -> str | None:
+        """Why no other process can; None where one can."""
+        if self.shippable:
+            return None
+        return IN_MEMORY if self.store is None else reason_to_stay(self.store)
 
     @property
     def read_bytes(self) -> int:
@@ -279,9 +287,7 @@ class ZarrSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         if self.store is not None:
             raise InputError(
-                f"{self.name} can only be read in the process that opened it, because its store "
-                f"has no URL that is free of credentials. Write it to a path or object store and "
-                f"pass that, or run without a cluster."
+                f"{self.name} can only be read in the process that opened it: {self.stays_because}"
             )
         return {name: value for name, value in self.__dict__.items() if name != "_reader"}
 
