@@ -63,6 +63,7 @@ _HARMLESS_HEADERS = frozenset(
         "x-goog-user-project",
     }
 )
+_ICECHUNK_KINDS = ("s3", "gcs", "azure")
 _WRAPPERS = (zarr.storage.WrapperStore, zarr.storage.LoggingStore)
 
 
@@ -261,7 +262,12 @@ def _reason_of_icechunk(store: Any) -> str | None:
         return IN_MEMORY
     if not storages:
         return _unknown(store)
-    return _MAY_HOLD_KEYS if _icechunk_secret(session) else None
+    if _icechunk_secret(session):
+        return (
+            "its Icechunk session holds credentials, which do not travel. Open the repository with "
+            "from_env=True, and give every process its credentials through the environment."
+        )
+    return None
 
 
 def _icechunk_storages(part: Any) -> list[dict[str, Any]]:
@@ -276,19 +282,21 @@ def _icechunk_storages(part: Any) -> list[dict[str, Any]]:
 def _icechunk_secret(part: Any, name: str = "") -> bool:
     """Whether a part of a session may hold a credential.
 
-    Credentials are ``["from_env"]`` or ``["anonymous"]``, of virtual chunks with the name of the
-    store's kind before it, or else begin with another word and hold secrets.
+    Credentials that are none are ``["from_env"]`` or ``["anonymous"]``, for virtual chunks after
+    the name of their store's kind. Whatever else stands where credentials do may be some.
     """
-    if isinstance(part, dict):
-        return any(_icechunk_secret(value, str(key)) for key, value in part.items())
-    if not isinstance(part, list | tuple):
-        return isinstance(part, str) and is_secret_value(name, part)
-    words = [str(word).lower() for word in part if isinstance(word, str)]
-    if is_secret_name(name) or (words and words[0] in {"s3", "gcs", "azure", "static", "bearer"}):
-        return not set(words) <= {"s3", "gcs", "azure", "from_env", "anonymous"}
+    words = [part] if isinstance(part, str) else part
+    if is_secret_name(name) or (isinstance(words, list) and words and words[0] in _ICECHUNK_KINDS):
+        allowed = {*_ICECHUNK_KINDS, "from_env", "anonymous"}
+        plain = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        return part is not None and not (plain and set(words) <= allowed)
     if "header" in name and part:
         return True
-    return any(_icechunk_secret(value, name) for value in part)
+    if isinstance(part, dict):
+        return any(_icechunk_secret(value, str(key)) for key, value in part.items())
+    if isinstance(part, list):
+        return any(_icechunk_secret(value, name) for value in part)
+    return isinstance(part, str) and is_secret_value(name, part)
 
 
 def _secret_in(value: Any, name: str = "") -> str | None:

@@ -12,6 +12,7 @@ import os
 import pickle
 import socket
 import threading
+import zipfile
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -250,8 +251,11 @@ def _zip_store(path: str) -> Store:
             f"must see it under the same path. Put it on a file system that all share, or unpack "
             f"it into an object store."
         )
-    store: Store = sync(zarr.storage.ZipStore.open(path, mode="r"))  # it opens once, by no thread
-    return store
+    try:
+        # Here, and not by whichever of many threads reads first.
+        return sync(zarr.storage.ZipStore.open(path, mode="r"))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path} cannot be opened as a zip file: {first_line(error)}.") from error
 
 
 def _unpickled(spec: StoreSpec) -> Store:

@@ -60,7 +60,7 @@ def choose_backend(source: Source) -> Backend:
             f"The work on {source.name} is done in this process, and not on the Dask cluster that "
             f"it has a client of: {source.stays_because}",
             StaysHereWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         return LocalBackend()
     return ClusterBackend(client)
