@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import distributed
 from distributed.comm.core import CommClosedError
 
-from dask_gmm.errors import ClusterError, InputError, NoWorkersError, SchedulerLostError
+from dask_gmm.errors import ClusterError, DaskGMMError, NoWorkersError, SchedulerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +91,7 @@ def scheduler_errors(client: Client) -> Iterator[None]:
     """Turn the many ways in which a request to a dead scheduler fails into one error."""
     try:
         yield
-    except (ClusterError, InputError):
+    except DaskGMMError:  # some of which are what the next line looks for
         raise
     except (AttributeError, ValueError, *CONNECTION_ERRORS) as error:
         # A client that is being closed has no loop, no scheduler, or no comm.

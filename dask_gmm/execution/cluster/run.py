@@ -100,7 +100,8 @@ class ClusterPass(Generic[T]):
         self._affinity = affinity
         self._shape = tree_shape(plan, job)
         self._token = uuid.uuid4().hex
-        self._feed = ProgressFeed.of(client)
+        with scheduler_errors(client):
+            self._feed = ProgressFeed.of(client)
         self._runner = make_runner(plan, job, self._feed.topic, self._token)
         self._batch = max(1, GATHER_BYTES // max(job.value_bytes, 1))
         self._futures: dict[Any, tuple[int, Future]] = {}
