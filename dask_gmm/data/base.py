@@ -92,6 +92,13 @@ class Source(ABC):
         """Why a store is not `shippable` and what would make it so; None for rows in memory."""
         return None
 
+    def content_token(self) -> object:
+        """Return what Dask can name the rows by, None where nothing tells when they change.
+
+        Equal, also in another process, for sources of the same rows and blocks.
+        """
+        return None
+
     @property
     @abstractmethod
     def read_bytes(self) -> int:

@@ -80,7 +80,8 @@ def spec_of_store(store: Store, missing_chunks: MissingChunks = "error") -> Stor
     pickled = _pickled(store)
     if not 0 < len(pickled) <= PICKLE_BYTES:
         return None
-    return StoreSpec(store_url(store) or store_name(store), (), missing_chunks, pickled=pickled)
+    url = store_url(store) or store_name(store)
+    return StoreSpec(url, (), missing_chunks, pickled=pickled, snapshot=_is_icechunk(store))
 
 
 def reason_to_stay(store: Store) -> str:
@@ -216,7 +217,7 @@ def _reason(store: Any) -> str | None:
         return _reason_of_obstore(store.store)
     if kind is zarr.storage.FsspecStore:
         return _reason_of_fsspec(store.fs) or _secret_in(store.path, "path")
-    if kind.__name__ == "IcechunkStore" and kind.__module__.partition(".")[0] == "icechunk":
+    if _is_icechunk(store):
         return _reason_of_icechunk(store)
     return _unknown(store)
 
@@ -242,6 +243,11 @@ def _reason_of_fsspec(fs: Any) -> str | None:
         options.pop("fo", None)  # where each chunk lies: no setting
     options.pop("loop", None)
     return _secret_in([*getattr(fs, "storage_args", ()), options])
+
+
+def _is_icechunk(store: Any) -> bool:
+    kind = type(store)
+    return kind.__name__ == "IcechunkStore" and kind.__module__.partition(".")[0] == "icechunk"
 
 
 def _reason_of_icechunk(store: Any) -> str | None:

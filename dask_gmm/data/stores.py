@@ -94,6 +94,8 @@ class StoreSpec:
         The store itself, where it is of a kind that no URL stands for and that holds neither
         credentials nor data (see `dask_gmm.data.open_stores`); then `url` is only what messages
         call it.
+    snapshot : bool
+        Whether what the pickled store shows never changes.
     """
 
     url: str
@@ -101,6 +103,7 @@ class StoreSpec:
     missing_chunks: MissingChunks = "error"
     zipped: bool = False
     pickled: bytes = field(default=b"", repr=False)
+    snapshot: bool = False
 
     @property
     def place(self) -> str | None:

@@ -17,6 +17,7 @@ from zarr.storage import StorePath
 from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.checked_store import CheckedStore
+from dask_gmm.data.content import content_name
 from dask_gmm.data.direct.layout import DirectLayout, direct_layout
 from dask_gmm.data.direct.memory import encoded_bytes, transient_bytes
 from dask_gmm.data.direct.reader import DirectReader
@@ -276,6 +277,11 @@ class ZarrSource(Source):
             f"it NaN, drop or impute such rows, and pass the DataArray; if it is a measurement "
             f"after all, remove the mark or pass dask.array.from_zarr(...), which ignores it."
         )
+
+    def content_token(self) -> object:
+        """Return what says where the rows lie, how they are read, and whether they changed."""
+        content = content_name(self.spec, self.path) if self.shippable else None
+        return None if content is None else (content, self)
 
     def open(self) -> zarr.Array[Any]:
         """Return the array, opened once per process unless it lives in this one's memory."""
