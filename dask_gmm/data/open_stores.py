@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from dask_gmm.data.urls import (
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from zarr.abc.store import Store
 
@@ -239,10 +240,19 @@ def _reason_of_fsspec(fs: Any) -> str | None:
     if _protocol(getattr(fs, "sync_fs", fs)) == "memory":
         return IN_MEMORY
     options = dict(getattr(fs, "storage_options", None) or {})
-    if _protocol(fs) == "reference" and not isinstance(options.get("fo"), str):
-        options.pop("fo", None)  # where each chunk lies: no setting
     options.pop("loop", None)
+    if _protocol(fs) == "reference":  # where each chunk lies: keys are theirs, and text is data
+        options["fo"] = list(_urls_in(options.get("fo")))
     return _secret_in([*getattr(fs, "storage_args", ()), options])
+
+
+def _urls_in(part: Any) -> Iterator[str]:
+    if isinstance(part, str):
+        if re.match(r"[A-Za-z][\w+.\-]*://", part):
+            yield part
+    elif isinstance(part, dict | list | tuple):
+        for item in part.values() if isinstance(part, dict) else part:
+            yield from _urls_in(item)
 
 
 def _is_icechunk(store: Any) -> bool:
@@ -314,6 +324,8 @@ def _secret_in(value: Any, name: str = "") -> str | None:
     if value is None or isinstance(value, bool | int | float | timedelta | os.PathLike):
         return None
     if isinstance(value, list | tuple | set | frozenset):
+        if value and "header" in name:
+            return _MAY_HOLD_KEYS
         found = (_secret_in(item, name) for item in value)
     elif isinstance(value, dict):
         harmless = _HARMLESS_HEADERS if "header" in name else None

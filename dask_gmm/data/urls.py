@@ -35,7 +35,7 @@ Options = tuple[tuple[str, str | int | float | bool], ...]
 
 _SECRET = re.compile(
     r"key|secret|token|passw|pwd|credential|conn(ection)?_?str"
-    r"|(^|_)(sas|sig|pass|auth|authorization|cookie|cert_pem)($|_)"
+    r"|(^|_)(sas|sig|pass|pw|auth|authorization|cookies?|cert_pem)($|_)"
 )
 # In a value: "Password=…" and the like of connection strings, a signature in a query, user:pw@.
 _SECRET_VALUE = re.compile(

@@ -180,6 +180,15 @@ STAY_AT_HOME: dict[str, tuple[Callable[[Path], Store], str]] = {
         ),
         "more than settings",
     ),
+    "references with signatures": (
+        lambda place: of_fsspec(
+            "reference",
+            fo={"c/0": ["https://h/x?sig=hunter2", 0, 8]},
+            remote_protocol="https",
+            remote_options={"asynchronous": True},
+        ),
+        "opened with credentials",
+    ),
     "S3 with keys": (
         lambda place: ObjectStore(
             obstore.store.S3Store("b", access_key_id="hunter2", secret_access_key="hunter2")
@@ -241,6 +250,8 @@ SECRETS = st.sampled_from(
         {"key": "hunter2"},
         {"aws_secret_access_key": "hunter2"},
         {"client_kwargs": {"headers": {"A": "hunter2"}}},
+        {"client_kwargs": {"headers": [("A", "hunter2")]}},
+        {"client_kwargs": {"cookies": {"session": "hunter2"}}},
         {"connection_string": "hunter2"},
         {"proxy": "http://me:hunter2@proxy"},
         {"url": "https://h/x?sig=hunter2"},

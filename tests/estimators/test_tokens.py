@@ -38,7 +38,8 @@ def rows(seed: int = 0) -> NDArray[np.float64]:
 
 def fitted(**changed: Any) -> GaussianMixture:
     settings: dict[str, Any] = {"n_components": 2, "random_state": 0, **changed}
-    return GaussianMixture(**settings).fit(rows())
+    gm: GaussianMixture = GaussianMixture(**settings).fit(rows())
+    return gm
 
 
 def test_equal_fits_have_equal_tokens() -> None:
