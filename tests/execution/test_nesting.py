@@ -200,6 +200,19 @@ def test_an_actor_has_no_slot_to_give_up(one_thread: Client, path: str, expected
     assert one_thread.submit(with_worker_client, path).result(timeout=60)[1] == expected
 
 
+def test_a_client_that_dasks_settings_name(one_thread: Client, path: str, expected: bytes) -> None:
+    with _one_thread(default=False) as client, dask.config.set(scheduler=client):
+        begun = client.run_on_scheduler(_tasks_begun)
+        assert fit(path) == ("the Dask cluster", expected)
+        assert client.run_on_scheduler(_tasks_begun) > begun
+    with dask.config.set(scheduler="threads"):
+        assert fit(path) == ("this process", expected)
+
+
+def _tasks_begun(dask_scheduler: Any) -> int:
+    return int(dask_scheduler.transition_counter)
+
+
 def test_a_thread_of_the_driver(one_thread: Client, path: str, expected: bytes) -> None:
     assert in_a_thread(path) == ("the Dask cluster", expected)
 
@@ -222,13 +235,13 @@ def test_joblib_and_a_grid_search_of_scikit_learn(
 ) -> None:
     rows = np.random.default_rng(0).standard_normal((60, 2))
 
-    def scores() -> Any:
-        search = GridSearchCV(GaussianMixture(random_state=0), {"tol": [1, 2]}, cv=2, n_jobs=-1)
+    def scores(n_jobs: int) -> Any:
+        search = GridSearchCV(GaussianMixture(random_state=0), {"tol": [1, 2]}, cv=2, n_jobs=n_jobs)
         return search.fit(rows).cv_results_["mean_test_score"]
 
-    alone = scores()
+    alone = scores(1)
     with joblib.parallel_config("dask"):
-        np.testing.assert_array_equal(scores(), alone)
+        np.testing.assert_array_equal(scores(-1), alone)
         found = joblib.Parallel()(joblib.delayed(fit)(path) for _ in range(3))
     assert {bits for _, bits in found} == {expected}
 

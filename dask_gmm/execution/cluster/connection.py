@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import dask
 import distributed
 from distributed.comm.core import CommClosedError
 
@@ -40,18 +41,22 @@ _distributed: Any = distributed
 def current_client() -> Client | None:
     """Return the client whose cluster a computation that is begun here belongs on, or None.
 
-    That is the one of ``with client.as_current()``, else the one last made. A Dask task belongs on
-    the worker that runs it, alone, until it asks for the cluster (`worker_client`, `get_client`): a
-    thousand fits that are mapped over as many files would else all begin at once, each of them
-    having given up its slot to wait for the others. In a thread that a task has started, and in a
-    coroutine's, nobody can tell whose slot to give up, and a wait for the cluster might be for that
-    slot; so a client that a worker has made for its tasks is nobody else's.
+    That is the one of Dask's ``scheduler`` setting, of ``with client.as_current()``, else the one
+    last made. A Dask task belongs on the worker that runs it, alone, until a task there asks for
+    the cluster (`worker_client`, `get_client`): a thousand fits that are mapped over as many files
+    would else all begin at once, each of them having given up its slot to wait for the others. In a
+    thread that a task has started, and in a coroutine's, nobody can tell whose slot to give up, and
+    a wait for the cluster might be for that slot; so a client that a worker has made for its tasks
+    is nobody else's.
 
     Raises
     ------
     ClusterError
         The task has asked for the client of its worker, which was closed.
     """
+    configured = dask.config.get("scheduler", None)
+    if isinstance(configured, _distributed.Client):
+        return configured
     try:
         return _distributed.Client.current(allow_global=False)
     except ValueError:  # there is no such block around
