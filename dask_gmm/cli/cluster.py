@@ -25,7 +25,7 @@ import distributed.utils
 
 from dask_gmm.cli.noise import LOG_FORMAT, tame_logs
 from dask_gmm.cli.place import Place
-from dask_gmm.errors import ClusterError, NoWorkersError
+from dask_gmm.errors import ClusterError
 from dask_gmm.execution.cluster import wait_for_workers, workers_of
 
 if TYPE_CHECKING:
@@ -88,10 +88,7 @@ def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
         workers = workers_of(client)
         if not workers:
             session.note("waiting for a worker …")
-            try:
-                workers = wait_for_workers(client, timeout)
-            except NoWorkersError as error:
-                raise NoWorkersError(f"{error} (--timeout waits longer).") from None
+            workers = wait_for_workers(client, timeout, "--timeout")
         with _current(client):
             yield _describe(client, workers, "cluster", f"the cluster at {address}")
     finally:

@@ -135,8 +135,11 @@ def test_no_worker_in_time() -> None:
         backend = ClusterBackend(client, worker_timeout=0.5)
         with pytest.raises(NoWorkersError, match="dask worker tcp://"):
             backend.run(plan_pass(even_fake(3), n_threads=1), SumJob())
-        with pytest.raises(NoWorkersError):
-            _ = backend.n_threads
+        with (
+            dask.config.set({"distributed.scheduler.no-workers-timeout": "300 ms"}),
+            pytest.raises(NoWorkersError, match=r"within 0\.3 s.*no-workers-timeout"),
+        ):
+            _ = ClusterBackend(client).n_threads
 
 
 def test_all_workers_gone_for_good() -> None:

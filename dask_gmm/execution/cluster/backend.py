@@ -8,7 +8,9 @@ import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import dask
 import distributed
+from dask.utils import parse_timedelta
 
 from dask_gmm.errors import ClusterError, MixedClusterWarning
 from dask_gmm.execution.backend import GraphSource, ProgressReporter, conclude
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterBackend"]
 
+_TIMEOUT_SETTING = "distributed.scheduler.no-workers-timeout"
+
 #: Seconds that the end of a fit waits for workers to let go of pinned blocks.
 UNPIN_TIMEOUT = 5.0
 
@@ -50,8 +54,9 @@ class ClusterBackend:
     ----------
     client : distributed.Client
         A synchronous client.
-    worker_timeout : float
-        Seconds to wait for a first worker, and for one to come back when all are gone.
+    worker_timeout : float, optional
+        Seconds to wait for a first worker, and for one to come back when all are gone. By default
+        what Dask's configuration says (``distributed.scheduler.no-workers-timeout``), else 60.
 
     Raises
     ------
@@ -59,7 +64,7 @@ class ClusterBackend:
         The client is asynchronous.
     """
 
-    def __init__(self, client: Client, *, worker_timeout: float = 60.0) -> None:
+    def __init__(self, client: Client, *, worker_timeout: float | None = None) -> None:
         if client.asynchronous:
             raise ClusterError(
                 "The Dask client is asynchronous here, and a fit waits for its passes: call it by "
@@ -67,6 +72,8 @@ class ClusterBackend:
             )
         # `distributed` is annotated in places only, and differently from release to release.
         self._client: Any = client
+        if worker_timeout is None:
+            worker_timeout = parse_timedelta(dask.config.get(_TIMEOUT_SETTING, None) or "60s")
         self._worker_timeout = worker_timeout
         self._warned = False
         self._group = uuid.uuid4().hex
@@ -190,7 +197,8 @@ class ClusterBackend:
 
     def _workers(self) -> dict[str, Any]:
         """Return the scheduler's description of each worker; wait until there is one."""
-        return wait_for_workers(self._client, self._worker_timeout)
+        longer = f"dask.config.set({{{_TIMEOUT_SETTING!r}: '10 min'}})"
+        return wait_for_workers(self._client, self._worker_timeout, longer)
 
     def _warn_if_mixed(self, machines: frozenset[str]) -> None:
         if len(machines) < 2 or self._warned:
@@ -213,17 +221,17 @@ def _outside_of_task() -> Iterator[None]:
     A task that has left its slot already (`distributed.secede`, `worker_client`) stays where it
     is, and a method of an actor has none.
     """
-    dask: Any = distributed  # annotated in places only
-    here = dask.worker.thread_state
+    untyped: Any = distributed  # annotated in places only
+    here = untyped.worker.thread_state
     if getattr(here, "key", None) is None or getattr(here, "actor", False):
         yield
         return
     try:
-        dask.secede()
+        untyped.secede()
     except KeyError:
         yield
         return
     try:
         yield
     finally:
-        dask.rejoin()
+        untyped.rejoin()

@@ -154,7 +154,7 @@ def workers_of(client: Client) -> dict[str, Any]:
     return dict(found["workers"])
 
 
-def wait_for_workers(client: Client, timeout: float) -> dict[str, Any]:
+def wait_for_workers(client: Client, timeout: float, waits_longer: str) -> dict[str, Any]:
     """Return the scheduler's description of each worker; wait until there is one.
 
     A cluster that scales with its load, from no worker on, is given a task that wants one.
@@ -164,6 +164,8 @@ def wait_for_workers(client: Client, timeout: float) -> dict[str, Any]:
     client : distributed.Client
     timeout : float
         Seconds to wait.
+    waits_longer : str
+        What its caller can do for a longer wait.
 
     Raises
     ------
@@ -187,6 +189,7 @@ def wait_for_workers(client: Client, timeout: float) -> dict[str, Any]:
     if not workers:
         raise NoWorkersError(
             f"The Dask scheduler at {address_of(client)} has no workers, and none came within "
-            f"{timeout:g} s. Start some: dask worker {address_of(client)}"
+            f"{timeout:g} s. Start some: dask worker {address_of(client)} ({waits_longer} waits "
+            f"longer)"
         )
     return workers
