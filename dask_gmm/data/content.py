@@ -45,7 +45,7 @@ def content_name(spec: StoreSpec, path: str) -> str | None:
     if scheme_of(spec.url) != "file":
         return None
     digest = hashlib.sha256()
-    root = Path(spec.url) if spec.zipped else Path(spec.url) / path
+    root = Path(spec.url) if spec.zip_version else Path(spec.url) / path
     try:
         for name, status in _files(root):
             line = f"{name}:{status.st_size}:{status.st_mtime_ns}:{status.st_ino}\n"

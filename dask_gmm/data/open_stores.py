@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import zarr.storage
 
-from dask_gmm.data.stores import MissingChunks, StoreSpec
+from dask_gmm.data.stores import MissingChunks, StoreSpec, zip_version
 from dask_gmm.data.urls import (
     check_options,
     is_secret_name,
@@ -53,6 +53,7 @@ _WRITING = (
     "its zip file is open for writing. Close it, and open it with zarr.storage.ZipStore(path, "
     "mode='r')."
 )
+_GONE = "its zip file is not where it was opened. Open it at its new place."
 _LARGE = "its store holds more than settings. Write it to a path or an object store and pass that."
 _HARMLESS_HEADERS = frozenset(
     {
@@ -73,8 +74,9 @@ def spec_of_store(store: Store, missing_chunks: MissingChunks = "error") -> Stor
 
     None means that the store stays where it is; `reason_to_stay` says why.
     """
-    if type(store) is zarr.storage.ZipStore and _mode(store) == "r":
-        return StoreSpec(normalize_url(store.path), (), missing_chunks, zipped=True)
+    if type(store) is zarr.storage.ZipStore and _reason(store) is None:
+        path = normalize_url(store.path)
+        return StoreSpec(path, (), missing_chunks, zip_version=zip_version(path))
     spec = _url_spec(store, missing_chunks)
     if spec is not None or _reason(store) is not None:
         return spec
@@ -208,10 +210,12 @@ def _reason(store: Any) -> str | None:
     kind = type(store)
     if isinstance(store, zarr.storage.MemoryStore):
         return IN_MEMORY
-    if kind is zarr.storage.LocalStore or (kind is zarr.storage.ZipStore and _mode(store) == "r"):
+    if kind is zarr.storage.LocalStore:
         return None
     if kind is zarr.storage.ZipStore:
-        return _WRITING
+        if getattr(store, "_zmode", "r") != "r":
+            return _WRITING
+        return None if store.path.is_file() else _GONE
     if kind in _WRAPPERS:
         return _reason(store._store)
     if kind is zarr.storage.ObjectStore:
@@ -221,10 +225,6 @@ def _reason(store: Any) -> str | None:
     if _is_icechunk(store):
         return _reason_of_icechunk(store)
     return _unknown(store)
-
-
-def _mode(store: Store) -> str:
-    return str(getattr(store, "_zmode", "?"))
 
 
 def _reason_of_obstore(store: Any) -> str | None:

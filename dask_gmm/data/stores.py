@@ -45,6 +45,7 @@ __all__ = [
     "store_for",
     "store_spec",
     "writable_store",
+    "zip_version",
 ]
 
 MissingChunks = Literal["error", "fill"]
@@ -88,8 +89,10 @@ class StoreSpec:
         Storage options, sorted; not secret.
     missing_chunks : {"error", "fill"}
         What a chunk that is not in the store means.
-    zipped : bool
-        Whether the local path is that of a zip file.
+    zip_version : str
+        Size, time and inode of the zip file that the local path leads to, "" where it is a
+        directory. An open zip file is kept, and goes on to show what was there when another takes
+        its place: so that is another store.
     pickled : bytes
         The store itself, where it is of a kind that no URL stands for and that holds neither
         credentials nor data (see `dask_gmm.data.open_stores`); then `url` is only what messages
@@ -101,7 +104,7 @@ class StoreSpec:
     url: str
     options: Options = ()
     missing_chunks: MissingChunks = "error"
-    zipped: bool = False
+    zip_version: str = ""
     pickled: bytes = field(default=b"", repr=False)
     snapshot: bool = False
 
@@ -181,7 +184,7 @@ def store_for(spec: StoreSpec) -> CheckedStore:
 
 def reaches_objects(spec: StoreSpec) -> bool:
     """Whether the direct reader can reach a store's objects; else Zarr has to."""
-    plain = not (spec.zipped or spec.pickled)
+    plain = not (spec.zip_version or spec.pickled)
     return plain and scheme_of(spec.url) in _OBJECT_SCHEMES | {"file"}
 
 
@@ -236,7 +239,7 @@ def _build(spec: StoreSpec, *, read_only: bool, retry: RetryConfig) -> Store:
         raise InputError(
             f"Storage option {options[0][0]!r} has no meaning for {url}: it is for remote stores."
         )
-    if spec.zipped:
+    if spec.zip_version:
         return _zip_store(url)
     if scheme == "file":
         return zarr.storage.LocalStore(url, read_only=read_only)
@@ -245,6 +248,12 @@ def _build(spec: StoreSpec, *, read_only: bool, retry: RetryConfig) -> Store:
     if scheme in _OBJECT_SCHEMES:
         return _object_store(url, dict(options), read_only=read_only, retry=retry)
     return _fsspec_store(url, dict(options), read_only=read_only)
+
+
+def zip_version(path: str) -> str:
+    """Return what tells a zip file from every other that was at its path; see `StoreSpec`."""
+    status = Path(path).stat()
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
 
 
 def _zip_store(path: str) -> Store:

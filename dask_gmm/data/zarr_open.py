@@ -11,7 +11,7 @@ import zarr
 
 from dask_gmm.data.checked_store import CheckedStore, first_line
 from dask_gmm.data.open_stores import spec_of_store, store_name
-from dask_gmm.data.stores import MissingChunks, StoreSpec, probe_store
+from dask_gmm.data.stores import MissingChunks, StoreSpec, probe_store, zip_version
 from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import (
@@ -55,8 +55,8 @@ def open_zarr_url(
     InputError
         If what is there cannot be rows and features.
     """
-    if scheme_of(spec.url) == "file":
-        spec = replace(spec, zipped=_is_zip_file(spec.url))
+    if scheme_of(spec.url) == "file" and _is_zip_file(spec.url):
+        spec = replace(spec, zip_version=zip_version(spec.url))
     store = probe_store(spec)
     path = (array or "").strip("/")
     node = _open_node(store, path, spec.url)

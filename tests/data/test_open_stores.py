@@ -365,18 +365,34 @@ def test_a_path_of_a_zip_file(tmp_path: Path) -> None:
         open_source(tmp_path / "x.npy")
 
 
+def test_a_zip_file_that_took_the_place_of_another(tmp_path: Path) -> None:
+    """The other is still open in this process, and must not answer for it."""
+    path = tmp_path / "x.zip"
+    for factor in (1.0, 2.0, 3.0):
+        with ZipStore(tmp_path / "next.zip", mode="w") as store:
+            zarr.create_array(store, data=factor * ROWS, chunks=(100, 2))
+        (tmp_path / "next.zip").replace(path)
+        source = open_source(path)
+        np.testing.assert_array_equal(source.read(source.block(0)), factor * ROWS[:100])
+
+
 def test_a_zip_file_that_a_worker_cannot_see(tmp_path: Path, two_processes: Client) -> None:
     path = tmp_path / "x.zip"
     with ZipStore(path, mode="w") as store:
         write(store)
-    array = zarr.open_array(ZipStore(path, mode="r"), mode="r")
+    labels = GaussianMixture(random_state=0).fit(ROWS).predict(path)
+    store = ZipStore(path, mode="r")
+    array = zarr.open_array(store, mode="r")
     path.rename(tmp_path / "elsewhere.zip")
     with (
         two_processes.as_current(),
         pytest.raises(StoreNotFoundError, match="must see it under the same path") as caught,
     ):
-        GaussianMixture(random_state=0, max_iter=1).fit(array)
+        labels.compute()
     assert str(path) in str(caught.value)
+    assert "new place" in reason_to_stay(store)
+    opened = open_source(array)  # in this process the file is still open
+    np.testing.assert_array_equal(opened.read(opened.block(1)), ROWS[100:200])
 
 
 def test_a_damaged_zip_file(tmp_path: Path) -> None:
