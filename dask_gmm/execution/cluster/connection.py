@@ -132,7 +132,7 @@ def check_running(client: Client) -> None:
     if client.status != "running":
         raise SchedulerLostError(
             f"The Dask client of {address_of(client)} is {client.status}. Is the scheduler up? "
-            f"Make a new client once it is."
+            f"Begin again once it is, with a new client if this one has given up by then."
         )
 
 

@@ -27,6 +27,7 @@ from dask_gmm.errors import (
 )
 from dask_gmm.execution.cluster.connection import (
     CONNECTION_ERRORS,
+    address_of,
     scheduler_errors,
     scheduler_lost,
 )
@@ -349,6 +350,6 @@ class _WorkerWatch:
             self._without_since = now
         if now - self._without_since >= self._timeout:
             raise NoWorkersError(
-                f"All workers of {self._client.scheduler.address} are gone, and none came back "
+                f"All workers of {address_of(self._client)} are gone, and none came back "
                 f"within {self._timeout:g} s. Start workers and begin again."
             )
