@@ -31,6 +31,7 @@ __all__ = [
     "PassInterruptedError",
     "RowError",
     "SchedulerLostError",
+    "StaysHereWarning",
     "StoreError",
     "StoreNotFoundError",
     "UnitFailedError",
@@ -200,6 +201,10 @@ class FillValueWarning(UserWarning):
 
 class CollapsedComponentWarning(UserWarning):
     """A component collapsed during a fit, which ended at the last parameters before that."""
+
+
+class StaysHereWarning(UserWarning):
+    """The input cannot travel to the workers of a cluster, so this process does the work alone."""
 
 
 class MixedClusterWarning(UserWarning):

@@ -25,11 +25,11 @@ import distributed.utils
 
 from dask_gmm.cli.noise import LOG_FORMAT, tame_logs
 from dask_gmm.cli.place import Place
-from dask_gmm.errors import ClusterError, NoWorkersError
-from dask_gmm.execution.cluster import workers_of
+from dask_gmm.errors import ClusterError
+from dask_gmm.execution.cluster import wait_for_workers, workers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.settings import Compute
@@ -85,18 +85,12 @@ def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
             f"{_first_line(error)}."
         ) from error
     try:
-        if not workers_of(client):
+        workers = workers_of(client)
+        if not workers:
             session.note("waiting for a worker …")
-            try:
-                client.wait_for_workers(1, timeout=timeout)
-            except TimeoutError as error:
-                raise NoWorkersError(
-                    f"The scheduler at {address} has no workers, and none came within "
-                    f"{timeout:g} s: start one with 'dask worker {address}' (--timeout waits "
-                    f"longer)."
-                ) from error
+            workers = wait_for_workers(client, timeout, "--timeout")
         with _current(client):
-            yield _describe(client, "cluster", f"the cluster at {address}")
+            yield _describe(client, workers, "cluster", f"the cluster at {address}")
     finally:
         session.leaving = True
         with contextlib.suppress(Exception):
@@ -150,7 +144,7 @@ def _started(compute: Compute, session: Session) -> Iterator[Place]:
             )
             client = _distributed.Client(cluster, set_as_default=False)
             with _current(client):
-                yield _describe(client, "workers", _count(compute.workers))
+                yield _describe(client, workers_of(client), "workers", _count(compute.workers))
             session.leaving = True
             client.close(timeout=2)
             cluster.close(timeout=5)
@@ -246,10 +240,9 @@ def _current(client: Any) -> Iterator[None]:
         yield
 
 
-def _describe(client: Any, kind: str, name: str) -> Place:
-    workers = workers_of(client).values()
-    threads = [int(worker["nthreads"]) for worker in workers]
-    limits = [int(worker["memory_limit"] or 0) for worker in workers]
+def _describe(client: Any, workers: Mapping[str, Any], kind: str, name: str) -> Place:
+    threads = [int(worker["nthreads"]) for worker in workers.values()]
+    limits = [int(worker["memory_limit"] or 0) for worker in workers.values()]
     return Place(
         kind, name, len(threads), max(threads), sum(threads), min(limits, default=0), client
     )

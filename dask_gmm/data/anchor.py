@@ -47,7 +47,9 @@ class AnchoredSource:
             _under_way[self._ticket] = self
             if len(_under_way) > _MAX_UNDER_WAY:  # pickles that went elsewhere are never redeemed
                 _under_way.pop(next(iter(_under_way)))
-        return _redeem, (self._ticket, os.getpid(), self._source.name)
+        source = self._source
+        reason = source.stays_because or "it lies in the memory of the process that opened it."
+        return _redeem, (self._ticket, os.getpid(), source.name, reason)
 
 
 class _Elsewhere:
@@ -58,11 +60,10 @@ class _Elsewhere:
 
     def source(self) -> Source:
         """Raise."""
-        name = self._ticket[2]
+        _, _, name, reason = self._ticket
         raise InputError(
-            f"{name} lies in the memory of the process that opened it, and a task of another "
-            f'process cannot read it: compute there, with .compute(scheduler="threads"), or write '
-            f"it to a path or an object store and pass that."
+            f"A task of another process than the one that opened {name} cannot read it: {reason} "
+            f'Or compute there, with .compute(scheduler="threads").'
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,9 +77,9 @@ _holders: weakref.WeakValueDictionary[str, AnchoredSource] = weakref.WeakValueDi
 _under_way: dict[str, AnchoredSource] = {}
 
 
-def _redeem(ticket: str, process: int, name: str) -> AnchoredSource | _Elsewhere:
+def _redeem(ticket: str, process: int, name: str, reason: str) -> AnchoredSource | _Elsewhere:
     with _lock:
         # The holder first: taking it off the list may be what would let it go.
         holder = _holders.get(ticket) if process == os.getpid() else None
         _under_way.pop(ticket, None)
-    return _Elsewhere(ticket, process, name) if holder is None else holder
+    return _Elsewhere(ticket, process, name, reason) if holder is None else holder

@@ -95,6 +95,18 @@ class Source(ABC):
         """Whether the source may go to another process."""
 
     @property
+    def stays_because(self) -> str | None:
+        """Why a store is not `shippable` and what would make it so; None for rows in memory."""
+        return None
+
+    def content_token(self) -> object:
+        """Return what Dask can name the rows by, None where nothing tells when they change.
+
+        Equal, also in another process, for sources of the same rows and blocks.
+        """
+        return None
+
+    @property
     @abstractmethod
     def read_bytes(self) -> int:
         """Transient memory of one read beyond the block it returns, in bytes."""

@@ -24,7 +24,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,7 +142,7 @@ class Marks:
     low: float | int = -math.inf
     high: float | int = math.inf
     range_origin: str = ""
-    remedies: Remedies = Remedies("X", "X")
+    remedies: Remedies = field(default=Remedies("X", "X"), compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.values or self.range_origin)

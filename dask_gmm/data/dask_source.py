@@ -199,6 +199,10 @@ class DaskSource(Source):
         graph: Mapping[Key, Any] = self._optimized.__dask_graph__()
         return graph
 
+    def content_token(self) -> object:
+        """Return the collection's own name, and what is made of its blocks."""
+        return self.collection.name, self.feature_axis
+
     def futures(self) -> tuple[Any, ...]:
         """Return the `distributed.Future`s that the collection holds: its persisted blocks."""
         distributed = sys.modules.get("distributed")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["lazy_map"]
+
+_tokenize: Callable[..., str] = tokenize  # untyped in Dask
 
 T = TypeVar("T")
 
@@ -57,9 +60,17 @@ def lazy_map(
     -------
     dask.array.Array
         Of the source's sample shape and chunks, and a last axis of length K in one chunk if
-        `n_outputs` is given. Unknown chunk sizes stay unknown.
+        `n_outputs` is given. Unknown chunk sizes stay unknown. Equal functions of equal
+        sources have equal names in every process, where the source can tell that its rows have not
+        changed (`Source.content_token`); all others have names of their own.
     """
-    name = f"gmm-map-{uuid.uuid4().hex}"
+    content = source.content_token()
+    token = (
+        uuid.uuid4().hex
+        if content is None
+        else _tokenize(function, content, np.dtype(dtype), n_outputs)
+    )
+    name = f"gmm-map-{token}"
     function_key, source_key, rows_key = f"{name}-function", f"{name}-source", f"{name}-rows"
     tail = () if n_outputs is None else (0,)
     graph: dict[Key, Any] = {function_key: Task(function_key, _itself, function)}

@@ -27,6 +27,7 @@ from dask_gmm.data.aside import copy_beside, put_in_place
 from dask_gmm.data.checked_store import first_line, translate_error
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import BlockRef, RegularAxis
+from dask_gmm.data.open_stores import store_url
 from dask_gmm.data.stores import writable_store
 from dask_gmm.data.urls import (
     Options,
@@ -36,7 +37,6 @@ from dask_gmm.data.urls import (
     same_place,
     scheme_of,
 )
-from dask_gmm.data.zarr_open import store_url
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
 
@@ -279,7 +279,7 @@ def _refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> Non
     """Raise if the output would replace its input, or lie inside it."""
     inputs: list[str] = []
     if isinstance(source, ZarrSource):
-        base = source.spec.url if source.store is None else store_url(source.store)
+        base = source.spec.place if source.store is None else store_url(source.store)
         inputs = [] if base is None else [join_url(base, source.path)]
     elif isinstance(source, DaskSource) and in_place:
         # Of a local output the collection reads the old chunks until the new ones are all there.

@@ -9,13 +9,19 @@ chunk over a slow link is slow and not an error.
 from __future__ import annotations
 
 import os
+import pickle
+import socket
 import threading
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import zarr.storage
+from zarr.abc.store import Store
+from zarr.core.sync import sync
 
 from dask_gmm.data.checked_store import CheckedStore, ReadCount, first_line, read_counter
 from dask_gmm.data.direct.objects import LocalFiles, RemoteObjects
@@ -26,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from obstore.store import ClientConfig, RetryConfig
-    from zarr.abc.store import Store
 
 __all__ = [
     "MissingChunks",
@@ -40,6 +45,7 @@ __all__ = [
     "store_for",
     "store_spec",
     "writable_store",
+    "zip_version",
 ]
 
 MissingChunks = Literal["error", "fill"]
@@ -83,11 +89,29 @@ class StoreSpec:
         Storage options, sorted; not secret.
     missing_chunks : {"error", "fill"}
         What a chunk that is not in the store means.
+    zip_version : str
+        Size, time and inode of the zip file that the local path leads to, "" where it is a
+        directory. An open zip file is kept, and goes on to show what was there when another takes
+        its place: so that is another store.
+    pickled : bytes
+        The store itself, where it is of a kind that no URL stands for and that holds neither
+        credentials nor data (see `dask_gmm.data.open_stores`); then `url` is only what messages
+        call it.
+    snapshot : bool
+        Whether what the pickled store shows never changes.
     """
 
     url: str
     options: Options = ()
     missing_chunks: MissingChunks = "error"
+    zip_version: str = ""
+    pickled: bytes = field(default=b"", repr=False)
+    snapshot: bool = False
+
+    @property
+    def place(self) -> str | None:
+        """Path or URL of the store; None where its kind has none."""
+        return None if self.pickled and self.url.startswith("zarr:") else self.url
 
     @property
     def shippable(self) -> bool:
@@ -125,20 +149,20 @@ def check_missing_chunks(policy: str) -> MissingChunks:
 # child builds its own: connections and event loops do not survive a fork.
 _MAX_STORES = 64
 _lock = threading.Lock()
-_stores: dict[tuple[str, Options, bool], Store] = {}
+_stores: dict[tuple[StoreSpec, bool], Store] = {}
 _memory: dict[str, zarr.storage.MemoryStore] = {}
 _owner = os.getpid()
 
 
-def _cached_store(url: str, options: Options, *, read_only: bool) -> Store:
+def _cached_store(spec: StoreSpec, *, read_only: bool) -> Store:
     global _owner  # noqa: PLW0603
-    key = (url, options, read_only)
+    key = (replace(spec, missing_chunks="error"), read_only)  # whose policy is its wrapper's
     with _lock:
         if _owner != os.getpid() or len(_stores) >= _MAX_STORES:
             _stores.clear()
             _owner = os.getpid()
         if key not in _stores:
-            _stores[key] = _build(url, options, read_only=read_only, retry=_PATIENT)
+            _stores[key] = _build(spec, read_only=read_only, retry=_PATIENT)
         return _stores[key]
 
 
@@ -154,27 +178,28 @@ def store_for(spec: StoreSpec) -> CheckedStore:
     StoreError
         If the store cannot be set up here, for example for want of an optional package.
     """
-    raw = _cached_store(spec.url, spec.options, read_only=True)
+    raw = _cached_store(spec, read_only=True)
     return CheckedStore(raw, spec.url, spec.missing_chunks)
 
 
 def reaches_objects(spec: StoreSpec) -> bool:
     """Whether the direct reader can reach a store's objects; else Zarr has to."""
-    return scheme_of(spec.url) in _OBJECT_SCHEMES | {"file"}
+    plain = not (spec.zip_version or spec.pickled)
+    return plain and scheme_of(spec.url) in _OBJECT_SCHEMES | {"file"}
 
 
 def objects_of(spec: StoreSpec) -> LocalFiles | RemoteObjects:
     """Return the objects of a store that `reaches_objects`, by the connections of `store_for`."""
     if scheme_of(spec.url) == "file":
         return LocalFiles(spec.url)
-    store = _cached_store(spec.url, spec.options, read_only=True)
+    store = _cached_store(spec, read_only=True)
     assert isinstance(store, zarr.storage.ObjectStore)
     return RemoteObjects(store.store, spec.url)
 
 
 def probe_store(spec: StoreSpec) -> CheckedStore:
     """Return a store for a first look: as `store_for`, but a wrong address fails within seconds."""
-    raw = _build(spec.url, spec.options, read_only=True, retry=_BRISK)
+    raw = _build(spec, read_only=True, retry=_BRISK)
     return CheckedStore(raw, spec.url, spec.missing_chunks, probing=True)
 
 
@@ -202,15 +227,20 @@ def writable_store(
             f"az:// instead."
         )
     pairs = check_options(dict(options) if options is not None else None)
-    return _cached_store(url, pairs, read_only=False)
+    return _cached_store(StoreSpec(url, pairs), read_only=False)
 
 
-def _build(url: str, options: Options, *, read_only: bool, retry: RetryConfig) -> Store:
+def _build(spec: StoreSpec, *, read_only: bool, retry: RetryConfig) -> Store:
+    if spec.pickled:
+        return _unpickled(spec)
+    url, options = spec.url, spec.options
     scheme = scheme_of(url)
     if scheme in {"file", "memory"} and options:
         raise InputError(
             f"Storage option {options[0][0]!r} has no meaning for {url}: it is for remote stores."
         )
+    if spec.zip_version:
+        return _zip_store(url)
     if scheme == "file":
         return zarr.storage.LocalStore(url, read_only=read_only)
     if scheme == "memory":
@@ -218,6 +248,39 @@ def _build(url: str, options: Options, *, read_only: bool, retry: RetryConfig) -
     if scheme in _OBJECT_SCHEMES:
         return _object_store(url, dict(options), read_only=read_only, retry=retry)
     return _fsspec_store(url, dict(options), read_only=read_only)
+
+
+def zip_version(path: str) -> str:
+    """Return what tells a zip file from every other that was at its path; see `StoreSpec`."""
+    status = Path(path).stat()
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+
+
+def _zip_store(path: str) -> Store:
+    if not Path(path).is_file():
+        raise StoreNotFoundError(
+            f"There is no zip file {path} on this machine ({socket.gethostname()}): every worker "
+            f"must see it under the same path. Put it on a file system that all share, or unpack "
+            f"it into an object store."
+        )
+    try:
+        # Here, and not by whichever of many threads reads first.
+        return sync(zarr.storage.ZipStore.open(path, mode="r"))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path} cannot be opened as a zip file: {first_line(error)}.") from error
+
+
+def _unpickled(spec: StoreSpec) -> Store:
+    try:
+        store = pickle.loads(spec.pickled)  # noqa: S301  as every task of a Dask graph is
+    except Exception as error:  # every kind of store has errors of its own
+        raise StoreError(
+            f"{spec.url} cannot be opened on this machine ({socket.gethostname()}): "
+            f"{first_line(error)}. It needs the same packages, files and environment here as where "
+            f"it was opened first."
+        ) from error
+    assert isinstance(store, Store)
+    return store
 
 
 def _memory_store(url: str, *, read_only: bool) -> Store:

@@ -22,6 +22,7 @@ __all__ = [
     "Options",
     "check_options",
     "is_secret_name",
+    "is_secret_value",
     "join_url",
     "normalize_url",
     "redacted",
@@ -34,7 +35,7 @@ Options = tuple[tuple[str, str | int | float | bool], ...]
 
 _SECRET = re.compile(
     r"key|secret|token|passw|pwd|credential|conn(ection)?_?str"
-    r"|(^|_)(sas|sig|pass|auth|authorization|cookie|cert_pem)($|_)"
+    r"|(^|_)(sas|sig|pass|pw|auth|authorization|cookies?|cert_pem)($|_)"
 )
 # In a value: "Password=…" and the like of connection strings, a signature in a query, user:pw@.
 _SECRET_VALUE = re.compile(
@@ -81,7 +82,7 @@ def check_options(options: Mapping[str, Any] | None) -> Options:
             raise InputError(f"A storage option's name must be a string, got {name!r}.")
         if is_secret_name(name):
             raise InputError(f"Storage option {name!r} looks like a credential. {_REMEDY}")
-        if isinstance(value, str) and _is_secret_value(name, value):
+        if isinstance(value, str) and is_secret_value(name, value):
             raise InputError(f"The value of storage option {name!r} has a credential. {_REMEDY}")
         if not isinstance(value, str | int | float | bool):
             raise InputError(
@@ -99,7 +100,8 @@ def is_secret_name(name: str) -> bool:
     return lowered not in _NOT_SECRET and _SECRET.search(lowered) is not None
 
 
-def _is_secret_value(name: str, value: str) -> bool:
+def is_secret_value(name: str, value: str) -> bool:
+    """Whether an option's value carries a credential, as in ``http://user:password@proxy``."""
     # A user agent is a sentence, which may well hold a link and the address of a person.
     userinfo = r"://[^\s/]*@" if name == "user_agent" else r"://.*@"
     return re.search(userinfo, value) is not None or _SECRET_VALUE.search(value) is not None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
-import zarr.storage
 
 from dask_gmm.data.checked_store import CheckedStore, first_line
-from dask_gmm.data.stores import MissingChunks, StoreSpec, probe_store
-from dask_gmm.data.urls import check_options, is_secret_name, join_url, normalize_url, scheme_of
+from dask_gmm.data.open_stores import spec_of_store, store_name
+from dask_gmm.data.stores import MissingChunks, StoreSpec, probe_store, zip_version
+from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import (
     ArrayNotFoundError,
@@ -21,13 +23,11 @@ from dask_gmm.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from zarr.abc.store import Store
 
     Node = zarr.Array[Any] | zarr.Group
 
-__all__ = ["open_zarr_node", "open_zarr_store", "open_zarr_url", "spec_of_store", "store_url"]
+__all__ = ["open_zarr_node", "open_zarr_store", "open_zarr_url"]
 
 _LISTED = 20  # arrays that an error message names at most
 
@@ -40,7 +40,8 @@ def open_zarr_url(
     Parameters
     ----------
     spec : StoreSpec
-        The store; its URL leads to an array, or to a group that holds it.
+        The store; its URL leads to an array, or to a group that holds it. A local one may be a
+        zip file.
     feature_axis : int or str, default=-1
         Axis of the features.
     array : str, optional
@@ -54,8 +55,8 @@ def open_zarr_url(
     InputError
         If what is there cannot be rows and features.
     """
-    if scheme_of(spec.url) == "file":
-        _check_local(spec.url)
+    if scheme_of(spec.url) == "file" and _is_zip_file(spec.url):
+        spec = replace(spec, zip_version=zip_version(spec.url))
     store = probe_store(spec)
     path = (array or "").strip("/")
     node = _open_node(store, path, spec.url)
@@ -69,15 +70,17 @@ def open_zarr_node(
     *,
     missing_chunks: MissingChunks = "error",
     array: str | None = None,
+    code: str = "X",
 ) -> ZarrSource:
     """Describe an array, or an array of a group, that the caller has opened.
 
-    Where a URL without credentials can stand for the node's store, the source is made of that URL
-    and every process opens it with its own credentials; otherwise it stays in this process.
+    Where something without credentials can stand for the node's store (`spec_of_store`), the source
+    is made of that and every process opens it with its own credentials; otherwise it stays in this
+    process. In messages `code` stands for the node.
     """
     original: Store = node.store_path.store
     spec = spec_of_store(original, missing_chunks)
-    name = spec.url if spec else _store_name(original)
+    name = spec.url if spec else store_name(original)
     if isinstance(node, zarr.Array):
         if array is not None:
             raise InputError(
@@ -90,10 +93,13 @@ def open_zarr_node(
         checked = CheckedStore(original, name, missing_chunks)
         inside = node if array is None else _open_node(checked, path, name)
         found = _array_of(inside, join_url(name, path))
+        code = f"{code}[{found.path.removeprefix(node.path).strip('/')!r}]"
     if spec is not None:
-        return ZarrSource.of(found, feature_axis, spec=spec, path=found.path)
+        return ZarrSource.of(found, feature_axis, spec=spec, path=found.path, code=code)
     local = StoreSpec(name, (), missing_chunks)
-    return ZarrSource.of(found, feature_axis, spec=local, path=found.path, store=original)
+    return ZarrSource.of(
+        found, feature_axis, spec=local, path=found.path, store=original, code=code
+    )
 
 
 def open_zarr_store(
@@ -104,21 +110,25 @@ def open_zarr_store(
     array: str | None = None,
 ) -> ZarrSource:
     """Describe the array at the root of an open store, or an array of the group there."""
-    checked = CheckedStore(store, _store_name(store), missing_chunks)
-    _open_node(checked, "", _store_name(store))
+    name = store_name(store)
+    _open_node(CheckedStore(store, name, missing_chunks), "", name)
     node: Node = zarr.open(store=store, mode="r")
-    return open_zarr_node(node, feature_axis, missing_chunks=missing_chunks, array=array)
+    code = "zarr.open(X, mode='r')"
+    return open_zarr_node(node, feature_axis, missing_chunks=missing_chunks, array=array, code=code)
 
 
-def _check_local(path: str) -> None:
+def _is_zip_file(path: str) -> bool:
+    """Whether a local store is a zip file; raise if it is no store at all."""
     if not Path(path).exists():
         raise StoreNotFoundError(f"There is no such path: {path}.")
-    if not Path(path).is_dir():
+    if Path(path).is_dir():
+        return False
+    if not zipfile.is_zipfile(path):
         raise InputError(
-            f"{path} is a file; a Zarr store is a directory. Load it and pass the array: a .npy by "
-            f"`numpy.load(X, mmap_mode='r')`, a zipped store by "
-            f"`zarr.open(zarr.storage.ZipStore(X, mode='r'), mode='r')`."
+            f"{path} is a file; a Zarr store is a directory, or a zip file of one. Load what is "
+            f"something else and pass the array: a .npy by `numpy.load(X, mmap_mode='r')`."
         )
+    return True
 
 
 def _open_node(store: CheckedStore, path: str, url: str) -> Node:
@@ -192,93 +202,3 @@ def _listing(group: zarr.Group) -> str:
         described.append(f"{name!r} {member.shape}")
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"It holds {', '.join(described)}{more}: pass array=NAME."
-
-
-def spec_of_store(store: Store, missing_chunks: MissingChunks = "error") -> StoreSpec | None:
-    """Return the spec that leads another process to an open store, or None.
-
-    None means that no URL does (memory, zip files, wrappers), or that the store was opened with
-    credentials, which do not travel.
-    """
-    found = _address(store)
-    if found is None:
-        return None
-    url, options = found
-    if options is None:
-        return None
-    plain = {name: value for name, value in options.items() if value is not None}
-    if any(
-        is_secret_name(name) or not isinstance(value, str | int | float | bool)
-        for name, value in plain.items()
-    ):
-        return None
-    try:
-        return StoreSpec(normalize_url(url), check_options(plain), missing_chunks)
-    except InputError:  # a password or a query in the URL
-        return None
-
-
-def store_url(store: Store) -> str | None:
-    """Return where an open store lies, whoever may open it; None where no URL says."""
-    found = _address(store)
-    if found is None:
-        return None
-    try:
-        return normalize_url(found[0])
-    except InputError:  # a password or a query in the URL
-        return None
-
-
-def _address(store: Store) -> tuple[str, Mapping[str, Any] | None] | None:
-    """Return a store's URL and its options; the latter are None if they cannot be said."""
-    if isinstance(store, zarr.storage.LocalStore):
-        return str(store.root), {} if type(store) is zarr.storage.LocalStore else None
-    if type(store) is zarr.storage.ObjectStore:
-        return _obstore_url(store.store)
-    if type(store) is zarr.storage.FsspecStore:
-        return _fsspec_url(store)
-    return None
-
-
-def _obstore_url(store: Any) -> tuple[str, Mapping[str, Any] | None] | None:
-    kind = type(store).__name__
-    prefix = str(getattr(store, "prefix", None) or "")
-    if kind == "LocalStore":
-        return (prefix, {}) if prefix else None
-    options = {**(getattr(store, "client_options", None) or {})}
-    options.pop("timeout", None)
-    if kind == "HTTPStore":
-        return str(store.url), options
-    config = dict(getattr(store, "config", None) or {})
-    own_credentials = getattr(store, "credential_provider", None) is not None
-    for scheme, cls, bucket_name in (
-        ("s3", "S3Store", "bucket"),
-        ("gs", "GCSStore", "bucket"),
-        ("az", "AzureStore", "container_name"),
-    ):
-        if kind == cls and bucket_name in config:
-            url = join_url(f"{scheme}://{config.pop(bucket_name)}", prefix)
-            return url, None if own_credentials else {**config, **options}
-    return None
-
-
-def _fsspec_url(
-    store: zarr.storage.FsspecStore,
-) -> tuple[str, Mapping[str, Any] | None] | None:
-    fs: Any = getattr(store.fs, "sync_fs", store.fs)
-    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    options = dict(getattr(fs, "storage_options", None) or {})
-    for plumbing in ("asynchronous", "loop", "skip_instance_cache", "use_listings_cache"):
-        options.pop(plumbing, None)
-    if protocol in {"file", "local"}:
-        return store.path, {}
-    if protocol in {"memory", "dir", "reference", "zip", "simplecache", "filecache"}:
-        return None
-    path = store.path
-    url = path if "://" in path else f"{protocol}://{path.lstrip('/')}"
-    unknown = protocol in {"s3", "s3a"} and not set(options) <= {"anon", "endpoint_url"}
-    return url, None if unknown else options
-
-
-def _store_name(store: Store) -> str:
-    return f"zarr:{type(store).__name__}"

@@ -17,12 +17,14 @@ from zarr.storage import StorePath
 from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.checked_store import CheckedStore
+from dask_gmm.data.content import content_name
 from dask_gmm.data.conventions import NO_MARKS, Mark, Marks, Remedies, stored_marks
 from dask_gmm.data.direct.layout import DirectLayout, direct_layout
 from dask_gmm.data.direct.memory import encoded_bytes, transient_bytes
 from dask_gmm.data.direct.reader import DirectReader
 from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid
+from dask_gmm.data.open_stores import IN_MEMORY, reason_to_stay
 from dask_gmm.data.shards import shard_layout
 from dask_gmm.data.stores import StoreSpec, objects_of, reaches_objects, store_for
 from dask_gmm.data.through_zarr import read_through_zarr, zarr_transient_bytes
@@ -68,7 +70,7 @@ class ZarrSource(Source):
         How to read the array without zarr-python; None if that is left to it, for reasons that
         are in the metadata and the kind of store, not in what a read may meet.
     store : Store or None
-        The store itself where no URL can stand for it (a dict in memory, say); such a source
+        The store itself where no spec can stand for it (a dict in memory, say); such a source
         cannot leave its process.
     """
 
@@ -98,6 +100,7 @@ class ZarrSource(Source):
         spec: StoreSpec,
         path: str,
         store: Store | None = None,
+        code: str | None = None,
     ) -> ZarrSource:
         """Describe an open array.
 
@@ -113,6 +116,9 @@ class ZarrSource(Source):
             The array's path in that store.
         store : Store, optional
             The store itself, if `spec` cannot lead back to it.
+        code : str, optional
+            Code for an array that the user has opened, in the remedies that messages name; without
+            it the array has been opened by the path or URL of the spec.
 
         Raises
         ------
@@ -121,7 +127,7 @@ class ZarrSource(Source):
         """
         name = join_url(spec.url, path)
         axis_names = _dimension_names(array)
-        remedies = _remedies(array, spec, path, store)
+        remedies = _remedies(array, spec, path, code, made_up=store is not None)
         axis = check_layout(array.shape, feature_axis, name, axis_names, remedies.stored)
         dtype = np.dtype(array.dtype)
         check_dtype(dtype, name, remedies.stored)
@@ -154,8 +160,15 @@ class ZarrSource(Source):
 
     @property
     def shippable(self) -> bool:
-        """Whether another process can open the store by its URL."""
+        """Whether another process can open the store by its spec."""
         return self.store is None and self.spec.shippable
+
+    @property
+    def stays_because(self) -> str | None:
+        """Why no other process can; None where one can."""
+        if self.shippable:
+            return None
+        return IN_MEMORY if self.store is None else reason_to_stay(self.store)
 
     @property
     def read_bytes(self) -> int:
@@ -257,6 +270,11 @@ class ZarrSource(Source):
             self.__dict__["_reader"] = (os.getpid(), reader)
         return reader
 
+    def content_token(self) -> object:
+        """Return what says where the rows lie, how they are read, and whether they changed."""
+        content = content_name(self.spec, self.path) if self.shippable else None
+        return None if content is None else (content, self)
+
     def open(self) -> zarr.Array[Any]:
         """Return the array, opened once per process unless it lives in this one's memory."""
         if self.store is not None:
@@ -267,9 +285,7 @@ class ZarrSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         if self.store is not None:
             raise InputError(
-                f"{self.name} can only be read in the process that opened it, because its store "
-                f"has no URL that is free of credentials. Write it to a path or object store and "
-                f"pass that, or run without a cluster."
+                f"{self.name} can only be read in the process that opened it: {self.stays_because}"
             )
         return {
             name: value for name, value in self.__dict__.items() if name not in {"_reader", "_seen"}
@@ -319,11 +335,19 @@ def _dimension_names(array: zarr.Array[Any]) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names)
 
 
-def _remedies(array: zarr.Array[Any], spec: StoreSpec, path: str, store: Store | None) -> Remedies:
+def _remedies(
+    array: zarr.Array[Any], spec: StoreSpec, path: str, code: str | None, *, made_up: bool
+) -> Remedies:
+    """What messages advise for an array: by its URL, unless that is `made_up` or no directory's."""
     url = join_url(spec.url, path)
-    stored = f"dask.array.from_zarr({url!r})" if store is None else "dask.array.from_zarr(X)"
     group, _, name = url.rpartition("/")
-    if store is not None or not path or _dimension_names(array) is None:
+    by_url = not (made_up or spec.pickled or spec.zip_version)
+    if code is None and spec.zip_version:
+        zipped = f"zarr.open(zarr.storage.ZipStore({spec.url!r}, mode='r'), mode='r')"
+        code = f"{zipped}[{path!r}]" if path else zipped
+    opened = repr(url) if by_url or code is None else code
+    stored = f"dask.array.from_zarr({opened})"
+    if not by_url or not path or _dimension_names(array) is None:
         return Remedies(stored, f"{stored} + 0")
     return Remedies(
         stored,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 import numpy as np
+from dask.base import normalize_token
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils import check_random_state
@@ -361,6 +362,16 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _n_parameters(self) -> int:
         """Free parameters of the fitted mixture; scikit-learn's name, used by its tests."""
         return self._parameters().n_parameters
+
+    def __dask_tokenize__(self) -> object:
+        """Name the mixture for Dask: by its parameters and what was fitted, not how long it took.
+
+        Equal fits are equal in every process. Observers have no part in it.
+        """
+        left_out = ("callbacks", "history_")
+        state = sorted((name, v) for name, v in vars(self).items() if name not in left_out)
+        token: object = normalize_token((type(self), state))
+        return token
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "precisions_cholesky_")

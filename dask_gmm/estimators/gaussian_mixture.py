@@ -44,7 +44,10 @@ class GaussianMixture(FittedMixture):
     Every iteration reads each block of the data once; restarts share their reads. Data may be
     NumPy arrays and what scikit-learn takes, Dask arrays and DataFrames, xarray DataArrays, Zarr
     arrays, or paths and URLs of Zarr arrays. Passes run on the current ``distributed.Client``, or
-    else on the threads of this process; arrays in this process's memory are computed here.
+    else on the threads of this process; arrays in this process's memory are computed here, and so
+    are stores that would take credentials or data along (`StaysHereWarning`). In a Dask task that
+    is the client that the task has asked for (``worker_client``, ``get_client``); one that has not
+    keeps the work on its worker.
 
     Parameters
     ----------
@@ -289,6 +292,8 @@ class GaussianMixture(FittedMixture):
             component. When that happens later, `on_collapse` says what becomes of it.
         MemoryPlanError
             A pass would not fit in the memory of a worker; said before any work is submitted.
+        ClusterError (a RuntimeError)
+            The cluster could not do it: `SchedulerLostError`, `NoWorkersError`, `UnitFailedError`.
         """
         with keeping_features(self):
             self._fit(open_input(self, X, reset=True))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
+
+from dask.base import normalize_token
 
 from dask_gmm.fitting.events import Outcome
 
@@ -65,6 +67,11 @@ class SelectionRow:
     acceleration: str | None
     remaining_gain: float | None
 
+    def __dask_tokenize__(self) -> object:
+        """Name the row for Dask: by what came of the mixture, not how long it took."""
+        token: object = normalize_token((type(self), astuple(replace(self, seconds=0.0))))
+        return token
+
 
 @dataclass(frozen=True, repr=False)
 class Selection:
@@ -118,6 +125,12 @@ class Selection:
         """The criterion of a row; NaN where it has none."""
         found = getattr(row, self.criterion)
         return float("nan") if found is None else float(found)
+
+    def __dask_tokenize__(self) -> object:
+        """Name the selection for Dask: by what it has found, not how long it took."""
+        found = (self.criterion, self.table, self.best_model, self.n_rows, self.n_passes)
+        token: object = normalize_token((type(self), found))
+        return token
 
     def __repr__(self) -> str:
         best = self.best

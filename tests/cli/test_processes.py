@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from distributed import LocalCluster
 
 from tests.cli.conftest import PROGRAM, program
 
@@ -287,3 +288,13 @@ def test_a_cluster_without_workers_and_then_with_one(points: Path, tmp_path: Pat
         for process in filter(None, (worker, scheduler)):
             process.terminate()
             process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_scales_from_no_worker_is_woken(points: Path) -> None:
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        cluster.adapt(minimum=0, maximum=1, interval="200ms")
+        words = ("fit", points, "-k", 3, "--seed", 0, "--scheduler", cluster.scheduler_address)
+        done = program(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["converged"] is True

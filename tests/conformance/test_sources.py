@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import icechunk
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,6 +51,25 @@ def from_path(**kwargs: Any) -> Make:
     return make
 
 
+def from_zip(**kwargs: Any) -> Make:
+    def make(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+        path = folder / f"{uuid.uuid4().hex}.zip"
+        with zarr.storage.ZipStore(path, mode="w") as store:
+            write(store, x, chunks, **kwargs)
+        return open_source(path, feature_axis=axis, missing_chunks="fill")
+
+    return make
+
+
+def from_icechunk(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    place = icechunk.local_filesystem_storage(str(folder / uuid.uuid4().hex))
+    session = (repository := icechunk.Repository.create(place)).writable_session("main")
+    write(session.store, x, chunks)
+    session.commit("rows")
+    array = zarr.open_array(repository.readonly_session("main").store, mode="r")
+    return open_source(array, feature_axis=axis, missing_chunks="fill")
+
+
 def from_memory(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
     array = write(zarr.storage.MemoryStore(), x, chunks)
     return open_source(array, feature_axis=axis)
@@ -86,6 +106,9 @@ KINDS: dict[str, Make] = {
     "zarr-v3-uncompressed": from_path(compressors=None),
     "zarr-sharded": from_path(shard=2),
     "zarr-sharded-uncompressed": from_path(shard=3, compressors=None),
+    "zip": from_zip(),
+    "zip-sharded": from_zip(shard=2),
+    "icechunk": from_icechunk,
     "memory": from_memory,
     "xarray": from_xarray,
     "xarray-dask": from_xarray_dask,

@@ -227,7 +227,7 @@ def test_persisted_collection_and_lazy_map_on_a_cluster(
     np.testing.assert_array_equal(np.concatenate(values), cube.reshape(-1, 9) + 1)
 
     zarr.create_array(tmp_path / "x.zarr", data=cube, chunks=(4, 5, 9))
-    with pytest.raises(InputError, match="lies in the memory of the process that opened it"):
+    with pytest.raises(InputError, match="it lies in the memory of the process that opened it"):
         lazy_map(memory_source(cube, "store"), np.ascontiguousarray, "f8", 9).compute()
     for opened in (open_source(tmp_path / "x.zarr"), source):
         lazy: Any = lazy_map(opened, np.ascontiguousarray, "f8", 9)
@@ -278,7 +278,7 @@ def test_a_store_in_memory_anywhere_else(kind: str, cube: NDArray[np.float64]) -
     )
     said = done.stdout.decode().strip()
     assert said.startswith("InputError "), done.stderr.decode()
-    assert 'compute there, with .compute(scheduler="threads")' in said
+    assert 'Or compute there, with .compute(scheduler="threads")' in said
     assert "\n" not in said
 
 

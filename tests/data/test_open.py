@@ -263,7 +263,7 @@ def test_objects_become_urls(tmp_path: Path, cube: NDArray[np.float64]) -> None:
 
 
 def spec_of(store: Any) -> Any:
-    from dask_gmm.data.zarr_open import spec_of_store
+    from dask_gmm.data.open_stores import spec_of_store
 
     return spec_of_store(store)
 

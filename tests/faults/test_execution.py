@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
-import sys
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
 import pytest
 from distributed import Client, LocalCluster
 
-from dask_gmm.errors import NoWorkersError, SchedulerLostError, UnitFailedError
+from dask_gmm.errors import NoWorkersError, UnitFailedError
 from dask_gmm.execution import LocalBackend, PassProgress, plan_pass
 from dask_gmm.execution.cluster import ClusterBackend
+from tests.dask_processes import started
 from tests.execution.fakes import DeadlyJob, SumJob, even_fake, traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @contextmanager
@@ -37,32 +35,6 @@ def local_cluster(n_workers: int = 2, threads: int = 1) -> Iterator[Client]:
         Client(cluster) as client,
     ):
         yield client
-
-
-@contextmanager
-def started(*arguments: str, wait_for: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a `dask` command; yield it with the text its log matched first."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dask", *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert process.stderr is not None
-    try:
-        found = ""
-        for line in process.stderr:
-            match = re.search(wait_for, line)
-            if match:
-                found = match.group(0)
-                break
-        assert found, f"dask {arguments} ended without saying {wait_for}"
-        yield process, found
-    finally:
-        process.kill()
-        process.wait(10)
-        process.stderr.close()
 
 
 def undisturbed(n_blocks: int) -> str:
@@ -158,41 +130,16 @@ def test_large_values_survive_a_death_on_the_workers(mortal_processes: Client) -
     assert result.rows == 96
 
 
-def test_a_lost_scheduler_is_noticed_at_once() -> None:
-    with ExitStack() as stack:
-        scheduler, address = stack.enter_context(
-            started(
-                "scheduler",
-                *("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"),
-                wait_for=r"tcp://127\.0\.0\.1:\d+",
-            )
-        )
-        stack.enter_context(started("worker", address, "--no-dashboard", wait_for="Registered to"))
-        client = stack.enter_context(Client(address, timeout=5))
-        client.wait_for_workers(1, timeout=30)
-        killed: list[int] = []
-
-        def kill(progress: PassProgress) -> None:
-            if progress.blocks_done >= 5 and not killed:
-                killed.append(progress.blocks_done)
-                scheduler.kill()
-
-        backend = ClusterBackend(client)
-        plan = plan_pass(even_fake(100), n_threads=1, unit_level=0)
-        with pytest.raises(SchedulerLostError, match=re.escape(address)):
-            backend.run(plan, SumJob(seconds=0.05), on_progress=kill)
-        assert killed
-        with pytest.raises(SchedulerLostError):
-            backend.run(plan, SumJob())
-
-
 def test_no_worker_in_time() -> None:
     with local_cluster(n_workers=0) as client:
         backend = ClusterBackend(client, worker_timeout=0.5)
         with pytest.raises(NoWorkersError, match="dask worker tcp://"):
             backend.run(plan_pass(even_fake(3), n_threads=1), SumJob())
-        with pytest.raises(NoWorkersError):
-            _ = backend.n_threads
+        with (
+            dask.config.set({"distributed.scheduler.no-workers-timeout": "300 ms"}),
+            pytest.raises(NoWorkersError, match=r"within 0\.3 s.*no-workers-timeout"),
+        ):
+            _ = ClusterBackend(client).n_threads
 
 
 def test_all_workers_gone_for_good() -> None:

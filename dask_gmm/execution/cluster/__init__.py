@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from dask_gmm.execution.cluster.backend import ClusterBackend, workers_of
+from dask_gmm.execution.cluster.backend import ClusterBackend
+from dask_gmm.execution.cluster.connection import current_client, wait_for_workers, workers_of
 
-__all__ = ["ClusterBackend", "workers_of"]
+__all__ = ["ClusterBackend", "current_client", "wait_for_workers", "workers_of"]

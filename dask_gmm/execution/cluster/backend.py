@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import operator
-import time
 import uuid
 import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import dask
 import distributed
-from distributed.comm.core import CommClosedError
+from dask.utils import parse_timedelta
 
-from dask_gmm.errors import ClusterError, MixedClusterWarning, NoWorkersError, SchedulerLostError
+from dask_gmm.errors import ClusterError, MixedClusterWarning
 from dask_gmm.execution.backend import GraphSource, ProgressReporter, conclude
 from dask_gmm.execution.cluster.affinity import Affinity
+from dask_gmm.execution.cluster.connection import (
+    CONNECTION_ERRORS,
+    address_of,
+    scheduler_errors,
+    wait_for_workers,
+)
 from dask_gmm.execution.cluster.graph import anchors
-from dask_gmm.execution.cluster.run import ClusterPass, scheduler_errors
+from dask_gmm.execution.cluster.run import ClusterPass
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import unpin
 from dask_gmm.execution.plan import check_memory
@@ -32,7 +37,9 @@ if TYPE_CHECKING:
     from dask_gmm.execution.pinned import CacheSpec
     from dask_gmm.execution.plan import Plan
 
-__all__ = ["ClusterBackend", "workers_of"]
+__all__ = ["ClusterBackend"]
+
+_TIMEOUT_SETTING = "distributed.scheduler.no-workers-timeout"
 
 #: Seconds that the end of a fit waits for workers to let go of pinned blocks.
 UNPIN_TIMEOUT = 5.0
@@ -47,8 +54,9 @@ class ClusterBackend:
     ----------
     client : distributed.Client
         A synchronous client.
-    worker_timeout : float
-        Seconds to wait for a first worker, and for one to come back when all are gone.
+    worker_timeout : float, optional
+        Seconds to wait for a first worker, and for one to come back when all are gone. By default
+        what Dask's configuration says (``distributed.scheduler.no-workers-timeout``), else 60.
 
     Raises
     ------
@@ -56,14 +64,16 @@ class ClusterBackend:
         The client is asynchronous.
     """
 
-    def __init__(self, client: Client, *, worker_timeout: float = 60.0) -> None:
+    def __init__(self, client: Client, *, worker_timeout: float | None = None) -> None:
         if client.asynchronous:
             raise ClusterError(
-                "The Dask client is asynchronous, and a fit waits for its passes. Make a client "
-                "without asynchronous=True, or run the fit in a thread with one of its own."
+                "The Dask client is asynchronous here, and a fit waits for its passes: call it by "
+                "'await asyncio.to_thread(...)', or use a client without asynchronous=True."
             )
         # `distributed` is annotated in places only, and differently from release to release.
         self._client: Any = client
+        if worker_timeout is None:
+            worker_timeout = parse_timedelta(dask.config.get(_TIMEOUT_SETTING, None) or "60s")
         self._worker_timeout = worker_timeout
         self._warned = False
         self._group = uuid.uuid4().hex
@@ -77,7 +87,7 @@ class ClusterBackend:
     @property
     def name(self) -> str:
         """What messages call it."""
-        return f"the Dask cluster at {_address(self._client)}"
+        return f"the Dask cluster at {address_of(self._client)}"
 
     @property
     def n_threads(self) -> int:
@@ -162,7 +172,7 @@ class ClusterBackend:
         self._affinity = None
         if self._client.status != "running":
             return
-        with suppress(CommClosedError, OSError, RuntimeError, TimeoutError):
+        with suppress(*CONNECTION_ERRORS):  # or they would hide why the fit ended
             telling = asyncio.run_coroutine_threadsafe(
                 self._client.run(unpin, cache.token, on_error="ignore", asynchronous=True),
                 self._client.loop.asyncio_loop,
@@ -187,29 +197,8 @@ class ClusterBackend:
 
     def _workers(self) -> dict[str, Any]:
         """Return the scheduler's description of each worker; wait until there is one."""
-        client = self._client
-        if client.status != "running":
-            raise SchedulerLostError(
-                f"The Dask client of {_address(client)} is {client.status}. Is the scheduler up? "
-                f"Make a new client once it is."
-            )
-        with scheduler_errors(client):
-            workers = workers_of(client)
-            if workers:
-                return workers
-            # A cluster that scales with its load starts workers only when a task waits for them.
-            probe = client.submit(operator.truth, True, key=f"gmm-probe-{uuid.uuid4().hex}")
-            deadline = time.monotonic() + self._worker_timeout
-            while not workers and time.monotonic() < deadline:
-                time.sleep(0.1)
-                workers = workers_of(client)
-            probe.release()
-        if not workers:
-            raise NoWorkersError(
-                f"The Dask scheduler at {_address(client)} has no workers, and none came within "
-                f"{self._worker_timeout:g} s. Start some: dask worker {_address(client)}"
-            )
-        return workers
+        longer = f"dask.config.set({{{_TIMEOUT_SETTING!r}: '10 min'}})"
+        return wait_for_workers(self._client, self._worker_timeout, longer)
 
     def _warn_if_mixed(self, machines: frozenset[str]) -> None:
         if len(machines) < 2 or self._warned:
@@ -217,7 +206,7 @@ class ClusterBackend:
         self._warned = True
         listing = "\n".join(f"  - {machine}" for machine in sorted(machines))
         warnings.warn(
-            f"The workers of {_address(self._client)} are not all alike, so the last bits of a "
+            f"The workers of {address_of(self._client)} are not all alike, so the last bits of a "
             f"result depend on which of them computes which unit. Use one kind of machine and one "
             f"image where bitwise reproducibility matters. Found:\n{listing}",
             MixedClusterWarning,
@@ -225,41 +214,24 @@ class ClusterBackend:
         )
 
 
-def _address(client: Any) -> str:
-    scheduler = client.scheduler
-    return str(scheduler.address) if scheduler is not None else "an unknown address"
-
-
-def workers_of(client: Any) -> dict[str, Any]:
-    """Ask the scheduler for its description of each worker, by address.
-
-    `Client.scheduler_info` puts the answer where a refresh of the totals, every two seconds, puts
-    one without any worker: now and then it would return that.
-
-    Raises
-    ------
-    SchedulerLostError
-    """
-    with scheduler_errors(client):
-        try:
-            found: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
-        except TypeError:  # before 2025.4 there was no limit to lift
-            found = client.sync(client.scheduler.identity)
-    return dict(found["workers"])
-
-
 @contextmanager
 def _outside_of_task() -> Iterator[None]:
-    """Give up this worker thread's slot while waiting for units, if this is a Dask task itself."""
-    try:
-        distributed.get_worker().get_current_task()
-    except (ValueError, KeyError):
+    """Give up this worker thread's slot while waiting for units, if this is a Dask task itself.
+
+    A task that has left its slot already (`distributed.secede`, `worker_client`) stays where it
+    is, and a method of an actor has none.
+    """
+    untyped: Any = distributed  # annotated in places only
+    here = untyped.worker.thread_state
+    if getattr(here, "key", None) is None or getattr(here, "actor", False):
         yield
         return
-    leave: Any = distributed.secede
-    come_back: Any = distributed.rejoin
-    leave()
+    try:
+        untyped.secede()
+    except KeyError:
+        yield
+        return
     try:
         yield
     finally:
-        come_back()
+        untyped.rejoin()

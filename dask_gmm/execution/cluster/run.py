@@ -12,20 +12,24 @@ import uuid
 import warnings
 from collections import Counter, deque
 from concurrent.futures import CancelledError, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from distributed import KilledWorker
-from distributed.comm.core import CommClosedError
 
 from dask_gmm.errors import (
     ClusterError,
     NoWorkersError,
     PassInterruptedError,
-    SchedulerLostError,
     UnitFailedError,
+)
+from dask_gmm.execution.cluster.connection import (
+    CONNECTION_ERRORS,
+    address_of,
+    scheduler_errors,
+    scheduler_lost,
 )
 from dask_gmm.execution.cluster.graph import make_runner, pass_graph, tree_shape
 from dask_gmm.execution.cluster.progress import Ledger, ProgressFeed
@@ -33,13 +37,13 @@ from dask_gmm.execution.tree import Summable, TreeFold
 from dask_gmm.execution.unit import UnitResult, is_transient
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from dask_gmm.execution.backend import BlockJob, ProgressReporter
     from dask_gmm.execution.cluster.affinity import Affinity
     from dask_gmm.execution.plan import Plan
 
-__all__ = ["ClusterPass", "scheduler_errors"]
+__all__ = ["ClusterPass"]
 
 #: Seconds between two looks at the progress while nothing finishes.
 TICK = 0.2
@@ -56,30 +60,6 @@ T = TypeVar("T", bound=Summable)
 # `distributed` is annotated in places only, and differently from release to release.
 Client = Any
 Future = Any
-
-
-@contextmanager
-def scheduler_errors(client: Client) -> Iterator[None]:
-    """Turn the many ways in which a request to a dead scheduler fails into one error."""
-    try:
-        yield
-    except (CommClosedError, OSError, TimeoutError) as error:
-        raise _scheduler_lost(client) from error
-    except (RuntimeError, AttributeError, ValueError, CancelledError) as error:
-        # A client that is being closed has no loop, no scheduler, or no comm.
-        if client.status == "running":
-            raise
-        raise _scheduler_lost(client) from error
-
-
-def _scheduler_lost(client: Client) -> SchedulerLostError:
-    scheduler = client.scheduler
-    address = scheduler.address if scheduler is not None else "an unknown address"
-    return SchedulerLostError(
-        f"The connection to the Dask scheduler at {address} broke in the middle of a pass, and "
-        f"the results of the pass are gone with it. Start the scheduler and its workers again "
-        f"(workers exit with their scheduler), then repeat the fit or resume it."
-    )
 
 
 class ClusterPass(Generic[T]):
@@ -121,7 +101,8 @@ class ClusterPass(Generic[T]):
         self._affinity = affinity
         self._shape = tree_shape(plan, job)
         self._token = uuid.uuid4().hex
-        self._feed = ProgressFeed.of(client)
+        with scheduler_errors(client):
+            self._feed = ProgressFeed.of(client)
         self._runner = make_runner(plan, job, self._feed.topic, self._token)
         self._batch = max(1, GATHER_BYTES // max(job.value_bytes, 1))
         self._futures: dict[Any, tuple[int, Future]] = {}
@@ -188,7 +169,7 @@ class ClusterPass(Generic[T]):
             keys = [self._finished.get(timeout=TICK)]
         except Empty:
             if self._client.status != "running":
-                raise _scheduler_lost(self._client) from None
+                raise scheduler_lost(self._client) from None
             self._watch.look()
             return []
         until = time.monotonic() + LINGER
@@ -247,14 +228,19 @@ class ClusterPass(Generic[T]):
         try:
             while not wait([gathering], timeout=TICK).done:
                 if self._client.status != "running":
-                    raise _scheduler_lost(self._client)
+                    raise scheduler_lost(self._client)
                 self._watch.look()
                 self._reporter.tick(self._ledger.counts())
         except BaseException:
             gathering.cancel()
             raise
         with scheduler_errors(self._client):
-            results: dict[Any, Any] = gathering.result()
+            try:
+                results: dict[Any, Any] = gathering.result()
+            except CancelledError:
+                # With a connection that broke, or by another pass of this process: requests that
+                # are made at the same time are sent as one. `_take` finds out which.
+                return dict.fromkeys(futures)
         return results
 
     def _forget(self, key: Any) -> None:
@@ -264,7 +250,7 @@ class ClusterPass(Generic[T]):
         """Say what happened to a node that may be submitted again; raise if it may not."""
         if future.status == "cancelled":
             if self._client.status != "running" or "connection-lost" in _reason(future):
-                raise _scheduler_lost(self._client)
+                raise scheduler_lost(self._client)
             return self._setback(node, "cancelled", ClusterError(_reason(future)))
         with scheduler_errors(self._client):
             error, traceback = future.exception(), future.traceback()
@@ -272,7 +258,7 @@ class ClusterPass(Generic[T]):
             return "retried"
         if isinstance(error, KilledWorker):
             return self._setback(node, "killed", error)
-        if isinstance(error, PassInterruptedError):
+        if isinstance(error, PassInterruptedError | CancelledError):
             return self._setback(node, "cancelled", error)
         if is_transient(error):
             return self._setback(node, "unreadable", error)
@@ -298,8 +284,9 @@ class ClusterPass(Generic[T]):
             ) from error
         raise UnitFailedError(
             f"Unit {node} ({where} of {self._plan.source.name}) was cancelled "
-            f"{self._setbacks[node, kind]} times ({error}). Was the cluster restarted, or a "
-            f"collection that the fit reads from cancelled?"
+            f"{self._setbacks[node, kind]} times ({error}). Does something restart the cluster "
+            f"again and again, or was a collection that is read here cancelled? Begin again once "
+            f"that is over."
         ) from error
 
     def _abandon(self) -> None:
@@ -307,7 +294,7 @@ class ClusterPass(Generic[T]):
         futures = [future for _, future in self._futures.values()]
         self._futures.clear()
         if futures and self._client.status == "running":
-            with suppress(CommClosedError, OSError, TimeoutError, RuntimeError):
+            with suppress(*CONNECTION_ERRORS):
                 self._client.cancel(futures)
 
 
@@ -363,6 +350,6 @@ class _WorkerWatch:
             self._without_since = now
         if now - self._without_since >= self._timeout:
             raise NoWorkersError(
-                f"All workers of {self._client.scheduler.address} are gone, and none came back "
-                f"within {self._timeout:g} s. Start workers and repeat the fit or resume it."
+                f"All workers of {address_of(self._client)} are gone, and none came back "
+                f"within {self._timeout:g} s. Start workers and begin again."
             )
