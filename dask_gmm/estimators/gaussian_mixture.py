@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from dask_gmm.errors import InputError
+from dask_gmm.estimators.attributes import set_parameters
 from dask_gmm.estimators.endings import warn_of_ending
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import keeping_features, open_input
@@ -364,7 +365,7 @@ class GaussianMixture(FittedMixture):
 
     def _keep(self, report: FitReport, dtype: type[np.floating[Any]]) -> None:
         best = report.best
-        self._set_parameters(best.parameters, dtype)
+        set_parameters(self, best.parameters, dtype)
         self.converged_ = best.outcome is Outcome.CONVERGED
         self.n_iter_ = best.n_iter
         self.lower_bound_ = best.lower_bound

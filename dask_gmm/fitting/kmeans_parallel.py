@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.errors import InputError
+from dask_gmm.fitting.comfortable import exponent_of
 from dask_gmm.fitting.events import StartRead
 from dask_gmm.fitting.starts import cluster_weighted, spread_out
 from dask_gmm.mixture.estimation import maximize
@@ -290,14 +291,21 @@ def _tile_bytes(places: tuple[Array, ...]) -> int:
 
 
 def _nearest(rows: NDArray[Any], places: Array) -> Iterator[tuple[slice, Array, NDArray[np.intp]]]:
-    """Tile by tile, each row's squared distance to the nearest place, and which one that is."""
+    """Tile by tile, each row's squared distance to the nearest place, and which one that is.
+
+    The distances are in units in which their squares are neither too large nor too small.
+    """
     middle = places.mean(axis=0)
     centred = places - middle
+    exponent = exponent_of(centred)
+    centred = np.ldexp(centred, -exponent)
     squares = np.vecdot(centred, centred)
     for start in range(0, len(rows), _TILE_ROWS):
         where = slice(start, min(start + _TILE_ROWS, len(rows)))
         check_finite(rows[where], start)
         x = rows[where].astype(np.float64) - middle
+        if exponent:
+            np.ldexp(x, -exponent, out=x)
         labels = np.argmin(squares - 2.0 * (x @ centred.T), axis=1)
         # From the differences: a row that is a place must be at a distance of nothing at all.
         x -= centred[labels]

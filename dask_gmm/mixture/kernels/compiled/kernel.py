@@ -25,6 +25,7 @@ from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
 from dask_gmm.mixture.kernels.compiled.design import Design, tile_rows
 from dask_gmm.mixture.kernels.compiled.moments import (
     LARGEST_SINGLE_ERROR,
+    LEAST_SINGLE_VARIANCE,
     NARROW_FOR_SHARED,
     NARROW_FOR_SINGLE,
     NOT_FINITE,
@@ -146,8 +147,7 @@ class CompiledKernel:
         single = False
         if single_rows and self._single:
             rounded = centre.astype(np.float32).astype(np.float64)
-            error = packing.rounding(parameters, rounded, _EPS_SINGLE)
-            if error <= LARGEST_SINGLE_ERROR:
+            if _suits_single(parameters, rounded):
                 single, centre = True, rounded
             else:
                 _say_once(
@@ -260,6 +260,14 @@ def _bytes(width: int | None, d: int, k: int, family: CovarianceFamily) -> int:
     if family.name == "tied":  # which may go through BLAS instead
         most = max(most, BlasKernel().workspace_bytes(d, [k], [family])) + 32 * k * k
     return most
+
+
+def _suits_single(parameters: MixtureParameters, centre: Array) -> bool:
+    """Whether float32 has the digits for these parameters about a centre, and the range."""
+    variances = parameters.family.diagonals(parameters.covariances, *parameters.means.shape)
+    if variances.min() < LEAST_SINGLE_VARIANCE:
+        return False
+    return packing.rounding(parameters, centre, _EPS_SINGLE) <= LARGEST_SINGLE_ERROR
 
 
 def _faster_by_blas(design: Design, parameters: MixtureParameters) -> bool:
