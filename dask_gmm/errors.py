@@ -31,6 +31,7 @@ __all__ = [
     "StoreError",
     "StoreNotFoundError",
     "UnitFailedError",
+    "UnitsWarning",
 ]
 
 
@@ -144,6 +145,10 @@ class UnitFailedError(ClusterError):
 
 class CollapsedComponentWarning(UserWarning):
     """A component collapsed during a fit, which ended at the last parameters before that."""
+
+
+class UnitsWarning(UserWarning):
+    """The data's units are too small for `reg_covar`, or their integers too large for float64."""
 
 
 class MixedClusterWarning(UserWarning):

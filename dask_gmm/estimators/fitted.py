@@ -235,6 +235,11 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
                 f"of 1 is required."
             )
+        if not np.isfinite(found.total):
+            raise InputError(
+                "The log-likelihood of these rows is too large for float64: they lie beyond 1e150 "
+                "standard deviations from the mixture. Are they in the units of its fit?"
+            )
         return Criteria(
             n_rows=found.rows,
             log_likelihood=found.total,

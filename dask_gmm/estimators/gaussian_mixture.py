@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import set_parameters
-from dask_gmm.estimators.endings import warn_of_ending
+from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import keeping_features, open_input
 from dask_gmm.execution import choose_backend
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import dask.array as da
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     from dask_gmm.data.source import Source
     from dask_gmm.estimators.fitted import LazyData
@@ -348,8 +348,9 @@ class GaussianMixture(FittedMixture):
             observers=self._observers(),
             warm=self._warm_start(source.n_features),
         )
-        self._keep(report, np.float32 if source.dtype == np.float32 else np.float64)
+        self._keep(report, source.dtype)
         warn_of_ending(report, settings)
+        warn_of_rounded_integers(report, source.dtype)
 
     def _warm_start(self, n_features: int) -> WarmStart | None:
         if not (self.warm_start and hasattr(self, "converged_")):
@@ -363,9 +364,10 @@ class GaussianMixture(FittedMixture):
             )
         return WarmStart(parameters, float(self.lower_bound_))
 
-    def _keep(self, report: FitReport, dtype: type[np.floating[Any]]) -> None:
+    def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
+        """Take over what came of a fit to data of some type."""
         best = report.best
-        set_parameters(self, best.parameters, dtype)
+        set_parameters(self, best.parameters, np.float32 if dtype == np.float32 else np.float64)
         self.converged_ = best.outcome is Outcome.CONVERGED
         self.n_iter_ = best.n_iter
         self.lower_bound_ = best.lower_bound

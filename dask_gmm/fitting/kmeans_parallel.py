@@ -93,7 +93,8 @@ class DrawnPlaces:
         labels, centres = cluster_weighted(
             moments.reference, moments.counts, n_components, random_state
         )
-        return maximize(group_components(moments, labels, centres), reg_covar)
+        with np.errstate(over="ignore", invalid="ignore"):  # `maximize` says whose squares overflow
+            return maximize(group_components(moments, labels, centres), reg_covar)
 
 
 def draw_places(
@@ -205,9 +206,10 @@ class _DrawJob:
             key = (_PURPOSE, self.seed, self.round, restart, block.index)
             logs = np.log1p(-np.random.default_rng(key).random(len(rows)))
             keys = np.full(len(rows), -np.inf)
-            for where, squares, _ in _nearest(rows, places):
-                far = squares > 0.0
-                keys[where][far] = logs[where][far] / squares[far]
+            with np.errstate(over="ignore", invalid="ignore"):  # a key of −∞ is never drawn
+                for where, squares, _ in _nearest(rows, places):
+                    far = squares > 0.0
+                    keys[where][far] = logs[where][far] / squares[far]
             chosen = np.lexsort((-keys,))[: self.size]
             chosen = chosen[np.isfinite(keys[chosen])]
             drawn.append(
@@ -242,7 +244,8 @@ class _MomentsJob:
     def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Parts:
         """Return statistics about the places, a `_Parts` of families for each restart."""
         rows = as_rows(rows, self.places[0].shape[1])
-        return _Parts(tuple(self._moments(rows, places) for places in self.places))
+        with np.errstate(over="ignore", invalid="ignore"):  # the start says whose squares overflow
+            return _Parts(tuple(self._moments(rows, places) for places in self.places))
 
     def _moments(self, rows: NDArray[Any], places: Array) -> _Parts:
         m, d = places.shape

@@ -117,10 +117,11 @@ def start_from(
     reg_covar: float,
 ) -> MixtureParameters:
     """The start of a family that follows from `responsibilities`; see `initial_parameters`."""
-    statistics = responsibility_statistics(rows, pieces, n_components, family)
-    computed = maximize(statistics, reg_covar)
-    if family is TIED and init_params in ("k-means++", "random_from_data"):
-        computed = _pooled_start(rows, computed, reg_covar)
+    with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares are too large
+        statistics = responsibility_statistics(rows, pieces, n_components, family)
+        computed = maximize(statistics, reg_covar)
+        if family is TIED and init_params in ("k-means++", "random_from_data"):
+            computed = _pooled_start(rows, computed, reg_covar)
     return computed
 
 

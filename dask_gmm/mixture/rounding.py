@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["holds", "rounding"]
+__all__ = ["far_apart", "holds", "rounding"]
 
 _CLEARLY_SMALL = 1e-5
 _TINY = float(np.finfo(np.float64).tiny)
+_EPS = float(np.finfo(np.float64).eps)
 _LARGEST_ERROR = 1e-4
+_LARGEST_OFFSET_ERROR = 1e-7
 
 
 def rounding(parameters: MixtureParameters, centre: Array, eps: float) -> float:
@@ -49,6 +51,28 @@ def rounding(parameters: MixtureParameters, centre: Array, eps: float) -> float:
         condition = 1.0
     worst = eps * max(distance, condition)
     return worst if np.isfinite(worst) else np.inf
+
+
+def far_apart(parameters: MixtureParameters, centre: Array) -> bool:
+    """Whether rows about a common centre have lost digits that their differences to μ_k still have.
+
+    Float64 rounds x − c to u·|μ_k − c|. Where that is a whitened 1e-7 or more, and a hundred times
+    what whitening x − μ_k itself adds up, log-densities and moments need the differences.
+    """
+    k, d = parameters.means.shape
+    family, factors = parameters.family, parameters.precisions_cholesky
+    offsets = np.abs(parameters.means - centre)
+    largest = max(float(factors.max()), -float(factors.min()))
+    if _EPS * d * float(offsets.max()) * largest <= _LARGEST_OFFSET_ERROR:  # as nearly always
+        return False
+    widths = np.sqrt(family.diagonals(parameters.covariances, k, d))
+    sizes, factors = np.stack([offsets, widths], axis=-1), np.abs(factors)
+    if family.dense_factors:
+        white = np.swapaxes(factors, -1, -2) @ sizes
+    else:
+        white = factors.reshape(k, -1, 1) * sizes
+    offset, own = np.moveaxis(white.max(axis=1), -1, 0)
+    return bool(np.any((_EPS * offset > _LARGEST_OFFSET_ERROR) & (offset > 100.0 * own)))
 
 
 def holds(dtype: np.dtype[np.floating[Any]], parameters: MixtureParameters) -> bool:
