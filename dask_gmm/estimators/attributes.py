@@ -34,12 +34,11 @@ def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> 
     gm : estimator
     parameters : MixtureParameters
     dtype : numpy dtype
-        Floating; what the attributes shall be if it holds them (`mixture.rounding.holds`), else
-        they are float64.
+        Of the rows. The attributes are float32 for float32 rows if that type can hold them
+        (`mixture.rounding.holds`), else float64.
     """
-    kind: np.dtype[Any] = np.dtype(dtype)
-    if kind != np.float64 and not holds(kind, parameters):
-        kind = np.dtype(np.float64)
+    single = np.dtype(dtype) == np.float32 and holds(np.dtype(np.float32), parameters)
+    kind = np.float32 if single else np.float64
     for name in NAMES:
         setattr(gm, f"{name}_", getattr(parameters, name).astype(kind))
     gm._fitted = parameters
