@@ -31,8 +31,9 @@ _MOST_EXPONENT = {4: 30, 8: 300}
 # Rows evenly spaced over the sample tell how far rows lie apart.
 _PROBED = 1024
 # In units of the distance of rows from their mean: k-means takes away a mean that it has added up
-# in the rows' own type, and measures its tolerance about that too.
-_MOST_FROM_MEAN = 16.0
+# in the rows' own type. If that is off by so much, float32 distances are rounded by 1e-3 of
+# themselves; from some thousands on it lost clusters.
+_MOST_FROM_MEAN = 128.0
 # k-means++ takes ‖x‖² − 2 x·y + ‖y‖² in float64 as the rows are; at this offset its distances are
 # rounded by 2⁻⁵²·2³⁶, four digits below those of neighbours.
 _MOST_FROM_ORIGIN = 2.0**18
@@ -84,7 +85,7 @@ def for_k_means_plus_plus(rows: Rows) -> Comfortable:
 
 def exponent_of(places: Rows) -> int:
     """The e by which 2^-e scales rows about as large as these; 0 if they are better left alone."""
-    largest = float(np.max(np.abs(places), initial=0.0))
+    largest = max(float(places.max()), -float(places.min()))  # no copy: a sample may be large
     exponent = int(np.frexp(largest)[1])
     most = _MOST_EXPONENT[places.dtype.itemsize]
     return exponent if largest > 0.0 and abs(exponent) > most else 0

@@ -87,19 +87,37 @@ def test_a_scale_changes_no_label(dtype: Any, part: float) -> None:
     np.testing.assert_array_equal(np.ldexp(chosen[0], exponent), chosen[1])
 
 
+def far_from_the_origin(dtype: Any, copies: int) -> tuple[NDArray[Any], float]:
+    """Many copies of whole-numbered clouds, and how far they are moved."""
+    offset = 8e6 if dtype is np.float32 else 1e13
+    return (np.tile(np.rint(clouds()), (copies, 1)) + offset).astype(dtype), offset
+
+
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("copies", [1, 200])
-def test_k_means_far_from_the_origin(dtype: Any, copies: int) -> None:
-    """Where the type's own mean of the rows is off by more than their distances."""
-    offset = 3e5 if dtype is np.float32 else 1e12
-    near = np.tile(np.rint(clouds() * 16.0) / 16.0, (copies, 1))
-    rows = (near + offset).astype(dtype)
-    found = list(responsibilities(rows, 3, "kmeans", np.random.RandomState(1)))
-    exact = rows.astype(np.float64) - offset
-    means = np.array(sorted(tuple(np.rint(exact[members].mean(axis=0))) for members, _ in found))
-    np.testing.assert_array_equal(means, [[0, 0], [0, 9], [9, 0]])
-    places = np.asarray(spread_out(rows, 3, np.random.RandomState(1)), dtype=np.float64) - offset
-    assert len(np.unique(np.rint(places / 9.0), axis=0)) == 3, "one of each cloud"
+def test_k_means_plus_plus_far_from_the_origin(dtype: Any) -> None:
+    rows, offset = far_from_the_origin(dtype, 1)
+    for seed in range(8):
+        places = spread_out(rows, 3, np.random.RandomState(seed)).astype(np.float64) - offset
+        assert len(np.unique(np.rint(places / 9.0), axis=0)) == 3, "one of each cloud"
+
+
+def test_a_float32_mean_of_many_rows_is_none() -> None:
+    """What k-means would take away is thousands of distances off."""
+    rows, offset = far_from_the_origin(np.float32, 2000)
+    assert np.abs(rows.mean(axis=0) - offset).max() > 1e4
+    found = for_k_means(rows)
+    assert np.abs(found.rows.mean(axis=0)).max() < 1e-6
+    assert np.abs(found.rows).max() <= 1.0
+
+
+@pytest.mark.slow
+def test_k_means_of_many_float32_rows_far_from_the_origin() -> None:
+    rows, offset = far_from_the_origin(np.float32, 2000)
+    found = [m for m, _ in responsibilities(rows, 3, "kmeans", np.random.RandomState(1))]
+    means = sorted(
+        tuple(np.rint((rows[m].astype(np.float64) - offset).mean(axis=0))) for m in found
+    )
+    assert means == [(0.0, 0.0), (0.0, 9.0), (9.0, 0.0)]
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-12, 1.0, 1e12, 1e200])
