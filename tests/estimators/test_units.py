@@ -17,11 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
-from dask_gmm.errors import CollapsedComponentError, InputError, UnitsWarning
+from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.mixture.covariance import COVARIANCE_TYPES
-from dask_gmm.mixture.kernels import KERNELS, Candidate, get_kernel
+from dask_gmm.mixture.kernels import KERNELS, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
-from tests.mixture.problems import draw, random_mixture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -335,31 +334,7 @@ def test_given_precisions_are_judged_in_their_own_units() -> None:
         fitted(rows, 0.0, precisions_init=crooked)
 
 
-# -- what a mixture far apart, a collapse and a grid make of it ------------------------------------
-
-
-@pytest.mark.parametrize("kernel", ["compiled", "blas"])
-@pytest.mark.parametrize("family", COVARIANCE_TYPES)
-@pytest.mark.parametrize("distance", [1e8, 1e10, 1e14, 1e100])
-def test_components_far_apart_keep_their_digits(kernel: str, family: str, distance: float) -> None:
-    """Rows are near their own component, whatever lies between it and the others."""
-    near = random_mixture(0, family, 4, 3)
-    far = np.array([[0.0], [1.0], [-1.0], [0.5]]) * distance
-    p = MixtureParameters.create(near.family, near.weights, near.means + far, near.covariances)
-    rows = draw(1, p, 400)
-    oracle, used = get_kernel("reference"), get_kernel(kernel)
-    # At 1e8 the program's common centre still does, with an error of u·1e8.
-    slack = 1e-6 if distance == 1e8 else 1e-12
-    np.testing.assert_allclose(
-        used.log_densities(rows, p), oracle.log_densities(rows, p), rtol=slack
-    )
-    np.testing.assert_array_equal(used.labels(rows, p), oracle.labels(rows, p))
-    posteriors = oracle.posteriors(rows, p)
-    np.testing.assert_allclose(used.posteriors(rows, p), posteriors, atol=slack)
-    (found,), (right,) = (k.statistics(rows, [Candidate(p)]) for k in (used, oracle))
-    assert found.log_likelihood == pytest.approx(right.log_likelihood, rel=slack)
-    np.testing.assert_allclose(found.first, right.first, atol=400 * slack)
-    np.testing.assert_allclose(found.second, right.second, rtol=slack, atol=400 * slack)
+# -- what a collapse and a grid make of it -------------------------------------------------------
 
 
 @pytest.mark.parametrize("on_collapse", ["stop", "reseed", "merge", "raise"])
@@ -417,41 +392,3 @@ def test_a_selection_in_other_units(units: Units, acceleration: str | None) -> N
     best = found.best_model
     assert best.bic(units.rows) == pytest.approx(found.best.bic, rel=1e-4)
     assert_finite(best)
-
-
-# -- what users are told ---------------------------------------------------------------------------
-
-
-def test_a_feature_that_reg_covar_hides_is_named() -> None:
-    hidden = np.column_stack([STANDARD, 1e-20 * STANDARD[:, 0], np.full(N, 3.0)])
-    with pytest.warns(UnitsWarning, match=r"reg_covar=1e-06 .* feature 2: .* Lower reg_covar"):
-        GaussianMixture(2, random_state=0).fit(hidden)
-    with pytest.warns(UnitsWarning, match="feature 2"):
-        select_gaussian_mixture(hidden, 2, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        GaussianMixture(2, random_state=0).fit(STANDARD)
-        constant = np.column_stack([STANDARD, np.full(N, 3.0)])
-        GaussianMixture(2, random_state=0).fit(constant)
-        GaussianMixture(2, random_state=0, reg_covar=0.0).fit(1e-20 * STANDARD)
-
-
-def test_integers_that_float64_rounds_are_spoken_of() -> None:
-    far = np.int64(2**60)
-    narrow, wide = np.rint(200.0 * STANDARD), np.rint(1e6 * STANDARD)
-    with pytest.warns(UnitsWarning, match=r"beyond 2\^53, .* multiples of 256; .* Subtract a"):
-        fitted(narrow.astype(np.int64) + far, 1e-6)
-    with pytest.warns(UnitsWarning, match="Subtract"):
-        select_gaussian_mixture(narrow.astype(np.int64) + far, 2, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UnitsWarning)
-        fitted(wide.astype(np.int64) + far, 1e-6)
-        fitted(narrow.astype(np.int64), 1e-6)
-
-
-def test_a_score_beyond_float64_is_refused() -> None:
-    gm = fitted(STANDARD, 1e-6)
-    rows = np.full((5000, D), 2e153)
-    assert np.all(np.isfinite(gm.score_samples(rows)))
-    with pytest.raises(InputError, match="too large for float64"):
-        gm.score(rows)
