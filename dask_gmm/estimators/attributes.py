@@ -45,12 +45,16 @@ def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> 
 
 
 def copy_parameters(source: Any, target: Any) -> None:
-    """Give another estimator, perhaps scikit-learn's own, the exact numbers of a fitted one."""
-    exact = parameters_of(source)
+    """Give another estimator, perhaps scikit-learn's own, the exact numbers of a fitted one.
+
+    Those of them that are there; what scikit-learn has fitted is copied as it is.
+    """
+    exact = None if getattr(source, "_fitted", None) is None else parameters_of(source)
     for name in NAMES:
-        shown = np.asarray(getattr(source, f"{name}_"))
-        rounded = getattr(source, "_fitted", None) is not None and shown.dtype != np.float64
-        setattr(target, f"{name}_", np.array(getattr(exact, name) if rounded else shown))
+        if hasattr(source, f"{name}_"):
+            shown = np.asarray(getattr(source, f"{name}_"))
+            rounded = exact is not None and shown.dtype != np.float64
+            setattr(target, f"{name}_", np.array(getattr(exact, name) if rounded else shown))
 
 
 def parameters_of(gm: Any) -> MixtureParameters:

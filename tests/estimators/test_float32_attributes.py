@@ -138,6 +138,13 @@ def test_scikit_learns_own_float32_is_taken_as_it_is() -> None:
     assert gm.score(ROWS["near"]) == pytest.approx(theirs.score(ROWS["near"]), abs=1e-5)
 
 
+def test_a_scikit_learn_mixture_made_by_hand_is_taken_with_what_it_has() -> None:
+    theirs = SklearnGaussianMixture(2).fit(ROWS["near"])
+    del theirs.covariances_, theirs.precisions_
+    gm = GaussianMixture.from_sklearn(theirs)
+    assert gm.score(ROWS["near"]) == pytest.approx(theirs.score(ROWS["near"]), abs=1e-5)
+
+
 def test_what_is_set_by_hand_counts_and_the_rest_keeps_its_digits(
     rows: NDArray[np.float32],
 ) -> None:
