@@ -227,7 +227,7 @@ def test_types_of_results(rows: NDArray[np.float32], tmp_path: Path) -> None:
     st.floats(-40.0, 40.0),
     st.floats(0.0, 12.0),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_what_float32_holds_is_the_same_mixture(
     seed: int, family: str, exponent: float, offset: float
 ) -> None:

@@ -55,7 +55,7 @@ def test_usual_rows_are_not_touched(dtype: Any, scale: float, offset: float) -> 
     st.floats(0.0, 9.0),
     st.sampled_from([for_k_means, for_k_means_plus_plus]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_there_and_back(dtype: Any, size: float, offset: float, comfort: Any) -> None:
     """Whatever the units, distances keep their proportions and lie well within the type."""
     digits = 4.0 if dtype is np.float32 else 9.0
@@ -120,7 +120,7 @@ def test_k_means_of_many_float32_rows_far_from_the_origin() -> None:
     assert means == [(0.0, 0.0), (0.0, 9.0), (9.0, 0.0)]
 
 
-@pytest.mark.parametrize("scale", [1e-200, 1e-12, 1.0, 1e12, 1e200])
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
 @pytest.mark.parametrize("offset", [0.0, 1e9])
 def test_weighted_centres_come_back_in_the_units_they_came_in(scale: float, offset: float) -> None:
     places = clouds(n=60)

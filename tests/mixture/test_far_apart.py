@@ -13,7 +13,7 @@ from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 @pytest.mark.parametrize("kernel", ["compiled", "blas"])
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("distance", [1e8, 1e10, 1e14, 1e100])
+@pytest.mark.parametrize("distance", [1e8, 1e14, 1e100])
 def test_components_far_apart_keep_their_digits(kernel: str, family: str, distance: float) -> None:
     """Rows are near their own component, whatever lies between it and the others."""
     near = random_mixture(0, family, 4, 3)

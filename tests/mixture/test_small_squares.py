@@ -29,7 +29,7 @@ def rows_of(p: MixtureParameters, scale: float) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("d", [3, pytest.param(16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("scale", [1e-17, 1e-20, 1e-30, 1e-37])
+@pytest.mark.parametrize("scale", [1e-17, 1e-37])
 def test_float32_rows_of_small_units(family: str, d: int, scale: float) -> None:
     p = random_mixture(0, family, 3, d)
     rows, small = rows_of(p, scale), scaled(p, scale)
