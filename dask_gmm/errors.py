@@ -35,6 +35,7 @@ __all__ = [
     "StoreError",
     "StoreNotFoundError",
     "UnitFailedError",
+    "UnitsWarning",
 ]
 
 
@@ -205,6 +206,10 @@ class CollapsedComponentWarning(UserWarning):
 
 class StaysHereWarning(UserWarning):
     """The input cannot travel to the workers of a cluster, so this process does the work alone."""
+
+
+class UnitsWarning(UserWarning):
+    """The data's units are too small for `reg_covar`, or their integers too large for float64."""
 
 
 class MixedClusterWarning(UserWarning):

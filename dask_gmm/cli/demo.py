@@ -183,10 +183,11 @@ class _Outcome:
 
 
 def _report(session: Session, o: _Outcome) -> None:
-    from dask_gmm.cli.outcome import fit_json, fit_story, parameters_of, print_result
+    from dask_gmm.cli.outcome import fit_json, fit_story, print_result
     from dask_gmm.cli.show import comparison_facts, comparison_json
     from dask_gmm.cli.simulate import truth_of
     from dask_gmm.cli.tables import compare, comparison_table, key_values, mixture_json
+    from dask_gmm.estimators.attributes import parameters_of
 
     found = parameters_of(o.mixture)
     comparison = compare(o.truth, found)

@@ -14,7 +14,7 @@ from dask_gmm.cli.options import (
     model_output_options,
     output_options,
 )
-from dask_gmm.cli.outcome import Tally, fit_json, fit_story, parameters_of, print_result
+from dask_gmm.cli.outcome import Tally, fit_json, fit_story, print_result
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import Compute, DataPlace, EMSettings, check_data
 
@@ -87,6 +87,7 @@ def _report(
         session.emit({"command": "fit", "data": data, "model": output, **fit_json(mixture, tally)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table
+    from dask_gmm.estimators.attributes import parameters_of
 
     facts = fit_story(mixture, tally)
     if output is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import GaussianMixture
 
-__all__ = ["Tally", "fit_json", "fit_story", "parameters_of", "print_result"]
+__all__ = ["Tally", "fit_json", "fit_story", "print_result"]
 
 
 class Tally:
@@ -104,6 +104,7 @@ def fit_story(mixture: GaussianMixture, tally: Tally) -> list[tuple[str, str]]:
 def fit_json(mixture: GaussianMixture, tally: Tally) -> dict[str, Any]:
     """Return how a fit went and what came of it."""
     from dask_gmm.cli.tables import mixture_json
+    from dask_gmm.estimators.attributes import parameters_of
 
     return {
         "outcome": mixture.outcome_,
@@ -144,20 +145,6 @@ def _pass_json(record: Any) -> dict[str, Any]:
 def _finite(value: float | None) -> float | None:
     """JSON knows no infinity."""
     return None if value is None or not isfinite(value) else float(value)
-
-
-def parameters_of(mixture: GaussianMixture) -> Any:
-    """Return a fitted estimator's parameters as one value."""
-    from dask_gmm.mixture.covariance import covariance_family
-    from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
-
-    return MixtureParameters(
-        covariance_family(mixture.covariance_type),
-        frozen_array(mixture.weights_),
-        frozen_array(mixture.means_),
-        frozen_array(mixture.covariances_),
-        frozen_array(mixture.precisions_cholesky_),
-    )
 
 
 def print_result(session: Session, *parts: Any) -> None:

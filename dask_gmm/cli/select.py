@@ -16,7 +16,7 @@ from dask_gmm.cli.options import (
     model_output_options,
     output_options,
 )
-from dask_gmm.cli.outcome import Tally, parameters_of, print_result
+from dask_gmm.cli.outcome import Tally, print_result
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import Compute, DataPlace, SelectionChoice, check_data
 
@@ -95,6 +95,7 @@ def _report(
         )
         return
     from dask_gmm.cli.tables import how_read, key_values, mixture_table
+    from dask_gmm.estimators.attributes import parameters_of
 
     best = found.best
     facts = [
@@ -129,6 +130,7 @@ def _steps(found: Selection) -> str:
 def selection_json(found: Selection, tally: Tally) -> dict[str, Any]:
     """Return the table, and the best with all its numbers."""
     from dask_gmm.cli.tables import mixture_json
+    from dask_gmm.estimators.attributes import parameters_of
 
     return {
         "criterion": found.criterion,

@@ -29,6 +29,8 @@ __all__ = [
 
 DIGITS = 9
 """Characters of a number in a vector, with the space before it."""
+FEWEST_SIGNIFICANT, MOST_SIGNIFICANT = 4, 15
+"""Significant digits of a number in a vector."""
 MOST_SHOWN = 6
 """Features of a vector that are shown at most; fewer on a narrow terminal."""
 COMPONENTS_SHOWN = 40
@@ -65,18 +67,19 @@ def mixture_json(parameters: MixtureParameters) -> dict[str, Any]:
 def mixture_table(parameters: MixtureParameters, width: int) -> Table:
     """Return a table with a line per component, heaviest first, for a terminal of some width."""
     table = bare_table()
-    shown = _shown(width - 18)
+    sigma = widths(parameters)
+    digits = _digits_of_means(parameters, sigma)
+    shown = _shown(width - 18, DIGITS + _cell(digits))
     for heading in ("no.", "weight"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("mean", no_wrap=True, overflow="ellipsis")
     table.add_column("standard deviation", no_wrap=True, overflow="ellipsis")
-    sigma = widths(parameters)
     order = np.argsort(-parameters.weights, kind="stable")
     for k in order[:COMPONENTS_SHOWN]:
         table.add_row(
             str(k),
             f"{parameters.weights[k]:.4f}",
-            _vector(parameters.means[k], shown),
+            _vector(parameters.means[k], shown, digits),
             _vector(sigma[k], shown),
         )
     left = len(order) - COMPONENTS_SHOWN
@@ -136,7 +139,8 @@ def comparison_table(
 ) -> Table:
     """Return a table with matched components side by side."""
     table = bare_table()
-    shown = _shown(width - 38)
+    digits = max(_digits_of_means(p, widths(p)) for p in (first, second))
+    shown = _shown(width - 38, 2 * _cell(digits))
     one, other = names
     table.add_column("no.", justify="right", no_wrap=True)
     table.add_column(f"weight\n{one}", justify="right", no_wrap=True)
@@ -153,8 +157,8 @@ def comparison_table(
             str(b),
             f"{first.weights[a]:.4f}",
             f"{second.weights[b]:.4f}",
-            _vector(first.means[a], shown),
-            _vector(second.means[b], shown),
+            _vector(first.means[a], shown, digits),
+            _vector(second.means[b], shown, digits),
             f"{distance:.4f} σ",
         )
     if len(pairs) > COMPONENTS_SHOWN:
@@ -188,16 +192,29 @@ def bare_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
 
 
-def _shown(width: int) -> int:
-    """How many features of two vectors side by side fit a width."""
-    return max(1, min(MOST_SHOWN, (width // 2 - 2) // DIGITS))
+def _digits_of_means(parameters: MixtureParameters, sigma: NDArray[np.float64]) -> int:
+    """Significant digits that show each mean to a hundredth of its standard deviation."""
+    ratio = float(np.max(np.abs(parameters.means) / sigma))
+    if not 0.0 < ratio < np.inf:
+        return FEWEST_SIGNIFICANT
+    return min(MOST_SIGNIFICANT, max(FEWEST_SIGNIFICANT, int(np.floor(np.log10(ratio))) + 3))
 
 
-def _vector(values: NDArray[np.float64], shown: int) -> str:
-    numbers = "".join(f"{_number(value):>{DIGITS}}" for value in values[:shown])
+def _shown(width: int, each: int) -> int:
+    """How many features of two vectors side by side fit a width, at so many characters each."""
+    return max(1, min(MOST_SHOWN, (width - 4) // each))
+
+
+def _cell(digits: int) -> int:
+    """Characters of a number with so many digits, with the space before it."""
+    return DIGITS if digits == FEWEST_SIGNIFICANT else digits + len(" -.e-123")
+
+
+def _vector(values: NDArray[np.float64], shown: int, digits: int = FEWEST_SIGNIFICANT) -> str:
+    numbers = "".join(f"{_number(value, digits):>{_cell(digits)}}" for value in values[:shown])
     return numbers + (" …" if len(values) > shown else "")
 
 
-def _number(value: float) -> str:
-    text = f"{value:.4g}"
-    return text if len(text) < DIGITS else f"{value:.1e}"
+def _number(value: float, digits: int) -> str:
+    text = f"{value:.{digits}g}"
+    return text if len(text) < _cell(digits) else f"{value:.1e}"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dask_gmm.errors import ModelFileError
+from dask_gmm.estimators.attributes import copy_parameters, set_parameters
 from dask_gmm.model_file import ModelFile, fingerprint
 
 # Where to look for data is the business of whoever loads a model, not of the model.
@@ -16,11 +17,6 @@ _UNSAVED = {"storage_options", "callbacks"}
 __all__ = ["copy_fitted", "restore", "to_model_file"]
 
 _FITTED = (
-    "weights_",
-    "means_",
-    "covariances_",
-    "precisions_",
-    "precisions_cholesky_",
     "converged_",
     "n_iter_",
     "lower_bound_",
@@ -36,6 +32,7 @@ def copy_fitted(source: Any, target: Any) -> None:
         if hasattr(source, name):
             value = getattr(source, name)
             setattr(target, name, value.copy() if hasattr(value, "copy") else value)
+    copy_parameters(source, target)
 
 
 def to_model_file(gm: Any) -> ModelFile:
@@ -86,7 +83,7 @@ def _restore_fit(gm: Any, model: ModelFile) -> None:
     fit = model.fit
     if int(fit["n_features"]) != model.parameters.n_features:
         raise ValueError(f"n_features={fit['n_features']}")
-    gm._set_parameters(model.parameters, np.dtype(fit["dtype"]))
+    set_parameters(gm, model.parameters, np.dtype(fit["dtype"]))
     gm.converged_ = bool(fit["converged"])
     gm.n_iter_ = int(fit["n_iter"])
     gm.lower_bound_ = -np.inf if fit["lower_bound"] is None else float(fit["lower_bound"])

@@ -17,6 +17,7 @@ from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.sink import create_output, output_chunks
 from dask_gmm.data.source import NumpySource
 from dask_gmm.errors import InputError
+from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import open_input
 from dask_gmm.execution import LocalBackend, choose_backend, plan_pass, single_threaded_blas
@@ -31,8 +32,6 @@ from dask_gmm.fitting.prediction import (
     Written,
 )
 from dask_gmm.fitting.verbose import VerboseObserver
-from dask_gmm.mixture.covariance import covariance_family
-from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_file import load_model, save_model
 
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import BlockJob, PassProgress
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.mixture.parameters import MixtureParameters
 
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
@@ -119,7 +119,10 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: object) -> NDArray[np.floating[Any]]: ...
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]] | da.Array:
-        """Return the posterior probability of each component; shape of the samples, then K."""
+        """Return the posterior probability of each component; shape of the samples, then K.
+
+        float32 for float32 rows, as scikit-learn's, else float64.
+        """
         check_is_fitted(self)
         source = open_input(self, X, reset=False)
         function = Posteriors(self._parameters(), self.kernel, _real(source))
@@ -130,14 +133,17 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def score_samples(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
 
     @overload
-    def score_samples(self, X: object) -> NDArray[np.floating[Any]]: ...
+    def score_samples(self, X: object) -> NDArray[np.float64]: ...
 
-    def score_samples(self, X: Any) -> NDArray[np.floating[Any]] | da.Array:
-        """Return the log-density of each sample, in nats; shape of the samples."""
+    def score_samples(self, X: Any) -> NDArray[np.float64] | da.Array:
+        """Return the log-density of each sample, in nats; shape of the samples, float64.
+
+        Also of float32 rows, which may lie so far out that float32 has no number for it.
+        """
         check_is_fitted(self)
         source = open_input(self, X, reset=False)
-        function = LogDensities(self._parameters(), self.kernel, _real(source))
-        densities: NDArray[np.floating[Any]] | da.Array = self._map(source, function)
+        function = LogDensities(self._parameters(), self.kernel)
+        densities: NDArray[np.float64] | da.Array = self._map(source, function)
         return densities
 
     def predict_to(
@@ -229,6 +235,11 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(
                 f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
                 f"of 1 is required."
+            )
+        if not np.isfinite(found.total):
+            raise InputError(
+                "The log-likelihood of these rows is too large for float64: they lie beyond 1e150 "
+                "standard deviations from the mixture. Are they in the units of its fit?"
             )
         return Criteria(
             n_rows=found.rows,
@@ -328,36 +339,8 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return observers
 
     def _parameters(self) -> MixtureParameters:
-        """The fitted attributes as one value; also those that somebody has set by hand."""
-        family = covariance_family(self.covariance_type)
-        weights, means = frozen_array(self.weights_), frozen_array(self.means_)
-        factors = frozen_array(self.precisions_cholesky_)
-        fitted = getattr(self, "_fitted_type", self.covariance_type)
-        shape = family.covariance_shape(*means.shape) if means.ndim == 2 else None
-        if fitted != self.covariance_type or factors.shape != shape:
-            raise InputError(
-                f"This mixture was fitted with covariance_type={fitted!r} and has factors of shape "
-                f"{factors.shape}; they cannot be used with covariance_type="
-                f"{self.covariance_type!r}. Fit it again."
-            )
-        covariances = (
-            frozen_array(self.covariances_)
-            if hasattr(self, "covariances_")
-            else frozen_array(family.covariances(factors))
-        )
-        return MixtureParameters(family, weights, means, covariances, factors)
-
-    def _set_parameters(
-        self, parameters: MixtureParameters, dtype: type[np.floating[Any]] | DTypeLike
-    ) -> None:
-        self.weights_ = parameters.weights.astype(dtype)
-        self.means_ = parameters.means.astype(dtype)
-        self.covariances_ = parameters.covariances.astype(dtype)
-        self.precisions_cholesky_ = parameters.precisions_cholesky.astype(dtype)
-        # From the factors as they are kept, so that a saved and loaded model has the same bits.
-        kept = self.precisions_cholesky_.astype(np.float64)
-        self.precisions_ = parameters.family.precisions(kept).astype(dtype)
-        self._fitted_type = parameters.family.name
+        """The fitted parameters as one value; also those that somebody has set by hand."""
+        return parameters_of(self)
 
     def _n_parameters(self) -> int:
         """Free parameters of the fitted mixture; scikit-learn's name, used by its tests."""
@@ -390,5 +373,5 @@ def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> 
 
 
 def _real(source: Source) -> type[np.floating[Any]]:
-    """Type of real results: float32 for float32 data, as in scikit-learn, else float64."""
+    """Type of probabilities: float32 for float32 data, as in scikit-learn, else float64."""
     return np.float32 if source.dtype == np.float32 else np.float64

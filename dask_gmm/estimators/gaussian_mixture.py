@@ -5,13 +5,13 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
-import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.endings import warn_of_ending
+from dask_gmm.estimators.attributes import set_parameters
+from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import keeping_features, open_input
 from dask_gmm.execution import choose_backend
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import dask.array as da
-    from numpy.typing import NDArray
+    import numpy as np
+    from numpy.typing import DTypeLike, NDArray
 
     from dask_gmm.data.source import Source
     from dask_gmm.estimators.fitted import LazyData
@@ -137,7 +138,10 @@ class GaussianMixture(FittedMixture):
     weights_ : (K,)
     means_ : (K, D)
     covariances_, precisions_, precisions_cholesky_
-        Of shape (K, D, D), (D, D), (K, D) or (K,) by `covariance_type`.
+        Of shape (K, D, D), (D, D), (K, D) or (K,) by `covariance_type`. These five are float64;
+        for float32 rows float32, as scikit-learn's, where that moves nothing by 1e-4 standard
+        deviations. Score, predictions, files and warm starts use the fit's own float64 numbers,
+        except for what somebody has set by hand since.
     converged_ : bool
     n_iter_ : int
         Iterations of the best start: M-steps of plain EM, or passes whose step was accepted.
@@ -352,8 +356,9 @@ class GaussianMixture(FittedMixture):
             observers=self._observers(),
             warm=self._warm_start(source.n_features),
         )
-        self._keep(report, np.float32 if source.dtype == np.float32 else np.float64)
+        self._keep(report, source.dtype)
         warn_of_ending(report, settings)
+        warn_of_rounded_integers(report, source.dtype)
 
     def _warm_start(self, n_features: int) -> WarmStart | None:
         if not (self.warm_start and hasattr(self, "converged_")):
@@ -367,9 +372,10 @@ class GaussianMixture(FittedMixture):
             )
         return WarmStart(parameters, float(self.lower_bound_))
 
-    def _keep(self, report: FitReport, dtype: type[np.floating[Any]]) -> None:
+    def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
+        """Take over what came of a fit to data of some type."""
         best = report.best
-        self._set_parameters(best.parameters, dtype)
+        set_parameters(self, best.parameters, dtype)
         self.converged_ = best.outcome is Outcome.CONVERGED
         self.n_iter_ = best.n_iter
         self.lower_bound_ = best.lower_bound

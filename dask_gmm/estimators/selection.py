@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sklearn.utils import check_random_state
 
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.endings import warn_of_ending
+from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.inputs import open_input
 from dask_gmm.estimators.selection_table import Selection, row_of
@@ -25,6 +24,9 @@ from dask_gmm.mixture.covariance import covariance_family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import DTypeLike
 
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.selection import SelectionReport
@@ -163,8 +165,7 @@ def select_gaussian_mixture(
     model.set_params(callbacks=None)
     table = tuple(row_of(result) for result in report.results)
     best = table[report.results.index(report.winner)]
-    kept = np.float32 if source.dtype == np.float32 else np.float64
-    _make_best(model, report, settings, kept)
+    _make_best(model, report, settings, source.dtype)
     return Selection(
         criterion=criterion,
         table=table,
@@ -241,7 +242,7 @@ def _make_best(
     model: GaussianMixture,
     report: SelectionReport,
     settings: FitSettings,
-    dtype: type[np.floating[Any]],
+    dtype: DTypeLike,
 ) -> None:
     """Turn the estimator into the winner, as its own `fit` would have left it."""
     best = report.winner.best
@@ -257,3 +258,4 @@ def _make_best(
     )
     model._keep(fitted, dtype)
     warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)
+    warn_of_rounded_integers(fitted, dtype, stacklevel=4)

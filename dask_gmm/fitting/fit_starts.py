@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.errors import InputError
+from dask_gmm.errors import InputError, UnitsWarning
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
 from dask_gmm.execution.plan import plan_pass
@@ -80,7 +81,8 @@ def fit_sample_of(
     computed = warm is None and not settings.given.complete
     if not (computed or acceleration == "variance-reduced" or settings.on_collapse == "reseed"):
         return acceleration, None
-    sample = starting_sample(source, backend, size, random_state, notify)
+    reg_covar = settings.reg_covar
+    sample = starting_sample(source, backend, size, reg_covar, random_state, notify)
     if sample.complete and settings.acceleration == "auto":
         acceleration = None  # chunks of unknown sizes turn out to be few
     return acceleration, sample
@@ -188,11 +190,15 @@ def starting_sample(
     source: Source,
     backend: Backend,
     size: int,
+    reg_covar: float,
     random_state: np.random.RandomState,
     notify: Observer,
     wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
 ) -> Sample:
-    """Draw `size` rows for the starts and say so; see `draw_sample`."""
+    """Draw `size` rows for the starts and say so; see `draw_sample`.
+
+    Warns of features that `reg_covar` hides.
+    """
     everything = source.n_rows is not None and source.n_rows <= size
     # A start on all rows must take scikit-learn's draws from `random_state` and no other.
     # So do chunks of unknown sizes that turn out to be few: the seed comes from a copy.
@@ -208,4 +214,19 @@ def starting_sample(
             seconds=result.seconds,
         )
     )
+    _warn_of_hidden(sample, reg_covar)
     return sample
+
+
+def _warn_of_hidden(sample: Sample, reg_covar: float) -> None:
+    """Say so where all the scatter of a feature is less than what is added to its variances."""
+    hidden = sample.below(reg_covar**0.5)
+    if not hidden:
+        return
+    others = f" and of {len(hidden) - 1} other(s)" if len(hidden) > 1 else ""
+    warnings.warn(
+        f"reg_covar={reg_covar:g} is more than the variance of feature {hidden[0]}{others}: the "
+        f"mixture hardly sees it. Lower reg_covar, or scale the data to unit variance.",
+        UnitsWarning,
+        stacklevel=2,
+    )

@@ -82,6 +82,12 @@ def _check_precisions(family: CovarianceFamily, precisions: Array) -> None:
         if np.any(precisions <= 0.0):
             raise InputError(f"'{family.name} precision' should be positive")
         return
-    symmetric = np.allclose(precisions, np.swapaxes(precisions, -1, -2))
-    if not symmetric or np.any(np.linalg.eigvalsh(precisions) <= 0.0):
-        raise InputError(f"'{family.name} precision' should be symmetric, positive-definite")
+    diagonal = np.diagonal(precisions, axis1=-2, axis2=-1)
+    if np.all(diagonal > 0.0):
+        # As correlations, whose size says something whatever the features' units are.
+        scale = 1.0 / np.sqrt(diagonal)
+        unitless = precisions * scale[..., None] * scale[..., None, :]
+        symmetric = np.allclose(unitless, np.swapaxes(unitless, -1, -2), atol=1e-6)
+        if symmetric and np.all(np.linalg.eigvalsh(unitless) > 0.0):
+            return
+    raise InputError(f"'{family.name} precision' should be symmetric, positive-definite")

@@ -89,7 +89,8 @@ def draw_grid_sample(
     def wrap(job: BlockJob[Any]) -> BlockJob[Any]:
         return job if held_out is None else TrainingRowsJob(job, held_out, source.block_bytes)
 
-    sample = starting_sample(source, backend, size, random_state, notify, wrap)
+    reg_covar = settings.reg_covar
+    sample = starting_sample(source, backend, size, reg_covar, random_state, notify, wrap)
     most = max(p.n_components for p in points)
     check_row_count(sample.rows.shape[0], most)
     check_distinct(sample.rows, most)

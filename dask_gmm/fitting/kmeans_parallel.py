@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.errors import InputError
+from dask_gmm.fitting.comfortable import exponent_of
 from dask_gmm.fitting.events import StartRead
 from dask_gmm.fitting.starts import cluster_weighted, spread_out
 from dask_gmm.mixture.estimation import maximize
@@ -92,7 +93,8 @@ class DrawnPlaces:
         labels, centres = cluster_weighted(
             moments.reference, moments.counts, n_components, random_state
         )
-        return maximize(group_components(moments, labels, centres), reg_covar)
+        with np.errstate(over="ignore", invalid="ignore"):  # `maximize` says whose squares overflow
+            return maximize(group_components(moments, labels, centres), reg_covar)
 
 
 def draw_places(
@@ -204,9 +206,10 @@ class _DrawJob:
             key = (_PURPOSE, self.seed, self.round, restart, block.index)
             logs = np.log1p(-np.random.default_rng(key).random(len(rows)))
             keys = np.full(len(rows), -np.inf)
-            for where, squares, _ in _nearest(rows, places):
-                far = squares > 0.0
-                keys[where][far] = logs[where][far] / squares[far]
+            with np.errstate(over="ignore", invalid="ignore"):  # a key of −∞ is never drawn
+                for where, squares, _ in _nearest(rows, places):
+                    far = squares > 0.0
+                    keys[where][far] = logs[where][far] / squares[far]
             chosen = np.lexsort((-keys,))[: self.size]
             chosen = chosen[np.isfinite(keys[chosen])]
             drawn.append(
@@ -241,7 +244,8 @@ class _MomentsJob:
     def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Parts:
         """Return statistics about the places, a `_Parts` of families for each restart."""
         rows = as_rows(rows, self.places[0].shape[1])
-        return _Parts(tuple(self._moments(rows, places) for places in self.places))
+        with np.errstate(over="ignore", invalid="ignore"):  # the start says whose squares overflow
+            return _Parts(tuple(self._moments(rows, places) for places in self.places))
 
     def _moments(self, rows: NDArray[Any], places: Array) -> _Parts:
         m, d = places.shape
@@ -290,14 +294,21 @@ def _tile_bytes(places: tuple[Array, ...]) -> int:
 
 
 def _nearest(rows: NDArray[Any], places: Array) -> Iterator[tuple[slice, Array, NDArray[np.intp]]]:
-    """Tile by tile, each row's squared distance to the nearest place, and which one that is."""
+    """Tile by tile, each row's squared distance to the nearest place, and which one that is.
+
+    The distances are in units in which their squares are neither too large nor too small.
+    """
     middle = places.mean(axis=0)
     centred = places - middle
+    exponent = exponent_of(centred)
+    centred = np.ldexp(centred, -exponent)
     squares = np.vecdot(centred, centred)
     for start in range(0, len(rows), _TILE_ROWS):
         where = slice(start, min(start + _TILE_ROWS, len(rows)))
         check_finite(rows[where], start)
         x = rows[where].astype(np.float64) - middle
+        if exponent:
+            np.ldexp(x, -exponent, out=x)
         labels = np.argmin(squares - 2.0 * (x @ centred.T), axis=1)
         # From the differences: a row that is a place must be at a distance of nothing at all.
         x -= centred[labels]

@@ -30,6 +30,7 @@ _MIN_BLOCKS = 64
 _MIN_ROWS = 100_000
 _ROWS_PER_PARAMETER = 50
 _MAX_BYTES = 256 * 2**20
+_PROBED = 1024
 
 
 def automatic_size(n_parameters: int, n_features: int) -> int:
@@ -81,6 +82,20 @@ class Sample:
 
     rows: NDArray[np.floating[Any]]
     complete: bool
+
+    def below(self, deviation: float) -> tuple[int, ...]:
+        """Features that vary, but by less than this standard deviation, on every 1,000th row or so.
+
+        Parameters
+        ----------
+        deviation : float
+        """
+        probed = self.rows[:: max(1, len(self.rows) // _PROBED)].astype(np.float64)
+        middle = 0.5 * probed.max(axis=0) + 0.5 * probed.min(axis=0)
+        probed -= middle
+        reach = np.abs(probed).max(axis=0)  # so that no square under- or overflows
+        widths = reach * np.std(probed / np.where(reach > 0.0, reach, 1.0), axis=0)
+        return tuple(np.flatnonzero((widths > 0.0) & (widths < deviation)).tolist())
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from dask_gmm.errors import InputError
+from dask_gmm.fitting.comfortable import for_k_means, for_k_means_plus_plus
 from dask_gmm.mixture.covariance import TIED
 from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
@@ -116,10 +117,11 @@ def start_from(
     reg_covar: float,
 ) -> MixtureParameters:
     """The start of a family that follows from `responsibilities`; see `initial_parameters`."""
-    statistics = responsibility_statistics(rows, pieces, n_components, family)
-    computed = maximize(statistics, reg_covar)
-    if family is TIED and init_params in ("k-means++", "random_from_data"):
-        computed = _pooled_start(rows, computed, reg_covar)
+    with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares are too large
+        statistics = responsibility_statistics(rows, pieces, n_components, family)
+        computed = maximize(statistics, reg_covar)
+        if family is TIED and init_params in ("k-means++", "random_from_data"):
+            computed = _pooled_start(rows, computed, reg_covar)
     return computed
 
 
@@ -149,18 +151,27 @@ def cluster_weighted(
     A light place far away is a centre in the best clustering and missed by many a start of
     k-means; on so few places another start costs nothing.
     """
+    comfortable = for_k_means(places)
     means = KMeans(n_clusters=n_clusters, n_init=20, random_state=random_state)
-    means.fit(places, sample_weight=weights)
-    return means.labels_.astype(np.intp), means.cluster_centers_
+    means.fit(comfortable.rows, sample_weight=weights)
+    return means.labels_.astype(np.intp), comfortable.back(means.cluster_centers_)
 
 
 def spread_out(
     rows: Rows, n_clusters: int, random_state: np.random.RandomState
 ) -> NDArray[np.floating[Any]]:
     """Rows that k-means++ chooses, (K, D)."""
-    _, chosen = kmeans_plusplus(rows, n_clusters, random_state=random_state)
-    found: NDArray[np.floating[Any]] = rows[chosen]
+    found: NDArray[np.floating[Any]] = rows[_plus_plus(rows, n_clusters, random_state)]
     return found
+
+
+def _plus_plus(
+    rows: Rows, n_clusters: int, random_state: np.random.RandomState
+) -> NDArray[np.intp]:
+    """Which rows k-means++ chooses, (K,)."""
+    comfortable = for_k_means_plus_plus(rows)
+    _, chosen = kmeans_plusplus(comfortable.rows, n_clusters, random_state=random_state)
+    return np.asarray(chosen, dtype=np.intp)
 
 
 def responsibility_statistics(
@@ -211,7 +222,7 @@ def responsibilities(
     """For each component in turn, the rows that start in it and how much of each."""
     if init_params == "kmeans":
         means = KMeans(n_clusters=n_components, n_init=1, random_state=random_state)
-        labels = means.fit(rows).labels_
+        labels = means.fit(for_k_means(rows).rows).labels_
         for k in range(n_components):
             members = np.flatnonzero(labels == k)
             yield members, np.ones(members.size)
@@ -222,7 +233,7 @@ def responsibilities(
             yield slice(None), r[:, k]
     elif init_params in ("k-means++", "random_from_data"):
         if init_params == "k-means++":
-            _, chosen = kmeans_plusplus(rows, n_components, random_state=random_state)
+            chosen = _plus_plus(rows, n_components, random_state)
         else:
             chosen = random_state.choice(rows.shape[0], size=n_components, replace=False)
         for index in chosen:
@@ -240,11 +251,15 @@ def _pooled_start(rows: Rows, computed: MixtureParameters, reg_covar: float) -> 
     K rows that are their components' means leave no scatter about them, and a shared covariance
     of nothing but `reg_covar` would make the first E-step a hard assignment. scikit-learn's tied
     estimate takes the moments of *all* rows here, which gives a wide start that finds better
-    optima; a start must be the same for the same `random_state`, so this is its formula.
+    optima; a start must be the same for the same `random_state`, so this is its formula. It is
+    about the origin; so far from there that nothing else were left of it, about the rows' mean.
     """
-    x = np.asarray(rows, dtype=np.float64)
-    k = computed.n_components
-    covariance = (x.T @ x - computed.means.T @ computed.means) / k
+    x, means, k = np.asarray(rows, dtype=np.float64), computed.means, computed.n_components
+    comfortable = for_k_means_plus_plus(rows)
+    if comfortable.centre is not None:
+        middle = comfortable.back(np.zeros((1, x.shape[1])))
+        x, means = x - middle, means - middle
+    covariance = (x.T @ x - means.T @ means) / k
     covariance.flat[:: covariance.shape[0] + 1] += reg_covar
     TIED.factor(covariance)  # says what is wrong with it, if anything is
     return MixtureParameters.create(TIED, computed.weights, computed.means, covariance)

@@ -45,9 +45,10 @@ def maximize(statistics: SufficientStatistics, reg_covar: float) -> MixtureParam
     """
     counts = statistics.counts + 10.0 * _EPS
     means = statistics.reference + statistics.first / counts[:, None]
-    covariances = statistics.family.estimate(counts, statistics.first, statistics.second, reg_covar)
+    family, first, second = statistics.family, statistics.first, statistics.second
+    with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares are too large
+        covariances = family.estimate(counts, first, second, reg_covar)
     weights = counts / counts.sum()
-    family = statistics.family
     arrays = (weights, means, covariances, family.factor(covariances))
     for array in arrays:
         array.setflags(write=False)

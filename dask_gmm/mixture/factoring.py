@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["factor_matrix", "factor_variances"]
 
+# Below this float64 loses digits, and soon the inverse is too large for it.
+_LEAST_VARIANCE = float(np.finfo(np.float64).tiny)
+
 _COLLAPSED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
     "covariance (for instance caused by singleton or collapsed samples). Try to decrease the "
@@ -44,7 +47,7 @@ def factor_matrix(covariance: Array, component: int | None) -> Array:
     Raises
     ------
     CollapsedComponentError
-        The covariance is not positive definite.
+        The covariance is not positive definite, or its inverse is no float64.
     InputError
         It is not finite.
     """
@@ -52,10 +55,11 @@ def factor_matrix(covariance: Array, component: int | None) -> Array:
         raise _overflow(component)
     # LAPACK itself: scipy.linalg's checks would take several times as long for a small matrix.
     lower, failed = lapack.dpotrf(covariance, lower=1)
-    if failed or not np.isfinite(lower).all():  # it lets NaN through
+    if failed:
         raise _collapsed(component)
     inverse, failed = lapack.dtrtrs(lower, np.eye(len(covariance)), lower=1)
-    if failed:
+    # ‖L⁻¹‖² = tr Σ⁻¹ is no number either where LAPACK has let NaN through, or where Σ⁻¹ overflows.
+    if failed or not np.isfinite(np.vdot(inverse.T, inverse.T)):
         raise _collapsed(component)
     # C order, as a factor that was loaded or copied has: BLAS may round the two differently.
     return np.ascontiguousarray(inverse.T)
@@ -67,11 +71,12 @@ def factor_variances(variances: Array) -> Array:
     Raises
     ------
     CollapsedComponentError
-        A variance is not positive.
+        A variance is not positive, or so small that its inverse is no float64.
     InputError
         A variance is not finite.
     """
-    for bad, error in ((~np.isfinite(variances), _overflow), (variances <= 0.0, _collapsed)):
+    too_large, too_small = ~np.isfinite(variances), variances < _LEAST_VARIANCE
+    for bad, error in ((too_large, _overflow), (too_small, _collapsed)):
         if bad.any():
             raise error(int(np.argwhere(bad)[0][0]))
     return 1.0 / np.sqrt(variances)

@@ -65,8 +65,7 @@ for _module in _MODULES.values():
     globals().update({n: f for n, f in _tests(_module).items() if n not in LEFT_OUT})
 
 
-# Our score of float32 rows is computed in float64 and then differs, in the seventh digit, from the
-# mean of densities rounded to float32, which that test wants it to equal.
+# Our log-densities of float32 rows are float64, and that test wants them to be float32.
 FLOAT64_ONLY = ("test_score",)
 
 

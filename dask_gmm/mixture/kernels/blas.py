@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["BlasKernel"]
+__all__ = ["BlasKernel", "whitening_bytes"]
 
 LARGEST_CANCELLATION = 1e-10
 """Predicted error above which a candidate is evaluated by whitening."""
@@ -128,6 +128,12 @@ class BlasKernel:
             max(_numbers(n_features, k, family) for family in kinds)
             for k, kinds in possible_families(n_components, families)
         )
+
+
+def whitening_bytes(n_features: int, n_components: int, family: CovarianceFamily) -> int:
+    """Bytes that a candidate takes at most that is evaluated by whitening."""
+    tile = _whitening_tile(n_features)
+    return 8 * _whitening_numbers(n_features, n_components, family, tile)
 
 
 def _tile_rows(n_components: int, size: int) -> int:

@@ -19,12 +19,13 @@ from dask_gmm.mixture.kernels.base import (
     beyond_range,
     possible_families,
 )
-from dask_gmm.mixture.kernels.blas import BlasKernel
+from dask_gmm.mixture.kernels.blas import BlasKernel, whitening_bytes
 from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
 from dask_gmm.mixture.kernels.compiled.design import Design, tile_rows
 from dask_gmm.mixture.kernels.compiled.moments import (
     LARGEST_SINGLE_ERROR,
+    LEAST_SINGLE_VARIANCE,
     NARROW_FOR_SHARED,
     NARROW_FOR_SINGLE,
     NOT_FINITE,
@@ -33,10 +34,11 @@ from dask_gmm.mixture.kernels.compiled.moments import (
 from dask_gmm.mixture.kernels.compiled.prepared import Members, Prepared, keep
 from dask_gmm.mixture.kernels.compiled.run import RowsOutOfRangeError, Run, bytes_needed, room
 from dask_gmm.mixture.kernels.features import common_centre
+from dask_gmm.mixture.rounding import far_apart
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
 
     Array = NDArray[np.float64]
+    ByBlas = Callable[[Design, MixtureParameters, Array], bool]
 
 __all__ = ["CompiledKernel"]
 
@@ -100,7 +103,8 @@ class CompiledKernel:
             rows = as_rows(rows, candidate.parameters.n_features)
         lane = None if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
         found: dict[int, SufficientStatistics] = {}
-        prepared = self._prepare(rows, candidates, weighted=lane is not None)
+        blas = _slower_than_blas if lane is None else _never
+        prepared = self._prepare(rows, candidates, blas)
         for j in prepared.by_blas:
             found[j] = BlasKernel().statistics(rows, [candidates[j]])[0]
         for members in prepared.members:
@@ -146,8 +150,7 @@ class CompiledKernel:
         single = False
         if single_rows and self._single:
             rounded = centre.astype(np.float32).astype(np.float64)
-            error = packing.rounding(parameters, rounded, _EPS_SINGLE)
-            if error <= LARGEST_SINGLE_ERROR:
+            if _suits_single(parameters, rounded):
                 single, centre = True, rounded
             else:
                 _say_once(
@@ -158,14 +161,14 @@ class CompiledKernel:
         return self._design(parameters.family.name, d, k, single_rows, single), centre
 
     def _prepare(
-        self, rows: NDArray[Any], candidates: Sequence[Candidate], *, weighted: bool
+        self, rows: NDArray[Any], candidates: Sequence[Candidate], blas: ByBlas
     ) -> Prepared:
         """What these candidates need before rows like these are read; from the last call if so."""
-        settings = rows.dtype == np.float32, self._width, self._single, weighted
-        return keep(settings, candidates, lambda: self._prepare_now(rows, candidates, weighted))
+        settings = rows.dtype == np.float32, self._width, self._single, blas
+        return keep(settings, candidates, lambda: self._prepare_now(rows, candidates, blas))
 
     def _prepare_now(
-        self, rows: NDArray[Any], candidates: Sequence[Candidate], weighted: bool
+        self, rows: NDArray[Any], candidates: Sequence[Candidate], blas: ByBlas
     ) -> Prepared:
         by_blas: list[int] = []
         groups: dict[tuple[Design, bytes], list[int]] = {}
@@ -173,7 +176,7 @@ class CompiledKernel:
         with np.errstate(all="ignore"):
             for j, candidate in enumerate(candidates):
                 design, centre = self._plan(rows, candidate.parameters)
-                if not weighted and _faster_by_blas(design, candidate.parameters):
+                if blas(design, candidate.parameters, centre):
                     by_blas.append(j)
                     continue
                 groups.setdefault((design, centre.tobytes()), []).append(j)
@@ -229,7 +232,11 @@ class CompiledKernel:
         *columns: int,
     ) -> NDArray[Any]:
         rows = as_rows(rows, parameters.n_features)
-        (members,) = self._prepare(rows, [Candidate(parameters)], weighted=True).members
+        prepared = self._prepare(rows, [Candidate(parameters)], _worse_than_blas)
+        if prepared.by_blas:
+            found: NDArray[Any] = getattr(BlasKernel(), entry)(rows, parameters)
+            return found
+        (members,) = prepared.members
         n = room(len(rows), members.design)
         output: NDArray[Any] = np.empty((n, *columns), dtype=dtype)
         try:
@@ -257,12 +264,34 @@ def _bytes(width: int | None, d: int, k: int, family: CovarianceFamily) -> int:
     if family.dense_factors:
         most += 64 * k * d * d
     most += 256 * k * d
+    most = max(most, whitening_bytes(d, k, family))
     if family.name == "tied":  # which may go through BLAS instead
         most = max(most, BlasKernel().workspace_bytes(d, [k], [family])) + 32 * k * k
     return most
 
 
-def _faster_by_blas(design: Design, parameters: MixtureParameters) -> bool:
+def _suits_single(parameters: MixtureParameters, centre: Array) -> bool:
+    """Whether float32 has the digits for these parameters about a centre, and the range."""
+    variances = parameters.family.diagonals(parameters.covariances, *parameters.means.shape)
+    if variances.min() < LEAST_SINGLE_VARIANCE:
+        return False
+    return packing.rounding(parameters, centre, _EPS_SINGLE) <= LARGEST_SINGLE_ERROR
+
+
+def _never(*_: object) -> bool:
+    """BLAS takes no row weights."""
+    return False
+
+
+def _worse_than_blas(design: Design, parameters: MixtureParameters, centre: Array) -> bool:
+    """Whether the program's common centre costs digits: BLAS whitens differences to the means."""
+    return not design.lanes.single and far_apart(parameters, centre)
+
+
+def _slower_than_blas(design: Design, parameters: MixtureParameters, centre: Array) -> bool:
+    """Whether BLAS is the better one, or the quicker one where both are good."""
+    if _worse_than_blas(design, parameters, centre):
+        return True
     if design.family != "tied":
         return False
     arithmetic = "float32" if design.lanes.single else "float64"

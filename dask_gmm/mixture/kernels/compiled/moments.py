@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.compiled.records import Member
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code
 
-    Narrow = Callable[[Value, Value, Value, Value], Value]
+    Narrow = Callable[[Value, Value, Value, Value, Value], Value]
 
 __all__ = [
     "LARGEST_SINGLE_ERROR",
+    "LEAST_SINGLE_VARIANCE",
     "NARROW_FOR_SHARED",
     "NARROW_FOR_SINGLE",
     "NOT_FINITE",
@@ -42,6 +43,10 @@ LARGEST_SINGLE_ERROR: Final = 1e-4
 SMALLEST_SINGLE_VARIANCE: Final = (float(np.finfo(np.float32).eps) / LARGEST_SINGLE_ERROR) ** 2
 """Variance, beside the mean square of the distances from the centre, that float32 can lose."""
 
+LEAST_SINGLE_VARIANCE: Final = 2.0**-110
+"""Variance from which on float32 holds the squares that add up to it; its numbers end at 2⁻¹²⁶,
+and below that they have fewer and fewer digits."""
+
 FEWEST_ROWS: Final = 8.0
 """Rows of a component in a block from which its scatter there is taken for its width."""
 
@@ -52,7 +57,7 @@ NARROW_FOR_SHARED: Final = 2
 """A component is so narrow, far from the centre, that products of features may have lost it."""
 
 NARROW_FOR_SINGLE: Final = 4
-"""A component is so narrow, far from the centre, that float32 may have lost it."""
+"""A component is so narrow, far from the centre or in its units, that float32 may have lost it."""
 
 NOT_FINITE: Final = 8
 """A second moment is too large for its arithmetic."""
@@ -287,11 +292,13 @@ def _move(code: Code, found: _Found, shifts: Array) -> None:
 def _judge(code: Code, design: Design, sums: _Sums, found: _Found) -> Value:
     """Whether rounding may show in a component's width, or a second moment is not finite.
 
-    It may where a variance is below some part of the mean square of the distances from the centre.
-    The covariances known before the step need not tell: a component can collapse in one step.
+    It may where a variance is below some part of the mean square of the distances from the centre,
+    or where the squares themselves were too small. (Then the sum of the distances is still there,
+    but for a feature that is constant, of which nothing can be lost.) The covariances known before
+    the step need not tell: a component can collapse in one step.
     """
 
-    def narrow(count: Value, variance: Value, square: Value, said: Value) -> Value:
+    def narrow(count: Value, variance: Value, square: Value, of_mean: Value, said: Value) -> Value:
         """`said`, and what is to be said of a variance beside that mean square."""
         told = said
         for limit, bit in (
@@ -300,6 +307,11 @@ def _judge(code: Code, design: Design, sums: _Sums, found: _Found) -> Value:
         ):
             below = code.greater(_number(code, limit) * square, variance)
             told = code.select(below, _with(code, told, bit), told)
+        if design.lanes.single:
+            moved = code.greater(of_mean, _number(code, 0.0))
+            least = code.select(moved, _number(code, LEAST_SINGLE_VARIANCE), variance)
+            below = code.greater(least, variance)
+            told = code.select(below, _with(code, told, NARROW_FOR_SINGLE), told)
         return code.select(code.greater(_number(code, FEWEST_ROWS), count), said, told)
 
     judge = _judge_tied if design.family == "tied" else _judge_components
@@ -333,14 +345,14 @@ def _judge_components(code: Code, sums: _Sums, found: _Found, narrow: Narrow) ->
             width = scatter - squares / features
 
         def feature(i: Value, said: Value) -> list[Value]:
-            reference = sums.reference(k, i)
+            reference, mean = sums.reference(k, i), of_mean(i)
             if family == "spherical":
                 square, variance = scatter, width
             else:
                 place = (k * d + i) * d + i if family == "full" else k * d + i
                 square = found.second.read(place) / safe
-                variance = square - of_mean(i)
-            return [narrow(count, variance, reference * reference + square, said)]
+                variance = square - mean
+            return [narrow(count, variance, reference * reference + square, mean, said)]
 
         return code.loop(d, feature, carry=[said])
 
@@ -361,7 +373,8 @@ def _judge_tied(code: Code, sums: _Sums, found: _Found, narrow: Narrow) -> Value
 
         of_means, furthest = code.loop(n, component, carry=[zero, zero])
         square = found.second.read(i * d + i) / safe
-        return [narrow(count, square - of_means / safe, furthest + square, said)]
+        variance = square - of_means / safe
+        return [narrow(count, variance, furthest + square, of_means, said)]
 
     return code.loop(d, feature, carry=[code.integer(0)])[0]
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.mixture.covariance import FULL, TIED
+from dask_gmm.mixture.covariance import TIED
 from dask_gmm.mixture.kernels.compiled.design import GROUP
 from dask_gmm.mixture.kernels.differences import negligible
 from dask_gmm.mixture.kernels.forms import cancellation, log_constants
+from dask_gmm.mixture.rounding import rounding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,35 +101,6 @@ def may_share(design: Design, candidate: Candidate, centre: Array) -> bool:
     return size <= MOST_CANCELLATION
 
 
-def rounding(parameters: MixtureParameters, centre: Array, eps: float) -> float:
-    """Error to expect in log-densities and whitened covariances from arithmetic of precision eps.
-
-    It is eps·max_k ‖|Uᵀ|(|μ_k − c| + σ_k)‖∞, what whitening a row of component k adds up, or
-    eps·cond(Σ_k), what the covariance itself loses, if that is larger.
-    """
-    k, d = parameters.means.shape
-    family = parameters.family
-    variances = family.diagonals(parameters.covariances, k, d)
-    size = np.abs(parameters.means - centre) + np.sqrt(variances)
-    if family in (FULL, TIED):
-        factors = np.swapaxes(np.abs(parameters.precisions_cholesky), -1, -2)
-        distance = float(np.max(factors @ size[:, :, None]))
-        own = parameters.covariances.reshape(-1, d, d)
-        # √(cond) ≤ ‖U‖_F ‖U⁻¹‖_F, and ‖U⁻¹‖²_F = tr Σ: dear eigenvalues only if that is too much.
-        factor = parameters.precisions_cholesky.reshape(-1, d, d)
-        bound = np.einsum("kij,kij->k", factor, factor) * np.trace(own, axis1=1, axis2=2)
-        condition = float(np.max(bound))
-        if condition > distance and eps * condition > _CLEARLY_SMALL:
-            values = np.linalg.eigvalsh(own)
-            condition = float(np.max(values[:, -1] / np.maximum(values[:, 0], _TINY)))
-    else:
-        # Each feature has its own arithmetic: no condition enters.
-        distance = float(np.max(parameters.precisions_cholesky.reshape(k, -1) * size))
-        condition = 1.0
-    worst = eps * max(distance, condition)
-    return worst if np.isfinite(worst) else np.inf
-
-
 def neighbours(parameters: MixtureParameters) -> float:
     """Components that share in a row of a tied mixture, on average: those close to its own.
 
@@ -139,7 +111,3 @@ def neighbours(parameters: MixtureParameters) -> float:
     squares = np.einsum("kd,kd->k", white, white)
     distances = squares[:, None] + squares - 2.0 * white @ white.T
     return float(parameters.weights @ (distances < 200.0).sum(axis=1))
-
-
-_CLEARLY_SMALL = 1e-5
-_TINY = float(np.finfo(np.float64).tiny)

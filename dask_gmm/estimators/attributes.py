@@ -1,0 +1,94 @@
+"""The fitted parameters as attributes of an estimator: to look at, to change, to compute with.
+
+scikit-learn's attributes are of the data's type, and so are these where that type can hold them: a
+float32 number has seven digits, and the mean of float32 rows, of Unix seconds say, may need more.
+An estimator keeps the fit's own float64 numbers beside them, and whatever it does it does with
+those. An attribute that somebody has set since counts as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.errors import InputError
+from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+from dask_gmm.mixture.rounding import holds
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["copy_parameters", "parameters_of", "set_parameters"]
+
+NAMES = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
+"""Of `MixtureParameters`; the attributes have them with an underscore behind."""
+
+
+def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> None:
+    """Give an estimator its fitted parameters.
+
+    Parameters
+    ----------
+    gm : estimator
+    parameters : MixtureParameters
+    dtype : numpy dtype
+        Of the rows. The attributes are float32 for float32 rows if that type can hold them
+        (`mixture.rounding.holds`), else float64.
+    """
+    single = np.dtype(dtype) == np.float32 and holds(np.dtype(np.float32), parameters)
+    kind = np.float32 if single else np.float64
+    for name in NAMES:
+        setattr(gm, f"{name}_", getattr(parameters, name).astype(kind))
+    gm._fitted = parameters
+
+
+def copy_parameters(source: Any, target: Any) -> None:
+    """Give another estimator, perhaps scikit-learn's own, the exact numbers of a fitted one.
+
+    Those of them that are there; what scikit-learn has fitted is copied as it is.
+    """
+    exact = None if getattr(source, "_fitted", None) is None else parameters_of(source)
+    for name in NAMES:
+        if hasattr(source, f"{name}_"):
+            shown = np.asarray(getattr(source, f"{name}_"))
+            rounded = exact is not None and shown.dtype != np.float64
+            setattr(target, f"{name}_", np.array(getattr(exact, name) if rounded else shown))
+
+
+def parameters_of(gm: Any) -> MixtureParameters:
+    """The fitted parameters of an estimator; also those that somebody has set by hand.
+
+    Raises
+    ------
+    InputError
+        They are not of the estimator's `covariance_type`, which was changed after the fit.
+    """
+    family = covariance_family(gm.covariance_type)
+    fitted: MixtureParameters | None = getattr(gm, "_fitted", None)
+    weights, means = _exact(gm, fitted, "weights"), _exact(gm, fitted, "means")
+    factors = _exact(gm, fitted, "precisions_cholesky")
+    kind = gm.covariance_type if fitted is None else fitted.family.name
+    shape = family.covariance_shape(*means.shape) if means.ndim == 2 else None
+    if kind != gm.covariance_type or factors.shape != shape:
+        raise InputError(
+            f"This mixture was fitted with covariance_type={kind!r} and has factors of shape "
+            f"{factors.shape}; they cannot be used with covariance_type="
+            f"{gm.covariance_type!r}. Fit it again."
+        )
+    covariances = (
+        _exact(gm, fitted, "covariances")
+        if hasattr(gm, "covariances_")
+        else frozen_array(family.covariances(factors))
+    )
+    return MixtureParameters(family, weights, means, covariances, factors)
+
+
+def _exact(gm: Any, fitted: MixtureParameters | None, name: str) -> NDArray[np.float64]:
+    """The fit's own numbers, unless the attribute is no longer what was made of them."""
+    shown = np.asarray(getattr(gm, f"{name}_"))
+    own: NDArray[np.float64] | None = getattr(fitted, name, None)
+    if own is not None and np.array_equal(shown, own.astype(shown.dtype, copy=False)):
+        return own
+    return frozen_array(shown)
