@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
+from dask_gmm.fitting.acceleration.remaining import series_rest
 from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
 from dask_gmm.fitting.events import Outcome
 
@@ -70,6 +71,7 @@ class Squarem(VerifiedEM):
         ratio = at.gain / before.gain if before.gain > 0.0 else 0.0
         if ratio >= 1.0:
             return
-        self.remaining_gain = max(at.value - before.value, at.gain) * ratio / (1.0 - ratio)
+        gained = max(at.value - before.value, at.gain)
+        self.remaining_gain = series_rest(gained, ratio, len(self._bounds))
         if not self.by_change and self.remaining_gain < self.tol:
             self.outcome = Outcome.CONVERGED
