@@ -120,7 +120,7 @@ class RemainingGain:
         declines from pass to pass as the gains of EM do. And where one of 3ρ rises by a part 1/q of
         that, H is ρ(3 − q)/(q − 1) and the whole rise 2/(3 − q) times as high. The larger of both
         counts, twice, as either is too small if there are several directions; but a series cannot
-        bring more than `most`.
+        bring more than 19 times the largest of the last gains, or as `series_rest` says.
 
         Parameters
         ----------
@@ -144,7 +144,7 @@ class RemainingGain:
             rest = series_rest(self._gained, pull / before, self._turns)
         if rise_farther > 0.0:
             rest = max(rest, whole_rise(rise, rise_farther))
-        return max(rise, min(2.0 * rest, self.most), self._by_gains())
+        return max(rise, min(2.0 * rest, self._most_of(_TURNS + 1)), self._by_gains())
 
     def larger_of_two(self, left: float) -> float:
         """Return an estimate, or what the last turn's has left of itself if that is more.
@@ -158,7 +158,10 @@ class RemainingGain:
     @property
     def most(self) -> float:
         """What no series brings whose gains were those of the last two turns; infinite before."""
-        return _most(self._turns) * max(self._gains[-2:]) if self._turns else _UNKNOWN
+        return self._most_of(2)
+
+    def _most_of(self, turns: int) -> float:
+        return _most(self._turns) * max(self._gains[-turns:]) if self._turns else _UNKNOWN
 
     def _by_gains(self) -> float:
         """The rest of a series of gains that declines slowly; 0 where they decline fast."""
