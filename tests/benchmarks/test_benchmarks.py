@@ -21,6 +21,17 @@ ROOT = HERE.parents[1]
 #: RECORD or, where that is not among its options, to its standard output.
 RECORD, TABLE = "record.json", "table.md"
 BENCHMARKS = {
+    "bench_calibration": (
+        "--rows",
+        "4000",
+        "--sample",
+        "1000",
+        "--seeds",
+        "1",
+        "--sets",
+        "overlapping",
+        "--json",
+    ),
     "bench_kernels": ("--tiny", "--rounds", "1", "--json"),
     "bench_fit": ("--tiny", "--rounds", "1", "--json", RECORD, "--markdown", TABLE),
     "bench_passes": ("--rows", "4000", "--seeds", "1", "--sets", "overlapping", "--json"),
