@@ -50,7 +50,7 @@ MISTAKES = {
     "not a group": ("fit {}/points.zarr -k 2 --array c", 1, "leave --array out"),
     "no such axis": ("fit {}/points.zarr -k 2 --feature-axis 5", 1, "--feature-axis runs from"),
     "one axis": ("fit {}/line.zarr -k 2", 1, "Expected 2D array"),
-    "complex": ("fit {}/complex.zarr -k 2", 1, "real and imaginary"),
+    "complex": ("fit {}/complex.zarr -k 2", 1, "imaginary parts features"),
     "more components than rows": ("fit {}/group.zarr --array a -k 101", 1, "lower --components"),
     "NaN": ("fit {}/nan.zarr -k 2", 1, "row 77"),
     "missing chunk": ("fit {}/hole.zarr -k 2", 1, "--missing-chunks fill"),
