@@ -2,7 +2,7 @@
 
 The rooms of the package stand on floors; a room imports only from floors below its own. The tree
 is read with `ast`, so imports inside functions, under ``TYPE_CHECKING`` and through
-``importlib.import_module`` count like any other.
+``importlib.import_module`` count like any other: within a room they may make no circle either.
 """
 
 from __future__ import annotations
@@ -56,14 +56,10 @@ MAX_LINES = 700
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: its absolute dotted name, where it stands, and whether it runs at once.
-
-    ``eager`` imports run when their module is imported; only they can make an import cycle.
-    """
+    """One imported module: its absolute dotted name, and where it stands."""
 
     target: str
     line: int
-    eager: bool
 
 
 @dataclass(frozen=True)
@@ -86,12 +82,11 @@ class _ImportReader(ast.NodeVisitor):
         parts = [package, *filter(None, module.name.split("."))]
         self._parent = parts if module.is_package else parts[:-1]
         self._known = known
-        self._depth = 0
         self.imports: list[Import] = []
         self.computed: list[int] = []
 
     def _add(self, target: str, line: int) -> None:
-        self.imports.append(Import(target, line, eager=self._depth == 0))
+        self.imports.append(Import(target, line))
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -120,27 +115,6 @@ class _ImportReader(ast.NodeVisitor):
                     self.computed.append(node.lineno)
         self.generic_visit(node)
 
-    def _visit_later(self, node: ast.AST) -> None:
-        self._depth += 1
-        self.generic_visit(node)
-        self._depth -= 1
-
-    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _visit_later  # noqa: N815
-
-    def visit_If(self, node: ast.If) -> None:
-        test = node.test
-        name = test.attr if isinstance(test, ast.Attribute) else ""
-        name = test.id if isinstance(test, ast.Name) else name
-        if name != "TYPE_CHECKING":
-            self.generic_visit(node)
-            return
-        self._depth += 1
-        for statement in node.body:
-            self.visit(statement)
-        self._depth -= 1
-        for statement in node.orelse:
-            self.visit(statement)
-
 
 def modules_of(package: Path) -> list[Module]:
     """Return every Python file of a package tree, in the order of their paths."""
@@ -158,7 +132,7 @@ def problems_in(package: Path) -> list[str]:
     names = [".".join(filter(None, (package.name, module.name))) for module in modules]
     known = frozenset(names)
     problems: list[str] = []
-    eager_graph: dict[str, set[str]] = {}
+    graph: dict[str, set[str]] = {}
     for name, module in zip(names, modules, strict=True):
         where = module.path.relative_to(package.parent)
         text = module.path.read_text(encoding="utf-8")
@@ -179,15 +153,13 @@ def problems_in(package: Path) -> list[str]:
             if complaint:
                 problems.append(f"{where}:{item.line}: {complaint}")
         # Edges to the package's own file and between rooms are judged by their floors.
-        eager_graph[name] = {
+        graph[name] = {
             item.target
             for item in reader.imports
-            if item.eager
-            and item.target in known
-            and _room_of(package.name, item.target) == module.room
+            if item.target in known and _room_of(package.name, item.target) == module.room
         }
     try:
-        TopologicalSorter(eager_graph).prepare()
+        TopologicalSorter(graph).prepare()
     except CycleError as error:
         problems.append(f"circular import: {' -> '.join(reversed(error.args[1]))}")
     return problems
@@ -342,6 +314,14 @@ BROKEN = {
         },
         "circular import: dask_gmm.data.",
     ),
+    "a circle of types": (
+        {
+            "data/a.py": "from typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n    from dask_gmm.data.b import B\n",
+            "data/b.py": "def f():\n    import dask_gmm.data.a\n",
+        },
+        "circular import: dask_gmm.data.",
+    ),
     "a circle through the room's own door": (
         {"data/__init__.py": "from .a import f\n", "data/a.py": "from dask_gmm.data import g\n"},
         "circular import: dask_gmm.data",
@@ -367,9 +347,7 @@ def test_the_checker_accepts_a_sound_tree(tmp_path: Path) -> None:
             "mixture/kernels/blas.py": "import math\nimport scipy.linalg\nfrom . import base\n",
             "mixture/kernels/base.py": "import numpy as np\nfrom ... import errors\n",
             "data/source.py": "import zarr\nfrom dask_gmm.errors import InputError\n",
-            # a circle that closes only when a function runs, or only for types, is none
-            "execution/backend.py": "from ..data import source\n"
-            "def f():\n    from .cluster import g\n",
+            "execution/backend.py": "from ..data import source\n",
             "execution/cluster.py": "import distributed\nfrom . import backend\n",
             "fitting/starts.py": "import sklearn.cluster\nimport dask_gmm.execution.backend\n",
             "estimators.py": "from dask_gmm.fitting import starts\n",

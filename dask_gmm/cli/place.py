@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dask_gmm.cli.settings import Compute
-    from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
 
 __all__ = ["Place", "cache_bytes", "planned", "this_process"]

@@ -14,7 +14,8 @@ from dask_gmm.fitting.events import Outcome
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-    from dask_gmm.fitting.fit import FitReport, FitSettings
+    from dask_gmm.fitting.fit import FitReport
+    from dask_gmm.fitting.settings import FitSettings
 
 __all__ = ["warn_of_ending", "warn_of_rounded_integers"]
 

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import BlockJob, PassProgress
+    from dask_gmm.execution.backend import PassProgress
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.fitting.events import Observer
     from dask_gmm.mixture.parameters import MixtureParameters
 

@@ -18,9 +18,10 @@ from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_budget
 from dask_gmm.fitting.collapse import ON_COLLAPSE
 from dask_gmm.fitting.events import Outcome
-from dask_gmm.fitting.fit import FitReport, FitSettings, WarmStart, fit_mixture
+from dask_gmm.fitting.fit import FitReport, fit_mixture
 from dask_gmm.fitting.given import check_given
 from dask_gmm.fitting.prediction import Labels
+from dask_gmm.fitting.settings import FitSettings, WarmStart
 from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.covariance import COVARIANCE_TYPES, covariance_family
 from dask_gmm.mixture.kernels import KERNELS

@@ -16,9 +16,10 @@ from dask_gmm.estimators.selection_table import Selection, row_of
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_budget
 from dask_gmm.fitting.contest import CRITERIA
-from dask_gmm.fitting.fit import FitReport, FitSettings
+from dask_gmm.fitting.fit import FitReport
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
+from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.covariance import covariance_family
 

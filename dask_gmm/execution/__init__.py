@@ -6,8 +6,9 @@ process does not need.
 
 from __future__ import annotations
 
-from dask_gmm.execution.backend import Backend, BlockJob, PassProgress, PassResult
+from dask_gmm.execution.backend import Backend, PassProgress, PassResult
 from dask_gmm.execution.choose import choose_backend
+from dask_gmm.execution.jobs import BlockJob
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.execution.machine import machine_fingerprint, single_threaded_blas
 from dask_gmm.execution.plan import Plan, check_memory, plan_pass, task_memory

@@ -5,86 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from dask_gmm.errors import IncompletePassError
 from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.execution.tree import Summable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
-    import numpy as np
-
-    from dask_gmm.data.source import BlockRef
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.pinned import CacheSpec
     from dask_gmm.execution.plan import Plan
     from dask_gmm.execution.unit import UnitResult
 
 __all__ = [
     "Backend",
-    "BlockJob",
-    "GraphSource",
     "Meter",
     "PassProgress",
     "PassResult",
     "ProgressReporter",
     "conclude",
-    "is_graph_source",
     "single_threaded_blas",
 ]
 
 T = TypeVar("T", bound=Summable)
-T_co = TypeVar("T_co", covariant=True)
-
-
-class BlockJob(Protocol[T_co]):
-    """What is computed from one block: frozen, picklable, and pure.
-
-    Called again on the same block (after a lost worker, say) it returns the same value.
-    """
-
-    @property
-    def value_bytes(self) -> int:
-        """Bytes of one value."""
-
-    @property
-    def workspace_bytes(self) -> int:
-        """Bytes that one call needs beside its rows and its value."""
-
-    def __call__(self, rows: np.ndarray[Any, Any], block: BlockRef, /) -> T_co:
-        """Return the value of a block's rows, shape (n, D); n may be 0."""
-
-
-@runtime_checkable
-class GraphSource(Protocol):
-    """A source whose blocks are tasks of a Dask graph, not something a task can read."""
-
-    def block_key(self, i: int, /) -> Any:
-        """Return the key of a block's value in the graph."""
-
-    def graph(self) -> Mapping[Any, Any]:
-        """Return the graph of the collection."""
-
-    def futures(self) -> Sequence[Any]:
-        """Return the `distributed.Future`s of the blocks that lie on a cluster already."""
-
-    def row_maker(self) -> Callable[[Any], np.ndarray[Any, Any]]:
-        """Return what turns a block's value into rows, shape (n, D).
-
-        Picklable without the source.
-        """
-
-
-def is_graph_source(source: Any) -> TypeGuard[GraphSource]:
-    """Whether a source is a `GraphSource`, without the look at each method that costs 60 µs."""
-    return _is_graph_source(source.__class__)
-
-
-@cache
-def _is_graph_source(kind: type) -> bool:
-    return issubclass(kind, GraphSource)
 
 
 @dataclass(frozen=True)

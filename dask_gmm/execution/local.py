@@ -21,13 +21,8 @@ from dask.system import CPU_COUNT
 
 from dask_gmm.data.buffers import SpareBuffers
 from dask_gmm.errors import PassInterruptedError
-from dask_gmm.execution.backend import (
-    Meter,
-    PassResult,
-    ProgressReporter,
-    conclude,
-    is_graph_source,
-)
+from dask_gmm.execution.backend import Meter, PassResult, ProgressReporter, conclude
+from dask_gmm.execution.jobs import is_graph_source
 from dask_gmm.execution.machine import machine_memory, single_threaded_blas
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import pinned_blocks, unpin
@@ -38,7 +33,8 @@ from dask_gmm.execution.unit import UnitResult, run_unit, run_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dask_gmm.execution.backend import BlockJob, PassProgress
+    from dask_gmm.execution.backend import PassProgress
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks
     from dask_gmm.execution.plan import Plan
 

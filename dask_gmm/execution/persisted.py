@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import InputError
-from dask_gmm.execution.backend import is_graph_source
+from dask_gmm.execution.jobs import is_graph_source
 
 if TYPE_CHECKING:
     from dask_gmm.data.source import Source

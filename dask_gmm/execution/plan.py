@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import InputError, MemoryPlanError
-from dask_gmm.execution.backend import is_graph_source
+from dask_gmm.execution.jobs import is_graph_source
 from dask_gmm.execution.prefetch import blocks_ahead
 from dask_gmm.execution.tree import node_count, root_level
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.pinned import CacheSpec
 
 __all__ = [

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.buffers import ReadBuffers, SpareBuffers
     from dask_gmm.data.source import BlockRef, Source
-    from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.pinned import PinnedBlocks
 
 __all__ = ["UnitResult", "is_transient", "run_block", "run_unit", "run_value"]

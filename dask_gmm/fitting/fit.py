@@ -29,53 +29,16 @@ if TYPE_CHECKING:
     from dask_gmm.execution.backend import Backend
     from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Event, Observer, PassFinished
-    from dask_gmm.fitting.starts import GivenParameters
+    from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.fitting.strategies import Fitting
-    from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.kernels import Candidate
-    from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
 __all__ = [
     "FitReport",
-    "FitSettings",
-    "WarmStart",
     "fit_mixture",
     "repeated_passes",
 ]
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """What a fit is asked to do; `GaussianMixture` documents each field.
-
-    `cache` are bytes per process, None for "auto".
-    """
-
-    n_components: int
-    family: CovarianceFamily
-    tol: float
-    reg_covar: float
-    max_iter: int
-    n_init: int
-    init_params: str
-    init_size: int | None
-    kernel: str
-    given: GivenParameters
-    cache: int | None = None
-    on_collapse: str = "stop"
-    acceleration: str | None = None
-    stopping: str = "auto"
-    max_passes: int | None = None
-    max_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """Where an earlier fit of the same estimator ended."""
-
-    parameters: MixtureParameters
-    lower_bound: float
 
 
 @dataclass(frozen=True)

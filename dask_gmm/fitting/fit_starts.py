@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import Backend, BlockJob
+    from dask_gmm.execution.backend import Backend
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
-    from dask_gmm.fitting.fit import FitSettings, WarmStart
     from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.fitting.strategies import Fitting
     from dask_gmm.mixture.parameters import MixtureParameters
 

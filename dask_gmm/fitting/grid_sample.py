@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import Backend, BlockJob
+    from dask_gmm.execution.backend import Backend
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
-    from dask_gmm.fitting.fit import FitSettings
     from dask_gmm.fitting.grid_starts import GridPoint, GridStart, StartsOfSize
     from dask_gmm.fitting.holdout import HoldOut
     from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.fitting.strategies import Fitting
     from dask_gmm.mixture.parameters import MixtureParameters
 

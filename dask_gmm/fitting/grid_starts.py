@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.fitting.acceleration.sample import SampleRows
-    from dask_gmm.fitting.fit import FitSettings
+    from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef
-    from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.mixture.kernels import Candidate
 
 __all__ = ["HoldOut", "HoldOutEvaluator", "HoldOutJob", "ScoredStatistics", "TrainingRowsJob"]

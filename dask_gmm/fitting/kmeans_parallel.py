@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef
-    from dask_gmm.execution.backend import Backend, BlockJob
+    from dask_gmm.execution.backend import Backend
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
     from dask_gmm.mixture.covariance import CovarianceFamily

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef, Source
-    from dask_gmm.execution.backend import Backend, BlockJob, PassResult
+    from dask_gmm.execution.backend import Backend, PassResult
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
 
 __all__ = ["Sample", "SampleJob", "automatic_size", "bounded_size", "draw_sample", "sample_blocks"]

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend
     from dask_gmm.fitting.events import Event, Observer, PassFinished
-    from dask_gmm.fitting.fit import FitSettings
     from dask_gmm.fitting.grid_starts import GridPoint
+    from dask_gmm.fitting.settings import FitSettings
 
 __all__ = ["PointResult", "SelectionReport", "SelectionSettings", "select_mixture"]
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dask_gmm.data.source import Source
-    from dask_gmm.fitting.fit import FitSettings, WarmStart
     from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
 
     Fitting: TypeAlias = PlainEM | VarianceReducedEM | Squarem

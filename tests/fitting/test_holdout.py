@@ -14,7 +14,6 @@ from dask_gmm.data.source import NumpySource
 from dask_gmm.errors import NonFiniteError
 from dask_gmm.execution import LocalBackend, plan_pass
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
-from dask_gmm.fitting.fit import FitSettings
 from dask_gmm.fitting.grid_sample import draw_grid_sample
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.holdout import (
@@ -24,6 +23,7 @@ from dask_gmm.fitting.holdout import (
     TrainingRowsJob,
 )
 from dask_gmm.fitting.sampling import draw_sample
+from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from tests.mixture.problems import draw, random_mixture

@@ -13,7 +13,7 @@ import distributed
 from dask.utils import parse_timedelta
 
 from dask_gmm.errors import ClusterError, MixedClusterWarning
-from dask_gmm.execution.backend import GraphSource, ProgressReporter, conclude
+from dask_gmm.execution.backend import ProgressReporter, conclude
 from dask_gmm.execution.cluster.affinity import Affinity
 from dask_gmm.execution.cluster.connection import (
     CONNECTION_ERRORS,
@@ -23,6 +23,7 @@ from dask_gmm.execution.cluster.connection import (
 )
 from dask_gmm.execution.cluster.graph import anchors
 from dask_gmm.execution.cluster.run import ClusterPass
+from dask_gmm.execution.jobs import GraphSource
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import unpin
 from dask_gmm.execution.plan import check_memory
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from dask_gmm.execution.backend import BlockJob, PassProgress, PassResult
+    from dask_gmm.execution.backend import PassProgress, PassResult
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.pinned import CacheSpec
     from dask_gmm.execution.plan import Plan
 

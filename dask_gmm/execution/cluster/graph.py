@@ -30,15 +30,15 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.optimization import cull
 from distributed.protocol import pickle
 
-from dask_gmm.execution.backend import GraphSource
 from dask_gmm.execution.cluster.worker import BlockRunner, UnitRunner, fold_results
+from dask_gmm.execution.jobs import GraphSource
 from dask_gmm.execution.plan import task_memory
 from dask_gmm.execution.tree import node_count, root_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
 
 Key = tuple[str, str, int]

@@ -39,8 +39,9 @@ from dask_gmm.execution.unit import UnitResult, is_transient
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from dask_gmm.execution.backend import BlockJob, ProgressReporter
+    from dask_gmm.execution.backend import ProgressReporter
     from dask_gmm.execution.cluster.affinity import Affinity
+    from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
 
 __all__ = ["ClusterPass"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import BlockJob
+    from dask_gmm.execution.jobs import BlockJob
 
 __all__ = ["BlockRunner", "UnitRunner", "fold_results"]
 

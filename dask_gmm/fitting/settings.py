@@ -1,0 +1,46 @@
+"""What a fit is asked to do, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dask_gmm.fitting.starts import GivenParameters
+    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+__all__ = ["FitSettings", "WarmStart"]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What a fit is asked to do; `GaussianMixture` documents each field.
+
+    `cache` are bytes per process, None for "auto".
+    """
+
+    n_components: int
+    family: CovarianceFamily
+    tol: float
+    reg_covar: float
+    max_iter: int
+    n_init: int
+    init_params: str
+    init_size: int | None
+    kernel: str
+    given: GivenParameters
+    cache: int | None = None
+    on_collapse: str = "stop"
+    acceleration: str | None = None
+    stopping: str = "auto"
+    max_passes: int | None = None
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Where an earlier fit of the same estimator ended."""
+
+    parameters: MixtureParameters
+    lower_bound: float
