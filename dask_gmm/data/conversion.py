@@ -236,6 +236,8 @@ def _refuse_columns(X: Any, schema: Any) -> None:
     """Refuse columns that are no numbers, by name."""
     import narwhals.stable.v2 as nw
 
+    if _common_dtype(X) is not None:
+        return
     number = (nw.Boolean, nw.Object)  # objects are looked at one by one
     bad = [
         f"{name!r} ({dtype})"

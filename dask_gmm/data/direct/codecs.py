@@ -15,29 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
+from google_crc32c import value as _crc32c
 
 from dask_gmm.data.direct.zstd import decode_frame, read_frame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-try:
-    from google_crc32c import value as _crc32c
-except ImportError:  # an older zarr-python brings another library for it
-    _crc32c = None
-
-__all__ = ["COMPRESSORS", "ChunkCodec", "checksums_work"]
+__all__ = ["COMPRESSORS", "ChunkCodec"]
 
 COMPRESSORS = frozenset({"blosc", "gzip", "zlib", "zstd"})
 
 _CRC_BYTES = 4
 _BLOSC_HEADER = 16
 _BLOSC_SIZES = struct.Struct("<4xI4xI")  # of the content and of the frame
-
-
-def checksums_work() -> bool:
-    """Whether this process can verify a CRC32C."""
-    return _crc32c is not None
 
 
 @dataclass(frozen=True)

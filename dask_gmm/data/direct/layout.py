@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.direct.codecs import COMPRESSORS, ChunkCodec, checksums_work
+from dask_gmm.data.direct.codecs import COMPRESSORS, ChunkCodec
 from dask_gmm.data.shards import ShardLayout, shard_layout
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _version_3(document: Mapping[str, Any]) -> _Parts | None:
     shards = None
     if codecs[0]["name"] == "sharding_indexed":
         shards = shard_layout(document, "", strict=False)
-        if shards is None or (shards.checksum and not checksums_work()):
+        if shards is None:
             return None
         configuration = codecs[0]["configuration"]
         chunk, codecs = tuple(configuration["chunk_shape"]), configuration["codecs"]
@@ -143,8 +143,6 @@ def _chunk_codec(codecs: Sequence[Mapping[str, Any]]) -> ChunkCodec | None:
     names = [codec["name"] for codec in others]
     checksum = bool(names) and names[-1] == "crc32c"
     if checksum:
-        if not checksums_work():
-            return None
         names.pop()
     if len(names) > 1 or not set(names) <= COMPRESSORS:
         return None
