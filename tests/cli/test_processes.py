@@ -192,6 +192,7 @@ def on_a_terminal(*words: object) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(status), drawn.decode()
 
 
+@pytest.mark.slow
 def test_progress_on_a_terminal(slow_points: Path) -> None:
     code, drawn = on_a_terminal("fit", slow_points, "-k", 4, "--tol", 0, "--max-iter", 4)
     assert code == 3

@@ -139,6 +139,7 @@ def test_nothing_there(object_store: ObjectStoreServer) -> None:
             open_source(url, storage_options=object_store.options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("object_store")
 def test_nobody_listens() -> None:
     options = {"endpoint": f"http://127.0.0.1:{free_port()}"}

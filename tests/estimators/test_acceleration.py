@@ -147,6 +147,7 @@ def test_scikit_learns_rule_on_request(store: str) -> None:
     assert np.all(changes[:-1] >= 1e-4)
 
 
+@pytest.mark.slow
 def test_a_better_start_that_is_given_wins_the_first_read(
     plain: GaussianMixture, store: str
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_better_start_that_is_given_wins_the_first_read(
     assert warm.lower_bound_ >= bound - 1e-9
 
 
+@pytest.mark.slow
 def test_single_precision_rows(rows: NDArray[np.float64], tmp_path: Path) -> None:
     path = str(tmp_path / "single.zarr")
     zarr.create_array(path, data=rows.astype(np.float32), chunks=(2000, 2))
@@ -176,6 +178,7 @@ def test_single_precision_rows(rows: NDArray[np.float64], tmp_path: Path) -> Non
     assert gm.means_.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_ends_of_the_sample_that_are_the_same_are_evaluated_once(store: str) -> None:
     gm = fit(store, n_init=3, tol=1e-4)
     assert len(gm.history_[0].lower_bounds) == 1

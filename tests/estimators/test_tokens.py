@@ -71,6 +71,7 @@ def test_equal_selections_have_equal_tokens() -> None:
     assert tokenize(one) != tokenize(select_gaussian_mixture(rows(1), [1, 2], random_state=0))
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same_names(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "x.zarr", data=rows(), chunks=(100, 2))
     code = (

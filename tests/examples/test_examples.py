@@ -71,6 +71,7 @@ def test_each_is_short_and_has_a_test() -> None:
         assert len(path.read_text(encoding="utf-8").splitlines()) < MOST_LINES, path
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()

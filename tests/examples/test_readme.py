@@ -119,6 +119,7 @@ def test_every_command_is_shown() -> None:
     assert {line.words[1] for line in lines_of("dask-gmm")} == set(main.commands)
 
 
+@pytest.mark.slow
 def test_command_lines_run(
     two_processes: Client,
     tmp_path: Path,
@@ -143,6 +144,7 @@ def test_command_lines_run(
     assert [line for line in quoted.text.splitlines() if line not in came_out] == []
 
 
+@pytest.mark.slow
 def test_python_runs(
     two_processes: Client,
     object_store: ObjectStoreServer,  # noqa: F811

@@ -70,6 +70,7 @@ def test_a_killed_worker_costs_its_running_units_and_no_bits(
     assert reads.total() <= 80 + 6, "a death cost more than the units under way"
 
 
+@pytest.mark.slow
 def test_a_unit_that_always_kills_is_named_and_not_its_neighbours(tmp_path: Path) -> None:
     # With no patience of Dask's own, so that this test kills two workers and not eight.
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), local_cluster() as client:
@@ -142,6 +143,7 @@ def test_no_worker_in_time() -> None:
             _ = ClusterBackend(client).n_threads
 
 
+@pytest.mark.slow
 def test_all_workers_gone_for_good() -> None:
     with ExitStack() as stack:
         client = stack.enter_context(local_cluster(n_workers=0))

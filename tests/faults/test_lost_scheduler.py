@@ -54,6 +54,7 @@ class MortalCluster(ExitStack):
         self.enter_context(started_worker(self.address))
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_noticed_at_once() -> None:
     with MortalCluster() as cluster, Client(cluster.address, timeout=5) as client:
         killed: list[int] = []

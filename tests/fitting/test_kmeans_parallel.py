@@ -96,6 +96,7 @@ def test_restarts_share_the_reads(store: str) -> None:
     assert [e.places for e in reads] == [9, 27, 45, 63]
 
 
+@pytest.mark.slow
 def test_the_same_bits_anywhere(store: str, two_processes: Client) -> None:
     with dask.config.set(num_workers=1):
         expected = bits(fit(store, n_init=2, max_iter=0))

@@ -66,6 +66,7 @@ def test_a_second_process_does_not_compile(tmp_path: Path) -> None:
     assert first == second
 
 
+@pytest.mark.slow
 def test_many_processes_at_once(tmp_path: Path) -> None:
     results = [finish(p) for p in [start(tmp_path / "cache") for _ in range(3)]]
     assert len({value for _, value in results}) == 1

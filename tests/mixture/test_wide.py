@@ -88,6 +88,7 @@ def test_nor_does_what_stands_around_the_kernel(family: str) -> None:
         assert peak_of(call) < MATRIX / 4
 
 
+@pytest.mark.slow
 def test_a_tied_mixture_holds_matrices_whatever_its_components(kernel: Kernel) -> None:
     many = wide_mixture("tied")
     few = dataclasses.replace(many, weights=np.full(2, 0.5), means=many.means[:2])
@@ -102,6 +103,7 @@ def test_a_tied_mixture_holds_matrices_whatever_its_components(kernel: Kernel) -
     assert peaks[1] < 8 * MATRIX
 
 
+@pytest.mark.slow
 def test_a_tied_tile_of_differences_holds_one_matrix() -> None:
     """All rows in one place far from the means: every moment is taken from differences."""
     d, peaks = 600, []

@@ -63,6 +63,7 @@ def test_where_no_climb_has_a_bound_the_start_is_left_to_all_rows(
     assert "component 0" in str(result.error)
 
 
+@pytest.mark.slow
 def test_a_singularity_of_the_sample_alone_ends_no_fit(
     problem: tuple[np.ndarray, SampleRows, MixtureParameters],
 ) -> None:
