@@ -17,8 +17,9 @@ each free parameter and at least 20,000. Rows lie in memory, in blocks as in a s
 The truth is the log-likelihood per row where EM ends that goes on from where the fit has ended:
 sixty plain passes, then accelerated ones each of which has to rise, then plain ones again until one
 gains less than 1e-10; minus the one where the fit has ended. An accelerated step may reach another,
-better optimum than plain ones would, so that the truth is rather too large. An estimate is honest if the truth is
-no more than twice as large. Rises below 1e-8 are those of rounding and of the limit's own error.
+better optimum than plain ones would: the truth is rather too large. An estimate is honest if the
+truth is no more than twice as large. Rises below 1e-8 are those of rounding and of the limit's own
+error.
 """
 
 from __future__ import annotations
