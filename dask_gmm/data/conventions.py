@@ -342,7 +342,9 @@ def _refuse_encoded(
 def _packing(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> str | None:
     """Return the attribute that makes stored values differ from what they mean, if one does."""
     for key, neutral in (("scale_factor", 1.0), ("add_offset", 0.0)):
-        if key in attributes and [_number(item) for item in _each(attributes[key])] != [neutral]:
+        if attributes.get(key) is not None and [
+            _number(item) for item in _each(attributes[key])
+        ] != [neutral]:
             return key
     unsigned = str(attributes.get("_Unsigned", "")).lower()
     changes = {"true": "i", "false": "u"}

@@ -82,7 +82,7 @@ def plain_array(X: Any, name: str) -> NDArray[Any]:
 
 
 def _unmasked(X: np.ma.MaskedArray[Any, Any], code: str) -> NDArray[Any]:
-    if np.ma.getmaskarray(X).any():
+    if np.ma.is_masked(X):
         raise InputError(
             f"X is a masked array with masked values, which a mixture has no use for. Leave out "
             f"such rows; of an array of two axes by "
@@ -106,6 +106,9 @@ def _numbers(array: NDArray[Any], name: str) -> NDArray[np.float64]:
             )
         if issubclass(kind, complex | np.complexfloating):
             check_dtype(np.dtype(complex), name)
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and any(item is pandas.NA for item in array.flat):
+        array = np.where(pandas.isna(array), np.nan, array)
     # What is left is a number or says that it is none, as scikit-learn's users know it.
     return array.astype(np.float64)
 
@@ -239,8 +242,9 @@ def _refuse_columns(X: Any, schema: Any) -> None:
     if _common_dtype(X) is not None:
         return
     number = (nw.Boolean, nw.Object)  # objects are looked at one by one
+    shown = dict(X.dtypes.items()) if _is_pandas(X) else {}
     bad = [
-        f"{name!r} ({dtype})"
+        f"{name!r} ({shown.get(name, dtype)})"
         for name, dtype in schema.items()
         if not dtype.is_numeric() and not isinstance(dtype, number) and dtype not in number
     ]
@@ -249,11 +253,31 @@ def _refuse_columns(X: Any, schema: Any) -> None:
         for name, dtype in (X.dtypes.items() if _is_pandas(X) else ())
         if getattr(dtype, "kind", "") == "c"
     ]
+    numbers = _numbers_in_disguise(X)
+    if bad and not complexes and set(numbers) == set(bad):
+        raise InputError(
+            f"A mixture needs plain numbers, but the frame has {_series(bad)}: pass "
+            f"`X.astype(float)`, if it holds measurements and no codes of classes."
+        )
     if bad or complexes:
         raise InputError(
             f"A mixture needs real numbers, but the frame has {_series([*bad, *complexes])}: drop "
             f"or encode them."
         )
+
+
+def _numbers_in_disguise(X: Any) -> list[str]:
+    """Columns of numbers that pandas keeps in another form: sparse, or as categories."""
+    if not _is_pandas(X):
+        return []
+    import pandas as pd
+
+    return [
+        f"{name!r} ({dtype})"
+        for name, dtype in X.dtypes.items()
+        if isinstance(dtype, pd.SparseDtype)
+        or (isinstance(dtype, pd.CategoricalDtype) and dtype.categories.dtype.kind in "biuf")
+    ]
 
 
 def _series(items: Sequence[str]) -> str:

@@ -178,7 +178,9 @@ class DaskSource(Source):
     @property
     def read_bytes(self) -> int:
         """Bytes copied to turn a block into rows; what the graph itself holds is not known."""
-        return 0 if self.feature_axis == len(self.shape) - 1 else self.block_bytes
+        copied = 0 if self.feature_axis == len(self.shape) - 1 else self.block_bytes
+        flags = self.block_bytes // self.dtype.itemsize if self.marks.values else 0
+        return copied + flags
 
     def block_key(self, i: int) -> Key:
         """Return the key in `graph()` whose value is block `i`, as an array with all its axes."""
@@ -201,7 +203,7 @@ class DaskSource(Source):
 
     def content_token(self) -> object:
         """Return the collection's own name, and what is made of its blocks."""
-        return self.collection.name, self.feature_axis
+        return self.collection.name, self.feature_axis, self.marks
 
     def futures(self) -> tuple[Any, ...]:
         """Return the `distributed.Future`s that the collection holds: its persisted blocks."""

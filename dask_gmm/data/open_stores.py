@@ -205,6 +205,16 @@ def _unknown(store: Store) -> str:
     )
 
 
+def _is_still_there(store: zarr.storage.ZipStore) -> bool:
+    """Whether the file at a zip store's path is the one that it has open, if it has one open."""
+    if not store.path.is_file():
+        return False
+    opened = getattr(getattr(store, "_zf", None), "fp", None)
+    if opened is None:
+        return True
+    return os.path.samestat(os.fstat(opened.fileno()), store.path.stat())
+
+
 def _reason(store: Any) -> str | None:
     """Say what a store's pickle would carry that must not travel; None if that is nothing."""
     kind = type(store)
@@ -215,7 +225,7 @@ def _reason(store: Any) -> str | None:
     if kind is zarr.storage.ZipStore:
         if getattr(store, "_zmode", "r") != "r":
             return _WRITING
-        return None if store.path.is_file() else _GONE
+        return None if _is_still_there(store) else _GONE
     if kind in _WRAPPERS:
         return _reason(store._store)
     if kind is zarr.storage.ObjectStore:

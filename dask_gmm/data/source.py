@@ -174,7 +174,9 @@ def _open_dataarray(X: Any, feature_axis: int | str, block_rows: int | None) -> 
     return replace(source, marks=marks, fill=fill, feature_names=_all_strings(labels))
 
 
-_LABELLED = Remedies("X", "X.drop_attrs()", "xarray.decode_cf(X.to_dataset(name='x'))['x']")
+_LABELLED = Remedies(
+    "X", "X.drop_attrs()", "xarray.decode_cf(X.to_dataset(name='decoded'))['decoded']"
+)
 
 
 def _all_strings(labels: Sequence[Any]) -> tuple[str, ...] | None:

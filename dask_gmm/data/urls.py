@@ -34,12 +34,16 @@ Options = tuple[tuple[str, str | int | float | bool], ...]
 """Storage options as sorted pairs: hashable, comparable and cheap to pickle."""
 
 _SECRET = re.compile(
-    r"key|secret|token|passw|pwd|credential|conn(ection)?_?str"
-    r"|(^|_)(sas|sig|pass|pw|auth|authorization|cookies?|cert_pem)($|_)"
+    r"key|secret|token|passw|passphrase|pwd|credential|conn(ection)?_?str"
+    r"|bearer|jwt|(?<!skip_)signature|hmac|private"
+    r"|(^|_)(sas|sig|otp|login|pass|pw|auth|authorization|cookies?|cert_pem)($|_)"
 )
 # In a value: "Password=…" and the like of connection strings, a signature in a query, user:pw@.
 _SECRET_VALUE = re.compile(
     r"(accountkey|sharedaccess\w*|sig|signature|token|passw(or)?d|pwd)\s*=|^[^\s/@]*:[^\s@]*@", re.I
+)
+_CHAIN = re.compile(
+    r"^[A-Za-z][\w+.-]*::|^(zip|tar|libarchive)://.*::|::[A-Za-z][\w+.-]*://", re.DOTALL
 )
 _HOST = re.compile(r"([^\s:@?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
 _CONTAINER = re.compile(r"[A-Za-z0-9$-]+")
@@ -125,7 +129,7 @@ def normalize_url(url: str | os.PathLike[str]) -> str:
     text = os.fspath(url)
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"Expected a path or URL, got {text!r}.")
-    if "::" in text and "://" in text:
+    if _CHAIN.search(text):
         raise InputError(
             "A URL that chains protocols (a::b://…) is not taken as such: open it and pass the "
             "array, for example "

@@ -345,9 +345,12 @@ def _remedies(
     if code is None and spec.zip_version:
         zipped = f"zarr.open(zarr.storage.ZipStore({spec.url!r}, mode='r'), mode='r')"
         code = f"{zipped}[{path!r}]" if path else zipped
-    opened = repr(url) if by_url or code is None else code
-    stored = f"dask.array.from_zarr({opened})"
-    if not by_url or not path or _dimension_names(array) is None:
+    remote = scheme_of(spec.url) != "file"
+    if code is None and remote:
+        place = f"zarr.storage.ObjectStore(obstore.store.from_url({url!r}), read_only=True)"
+        code = f"zarr.open_array({place}, mode='r')"
+    stored = f"dask.array.from_zarr({repr(url) if code is None else code})"
+    if not by_url or remote or not path or _dimension_names(array) is None:
         return Remedies(stored, f"{stored} + 0")
     return Remedies(
         stored,

@@ -89,6 +89,7 @@ def _exact(gm: Any, fitted: MixtureParameters | None, name: str) -> NDArray[np.f
     """The fit's own numbers, unless the attribute is no longer what was made of them."""
     shown = np.asarray(getattr(gm, f"{name}_"))
     own: NDArray[np.float64] | None = getattr(fitted, name, None)
-    if own is not None and np.array_equal(shown, own.astype(shown.dtype, copy=False)):
+    made = shown.dtype in (np.float32, np.float64)  # what `set_parameters` makes; else it is new
+    if own is not None and made and np.array_equal(shown, own.astype(shown.dtype, copy=False)):
         return own
     return frozen_array(shown)

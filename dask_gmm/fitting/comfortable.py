@@ -110,6 +110,10 @@ def _moved(scaled: Comfortable) -> Comfortable:
 
 def _spread(rows: Rows) -> float:
     """Root of the mean squared distance of rows from their mean."""
-    probed = rows[:: max(1, len(rows) // _PROBED)].astype(np.float64)
-    probed -= probed.mean(axis=0)
-    return float(np.sqrt(np.vecdot(probed, probed).mean()))
+    for step in (max(1, len(rows) // _PROBED), 1):  # every so manieth row may be the same one
+        probed = rows[::step].astype(np.float64)
+        probed -= probed.mean(axis=0)
+        spread = float(np.sqrt(np.vecdot(probed, probed).mean()))
+        if spread > 0.0:
+            break
+    return spread

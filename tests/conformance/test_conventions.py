@@ -86,6 +86,9 @@ KINDS = {
         error=InputError,
         message="packed",
     ),
+    "packing that says nothing": Kind(
+        counts(), {"scale_factor": None, "add_offset": None}, error=None
+    ),
     "packed by 1 and 0": Kind(counts(), {"scale_factor": 1.0, "add_offset": 0.0}, error=None),
     "_Unsigned": Kind(counts("i1"), {"_Unsigned": "true"}, error=InputError, message="_Unsigned"),
     "_Unsigned of unsigned": Kind(counts("u1"), {"_Unsigned": "true"}, error=None),
@@ -108,7 +111,7 @@ KINDS = {
     "an unknown word": Kind(counts(), {"units": "since", "missing_value": "none"}, error=None),
 }
 # xarray would decode another number, or none: the raw values are what is meant.
-UNDECODED = {"an unknown word"}
+UNDECODED = {"an unknown word", "packing that says nothing"}
 
 
 def write(kind: Kind, folder: Path, zarr_format: Any) -> str:
@@ -362,3 +365,18 @@ def test_marks_cost_one_look_at_each_block(tmp_path: Path, monkeypatch: pytest.M
 def test_messages_name_no_code_that_is_none() -> None:
     assert advised("Pass `a` or `b`, not c.") == ["a", "b"]
     assert re.fullmatch(r"\d+", str(run_remedy("x = 2; x + len(X)", [1])))
+
+
+def test_coordinates_of_any_name_are_no_hindrance(tmp_path: Path) -> None:
+    path = write(KINDS["packed with holes"], tmp_path, 3)
+    named = raw(path).rename(row="x", feature="decode").assign_coords(x=np.arange(N))
+    with pytest.raises(InputError, match="packed") as caught:
+        fitted(named.load())
+    assert np.isnan(run_remedy(advised(str(caught.value))[0], named).values).any()
+
+
+def test_results_of_marked_and_unmarked_values_have_names_of_their_own(tmp_path: Path) -> None:
+    marked = raw(write(KINDS["missing_value"], tmp_path, 3))
+    gm = fitted(counts())
+    assert gm.predict(marked).name == gm.predict(marked).name
+    assert gm.predict(marked).name != gm.predict(marked.drop_attrs()).name

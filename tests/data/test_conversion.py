@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from dask_gmm import GaussianMixture
 from dask_gmm.data.source import open_source
 from dask_gmm.errors import InputError
+from tests.remedies import advised, run_remedy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +88,9 @@ def test_objects_are_looked_at_one_by_one() -> None:
         for X in (x, pd.DataFrame(x), dask.array.from_array(x, chunks=x.shape)):
             with pytest.raises(InputError):
                 GaussianMixture(1).fit(X)
+    x[1, 1] = pd.NA
+    with pytest.raises(InputError, match="contains NaN"):
+        GaussianMixture(1).fit(pd.DataFrame(x))
     x[1, 1] = None
     with pytest.raises(InputError, match="contains NaN"):
         GaussianMixture(1).fit(x)
@@ -194,9 +198,16 @@ def test_complex_and_sparse_columns_are_named() -> None:
     frame = pd.DataFrame({"a": [1.0, 2], "z": [1j, 2j]})
     with pytest.raises(InputError, match="'z'"):
         GaussianMixture(1).fit(frame)
+
+
+def test_numbers_in_another_form_are_named_with_what_helps() -> None:
     sparse = pd.DataFrame({"a": [1.0, 2], "s": pd.arrays.SparseArray([0, 1.0])})
-    with pytest.raises(InputError, match="'s'"):
-        GaussianMixture(1).fit(sparse)
+    classes = pd.DataFrame({"a": [1.0, 2], "s": pd.Categorical([3, 4])})
+    for X in (sparse, classes, dask.dataframe.from_pandas(classes, npartitions=1)):
+        with pytest.raises(InputError, match=r"column 's' \((Sparse|category)") as caught:
+            GaussianMixture(1).fit(X)
+        (code,) = advised(str(caught.value))
+        GaussianMixture(1).fit(run_remedy(code, X))
 
 
 def test_two_columns_of_one_name_are_refused_alike() -> None:

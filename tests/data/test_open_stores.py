@@ -406,3 +406,14 @@ def test_a_damaged_zip_file(tmp_path: Path) -> None:
     stores._stores.clear()
     with pytest.raises(StoreError):
         source.read(source.block(0))
+
+
+def test_a_zip_file_that_another_has_replaced_stays_what_was_opened(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        with zarr.storage.ZipStore(tmp_path / f"{name}.zip", mode="w") as store:
+            zarr.create_array(store, data=np.full((90, 2), value), chunks=(30, 2))
+    opened = zarr.open_array(zarr.storage.ZipStore(tmp_path / "a.zip", mode="r"), mode="r")
+    (tmp_path / "b.zip").replace(tmp_path / "a.zip")
+    source = open_source(opened)
+    assert not source.shippable
+    assert source.read(source.block(2)).max() == 1.0

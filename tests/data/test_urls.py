@@ -228,3 +228,28 @@ def test_join() -> None:
     assert join_url("s3://b/x/", "", "a/", "/b") == "s3://b/x/a/b"
     assert scheme_of("s3://b") == "s3"
     assert scheme_of("c:/x") == "file"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1]:9000/x.zarr",
+        "https://[2001:db8::1]/x.zarr",
+        "s3://bucket/a::b.zarr",
+        "/a::b.zarr",
+    ],
+)
+def test_two_colons_alone_chain_nothing(url: str) -> None:
+    assert normalize_url(url) == url
+
+
+@pytest.mark.parametrize("url", ["zip://::s3://b/x.zip", "zip://v::x.zip", "simplecache::s3://b/x"])
+def test_chained_urls_are_refused_with_what_helps(url: str) -> None:
+    with pytest.raises(InputError, match=r"chains protocols.*FsspecStore\.from_url"):
+        normalize_url(url)
+
+
+@pytest.mark.parametrize("name", ["passphrase", "bearer", "jwt", "private_pem", "otp", "signature"])
+def test_other_names_of_secrets(name: str) -> None:
+    with pytest.raises(InputError, match="looks like a credential"):
+        check_options({name: "hunter2"})

@@ -254,3 +254,16 @@ def test_what_float32_holds_is_the_same_mixture(
     ):
         size = np.abs(exact).max()
         np.testing.assert_allclose(rounded, exact, rtol=1e-6, atol=1e-7 * size)
+
+
+@pytest.mark.parametrize("dtype", [int, bool, "f2"])
+def test_what_is_set_by_hand_counts_in_any_type(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = 0.2 + rng.normal(size=(400, 2))
+    x[200:, 0] += 6.0
+    gm = GaussianMixture(2, random_state=0).fit(x)
+    by_hand = np.trunc(gm.means_).astype(dtype)
+    gm.means_ = by_hand
+    score = gm.score(x)
+    gm.means_ = by_hand.astype(float)
+    assert score == gm.score(x)
