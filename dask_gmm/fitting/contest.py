@@ -10,8 +10,10 @@ What it seems to have left is, of an accelerated strategy that estimates what re
 (`remaining_gain`), the larger of the estimates at its last two accepted mixtures; of all others the
 largest gain of the last three passes (a rejected step is none). A fit that gains g in a pass and
 goes on linearly at a rate r gains g r / (1 − r) more: a hundred times g is a rate of 0.99. An
-estimate says already what is left, rather more than less, and ends a fit when it is below `tol`.
-This is a rule, not a bound: nobody knows what lies behind a plateau.
+estimate says already what is left, and ends a fit when it is below `tol`. In 54 fits the first one,
+at the sample's optimum, was too low by 1.3 times at most; of 240 pairs of later ones, most on the
+plateaus of mixtures with too many components, the larger was by 21. This is a rule, not a bound:
+nobody knows what lies behind a plateau.
 
 What has been attained can be lost again, by a component that collapses or is mended. Whoever has
 dropped out because of it then comes back.

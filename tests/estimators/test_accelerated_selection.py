@@ -81,7 +81,7 @@ def test_a_budget_ends_all_where_they_stand(
 def test_change_stops_by_the_change(store: str) -> None:
     by_gain, by_change = (
         select_gaussian_mixture(
-            store, TRUE_K, "full", random_state=0, init_size=1500, tol=1e-5, stopping=stopping
+            store, TRUE_K, "full", random_state=0, init_size=600, tol=1e-5, stopping=stopping
         )
         for stopping in ("auto", "change")
     )

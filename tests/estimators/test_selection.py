@@ -288,11 +288,14 @@ def test_a_grid_that_does_not_fit_takes_more_reads(
 
 
 def test_what_remains_is_in_the_table(whole: tuple[Selection, int, list[Any]]) -> None:
-    """Of a mixture with a component too many too, where the sample may be singular."""
+    """Of a mixture with a component too many the sample may be singular, and say nothing."""
     for row in whole[0].table:
         assert row.acceleration == "variance-reduced"
-        assert row.remaining_gain is not None
-        assert row.remaining_gain < 1e-3 or row.outcome == "dropped"
+        if row.remaining_gain is None:
+            assert row.n_components > TRUE_K
+            assert row.outcome in ("converged", "dropped"), "by the change from pass to pass"
+        else:
+            assert row.remaining_gain < 1e-3 or row.outcome == "dropped"
 
 
 def test_a_grid_too_large_for_this_process_is_refused(

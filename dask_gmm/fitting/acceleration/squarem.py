@@ -8,13 +8,12 @@ extrapolation is kept only if it does as well as x2 is certain to do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
-from dask_gmm.fitting.acceleration.remaining import series_rest
 from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
 from dask_gmm.fitting.events import Outcome
 
@@ -32,13 +31,11 @@ _LEAST_STRETCH = 1.01
 class Squarem(VerifiedEM):
     """EM with squared extrapolation steps; see the module.
 
-    The remaining gain is estimated as if the last two plain steps, and the last two cycles, went on
-    as a series (`remaining.series_rest`), twice that as either is too small if there are several
-    directions; still too low on a plateau that EM will leave.
+    The remaining gain is estimated as if the last two plain steps went on as a geometric series
+    (Aitken): right near the end, too low on a plateau that EM will leave.
     """
 
     _before: Point | None = None
-    _marks: list[float] = field(default_factory=list)  # objectives where the last cycles ended
 
     def choose(self, at: Point) -> Trial:
         """Extrapolate after a plain step; take a plain step after anything else."""
@@ -68,20 +65,11 @@ class Squarem(VerifiedEM):
     def begin_anew(self, start: MixtureParameters) -> None:
         """Take two plain steps before the next extrapolation."""
         self._before = None
-        self._marks = []
 
     def _estimate(self, before: Point, at: Point) -> None:
-        """Estimate from the last two plain steps, and from what the last two cycles have gained."""
-        self._marks = [*self._marks[-2:], at.value]
         ratio = at.gain / before.gain if before.gain > 0.0 else 0.0
         if ratio >= 1.0:
             return
-        gained, turns = max(at.value - before.value, at.gain), len(self._bounds)
-        left = series_rest(gained, ratio, turns)
-        if len(self._marks) > 2:
-            earlier, cycle = (float(gain) for gain in np.diff(self._marks))
-            if earlier > 0.0:
-                left = max(left, series_rest(cycle, cycle / earlier, turns // 2))
-        self.remaining_gain = max(2.0 * left, at.gain)
+        self.remaining_gain = max(at.value - before.value, at.gain) * ratio / (1.0 - ratio)
         if not self.by_change and self.remaining_gain < self.tol:
             self.outcome = Outcome.CONVERGED

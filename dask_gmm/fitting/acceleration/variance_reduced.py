@@ -11,12 +11,6 @@ the relative error of a curvature estimated on m rows, and follows how predictio
 rejected step refutes the sample as far as that step went: until ρ is back where it began, the plain
 step is evaluated in the same read, and what is left to gain is estimated from how the gradient
 declines and not from the sample's own optimum, which then may be nobody else's (`remaining`).
-
-A fit that would stop doubts the sample first. The curvature of a component's m/K rows has a
-relative error of about √(K/m), less as the sample is a larger part of all rows, and on a plateau
-the true one may be nothing. So the corrected sample is maximised once more with ρ = −4√(K/m), as if
-it bent so much less, and what that finds counts if it is more. A pass that only this doubt has
-asked for, and that gains about what was predicted, halves it.
 """
 
 from __future__ import annotations
@@ -50,12 +44,6 @@ _EVALUATIONS = 40
 _STOP_EVALUATIONS = 100
 # The climb ends when its next step would gain this part of what a plain pass gains for certain.
 _INNER = 0.05
-# Standard errors by which the sample's curvature is doubted, and by how much a prediction may miss
-# that lets half of the doubt go.
-_DOUBT = 4.0
-_CAME_TRUE = 0.5
-# Where an EM step gains less than this part of `tol`, no doubt is followed.
-_NEGLIGIBLE = 1e-2
 # A bold step must gain this part of what the plain step gains for certain.
 _NEEDED = 0.1
 _OUTER_MEMORY = 4
@@ -77,9 +65,6 @@ class VarianceReducedEM(VerifiedEM):
     _rho: float = 0.0
     _first_rho: float = 0.0
     _least_rho: float = 0.0
-    _doubt: float = 0.0
-    _doubted: bool = False
-    _unsure: tuple[CorrectedSample, Point, Point] | None = None
     _hedging: bool = False
     _remaining: RemainingGain = field(default_factory=RemainingGain)
     _outer: list[Step] = field(default_factory=list)
@@ -93,16 +78,15 @@ class VarianceReducedEM(VerifiedEM):
         """Maximise the corrected sample; where that says nothing new, take the plain step."""
         assert at.update is not None
         objective = CorrectedSample.create(self.sample, at.parameters, at.moments)
-        self._doubt_less()
-        self._unsure = None
         best, rho = self._climb(objective, at), self._rho
-        self._remaining.take(self._gained, at.gain)
+        self._remaining.take(self._gained)
         if self._refuted:  # h_1 without the sample is what a plain step maximises
-            self._settle(self._by_decline(objective, at, best, rho))
+            rise, held = (at.gain, 1.0) if best is None else (best[1], rho)
+            self._settle(self._remaining.by_decline(max(rise, 0.0), held))
         elif best is None:
-            self._ask_sample(objective, objective.start(), at, None)
+            self._ask_sample(objective, objective.start(), at)
         else:
-            self._ask_sample(objective, objective.held(rho).released(best[0]), at, best)
+            self._ask_sample(objective, objective.held(rho).released(best[0]), at)
         if best is None:
             self._outer.clear()
             if self._refuted:
@@ -142,8 +126,6 @@ class VarianceReducedEM(VerifiedEM):
         """Trust the sample as far as its size says."""
         self._rho = min(_MOST_RHO, 0.5 * float(np.sqrt(start.n_parameters / len(self.sample))))
         self._first_rho, self._least_rho = self._rho, self._rho * _LEAST_RHO_PART
-        self._doubt = _DOUBT * float(np.sqrt(start.weights.size / len(self.sample)))
-        self._doubted, self._unsure = False, None
         self._hedging, self._mixed = False, False
         self._remaining = RemainingGain()
         self._outer.clear()
@@ -172,77 +154,24 @@ class VarianceReducedEM(VerifiedEM):
                 self._rho = max(self._rho / 4.0, self._least_rho)
         return None
 
-    def _by_decline(
-        self, free: CorrectedSample, at: Point, best: tuple[Point, float] | None, rho: float
-    ) -> float:
-        """Estimate without the sample's own maximum, from a climb that ρ has held."""
-        if best is None:
-            return self._remaining.by_decline(max(at.gain, 0.0), 1.0)
-        farther, start = free.held(3.0 * rho), free.held(3.0 * rho).start()
-        top, sound = climb(farther, start, max(_INNER * at.gain, _ROUNDING), _EVALUATIONS)
-        rise = top.value - start.value if sound else 0.0
-        return self._remaining.by_decline(max(best[1], 0.0), rho, rise)
-
-    def _ask_sample(
-        self, free: CorrectedSample, reached: Point, at: Point, best: tuple[Point, float] | None
-    ) -> None:
+    def _ask_sample(self, free: CorrectedSample, reached: Point, at: Point) -> None:
         """Estimate what is left to gain as max h − h(θ) without the proximal term.
 
         As that term only lowers h, what the climb has found is a lower bound; only when it is below
-        `tol`, or the fit ends here, the climb goes on, from what it has `reached`.
+        `tol` the climb goes on, from what it has `reached`.
         """
-        rise, unsure = reached.value - free.start().value, True
-        if self._may_stop and rise < self.tol:
-            unsure = False
-            reached, sound = climb(free, reached, self._enough(at), _STOP_EVALUATIONS)
-            if not sound:  # no maximum, or a singularity: it knows nothing
-                self._settle(self._by_decline(free, at, best, self._rho))
+        base = free.start().value
+        if self._may_stop and reached.value - base < self.tol:
+            enough = max(_INNER * min(self.tol, at.gain), _ROUNDING)
+            reached, sound = climb(free, reached, enough, _STOP_EVALUATIONS)
+            if not sound:  # no maximum, or a singularity: nothing is known
+                self._remaining.forget()
                 return
-            rise = reached.value - free.start().value
-        left = self._remaining.by_sample(max(rise, 0.0))
-        if not unsure and left < self.tol:
-            left = max(left, self._doubtful_rise(free, at))
-            self._doubted = not left < self.tol
-        if unsure:
-            self._unsure = free, reached, at
-        self._settle(left)
-
-    def _enough(self, at: Point) -> float:
-        """What a step of the climb gains that looks for the sample's maximum."""
-        least = min(self.tol, at.gain) if self.tol > 0.0 else at.gain
-        return max(_INNER * least, _ROUNDING)
-
-    def conclude(self) -> None:
-        """Climb on to the sample's maximum, for which no stop has asked yet."""
-        if self._unsure is None:
-            return
-        (free, reached, at), self._unsure = self._unsure, None
-        reached, sound = climb(free, reached, self._enough(at), _STOP_EVALUATIONS)
-        rise = reached.value - free.start().value if sound else self._remaining.most
-        known = 0.0 if self.remaining_gain is None else self.remaining_gain
-        self.remaining_gain = max(known, rise, self._doubtful_rise(free, at))
-
-    def _doubtful_rise(self, free: CorrectedSample, at: Point) -> float:
-        """Rise to the maximum if the sample bends too much by the doubt; at most `most`."""
-        doubt = self._doubt * float(np.sqrt(max(0.0, 1.0 - len(self.sample) / self._n_rows)))
-        doubted, enough = free.held(-doubt), max(self._enough(at), _NEGLIGIBLE * self.tol)
-        start = doubted.start()
-        top, sound = climb(doubted, start, enough, _STOP_EVALUATIONS)
-        bounded = sound and top.gain <= enough
-        rise = top.value - start.value if bounded else float("inf")
-        return min(rise, self._remaining.most)
-
-    def _doubt_less(self) -> None:
-        """After a pass that nothing but doubt has asked for, if it gained what was predicted."""
-        predicted = self._trial.predicted if self._trial is not None else float("nan")
-        missed = abs(self._gained - predicted) > _CAME_TRUE * predicted
-        if self._doubted and not missed:
-            self._doubt /= 2.0
-        self._doubted = False
+        self._settle(self._remaining.by_sample(max(reached.value - base, 0.0)))
 
     def _settle(self, left: float) -> None:
         """Keep an estimate, and stop if it is less than `tol`."""
-        self.remaining_gain = left = self._remaining.larger_of_two(left)
+        self.remaining_gain = left
         if self._may_stop and left < self.tol:
             self.outcome = Outcome.CONVERGED
 

@@ -9,7 +9,7 @@ has failed lately hedges: the same read evaluates the plain step too, so that it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,7 +72,8 @@ class VerifiedEM:
     reg_covar : float
     by_change : bool
         Stop by scikit-learn's rule, when an accepted pass changes the mean log-likelihood by less
-        than `tol`, instead of by the estimated remaining gain.
+        than `tol`, instead of by the estimated remaining gain. It also serves where there is no
+        estimate.
     previous_bound : float
         The lower bound that a warm start continues from.
     m_step : MStep, optional
@@ -94,7 +95,6 @@ class VerifiedEM:
     _trial: Trial | None = None
     _bounds: list[float] = field(default_factory=list)
     _centres: NDArray[np.float64] | None = None
-    _n_rows: int = 0
     _gained: float = float("nan")  # by the last accepted pass; NaN at a start
     _error: CollapsedComponentError | None = None
 
@@ -112,11 +112,8 @@ class VerifiedEM:
     # -- what a subclass decides -----------------------------------------------------------------
 
     def choose(self, at: Point) -> Trial:
-        """Choose the trial after an accepted point; sets `remaining_gain`, may set `outcome`."""
+        """Choose the next trial from an accepted point; may set `outcome` or `remaining_gain`."""
         raise NotImplementedError
-
-    def conclude(self) -> None:
-        """Complete `remaining_gain`: the fit ends here, for another reason than that."""
 
     def accepted(self, trial: Trial, gain: float) -> None:
         """Learn that a bold trial has gained so much."""
@@ -179,20 +176,18 @@ class VerifiedEM:
             return
         kind = StepKind.ACCEPTED if trial.bold else self._plain_kind()
         self._at = Point(trial.parameters, bound, moments, update, gain)
-        self._gained, self._n_rows = gained, found.rows
+        self._gained = gained
         if trial.bold:
             self.accepted(trial, gained)
         previous, self._previous = self._previous, bound
         self._bounds.append(bound)
         self.remaining_gain = None
         self._trial = self.choose(self._at)
-        if self.outcome is None:
-            if self.by_change and abs(bound - previous) < self.tol:
-                self.outcome = Outcome.CONVERGED
-            elif len(self._bounds) >= self.max_iter:
-                self.outcome = Outcome.MAX_ITER
-            if self.outcome is not None:
-                self.conclude()
+        by_change = self.by_change or self.remaining_gain is None
+        if self.outcome is None and by_change and abs(bound - previous) < self.tol:
+            self.outcome = Outcome.CONVERGED
+        if self.outcome is None and len(self._bounds) >= self.max_iter:
+            self.outcome = Outcome.MAX_ITER
         self.judgements.append(Judgement(kind, bound, self.remaining_gain))
 
     def _mend(self, found: SufficientStatistics) -> None:
@@ -241,9 +236,6 @@ class VerifiedEM:
         the one before the last M-step.
         """
         assert self.outcome is not None
-        if self.outcome in (Outcome.MAX_PASSES, Outcome.MAX_BYTES) and self.judgements:
-            self.conclude()
-            self.judgements[-1] = replace(self.judgements[-1], remaining_gain=self.remaining_gain)
         at = self._at
         parameters = self._trial.parameters if self._trial is not None else self.starts[0]
         if at is not None:
