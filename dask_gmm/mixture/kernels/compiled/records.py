@@ -8,6 +8,7 @@ names fields as attributes, so that a field that is not there fails when the pro
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import numpy as np
@@ -18,7 +19,7 @@ from dask_gmm.mixture.kernels.compiled.elementary import exp_numbers
 from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from dask_gmm.mixture.kernels.compiled.design import Design
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code
@@ -115,9 +116,10 @@ class Record:
         return len(cls.fields)
 
     @classmethod
+    @lru_cache(maxsize=256)  # every pass asks, for each thread
     def allocated(
         cls, design: Design, n_components: int, *, gathered: bool = False
-    ) -> dict[str, tuple[Any, int]]:
+    ) -> Mapping[str, tuple[Any, int]]:
         """Element type and number of elements of each array that a run allocates, by name."""
         sizes: dict[str, tuple[Any, int]] = {}
         for field in cls.fields:

@@ -6,6 +6,7 @@ bits that straddles two lines takes twice as long to load.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from dask_gmm.mixture.kernels.compiled.records import Block, Member
 from dask_gmm.mixture.statistics import number_of_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -224,7 +225,7 @@ def _readable(rows: NDArray[Any], design: Design) -> Iterator[tuple[int, NDArray
         yield start, copy
 
 
-_Sizes = dict[str, tuple[Any, int]]
+_Sizes = Mapping[str, tuple[Any, int]]
 """Element type and number of elements of each array."""
 
 
