@@ -66,9 +66,13 @@ class RowError(InputError):
         self.where = where
         self._known = (row, *known)
 
-    def at(self, where: str) -> Self:
-        """Return the same error with the row's place in the input spelled out."""
-        return type(self)(*self._known, where)
+    def at(self, where: str, row: int | None = None) -> Self:
+        """Return the same error with the row's place in the input spelled out.
+
+        `row` is its index in the block, where whoever met the row had only some of the block's.
+        """
+        known = self._known if row is None else (row, *self._known[1:])
+        return type(self)(*known, where)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (*self._known, self.where)

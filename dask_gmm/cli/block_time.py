@@ -79,13 +79,14 @@ def time_block(source: Source, index: int, job: StatisticsJob) -> BlockTimes:
         stored = (read_counter() - before).bytes
         p = job.candidates[0].parameters
         rng = np.random.default_rng(0)
-        chosen = rng.integers(0, max(rows.shape[0], 1), p.n_components)
-        sample = np.asarray(rows[:100_000], dtype=np.float64)
+        chosen = rng.integers(0, max(len(rows), 1), p.n_components)
+        sample = np.asarray(rows.values[:100_000], dtype=np.float64)
         variances = np.var(sample, axis=0) / max(p.n_components, 1) + 1e-12
-        spread = _parameters(np.asarray(rows[chosen], dtype=np.float64), variances, p.family.name)
+        means = np.asarray(rows.values[chosen], dtype=np.float64)
+        spread = _parameters(means, variances, p.family.name)
         job = replace(job, candidates=(Candidate(spread),) * len(job.candidates))
-        job(rows[:1024], block)
+        job(rows.take(slice(1024)), block)
         begun = time.perf_counter()
         job(rows, block)
         compute = time.perf_counter() - begun
-    return BlockTimes(int(rows.shape[0]), read, compute, stored)
+    return BlockTimes(len(rows), read, compute, stored)

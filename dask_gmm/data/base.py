@@ -10,6 +10,7 @@ import numpy as np
 from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
 from dask_gmm.data.grid import BlockRef, SampleGrid
 from dask_gmm.errors import InputError, MissingValueError
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -163,14 +164,14 @@ class Source(ABC):
         return self.grid.block(i)
 
     @abstractmethod
-    def read(self, block: BlockRef) -> NDArray[Any]:
+    def read(self, block: BlockRef) -> Rows:
         """Return the rows of a block.
 
         Returns
         -------
-        ndarray of shape (rows, n_features)
-            In the source's dtype; possibly a view with any strides, never to be written to. No
-            later read changes it.
+        Rows
+            Values of shape (rows, n_features) in the source's dtype; possibly a view with any
+            strides, never to be written to. No later read changes them.
 
         Raises
         ------
@@ -182,7 +183,7 @@ class Source(ABC):
 
     def read_into(
         self, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None = None
-    ) -> NDArray[Any]:
+    ) -> Rows:
         """Return the rows of a block, perhaps in memory that the next such read overwrites.
 
         For callers that are done with a block before they read the next one into the same
@@ -199,8 +200,8 @@ class Source(ABC):
 
         Returns
         -------
-        ndarray of shape (rows, n_features)
-            As from `read`, but its memory may be that of `buffers`.
+        Rows
+            As from `read`, but their memory may be that of `buffers`.
         """
         return self.read(block)
 
@@ -221,7 +222,7 @@ class Source(ABC):
         """What reads the blocks, for messages."""
         return "own"
 
-    def _checked(self, rows: NDArray[Any], block: BlockRef) -> NDArray[Any]:
+    def _rows(self, values: NDArray[Any], block: BlockRef) -> Rows:
         """Return a block's rows if all are measurements; once looked at, they need no second look.
 
         Raises
@@ -232,11 +233,11 @@ class Source(ABC):
         seen: set[int] = self.__dict__.setdefault("_seen", set())
         if self.marks and block.index not in seen:
             try:
-                self.marks.check(rows)
+                self.marks.check(values)
             except MissingValueError as error:
                 raise error.at(self.locate(block, error.row)) from None
             seen.add(block.index)
-        return rows
+        return Rows(values)
 
     def locate(self, block: BlockRef, row: int) -> str:
         """Say where row `row` of a block lies in the whole array, for messages."""

@@ -25,13 +25,13 @@ from dask_gmm.data.conventions import (
 )
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
 from dask_gmm.errors import InputError, MissingValueError
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import dask.array as da
     from dask.typing import Key
-    from numpy.typing import NDArray
 
 __all__ = ["BlockRows", "DaskSource"]
 
@@ -56,7 +56,7 @@ class BlockRows:
     feature_axis: int
     marks: Marks = NO_MARKS
 
-    def __call__(self, value: Any) -> NDArray[Any]:
+    def __call__(self, value: Any) -> Rows:
         """Return the rows of a block.
 
         Parameters
@@ -66,7 +66,8 @@ class BlockRows:
 
         Returns
         -------
-        ndarray of shape (n, n_features)
+        Rows
+            Values of shape (n, n_features).
 
         Raises
         ------
@@ -89,9 +90,9 @@ class BlockRows:
                 f"that makes the blocks its true chunks."
             )
         check_dtype(value.dtype, "A block of the Dask array")
-        rows = flatten_block(value, self.feature_axis)
-        self.marks.check(rows)
-        return rows
+        values = flatten_block(value, self.feature_axis)
+        self.marks.check(values)
+        return Rows(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +238,7 @@ class DaskSource(Source):
         """False: the graph makes the blocks, and whoever wants to keep them persists it."""
         return False
 
-    def read(self, block: BlockRef) -> NDArray[Any]:
+    def read(self, block: BlockRef) -> Rows:
         """Compute one block with Dask's current scheduler and return its rows.
 
         Not for use inside tasks: there the block's key stands for it.

@@ -124,7 +124,7 @@ def _map_block(
     shape = tuple(b - a for a, b in zip(block.start, block.stop, strict=True))
     rows = source.read(block)
     try:
-        values = function(rows)
+        values = function(rows.values)
     except RowError as error:
         raise error.at(source.locate(block, error.row)) from None
     return _shaped(values, shape, n_outputs)
@@ -138,7 +138,7 @@ def _map_value(
     n_outputs: int | None,
 ) -> NDArray[Any]:
     try:
-        values = function(rows_of(value))
+        values = function(rows_of(value).values)
     except RowError as error:
         raise error.at(f"row {error.row} of block {index} of the Dask array") from None
     axis = rows_of.feature_axis

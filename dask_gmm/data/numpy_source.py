@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.rows import Rows
+
 __all__ = ["BLOCK_BYTES", "NumpySource"]
 
 BLOCK_BYTES = 8 * 2**20
@@ -122,8 +124,7 @@ class NumpySource(Source):
         """False: a block is a view, or a copy as quick as handing it to another thread."""
         return False
 
-    def read(self, block: BlockRef) -> NDArray[Any]:
+    def read(self, block: BlockRef) -> Rows:
         """Return the rows of a block, a view wherever strides allow it."""
-        return self._checked(
-            flatten_block(self.array[self._region(block)], self.feature_axis), block
-        )
+        values = flatten_block(self.array[self._region(block)], self.feature_axis)
+        return self._rows(values, block)

@@ -34,8 +34,9 @@ from dask_gmm.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
     from zarr.abc.store import Store
+
+    from dask_gmm.rows import Rows
 
 __all__ = ["SHARD_BLOCK_BYTES", "ZarrSource"]
 
@@ -196,7 +197,7 @@ class ZarrSource(Source):
         size = encoded_bytes(self.layout, self._nominal_block)
         return ReadAhead(group, max(1, min(AHEAD_BYTES // size, MAX_REQUESTS)), size)
 
-    def read(self, block: BlockRef) -> NDArray[Any]:
+    def read(self, block: BlockRef) -> Rows:
         """Return the rows of a block; see `Source.read`.
 
         Raises
@@ -208,7 +209,7 @@ class ZarrSource(Source):
 
     def read_into(
         self, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None = None
-    ) -> NDArray[Any]:
+    ) -> Rows:
         """Return the rows of a block, in `buffers` where the direct reader reads it.
 
         Raises
@@ -218,14 +219,14 @@ class ZarrSource(Source):
         """
         reader = self._direct_reader()
         if reader is not None:
-            rows = reader.read(self._box(block), buffers, requested)
+            values = reader.read(self._box(block), buffers, requested)
         else:
             region = self._region(block)
-            values = read_through_zarr(
+            boxed = read_through_zarr(
                 self.open(), region, self.name, whole_shards=self.whole_shards
             )
-            rows = flatten_block(values, self.feature_axis)
-        return self._checked(rows, block)
+            values = flatten_block(boxed, self.feature_axis)
+        return self._rows(values, block)
 
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask a remote store for the objects of a block; None for any other store."""

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar, runtime_che
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
-
     from dask_gmm.data.source import BlockRef
+    from dask_gmm.rows import Rows
 
 __all__ = ["BlockJob", "GraphSource", "is_graph_source"]
 
@@ -31,8 +30,8 @@ class BlockJob(Protocol[T_co]):
     def workspace_bytes(self) -> int:
         """Bytes that one call needs beside its rows and its value."""
 
-    def __call__(self, rows: np.ndarray[Any, Any], block: BlockRef, /) -> T_co:
-        """Return the value of a block's rows, shape (n, D); n may be 0."""
+    def __call__(self, rows: Rows, block: BlockRef, /) -> T_co:
+        """Return the value of a block's rows; there may be none."""
 
 
 @runtime_checkable
@@ -48,11 +47,8 @@ class GraphSource(Protocol):
     def futures(self) -> Sequence[Any]:
         """Return the `distributed.Future`s of the blocks that lie on a cluster already."""
 
-    def row_maker(self) -> Callable[[Any], np.ndarray[Any, Any]]:
-        """Return what turns a block's value into rows, shape (n, D).
-
-        Picklable without the source.
-        """
+    def row_maker(self) -> Callable[[Any], Rows]:
+        """Return what turns a block's value into rows; picklable without the source."""
 
 
 def is_graph_source(source: Any) -> TypeGuard[GraphSource]:

@@ -26,11 +26,12 @@ from dask.utils import parse_bytes
 from dask_gmm.data.buffers import SpareBuffers
 from dask_gmm.errors import InputError
 from dask_gmm.execution.machine import available_memory, machine_memory
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    Rows = np.ndarray[Any, Any]
+    from numpy.typing import NDArray
 
 __all__ = [
     "CacheSpec",
@@ -172,7 +173,10 @@ class PinnedBlocks:
 
     def keep(self, index: int, rows: Rows, reserved: int) -> Rows:
         """Pin a block that was read after `reserve(reserved)`; return it, now read-only."""
-        mine = _owned(rows)
+        weights, places = (
+            None if array is None else _owned(array) for array in (rows.weights, rows.places)
+        )
+        mine = Rows(_owned(rows.values), weights, places)
         with self._lock:
             if not self._open:
                 return mine
@@ -192,18 +196,18 @@ class PinnedBlocks:
         self.spare.close()
 
 
-def _owned(rows: Rows) -> Rows:
-    """Return rows that no one else can change or keep alive, in the same order in memory.
+def _owned(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that no one else can change or keep alive, in the same order in memory.
 
     A view of something larger (a buffer that the next read will reuse, a chunk that the block is a
     corner of) is copied; a kernel that met another memory order might add in another order.
     """
-    root: Any = rows
+    root: Any = array
     while isinstance(root.base, np.ndarray):
         root = root.base
-    if root.base is not None or root.nbytes != rows.nbytes:
-        rows = rows.copy(order="K")
-    mine = rows.view()
+    if root.base is not None or root.nbytes != array.nbytes:
+        array = array.copy(order="K")
+    mine = array.view()
     mine.flags.writeable = False
     return mine
 

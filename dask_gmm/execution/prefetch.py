@@ -19,10 +19,9 @@ from dask_gmm.data.buffers import SpareBuffers
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
-    import numpy as np
-
     from dask_gmm.data.buffers import ReadBuffers, TurnBuffers
     from dask_gmm.data.source import BlockRef, Source
+    from dask_gmm.rows import Rows
 
 __all__ = ["IN_FLIGHT_BYTES", "ReadBlock", "blocks_ahead", "read_in_order"]
 
@@ -43,7 +42,7 @@ class ReadBlock(Protocol):
         buffers: ReadBuffers,
         requested: Mapping[str, Any] | None,
         /,
-    ) -> np.ndarray[Any, Any]:
+    ) -> Rows:
         """Return the rows of a block, perhaps in `buffers`; uses `requested` up."""
 
 
@@ -54,7 +53,7 @@ def blocks_ahead(source: Source, n_blocks: int) -> int:
 
 def read_in_order(
     source: Source, blocks: Sequence[int], read: ReadBlock, spare: SpareBuffers | None = None
-) -> Generator[tuple[BlockRef, np.ndarray[Any, Any]]]:
+) -> Generator[tuple[BlockRef, Rows]]:
     """Yield blocks with their rows.
 
     The rows are the caller's only until it asks for the next block: then their memory is read
@@ -124,10 +123,10 @@ class _Group:
     """Some blocks that have been read, to be taken one by one, and what ended their reading."""
 
     def __init__(self) -> None:
-        self.read: deque[tuple[BlockRef, np.ndarray[Any, Any]]] = deque()
+        self.read: deque[tuple[BlockRef, Rows]] = deque()
         self.error: BaseException | None = None
 
-    def __iter__(self) -> Iterator[tuple[BlockRef, np.ndarray[Any, Any]]]:
+    def __iter__(self) -> Iterator[tuple[BlockRef, Rows]]:
         while self.read:
             yield self.read.popleft()  # no name here keeps a block alive
         error, self.error = self.error, None

@@ -34,12 +34,11 @@ from dask_gmm.execution.tree import Summable, TreeFold
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
-
     from dask_gmm.data.buffers import ReadBuffers, SpareBuffers
     from dask_gmm.data.source import BlockRef, Source
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.pinned import PinnedBlocks
+    from dask_gmm.rows import Rows
 
 __all__ = ["UnitResult", "is_transient", "run_block", "run_unit", "run_value"]
 
@@ -111,7 +110,7 @@ def is_transient(error: BaseException) -> bool:
 
 def _read(
     source: Source, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None
-) -> np.ndarray[Any, Any]:
+) -> Rows:
     """Read a block, and again after a short pause where the error may be a passing one."""
     started = time.monotonic()
     for pause in READ_PAUSES:
@@ -132,7 +131,7 @@ def _read_and_pin(
     block: BlockRef,
     buffers: ReadBuffers,
     requested: Mapping[str, Any] | None,
-) -> np.ndarray[Any, Any]:
+) -> Rows:
     """Read a block, into memory of its own if it is to stay."""
     size = (block.rows or 0) * source.n_features * source.dtype.itemsize
     if not pinned.reserve(size):
@@ -147,7 +146,7 @@ def _read_and_pin(
 
 def run_block(
     job: BlockJob[T],
-    rows: np.ndarray[Any, Any],
+    rows: Rows,
     block: BlockRef,
     source_name: str,
     locate: Callable[[BlockRef, int], str],
@@ -156,7 +155,8 @@ def run_block(
     try:
         return job(rows, block)
     except RowError as error:
-        raise error.at(locate(block, error.row)) from None
+        row = rows.place(error.row)
+        raise error.at(locate(block, row), row) from None
     except Exception as error:
         if not isinstance(error, DaskGMMError):
             error.add_note(f"This happened in block {block.index} of {source_name}.")
@@ -166,11 +166,11 @@ def run_block(
 def run_value(
     job: BlockJob[T],
     value: Any,
-    rows_of: Callable[[Any], np.ndarray[Any, Any]],
+    rows_of: Callable[[Any], Rows],
     block: BlockRef,
     source_name: str,
     locate: Callable[[BlockRef, int], str],
-) -> tuple[T, np.ndarray[Any, Any]]:
+) -> tuple[T, Rows]:
     """Apply a job to what a task of a Dask graph made of one block; return the rows too."""
     try:
         rows = rows_of(value)
@@ -233,7 +233,7 @@ def run_unit(
             else:
                 block, rows = next(reading)
             value = run_block(job, rows, block, source.name, source.locate)
-            size = int(rows.shape[0]), int(rows.nbytes)
+            size = len(rows), rows.nbytes
             del rows  # its memory is read into again, or it would be one block too many
             fold.add(0, position, value)
             n_rows, n_bytes = n_rows + size[0], n_bytes + size[1]

@@ -25,6 +25,7 @@ from dask_gmm.fitting.starts import responsibilities, start_from
 from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.merging import merge_down
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
 
-    Rows = NDArray[np.floating[Any]]
+    Values = NDArray[np.floating[Any]]
 
 __all__ = ["GridPoint", "GridStart", "StartsOfSize", "grid_starts", "starts_on_sample"]
 
@@ -74,7 +75,7 @@ class StartsOfSize(Protocol):
 
 
 def starts_on_sample(
-    rows: Rows,
+    rows: Values,
     settings: FitSettings,
     accelerations: Mapping[GridPoint, str | None],
     random_state: np.random.RandomState,
@@ -163,7 +164,7 @@ def _handed_down(
     """The start that a larger mixture gives, with its cheapest pairs merged; none if it cannot."""
     if larger.n_components > MOST_HANDED_DOWN:
         return []
-    (statistics,) = get_kernel(settings.kernel).statistics(sample.rows, [Candidate(larger)])
+    (statistics,) = get_kernel(settings.kernel).statistics(Rows(sample.rows), [Candidate(larger)])
     if statistics.n_components <= point.n_components:  # it has lost components itself
         return []
     try:
@@ -197,7 +198,7 @@ def _polished(
     tol, reg_covar = POLISH_TOL * settings.tol, settings.reg_covar
     results = run(
         [PlainEM(start, tol, steps, reg_covar) for start, _ in starts],
-        lambda candidates: kernel.statistics(sample.rows, candidates),
+        lambda candidates: kernel.statistics(Rows(sample.rows), candidates),
     )
     polished = [
         GridStart(r.parameters, r.lower_bound, origin)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import BlockRef
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.mixture.kernels import Candidate
+    from dask_gmm.rows import Rows
 
 __all__ = ["HoldOut", "HoldOutEvaluator", "HoldOutJob", "ScoredStatistics", "TrainingRowsJob"]
 
@@ -70,11 +71,11 @@ class TrainingRowsJob(Generic[T]):
     held_out: HoldOut
     block_bytes: int
 
-    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> T:
+    def __call__(self, rows: Rows, block: BlockRef) -> T:
         """Return the job's value for the block's other rows."""
-        chosen = np.flatnonzero(~self.held_out.mask(block, rows.shape[0]))
+        chosen = np.flatnonzero(~self.held_out.mask(block, len(rows)))
         try:
-            return self.job(rows[chosen], block)
+            return self.job(rows.take(chosen), block)
         except NonFiniteError as error:
             raise _placed(error, chosen) from None
 
@@ -136,12 +137,12 @@ class HoldOutJob:
     held_out: HoldOut
     block_bytes: int
 
-    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _SplitEvaluation:
-        """Return what the block says; rows has shape (n, D)."""
-        mask = self.held_out.mask(block, rows.shape[0])
+    def __call__(self, rows: Rows, block: BlockRef) -> _SplitEvaluation:
+        """Return what the block says."""
+        mask = self.held_out.mask(block, len(rows))
         evaluation = TrainingRowsJob(self.training, self.held_out, 0)(rows, block)
         chosen = np.flatnonzero(mask)
-        kernel, others = get_kernel(self.training.kernel), rows[chosen]
+        kernel, others = get_kernel(self.training.kernel), rows.values[chosen]
         try:
             scores = tuple(
                 LogLikelihood(len(others), float(kernel.log_densities(others, c.parameters).sum()))

@@ -25,7 +25,7 @@ from dask_gmm.fitting.comfortable import exponent_of
 from dask_gmm.fitting.events import StartRead
 from dask_gmm.fitting.starts import cluster_weighted, spread_out
 from dask_gmm.mixture.estimation import maximize
-from dask_gmm.mixture.kernels.base import as_rows, check_finite
+from dask_gmm.mixture.kernels.base import check_finite, checked_values
 from dask_gmm.mixture.merging import group_components, take_components
 from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.rows import Rows
 
     Array = NDArray[np.float64]
 
@@ -199,16 +200,16 @@ class _DrawJob:
     round: int
     block_rows: int
 
-    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Parts:
+    def __call__(self, rows: Rows, block: BlockRef) -> _Parts:
         """Return the rows with the largest keys."""
-        rows = as_rows(rows, self.places[0].shape[1])
+        values = checked_values(rows.values, self.places[0].shape[1])
         drawn = []
         for restart, places in enumerate(self.places):
             key = (_PURPOSE, self.seed, self.round, restart, block.index)
-            logs = np.log1p(-np.random.default_rng(key).random(len(rows)))
-            keys = np.full(len(rows), -np.inf)
+            logs = np.log1p(-np.random.default_rng(key).random(len(values)))
+            keys = np.full(len(values), -np.inf)
             with np.errstate(over="ignore", invalid="ignore"):  # a key of −∞ is never drawn
-                for where, squares, _ in _nearest(rows, places):
+                for where, squares, _ in _nearest(values, places):
                     far = squares > 0.0
                     keys[where][far] = logs[where][far] / squares[far]
             chosen = np.lexsort((-keys,))[: self.size]
@@ -219,7 +220,7 @@ class _DrawJob:
                     keys[chosen],
                     np.full(len(chosen), block.index),
                     chosen.astype(np.int64),
-                    np.asarray(rows[chosen], dtype=np.float64),
+                    np.asarray(values[chosen], dtype=np.float64),
                 )
             )
         return _Parts(tuple(drawn))
@@ -242,18 +243,18 @@ class _MomentsJob:
     places: tuple[Array, ...]
     families: tuple[CovarianceFamily, ...]
 
-    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Parts:
+    def __call__(self, rows: Rows, block: BlockRef) -> _Parts:
         """Return statistics about the places, a `_Parts` of families for each restart."""
-        rows = as_rows(rows, self.places[0].shape[1])
+        values = checked_values(rows.values, self.places[0].shape[1])
         with np.errstate(over="ignore", invalid="ignore"):  # the start says whose squares overflow
-            return _Parts(tuple(self._moments(rows, places) for places in self.places))
+            return _Parts(tuple(self._moments(values, places) for places in self.places))
 
-    def _moments(self, rows: NDArray[Any], places: Array) -> _Parts:
+    def _moments(self, values: NDArray[Any], places: Array) -> _Parts:
         m, d = places.shape
         counts, first = np.zeros(m), np.zeros((m, d))
         seconds = [np.zeros(family.second_moment_shape(m, d)) for family in self.families]
-        for where, _, labels in _nearest(rows, places):
-            offsets = rows[where].astype(np.float64) - places[labels]
+        for where, _, labels in _nearest(values, places):
+            offsets = values[where].astype(np.float64) - places[labels]
             counts += np.bincount(labels, minlength=m)
             np.add.at(first, labels, offsets)
             for j in np.unique(labels).tolist():
@@ -265,8 +266,8 @@ class _MomentsJob:
                 SufficientStatistics.create(
                     family,
                     places,
-                    rows=len(rows),
-                    weight=len(rows),
+                    rows=len(values),
+                    weight=len(values),
                     log_likelihood=0.0,
                     counts=counts,
                     first=first,
@@ -294,7 +295,9 @@ def _tile_bytes(places: tuple[Array, ...]) -> int:
     return 8 * (_TILE_ROWS * (2 * m + 4 * d + 8) + 2 * m * d)
 
 
-def _nearest(rows: NDArray[Any], places: Array) -> Iterator[tuple[slice, Array, NDArray[np.intp]]]:
+def _nearest(
+    values: NDArray[Any], places: Array
+) -> Iterator[tuple[slice, Array, NDArray[np.intp]]]:
     """Tile by tile, each row's squared distance to the nearest place, and which one that is.
 
     The distances are in units in which their squares are neither too large nor too small.
@@ -304,10 +307,10 @@ def _nearest(rows: NDArray[Any], places: Array) -> Iterator[tuple[slice, Array, 
     exponent = exponent_of(centred)
     centred = np.ldexp(centred, -exponent)
     squares = np.vecdot(centred, centred)
-    for start in range(0, len(rows), _TILE_ROWS):
-        where = slice(start, min(start + _TILE_ROWS, len(rows)))
-        check_finite(rows[where], start)
-        x = rows[where].astype(np.float64) - middle
+    for start in range(0, len(values), _TILE_ROWS):
+        where = slice(start, min(start + _TILE_ROWS, len(values)))
+        check_finite(values[where], start)
+        x = values[where].astype(np.float64) - middle
         if exponent:
             np.ldexp(x, -exponent, out=x)
         labels = np.argmin(squares - 2.0 * (x @ centred.T), axis=1)

@@ -18,8 +18,6 @@ from dask_gmm.mixture.statistics import number_of_sums
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
     from dask_gmm.data.source import BlockRef
     from dask_gmm.execution.backend import Backend, PassProgress, PassResult
     from dask_gmm.execution.jobs import BlockJob
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
+    from dask_gmm.rows import Rows
 
 __all__ = [
     "Evaluation",
@@ -62,8 +61,8 @@ class StatisticsJob:
     candidates: tuple[Candidate, ...]
     kernel: str = "auto"
 
-    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> Evaluation:
-        """Return the block's statistics; rows has shape (n, D) and any real dtype."""
+    def __call__(self, rows: Rows, block: BlockRef) -> Evaluation:
+        """Return the block's statistics."""
         return Evaluation(get_kernel(self.kernel).statistics(rows, self.candidates))
 
     @property
@@ -104,9 +103,9 @@ class LogLikelihoodJob:
     parameters: MixtureParameters
     kernel: str = "auto"
 
-    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> LogLikelihood:
-        """Return the block's total log-likelihood; rows has shape (n, D)."""
-        densities = get_kernel(self.kernel).log_densities(rows, self.parameters)
+    def __call__(self, rows: Rows, block: BlockRef) -> LogLikelihood:
+        """Return the block's total log-likelihood."""
+        densities = get_kernel(self.kernel).log_densities(rows.values, self.parameters)
         with np.errstate(over="ignore"):  # −∞ then: whoever reports a total looks at it
             return LogLikelihood(densities.shape[0], float(densities.sum()))
 
@@ -143,10 +142,10 @@ class _CountingJob:
     job: BlockJob[Any]
     value: float | int
 
-    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Counted:
+    def __call__(self, rows: Rows, block: BlockRef) -> _Counted:
         """Return the job's own value with the count."""
-        step = max(1, _FLAGS // max(1, rows.shape[1]))
-        tiles = (rows[start : start + step] for start in range(0, rows.shape[0], step))
+        values, step = rows.values, max(1, _FLAGS // max(1, rows.values.shape[1]))
+        tiles = (values[start : start + step] for start in range(0, len(values), step))
         held = sum(int((tile == self.value).any(axis=1).sum()) for tile in tiles)
         return _Counted(self.job(rows, block), held)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import BlockRef
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.rows import Rows
 
 __all__ = ["Labels", "LogDensities", "Posteriors", "RowFunction", "WriteJob", "Written"]
 
@@ -94,10 +95,10 @@ class WriteJob:
     writer: BlockWriter
     output_bytes: int
 
-    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> Written:
+    def __call__(self, rows: Rows, block: BlockRef) -> Written:
         """Write the block's values and return how many rows they belong to."""
-        self.writer.write(block, self.function(rows))
-        return Written(rows.shape[0])
+        self.writer.write(block, self.function(rows.values))
+        return Written(len(rows))
 
     @property
     def value_bytes(self) -> int:

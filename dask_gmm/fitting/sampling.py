@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.backend import Backend, PassResult
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
+    from dask_gmm.rows import Rows
 
 __all__ = ["Sample", "SampleJob", "automatic_size", "bounded_size", "draw_sample", "sample_blocks"]
 
@@ -129,17 +130,17 @@ class SampleJob:
     seed: int
     n_features: int
 
-    def __call__(self, rows: NDArray[np.generic], block: BlockRef) -> _Drawn:
+    def __call__(self, rows: Rows, block: BlockRef) -> _Drawn:
         """Return the drawn rows in the order of the block."""
-        n = rows.shape[0]
+        values, n = rows.values, len(rows)
         wanted = min(n, self.most, ceil(self.share * n))
         chosen = np.arange(n)
         if wanted < n:
             rng = np.random.default_rng((self.seed, block.index))
             chosen = np.sort(rng.choice(n, wanted, replace=False, shuffle=False))
-            rows = rows[chosen]
-        kept = np.float32 if rows.dtype == np.float32 else np.float64
-        drawn: NDArray[np.floating[Any]] = np.array(rows, dtype=kept, order="C")
+            values = values[chosen]
+        kept = np.float32 if values.dtype == np.float32 else np.float64
+        drawn: NDArray[np.floating[Any]] = np.array(values, dtype=kept, order="C")
         bad = ~np.isfinite(drawn)
         if bad.any():
             row, feature = (int(i) for i in np.argwhere(bad)[0])

@@ -34,6 +34,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.benchmarks.turns import Spread, turns_of
 
 Turn = Callable[[], tuple[float, float]]
@@ -126,7 +127,7 @@ def contestants(
 
         def turn() -> tuple[float, float]:
             start = time.perf_counter()
-            found = kernel.statistics(rows, [candidate] * candidates)
+            found = kernel.statistics(Rows(rows), [candidate] * candidates)
             return (time.perf_counter() - start) / candidates, found[0].log_likelihood
 
         return turn

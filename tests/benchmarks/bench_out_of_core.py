@@ -110,7 +110,9 @@ def drop(path: Path) -> None:
 def measure(case: Case, path: Path, rounds: int, *, cold: bool = False) -> Result:
     """Let reading, computing and both take turns."""
     stored = open_source(path)
-    rows = np.concatenate([stored.read(stored.block(i)) for i in range(min(32, stored.n_blocks))])
+    rows = np.concatenate(
+        [stored.read(stored.block(i)).values for i in range(min(32, stored.n_blocks))]
+    )
     in_memory = open_source(rows, block_rows=stored.max_block_rows)
     backend = LocalBackend(case.threads)
     stored_plan = plan_pass(stored, n_threads=case.threads)

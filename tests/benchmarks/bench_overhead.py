@@ -52,6 +52,7 @@ from dask_gmm.execution.cluster.affinity import Affinity
 from dask_gmm.fitting.passes import StatisticsJob
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.benchmarks.turns import Spread, timed
 from tests.execution.fakes import SumJob, even_fake
 
@@ -163,7 +164,7 @@ def small(folder: Path, n_blocks: int, rounds: int) -> Iterator[Result]:
 
     def calls() -> None:
         for i in range(n_blocks):
-            kernel.statistics(rows[i * BLOCK_ROWS : (i + 1) * BLOCK_ROWS], [candidate])
+            kernel.statistics(Rows(rows[i * BLOCK_ROWS : (i + 1) * BLOCK_ROWS]), [candidate])
 
     def run(source: Any, work: Any) -> Callable[[], None]:
         plan = plan_pass(source, n_threads=1)
@@ -171,13 +172,15 @@ def small(folder: Path, n_blocks: int, rounds: int) -> Iterator[Result]:
 
     turns: dict[str, Callable[[], float | None]] = {
         "reading alone": read,
-        "kernel, all rows in one call": lambda: (kernel.statistics(rows, [candidate]), None)[1],
+        "kernel, all rows in one call": lambda: (kernel.statistics(Rows(rows), [candidate]), None)[
+            1
+        ],
         "kernel calls, one a block": calls,
         "pass over NumPy, sums": run(here, SumJob()),
         "pass over NumPy": run(here, job),
         "pass over Zarr": run(stored, job),
     }
-    kernel.statistics(rows[:BLOCK_ROWS], [candidate])
+    kernel.statistics(Rows(rows[:BLOCK_ROWS]), [candidate])
     with single_threaded_blas():
         seconds = timed(turns, rounds)
     least = {name: min(taken) for name, taken in seconds.items()}

@@ -45,6 +45,7 @@ from dask_gmm.fitting.sampling import automatic_size
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
 from dask_gmm.mixture.covariance import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -155,7 +156,9 @@ class Reads:
         self.reads += 1
         blocks = [self._rows[i : i + BLOCK] for i in range(0, len(self._rows), BLOCK)]
         with ThreadPoolExecutor(CPU_COUNT) as pool:
-            parts = list(pool.map(lambda rows: self._kernel.statistics(rows, candidates), blocks))
+            parts = list(
+                pool.map(lambda rows: self._kernel.statistics(Rows(rows), candidates), blocks)
+            )
         totals = parts[0]
         for part in parts[1:]:
             totals = tuple(a + b for a, b in zip(totals, part, strict=True))

@@ -33,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -44,6 +44,9 @@ from dask_gmm.data.buffers import ReadBuffers, SpareBuffers
 from dask_gmm.data.source import ZarrSource, open_source
 from dask_gmm.execution.unit import run_unit
 from tests.benchmarks.turns import turns_of
+
+if TYPE_CHECKING:
+    from dask_gmm.rows import Rows
 
 Turn = Callable[[], tuple[float, float]]
 """Reads everything once; wall and CPU seconds."""
@@ -92,8 +95,8 @@ class Nothing:
     value_bytes: int = 8
     workspace_bytes: int = 0
 
-    def __call__(self, rows: np.ndarray, block: Any) -> float:
-        return float(rows[0, 0])
+    def __call__(self, rows: Rows, block: Any) -> float:
+        return float(rows.values[0, 0])
 
 
 def make(case: Case, size: int, path: Path, decimals: int | None = None) -> None:

@@ -47,6 +47,7 @@ from dask_gmm.execution.cluster import ClusterBackend
 from dask_gmm.execution.plan import resize_units
 from dask_gmm.fitting.passes import Evaluation
 from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.rows import Rows
 from tests.benchmarks.bench_overhead import mixture, zstd_store
 from tests.execution.fakes import SumJob, even_fake
 
@@ -156,7 +157,7 @@ def fold_cost(components: int = 16, features: int = 16) -> tuple[float, float]:
     """Return the seconds of adding two values of a full mixture, and their parameters' bytes."""
     p = mixture(features, components)
     rows = np.random.default_rng(0).normal(size=(1000, features))
-    value = Evaluation(get_kernel().statistics(rows, [Candidate(p)]))
+    value = Evaluation(get_kernel().statistics(Rows(rows), [Candidate(p)]))
     begun = time.perf_counter()
     for _ in range(500):
         value + value

@@ -181,7 +181,7 @@ def test_rows_that_went_missing_are_noticed(backend: Backend) -> None:
     class _Shrunk(FakeSource):
         def read(self, block: Any) -> Any:
             rows = super().read(block)
-            return rows[:-1] if block.index == 1 else rows
+            return rows.take(slice(-1)) if block.index == 1 else rows
 
     source = _Shrunk(fake(4, 4, 4).grid)
     with pytest.raises(IncompletePassError, match=r"read 11 rows .* where 12 rows"):

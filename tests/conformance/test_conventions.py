@@ -223,7 +223,7 @@ def test_all_roads_give_one_answer(name: str, zarr_format: int, tmp_path: Path) 
 
 def rows_of(X: Any, **options: Any) -> NDArray[Any]:
     source = open_source(X, **options)
-    return np.concatenate([source.read(source.block(i)) for i in range(source.n_blocks)])
+    return np.concatenate([source.read(source.block(i)).values for i in range(source.n_blocks)])
 
 
 @pytest.mark.slow

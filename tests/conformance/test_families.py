@@ -18,6 +18,7 @@ from sklearn.mixture._gaussian_mixture import (
 from dask_gmm.mixture.covariance import covariance_family
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, random_mixture, whitening
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def gathered(family: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Suffic
     """Rows, their responsibilities, and their statistics."""
     p = random_mixture(seed, family, K, D, offset=1.0)
     rows = draw(seed + 1, p, N)
-    (s,) = KERNEL.statistics(rows, [Candidate(p)])
+    (s,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
     return rows, KERNEL.posteriors(rows, p), s
 
 
@@ -76,7 +77,7 @@ def test_families_are_projections_of_the_full_one() -> None:
     """From the same responsibilities: tied is the weighted mean, spherical the isotropic diag."""
     p = random_mixture(3, "full", K, D)
     rows = draw(4, p, N)
-    (s,) = KERNEL.statistics(rows, [Candidate(p)])
+    (s,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
     full = covariances(s, 0.0)
     diagonal = np.diagonal(s.second, axis1=1, axis2=2)
 
@@ -119,7 +120,7 @@ def test_shapes_and_degrees_of_freedom(family: str, k: int, d: int) -> None:
     p = random_mixture(6, family, k, d)
     assert p.covariances.shape == kind.covariance_shape(k, d)
     assert p.precisions_cholesky.shape == kind.covariance_shape(k, d)
-    (s,) = KERNEL.statistics(draw(7, p, 50), [Candidate(p)])
+    (s,) = KERNEL.statistics(Rows(draw(7, p, 50)), [Candidate(p)])
     assert s.second.shape == kind.second_moment_shape(k, d)
     theirs = GaussianMixture(k, covariance_type=family)
     theirs.means_ = p.means
@@ -140,7 +141,7 @@ def test_taking_components_in_another_order(family: str) -> None:
 def test_estimate_does_not_depend_on_the_reference(family: str) -> None:
     p = random_mixture(9, family, K, D)
     rows = draw(10, p, N)
-    near, far = KERNEL.statistics(rows, [Candidate(p), Candidate(p, p.means + 3.0)])
+    near, far = KERNEL.statistics(Rows(rows), [Candidate(p), Candidate(p, p.means + 3.0)])
     np.testing.assert_allclose(covariances(far, 0.0), covariances(near, 0.0), atol=1e-12)
 
 
@@ -163,7 +164,7 @@ def test_one_component_is_the_same_in_both_dense_families() -> None:
         MixtureParameters.create(f, [1.0], [[0.0] * D], c)
         for f, c in (("full", np.eye(D)[None]), ("tied", np.eye(D)))
     )
-    a, b = KERNEL.statistics(rows, [Candidate(full), Candidate(tied)])
+    a, b = KERNEL.statistics(Rows(rows), [Candidate(full), Candidate(tied)])
     np.testing.assert_allclose(covariances(a, 0.0)[0], covariances(b, 0.0), rtol=1e-13, atol=1e-15)
 
 

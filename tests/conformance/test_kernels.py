@@ -21,6 +21,7 @@ from dask_gmm.mixture.kernels import KERNELS, Candidate, Kernel, blas, get_kerne
 from dask_gmm.mixture.kernels.compiled import CompiledKernel
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.memory import peak_of
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
@@ -73,7 +74,7 @@ def assert_close(a: SufficientStatistics, b: SufficientStatistics, rtol: float =
 
 
 def one(kernel: Kernel, rows: NDArray[Any], p: MixtureParameters) -> SufficientStatistics:
-    (result,) = kernel.statistics(rows, [Candidate(p)])
+    (result,) = kernel.statistics(Rows(rows), [Candidate(p)])
     return result
 
 
@@ -164,8 +165,8 @@ class TestNumbers:
         p = random_mixture(9, family, 3, 4)
         rows = draw(10, p, 500)
         about = p.means + np.linspace(-2.0, 2.0, 12).reshape(3, 4)
-        (s,) = kernel.statistics(rows, [Candidate(p, about)])
-        (oracle,) = ORACLE.statistics(rows, [Candidate(p, about)])
+        (s,) = kernel.statistics(Rows(rows), [Candidate(p, about)])
+        (oracle,) = ORACLE.statistics(Rows(rows), [Candidate(p, about)])
         np.testing.assert_array_equal(s.reference, about)
         assert_close(s, oracle)
 
@@ -176,7 +177,7 @@ class TestNumbers:
             assert s == type(s).zero(p.family, p.means)
 
     def test_no_candidates(self, kernel: Kernel) -> None:
-        assert kernel.statistics(np.ones((3, 2)), []) == ()
+        assert kernel.statistics(Rows(np.ones((3, 2))), []) == ()
 
 
 class TestComposition:
@@ -187,7 +188,7 @@ class TestComposition:
             for seed, (family, k) in enumerate((f, k) for f in FAMILIES for k in (1, 2, 5))
         ]
         rows = draw(12, mixtures[2], 1500)
-        together = kernel.statistics(rows, [Candidate(p) for p in mixtures])
+        together = kernel.statistics(Rows(rows), [Candidate(p) for p in mixtures])
         assert list(together) == [one(kernel, rows, p) for p in mixtures]
 
     @pytest.mark.parametrize("family", FAMILIES)
@@ -225,11 +226,11 @@ class TestComposition:
         p, q = random_mixture(17, "full", 3, 4), random_mixture(18, "diag", 5, 4)
         rows = draw(19, p, 2000)
         candidates = [Candidate(p), Candidate(q)]
-        expected = kernel.statistics(rows, candidates)
+        expected = kernel.statistics(Rows(rows), candidates)
         found: list[tuple[SufficientStatistics, ...]] = []
 
         def work() -> None:
-            found.extend(kernel.statistics(rows, candidates) for _ in range(3))
+            found.extend(kernel.statistics(Rows(rows), candidates) for _ in range(3))
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
@@ -318,7 +319,7 @@ class TestErrors:
             rows[row, feature] = value
             rows[-1, -1] = value
             calls = (
-                lambda x: kernel.statistics(x, [Candidate(p)]),
+                lambda x: kernel.statistics(Rows(x), [Candidate(p)]),
                 lambda x: kernel.log_densities(x, p),
                 lambda x: kernel.posteriors(x, p),
                 lambda x: kernel.labels(x, p),
@@ -339,7 +340,7 @@ class TestErrors:
         np.testing.assert_allclose(found, ORACLE.log_densities(rows, p), rtol=1e-12)
         np.testing.assert_array_equal(kernel.labels(rows, p), 0)
         with pytest.raises(NonFiniteError) as caught:  # their squares are no float64
-            kernel.statistics(rows, [Candidate(p)])
+            kernel.statistics(Rows(rows), [Candidate(p)])
         assert caught.value.row == 1
         narrow = MixtureParameters.create(family, [1.0], [[0.0, 0.0]], covariance / 1e20)
         with pytest.raises(NonFiniteError) as caught:  # not even a log-density
@@ -360,7 +361,7 @@ class TestErrors:
                 with pytest.raises(InputError, match=r"features|real numbers"):
                     call(bad, p)
             with pytest.raises(InputError, match=r"features|real numbers"):
-                kernel.statistics(bad, [Candidate(p)])
+                kernel.statistics(Rows(bad), [Candidate(p)])
 
     def test_a_reference_of_another_shape(self) -> None:
         with pytest.raises(InputError, match="reference"):
@@ -379,10 +380,10 @@ def test_workspace_is_not_more_than_promised(
 ) -> None:
     candidates = [Candidate(random_mixture(31 + k, family, k, d)) for k in ks]
     rows = draw(32, candidates[0].parameters, 700 if kernel.name == "reference" else 6000)
-    kernel.statistics(rows[:10], candidates)
+    kernel.statistics(Rows(rows[:10]), candidates)
     promised = kernel.workspace_bytes(d, ks)
     allowed = promised + 20_000
-    assert peak_of(lambda: kernel.statistics(rows, candidates), allowed) <= allowed
+    assert peak_of(lambda: kernel.statistics(Rows(rows), candidates), allowed) <= allowed
     assert promised < 40_000_000
 
 
@@ -391,6 +392,6 @@ def test_workspace_does_not_grow_with_the_rows() -> None:
     peaks = []
     for n in (20_000, 80_000):
         rows = draw(34, p, n)
-        peaks.append(peak_of(partial(get_kernel("blas").statistics, rows, [Candidate(p)])))
+        peaks.append(peak_of(partial(get_kernel("blas").statistics, Rows(rows), [Candidate(p)])))
     assert peaks[1] < 1.05 * peaks[0]
     assert peaks[1] < 80_000 * 16 * 8  # not rows × components

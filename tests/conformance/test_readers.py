@@ -88,8 +88,8 @@ def check_equal(path: Path, **kwargs: Any) -> None:
     reused = ReadBuffers()
     for i in range(direct.n_blocks):
         block = direct.block(i)
-        expected = through.read(block)
-        for rows in (direct.read_into(block, reused), direct.read(block)):
+        expected = through.read(block).values
+        for rows in (direct.read_into(block, reused).values, direct.read(block).values):
             assert rows.dtype == expected.dtype
             assert rows.shape == expected.shape
             assert rows.tobytes() == expected.tobytes()
@@ -198,7 +198,7 @@ def damages(whole: bytes) -> dict[str, bytes | None]:
 def outcome(source: Source) -> tuple[type[BaseException], str] | bytes:
     """What reading the second block comes to: an error's type and message, or the bytes."""
     try:
-        return source.read(source.block(1)).tobytes()
+        return source.read(source.block(1)).values.tobytes()
     except Exception as error:
         travelled = pickle.loads(pickle.dumps(error))
         return type(travelled), str(travelled)
@@ -333,7 +333,7 @@ def test_what_is_left_to_zarr(layout: str, tmp_path: Path) -> None:
     write(tmp_path / "x", values, (4, 4), **NOT_DIRECT[layout])
     source = open_source(tmp_path / "x")
     assert source.reader == "zarr"
-    rows = [source.read(source.block(i)) for i in range(source.n_blocks)]
+    rows = [source.read(source.block(i)).values for i in range(source.n_blocks)]
     assert np.concatenate(rows).tobytes() == values.tobytes()
 
 
@@ -342,7 +342,7 @@ def test_stores_without_an_address_are_left_to_zarr() -> None:
     array = zarr.create_array(zarr.storage.MemoryStore(), data=values, chunks=(4, 4))
     source = open_source(array)
     assert source.reader == "zarr"
-    assert source.read(source.block(0)).tobytes() == values[:4].tobytes()
+    assert source.read(source.block(0)).values.tobytes() == values[:4].tobytes()
 
 
 def test_big_endian_types_have_no_direct_layout() -> None:
@@ -363,13 +363,13 @@ def test_rows_of_a_read_stay_what_they_are(tmp_path: Path) -> None:
     values = random_values((12, 4))
     write(tmp_path / "x", values, (4, 4), **LAYOUTS["v3"])
     source = open_source(tmp_path / "x")
-    kept = [source.read(source.block(i)) for i in range(3)]
+    kept = [source.read(source.block(i)).values for i in range(3)]
     assert np.concatenate(kept).tobytes() == values.tobytes()
     buffers = ReadBuffers()
-    first = source.read_into(source.block(0), buffers)
-    second = source.read_into(source.block(1), buffers)
+    first = source.read_into(source.block(0), buffers).values
+    second = source.read_into(source.block(1), buffers).values
     assert np.shares_memory(first, second)
-    beside = source.read_into(source.block(0), buffers.beside())
+    beside = source.read_into(source.block(0), buffers.beside()).values
     assert second.tobytes() == values[4:8].tobytes()
     assert beside.tobytes() == values[:4].tobytes()
 

@@ -57,7 +57,7 @@ def test_read(server: str, tmp_path: Path, cube: NDArray[np.float64]) -> None:
     zarr.create_array(tmp_path / "x.zarr", data=cube, chunks=(4, 5, 9))
     source = open_source(f"{server}/x.zarr")
     assert source.shippable
-    rows = [source.read(source.block(i)) for i in range(source.n_blocks)]
+    rows = [source.read(source.block(i)).values for i in range(source.n_blocks)]
     np.testing.assert_array_equal(np.concatenate(rows), cube.reshape(-1, 9))
     (tmp_path / "x.zarr/c/1/0/0").unlink()
     with pytest.raises(MissingChunkError, match=f"'c/1/0/0' of {server}/x.zarr"):
@@ -81,7 +81,7 @@ def test_bucket_that_may_not_be_listed(
     zarr.create_array(path, data=cube, chunks=(4, 5, 9), zarr_format=zarr_format)
     (path / ".zattrs").unlink(missing_ok=True)
     source = open_source(f"{server}/unlisted/x.zarr")
-    np.testing.assert_array_equal(source.read(source.block(0)), cube[:4].reshape(-1, 9))
+    np.testing.assert_array_equal(source.read(source.block(0)).values, cube[:4].reshape(-1, 9))
     with pytest.raises(StoreError, match=r"denied.*when listing is not allowed"):
         open_source(f"{server}/unlisted/y.zarr")
     (path / ("0.0.0" if zarr_format == 2 else "c/0/0/0")).unlink()

@@ -51,7 +51,7 @@ def test_blocks_of_an_array_depend_on_its_shape_alone() -> None:
 def test_array_likes() -> None:
     source = open_source([[1, 2], [3, 4], [5, 6]])
     assert source.dtype.kind == "i"
-    np.testing.assert_array_equal(source.read(source.block(0)), [[1, 2], [3, 4], [5, 6]])
+    np.testing.assert_array_equal(source.read(source.block(0)).values, [[1, 2], [3, 4], [5, 6]])
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_masked_values_are_refused_in_any_shape(ndim: int) -> None:
 
 def test_masked_array_without_masked_values() -> None:
     source = open_source(np.ma.masked_array(np.eye(3)))
-    assert type(source.read(source.block(0))) is np.ndarray
+    assert type(source.read(source.block(0)).values) is np.ndarray
 
 
 def test_nullable_columns() -> None:
     frame = pd.DataFrame({"a": pd.array([1, None, 3], dtype="Int64"), "b": [1.0, 2.0, 3.0]})
     source = open_source(frame)
     assert source.dtype == np.float64
-    np.testing.assert_array_equal(source.read(source.block(0))[:, 0], [1, np.nan, 3])
+    np.testing.assert_array_equal(source.read(source.block(0)).values[:, 0], [1, np.nan, 3])
 
 
 def test_location_in_an_array() -> None:
@@ -129,7 +129,7 @@ def test_unknown_chunks(cube: NDArray[np.float64]) -> None:
     assert source.block(3).rows is None
     assert "row 2 of block 3" in source.locate(source.block(3), 2)
     expected = filtered.compute()
-    rows = [source.read(source.block(i)) for i in range(source.n_blocks)]
+    rows = [source.read(source.block(i)).values for i in range(source.n_blocks)]
     np.testing.assert_array_equal(np.concatenate(rows), expected)
     values: Any = lazy_map(source, lambda rows: rows[:, :2], "f8", 2)
     np.testing.assert_array_equal(values.compute(), expected[:, :2])
@@ -139,7 +139,7 @@ def test_zero_row_chunks() -> None:
     x = da.from_array(np.arange(12.0).reshape(6, 2), chunks=((0, 2, 0, 4, 0), 2))
     source = open_source(x)
     assert [source.block(i).rows for i in range(5)] == [0, 2, 0, 4, 0]
-    assert source.read(source.block(2)).shape == (0, 2)
+    assert source.read(source.block(2)).values.shape == (0, 2)
     sums: Any = lazy_map(source, lambda rows: rows.sum(axis=1), "f8")
     np.testing.assert_array_equal(sums.compute(), x.sum(axis=1).compute())
 
@@ -148,7 +148,7 @@ def test_split_features_are_joined() -> None:
     x = da.from_array(np.arange(24.0).reshape(6, 4), chunks=(2, 3))
     source = open_source(x)
     assert source.n_blocks == 3
-    np.testing.assert_array_equal(source.read(source.block(1)), x[2:4].compute())
+    np.testing.assert_array_equal(source.read(source.block(1)).values, x[2:4].compute())
 
 
 def test_graph_is_culled_and_pickles() -> None:
@@ -285,4 +285,4 @@ def test_a_store_in_memory_anywhere_else(kind: str, cube: NDArray[np.float64]) -
 def test_numpy_source_is_a_view() -> None:
     x = np.zeros((10, 2))
     source = NumpySource.of(x)
-    assert np.shares_memory(source.read(source.block(0)), x)
+    assert np.shares_memory(source.read(source.block(0)).values, x)

@@ -30,7 +30,7 @@ def write(path: Path, **kwargs: Any) -> np.ndarray:
 
 def read_all(path: Path, **kwargs: Any) -> np.ndarray:
     source = open_source(path, **kwargs)
-    return np.concatenate([source.read(source.block(i)) for i in range(source.n_blocks)])
+    return np.concatenate([source.read(source.block(i)).values for i in range(source.n_blocks)])
 
 
 FORMATS: dict[str, dict[str, Any]] = {

@@ -49,7 +49,7 @@ def test_read_and_write_back(
     source = pickle.loads(pickle.dumps(source))
     assert b"test" not in pickle.dumps(source).replace(b"gmm-test", b"")
     before = read_counter()
-    parts = [source.read(source.block(i)) for i in range(source.n_blocks)]
+    parts = [source.read(source.block(i)).values for i in range(source.n_blocks)]
     assert (read_counter() - before).gets == source.n_blocks
     np.testing.assert_array_equal(np.concatenate(parts), np.moveaxis(cube, 1, -1).reshape(-1, 5))
 
@@ -75,7 +75,7 @@ def test_endpoint_from_the_environment(
     put(object_store, url, cube, chunks=(4, 5, 9))
     monkeypatch.setenv("AWS_ENDPOINT_URL", object_store.endpoint)
     source = open_source(url)
-    np.testing.assert_array_equal(source.read(source.block(0)), cube[:4].reshape(-1, 9))
+    np.testing.assert_array_equal(source.read(source.block(0)).values, cube[:4].reshape(-1, 9))
 
 
 def test_from_another_process(object_store: ObjectStoreServer, cube: NDArray[np.float64]) -> None:
@@ -85,7 +85,7 @@ def test_from_another_process(object_store: ObjectStoreServer, cube: NDArray[np.
     program = textwrap.dedent("""
         import pickle, sys
         source = pickle.load(sys.stdin.buffer)
-        sys.stdout.write(str(source.read(source.block(3)).sum()))
+        sys.stdout.write(str(source.read(source.block(3)).values.sum()))
     """)
     output = subprocess.run(
         [sys.executable, "-c", program], input=pickle.dumps(source), capture_output=True, check=True
@@ -109,7 +109,7 @@ def test_objects_with_an_endpoint(
     assert source.shippable
     assert source.name == url
     source = pickle.loads(pickle.dumps(source))
-    np.testing.assert_array_equal(source.read(source.block(0)), cube[:4].reshape(-1, 9))
+    np.testing.assert_array_equal(source.read(source.block(0)).values, cube[:4].reshape(-1, 9))
 
 
 def test_missing_chunk(object_store: ObjectStoreServer, cube: NDArray[np.float64]) -> None:

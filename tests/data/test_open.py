@@ -36,7 +36,7 @@ def group(tmp_path: Path, cube: NDArray[np.float64]) -> Path:
 
 
 def rows_of(source: Source) -> NDArray[Any]:
-    return np.concatenate([source.read(source.block(i)) for i in range(source.n_blocks)])
+    return np.concatenate([source.read(source.block(i)).values for i in range(source.n_blocks)])
 
 
 def test_array_of_a_group(group: Path, cube: NDArray[np.float64]) -> None:
@@ -131,7 +131,7 @@ def test_written_by_xarray(zarr_format: int, tmp_path: Path, cube: NDArray[np.fl
     assert not lazy._in_memory
     source = open_source(lazy, feature_axis="level")
     assert not lazy._in_memory
-    np.testing.assert_array_equal(source.read(source.block(0))[:, 0], cube[:, 0].reshape(-1))
+    np.testing.assert_array_equal(source.read(source.block(0)).values[:, 0], cube[:, 0].reshape(-1))
 
 
 def test_packed_values_are_refused(tmp_path: Path) -> None:
@@ -171,12 +171,12 @@ def test_missing_values_of_xarray_are_no_data(
     assert source.dtype == np.dtype(dtype)
     assert pickle.loads(pickle.dumps(source)) == source
     for i in (0, 1, 3):
-        assert np.isfinite(source.read(source.block(i))).all()
+        assert np.isfinite(source.read(source.block(i)).values).all()
     place = rf"Feature 2 of row 3 of block 2 \(y=5, x=1 of .*x\.zarr/v\) is {shown}, which"
     with pytest.raises(InputError, match=rf"{place}.*marks as missing.*xarray\.open_zarr"):
         source.read(source.block(2))
     unmarked = open_source(da.from_zarr(str(path), component="v") + 0)
-    assert unmarked.read(unmarked.block(2)).shape == (4, 3)
+    assert unmarked.read(unmarked.block(2)).values.shape == (4, 3)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_a_store_that_travels(kind: str, place: Path, web: str, two_processes: C
     assert source.stays_because is None
     again = pickle.loads(pickle.dumps(source))
     assert again == source
-    np.testing.assert_array_equal(again.read(again.block(3)), ROWS[300:400])
+    np.testing.assert_array_equal(again.read(again.block(3)).values, ROWS[300:400])
     gm = GaussianMixture(2, random_state=0, max_iter=2, tol=1)
     here = gm.fit(array).means_.copy()
     with two_processes.as_current():
@@ -358,7 +358,7 @@ def test_a_path_of_a_zip_file(tmp_path: Path) -> None:
     source = open_source(str(path), array="v")
     assert source == opened
     assert source.name == f"{path}/v"
-    read = [source.read(source.block(i)) for i in range(source.n_blocks)]
+    read = [source.read(source.block(i)).values for i in range(source.n_blocks)]
     np.testing.assert_array_equal(np.concatenate(read), ROWS)
     np.save(tmp_path / "x.npy", ROWS)
     with pytest.raises(InputError, match=r"x\.npy is a file"):
@@ -373,7 +373,7 @@ def test_a_zip_file_that_took_the_place_of_another(tmp_path: Path) -> None:
             zarr.create_array(store, data=factor * ROWS, chunks=(100, 2))
         (tmp_path / "next.zip").replace(path)
         source = open_source(path)
-        np.testing.assert_array_equal(source.read(source.block(0)), factor * ROWS[:100])
+        np.testing.assert_array_equal(source.read(source.block(0)).values, factor * ROWS[:100])
 
 
 def test_a_zip_file_that_a_worker_cannot_see(tmp_path: Path, two_processes: Client) -> None:
@@ -392,7 +392,7 @@ def test_a_zip_file_that_a_worker_cannot_see(tmp_path: Path, two_processes: Clie
     assert str(path) in str(caught.value)
     assert "new place" in reason_to_stay(store)
     opened = open_source(array)  # in this process the file is still open
-    np.testing.assert_array_equal(opened.read(opened.block(1)), ROWS[100:200])
+    np.testing.assert_array_equal(opened.read(opened.block(1)).values, ROWS[100:200])
 
 
 def test_a_damaged_zip_file(tmp_path: Path) -> None:
@@ -416,4 +416,4 @@ def test_a_zip_file_that_another_has_replaced_stays_what_was_opened(tmp_path: Pa
     (tmp_path / "b.zip").replace(tmp_path / "a.zip")
     source = open_source(opened)
     assert not source.shippable
-    assert source.read(source.block(2)).max() == 1.0
+    assert source.read(source.block(2)).values.max() == 1.0

@@ -48,7 +48,7 @@ def test_blocks_in_any_order_twice(
     assert np.isnan(array[...]).all()
     assert dict(array.attrs) == {"model": "abc", "complete": False}
     for i in [*reversed(range(source.n_blocks)), 0]:
-        rows = source.read(source.block(i))
+        rows = source.read(source.block(i)).values
         values = rows[:, 0] if n_outputs is None else rows[:, :n_outputs]
         writer.write(source.block(i), values)
     writer.finish()
@@ -143,8 +143,8 @@ def test_a_collection_on_the_output_is_read_until_the_new_one_is_whole(tmp_path:
     source = open_source(da.from_zarr(str(path)) + 1)
     writer = create_output(str(path), (4,), (2,), "f8", overwrite=True, source=source)
     for i in range(2):
-        writer.write(source.block(i), source.read(source.block(i))[:, 0])
-    np.testing.assert_array_equal(source.read(source.block(0)), [[2, 3], [4, 5]])
+        writer.write(source.block(i), source.read(source.block(i)).values[:, 0])
+    np.testing.assert_array_equal(source.read(source.block(0)).values, [[2, 3], [4, 5]])
     writer.finish()
     np.testing.assert_array_equal(zarr.open_array(path)[...], [2, 4, 6, 8])
     assert [p.name for p in tmp_path.iterdir()] == ["x.zarr"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def sum_of(source: Source, block: int) -> float:
-    return float(source.read(source.block(block)).sum())
+    return float(source.read(source.block(block)).values.sum())
 
 
 def test_threads_share_one_array(tmp_path: Path, cube: NDArray[np.float64]) -> None:
@@ -59,7 +59,7 @@ def test_array_written_anew_is_read_anew(tmp_path: Path) -> None:
     for chunk in (2, 3, 4):
         zarr.create_array(path, data=np.full((12, 2), chunk), chunks=(chunk, 2), overwrite=True)
         source = open_source(path)
-        rows = [source.read(source.block(i)) for i in range(source.n_blocks)]
+        rows = [source.read(source.block(i)).values for i in range(source.n_blocks)]
         assert [len(r) for r in rows] == [chunk] * (12 // chunk)
         assert all((r == chunk).all() for r in rows)
 

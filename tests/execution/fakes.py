@@ -18,6 +18,7 @@ import numpy as np
 from dask_gmm.data.base import Source
 from dask_gmm.data.grid import BlockRef, IrregularAxis, RegularAxis, SampleGrid
 from dask_gmm.errors import NonFiniteError
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,7 @@ class FakeSource(Source):
     def block_bytes(self) -> int:
         return super().block_bytes if self.announced_bytes is None else self.announced_bytes
 
-    def read(self, block: BlockRef) -> Array:
+    def read(self, block: BlockRef) -> Rows:
         if self.trail:
             leave_trace(self.trail, f"read-{block.index}")
         if block.index in self.bad and traces(self.trail, "hiccup").total() < self.hiccups:
@@ -76,11 +77,11 @@ class FakeSource(Source):
             raise OSError(f"connection reset while reading block {block.index}")
         assert block.rows is not None
         if self.plain:
-            return np.ones((block.rows, self.n_columns))
+            return Rows(np.ones((block.rows, self.n_columns)))
         rng = np.random.default_rng(block.index)
         # Sums of such values depend on their order in the last bits.
         scale = 10.0 ** rng.integers(-8, 9)
-        return scale * rng.standard_normal((block.rows, self.n_columns))
+        return Rows(scale * rng.standard_normal((block.rows, self.n_columns)))
 
 
 def fake(*sizes: int, **options: Any) -> FakeSource:
@@ -142,10 +143,10 @@ class SumJob:
     workspace_bytes: int = 0
     seconds: float = 0.0
 
-    def __call__(self, rows: Array, block: BlockRef) -> float:
+    def __call__(self, rows: Rows, block: BlockRef) -> float:
         if self.seconds:
             time.sleep(self.seconds)
-        return float(rows.sum())
+        return float(rows.values.sum())
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class ExpressionJob:
     value_bytes: int = 100
     workspace_bytes: int = 0
 
-    def __call__(self, rows: Array, block: BlockRef) -> Expression:
+    def __call__(self, rows: Rows, block: BlockRef) -> Expression:
         return Expression(str(block.index))
 
 
@@ -199,7 +200,7 @@ class FailingJob:
     value_bytes: int = 8
     workspace_bytes: int = 0
 
-    def __call__(self, rows: Array, block: BlockRef) -> float:
+    def __call__(self, rows: Rows, block: BlockRef) -> float:
         if block.index == self.at:
             raise self.error
         if self.seconds:
@@ -215,7 +216,7 @@ class NonFiniteJob:
     value_bytes: int = 8
     workspace_bytes: int = 0
 
-    def __call__(self, rows: Array, block: BlockRef) -> float:
+    def __call__(self, rows: Rows, block: BlockRef) -> float:
         if block.index == self.at:
             raise NonFiniteError(2, 1, float("nan"))
         return 0.0
@@ -232,10 +233,10 @@ class DeadlyJob:
     value_bytes: int = 8
     workspace_bytes: int = 0
 
-    def __call__(self, rows: Array, block: BlockRef) -> float:
+    def __call__(self, rows: Rows, block: BlockRef) -> float:
         if block.index == self.at and (self.always or not traces(self.trail, "death")):
             leave_trace(self.trail, "death")
             os.kill(os.getpid(), signal.SIGKILL)
         if self.seconds:
             time.sleep(self.seconds)
-        return float(rows.sum())
+        return float(rows.values.sum())

@@ -218,7 +218,7 @@ def test_the_blocks_of_a_collection_are_let_go() -> None:
         def __call__(self, rows: Any, block: Any) -> float:
             made.pop()
             held.append(len(made))
-            return float(rows.sum())
+            return float(rows.values.sum())
 
     x = da.map_blocks(make, chunks=((10,) * 50, (2,)), dtype=float, meta=np.empty((0, 0)))
     made.clear()

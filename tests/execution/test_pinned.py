@@ -27,6 +27,7 @@ from dask_gmm.execution.pinned import (
 )
 from dask_gmm.execution.plan import PROCESS_BYTES, check_memory
 from dask_gmm.execution.unit import run_unit
+from dask_gmm.rows import Rows
 
 from .fakes import FakeSource, SumJob, even_fake, fake, traces
 
@@ -110,7 +111,7 @@ def test_many_threads_never_exceed_the_budget() -> None:
     def read(index: int) -> None:
         if blocks.reserve(BLOCK):
             seen.append(blocks.nbytes)
-            blocks.keep(index, np.zeros((1, 3)), BLOCK)
+            blocks.keep(index, Rows(np.zeros((1, 3))), BLOCK)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(read, [i % 150 for i in range(600)]))
@@ -139,15 +140,15 @@ def test_kept_rows_are_their_own_and_cannot_be_written() -> None:
     for index, rows in enumerate((buffer[:2], buffer[:, 1:3], buffer, fortran, buffer.T)):
         before = rows.copy()
         assert blocks.reserve(rows.nbytes)
-        kept = blocks.keep(index, rows, rows.nbytes)
+        kept = blocks.keep(index, Rows(rows), rows.nbytes).values
         assert not kept.flags.writeable
         np.testing.assert_array_equal(kept, before)
         order = np.argsort(rows.strides)
         assert list(np.argsort(kept.strides)) == list(order), "another order, other bits"
     held = blocks.among(range(5))
     assert sum(rows.nbytes for rows in held.values()) == blocks.nbytes
-    assert not np.shares_memory(held[0], buffer)
-    assert not np.shares_memory(held[1], buffer)
+    assert not np.shares_memory(held[0].values, buffer)
+    assert not np.shares_memory(held[1].values, buffer)
     assert np.shares_memory(held[2], buffer), "what is wholly ours needs no copy"
     assert buffer.flags.writeable
 
@@ -170,7 +171,7 @@ def test_a_unit_that_outlives_its_fit_pins_nothing(spec: CacheSpec) -> None:
     begun, over = threading.Event(), threading.Event()
 
     class Slow(FakeSource):
-        def read(self, block: BlockRef) -> np.ndarray[Any, Any]:
+        def read(self, block: BlockRef) -> Rows:
             begun.set()
             over.wait(10)
             return super().read(block)

@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from dask_gmm.data.buffers import ReadBuffers
     from dask_gmm.data.grid import BlockRef
     from dask_gmm.data.source import Source
+    from dask_gmm.rows import Rows
 
 Array = np.ndarray[Any, Any]
 
 
 def read(
     source: Source, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None
-) -> Array:
+) -> Rows:
     return source.read_into(block, buffers, requested)
 
 
@@ -63,7 +64,7 @@ def test_small_blocks_come_in_groups_and_in_order(tmp_path: Path) -> None:
     with closing(read_in_order(source, order, read)) as reading:
         for i, (block, rows) in zip(order, reading, strict=True):
             assert block == source.block(i)
-            assert rows.tobytes() == through.read(block).tobytes()
+            assert rows.values.tobytes() == through.read(block).values.tobytes()
     assert run_unit(source, order, SumJob()) == run_unit(through, order, SumJob())
 
 
@@ -76,7 +77,7 @@ def test_rows_last_until_the_next_are_asked_for(
     with closing(read_in_order(source, range(14), read)) as reading:
         for block, rows in reading:
             time.sleep(0.01)
-            assert rows.tobytes() == source.read(block).tobytes()
+            assert rows.values.tobytes() == source.read(block).values.tobytes()
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_tasks_leave_their_buffers_to_each_other(tmp_path: Path, made: list[Turn
         _, rows = next(beside)
         run_unit(source, range(4), SumJob(), spare=spare)
         run_unit(source, range(4), SumJob(), spare=spare)
-        assert rows.tobytes() == source.read(source.block(4)).tobytes()
+        assert rows.values.tobytes() == source.read(source.block(4)).values.tobytes()
     assert len(made) == 2
     with pytest.raises(PassInterruptedError):
         run_unit(source, range(4), SumJob(), spare=spare, stopped=lambda: True)
@@ -167,7 +168,7 @@ def test_sources_without_anything_to_read_have_no_helper() -> None:
 
     @dataclass(frozen=True)
     class Job(SumJob):
-        def __call__(self, rows: Array, block: BlockRef) -> float:
+        def __call__(self, rows: Rows, block: BlockRef) -> float:
             seen.append([thread.name for thread in threading.enumerate()])
             return super().__call__(rows, block)
 
@@ -188,7 +189,7 @@ def test_small_blocks_that_are_there_at_once_are_not_read_ahead(
     monkeypatch.setattr(ZarrSource, "read_ahead", source.read_ahead._replace(group=8))
     readers = set()
 
-    def slow(source: Source, block: BlockRef, buffers: ReadBuffers, requested: Any) -> Array:
+    def slow(source: Source, block: BlockRef, buffers: ReadBuffers, requested: Any) -> Rows:
         readers.add(threading.current_thread().name.rpartition("_")[0])
         time.sleep(pause)
         return source.read_into(block, buffers, requested)
@@ -296,5 +297,5 @@ def test_blocks_of_several_objects_are_fetched_together(
     zarr.create_array(tmp_path / "x", data=values, chunks=(64, 1))
     source = open_source(f"{url}/x")
     server.most = 0
-    assert source.read(source.block(0)).tobytes() == values.tobytes()
+    assert source.read(source.block(0)).values.tobytes() == values.tobytes()
     assert server.most >= 4

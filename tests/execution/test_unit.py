@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -37,9 +37,8 @@ from .fakes import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-
     from dask_gmm.data.grid import BlockRef
+    from dask_gmm.rows import Rows
 
 
 @pytest.fixture
@@ -61,13 +60,13 @@ def test_each_block_is_read_once(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class _WatchedSource(FakeSource):
-    def read(self, block: BlockRef) -> np.ndarray[Any, Any]:
+    def read(self, block: BlockRef) -> Rows:
         time.sleep(0.005)
         rows = super().read(block)
         with LOCK:
             ALIVE.append(block.index)
             PEAK.append(len(ALIVE))
-        weakref.finalize(rows, ALIVE.remove, block.index)
+        weakref.finalize(rows.values, ALIVE.remove, block.index)
         return rows
 
 
@@ -91,12 +90,12 @@ def test_reading_hides_behind_computing() -> None:
     begun = [threading.Event() for _ in range(8)]
 
     class Source(FakeSource):
-        def read(self, block: BlockRef) -> np.ndarray[Any, Any]:
+        def read(self, block: BlockRef) -> Rows:
             begun[block.index].set()
             return super().read(block)
 
     class Job(SumJob):
-        def __call__(self, rows: np.ndarray[Any, Any], block: BlockRef) -> float:
+        def __call__(self, rows: Rows, block: BlockRef) -> float:
             assert begun[min(block.index + 1, 7)].wait(30)
             return super().__call__(rows, block)
 

@@ -12,6 +12,7 @@ from dask_gmm.errors import CollapsedComponentError, CollapsedComponentWarning, 
 from dask_gmm.fitting.collapse import MStep, worst_place
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +102,7 @@ def test_several_components_collapse_at_once() -> None:
         [[5.0, 5.0], [-5.0, -5.0], [900.0, 0.0], [0.0, 0.0]],
         [np.eye(2) * 1e-3, np.eye(2) * 1e-3, np.eye(2), np.eye(2)],
     )
-    (statistics,) = get_kernel("reference").statistics(x, [Candidate(start)])
+    (statistics,) = get_kernel("reference").statistics(Rows(x), [Candidate(start)])
     step = MStep(0.0, "merge")
     merged = step(statistics)
     assert merged.n_components == 1
@@ -121,7 +122,7 @@ def test_reseed_puts_it_where_the_mixture_fits_worst() -> None:
         [[0.0, 0.0], [20.0, 0.0]],
         [np.eye(2) * 1e-6, np.eye(2)],
     )
-    (statistics,) = get_kernel("reference").statistics(narrow(), [Candidate(start)])
+    (statistics,) = get_kernel("reference").statistics(Rows(narrow()), [Candidate(start)])
     step = MStep(0.0, "reseed", x)
     mended = step(statistics)
     assert mended.n_components == 2

@@ -21,6 +21,7 @@ from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.mixture.covariance import FULL
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.strategies import Fitting
@@ -54,7 +55,7 @@ def test_the_count_covers_what_a_fit_holds(kind: str | None) -> None:
     with single_threaded_blas():
         tracemalloc.start()
         try:
-            run([strategy(kind, rows, starts)], lambda some: kernel.statistics(rows, some))
+            run([strategy(kind, rows, starts)], lambda some: kernel.statistics(Rows(rows), some))
             peak = tracemalloc.get_traced_memory()[1] / SET
         finally:
             tracemalloc.stop()

@@ -26,6 +26,7 @@ from dask_gmm.fitting.sampling import draw_sample
 from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.rows import Rows
 from tests.mixture.problems import draw, random_mixture
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def test_the_two_parts_are_the_rows(unit_level: int) -> None:
     assert found.rows == int((~held).sum())
     assert found.held_out.rows == int(held.sum())
     kernel = get_kernel("reference")
-    (alone,) = kernel.statistics(rows[~held], [Candidate(P)])
+    (alone,) = kernel.statistics(Rows(rows[~held]), [Candidate(P)])
     np.testing.assert_allclose(found.second, alone.second, rtol=1e-9, atol=1e-9)
     assert found.log_likelihood == pytest.approx(alone.log_likelihood, rel=1e-10)
     score = float(kernel.log_densities(rows[held], P).sum())

@@ -12,6 +12,7 @@ from dask_gmm.fitting.loop import FitResult, PlainEM, best_result, run
 from dask_gmm.mixture.covariance import COVARIANCE_TYPES
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Passes:
 
     def __call__(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
         self.candidates.append(len(candidates))
-        return KERNEL.statistics(self.rows, candidates)
+        return KERNEL.statistics(Rows(self.rows), candidates)
 
 
 def blobs(seed: int = 0) -> NDArray[np.float64]:
@@ -127,7 +128,7 @@ def test_a_component_that_suddenly_narrows_stays_exact() -> None:
     oracle = get_kernel("reference")
     (truth,) = run(
         [PlainEM(given, 0.0, 2, 1e-6)],
-        lambda candidates: oracle.statistics(rows, candidates),
+        lambda candidates: oracle.statistics(Rows(rows), candidates),
     )
     np.testing.assert_allclose(result.lower_bounds, truth.lower_bounds, rtol=1e-9)
 

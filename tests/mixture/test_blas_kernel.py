@@ -8,6 +8,7 @@ import pytest
 from dask_gmm.mixture.estimation import centring_error, maximize
 from dask_gmm.mixture.kernels import Candidate, blas, features, forms, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.mixture.problems import (
     FAMILIES,
     HardCase,
@@ -26,7 +27,7 @@ def errors(case: HardCase) -> tuple[float, float]:
     p = case.parameters
     rows = draw(3, p, 2000)
     in_density = np.abs(KERNEL.log_densities(rows, p) - ORACLE.log_densities(rows, p)).max()
-    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    (found,), (true,) = (c.statistics(Rows(rows), [Candidate(p)]) for c in (KERNEL, ORACLE))
     u = whitening(p)
     difference = (found.second - true.second) / true.counts[:, None, None]
     white = u @ difference @ u.transpose(0, 2, 1)
@@ -67,7 +68,7 @@ def test_a_component_that_collapses_in_one_step(family: str, width: float) -> No
         family, [0.5, 0.5], [[37.0] * 3, [-60.0] * 3], 400.0 * start.covariances
     )
     assert not isinstance(blas._choose(Candidate(p)), forms.WhiteningForm)
-    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    (found,), (true,) = (c.statistics(Rows(rows), [Candidate(p)]) for c in (KERNEL, ORACLE))
     ours, exact = (maximize(s, 1e-6) for s in (found, true))
     k, d = p.means.shape
     u = whitening(exact)
@@ -97,7 +98,7 @@ def test_restarts_share_their_features_after_one_step() -> None:
         start = random_mixture(seed, family, k, 3)
         means = rows[rng.choice(len(rows), size=k)]
         p = MixtureParameters.create(family, start.weights, means, start.covariances)
-        (s,) = KERNEL.statistics(rows, [Candidate(p)])
+        (s,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
         centres.add(features.common_centre(maximize(s, 0.0)).tobytes())
     assert len(centres) == 1
 

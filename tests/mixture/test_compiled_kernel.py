@@ -26,6 +26,7 @@ from dask_gmm.mixture.kernels.compiled import (
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
 from dask_gmm.mixture.kernels.compiled.design import Design, tile_rows
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.memory import peak_of
 from tests.mixture.problems import (
     FAMILIES,
@@ -65,7 +66,7 @@ def test_hard_cases_within_the_predicted_error(case: HardCase, width: int) -> No
     compiled, p = CompiledKernel(width), case.parameters
     rows = draw(3, p, 2000)
     in_density = np.abs(compiled.log_densities(rows, p) - ORACLE.log_densities(rows, p)).max()
-    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (compiled, ORACLE))
+    (found,), (true,) = (c.statistics(Rows(rows), [Candidate(p)]) for c in (compiled, ORACLE))
     predicted = packing.rounding(p, features.common_centre(p), EPS)
     assert predicted >= EPS * min(case.condition, 1e8) / 10.0
     assert in_density <= 50.0 * predicted  # squares of distances of some σ
@@ -78,7 +79,7 @@ def test_hard_cases_within_the_predicted_error(case: HardCase, width: int) -> No
 def test_easy_data_to_the_last_digits(family: str, d: int) -> None:
     p = random_mixture(3, family, 6, d, offset=5.0)
     rows = draw(4, p, 3000)
-    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    (found,), (true,) = (c.statistics(Rows(rows), [Candidate(p)]) for c in (KERNEL, ORACLE))
     assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=1e-12)
     ours, exact = (maximize(s, 1e-6) for s in (found, true))
     scale = np.abs(exact.covariances).max()
@@ -99,7 +100,7 @@ def test_a_component_that_collapses_in_one_step(family: str, dtype: str, width: 
     p = MixtureParameters.create(
         family, [0.5, 0.5], [[37.0] * 3, [-60.0] * 3], 400.0 * start.covariances
     )
-    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    (found,), (true,) = (c.statistics(Rows(rows), [Candidate(p)]) for c in (KERNEL, ORACLE))
     ours, exact = (maximize(s, 1e-6) for s in (found, true))
     u = whitening(exact)
     white = u @ ours.family.dense(ours.covariances, 2, 3) @ u.transpose(0, 2, 1)
@@ -113,10 +114,10 @@ def test_a_component_that_collapses_in_one_step(family: str, dtype: str, width: 
 def test_float32_rows_in_float32(family: str, d: int) -> None:
     p = random_mixture(7, family, 5, d)
     rows = draw(8, p, 4000).astype(np.float32)
-    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    (found,), (true,) = (c.statistics(Rows(rows), [Candidate(p)]) for c in (KERNEL, ORACLE))
     assert (
         found.log_likelihood
-        != CompiledKernel(single=False).statistics(rows, [Candidate(p)])[0].log_likelihood
+        != CompiledKernel(single=False).statistics(Rows(rows), [Candidate(p)])[0].log_likelihood
     ), "it was not computed in float32"
     assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=1e-6)
     ours, exact = (maximize(s, 1e-6) for s in (found, true))
@@ -139,9 +140,9 @@ def test_float32_rows_in_float64_where_the_predictor_says_so(
     kernel._say_once.cache_clear()
     caplog.set_level(logging.INFO, logger=kernel.__name__)
     for _ in range(2):
-        (found,) = KERNEL.statistics(rows, [Candidate(p)])
+        (found,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
     assert len(caplog.messages) == int(lossy)
-    (exact,) = CompiledKernel(single=False).statistics(rows, [Candidate(p)])
+    (exact,) = CompiledKernel(single=False).statistics(Rows(rows), [Candidate(p)])
     flat = case.name == "offset 1e8"  # float32 rows lie 8 σ apart there: components collapse
     assert (found == exact) == (lossy or flat)
 
@@ -150,7 +151,7 @@ def test_float32_rows_beyond_float32_are_computed_in_float64() -> None:
     p = random_mixture(9, "full", 3, 4)
     rows = draw(10, p, 2000).astype(np.float32)
     rows[1234] = 1e25
-    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    (found,), (true,) = (c.statistics(Rows(rows), [Candidate(p)]) for c in (KERNEL, ORACLE))
     assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=1e-12)
     np.testing.assert_array_equal(KERNEL.labels(rows, p), ORACLE.labels(rows, p))
 
@@ -164,12 +165,12 @@ def test_float32_rows_beyond_float32_are_computed_in_float64() -> None:
 def test_every_shape_of_panels_and_blocks(family: str, d: int, width: int) -> None:
     p = random_mixture(13, family, 6, d, spread=0.5)
     rows = draw(14, p, 450)
-    (true,) = ORACLE.statistics(rows, [Candidate(p)])
+    (true,) = ORACLE.statistics(Rows(rows), [Candidate(p)])
     compiled = CompiledKernel(width)
     for dtype in ("float64", "float32"):
         # With weights: a tied mixture that overlaps would go through BLAS else.
         weights = np.ones(450)
-        (found,) = compiled.statistics(rows.astype(dtype), [Candidate(p)], weights=weights)
+        (found,) = compiled.statistics(Rows(rows.astype(dtype), weights), [Candidate(p)])
         rtol = 1e-12 if dtype == "float64" else 2e-5
         assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=rtol)
         for name in ("counts", "first", "second"):
@@ -198,7 +199,7 @@ def compile_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_many_components() -> None:
     p = random_mixture(15, "diag", 1024, 3, spread=30.0)
     rows = draw(16, p, 1000)
-    (found,), (true,) = (c.statistics(rows, [Candidate(p)]) for c in (KERNEL, ORACLE))
+    (found,), (true,) = (c.statistics(Rows(rows), [Candidate(p)]) for c in (KERNEL, ORACLE))
     assert found.log_likelihood == pytest.approx(true.log_likelihood, rel=1e-12)
     np.testing.assert_allclose(found.counts, true.counts, atol=1e-11)
     np.testing.assert_array_equal(KERNEL.labels(rows, p), ORACLE.labels(rows, p))
@@ -230,12 +231,12 @@ def test_ruling_out_components_changes_no_bit(
     rows = draw(18, p, 3000).astype(dtype)
     rows[::50] *= 3.0  # some that are far from every component
     asked = CompiledKernel()
-    found = asked.statistics(rows, [Candidate(p)]), asked.log_densities(rows, p)
+    found = asked.statistics(Rows(rows), [Candidate(p)]), asked.log_densities(rows, p)
     labels, posteriors = asked.labels(rows, p), asked.posteriors(rows, p)
     assert asked._design("full", d, 7, False, False).eliminates
     monkeypatch.setattr(Design, "eliminates", False)
     compile_anew(monkeypatch)
-    assert asked.statistics(rows, [Candidate(p)]) == found[0]
+    assert asked.statistics(Rows(rows), [Candidate(p)]) == found[0]
     np.testing.assert_array_equal(asked.log_densities(rows, p), found[1])
     np.testing.assert_array_equal(asked.labels(rows, p), labels)
     np.testing.assert_allclose(asked.posteriors(rows, p), posteriors, rtol=0, atol=1e-15)
@@ -247,7 +248,7 @@ def test_a_row_that_is_no_number_is_found_behind_the_panels_that_rule_out(featur
     rows = draw(20, p, 3000)
     rows[1777, feature] = np.nan
     with pytest.raises(NonFiniteError) as caught:
-        KERNEL.statistics(rows, [Candidate(p)])
+        KERNEL.statistics(Rows(rows), [Candidate(p)])
     assert (caught.value.row, caught.value.feature) == (1777, feature)
 
 
@@ -257,9 +258,9 @@ def test_overlapping_tied_mixtures_go_through_blas() -> None:
     assert packing.neighbours(far) == pytest.approx(1.0)
     assert packing.neighbours(near) == pytest.approx(6.0)
     rows = draw(22, near, 700)
-    expected = get_kernel("blas").statistics(rows, [Candidate(near)])
-    assert KERNEL.statistics(rows, [Candidate(near)]) == expected
-    (weighted,) = KERNEL.statistics(rows, [Candidate(near)], weights=np.ones(700))
+    expected = get_kernel("blas").statistics(Rows(rows), [Candidate(near)])
+    assert KERNEL.statistics(Rows(rows), [Candidate(near)]) == expected
+    (weighted,) = KERNEL.statistics(Rows(rows, np.ones(700)), [Candidate(near)])
     assert weighted.log_likelihood == pytest.approx(expected[0].log_likelihood, rel=1e-12)
     np.testing.assert_allclose(weighted.second, expected[0].second, rtol=1e-10, atol=1e-9)
 
@@ -268,8 +269,8 @@ def test_overlapping_tied_mixtures_go_through_blas() -> None:
 def test_many_features_make_no_square_matrices(family: str) -> None:
     p = random_mixture(23, family, 4, 1000, spread=0.1)
     rows = draw(24, p, 20).astype(np.float32)
-    KERNEL.statistics(rows, [Candidate(p)])
-    assert peak_of(lambda: KERNEL.statistics(rows, [Candidate(p)])) < 1000 * 1000 * 8
+    KERNEL.statistics(Rows(rows), [Candidate(p)])
+    assert peak_of(lambda: KERNEL.statistics(Rows(rows), [Candidate(p)])) < 1000 * 1000 * 8
 
 
 def shares(p: MixtureParameters) -> bool:
@@ -288,9 +289,9 @@ def test_sharing_products_changes_only_the_rounding(
     p = random_mixture(25, family, k, d, spread=0.1)
     assert shares(p)
     rows = draw(26, p, 1700)
-    (true,) = ORACLE.statistics(rows, [Candidate(p)])
+    (true,) = ORACLE.statistics(Rows(rows), [Candidate(p)])
     for dtype in ("float64", "float32"):
-        (found,) = CompiledKernel(width).statistics(rows.astype(dtype), [Candidate(p)])
+        (found,) = CompiledKernel(width).statistics(Rows(rows.astype(dtype)), [Candidate(p)])
         rtol = 1e-13 if dtype == "float64" else 2e-5
         for name in ("counts", "first", "second"):
             a, b = getattr(found, name), getattr(true, name)
@@ -315,13 +316,13 @@ def test_a_component_that_collapses_spoils_no_other(family: str) -> None:
     rows = 9.0 + 1e-7 * np.random.default_rng(29).normal(size=(1000, 12))
     candidates = [Candidate(wide), Candidate(narrow, np.full((2, 12), 9.0)), Candidate(narrow)]
     assert shares(narrow)
-    together = KERNEL.statistics(rows, candidates)
+    together = KERNEL.statistics(Rows(rows), candidates)
     for candidate, found in zip(candidates, together, strict=True):
-        assert KERNEL.statistics(rows, [candidate]) == (found,)
-        (true,) = ORACLE.statistics(rows, [candidate])
+        assert KERNEL.statistics(Rows(rows), [candidate]) == (found,)
+        (true,) = ORACLE.statistics(Rows(rows), [candidate])
         np.testing.assert_allclose(found.second, true.second, rtol=1e-12, atol=1e-9)
     # About a point amid the rows nothing need be lost; about the centre, half the width would be.
-    (true,) = ORACLE.statistics(rows, candidates[1:2])
+    (true,) = ORACLE.statistics(Rows(rows), candidates[1:2])
     error = np.abs(together[1].second - true.second).max()
     assert error <= 1e-6 * np.abs(true.second).max()
 
@@ -339,12 +340,12 @@ def test_what_is_kept_for_the_next_call_changes_no_bit() -> None:
     ]
 
     def results() -> list[object]:
-        return [KERNEL.statistics(block, group, weights=w) for block, group, w in calls]
+        return [KERNEL.statistics(Rows(block, w), group) for block, group, w in calls]
 
     fresh = []
     for block, group, w in calls:
         prepared._of_thread.kept.clear()
-        fresh.append(KERNEL.statistics(block, group, weights=w))
+        fresh.append(KERNEL.statistics(Rows(block, w), group))
     assert results() == fresh
     with ThreadPoolExecutor(2) as threads:
         for found in [threads.submit(results) for _ in range(4)]:
@@ -356,7 +357,7 @@ def test_little_is_kept_and_only_for_the_same_numbers() -> None:
     p = random_mixture(33, "full", 3, 5)
     rows = draw(34, p, 50)
     for _ in range(3):
-        KERNEL.statistics(rows, [Candidate(p)])
+        KERNEL.statistics(Rows(rows), [Candidate(p)])
     (kept,) = prepared._of_thread.kept.values()
     assert kept.nbytes <= KERNEL.workspace_bytes(5, [3])
     copied = MixtureParameters.create("full", p.weights, p.means, p.covariances)
@@ -367,5 +368,5 @@ def test_little_is_kept_and_only_for_the_same_numbers() -> None:
         [Candidate(MixtureParameters.create("full", p.weights, p.means, 2.0 * p.covariances))]
     )
     large = random_mixture(35, "full", 24, 130)
-    KERNEL.statistics(draw(36, large, 20), [Candidate(large)])
+    KERNEL.statistics(Rows(draw(36, large, 20)), [Candidate(large)])
     assert all(one.nbytes <= prepared.MOST_KEPT for one in prepared._of_thread.kept.values())

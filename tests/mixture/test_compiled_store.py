@@ -26,12 +26,13 @@ import numpy as np
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.kernels.compiled import compiler
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 made = []
 original = compiler.compile_design
 compiler.compile_design = lambda design: made.append(design) or original(design)
 p = MixtureParameters.create("full", [0.5, 0.5], np.eye(2, 64), np.stack([np.eye(64)] * 2))
 rows = np.random.default_rng(0).normal(size=(500, 64))
-(s,) = get_kernel("compiled").statistics(rows, [Candidate(p)])
+(s,) = get_kernel("compiled").statistics(Rows(rows), [Candidate(p)])
 print(len(made), repr(s.log_likelihood))
 """
 

@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 from dask_gmm import GaussianMixture
 from dask_gmm.mixture.criteria import complete_log_likelihood, information_criteria
 from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 KERNEL = get_kernel("reference")
@@ -23,7 +24,7 @@ def test_the_entropy_is_that_of_the_responsibilities(family: str, seed: int, shi
     """Also from moments about other points than the means."""
     p = random_mixture(seed, family, 4, 3)
     rows = draw(seed, p, 300)
-    (statistics,) = KERNEL.statistics(rows, [Candidate(p, p.means + shift)])
+    (statistics,) = KERNEL.statistics(Rows(rows), [Candidate(p, p.means + shift)])
     r = KERNEL.posteriors(rows, p)
     expected = -float(np.sum(r * np.log(np.maximum(r, 1e-300))))
     found = information_criteria(statistics, p)
@@ -35,7 +36,7 @@ def test_the_entropy_is_that_of_the_responsibilities(family: str, seed: int, shi
 def test_q_at_other_parameters_is_the_sum_over_rows(family: str) -> None:
     p, other = random_mixture(1, family, 3, 2), random_mixture(2, family, 3, 2)
     rows = draw(1, p, 200)
-    (statistics,) = KERNEL.statistics(rows, [Candidate(p)])
+    (statistics,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
     r = KERNEL.posteriors(rows, p)
     dense = other.family.dense(other.covariances, 3, 2)
     logs = np.column_stack(
@@ -54,7 +55,7 @@ def test_bic_and_aic_are_those_of_scikit_learn(family: str) -> None:
     rows = draw(3, p, 500)
     gm = GaussianMixture(4, covariance_type=family, random_state=0).fit(rows)
     theirs, parameters = gm.to_sklearn(), gm._parameters()
-    (statistics,) = get_kernel().statistics(rows, [Candidate(parameters)])
+    (statistics,) = get_kernel().statistics(Rows(rows), [Candidate(parameters)])
     found = information_criteria(statistics, parameters)
     assert found.bic == pytest.approx(theirs.bic(rows), rel=1e-12)
     assert found.aic == pytest.approx(theirs.aic(rows), rel=1e-12)
@@ -62,5 +63,5 @@ def test_bic_and_aic_are_those_of_scikit_learn(family: str) -> None:
 
 def test_far_components_have_no_entropy() -> None:
     p = random_mixture(4, "full", 3, 2, spread=300.0)
-    (statistics,) = KERNEL.statistics(draw(4, p, 200), [Candidate(p)])
+    (statistics,) = KERNEL.statistics(Rows(draw(4, p, 200)), [Candidate(p)])
     assert information_criteria(statistics, p).entropy < 1e-6

@@ -14,6 +14,7 @@ from dask_gmm.mixture.estimation import centring_error, maximize
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
+from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 KERNEL = get_kernel("blas")
@@ -29,7 +30,7 @@ def test_is_scikit_learns_m_step(family: str, reg_covar: float) -> None:
     counts, means, covariances = _estimate_gaussian_parameters(
         rows, KERNEL.posteriors(rows, p), reg_covar, family
     )
-    (s,) = KERNEL.statistics(rows, [Candidate(p)])
+    (s,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
     q = maximize(s, reg_covar)
     assert q.family is p.family
     np.testing.assert_allclose(q.weights, counts / counts.sum(), rtol=1e-12)
@@ -51,7 +52,7 @@ def test_an_empty_component_keeps_its_mean(family: str) -> None:
     near = MixtureParameters.create(family, base.weights, base.means, base.covariances)
     rows = draw(3, near, N)
     rows = rows[np.abs(rows).max(axis=1) < 50.0]
-    (s,) = KERNEL.statistics(rows, [Candidate(p)])
+    (s,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
     assert s.counts[1] == 0.0
     q = maximize(s, 1e-6)
     np.testing.assert_array_equal(q.means[1], means[1])
@@ -82,7 +83,7 @@ def test_the_centring_error_is_honest(family: str, seed: int, log_distance: floa
     p = random_mixture(seed, family, K, D)
     rows = draw(seed, p, N)
     step = 10.0**log_distance * np.random.default_rng(seed).normal(size=(K, D))
-    near, far = KERNEL.statistics(rows, [Candidate(p), Candidate(p, p.means + step)])
+    near, far = KERNEL.statistics(Rows(rows), [Candidate(p), Candidate(p, p.means + step)])
     promised = centring_error(far, 0.0)
     covariances = (
         s.family.dense(s.family.estimate(s.counts, s.first, s.second, 0.0), K, D)

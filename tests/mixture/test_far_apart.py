@@ -8,6 +8,7 @@ import pytest
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.rounding import far_apart
+from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 
@@ -29,7 +30,7 @@ def test_components_far_apart_keep_their_digits(kernel: str, family: str, distan
     np.testing.assert_array_equal(used.labels(rows, p), oracle.labels(rows, p))
     posteriors = oracle.posteriors(rows, p)
     np.testing.assert_allclose(used.posteriors(rows, p), posteriors, atol=slack)
-    (found,), (right,) = (k.statistics(rows, [Candidate(p)]) for k in (used, oracle))
+    (found,), (right,) = (k.statistics(Rows(rows), [Candidate(p)]) for k in (used, oracle))
     assert found.log_likelihood == pytest.approx(right.log_likelihood, rel=slack)
     np.testing.assert_allclose(found.first, right.first, atol=400 * slack)
     np.testing.assert_allclose(found.second, right.second, rtol=slack, atol=400 * slack)

@@ -18,6 +18,7 @@ from dask_gmm.mixture.merging import (
     take_components,
 )
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 KERNEL = get_kernel("reference")
@@ -41,7 +42,7 @@ def test_a_union_keeps_the_moments(family: str, seed: int, into: int, gone: int)
     if into == gone:
         return
     p = random_mixture(seed, family, 4, 3)
-    (statistics,) = KERNEL.statistics(draw(seed, p, 400), [Candidate(p)])
+    (statistics,) = KERNEL.statistics(Rows(draw(seed, p, 400)), [Candidate(p)])
     before = overall(maximize(statistics, 0.0))
     merged = merge_components(statistics, into, gone)
     assert merged.n_components == 3
@@ -58,7 +59,7 @@ def test_a_union_keeps_the_moments(family: str, seed: int, into: int, gone: int)
 def test_a_union_is_what_added_responsibilities_would_have_given(family: str) -> None:
     p = random_mixture(5, family, 4, 2)
     rows = draw(5, p, 300)
-    (statistics,) = KERNEL.statistics(rows, [Candidate(p)])
+    (statistics,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
     merged = merge_components(statistics, 1, 3)
     r = KERNEL.posteriors(rows, p)
     r[:, 1] += r[:, 3]
@@ -82,7 +83,7 @@ def test_the_cheapest_pair_is_the_component_that_was_split(family: str) -> None:
         p.means[take] + 1e-3 * np.arange(5)[:, None],
         p.family.take(p.covariances, np.array(take)),
     )
-    (statistics,) = KERNEL.statistics(draw(6, p, 2000), [Candidate(split)])
+    (statistics,) = KERNEL.statistics(Rows(draw(6, p, 2000)), [Candidate(split)])
     assert cheapest_pair(statistics, 1e-6) == (2, 4)
     _, into = absorb_component(statistics, 4, 1e-6)
     assert into == 2
@@ -93,7 +94,7 @@ def test_the_cheapest_pair_is_the_component_that_was_split(family: str) -> None:
 
 def test_groups_in_any_order_are_unions_of_unions() -> None:
     p = random_mixture(7, "full", 4, 2)
-    (statistics,) = KERNEL.statistics(draw(7, p, 200), [Candidate(p)])
+    (statistics,) = KERNEL.statistics(Rows(draw(7, p, 200)), [Candidate(p)])
     twice = merge_components(merge_components(statistics, 0, 1), 1, 2)
     about = twice.reference
     grouped = group_components(statistics, np.array([0, 0, 1, 1]), about)
@@ -103,7 +104,7 @@ def test_groups_in_any_order_are_unions_of_unions() -> None:
 
 def test_components_taken_alone_are_theirs() -> None:
     p = random_mixture(8, "diag", 3, 2)
-    (statistics,) = KERNEL.statistics(draw(8, p, 100), [Candidate(p)])
+    (statistics,) = KERNEL.statistics(Rows(draw(8, p, 100)), [Candidate(p)])
     some = take_components(statistics, [2, 0])
     np.testing.assert_array_equal(some.counts, statistics.counts[[2, 0]])
     np.testing.assert_array_equal(some.second, statistics.second[[2, 0]])

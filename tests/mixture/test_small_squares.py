@@ -13,6 +13,7 @@ from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.kernels.compiled import CompiledKernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def test_float32_rows_of_small_units(family: str, d: int, scale: float) -> None:
     rows, small = rows_of(p, scale), scaled(p, scale)
     assert not CompiledKernel()._plan(rows, small)[0].lanes.single
     found, right = (
-        k.statistics(rows, [Candidate(small)])[0]
+        k.statistics(Rows(rows), [Candidate(small)])[0]
         for k in (CompiledKernel(), get_kernel("reference"))
     )
     np.testing.assert_allclose(found.counts, right.counts, rtol=1e-12)
@@ -51,7 +52,7 @@ def test_a_step_from_wide_to_tiny_keeps_the_digits(family: str, d: int, scale: f
     rows = rows_of(random_mixture(2, family, 1, d, spread=0.0), scale)
     assert CompiledKernel()._plan(rows, wide)[0].lanes.single
     exact = rows.astype(np.float64)
-    found = maximize(CompiledKernel().statistics(rows, [Candidate(wide)])[0], 0.0)
+    found = maximize(CompiledKernel().statistics(Rows(rows), [Candidate(wide)])[0], 0.0)
     np.testing.assert_allclose(found.means[0], exact.mean(axis=0), rtol=1e-6)
     right = np.cov(exact.T, bias=True)
     dense = found.family.dense(found.covariances, 1, d)[0]
@@ -75,11 +76,11 @@ def test_features_without_scatter_stay_in_float32(d: int) -> None:
     asked: list[int] = []
 
     class Counting(CompiledKernel):
-        def _gather_in_doubles(self, rows, group, weights):  # type: ignore[no-untyped-def]
+        def _gather_in_doubles(self, rows, group):  # type: ignore[no-untyped-def]
             asked.append(len(rows))
-            return super()._gather_in_doubles(rows, group, weights)
+            return super()._gather_in_doubles(rows, group)
 
-    Counting().statistics(rows, [Candidate(padded)])
+    Counting().statistics(Rows(rows), [Candidate(padded)])
     assert asked == []
 
 

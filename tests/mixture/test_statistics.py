@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dask_gmm.mixture.covariance import covariance_family
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.statistics import SufficientStatistics, number_of_sums
+from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 K, D = 3, 2
@@ -72,10 +73,10 @@ def test_any_split_of_the_rows_gives_the_same(family: str, cuts: list[int], seed
     p = random_mixture(1, family, K, D)
     rows = draw(seed, p, 200)
     kernel, candidate = get_kernel("blas"), Candidate(p)
-    (whole,) = kernel.statistics(rows, [candidate])
+    (whole,) = kernel.statistics(Rows(rows), [candidate])
     total = SufficientStatistics.zero(p.family, p.means)
     for part in np.split(rows, sorted(cuts)):
-        total += kernel.statistics(part, [candidate])[0]
+        total += kernel.statistics(Rows(part), [candidate])[0]
     assert total.rows == whole.rows == 200
     for name in ("counts", "first", "second", "log_likelihood"):
         np.testing.assert_allclose(

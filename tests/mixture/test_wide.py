@@ -15,6 +15,7 @@ from dask_gmm.mixture.estimation import centring_error, maximize
 from dask_gmm.mixture.kernels import Candidate, Kernel, blas, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.sampling import sample_mixture
+from dask_gmm.rows import Rows
 from tests.memory import peak_of
 from tests.mixture.problems import FAMILIES, random_mixture
 
@@ -63,7 +64,7 @@ def test_variances_need_not_even_one_matrix(kernel: Kernel, family: str) -> None
     promised = kernel.workspace_bytes(D, [K], [p.family])
     assert promised < 6 * MATRIX  # of which the most is tiles of many rows: see below
     for call in (
-        lambda: kernel.statistics(rows, [Candidate(p)]),
+        lambda: kernel.statistics(Rows(rows), [Candidate(p)]),
         lambda: kernel.log_densities(rows, p),
         lambda: kernel.posteriors(rows, p),
         lambda: kernel.labels(rows, p),
@@ -75,7 +76,7 @@ def test_variances_need_not_even_one_matrix(kernel: Kernel, family: str) -> None
 @pytest.mark.parametrize("family", ["diag", "spherical"])
 def test_nor_does_what_stands_around_the_kernel(family: str) -> None:
     p = wide_mixture(family)
-    (s,) = get_kernel("blas").statistics(rows_near(p), [Candidate(p)])
+    (s,) = get_kernel("blas").statistics(Rows(rows_near(p)), [Candidate(p)])
     for call in (
         lambda: maximize(s, 1e-6),
         lambda: centring_error(s, 1e-6),
@@ -96,7 +97,7 @@ def test_a_tied_mixture_holds_matrices_whatever_its_components(kernel: Kernel) -
     peaks, promises = [], []
     for p in (few, many):
         promises.append(kernel.workspace_bytes(D, [p.n_components], [p.family]))
-        peaks.append(peak_of(partial(kernel.statistics, rows, [Candidate(p)]), promises[-1]))
+        peaks.append(peak_of(partial(kernel.statistics, Rows(rows), [Candidate(p)]), promises[-1]))
         assert peaks[-1] <= promises[-1]
     assert peaks[1] - peaks[0] < MATRIX / 4
     assert promises[1] - promises[0] < MATRIX / 2
@@ -112,8 +113,10 @@ def test_a_tied_tile_of_differences_holds_one_matrix() -> None:
         p = MixtureParameters.create("tied", np.full(k, 1.0 / k), means, 1e4 * np.eye(d))
         rows = 37.0 + 1e-6 * np.random.default_rng(3).normal(size=(40, d))
         kernel, candidates = get_kernel("blas"), [Candidate(p)]
-        peaks.append(peak_of(partial(kernel.statistics, rows, candidates), enough=16 * 8 * d * d))
-        (found,), (true,) = (get_kernel(n).statistics(rows, candidates) for n in MEASURED)
+        peaks.append(
+            peak_of(partial(kernel.statistics, Rows(rows), candidates), enough=16 * 8 * d * d)
+        )
+        (found,), (true,) = (get_kernel(n).statistics(Rows(rows), candidates) for n in MEASURED)
         np.testing.assert_allclose(found.second, true.second, rtol=1e-12)
     assert peaks[1] - peaks[0] < 8 * d * d
 
@@ -149,7 +152,7 @@ def test_the_promise_is_kept_per_family(kind: str, family: str, k: int, d: int) 
 
     def call() -> None:
         try:
-            kernel.statistics(rows, [candidate])
+            kernel.statistics(Rows(rows), [candidate])
         except NonFiniteError:
             assert kind == "overflow"
 
@@ -165,7 +168,7 @@ def test_the_reference_keeps_its_promise(family: str, k: int, d: int) -> None:
     rows, kernel = rows_near(p, 1100 if d < 100 else 30), get_kernel("reference")
     candidates = [Candidate(p), Candidate(p)]
     allowed = kernel.workspace_bytes(d, [k, k], [p.family] * 2) + 20_000
-    assert peak_of(lambda: kernel.statistics(rows, candidates), allowed) <= allowed
+    assert peak_of(lambda: kernel.statistics(Rows(rows), candidates), allowed) <= allowed
 
 
 @pytest.mark.parametrize("name", MEASURED)

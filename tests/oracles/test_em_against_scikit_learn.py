@@ -16,6 +16,7 @@ from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import KERNELS, Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 
@@ -25,7 +26,7 @@ def em(
     """`steps` EM steps and the mean log-likelihood before each of them."""
     bounds = []
     for _ in range(steps):
-        (s,) = get_kernel(kernel).statistics(rows, [Candidate(p)])
+        (s,) = get_kernel(kernel).statistics(Rows(rows), [Candidate(p)])
         bounds.append(s.mean_log_likelihood)
         p = maximize(s, reg_covar)
     return p, bounds
@@ -103,7 +104,7 @@ def test_the_log_likelihood_never_falls(family: str, seed: int, k: int, offset: 
     )
     before = -np.inf
     for _ in range(15):
-        (s,) = get_kernel("blas").statistics(rows, [Candidate(p)])
+        (s,) = get_kernel("blas").statistics(Rows(rows), [Candidate(p)])
         assert s.mean_log_likelihood >= before - 1e-10 * (1.0 + abs(before))
         before = s.mean_log_likelihood
         try:

@@ -16,6 +16,7 @@ import pytest
 from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def start(family: str) -> MixtureParameters:
 
 
 def statistics(rows: np.ndarray, p: MixtureParameters) -> SufficientStatistics:
-    return KERNEL.statistics(rows, [Candidate(p)])[0]
+    return KERNEL.statistics(Rows(rows), [Candidate(p)])[0]
 
 
 def log_likelihood(rows: np.ndarray, p: MixtureParameters) -> float:
-    return ORACLE.statistics(rows, [Candidate(p)])[0].log_likelihood
+    return ORACLE.statistics(Rows(rows), [Candidate(p)])[0].log_likelihood
 
 
 def slope(function: Callable[[float], float], h: float) -> float:

@@ -18,10 +18,9 @@ from dask_gmm.execution.unit import UnitResult, run_unit, run_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
-
     from dask_gmm.data.source import Source
     from dask_gmm.execution.jobs import BlockJob
+    from dask_gmm.rows import Rows
 
 __all__ = ["BlockRunner", "UnitRunner", "fold_results"]
 
@@ -93,7 +92,7 @@ class UnitRunner(Generic[T]):
 class BlockRunner(Generic[T]):
     """Applies the job to the value of one task of a Dask collection."""
 
-    rows_of: Callable[[Any], np.ndarray[Any, Any]]
+    rows_of: Callable[[Any], Rows]
     name: str
     job: BlockJob[T]
 
@@ -110,7 +109,7 @@ class BlockRunner(Generic[T]):
         with single_threaded_blas():
             found, here = run_value(self.job, value, self.rows_of, block, self.name, self._locate)
         machines = frozenset({machine_fingerprint()})
-        return UnitResult(found, int(here.shape[0]), 1, int(here.nbytes), machines)
+        return UnitResult(found, len(here), 1, here.nbytes, machines)
 
     def _locate(self, block: BlockRef, row: int) -> str:
         return f"row {row} of block {block.index} of {self.name}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.fitting.acceleration.objective import per_row
 from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,9 +59,9 @@ class SampleRows:
         """Mean log-likelihood in nats per row, and moments about `reference` (or the means)."""
         self.evaluations += 1
         candidates = (Candidate(parameters, reference),)
-        parts = [self.rows[i : i + _PART_ROWS] for i in range(0, len(self), _PART_ROWS)]
+        parts = [Rows(self.rows[i : i + _PART_ROWS]) for i in range(0, len(self), _PART_ROWS)]
 
-        def statistics(part: NDArray[np.floating[Any]]) -> Any:
+        def statistics(part: Rows) -> Any:
             return self._compute.statistics(part, candidates)[0]
 
         if len(parts) == 1 or self.n_threads == 1:

@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.statistics import SufficientStatistics
+    from dask_gmm.rows import Rows
 
-__all__ = ["Candidate", "Kernel", "as_rows", "beyond_range", "check_finite", "possible_families"]
+__all__ = [
+    "Candidate",
+    "Kernel",
+    "beyond_range",
+    "check_finite",
+    "checked_values",
+    "possible_families",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +76,8 @@ class Candidate:
 class Kernel(Protocol):
     """The E-step over one block of rows.
 
-    In all methods `rows` is an (n, D) array of any real dtype (floating, integer, boolean) with
-    any strides; n may be 0. Arithmetic is float64 or better, but for float32 rows that lose less
+    Values of rows are an (n, D) array of any real dtype (floating, integer, boolean) with any
+    strides; n may be 0. Arithmetic is float64 or better, but for float32 rows that lose less
     than 1e-4 of a log-density or a covariance in float32. The same block gives the same bits each
     time on the same kind of CPU, in whatever memory layout it comes.
 
@@ -80,7 +88,7 @@ class Kernel(Protocol):
         where moments are asked for) that its square is no float64; the error names its index in
         the block.
     InputError
-        `rows` is no (n, D) array of real numbers.
+        The values are no (n, D) array of real numbers.
     """
 
     @property
@@ -88,7 +96,7 @@ class Kernel(Protocol):
         """What `get_kernel` calls this kernel."""
 
     def statistics(
-        self, rows: NDArray[Any], candidates: Sequence[Candidate]
+        self, rows: Rows, candidates: Sequence[Candidate]
     ) -> tuple[SufficientStatistics, ...]:
         """Statistics of the rows for each candidate, each about its own reference.
 
@@ -96,14 +104,16 @@ class Kernel(Protocol):
         """
 
     def log_densities(
-        self, rows: NDArray[Any], parameters: MixtureParameters
+        self, values: NDArray[Any], parameters: MixtureParameters
     ) -> NDArray[np.float64]:
         """Log-densities log p(x_n) in nats, shape (n,)."""
 
-    def posteriors(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.float64]:
+    def posteriors(
+        self, values: NDArray[Any], parameters: MixtureParameters
+    ) -> NDArray[np.float64]:
         """Responsibilities r_nk, shape (n, K); each row sums to one."""
 
-    def labels(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
+    def labels(self, values: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
         """The most probable component of each row, shape (n,); the lowest index of equals."""
 
     def workspace_bytes(
@@ -140,15 +150,15 @@ def possible_families(
     return [(k, (family,)) for k, family in zip(n_components, families, strict=True)]
 
 
-def as_rows(rows: NDArray[Any], n_features: int) -> NDArray[Any]:
-    """Check that `rows` is an (n, D) array of real numbers and return it untouched.
+def checked_values(values: NDArray[Any], n_features: int) -> NDArray[Any]:
+    """Check that `values` is an (n, D) array of real numbers and return it untouched.
 
     Raises
     ------
     InputError
         It is not; the message says what it is.
     """
-    array = np.asarray(rows)
+    array = np.asarray(values)
     if array.ndim != 2 or array.shape[1] != n_features:
         raise InputError(
             f"A block of rows should have the shape (n, {n_features}) for this mixture of "

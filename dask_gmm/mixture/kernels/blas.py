@@ -22,9 +22,9 @@ import numpy as np
 from dask_gmm.mixture.covariance import FULL, TIED
 from dask_gmm.mixture.kernels.base import (
     Candidate,
-    as_rows,
     beyond_range,
     check_finite,
+    checked_values,
     possible_families,
 )
 from dask_gmm.mixture.kernels.features import FeatureMap, common_centre
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
+    from dask_gmm.rows import Rows
 
     Array = NDArray[np.float64]
 
@@ -74,46 +75,48 @@ class BlasKernel:
         return "blas"
 
     def statistics(
-        self, rows: NDArray[Any], candidates: Sequence[Candidate]
+        self, rows: Rows, candidates: Sequence[Candidate]
     ) -> tuple[SufficientStatistics, ...]:
         """Statistics of the rows for each candidate; see `Kernel.statistics`."""
         for candidate in candidates:
-            rows = as_rows(rows, candidate.parameters.n_features)
+            checked_values(rows.values, candidate.parameters.n_features)
         with np.errstate(all="ignore"):
             members = [_Member(candidate) for candidate in candidates]
             for group in _groups(members):
                 _gather(rows, group)
-            return tuple(member.statistics(rows) for member in members)
+            return tuple(member.statistics(rows.values) for member in members)
 
     def log_densities(
-        self, rows: NDArray[Any], parameters: MixtureParameters
+        self, values: NDArray[Any], parameters: MixtureParameters
     ) -> NDArray[np.float64]:
         """Log-densities log p(x_n); see `Kernel.log_densities`."""
-        rows = as_rows(rows, parameters.n_features)
-        out = np.empty(len(rows))
+        values = checked_values(values, parameters.n_features)
+        out = np.empty(len(values))
         with np.errstate(all="ignore"):
-            for where, joint, peak in _scan(rows, parameters):
+            for where, joint, peak in _scan(values, parameters):
                 out[where], _ = _normalise(joint, peak)
         return out
 
-    def posteriors(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.float64]:
+    def posteriors(
+        self, values: NDArray[Any], parameters: MixtureParameters
+    ) -> NDArray[np.float64]:
         """Responsibilities; see `Kernel.posteriors`."""
-        rows = as_rows(rows, parameters.n_features)
-        out = np.empty((len(rows), parameters.n_components))
+        values = checked_values(values, parameters.n_features)
+        out = np.empty((len(values), parameters.n_components))
 
         with np.errstate(all="ignore"):
-            for where, joint, peak in _scan(rows, parameters):
+            for where, joint, peak in _scan(values, parameters):
                 _, total = _normalise(joint, peak)
                 np.divide(joint.T, total[:, None], out=out[where])
         return out
 
-    def labels(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
+    def labels(self, values: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
         """Most probable components; see `Kernel.labels`."""
-        rows = as_rows(rows, parameters.n_features)
-        out = np.empty(len(rows), dtype=np.intp)
+        values = checked_values(values, parameters.n_features)
+        out = np.empty(len(values), dtype=np.intp)
 
         with np.errstate(all="ignore"):
-            for where, joint, _ in _scan(rows, parameters):
+            for where, joint, _ in _scan(values, parameters):
                 np.argmax(joint, axis=0, out=out[where])
         return out
 
@@ -212,13 +215,13 @@ class _Member:
                 raise beyond_range(tile, start, ~np.isfinite(peak))
         return joint, peak, form, features
 
-    def statistics(self, rows: NDArray[Any]) -> SufficientStatistics:
-        """What was gathered from `rows`, checked."""
-        total = self.form.statistics(len(rows), self.log_likelihood)
+    def statistics(self, values: NDArray[Any]) -> SufficientStatistics:
+        """What was gathered from the rows, checked."""
+        total = self.form.statistics(len(values), self.log_likelihood)
         if self.rescue is not None:
             total += self.rescue.statistics(0, 0.0)
         if not np.all(np.isfinite(total.second)):
-            raise beyond_range(rows, 0, np.zeros(len(rows), dtype=bool))
+            raise beyond_range(values, 0, np.zeros(len(values), dtype=bool))
         return total
 
 
@@ -230,16 +233,16 @@ def _groups(members: Sequence[_Member]) -> list[list[_Member]]:
     return list(groups.values())
 
 
-def _tiles(rows: NDArray[Any], features: FeatureMap) -> Iterator[tuple[int, NDArray[Any], Array]]:
+def _tiles(values: NDArray[Any], features: FeatureMap) -> Iterator[tuple[int, NDArray[Any], Array]]:
     """Each tile's first index, its rows as they came, and its features."""
-    for start in range(0, len(rows), features.tile_rows):
-        tile = rows[start : start + features.tile_rows]
+    for start in range(0, len(values), features.tile_rows):
+        tile = values[start : start + features.tile_rows]
         yield start, tile, features.fill(tile)
 
 
-def _gather(rows: NDArray[Any], members: Sequence[_Member]) -> None:
+def _gather(rows: Rows, members: Sequence[_Member]) -> None:
     """Run all members over the rows, one filling of the features for all of them."""
-    for start, tile, features in _tiles(rows, members[0].form.features):
+    for start, tile, features in _tiles(rows.values, members[0].form.features):
         for member in members:
             joint, peak, form, seen = member.evaluate(tile, start, features)
             log_density, total = _normalise(joint, peak)
@@ -250,11 +253,11 @@ def _gather(rows: NDArray[Any], members: Sequence[_Member]) -> None:
 
 
 def _scan(
-    rows: NDArray[Any], parameters: MixtureParameters
+    values: NDArray[Any], parameters: MixtureParameters
 ) -> Iterator[tuple[slice, Array, Array]]:
     """Each tile's place, its log-densities [K][t] and their maxima, valid until the next."""
     member = _Member(Candidate(parameters))
-    for start, tile, features in _tiles(rows, member.form.features):
+    for start, tile, features in _tiles(values, member.form.features):
         joint, peak, _, _ = member.evaluate(tile, start, features)
         yield slice(start, start + len(tile)), joint, peak
 

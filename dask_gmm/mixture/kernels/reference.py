@@ -15,9 +15,9 @@ import numpy as np
 
 from dask_gmm.mixture.kernels.base import (
     Candidate,
-    as_rows,
     beyond_range,
     check_finite,
+    checked_values,
     possible_families,
 )
 from dask_gmm.mixture.statistics import SufficientStatistics
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.rows import Rows
 
     Long = NDArray[np.longdouble]
 
@@ -47,34 +48,36 @@ class ReferenceKernel:
         return "reference"
 
     def statistics(
-        self, rows: NDArray[Any], candidates: Sequence[Candidate]
+        self, rows: Rows, candidates: Sequence[Candidate]
     ) -> tuple[SufficientStatistics, ...]:
         """Statistics of the rows for each candidate; see `Kernel.statistics`."""
-        return tuple(_statistics(as_rows(rows, c.parameters.n_features), c) for c in candidates)
+        return tuple(_statistics(rows, c) for c in candidates)
 
     def log_densities(
-        self, rows: NDArray[Any], parameters: MixtureParameters
+        self, values: NDArray[Any], parameters: MixtureParameters
     ) -> NDArray[np.float64]:
         """Log-densities log p(x_n); see `Kernel.log_densities`."""
-        rows = as_rows(rows, parameters.n_features)
-        out = np.empty(len(rows))
-        for where, _, joint in _tiles(rows, parameters):
+        values = checked_values(values, parameters.n_features)
+        out = np.empty(len(values))
+        for where, _, joint in _tiles(values, parameters):
             out[where] = _log_sum_exp(joint)
         return out
 
-    def posteriors(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.float64]:
+    def posteriors(
+        self, values: NDArray[Any], parameters: MixtureParameters
+    ) -> NDArray[np.float64]:
         """Responsibilities; see `Kernel.posteriors`."""
-        rows = as_rows(rows, parameters.n_features)
-        out = np.empty((len(rows), parameters.n_components))
-        for where, _, joint in _tiles(rows, parameters):
+        values = checked_values(values, parameters.n_features)
+        out = np.empty((len(values), parameters.n_components))
+        for where, _, joint in _tiles(values, parameters):
             out[where] = np.exp(joint - _log_sum_exp(joint)[:, None])
         return out
 
-    def labels(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
+    def labels(self, values: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
         """Most probable components; see `Kernel.labels`."""
-        rows = as_rows(rows, parameters.n_features)
-        out = np.empty(len(rows), dtype=np.intp)
-        for where, _, joint in _tiles(rows, parameters):
+        values = checked_values(values, parameters.n_features)
+        out = np.empty(len(values), dtype=np.intp)
+        for where, _, joint in _tiles(values, parameters):
             out[where] = np.argmax(joint, axis=1)
         return out
 
@@ -98,7 +101,9 @@ class ReferenceKernel:
         return working + results
 
 
-def _tiles(rows: NDArray[Any], parameters: MixtureParameters) -> Iterator[tuple[slice, Long, Long]]:
+def _tiles(
+    values: NDArray[Any], parameters: MixtureParameters
+) -> Iterator[tuple[slice, Long, Long]]:
     """Each tile's place, its rows (t, D), and log π_k N(x_n|μ_k, Σ_k) of shape (t, K)."""
     k, d = parameters.means.shape
     family, factors = parameters.family, parameters.precisions_cholesky
@@ -107,10 +112,10 @@ def _tiles(rows: NDArray[Any], parameters: MixtureParameters) -> Iterator[tuple[
         log_weights = np.log(parameters.weights.astype(np.longdouble))
     log_determinants = _log_determinants(parameters)
     constants = log_weights + log_determinants - 0.5 * d * np.log(2 * np.longdouble(np.pi))
-    for start in range(0, len(rows), _TILE_ROWS):
-        where = slice(start, min(start + _TILE_ROWS, len(rows)))
-        check_finite(rows[where], start)
-        x = rows[where].astype(np.longdouble)
+    for start in range(0, len(values), _TILE_ROWS):
+        where = slice(start, min(start + _TILE_ROWS, len(values)))
+        check_finite(values[where], start)
+        x = values[where].astype(np.longdouble)
         joint = np.empty((len(x), k), dtype=np.longdouble)
         for j in range(k):
             white = family.whiten(factors, j, x - means[j])
@@ -118,7 +123,7 @@ def _tiles(rows: NDArray[Any], parameters: MixtureParameters) -> Iterator[tuple[
         with np.errstate(over="ignore"):
             peak = joint.max(axis=1).astype(np.float64)
         if not np.all(np.isfinite(peak)):
-            raise beyond_range(rows[where], start, ~np.isfinite(peak))
+            raise beyond_range(values[where], start, ~np.isfinite(peak))
         yield where, x, joint
 
 
@@ -136,15 +141,16 @@ def _log_sum_exp(joint: Long) -> Long:
     return total
 
 
-def _statistics(rows: NDArray[Any], candidate: Candidate) -> SufficientStatistics:
+def _statistics(rows: Rows, candidate: Candidate) -> SufficientStatistics:
     parameters, family = candidate.parameters, candidate.parameters.family
     k, d = parameters.means.shape
+    values = checked_values(rows.values, d)
     about = candidate.reference.astype(np.longdouble)
     log_likelihood = np.longdouble(0.0)
     counts = np.zeros(k, dtype=np.longdouble)
     first = np.zeros((k, d), dtype=np.longdouble)
     second = np.zeros(family.second_moment_shape(k, d), dtype=np.longdouble)
-    for _, x, joint in _tiles(rows, parameters):
+    for _, x, joint in _tiles(values, parameters):
         log_density = _log_sum_exp(joint)
         log_likelihood += log_density.sum()
         responsibilities = np.exp(joint - log_density[:, None])
@@ -156,7 +162,7 @@ def _statistics(rows: NDArray[Any], candidate: Candidate) -> SufficientStatistic
             moment = family.component_moment(r[:, None] * deviation, deviation)
             family.add_moment(second, j, moment)
     if np.any(np.abs(second) > np.finfo(np.float64).max):
-        raise beyond_range(rows, 0, np.zeros(len(rows), dtype=bool))
+        raise beyond_range(values, 0, np.zeros(len(values), dtype=bool))
     return SufficientStatistics.create(
         family,
         candidate.reference,

@@ -20,7 +20,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
@@ -33,6 +33,9 @@ from dask_gmm.data.source import open_source
 from dask_gmm.execution import choose_backend, plan_pass
 from dask_gmm.fitting.events import PassFinished, SampleDrawn, StartsFound
 
+if TYPE_CHECKING:
+    from dask_gmm.rows import Rows
+
 
 @dataclass(frozen=True)
 class CountRows:
@@ -41,7 +44,7 @@ class CountRows:
     value_bytes: int = 8
     workspace_bytes: int = 0
 
-    def __call__(self, rows: np.ndarray, block: Any) -> int:
+    def __call__(self, rows: Rows, block: Any) -> int:
         return len(rows)
 
 

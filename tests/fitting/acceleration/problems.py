@@ -8,6 +8,7 @@ import numpy as np
 
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.rows import Rows
 from tests.mixture.problems import draw, random_mixture
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Passes:
 
     def __call__(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
         self.reads += 1
-        return KERNEL.statistics(self.rows, candidates)
+        return KERNEL.statistics(Rows(self.rows), candidates)
 
 
 def overlapping(

@@ -22,6 +22,7 @@ from dask_gmm.mixture.covariance import FULL
 from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import KERNEL, overlapping, sample_of
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
@@ -44,7 +45,7 @@ def test_expected_log_density_is_the_mean_over_rows(family: str) -> None:
     at, other = (random_mixture(seed, family, 3, 4) for seed in (1, 2))
     rows = draw(3, at, 200)
     about = at.means + 0.7
-    moments = per_row(KERNEL.statistics(rows, [Candidate(at, about)])[0])
+    moments = per_row(KERNEL.statistics(Rows(rows), [Candidate(at, about)])[0])
     responsibilities = KERNEL.posteriors(rows, at)
     expected = 0.0
     for k in range(3):
@@ -71,7 +72,7 @@ def test_a_mixture_maximises_its_own_complete_moments(family: str) -> None:
 def test_the_m_step_maximises_the_stated_objective(family: str, seed: int, reg: float) -> None:
     """It is `maximize`, it beats its neighbours, and F_θ rises by at least its gain."""
     rows, at = overlapping(seed, family, n=400)
-    found = KERNEL.statistics(rows, [Candidate(at)])[0]
+    found = KERNEL.statistics(Rows(rows), [Candidate(at)])[0]
     moments = per_row(found).regularised(reg, per_row(found).counts)
     update = maximizer(moments)
     assert update is not None
@@ -100,7 +101,7 @@ def test_the_corrected_sample_has_the_gradient_of_all_rows(family: str, reg: flo
     """By central differences of the likelihood of all rows and of h, in every direction."""
     rows, at = overlapping(5, family)
     sample = sample_of(rows, 200)
-    found = per_row(KERNEL.statistics(rows, [Candidate(at)])[0])
+    found = per_row(KERNEL.statistics(Rows(rows), [Candidate(at)])[0])
     moments = found.regularised(reg, found.counts)
     for rho in (0.0, 0.3):
         corrected = CorrectedSample.create(sample, at, moments).held(rho)
@@ -126,7 +127,7 @@ def test_the_corrected_sample_has_the_gradient_of_all_rows(family: str, reg: flo
 def test_releasing_a_point_evaluates_nothing(family: str) -> None:
     rows, at = overlapping(6, family)
     sample = sample_of(rows, 200)
-    moments = per_row(KERNEL.statistics(rows, [Candidate(at)])[0])
+    moments = per_row(KERNEL.statistics(Rows(rows), [Candidate(at)])[0])
     corrected = CorrectedSample.create(sample, at, moments)
     elsewhere = random_mixture(7, family, 3, 3)
     held = corrected.held(0.2)(elsewhere)

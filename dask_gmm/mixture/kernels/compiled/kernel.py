@@ -15,8 +15,8 @@ import numpy as np
 
 from dask_gmm.mixture.kernels.base import (
     Candidate,
-    as_rows,
     beyond_range,
+    checked_values,
     possible_families,
 )
 from dask_gmm.mixture.kernels.blas import BlasKernel, whitening_bytes
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.rows import Rows
 
     Array = NDArray[np.float64]
     ByBlas = Callable[[Design, MixtureParameters, Array], bool]
@@ -85,47 +86,36 @@ class CompiledKernel:
         return "compiled"
 
     def statistics(
-        self,
-        rows: NDArray[Any],
-        candidates: Sequence[Candidate],
-        weights: NDArray[np.float64] | None = None,
+        self, rows: Rows, candidates: Sequence[Candidate]
     ) -> tuple[SufficientStatistics, ...]:
-        """Statistics of the rows for each candidate; see `Kernel.statistics`.
-
-        Parameters
-        ----------
-        rows : (n, D) real
-        candidates : sequence of Candidate
-        weights : (n,) float64, optional
-            w_n ≥ 0 of each row; 1 by default.
-        """
+        """Statistics of the rows for each candidate; see `Kernel.statistics`."""
         for candidate in candidates:
-            rows = as_rows(rows, candidate.parameters.n_features)
-        lane = None if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+            checked_values(rows.values, candidate.parameters.n_features)
         found: dict[int, SufficientStatistics] = {}
-        blas = _slower_than_blas if lane is None else _never
-        prepared = self._prepare(rows, candidates, blas)
+        prepared = self._prepare(rows.values, candidates, _slower_than_blas)
         for j in prepared.by_blas:
             found[j] = BlasKernel().statistics(rows, [candidates[j]])[0]
         for members in prepared.members:
             group = [candidates[j] for j in members.places]
-            statistics = self._gather(rows, group, members, lane)
+            statistics = self._gather(rows, group, members)
             found.update(zip(members.places, statistics, strict=True))
         return tuple(found[j] for j in range(len(candidates)))
 
     def log_densities(
-        self, rows: NDArray[Any], parameters: MixtureParameters
+        self, values: NDArray[Any], parameters: MixtureParameters
     ) -> NDArray[np.float64]:
         """Log-densities log p(x_n); see `Kernel.log_densities`."""
-        return self._predict("log_densities", rows, parameters, np.float64)
+        return self._predict("log_densities", values, parameters, np.float64)
 
-    def posteriors(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.float64]:
+    def posteriors(
+        self, values: NDArray[Any], parameters: MixtureParameters
+    ) -> NDArray[np.float64]:
         """Responsibilities; see `Kernel.posteriors`."""
-        return self._predict("posteriors", rows, parameters, np.float64, parameters.n_components)
+        return self._predict("posteriors", values, parameters, np.float64, parameters.n_components)
 
-    def labels(self, rows: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
+    def labels(self, values: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
         """Most probable components; see `Kernel.labels`."""
-        found = self._predict("labels", rows, parameters, np.int64)
+        found = self._predict("labels", values, parameters, np.int64)
         return found.astype(np.intp, copy=False)
 
     def workspace_bytes(
@@ -143,10 +133,10 @@ class CompiledKernel:
     def _design(self, family: str, d: int, k: int, single_rows: bool, single: bool) -> Design:
         return _design(self._width, family, d, k, single_rows, single)
 
-    def _plan(self, rows: NDArray[Any], parameters: MixtureParameters) -> tuple[Design, Array]:
+    def _plan(self, values: NDArray[Any], parameters: MixtureParameters) -> tuple[Design, Array]:
         """How to compute these rows for these parameters: arithmetic and centre."""
         centre = common_centre(parameters)
-        single_rows = rows.dtype == np.dtype(np.float32)
+        single_rows = values.dtype == np.dtype(np.float32)
         single = False
         if single_rows and self._single:
             rounded = centre.astype(np.float32).astype(np.float64)
@@ -161,21 +151,21 @@ class CompiledKernel:
         return self._design(parameters.family.name, d, k, single_rows, single), centre
 
     def _prepare(
-        self, rows: NDArray[Any], candidates: Sequence[Candidate], blas: ByBlas
+        self, values: NDArray[Any], candidates: Sequence[Candidate], blas: ByBlas
     ) -> Prepared:
         """What these candidates need before rows like these are read; from the last call if so."""
-        settings = rows.dtype == np.float32, self._width, self._single, blas
-        return keep(settings, candidates, lambda: self._prepare_now(rows, candidates, blas))
+        settings = values.dtype == np.float32, self._width, self._single, blas
+        return keep(settings, candidates, lambda: self._prepare_now(values, candidates, blas))
 
     def _prepare_now(
-        self, rows: NDArray[Any], candidates: Sequence[Candidate], blas: ByBlas
+        self, values: NDArray[Any], candidates: Sequence[Candidate], blas: ByBlas
     ) -> Prepared:
         by_blas: list[int] = []
         groups: dict[tuple[Design, bytes], list[int]] = {}
         members = []
         with np.errstate(all="ignore"):
             for j, candidate in enumerate(candidates):
-                design, centre = self._plan(rows, candidate.parameters)
+                design, centre = self._plan(values, candidate.parameters)
                 if blas(design, candidate.parameters, centre):
                     by_blas.append(j)
                     continue
@@ -187,64 +177,64 @@ class CompiledKernel:
 
     def _gather(
         self,
-        rows: NDArray[Any],
+        rows: Rows,
         group: Sequence[Candidate],
         members: Members,
-        weights: Array | None,
     ) -> list[SufficientStatistics]:
         """Statistics of candidates that share their tiles."""
         run, single = members.run, members.design.lanes.single
+        values, weights = rows.values, rows.weights
         try:
-            run.go("statistics", rows, weights=weights)
+            run.go("statistics", values, weights=weights)
         except RowsOutOfRangeError:
-            return self._gather_in_doubles(rows, group, weights)
-        weight = len(rows) if weights is None else float(weights.sum())
+            return self._gather_in_doubles(rows, group)
+        weight = rows.total_weight
         results = []
         # All of them first: who goes apart takes the place of the others' sums.
         finished = [run.finish(j) for j in range(len(group))]
         for j, candidate in enumerate(group):
             sums, said = finished[j]
             if said & SHARED and said & (NARROW_FOR_SHARED | NOT_FINITE):
-                run.go("statistics", rows, weights=weights, apart=j)
+                run.go("statistics", values, weights=weights, apart=j)
                 sums, said = run.finish(j)
             if single and said & (NARROW_FOR_SINGLE | NOT_FINITE):
-                results += self._gather_in_doubles(rows, [candidate], weights)
+                results += self._gather_in_doubles(rows, [candidate])
                 continue
             if said & NOT_FINITE:
-                raise beyond_range(rows, 0, np.zeros(len(rows), dtype=bool))
+                raise beyond_range(values, 0, np.zeros(len(values), dtype=bool))
             sums[1] = weight
             family, reference = candidate.parameters.family, candidate.reference
             results.append(SufficientStatistics.around(family, reference, len(rows), sums))
         return results
 
     def _gather_in_doubles(
-        self, rows: NDArray[Any], group: Sequence[Candidate], weights: Array | None
+        self, rows: Rows, group: Sequence[Candidate]
     ) -> list[SufficientStatistics]:
         exact = CompiledKernel(self._width, single=False)
-        return list(exact.statistics(rows, group, weights))
+        return list(exact.statistics(rows, group))
 
     def _predict(
         self,
         entry: str,
-        rows: NDArray[Any],
+        values: NDArray[Any],
         parameters: MixtureParameters,
         dtype: type,
         *columns: int,
     ) -> NDArray[Any]:
-        rows = as_rows(rows, parameters.n_features)
-        prepared = self._prepare(rows, [Candidate(parameters)], _worse_than_blas)
+        values = checked_values(values, parameters.n_features)
+        prepared = self._prepare(values, [Candidate(parameters)], _worse_than_blas)
         if prepared.by_blas:
-            found: NDArray[Any] = getattr(BlasKernel(), entry)(rows, parameters)
+            found: NDArray[Any] = getattr(BlasKernel(), entry)(values, parameters)
             return found
         (members,) = prepared.members
-        n = room(len(rows), members.design)
+        n = room(len(values), members.design)
         output: NDArray[Any] = np.empty((n, *columns), dtype=dtype)
         try:
-            members.run.go(entry, rows, output=output)
+            members.run.go(entry, values, output=output)
         except RowsOutOfRangeError:
             exact = CompiledKernel(self._width, single=False)
-            return exact._predict(entry, rows, parameters, dtype, *columns)
-        return output[: len(rows)]
+            return exact._predict(entry, values, parameters, dtype, *columns)
+        return output[: len(values)]
 
 
 def _design(
@@ -276,11 +266,6 @@ def _suits_single(parameters: MixtureParameters, centre: Array) -> bool:
     if variances.min() < LEAST_SINGLE_VARIANCE:
         return False
     return packing.rounding(parameters, centre, _EPS_SINGLE) <= LARGEST_SINGLE_ERROR
-
-
-def _never(*_: object) -> bool:
-    """BLAS takes no row weights."""
-    return False
 
 
 def _worse_than_blas(design: Design, parameters: MixtureParameters, centre: Array) -> bool:

@@ -1,0 +1,70 @@
+"""What a block carries: rows, and what belongs to each row.
+
+Everything between a source and a kernel hands on `Rows`; whatever else a row may bring along one
+day has its place here, and no signature changes for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Index = NDArray[np.intp] | slice
+
+__all__ = ["Rows"]
+
+
+class Rows:
+    """Some rows of the data, each with its weight.
+
+    Parameters
+    ----------
+    values : (n, D) real
+        The rows, in any memory layout; n may be 0.
+    weights : (n,) float64, optional
+        w_n > 0 of each row: as if there were w_n copies of it. 1 by default. Rows of weight zero
+        are left out by the source and never come this far.
+    places : (n,) integer, optional
+        Index of each row in its block; by default they are the block, in order.
+    """
+
+    __slots__ = ("places", "values", "weights")
+
+    def __init__(
+        self,
+        values: NDArray[Any],
+        weights: NDArray[np.float64] | None = None,
+        places: NDArray[np.intp] | None = None,
+    ) -> None:
+        self.values = values
+        self.weights = weights
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def total_weight(self) -> float:
+        """Σ_n w_n."""
+        return float(len(self.values)) if self.weights is None else float(self.weights.sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        size = int(self.values.nbytes)
+        for array in (self.weights, self.places):
+            if array is not None:
+                size += int(array.nbytes)
+        return size
+
+    def place(self, row: int) -> int:
+        """Where row `row` of these lies in its block."""
+        return row if self.places is None else int(self.places[row])
+
+    def take(self, index: Index) -> Rows:
+        """The rows at `index`, which still know where they lie only by it: places start anew."""
+        weights = None if self.weights is None else self.weights[index]
+        return Rows(self.values[index], weights)
