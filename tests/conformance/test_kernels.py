@@ -7,6 +7,7 @@ bits, each that this CPU has. A new kernel joins by its name in `KERNELS`.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -373,18 +374,104 @@ class TestErrors:
         assert get_kernel().name == get_kernel("auto").name == "compiled"
 
 
+class TestWeights:
+    """A row of weight w counts for w rows."""
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize(
+        ("d", "spread", "dtype"),
+        [
+            (1, 2.0, "float64"),
+            (3, 0.1, "float64"),
+            (3, 1e7, "float64"),  # moments are taken from differences
+            (17, 2.0, "float64"),
+            (17, 2.0, "float32"),
+        ],
+    )
+    def test_as_many_copies_of_a_row(
+        self, kernel: Kernel, family: str, d: int, spread: float, dtype: str
+    ) -> None:
+        p = random_mixture(11, family, 4, d, spread=spread)
+        rows = draw(12, p, 1100).astype(dtype)
+        times = np.random.default_rng(1).integers(0, 4, size=1100)
+        (weighted,) = kernel.statistics(Rows(rows, times.astype(np.float64)), [Candidate(p)])
+        (repeated,) = kernel.statistics(Rows(np.repeat(rows, times, axis=0)), [Candidate(p)])
+        assert weighted.rows == 1100
+        weighted = dataclasses.replace(weighted, rows=repeated.rows)
+        rtol = 1e-5 if dtype == "float32" and kernel.name == "compiled" else 1e-12
+        assert_close(weighted, repeated, rtol)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("spread", [0.5, 50.0])
+    def test_any_weights_against_the_definition(
+        self, kernel: Kernel, family: str, spread: float
+    ) -> None:
+        p = random_mixture(13, family, 5, 6, spread=spread)
+        rows, rng = draw(14, p, 700), np.random.default_rng(2)
+        weighted = Rows(rows, 10.0 ** rng.uniform(-6.0, 6.0, size=700))
+        (found,) = kernel.statistics(weighted, [Candidate(p)])
+        (true,) = ORACLE.statistics(weighted, [Candidate(p)])
+        assert found.weight == weighted.total_weight
+        assert_close(found, true, 1e-11)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("exponent", [-300, -40, 40, 300])
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    def test_their_unit_does_not_matter(
+        self, kernel: Kernel, family: str, exponent: int, dtype: str
+    ) -> None:
+        """A power of two, so that every product is exact: only what counts as nothing differs."""
+        p = random_mixture(15, family, 4, 3, spread=2.0)
+        rows = draw(16, p, 1100).astype(dtype)
+        weights = np.random.default_rng(3).uniform(0.5, 2.0, size=1100)
+        (whole,) = kernel.statistics(Rows(rows, weights), [Candidate(p)])
+        (other,) = kernel.statistics(Rows(rows, np.ldexp(weights, exponent)), [Candidate(p)])
+        scaled = np.ldexp(other.sums, -exponent)
+        np.testing.assert_allclose(scaled, whole.sums, rtol=1e-12, atol=1e-12 * 1100)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_weights_of_one_change_next_to_nothing(self, kernel: Kernel, family: str) -> None:
+        p = random_mixture(17, family, 4, 5)
+        rows = draw(18, p, 900)
+        (ones,) = kernel.statistics(Rows(rows, np.ones(900)), [Candidate(p)])
+        assert_close(ones, one(kernel, rows, p), 1e-14)
+        if kernel.name == "compiled" and family != "tied":  # which goes through BLAS
+            assert ones == one(kernel, rows, p)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("exponent", [0, 60])
+    def test_the_same_bits_in_any_company_layout_and_form(
+        self, kernel: Kernel, family: str, exponent: int
+    ) -> None:
+        mixtures = [random_mixture(s, family, k, 4) for s, k in ((19, 3), (20, 5))]
+        rows = draw(21, mixtures[0], 2500)
+        weights = np.ldexp(np.random.default_rng(4).exponential(size=2500), exponent)
+        weights[::7] = 0.0
+        together = kernel.statistics(Rows(rows, weights), [Candidate(p) for p in mixtures])
+        for values in (rows, np.asfortranarray(rows), np.repeat(rows, 2, axis=0)[::2]):
+            for p, expected in zip(mixtures, together, strict=True):
+                assert kernel.statistics(Rows(values, weights), [Candidate(p)]) == (expected,)
+
+    def test_no_rows(self, kernel: Kernel) -> None:
+        p = random_mixture(22, "full", 3, 2)
+        (found,) = kernel.statistics(Rows(np.empty((0, 2)), np.empty(0)), [Candidate(p)])
+        assert (found.rows, found.weight, found.log_likelihood) == (0, 0.0, 0.0)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("ks", "d"), [((1,), 1), ((8,), 3), ((3, 20), 16), ((2, 2), 80)])
+@pytest.mark.parametrize("scale", [None, 1.0, 1e30])
 def test_workspace_is_not_more_than_promised(
-    kernel: Kernel, family: str, ks: tuple[int, ...], d: int
+    kernel: Kernel, family: str, ks: tuple[int, ...], d: int, scale: float | None
 ) -> None:
     candidates = [Candidate(random_mixture(31 + k, family, k, d)) for k in ks]
-    rows = draw(32, candidates[0].parameters, 700 if kernel.name == "reference" else 6000)
-    kernel.statistics(Rows(rows[:10]), candidates)
+    values = draw(32, candidates[0].parameters, 700 if kernel.name == "reference" else 6000)
+    rows = Rows(values, None if scale is None else np.full(len(values), scale))
+    kernel.statistics(rows.take(slice(10)), candidates)
     promised = kernel.workspace_bytes(d, ks)
     allowed = promised + 20_000
-    assert peak_of(lambda: kernel.statistics(Rows(rows), candidates), allowed) <= allowed
-    assert promised < 40_000_000
+    assert peak_of(lambda: kernel.statistics(rows, candidates), allowed) <= allowed
+    assert promised < 45_000_000
 
 
 def test_workspace_does_not_grow_with_the_rows() -> None:

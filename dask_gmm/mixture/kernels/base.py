@@ -100,6 +100,8 @@ class Kernel(Protocol):
     ) -> tuple[SufficientStatistics, ...]:
         """Statistics of the rows for each candidate, each about its own reference.
 
+        A row of weight w counts for w rows, also where that is no whole number.
+
         A candidate's statistics have the same bits whatever other candidates come with it.
         """
 

@@ -84,7 +84,7 @@ class BlasKernel:
             members = [_Member(candidate) for candidate in candidates]
             for group in _groups(members):
                 _gather(rows, group)
-            return tuple(member.statistics(rows.values) for member in members)
+            return tuple(member.statistics(rows) for member in members)
 
     def log_densities(
         self, values: NDArray[Any], parameters: MixtureParameters
@@ -215,13 +215,13 @@ class _Member:
                 raise beyond_range(tile, start, ~np.isfinite(peak))
         return joint, peak, form, features
 
-    def statistics(self, values: NDArray[Any]) -> SufficientStatistics:
+    def statistics(self, rows: Rows) -> SufficientStatistics:
         """What was gathered from the rows, checked."""
-        total = self.form.statistics(len(values), self.log_likelihood)
+        total = self.form.statistics(len(rows), rows.total_weight, self.log_likelihood)
         if self.rescue is not None:
-            total += self.rescue.statistics(0, 0.0)
+            total += self.rescue.statistics(0, 0.0, 0.0)
         if not np.all(np.isfinite(total.second)):
-            raise beyond_range(values, 0, np.zeros(len(values), dtype=bool))
+            raise beyond_range(rows.values, 0, np.zeros(len(rows), dtype=bool))
         return total
 
 
@@ -243,13 +243,15 @@ def _tiles(values: NDArray[Any], features: FeatureMap) -> Iterator[tuple[int, ND
 def _gather(rows: Rows, members: Sequence[_Member]) -> None:
     """Run all members over the rows, one filling of the features for all of them."""
     for start, tile, features in _tiles(rows.values, members[0].form.features):
+        weights = None if rows.weights is None else rows.weights[start : start + len(tile)]
         for member in members:
             joint, peak, form, seen = member.evaluate(tile, start, features)
             log_density, total = _normalise(joint, peak)
-            np.divide(1.0, total, out=total)
+            np.divide(1.0 if weights is None else weights, total, out=total)
             joint *= total
-            form.gather(seen, joint)
-            member.log_likelihood += float(log_density.sum())
+            form.gather(seen, joint, weights)
+            log_likelihood = log_density.sum() if weights is None else weights @ log_density
+            member.log_likelihood += float(log_likelihood)
 
 
 def _scan(
@@ -294,7 +296,7 @@ def _linear_numbers(d: int, k: int, family: CovarianceFamily, tile: int) -> int:
     size = feature_map(family).size(d)
     moments = prod(family.second_moment_shape(k, d))
     matrices = 7 * moments if family.dense_factors else 0
-    rows = size + (2 if family is TIED else 1) * d + 3 * k + 8
+    rows = size + (3 if family is TIED else 1) * d + 3 * k + 8
     return tile * rows + 5 * k * size + matrices + 10 * k * d
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["SMALLEST_SCATTER", "Differences", "negligible", "unsteady"]
+__all__ = ["SMALLEST_SCATTER", "Differences", "active_rows", "negligible", "unsteady"]
 
 NEGLIGIBLE_PART, NEGLIGIBLE = 1e-18, 1e-24
 """Responsibilities for component k below π_k times the one, or below the other, count as zero. It
@@ -67,19 +67,40 @@ class Differences:
         self.first = np.zeros(shift.shape)
         self.second = np.zeros(family.second_moment_shape(*shift.shape))
 
-    def add(self, k: int, centred: Array, responsibilities: Array) -> None:
-        """Add a tile's rows x̃, [D][t], to component `k` as far as it is responsible for them."""
-        active = np.flatnonzero(responsibilities > self._negligible[k])
+    def add(self, k: int, centred: Array, responsibilities: Array, weights: Array | None) -> None:
+        """Add a tile's rows x̃, [D][t], to component `k` as far as it is responsible for them.
+
+        The responsibilities hold the weights of the rows already.
+        """
+        active = active_rows(responsibilities, self._negligible[k], weights)
         if len(active) == 0:
             return
-        weights = responsibilities[active]
+        shares = responsibilities[active]
         difference = np.take(centred, active, axis=1)
         difference -= self._shift[k][:, None]
-        self.counts[k] += weights.sum()
-        self.first[k] += difference @ weights
-        difference *= np.sqrt(weights)
+        self.counts[k] += shares.sum()
+        self.first[k] += difference @ shares
+        difference *= np.sqrt(shares)
         moment = self._family.component_moment(difference.T, difference.T)
         self._family.add_moment(self.second, k, moment)
+
+
+def active_rows(
+    responsibilities: Array, negligible: float, weights: Array | None
+) -> NDArray[np.intp]:
+    """Rows of a tile whose w_n r_nk for one component counts for more than nothing.
+
+    Parameters
+    ----------
+    responsibilities : (t,) float64
+        w_n r_nk.
+    negligible : float
+        r_nk that counts as zero.
+    weights : (t,) float64 or None
+        w_n; all 1 by default.
+    """
+    least = negligible if weights is None else negligible * weights
+    return np.flatnonzero(responsibilities > least)
 
 
 def unsteady(counts: Array, first: Array, squares: Array) -> NDArray[np.intp]:

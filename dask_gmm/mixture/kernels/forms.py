@@ -28,6 +28,7 @@ from dask_gmm.mixture.covariance import DIAGONAL, FULL, SPHERICAL, TIED
 from dask_gmm.mixture.kernels.differences import (
     SMALLEST_SCATTER,
     Differences,
+    active_rows,
     negligible,
     unsteady,
 )
@@ -113,21 +114,31 @@ class Form(ABC):
         """Write log π_k N(x_n|μ_k, Σ_k) of a tile into `out`, [K][t]."""
 
     @abstractmethod
-    def gather(self, features: Array, responsibilities: Array) -> None:
-        """Add the moments of a tile with the given [K][t] responsibilities."""
+    def gather(self, features: Array, responsibilities: Array, weights: Array | None) -> None:
+        """Add the moments of a tile.
+
+        Parameters
+        ----------
+        features : [..][t] or [t][..]
+            As the form's map has made them.
+        responsibilities : [K][t]
+            w_n r_nk.
+        weights : (t,) or None
+            w_n; all 1 by default.
+        """
 
     @abstractmethod
     def moments(self) -> tuple[Array, Array, Array]:
         """N_k, G_k and the family's C_k about the candidate's reference, of all that was added."""
 
-    def statistics(self, rows: int, log_likelihood: float) -> SufficientStatistics:
+    def statistics(self, rows: int, weight: float, log_likelihood: float) -> SufficientStatistics:
         """What was gathered, as a value."""
         counts, first, second = self.moments()
         return SufficientStatistics.create(
             self.family,
             self.candidate.reference,
             rows=rows,
-            weight=rows,
+            weight=weight,
             log_likelihood=log_likelihood,
             counts=counts,
             first=first,
@@ -174,7 +185,7 @@ class LinearForm(Form):
         """See `Form.log_joint`."""
         np.matmul(self._coefficients, features, out=out)
 
-    def gather(self, features: Array, responsibilities: Array) -> None:
+    def gather(self, features: Array, responsibilities: Array, weights: Array | None) -> None:
         """See `Form.gather`."""
         k, t = responsibilities.shape
         if self._turned is None:
@@ -189,13 +200,10 @@ class LinearForm(Form):
             first, squares = np.linalg.norm(first, axis=1, keepdims=True), part[:, :1]
         for j in unsteady(part[:, -1], first, squares):
             part[j] = 0.0
-            self._take_differences(j, features[-d - 1 : -1], responsibilities[j])
+            if self._differences is None:
+                self._differences = Differences(self._shift, self._negligible, self.family)
+            self._differences.add(j, features[-d - 1 : -1], responsibilities[j], weights)
         self._sums += part
-
-    def _take_differences(self, k: int, centred: Array, responsibilities: Array) -> None:
-        if self._differences is None:
-            self._differences = Differences(self._shift, self._negligible, self.family)
-        self._differences.add(k, centred, responsibilities)
 
     def moments(self) -> tuple[Array, Array, Array]:
         """See `Form.moments`."""
@@ -282,11 +290,13 @@ class TiedForm(Form):
         out += self._constants
         out -= half_squares
 
-    def gather(self, features: Array, responsibilities: Array) -> None:
+    def gather(self, features: Array, responsibilities: Array, weights: Array | None) -> None:
         """See `Form.gather`."""
         x = features[:-1]
         sums = np.matmul(responsibilities, features.T)
-        scatter = np.matmul(x, x.T)  # responsibilities of a row sum to one
+        # The responsibilities of a row sum to its weight. NumPy runs SYRK for a matrix by itself.
+        whole = x if weights is None else x * np.sqrt(weights)
+        scatter = np.matmul(whole, whole.T)
         between = sums[:, :-1] ** 2 / np.maximum(sums[:, -1:], np.finfo(np.float64).tiny)
         squares = np.diagonal(scatter)
         if np.all(squares - between.sum(axis=0) >= SMALLEST_SCATTER * squares):
@@ -295,8 +305,8 @@ class TiedForm(Form):
             return
         if self._differences is None:
             self._differences = Differences(self._shift, self._negligible, self.family)
-        for k, weights in enumerate(responsibilities):
-            self._differences.add(k, x, weights)
+        for k, shares in enumerate(responsibilities):
+            self._differences.add(k, x, shares, weights)
 
     def moments(self) -> tuple[Array, Array, Array]:
         """See `Form.moments`."""
@@ -351,25 +361,25 @@ class WhiteningForm(Form):
             out[k] *= -0.5
             out[k] += self._constants[k]
 
-    def gather(self, features: Array, responsibilities: Array) -> None:
+    def gather(self, features: Array, responsibilities: Array, weights: Array | None) -> None:
         """See `Form.gather`."""
-        for k, weights in enumerate(responsibilities):
-            active = np.flatnonzero(weights > self._negligible[k])
+        for k, shares in enumerate(responsibilities):
+            active = active_rows(shares, self._negligible[k], weights)
             if len(active) == 0:
                 continue
-            if len(active) > 0.7 * len(weights):
-                self._add(k, features, weights)
+            if len(active) > 0.7 * len(shares):
+                self._add(k, features, shares)
                 continue
             rows = self._scratch[1][: len(active) * features.shape[1]].reshape(len(active), -1)
             np.take(features, active, axis=0, out=rows, mode="clip")
-            self._add(k, rows, weights[active])
+            self._add(k, rows, shares[active])
 
-    def _add(self, k: int, rows: Array, weights: Array) -> None:
+    def _add(self, k: int, rows: Array, shares: Array) -> None:
         difference = self._scratch[0][: rows.size].reshape(rows.shape)
         np.subtract(rows, self.candidate.reference[k], out=difference)
-        self._counts[k] += weights.sum()
-        self._first[k] += weights @ difference
-        difference *= np.sqrt(weights)[:, None]
+        self._counts[k] += shares.sum()
+        self._first[k] += shares @ difference
+        difference *= np.sqrt(shares)[:, None]
         if self._dense:
             # NumPy recognises AᵀA and runs SYRK; SciPy's own wrapper would hold the GIL.
             np.matmul(difference.T, difference, out=self._part)

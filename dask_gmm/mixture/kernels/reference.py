@@ -150,10 +150,15 @@ def _statistics(rows: Rows, candidate: Candidate) -> SufficientStatistics:
     counts = np.zeros(k, dtype=np.longdouble)
     first = np.zeros((k, d), dtype=np.longdouble)
     second = np.zeros(family.second_moment_shape(k, d), dtype=np.longdouble)
-    for _, x, joint in _tiles(values, parameters):
+    for where, x, joint in _tiles(values, parameters):
         log_density = _log_sum_exp(joint)
-        log_likelihood += log_density.sum()
         responsibilities = np.exp(joint - log_density[:, None])
+        if rows.weights is None:
+            log_likelihood += log_density.sum()
+        else:
+            weights = rows.weights[where].astype(np.longdouble)
+            log_likelihood += np.longdouble(weights @ log_density)
+            responsibilities *= weights[:, None]
         for j in range(k):
             r = responsibilities[:, j]
             deviation = x - about[j]
@@ -167,7 +172,7 @@ def _statistics(rows: Rows, candidate: Candidate) -> SufficientStatistics:
         family,
         candidate.reference,
         rows=len(rows),
-        weight=len(rows),
+        weight=rows.total_weight,
         log_likelihood=float(log_likelihood),
         counts=counts,
         first=first,

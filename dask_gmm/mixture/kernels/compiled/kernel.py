@@ -56,6 +56,9 @@ MOST_NEIGHBOURS = {"float64": 3.0, "float32": 12.0}
 faster as matrix products: BLAS takes each row once, the program once per component. For all other
 families the program was faster in every shape measured, from D = 4 to 1,024 and K = 2 to 1,024."""
 
+_USUAL_WEIGHT = 8
+"""Exponents of two up to which row weights are taken as they come."""
+
 _EPS_SINGLE = float(np.finfo(np.float32).eps)
 _log = logging.getLogger(__name__)
 
@@ -183,9 +186,9 @@ class CompiledKernel:
     ) -> list[SufficientStatistics]:
         """Statistics of candidates that share their tiles."""
         run, single = members.run, members.design.lanes.single
-        values, weights = rows.values, rows.weights
+        values, weights, exponent = rows.values, rows.weights, _exponent(rows.weights)
         try:
-            run.go("statistics", values, weights=weights)
+            run.go("statistics", values, weights=weights, exponent=exponent)
         except RowsOutOfRangeError:
             return self._gather_in_doubles(rows, group)
         weight = rows.total_weight
@@ -195,13 +198,15 @@ class CompiledKernel:
         for j, candidate in enumerate(group):
             sums, said = finished[j]
             if said & SHARED and said & (NARROW_FOR_SHARED | NOT_FINITE):
-                run.go("statistics", values, weights=weights, apart=j)
+                run.go("statistics", values, weights=weights, exponent=exponent, apart=j)
                 sums, said = run.finish(j)
             if single and said & (NARROW_FOR_SINGLE | NOT_FINITE):
                 results += self._gather_in_doubles(rows, [candidate])
                 continue
             if said & NOT_FINITE:
                 raise beyond_range(values, 0, np.zeros(len(values), dtype=bool))
+            if exponent:
+                np.ldexp(sums, exponent, out=sums)
             sums[1] = weight
             family, reference = candidate.parameters.family, candidate.reference
             results.append(SufficientStatistics.around(family, reference, len(rows), sums))
@@ -266,6 +271,18 @@ def _suits_single(parameters: MixtureParameters, centre: Array) -> bool:
     if variances.min() < LEAST_SINGLE_VARIANCE:
         return False
     return packing.rounding(parameters, centre, _EPS_SINGLE) <= LARGEST_SINGLE_ERROR
+
+
+def _exponent(weights: Array | None) -> int:
+    """The e by which a program reads row weights times 2^-e; 0 where they are near 1.
+
+    Scaling by a power of two is exact. Else float32 could not hold the weights, and what a program
+    makes of a component depends on how many rows it has.
+    """
+    if weights is None or not len(weights):
+        return 0
+    exponent = int(np.frexp(weights.mean())[1])
+    return 0 if abs(exponent) <= _USUAL_WEIGHT else exponent
 
 
 def _worse_than_blas(design: Design, parameters: MixtureParameters, centre: Array) -> bool:

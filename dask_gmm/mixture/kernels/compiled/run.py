@@ -97,6 +97,7 @@ class Run:
         rows: NDArray[Any],
         *,
         weights: Array | None = None,
+        exponent: int = 0,
         output: NDArray[Any] | None = None,
         apart: int | None = None,
     ) -> None:
@@ -107,6 +108,9 @@ class Run:
         entry : str
         rows : (n, D) real
         weights : (n,) C-contiguous float64, optional
+        exponent : int
+            The program reads the weights times 2^-exponent, so that its sums are to be multiplied
+            by 2^exponent.
         output : 8-byte numbers, optional
             With `room` rows, for a prediction.
         apart : int, optional
@@ -125,8 +129,11 @@ class Run:
             members = members[apart : apart + 1].copy()
             members[0, Member.sharing.place] = 0
             at = members.ctypes.data
-        for start, part in _readable(rows, self._design):
-            self._turn_to(part, None if weights is None else weights[start:])
+        for start, part in _readable(rows, self._design, whole=not exponent):
+            own = None if weights is None else weights[start : start + len(part)]
+            if own is not None and exponent:
+                own = np.ldexp(own, -exponent)
+            self._turn_to(part, own)
             if output is not None:
                 members[0, Member.output.place] = output[start:].ctypes.data
             bad = self._program.run(entry, self._block_at, at, len(members))
@@ -201,22 +208,28 @@ def bytes_needed(design: Design, n_components: int) -> int:
         Member.allocated(design, n_components, gathered=gathered) for gathered in (False, True)
     ]
     sizes.append(Block.allocated(design, 0))
-    return sum(map(_bytes_of, sizes)) + 8 * CHUNK_TILES * design.tile * design.n_features
+    return sum(map(_bytes_of, sizes)) + 8 * CHUNK_TILES * design.tile * (design.n_features + 1)
 
 
-def _readable(rows: NDArray[Any], design: Design) -> Iterator[tuple[int, NDArray[Any]]]:
+def _readable(
+    rows: NDArray[Any], design: Design, *, whole: bool = True
+) -> Iterator[tuple[int, NDArray[Any]]]:
     """The rows in forms that a program reads, and where each part begins.
 
     That is the block itself if its rows lie one after the other, or its features do; else copies
-    of some tiles at a time.
+    of some tiles at a time. Unless it may be the `whole` block: then it is some tiles at a time.
     """
     native = np.dtype(np.float32 if design.single_rows else np.float64)
-    whole = rows.dtype == native and rows.flags.aligned
+    plain = rows.dtype == native and rows.flags.aligned
     by_feature = rows.strides[0] == rows.itemsize and rows.strides[1] > 0
-    if whole and (rows.flags.c_contiguous or by_feature):
-        yield 0, rows
-        return
     length = CHUNK_TILES * design.tile  # a multiple of what is flushed: the same bits
+    if plain and (rows.flags.c_contiguous or by_feature):
+        if whole:
+            yield 0, rows
+            return
+        for start in range(0, len(rows), length):
+            yield start, rows[start : start + length]
+        return
     chunk = np.empty((min(length, len(rows)), rows.shape[1]), dtype=native)
     for start in range(0, len(rows), length):
         part = rows[start : start + length]
