@@ -52,6 +52,14 @@ class Rows:
         return float(len(self.values)) if self.weights is None else float(self.weights.sum())
 
     @property
+    def effective_size(self) -> float:
+        """(Σ_n w_n)² / Σ_n w_n², the rows of equal weight that say as much (Kish 1965)."""
+        if self.weights is None or not len(self.weights):
+            return float(len(self.values))
+        relative = self.weights / self.weights.max()
+        return float(relative.sum()) ** 2 / float(relative @ relative)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         size = int(self.values.nbytes)
@@ -65,6 +73,6 @@ class Rows:
         return row if self.places is None else int(self.places[row])
 
     def take(self, index: Index) -> Rows:
-        """The rows at `index`, which still know where they lie only by it: places start anew."""
+        """The rows at `index`. Whoever takes them knows where they lie: they have no places."""
         weights = None if self.weights is None else self.weights[index]
         return Rows(self.values[index], weights)

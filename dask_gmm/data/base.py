@@ -89,6 +89,7 @@ class Source(ABC):
     feature_names: tuple[str, ...] | None = None
     marks: Marks = NO_MARKS
     fill: Mark | None = None
+    weights: Any = None
 
     @property
     @abstractmethod

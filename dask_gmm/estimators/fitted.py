@@ -19,7 +19,7 @@ from dask_gmm.data.source import NumpySource
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
-from dask_gmm.estimators.inputs import open_input
+from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.execution import LocalBackend, choose_backend, plan_pass, single_threaded_blas
 from dask_gmm.fitting.events import Outcome, PassAdvanced, PassStarted
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob, first_pass
@@ -61,16 +61,21 @@ class Criteria:
     Attributes
     ----------
     n_rows : int
+        Rows, not counted those of weight zero.
+    n_effective : float
+        N, the independent observations that they stand for: `n_rows`, or Σ_n w_n of rows with
+        weights, unless it was given.
     log_likelihood : float
-        Σ_n log p(x_n), in nats.
+        Σ_n w_n log p(x_n), in nats, with weights that add up to `n_effective`.
     score : float
-        Log-likelihood per row.
+        Log-likelihood per row, or per unit of weight.
     bic, aic : float
-        −2·log_likelihood + p·log(n_rows) and −2·log_likelihood + 2·p, with p free parameters;
+        −2·log_likelihood + p·log(n_effective) and −2·log_likelihood + 2·p, with p free parameters;
         lower is better (Schwarz 1978; Akaike 1974).
     """
 
     n_rows: int
+    n_effective: float
     log_likelihood: float
     score: float
     bic: float
@@ -213,25 +218,44 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         writer.finish()
         return written.rows
 
-    def score(self, X: Any, y: object = None) -> float:
-        """Return the mean log-likelihood per row, in nats."""
-        return self.criteria(X).score
+    def score(self, X: Any, y: object = None, sample_weight: Any = None) -> float:
+        """Return the mean log-likelihood per row (per unit of weight), in nats."""
+        return self.criteria(X, sample_weight=sample_weight).score
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, *, sample_weight: Any = None, n_effective: float | None = None) -> float:
         """Return the Bayesian information criterion; lower is better. `criteria` has all."""
-        return self.criteria(X).bic
+        return self.criteria(X, sample_weight=sample_weight, n_effective=n_effective).bic
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, *, sample_weight: Any = None, n_effective: float | None = None) -> float:
         """Return the Akaike information criterion; lower is better. `criteria` has all."""
-        return self.criteria(X).aic
+        return self.criteria(X, sample_weight=sample_weight, n_effective=n_effective).aic
 
-    def criteria(self, X: Any) -> Criteria:
-        """Return score, log-likelihood, BIC and AIC, all from one read of the data."""
+    def criteria(
+        self, X: Any, *, sample_weight: Any = None, n_effective: float | None = None
+    ) -> Criteria:
+        """Return score, log-likelihood, BIC and AIC, all from one read of the data.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        sample_weight : as in `fit`, optional
+        n_effective : float, optional
+            The independent observations that the rows stand for. By default Σ_n w_n, which is right
+            where weights count copies of rows; where they are in some other unit (they add up to
+            one, or are inverse variances), nobody but you knows.
+
+        Raises
+        ------
+        InputError (a ValueError)
+            No rows, rows beyond all numbers, weights that cannot be used, or an `n_effective` that
+            is not positive.
+        """
         check_is_fitted(self)
+        if n_effective is not None:
+            check_n_effective(n_effective)
         parameters = self._parameters()
-        found: LogLikelihood = self._run(
-            open_input(self, X, reset=False), LogLikelihoodJob(parameters, self.kernel)
-        )
+        source = open_input(self, X, sample_weight, reset=False)
+        found: LogLikelihood = self._run(source, LogLikelihoodJob(parameters, self.kernel))
         if not found.rows:
             raise InputError(
                 f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
@@ -242,12 +266,15 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 "The log-likelihood of these rows is too large for float64: they lie beyond 1e150 "
                 "standard deviations from the mixture. Are they in the units of its fit?"
             )
+        n, p = found.weight if n_effective is None else float(n_effective), parameters.n_parameters
+        total = found.total if n_effective is None else n / found.weight * found.total
         return Criteria(
             n_rows=found.rows,
-            log_likelihood=found.total,
-            score=found.total / found.rows,
-            bic=-2.0 * found.total + parameters.n_parameters * float(np.log(found.rows)),
-            aic=-2.0 * found.total + 2.0 * parameters.n_parameters,
+            n_effective=n,
+            log_likelihood=total,
+            score=found.total / found.weight,
+            bic=-2.0 * total + p * float(np.log(n)),
+            aic=-2.0 * total + 2.0 * p,
         )
 
     def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

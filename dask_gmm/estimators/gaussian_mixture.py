@@ -154,7 +154,7 @@ class GaussianMixture(FittedMixture):
     feature_names_in_ : ndarray of str
         When the data name their features.
     n_rows_ : int or None
-        Rows that were fitted.
+        Rows that were fitted; not counted those of weight zero.
     n_passes_ : int
         Full reads made by the iterations.
     history_ : tuple of PassFinished
@@ -274,7 +274,7 @@ class GaussianMixture(FittedMixture):
     # -- fitting ---------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: object = None) -> Self:
+    def fit(self, X: Any, y: object = None, sample_weight: Any = None) -> Self:
         """Fit the mixture.
 
         Parameters
@@ -282,6 +282,10 @@ class GaussianMixture(FittedMixture):
         X : array-like, Dask or xarray collection, Zarr array, path or URL
             The data; features along `feature_axis`.
         y : ignored
+        sample_weight : array-like, Dask or xarray collection, Zarr array, path, URL or name
+            Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
+            an array beside them. A row of weight w counts for w rows, one of weight zero for none:
+            it may even be NaN.
 
         Returns
         -------
@@ -301,20 +305,26 @@ class GaussianMixture(FittedMixture):
             The cluster could not do it: `SchedulerLostError`, `NoWorkersError`, `UnitFailedError`.
         """
         with keeping_features(self):
-            self._fit(open_input(self, X, reset=True))
+            self._fit(open_input(self, X, sample_weight, reset=True))
         return self
 
     @overload
-    def fit_predict(self, X: LazyData, y: object = None) -> da.Array: ...  # type: ignore[overload-overlap]
+    def fit_predict(  # type: ignore[overload-overlap]
+        self, X: LazyData, y: object = None, sample_weight: Any = None
+    ) -> da.Array: ...
 
     @overload
-    def fit_predict(self, X: object, y: object = None) -> NDArray[np.int64]: ...
+    def fit_predict(
+        self, X: object, y: object = None, sample_weight: Any = None
+    ) -> NDArray[np.int64]: ...
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit_predict(self, X: Any, y: object = None) -> NDArray[np.int64] | da.Array:
+    def fit_predict(
+        self, X: Any, y: object = None, sample_weight: Any = None
+    ) -> NDArray[np.int64] | da.Array:
         """Fit the mixture and return the label of each sample; as ``fit(X).predict(X)``."""
         with keeping_features(self):
-            source = open_input(self, X, reset=True)
+            source = open_input(self, X, sample_weight, reset=True)
             self._fit(source)
         labels: NDArray[np.int64] | da.Array = self._map(
             source, Labels(self._parameters(), self.kernel)

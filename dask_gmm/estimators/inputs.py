@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["keeping_features", "open_input"]
+__all__ = ["check_n_effective", "keeping_features", "open_input"]
+
+
+def check_n_effective(n_effective: object) -> None:
+    """Refuse a number of independent observations that is none.
+
+    Raises
+    ------
+    InputError
+    """
+    number = isinstance(n_effective, Real) and not isinstance(n_effective, bool)
+    if not (number and 0.0 < n_effective < float("inf")):  # type: ignore[operator]
+        raise InputError(
+            f"n_effective={n_effective!r} is no number of observations: give a positive number, or "
+            f"leave it out for the sum of the weights."
+        )
 
 
 @contextmanager
@@ -42,7 +58,7 @@ def keeping_features(estimator: Any) -> Iterator[None]:
         raise
 
 
-def open_input(estimator: Any, X: Any, *, reset: bool) -> Source:
+def open_input(estimator: Any, X: Any, sample_weight: Any = None, *, reset: bool) -> Source:
     """Describe the data that an estimator is given, and check or set its features.
 
     Two-dimensional data in memory go through scikit-learn's own validation, so that its users

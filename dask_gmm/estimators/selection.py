@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
-from dask_gmm.estimators.inputs import open_input
+from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.estimators.selection_table import Selection, row_of
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_budget
@@ -42,7 +42,9 @@ def select_gaussian_mixture(
     n_components: int | Iterable[int] = range(2, 21),
     covariance_types: str | Iterable[str] = ("full", "diag"),
     *,
+    sample_weight: Any = None,
     criterion: str = "bic",
+    n_effective: float | None = None,
     heldout_fraction: float | None = None,
     n_init: int = 1,
     tol: float = 1e-3,
@@ -81,9 +83,13 @@ def select_gaussian_mixture(
     n_components : int or iterable of int, default=range(2, 21)
     covariance_types : str or iterable of str, default=("full", "diag")
         Of 'full', 'tied', 'diag', 'spherical'.
+    sample_weight : as for `GaussianMixture.fit`, optional
     criterion : {'bic', 'aic', 'icl', 'heldout'}, default='bic'
         BIC (Schwarz 1978), AIC (Akaike 1974), ICL (Biernacki, Celeux & Govaert 2000: BIC plus
         twice the entropy of the responsibilities), or the mean log-density of rows held out.
+    n_effective : float, optional
+        N of the criteria, the independent observations that all rows stand for; Σ_n w_n by
+        default, which is right where weights count copies of rows.
     heldout_fraction : float, optional
         The part of the rows that no mixture is fitted to and all are scored on, in the same reads;
         a draw by (seed, block). 0.1 with ``criterion="heldout"``, else none.
@@ -153,13 +159,15 @@ def select_gaussian_mixture(
     }
     model = GaussianMixture(counts[0], callbacks=callbacks, **shared)
     model._validate_params()
-    source = open_input(model, X, reset=True)
+    if n_effective is not None:
+        check_n_effective(n_effective)
+    source = open_input(model, X, sample_weight, reset=True)
     points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
     settings = _fit_settings(model, points[0])
     report = select_mixture(
         source,
         choose_backend(source),
-        SelectionSettings(points, criterion, fraction, settings),
+        SelectionSettings(points, criterion, fraction, settings, n_effective),
         random_state=check_random_state(random_state),
         observers=tuple(callbacks or ()),
     )

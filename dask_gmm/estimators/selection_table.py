@@ -27,10 +27,13 @@ class SelectionRow:
     covariance_type : str
     n_parameters : int
         Free parameters.
+    n_effective : float
+        N of the criteria, of the rows trained on: their number, or Σ_n w_n of rows with weights,
+        or its part of the `n_effective` that was given.
     log_likelihood : float
-        Σ_n log p(x_n) of the rows trained on, in nats.
+        Σ_n w_n log p(x_n) of the rows trained on, in nats, with weights that add up to N.
     score : float
-        The same per row.
+        The same per row, or per unit of weight.
     bic, aic, icl : float
         Lower is better. ICL is BIC plus twice the entropy of the responsibilities.
     heldout : float or None
@@ -54,6 +57,7 @@ class SelectionRow:
     n_components: int
     covariance_type: str
     n_parameters: int
+    n_effective: float
     log_likelihood: float
     score: float
     bic: float
@@ -157,6 +161,7 @@ def row_of(result: PointResult) -> SelectionRow:
             n_components=point.n_components,
             covariance_type=point.family.name,
             n_parameters=0,
+            n_effective=nan,
             log_likelihood=nan,
             score=nan,
             bic=nan,
@@ -176,8 +181,9 @@ def row_of(result: PointResult) -> SelectionRow:
         n_components=point.n_components,
         covariance_type=point.family.name,
         n_parameters=judged.parameters.n_parameters,
+        n_effective=criteria.n_effective,
         log_likelihood=criteria.log_likelihood,
-        score=criteria.log_likelihood / judged.rows,
+        score=criteria.log_likelihood / criteria.n_effective,
         bic=criteria.bic,
         aic=criteria.aic,
         icl=criteria.icl,

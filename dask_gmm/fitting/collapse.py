@@ -15,7 +15,7 @@ A mended step may lower the likelihood; a fit therefore never takes it for conve
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.statistics import SufficientStatistics
+    from dask_gmm.rows import Rows
 
-    Rows = NDArray[np.floating[Any]]
     Array = NDArray[np.float64]
 
 __all__ = ["ON_COLLAPSE", "MStep"]
@@ -53,7 +53,7 @@ class MStep:
     on_collapse : {"stop", "reseed", "merge", "raise"}
         See the module; "stop" and "raise" only look at covariances, the other two also at
         components that hold less than one row.
-    rows : (m, D) float or None
+    rows : Rows or None
         Rows to reseed from: a sample of the data. Without them "reseed" cannot mend.
     kernel : str
         What computes the densities of those rows.
@@ -109,8 +109,7 @@ class MStep:
 
     def _empty(self, statistics: SufficientStatistics) -> list[int]:
         """Components that hold less than one row's weight, unless all do."""
-        one_row = statistics.weight / max(statistics.rows, 1)
-        empty = np.flatnonzero(statistics.counts < one_row).tolist()
+        empty = np.flatnonzero(statistics.counts < statistics.row_weight).tolist()
         return empty if len(empty) < statistics.n_components else []
 
     def _collapsed(self, statistics: SufficientStatistics) -> list[int]:
@@ -167,14 +166,16 @@ def worst_place(rows: Rows, parameters: MixtureParameters, kernel: str = "auto")
     -------
     (D,) float64
     """
-    densities = get_kernel(kernel).log_densities(rows, parameters)
+    densities = get_kernel(kernel).log_densities(rows.values, parameters)
     d = parameters.n_features
     count = min(len(rows), _MOST_WORST, max(d + 1, int(_WORST_PART * len(rows))))
     worst = np.sort(np.argsort(densities, kind="stable")[:count])
-    places = np.asarray(rows[worst], dtype=np.float64)
+    places = np.asarray(rows.values[worst], dtype=np.float64)
     scaled = places / np.sqrt(_pooled_variances(parameters))
     distances = np.square(scaled[:, None, :] - scaled[None, :, :]).mean(axis=2)
-    chosen: Array = places[int(np.argmax(np.exp(-0.5 * distances).sum(axis=1)))]
+    near = np.exp(-0.5 * distances)
+    crowd = near.sum(axis=1) if rows.weights is None else near @ rows.weights[worst]
+    chosen: Array = places[int(np.argmax(crowd))]
     return chosen
 
 

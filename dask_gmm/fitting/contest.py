@@ -74,24 +74,33 @@ class Judged:
         How many those were.
     heldout : float or None
         Mean log-density of the rows held out, in nats; None without such rows.
-    heldout_rows : int
     """
 
     parameters: MixtureParameters
     criteria: InformationCriteria
     rows: int
     heldout: float | None
-    heldout_rows: int
 
     @classmethod
-    def of(cls, parameters: MixtureParameters, statistics: SufficientStatistics) -> Judged:
-        """Judge `parameters` by the statistics of an E-step at them."""
-        score, rows = None, 0
+    def of(
+        cls,
+        parameters: MixtureParameters,
+        statistics: SufficientStatistics,
+        n_effective: float | None = None,
+    ) -> Judged:
+        """Judge `parameters` by the statistics of an E-step at them.
+
+        `n_effective` is the number of observations that all rows stand for, those held out
+        included; their weight by default.
+        """
+        score, n = None, n_effective
         if isinstance(statistics, ScoredStatistics):
-            rows = statistics.held_out.rows
-            score = statistics.held_out.total / rows if rows else None
-        criteria = information_criteria(statistics, parameters)
-        return cls(parameters, criteria, statistics.rows, score, rows)
+            held_out = statistics.held_out
+            score = held_out.mean
+            if n is not None:
+                n *= statistics.weight / (statistics.weight + held_out.weight)
+        criteria = information_criteria(statistics, parameters, n)
+        return cls(parameters, criteria, statistics.rows, score)
 
     def value(self, criterion: str) -> float:
         """The criterion as a number of which less is better."""
@@ -102,7 +111,7 @@ class Judged:
     def optimistic(self, criterion: str, gain: float) -> float:
         """The criterion if the log-likelihood were `gain` nats larger, and labels certain."""
         if criterion == "heldout":
-            return self.value(criterion) - gain / self.rows
+            return self.value(criterion) - gain / self.criteria.n_effective
         name = "bic" if criterion == "icl" else criterion
         return float(getattr(self.criteria, name)) - 2.0 * gain
 
@@ -115,12 +124,15 @@ class Board:
     ----------
     criterion : str
     notify : Observer
+    n_effective : float or None
+        Independent observations that the rows stand for; their weight by default.
     share : float
         Seconds that the last turn's reads took for each candidate.
     """
 
     criterion: str
     notify: Observer
+    n_effective: float | None = None
     share: float = 0.0
     _contestants: list[Contestant] = field(default_factory=list)
     _progress: SampleProgress | None = None
@@ -235,7 +247,7 @@ class Contestant:
         self.passes += 1
         self.seconds += self._board.share * len(statistics)
         seen = [
-            Judged.of(candidate.parameters, found)
+            Judged.of(candidate.parameters, found, self._board.n_effective)
             for candidate, found in zip(self._proposed, statistics, strict=True)
         ]
         if self._end_at is not None:
@@ -290,7 +302,7 @@ class Contestant:
             self._gains.append(np.inf)
         elif before.parameters is not judged.parameters:  # else about better centres
             gain = judged.criteria.log_likelihood - before.criteria.log_likelihood
-            if gain < -_FALL * judged.rows:
+            if gain < -_FALL * judged.criteria.n_effective:
                 self._gains, self._estimates = [np.inf], []
                 self._board.lost()
             else:
@@ -319,7 +331,7 @@ class Contestant:
         assert self.judged is not None
         estimates = self._estimates[-ESTIMATES:]
         if max(estimates, default=np.inf) < np.inf:
-            return self.judged.rows * max(estimates)
+            return self.judged.criteria.n_effective * max(estimates)
         gains = self._gains[-PATIENCE:]
         return max(gains) if len(gains) == PATIENCE else np.inf
 

@@ -115,9 +115,11 @@ def begin(
     """
     begun, computed = time.perf_counter(), warm is None and not settings.given.complete
     if sample is not None and computed:
-        check_row_count(sample.rows.shape[0], settings.n_components)
+        check_row_count(len(sample.rows), settings.n_components)
         if not sample.complete and settings.given.means is None:
-            check_distinct(sample.rows, settings.n_components)  # else as scikit-learn: what it can
+            check_distinct(
+                sample.rows.values, settings.n_components
+            )  # else as scikit-learn: what it can
     with single_threaded_blas(), single_threaded_openmp():
         if warm is not None:
             starts = [warm.parameters]
@@ -208,7 +210,7 @@ def starting_sample(
     sample, result = draw_sample(backend, plan, size, seed, wrap)
     notify(
         SampleDrawn(
-            rows=sample.rows.shape[0],
+            rows=len(sample.rows),
             complete=sample.complete,
             blocks=result.blocks,
             bytes_read=result.bytes_read,

@@ -93,8 +93,8 @@ def draw_grid_sample(
     reg_covar = settings.reg_covar
     sample = starting_sample(source, backend, size, reg_covar, random_state, notify, wrap)
     most = max(p.n_components for p in points)
-    check_row_count(sample.rows.shape[0], most)
-    check_distinct(sample.rows, most)
+    check_row_count(len(sample.rows), most)
+    check_distinct(sample.rows.values, most)
     if sample.complete and settings.acceleration == "auto":
         accelerations = dict.fromkeys(points)  # chunks of unknown sizes turn out to be few
     return GridSample(points, settings, accelerations, sample, wrap)

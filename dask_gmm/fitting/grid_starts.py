@@ -14,7 +14,7 @@ optimum, the best of several starts, as in `fit`; plain EM and SQUAREM after som
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
@@ -25,20 +25,17 @@ from dask_gmm.fitting.starts import responsibilities, start_from
 from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.merging import merge_down
-from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
-    from numpy.typing import NDArray
 
     from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
-
-    Values = NDArray[np.floating[Any]]
+    from dask_gmm.rows import Rows
 
 __all__ = ["GridPoint", "GridStart", "StartsOfSize", "grid_starts", "starts_on_sample"]
 
@@ -75,7 +72,7 @@ class StartsOfSize(Protocol):
 
 
 def starts_on_sample(
-    rows: Values,
+    rows: Rows,
     settings: FitSettings,
     accelerations: Mapping[GridPoint, str | None],
     random_state: np.random.RandomState,
@@ -91,7 +88,7 @@ def starts_on_sample(
         reduced = [p for p in points if accelerations[p] == "variance-reduced"]
         if reduced:
             count = max(count, SAMPLE_STARTS)
-            widest = max(reduced, key=lambda p: p.family.n_parameters(k, rows.shape[1]))
+            widest = max(reduced, key=lambda p: p.family.n_parameters(k, rows.values.shape[1]))
             some = thinned(rows, k, widest.family)
         found: dict[GridPoint, list[MixtureParameters]] = {p: [] for p in points}
         for number in range(count):
@@ -164,7 +161,7 @@ def _handed_down(
     """The start that a larger mixture gives, with its cheapest pairs merged; none if it cannot."""
     if larger.n_components > MOST_HANDED_DOWN:
         return []
-    (statistics,) = get_kernel(settings.kernel).statistics(Rows(sample.rows), [Candidate(larger)])
+    (statistics,) = get_kernel(settings.kernel).statistics(sample.rows, [Candidate(larger)])
     if statistics.n_components <= point.n_components:  # it has lost components itself
         return []
     try:
@@ -198,7 +195,7 @@ def _polished(
     tol, reg_covar = POLISH_TOL * settings.tol, settings.reg_covar
     results = run(
         [PlainEM(start, tol, steps, reg_covar) for start, _ in starts],
-        lambda candidates: kernel.statistics(Rows(sample.rows), candidates),
+        lambda candidates: kernel.statistics(sample.rows, candidates),
     )
     polished = [
         GridStart(r.parameters, r.lower_bound, origin)

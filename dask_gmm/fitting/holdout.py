@@ -142,10 +142,10 @@ class HoldOutJob:
         mask = self.held_out.mask(block, len(rows))
         evaluation = TrainingRowsJob(self.training, self.held_out, 0)(rows, block)
         chosen = np.flatnonzero(mask)
-        kernel, others = get_kernel(self.training.kernel), rows.values[chosen]
+        kernel, others = get_kernel(self.training.kernel), rows.take(chosen)
         try:
             scores = tuple(
-                LogLikelihood(len(others), float(kernel.log_densities(others, c.parameters).sum()))
+                LogLikelihood.of(others, kernel.log_densities(others.values, c.parameters))
                 for c in self.training.candidates
             )
         except NonFiniteError as error:
@@ -155,7 +155,7 @@ class HoldOutJob:
     @property
     def value_bytes(self) -> int:
         """Bytes of what one call returns."""
-        return self.training.value_bytes + 16 * len(self.training.candidates)
+        return self.training.value_bytes + 24 * len(self.training.candidates)
 
     @property
     def workspace_bytes(self) -> int:

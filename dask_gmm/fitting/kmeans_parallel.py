@@ -6,7 +6,7 @@ a probability that grows as the square of the distance to the rows drawn so far,
 rare and far are found. Weighted k-means on the few rows drawn then gives the centres.
 
 Each round is one read of all blocks and draws exactly `OVERSAMPLING` · K rows without replacement,
-by the keys log(u)/d² of Efraimidis & Spirakis (2006): the largest keys of two sets of rows are
+by the keys log(u)/(w d²) of Efraimidis & Spirakis (2006): the largest keys of two sets of rows are
 those of their union, so a round needs neither the sum of the distances nor a second read. u comes
 from a generator keyed with (seed, round, restart, block): the same rows whoever reads them. A last
 read gathers the moments of the rows nearest to each drawn row, so that weights and covariances of
@@ -102,7 +102,7 @@ class DrawnPlaces:
 def draw_places(
     backend: Backend,
     plan: Plan,
-    sample: NDArray[np.floating[Any]],
+    sample: Rows,
     *,
     n_components: int,
     families: Sequence[CovarianceFamily],
@@ -118,7 +118,7 @@ def draw_places(
     backend : Backend
     plan : Plan
         All blocks of the source.
-    sample : (m, D) floating
+    sample : Rows
         Rows in memory; k-means++ chooses the first K places among them.
     n_components : int
         K; the largest, where starts of several sizes are wanted.
@@ -211,7 +211,8 @@ class _DrawJob:
             with np.errstate(over="ignore", invalid="ignore"):  # a key of −∞ is never drawn
                 for where, squares, _ in _nearest(values, places):
                     far = squares > 0.0
-                    keys[where][far] = logs[where][far] / squares[far]
+                    costs = squares if rows.weights is None else squares * rows.weights[where]
+                    keys[where][far] = logs[where][far] / costs[far]
             chosen = np.lexsort((-keys,))[: self.size]
             chosen = chosen[np.isfinite(keys[chosen])]
             drawn.append(
@@ -247,27 +248,32 @@ class _MomentsJob:
         """Return statistics about the places, a `_Parts` of families for each restart."""
         values = checked_values(rows.values, self.places[0].shape[1])
         with np.errstate(over="ignore", invalid="ignore"):  # the start says whose squares overflow
-            return _Parts(tuple(self._moments(values, places) for places in self.places))
+            return _Parts(
+                tuple(self._moments(values, rows.weights, places) for places in self.places)
+            )
 
-    def _moments(self, values: NDArray[Any], places: Array) -> _Parts:
+    def _moments(self, values: NDArray[Any], weights: Array | None, places: Array) -> _Parts:
         m, d = places.shape
         counts, first = np.zeros(m), np.zeros((m, d))
         seconds = [np.zeros(family.second_moment_shape(m, d)) for family in self.families]
         for where, _, labels in _nearest(values, places):
             offsets = values[where].astype(np.float64) - places[labels]
-            counts += np.bincount(labels, minlength=m)
-            np.add.at(first, labels, offsets)
+            own = None if weights is None else weights[where]
+            counts += np.bincount(labels, own, minlength=m)
+            weighted = offsets if own is None else offsets * own[:, None]
+            np.add.at(first, labels, weighted)
             for j in np.unique(labels).tolist():
-                mine = offsets[labels == j]
+                mine = labels == j
+                left, right = weighted[mine], offsets[mine]
                 for family, second in zip(self.families, seconds, strict=True):
-                    family.add_moment(second, j, family.component_moment(mine, mine))
+                    family.add_moment(second, j, family.component_moment(left, right))
         return _Parts(
             tuple(
                 SufficientStatistics.create(
                     family,
                     places,
                     rows=len(values),
-                    weight=len(values),
+                    weight=len(values) if weights is None else float(weights.sum()),
                     log_likelihood=0.0,
                     counts=counts,
                     first=first,

@@ -18,6 +18,8 @@ from dask_gmm.mixture.statistics import number_of_sums
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from dask_gmm.data.source import BlockRef
     from dask_gmm.execution.backend import Backend, PassProgress, PassResult
     from dask_gmm.execution.jobs import BlockJob
@@ -87,13 +89,28 @@ class StatisticsJob:
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """Total log-likelihood of some rows, in nats."""
+    """Total log-likelihood Σ_n w_n log p(x_n) of some rows, in nats, and their Σ_n w_n."""
 
     rows: int
+    weight: float
     total: float
 
+    @classmethod
+    def of(cls, rows: Rows, densities: NDArray[np.float64]) -> LogLikelihood:
+        """Add up log-densities of shape (n,)."""
+        with np.errstate(over="ignore"):  # −∞ then: whoever reports a total looks at it
+            total = densities.sum() if rows.weights is None else rows.weights @ densities
+        return cls(len(rows), rows.total_weight, float(total))
+
+    @property
+    def mean(self) -> float | None:
+        """Nats per unit of weight; None for no rows."""
+        return self.total / self.weight if self.weight else None
+
     def __add__(self, other: LogLikelihood) -> LogLikelihood:
-        return LogLikelihood(self.rows + other.rows, self.total + other.total)
+        return LogLikelihood(
+            self.rows + other.rows, self.weight + other.weight, self.total + other.total
+        )
 
 
 @dataclass(frozen=True)
@@ -105,14 +122,13 @@ class LogLikelihoodJob:
 
     def __call__(self, rows: Rows, block: BlockRef) -> LogLikelihood:
         """Return the block's total log-likelihood."""
-        densities = get_kernel(self.kernel).log_densities(rows.values, self.parameters)
-        with np.errstate(over="ignore"):  # −∞ then: whoever reports a total looks at it
-            return LogLikelihood(densities.shape[0], float(densities.sum()))
+        kernel = get_kernel(self.kernel)
+        return LogLikelihood.of(rows, kernel.log_densities(rows.values, self.parameters))
 
     @property
     def value_bytes(self) -> int:
         """Bytes of what one call returns."""
-        return 16
+        return 24
 
     @property
     def workspace_bytes(self) -> int:
@@ -209,12 +225,13 @@ class Evaluator:
         self._plan = plan
         self._kernel = kernel
         self._observers = tuple(observers)
-        self._rows = plan.source.n_rows
+        # Rows of weight zero are none, and only a pass finds them.
+        self._rows = plan.source.n_rows if plan.source.weights is None else None
         self.history: list[PassFinished] = []
 
     @property
     def n_rows(self) -> int | None:
-        """Rows of the source; None before the first pass over chunks of unknown size."""
+        """Rows of the source; None while no pass has found out how many there are."""
         return self._rows
 
     def evaluate(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.errors import InputError, NonFiniteError
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from dask_gmm.execution.backend import Backend, PassResult
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
-    from dask_gmm.rows import Rows
 
 __all__ = ["Sample", "SampleJob", "automatic_size", "bounded_size", "draw_sample", "sample_blocks"]
 
@@ -76,13 +76,14 @@ class Sample:
 
     Attributes
     ----------
-    rows : (m, D)
-        In the order of the blocks; float32 or float64 as in the source, integers as float64.
+    rows : Rows
+        In the order of the blocks; values float32 or float64 as in the source, integers as float64.
+        Weights are those of the rows that each one stands for.
     complete : bool
         Whether these are all rows of the source.
     """
 
-    rows: NDArray[np.floating[Any]]
+    rows: Rows
     complete: bool
 
     def below(self, deviation: float) -> tuple[int, ...]:
@@ -92,7 +93,7 @@ class Sample:
         ----------
         deviation : float
         """
-        probed = self.rows[:: max(1, len(self.rows) // _PROBED)].astype(np.float64)
+        probed = self.rows.values[:: max(1, len(self.rows) // _PROBED)].astype(np.float64)
         middle = 0.5 * probed.max(axis=0) + 0.5 * probed.min(axis=0)
         probed -= middle
         reach = np.abs(probed).max(axis=0)  # so that no square under- or overflows
@@ -104,7 +105,7 @@ class Sample:
 class _Drawn:
     """What blocks gave; `+` keeps the parts apart, so that they are joined once, at the end."""
 
-    parts: tuple[NDArray[np.floating[Any]], ...]
+    parts: tuple[Rows, ...]
     rows: int
 
     def __add__(self, other: _Drawn) -> _Drawn:
@@ -132,12 +133,15 @@ class SampleJob:
 
     def __call__(self, rows: Rows, block: BlockRef) -> _Drawn:
         """Return the drawn rows in the order of the block."""
-        values, n = rows.values, len(rows)
+        values, weights, n = rows.values, rows.weights, len(rows)
         wanted = min(n, self.most, ceil(self.share * n))
         chosen = np.arange(n)
         if wanted < n:
             rng = np.random.default_rng((self.seed, block.index))
-            chosen = np.sort(rng.choice(n, wanted, replace=False, shuffle=False))
+            if weights is None:
+                chosen = np.sort(rng.choice(n, wanted, replace=False, shuffle=False))
+            else:
+                chosen, weights = _drawn_by_weight(weights, wanted, rng)
             values = values[chosen]
         kept = np.float32 if values.dtype == np.float32 else np.float64
         drawn: NDArray[np.floating[Any]] = np.array(values, dtype=kept, order="C")
@@ -145,17 +149,66 @@ class SampleJob:
         if bad.any():
             row, feature = (int(i) for i in np.argwhere(bad)[0])
             raise NonFiniteError(int(chosen[row]), feature, float(drawn[row, feature]))
-        return _Drawn((drawn,), n)
+        return _Drawn((Rows(drawn, weights),), n)
 
     @property
     def value_bytes(self) -> int:
         """Bytes of what one call returns, at most."""
-        return 8 * self.n_features * self.most
+        return 8 * (self.n_features + 1) * self.most
 
     @property
     def workspace_bytes(self) -> int:
         """Bytes one call needs besides the block and its result."""
         return 8 * self.most
+
+
+def _drawn_by_weight(
+    weights: NDArray[np.float64], wanted: int, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Draw rows with probabilities as their weights; what each one then stands for.
+
+    A row whose share is a whole draw or more is drawn for certain and keeps its weight; the others
+    are drawn systematically in random order (Madow 1949) with probability π_n ∝ w_n, and stand for
+    w_n / π_n (Horvitz & Thompson 1952), which is the same for all of them. So a few heavy rows
+    are not missed, the drawn weights add up to those of the block, and no light row is carried.
+
+    Parameters
+    ----------
+    weights : (n,) float64
+        Positive.
+    wanted : int
+        Less than n.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    chosen : (wanted,) integer
+        In order.
+    weights : (wanted,) float64
+    """
+    heaviest = np.argsort(-weights, kind="stable")
+    ordered = weights[heaviest] / weights[heaviest[0]]
+    rest = np.cumsum(ordered[::-1])[::-1]  # Σ of each and all that are lighter
+    left = wanted - np.arange(wanted)
+    whole = ordered[:wanted] * left >= rest[:wanted]
+    certain = wanted if whole.all() else int(np.argmin(whole))
+    others = rng.permutation(heaviest[certain:])
+    steps = np.cumsum(weights[others])
+    share = steps[-1] / max(wanted - certain, 1)
+    targets = (rng.random() + np.arange(wanted - certain)) * share
+    drawn = others[np.minimum(np.searchsorted(steps, targets, side="right"), len(others) - 1)]
+    chosen = np.concatenate([heaviest[:certain], drawn])
+    standing = np.concatenate([weights[heaviest[:certain]], np.full(len(drawn), share)])
+    order = np.argsort(chosen)
+    return chosen[order], standing[order]
+
+
+def _joined(parts: tuple[Rows, ...], n_features: int) -> Rows:
+    if not parts:
+        return Rows(np.empty((0, n_features)))
+    weights = [part.weights for part in parts if part.weights is not None]
+    values = np.concatenate([part.values for part in parts])
+    return Rows(values, np.concatenate(weights) if weights else None)
 
 
 def draw_sample(
@@ -196,12 +249,11 @@ def draw_sample(
         most = min(size, ceil(share * (source.max_block_rows or 1)))
     job = SampleJob(share, most, seed, source.n_features)
     result: PassResult[_Drawn] = backend.run(plan, wrap(job))
-    parts = result.value.parts
-    rows = np.concatenate(parts) if parts else np.empty((0, source.n_features))
-    if not rows.shape[0]:
+    rows = _joined(result.value.parts, source.n_features)
+    if not len(rows):
         raise InputError(
             f"Found array with 0 sample(s) (shape=(0, {source.n_features})) while a minimum of 1 "
             f"is required: {source.name} holds no rows in the {len(blocks)} blocks that were read."
         )
-    complete = len(blocks) == source.n_blocks and result.value.rows == rows.shape[0]
+    complete = len(blocks) == source.n_blocks and result.value.rows == len(rows)
     return Sample(rows, complete), result

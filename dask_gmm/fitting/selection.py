@@ -54,6 +54,7 @@ class SelectionSettings:
     criterion: str
     heldout_fraction: float | None
     fit: FitSettings
+    n_effective: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def select_mixture(
     held_out = _hold_out(settings, random_state)
     sample = draw_grid_sample(source, backend, settings.points, fit, random_state, held_out, notify)
     budget.check()
-    board = Board(settings.criterion, notify)
+    board = Board(settings.criterion, notify, settings.n_effective)
     with repeated_passes(source, backend, fit) as plan:
         contestants = [
             Contestant(point, strategy, board, origins)

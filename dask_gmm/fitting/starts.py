@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.rows import Rows
 
-    Rows = NDArray[np.floating[Any]]
+    Values = NDArray[np.floating[Any]]
     Array = NDArray[np.float64]
     Piece = tuple[NDArray[np.intp] | slice, Array]
 
@@ -76,7 +77,7 @@ def initial_parameters(
 
     Parameters
     ----------
-    rows : (m, D) float or None
+    rows : Rows or None
         The sample; None only when everything is given.
     n_components : int
     family : CovarianceFamily
@@ -125,7 +126,7 @@ def start_from(
     return computed
 
 
-def check_distinct(rows: Rows, n_components: int) -> None:
+def check_distinct(rows: Values, n_components: int) -> None:
     """Refuse more components than the sample has different rows: two would start as one.
 
     Raises
@@ -161,7 +162,7 @@ def spread_out(
     rows: Rows, n_clusters: int, random_state: np.random.RandomState
 ) -> NDArray[np.floating[Any]]:
     """Rows that k-means++ chooses, (K, D)."""
-    found: NDArray[np.floating[Any]] = rows[_plus_plus(rows, n_clusters, random_state)]
+    found: NDArray[np.floating[Any]] = rows.values[_plus_plus(rows, n_clusters, random_state)]
     return found
 
 
@@ -169,8 +170,10 @@ def _plus_plus(
     rows: Rows, n_clusters: int, random_state: np.random.RandomState
 ) -> NDArray[np.intp]:
     """Which rows k-means++ chooses, (K,)."""
-    comfortable = for_k_means_plus_plus(rows)
-    _, chosen = kmeans_plusplus(comfortable.rows, n_clusters, random_state=random_state)
+    comfortable = for_k_means_plus_plus(rows.values)
+    _, chosen = kmeans_plusplus(
+        comfortable.rows, n_clusters, sample_weight=rows.weights, random_state=random_state
+    )
     return np.asarray(chosen, dtype=np.intp)
 
 
@@ -184,19 +187,20 @@ def responsibility_statistics(
 
     Parameters
     ----------
-    rows : (m, D) float
+    rows : Rows
     responsibilities : iterable of (index, r)
-        For each component in turn, the rows that have any responsibility and how much.
+        For each component in turn, the rows that have any responsibility and how much, times
+        their weight.
     n_components : int
     family : CovarianceFamily
     """
-    d = rows.shape[1]
+    d = rows.values.shape[1]
     counts = np.zeros(n_components)
     reference = np.zeros((n_components, d))
     first = np.zeros((n_components, d))
     second = np.zeros(family.second_moment_shape(n_components, d))
     for k, (index, r) in enumerate(responsibilities):
-        x = np.asarray(rows[index], dtype=np.float64)
+        x = np.asarray(rows.values[index], dtype=np.float64)
         counts[k] = r.sum()
         if counts[k] > 0.0:
             reference[k] = (r @ x) / counts[k]
@@ -207,8 +211,8 @@ def responsibility_statistics(
     return SufficientStatistics.create(
         family,
         reference,
-        rows=rows.shape[0],
-        weight=float(rows.shape[0]),
+        rows=len(rows),
+        weight=rows.total_weight,
         log_likelihood=0.0,
         counts=counts,
         first=first,
@@ -219,23 +223,30 @@ def responsibility_statistics(
 def responsibilities(
     rows: Rows, n_components: int, init_params: str, random_state: np.random.RandomState
 ) -> Iterator[Piece]:
-    """For each component in turn, the rows that start in it and how much of each."""
+    """For each component in turn, the rows that start in it and how much of each.
+
+    Where a start is a choice of single rows, each stands for one, whatever its weight.
+    """
+    n, weights = len(rows), rows.weights
     if init_params == "kmeans":
         means = KMeans(n_clusters=n_components, n_init=1, random_state=random_state)
-        labels = means.fit(for_k_means(rows).rows).labels_
+        labels = means.fit(for_k_means(rows.values).rows, sample_weight=weights).labels_
         for k in range(n_components):
             members = np.flatnonzero(labels == k)
-            yield members, np.ones(members.size)
+            yield members, np.ones(members.size) if weights is None else weights[members]
     elif init_params == "random":
-        r = random_state.uniform(size=(rows.shape[0], n_components))
+        r = random_state.uniform(size=(n, n_components))
         r /= r.sum(axis=1, keepdims=True)
+        if weights is not None:
+            r *= weights[:, None]
         for k in range(n_components):
             yield slice(None), r[:, k]
     elif init_params in ("k-means++", "random_from_data"):
         if init_params == "k-means++":
             chosen = _plus_plus(rows, n_components, random_state)
         else:
-            chosen = random_state.choice(rows.shape[0], size=n_components, replace=False)
+            shares = None if weights is None else weights / weights.sum()
+            chosen = random_state.choice(n, size=n_components, replace=False, p=shares)
         for index in chosen:
             yield np.array([index], dtype=np.intp), np.ones(1)
     else:
@@ -254,12 +265,13 @@ def _pooled_start(rows: Rows, computed: MixtureParameters, reg_covar: float) -> 
     optima; a start must be the same for the same `random_state`, so this is its formula. It is
     about the origin; so far from there that nothing else were left of it, about the rows' mean.
     """
-    x, means, k = np.asarray(rows, dtype=np.float64), computed.means, computed.n_components
-    comfortable = for_k_means_plus_plus(rows)
+    x, means, k = np.asarray(rows.values, dtype=np.float64), computed.means, computed.n_components
+    comfortable = for_k_means_plus_plus(rows.values)
     if comfortable.centre is not None:
         middle = comfortable.back(np.zeros((1, x.shape[1])))
         x, means = x - middle, means - middle
-    covariance = (x.T @ x - means.T @ means) / k
+    weighted = x if rows.weights is None else x * rows.weights[:, None]
+    covariance = (weighted.T @ x - means.T @ means) / k
     covariance.flat[:: covariance.shape[0] + 1] += reg_covar
     TIED.factor(covariance)  # says what is wrong with it, if anything is
     return MixtureParameters.create(TIED, computed.weights, computed.means, covariance)

@@ -32,10 +32,13 @@ class InformationCriteria:
 
     Attributes
     ----------
+    n_effective : float
+        N, the independent observations that the rows stand for: their number, or Σ_n w_n of rows
+        with weights, unless somebody has said otherwise.
     log_likelihood : float
-        ℓ = Σ_n log p(x_n), in nats.
+        ℓ = Σ_n w_n log p(x_n), in nats, with weights that add up to N.
     entropy : float
-        −Σ_n Σ_k r_nk log r_nk ≥ 0, in nats; 0 where every row has one owner.
+        −Σ_n w_n Σ_k r_nk log r_nk ≥ 0, in nats; 0 where every row has one owner.
     bic : float
         −2ℓ + p·log N (Schwarz 1978), with p free parameters.
     aic : float
@@ -46,6 +49,7 @@ class InformationCriteria:
         section 6.10.3). Components that share rows count for less than in BIC.
     """
 
+    n_effective: float
     log_likelihood: float
     entropy: float
     bic: float
@@ -54,7 +58,9 @@ class InformationCriteria:
 
 
 def information_criteria(
-    statistics: SufficientStatistics, parameters: MixtureParameters
+    statistics: SufficientStatistics,
+    parameters: MixtureParameters,
+    n_effective: float | None = None,
 ) -> InformationCriteria:
     """Judge a mixture by the statistics of an E-step at its own parameters.
 
@@ -63,11 +69,18 @@ def information_criteria(
     statistics : SufficientStatistics
         Gathered with the responsibilities of `parameters`.
     parameters : MixtureParameters
+    n_effective : float, optional
+        N; the weight of the rows by default.
     """
     log_likelihood, p = statistics.log_likelihood, parameters.n_parameters
     entropy = max(log_likelihood - complete_log_likelihood(statistics, parameters), 0.0)
-    bic = -2.0 * log_likelihood + p * float(np.log(statistics.weight))
+    n = statistics.weight if n_effective is None else n_effective
+    if n_effective is not None and statistics.weight > 0.0:
+        scale = n_effective / statistics.weight
+        log_likelihood, entropy = scale * log_likelihood, scale * entropy
+    bic = -2.0 * log_likelihood + p * float(np.log(n))
     return InformationCriteria(
+        n_effective=n,
         log_likelihood=log_likelihood,
         entropy=entropy,
         bic=bic,

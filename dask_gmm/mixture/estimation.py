@@ -25,7 +25,7 @@ _EPS = float(np.finfo(np.float64).eps)
 def maximize(statistics: SufficientStatistics, reg_covar: float) -> MixtureParameters:
     """Parameters that maximise the expected complete-data log-likelihood.
 
-    As in scikit-learn, 10·eps is added to each N_k so that an empty component divides by
+    As in scikit-learn, 10·eps (of a row) is added to each N_k so that an empty component divides by
     something, the weights are renormalised, and `reg_covar` is added to every variance. A
     component without any responsibility keeps its mean (scikit-learn moves it to the origin,
     which is no better a place and depends on where the data's zero happens to be).
@@ -43,7 +43,7 @@ def maximize(statistics: SufficientStatistics, reg_covar: float) -> MixtureParam
     InputError
         A covariance is not finite: squares have overflowed.
     """
-    counts = statistics.counts + 10.0 * _EPS
+    counts = statistics.counts + 10.0 * _EPS * statistics.row_weight
     means = statistics.reference + statistics.first / counts[:, None]
     family, first, second = statistics.family, statistics.first, statistics.second
     with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares are too large
@@ -67,7 +67,7 @@ def centring_error(statistics: SufficientStatistics, reg_covar: float) -> float:
     float
         The largest such ratio over components and features; infinity where a variance is lost.
     """
-    counts = statistics.counts + 10.0 * _EPS
+    counts = statistics.counts + 10.0 * _EPS * statistics.row_weight
     k, d = statistics.reference.shape
     shift = statistics.first / counts[:, None]
     covariances = statistics.family.estimate(counts, statistics.first, statistics.second, reg_covar)

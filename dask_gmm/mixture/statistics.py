@@ -168,6 +168,15 @@ class SufficientStatistics:
         return self.reference.nbytes + self.sums.nbytes
 
     @property
+    def row_weight(self) -> float:
+        """What one row counts for: 1, or the mean weight of the rows where that is less.
+
+        Weights that stand for copies of rows leave a row a row; weights in some unit of their own
+        (that add up to one, say) must not make all components seem empty.
+        """
+        return min(1.0, self.weight / self.rows) if self.rows and self.weight > 0.0 else 1.0
+
+    @property
     def mean_log_likelihood(self) -> float:
         """Log-likelihood per unit of weight, in nats per row; −inf for no rows."""
         return self.log_likelihood / self.weight if self.weight else -np.inf

@@ -46,6 +46,7 @@ from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.loop import run
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
 from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.rows import Rows
 from tests.benchmarks.bench_passes import REG, Problem, Reads, gaussians, sample_of
 from tests.benchmarks.bench_passes import SETS as EASIER
 
@@ -170,7 +171,7 @@ class Fit:
 
 def truth(rows: np.ndarray, end: MixtureParameters) -> float:
     """What EM gains from an end on, in nats per row."""
-    objective = SampleObjective(SampleRows(rows, n_threads=CPU_COUNT), REG)
+    objective = SampleObjective(SampleRows(Rows(rows), n_threads=CPU_COUNT), REG)
     point = objective(end)
     first = point.value
     for passes in (PLAIN_FIRST, PLAIN_LAST):
@@ -196,7 +197,7 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float, strategy
     random_state = np.random.RandomState(seed)
     starts = [
         initial_parameters(
-            thinned(sample, k, family),
+            thinned(Rows(sample), k, family),
             n_components=k,
             family=family,
             init_params="kmeans",
@@ -206,7 +207,7 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float, strategy
         )
         for _ in range(STARTS)
     ]
-    memory, reads = SampleRows(sample, n_threads=CPU_COUNT), Reads(rows)
+    memory, reads = SampleRows(Rows(sample), n_threads=CPU_COUNT), Reads(rows)
     running: Squarem | VarianceReducedEM
     if strategy == "squarem":
         running = Squarem((starts[0],), tol, 1000, REG)

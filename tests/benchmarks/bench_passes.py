@@ -227,7 +227,7 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[
 
     def start() -> MixtureParameters:
         return initial_parameters(
-            thinned(sample, k, family),
+            thinned(Rows(sample), k, family),
             n_components=k,
             family=family,
             init_params="kmeans",
@@ -239,7 +239,7 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[
     starts = [start() for _ in range(5)]
 
     def led(count: int) -> tuple[Strategy, SampleRows]:
-        memory = SampleRows(sample, n_threads=CPU_COUNT)
+        memory = SampleRows(Rows(sample), n_threads=CPU_COUNT)
         fitted = fit_sample(memory, starts[:count], REG)
         return VarianceReducedEM(fitted, tol, 100, REG, sample=memory), memory
 

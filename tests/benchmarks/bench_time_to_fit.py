@@ -46,6 +46,7 @@ from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.sampling import automatic_size
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
 from dask_gmm.mixture.covariance import FULL
+from dask_gmm.rows import Rows
 from tests.benchmarks.bench_passes import SAME_OPTIMUM, gaussians, pixels, sample_of
 from tests.benchmarks.contest import one_answer
 from tests.benchmarks.machine import describe_machine, machine_line
@@ -115,7 +116,7 @@ def write(folder: Path, rows: np.ndarray, seed: int) -> dict[str, Path]:
     zarr.create_array(str(paths["zarr"]), data=rows, chunks=(chunk, rows.shape[1]))
     size = automatic_size(FULL.n_parameters(COMPONENTS, rows.shape[1]), rows.shape[1])
     start = initial_parameters(
-        thinned(sample_of(rows, size, seed), COMPONENTS, FULL),
+        thinned(Rows(sample_of(rows, size, seed)), COMPONENTS, FULL),
         n_components=COMPONENTS,
         family=FULL,
         init_params="kmeans",

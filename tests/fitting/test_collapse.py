@@ -123,12 +123,12 @@ def test_reseed_puts_it_where_the_mixture_fits_worst() -> None:
         [np.eye(2) * 1e-6, np.eye(2)],
     )
     (statistics,) = get_kernel("reference").statistics(Rows(narrow()), [Candidate(start)])
-    step = MStep(0.0, "reseed", x)
+    step = MStep(0.0, "reseed", Rows(x))
     mended = step(statistics)
     assert mended.n_components == 2
     assert abs(mended.means[0, 0] + 20.0) < 4.0
     assert "Component 0" in step.notes[0]
-    again = MStep(0.0, "reseed", x)(statistics)
+    again = MStep(0.0, "reseed", Rows(x))(statistics)
     assert again == mended
 
 
@@ -177,7 +177,7 @@ def test_the_worst_place_is_no_lone_outlier() -> None:
     bulk, cloud = rng.normal(size=(2000, 2)), rng.normal(size=(15, 2)) + 30.0
     x = np.concatenate([bulk, cloud, [[-500.0, 500.0]]])
     known = MixtureParameters.create("full", [1.0], [[0.0, 0.0]], [np.eye(2)])
-    assert np.all(np.abs(worst_place(x, known) - 30.0) < 4.0)
+    assert np.all(np.abs(worst_place(Rows(x), known) - 30.0) < 4.0)
 
 
 def test_fewer_different_rows_than_components_is_said() -> None:

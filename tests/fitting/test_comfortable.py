@@ -13,6 +13,7 @@ from sklearn.cluster import KMeans
 from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
 from dask_gmm.fitting.comfortable import exponent_of, for_k_means, for_k_means_plus_plus
 from dask_gmm.fitting.starts import cluster_weighted, responsibilities, spread_out
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,10 +81,12 @@ def test_a_scale_changes_no_label(dtype: Any, part: float) -> None:
     exponent = int(part * REACH[dtype] / np.log10(2.0))
     theirs = KMeans(3, n_init=1, random_state=np.random.RandomState(5)).fit(rows)
     drawn = np.random.RandomState(5)
-    pieces = responsibilities(np.ldexp(rows, exponent), 3, "kmeans", drawn)
+    pieces = responsibilities(Rows(np.ldexp(rows, exponent)), 3, "kmeans", drawn)
     for k, (members, _) in enumerate(pieces):
         np.testing.assert_array_equal(members, np.flatnonzero(theirs.labels_ == k))
-    chosen = [spread_out(x, 3, np.random.RandomState(5)) for x in (rows, np.ldexp(rows, exponent))]
+    chosen = [
+        spread_out(Rows(x), 3, np.random.RandomState(5)) for x in (rows, np.ldexp(rows, exponent))
+    ]
     np.testing.assert_array_equal(np.ldexp(chosen[0], exponent), chosen[1])
 
 
@@ -97,7 +100,7 @@ def far_from_the_origin(dtype: Any, copies: int) -> tuple[NDArray[Any], float]:
 def test_k_means_plus_plus_far_from_the_origin(dtype: Any) -> None:
     rows, offset = far_from_the_origin(dtype, 1)
     for seed in range(8):
-        places = spread_out(rows, 3, np.random.RandomState(seed)).astype(np.float64) - offset
+        places = spread_out(Rows(rows), 3, np.random.RandomState(seed)).astype(np.float64) - offset
         assert len(np.unique(np.rint(places / 9.0), axis=0)) == 3, "one of each cloud"
 
 
@@ -113,7 +116,7 @@ def test_a_float32_mean_of_many_rows_is_none() -> None:
 @pytest.mark.slow
 def test_k_means_of_many_float32_rows_far_from_the_origin() -> None:
     rows, offset = far_from_the_origin(np.float32, 2000)
-    found = [m for m, _ in responsibilities(rows, 3, "kmeans", np.random.RandomState(1))]
+    found = [m for m, _ in responsibilities(Rows(rows), 3, "kmeans", np.random.RandomState(1))]
     means = sorted(
         tuple(np.rint((rows[m].astype(np.float64) - offset).mean(axis=0))) for m in found
     )

@@ -35,7 +35,7 @@ def strategy(kind: str | None, rows: np.ndarray, starts: list[MixtureParameters]
         return PlainEM(starts[0], 0.0, 8, REG)
     if kind == "squarem":
         return Squarem((starts[0],), 0.0, 8, REG)
-    sample = SampleRows(rows[::4].copy(), "blas")
+    sample = SampleRows(Rows(rows[::4].copy()), "blas")
     return VarianceReducedEM(fit_sample(sample, starts, REG), 0.0, 8, REG, sample=sample)
 
 

@@ -101,7 +101,7 @@ def test_what_leads_a_grid_has_seen_no_held_out_row(init_size: int) -> None:
     plan = plan_pass(source(rows), n_threads=1)
     ((_, strategy, _),) = sample.begin(plan, backend, random_state, lambda event: None)
     assert isinstance(strategy, VarianceReducedEM)
-    seen = {row.tobytes() for row in strategy.sample.rows}
+    seen = {row.tobytes() for row in strategy.sample.rows.values}
     held = masks(rows)
     assert seen <= {row.tobytes() for row in rows[~held]}
     assert len(seen) == ((~held).sum() if init_size > 2000 else len(strategy.sample))
@@ -113,4 +113,4 @@ def test_a_sample_for_the_start_holds_no_held_out_row() -> None:
     sample, _ = draw_sample(
         LocalBackend(1), plan, 10_000, 0, lambda job: TrainingRowsJob(job, SPLIT, 4000)
     )
-    np.testing.assert_array_equal(sample.rows, rows[~masks(rows)])
+    np.testing.assert_array_equal(sample.rows.values, rows[~masks(rows)])

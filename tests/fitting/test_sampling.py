@@ -29,7 +29,7 @@ def test_all_rows_in_order_when_they_fit() -> None:
     source = numbered(1000, 37)
     sample = draw(source, 1000)
     assert sample.complete
-    np.testing.assert_array_equal(sample.rows, source.array)
+    np.testing.assert_array_equal(sample.rows.values, source.array)
 
 
 def test_a_sample_spreads_over_ordered_data() -> None:
@@ -37,7 +37,7 @@ def test_a_sample_spreads_over_ordered_data() -> None:
     sample = draw(source, 2_000)
     assert not sample.complete
     assert 2_000 <= len(sample.rows) <= 2_000 + len(sample_blocks(source, 2_000))
-    positions = sample.rows[:, 0]
+    positions = sample.rows.values[:, 0]
     assert np.all(np.diff(positions) > 0)
     shares = np.histogram(positions, bins=10, range=(0, 100_000))[0] / len(positions)
     np.testing.assert_allclose(shares, 0.1, atol=0.03)
@@ -45,9 +45,9 @@ def test_a_sample_spreads_over_ordered_data() -> None:
 
 def test_the_same_rows_for_any_number_of_threads() -> None:
     source = numbered(20_000, 50)
-    one, two = (draw(source, 500, seed=3, threads=t).rows for t in (1, 2))
+    one, two = (draw(source, 500, seed=3, threads=t).rows.values for t in (1, 2))
     np.testing.assert_array_equal(one, two)
-    assert not np.array_equal(one, draw(source, 500, seed=4).rows)
+    assert not np.array_equal(one, draw(source, 500, seed=4).rows.values)
 
 
 @given(
@@ -81,14 +81,14 @@ def test_uneven_blocks_give_rows_in_proportion(chunks: list[int], size: int) -> 
 def test_a_large_block_among_many_small_ones_is_drawn_from() -> None:
     chunks = (200_000, *[1] * 500)
     lazy = da.from_array(np.arange(200_500.0)[:, None], chunks=(chunks, (1,)))
-    rows = draw(open_source(lazy), 10_000).rows
+    rows = draw(open_source(lazy), 10_000).rows.values
     assert np.mean(rows < 200_000) > 0.99
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint8, np.bool_])
 def test_floats_keep_their_type_and_others_become_float64(dtype: type) -> None:
     source = NumpySource.of(np.ones((10, 2), dtype=dtype))
-    kept = draw(source, 10).rows.dtype
+    kept = draw(source, 10).rows.values.dtype
     assert kept == (np.float32 if dtype is np.float32 else np.float64)
 
 

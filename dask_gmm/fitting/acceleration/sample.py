@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.fitting.acceleration.objective import per_row
 from dask_gmm.mixture.kernels import Candidate, get_kernel
-from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.fitting.acceleration.objective import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.rows import Rows
 
     Array = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class SampleRows:
 
     Parameters
     ----------
-    rows : (m, D) float
+    rows : Rows
     kernel : str
     n_threads : int
 
@@ -41,9 +41,7 @@ class SampleRows:
         E-steps so far, those over parts of the rows included.
     """
 
-    def __init__(
-        self, rows: NDArray[np.floating[Any]], kernel: str = "auto", n_threads: int = 1
-    ) -> None:
+    def __init__(self, rows: Rows, kernel: str = "auto", n_threads: int = 1) -> None:
         self.rows = rows
         self.kernel = kernel
         self.n_threads = n_threads
@@ -51,7 +49,7 @@ class SampleRows:
         self.evaluations = 0
 
     def __len__(self) -> int:
-        return int(self.rows.shape[0])
+        return len(self.rows)
 
     def evaluate(
         self, parameters: MixtureParameters, reference: Array | None = None
@@ -59,7 +57,8 @@ class SampleRows:
         """Mean log-likelihood in nats per row, and moments about `reference` (or the means)."""
         self.evaluations += 1
         candidates = (Candidate(parameters, reference),)
-        parts = [Rows(self.rows[i : i + _PART_ROWS]) for i in range(0, len(self), _PART_ROWS)]
+        places = range(0, len(self), _PART_ROWS)
+        parts = [self.rows.take(slice(i, i + _PART_ROWS)) for i in places]
 
         def statistics(part: Rows) -> Any:
             return self._compute.statistics(part, candidates)[0]

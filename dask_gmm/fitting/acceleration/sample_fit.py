@@ -14,17 +14,16 @@ collapses is then found on all rows, where `on_collapse` is the rule.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dask_gmm.fitting.acceleration.climbing import Point, SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from dask_gmm.mixture.covariance import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -60,13 +59,13 @@ class SampleEnd:
     start: int
 
 
-def thinned(
-    rows: NDArray[np.floating[Any]], n_components: int, family: CovarianceFamily
-) -> NDArray[np.floating[Any]]:
+def thinned(rows: Rows, n_components: int, family: CovarianceFamily) -> Rows:
     """Rows enough to tell starts apart, evenly spaced over the sample; all if there are no more."""
-    n_parameters = family.n_parameters(n_components, rows.shape[1])
+    n_parameters = family.n_parameters(n_components, rows.values.shape[1])
     size = max(_LEAST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
-    return np.ascontiguousarray(rows[:: max(1, len(rows) // size)])
+    some = rows.take(slice(None, None, max(1, len(rows) // size)))
+    weights = None if some.weights is None else np.ascontiguousarray(some.weights)
+    return Rows(np.ascontiguousarray(some.values), weights)
 
 
 def fit_sample(

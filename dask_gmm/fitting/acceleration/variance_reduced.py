@@ -124,7 +124,8 @@ class VarianceReducedEM(VerifiedEM):
 
     def begin_anew(self, start: MixtureParameters) -> None:
         """Trust the sample as far as its size says."""
-        self._rho = min(_MOST_RHO, 0.5 * float(np.sqrt(start.n_parameters / len(self.sample))))
+        size = self.sample.rows.effective_size
+        self._rho = min(_MOST_RHO, 0.5 * float(np.sqrt(start.n_parameters / size)))
         self._first_rho, self._least_rho = self._rho, self._rho * _LEAST_RHO_PART
         self._hedging, self._mixed = False, False
         self._remaining = RemainingGain()

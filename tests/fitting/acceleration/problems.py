@@ -60,4 +60,4 @@ def overlapping(
 
 def sample_of(rows: NDArray[np.float64], m: int = 500) -> SampleRows:
     """Evenly spaced rows."""
-    return SampleRows(np.ascontiguousarray(rows[:: len(rows) // m]))
+    return SampleRows(Rows(np.ascontiguousarray(rows[:: len(rows) // m])))

@@ -15,6 +15,7 @@ from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome, StepKind
 from dask_gmm.fitting.loop import run
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import Passes, overlapping, sample_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Emptying(VerifiedEM):
 @pytest.mark.parametrize("rule", ["merge", "reseed"])
 def test_a_bold_step_that_empties_a_component_is_rejected(rule: str) -> None:
     rows, start = overlapping(3)
-    step = MStep(REG, rule, rows)
+    step = MStep(REG, rule, Rows(rows))
     (result,) = run([Emptying((start,), 0.0, 3, REG, m_step=step)], Passes(rows))
     assert [j.kind for j in result.judgements] == [
         StepKind.START,
@@ -59,7 +60,7 @@ def test_a_mended_mixture_begins_anew(kind: str, rule: str) -> None:
     rows, start = overlapping(3)
 
     def strategy(start: MixtureParameters) -> VerifiedEM:
-        step = MStep(REG, rule, rows)
+        step = MStep(REG, rule, Rows(rows))
         if kind == "squarem":
             return Squarem((start,), 1e-7, 300, REG, m_step=step)
         return VarianceReducedEM((start,), 1e-7, 300, REG, m_step=step, sample=sample_of(rows))
@@ -70,6 +71,6 @@ def test_a_mended_mixture_begins_anew(kind: str, rule: str) -> None:
     assert whole.parameters.n_components == (2 if rule == "merge" else 3)
     assert whole.outcome is Outcome.CONVERGED
     found = Passes(rows)(strategy(broken).propose())[0]
-    (rest,) = run([strategy(MStep(REG, rule, rows)(found))], Passes(rows))
+    (rest,) = run([strategy(MStep(REG, rule, Rows(rows))(found))], Passes(rows))
     assert whole.lower_bounds[1:] == rest.lower_bounds
     assert whole.parameters == rest.parameters

@@ -198,7 +198,7 @@ def test_mixing_solves_a_linear_map() -> None:
 @families
 def test_climbing_ends_at_a_fixed_point_of_em(family: str) -> None:
     rows, at = overlapping(12, family, n=1000)
-    objective = SampleObjective(SampleRows(rows), 0.0)
+    objective = SampleObjective(SampleRows(Rows(rows)), 0.0)
     start = objective(at)
     top, sound = climb(objective, start, 1e-12, 2000)
     assert sound
@@ -210,6 +210,6 @@ def test_climbing_ends_at_a_fixed_point_of_em(family: str) -> None:
 
 def test_sample_statistics_do_not_depend_on_threads() -> None:
     rows, at = overlapping(13, n=20_000)
-    one, two = (SampleRows(rows, n_threads=n).evaluate(at) for n in (1, 2))
+    one, two = (SampleRows(Rows(rows), n_threads=n).evaluate(at) for n in (1, 2))
     assert one[0] == two[0]
     np.testing.assert_array_equal(one[1].second, two[1].second)

@@ -12,6 +12,7 @@ from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.events import Outcome, StepKind
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import Passes, overlapping, sample_of
 
 COPIES = 12
@@ -29,7 +30,7 @@ def problem() -> tuple[np.ndarray, SampleRows, MixtureParameters]:
     """All rows, a sample that has one of them many times, and a start."""
     rows, start = overlapping(41)
     sample = np.vstack([rows[::8], np.tile(rows[0], (COPIES, 1))])
-    return rows, SampleRows(sample), start
+    return rows, SampleRows(Rows(sample)), start
 
 
 def test_an_end_without_bound_is_no_candidate(

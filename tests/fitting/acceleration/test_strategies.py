@@ -17,6 +17,7 @@ from dask_gmm.fitting.events import Outcome, StepKind
 from dask_gmm.fitting.loop import FitResult, PlainEM, run
 from dask_gmm.mixture.covariance import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import KERNEL, Passes, overlapping, sample_of
 from tests.mixture.problems import FAMILIES
 
@@ -69,7 +70,7 @@ def test_no_accepted_pass_is_a_step_down(kind: str, seed: int, family: str, m: i
 def test_a_misleading_sample_costs_reads_and_no_truth(kind: str) -> None:
     """Rows of one component only: bold steps fail, plain ones do not."""
     rows, start = overlapping(3)
-    misled = SampleRows(np.ascontiguousarray(rows[np.argsort(rows[:, 0])][:300]))
+    misled = SampleRows(Rows(np.ascontiguousarray(rows[np.argsort(rows[:, 0])][:300])))
     (result,) = run([strategy(kind, start, rows, most=30, sample=misled)], Passes(rows))
     assert np.all(np.diff(result.lower_bounds) >= -1e-9)
     assert result.lower_bound > result.lower_bounds[0]
@@ -171,7 +172,7 @@ def test_a_collapse_keeps_the_last_sound_parameters(kind: str) -> None:
     narrow = MixtureParameters.create(
         "full", [0.1, 0.9], [[0.0] * 3, [0.1] * 3], [np.eye(3) * 1e-12, np.eye(3) * 9.0]
     )
-    running = strategy(kind, narrow, rows, reg=0.0, sample=SampleRows(rows[::2].copy()))
+    running = strategy(kind, narrow, rows, reg=0.0, sample=SampleRows(Rows(rows[::2].copy())))
     (result,) = run([running], Passes(rows))
     assert result.outcome is Outcome.COLLAPSED
     assert "component 0" in str(result.error)
@@ -194,7 +195,7 @@ def test_degenerate_data_end_where_plain_em_would(kind: str, family: str) -> Non
             family, np.ones(k)
         ),
     )
-    for sample in (SampleRows(rows[:30].copy()), SampleRows(rows[::3].copy())):
+    for sample in (SampleRows(Rows(rows[:30].copy())), SampleRows(Rows(rows[::3].copy()))):
         fitted = fit_sample(sample, [start], REG)[0]
         for begin in (start, fitted):
             running = strategy(kind, begin, rows, most=25, sample=sample)
@@ -209,7 +210,7 @@ def test_a_far_start_is_recentred(kind: str) -> None:
     rng = np.random.default_rng(1)
     rows = 1e7 + rng.normal(size=(500, 2))
     far = MixtureParameters.create("full", [1.0], np.zeros((1, 2)), [np.eye(2) * 1e14])
-    running = strategy(kind, far, rows, reg=0.0, sample=SampleRows(rows[::5].copy()))
+    running = strategy(kind, far, rows, reg=0.0, sample=SampleRows(Rows(rows[::5].copy())))
     (result,) = run([running], Passes(rows))
     assert StepKind.REPEATED in [j.kind for j in result.judgements]
     expected = np.cov(rows.T, bias=True)
