@@ -208,7 +208,7 @@ def _owned(rows: Rows) -> Rows:
     return mine
 
 
-class _Shelf:
+class _ProcessCache:
     """The place for one fit's blocks in this process."""
 
     def __init__(self) -> None:
@@ -251,7 +251,7 @@ class _Shelf:
             self._current = None
 
 
-_SHELF = _Shelf()
+_PROCESS_CACHE = _ProcessCache()
 
 
 def pinned_blocks(spec: CacheSpec, *, needed: int, limit: int | None = None) -> PinnedBlocks | None:
@@ -273,14 +273,14 @@ def pinned_blocks(spec: CacheSpec, *, needed: int, limit: int | None = None) -> 
     PinnedBlocks or None
         None when the fit has ended, or has made place for a later one.
     """
-    return _SHELF.open(spec, needed, limit)
+    return _PROCESS_CACHE.open(spec, needed, limit)
 
 
 def unpin(token: str) -> None:
     """Let go of a fit's blocks; they cannot come back."""
-    _SHELF.close(token)
+    _PROCESS_CACHE.close(token)
 
 
 def pinned_bytes() -> int:
     """Return the bytes that this process has pinned."""
-    return _SHELF.nbytes()
+    return _PROCESS_CACHE.nbytes()

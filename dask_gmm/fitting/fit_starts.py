@@ -215,11 +215,11 @@ def starting_sample(
             seconds=result.seconds,
         )
     )
-    _warn_of_hidden(sample, reg_covar)
+    _warn_of_small_features(sample, reg_covar)
     return sample
 
 
-def _warn_of_hidden(sample: Sample, reg_covar: float) -> None:
+def _warn_of_small_features(sample: Sample, reg_covar: float) -> None:
     """Say so where all the scatter of a feature is less than what is added to its variances."""
     hidden = sample.below(reg_covar**0.5)
     if not hidden:

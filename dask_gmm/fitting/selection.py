@@ -19,7 +19,7 @@ import numpy as np
 from dask_gmm.errors import InputError
 from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.budget import Budget
-from dask_gmm.fitting.contest import Board, Contestant, best_contestant
+from dask_gmm.fitting.contest import Contestant, Scoreboard, best_contestant
 from dask_gmm.fitting.driver_memory import check_grid_memory
 from dask_gmm.fitting.events import Outcome, SelectionFinished, SelectionStarted
 from dask_gmm.fitting.fit import repeated_passes
@@ -143,10 +143,10 @@ def select_mixture(
     held_out = _hold_out(settings, random_state)
     sample = draw_grid_sample(source, backend, settings.points, fit, random_state, held_out, notify)
     budget.check()
-    board = Board(settings.criterion, notify)
+    scoreboard = Scoreboard(settings.criterion, notify)
     with repeated_passes(source, backend, fit) as plan:
         contestants = [
-            Contestant(point, strategy, board, origins)
+            Contestant(point, strategy, scoreboard, origins)
             for point, strategy, origins in sample.begin(plan, backend, random_state, notify)
         ]
         arguments = (backend, plan, fit.kernel, observers)
@@ -156,7 +156,7 @@ def select_mixture(
             else HoldOutEvaluator(*arguments, held_out=held_out)
         )
         with single_threaded_blas():
-            _advance(contestants, GridReads(evaluator, board, budget))
+            _advance(contestants, GridReads(evaluator, scoreboard, budget))
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most)
     results = tuple(_point_result(p, contestants, sample.accelerations[p]) for p in settings.points)

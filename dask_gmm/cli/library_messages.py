@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from dask_gmm.cli.session import Session
 
-__all__ = ["tame_logs", "tame_warnings"]
+__all__ = ["one_line_warnings", "redirect_logs"]
 
 _ROOTS = ("distributed", "tornado", "bokeh", "asyncio")
 LOG_FORMAT = "%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
 
 
 @contextmanager
-def tame_warnings(session: Session) -> Iterator[None]:
+def one_line_warnings(session: Session) -> Iterator[None]:
     """Show each warning once, as one line."""
     seen: set[str] = set()
 
@@ -51,7 +51,7 @@ class _OneLine(logging.Handler):
 
 
 @contextmanager
-def tame_logs(session: Session) -> Iterator[None]:
+def redirect_logs(session: Session) -> Iterator[None]:
     """Send the cluster's log to the log file, or show its errors only; put all back at the end.
 
     To be entered after `distributed` was imported, which sets up handlers of its own.
