@@ -14,11 +14,11 @@ from dask_gmm.cli.options import (
     model_output_options,
     output_options,
 )
-from dask_gmm.cli.outcome import ReadTotals, fit_json, fit_story, print_result
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import Compute, DataPlace, EMSettings, check_data
 
 if TYPE_CHECKING:
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import GaussianMixture
 
@@ -58,6 +58,7 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
     that --max-iter was reached before the fit converged; the model is written all the same.
     """
     from dask_gmm.cli.computing import computing
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.outputs import check_fit_output, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import GaussianMixture
@@ -83,6 +84,8 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
 def _report(
     session: Session, mixture: GaussianMixture, totals: ReadTotals, data: str, output: str | None
 ) -> None:
+    from dask_gmm.cli.outcome import fit_json, fit_story, print_result
+
     if session.json:
         session.emit({"command": "fit", "data": data, "model": output, **fit_json(mixture, totals)})
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,11 @@ def one_line_warnings(session: Session) -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
         text = " ".join(str(message).split())
-        # The result says how a fit ended; scikit-learn's warning would say it again.
-        if category.__name__ == "ConvergenceWarning" or session.leaving or text in seen:
+        # The result says how a fit ended; scikit-learn's warning would say it again. Not worth its
+        # import: who warned has imported it.
+        known = sys.modules.get("sklearn.exceptions")
+        repeats_result = known is not None and issubclass(category, known.ConvergenceWarning)
+        if repeats_result or session.leaving or text in seen:
             return
         seen.add(text)
         session.complain("warning", text)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from math import isfinite
 from typing import TYPE_CHECKING, Any
+
+from dask_gmm.fitting.events import (
+    FitFinished,
+    FitStarted,
+    PassFinished,
+    PassJudged,
+    SampleDrawn,
+    SelectionFinished,
+    SelectionStarted,
+    StartRead,
+    StepKind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.fitting.events import Event
 
 __all__ = ["ReadTotals", "fit_json", "fit_story", "print_result"]
 
@@ -19,7 +31,6 @@ class ReadTotals:
     """Counts what a fit reads; an observer."""
 
     def __init__(self) -> None:
-        self._begun = time.perf_counter()
         self.seconds = 0.0
         self.blocks = 0
         self.passes = 0
@@ -32,25 +43,25 @@ class ReadTotals:
         self.resubmitted = 0
         self.rejected = 0
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Take in an event."""
-        match type(event).__name__:
-            case "FitStarted" | "SelectionStarted":
+        match event:
+            case FitStarted() | SelectionStarted():
                 self.blocks = event.n_blocks
-            case "SampleDrawn":
+            case SampleDrawn():
                 self.sample_blocks, self.sample_rows = event.blocks, event.rows
                 self.bytes_read += event.bytes_read
-            case "StartRead":
+            case StartRead():
                 self.start_reads = event.number
                 self.bytes_read += event.bytes_read
-            case "PassFinished":
+            case PassFinished():
                 self.passes, self.rows = event.number, event.rows
                 self.bytes_read += event.bytes_read
                 self.blocks_from_cache += event.blocks_from_cache
                 self.resubmitted += event.resubmitted
-            case "PassJudged":
-                self.rejected += event.judgement.kind.value == "rejected"
-            case "FitFinished" | "SelectionFinished":
+            case PassJudged():
+                self.rejected += event.judgement.kind is StepKind.REJECTED
+            case FitFinished() | SelectionFinished():
                 self.seconds = event.seconds
 
     @property

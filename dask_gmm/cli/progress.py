@@ -10,45 +10,37 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.values import show_bytes, show_count, show_seconds
+from dask_gmm.fitting.events import (
+    FitStarted,
+    PassAdvanced,
+    PassFinished,
+    PassJudged,
+    PassSplit,
+    PassStarted,
+    PointFinished,
+    SampleAdvanced,
+    SampleDrawn,
+    SelectionStarted,
+    StartRead,
+    StartsFound,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rich.console import Console, RenderableType
 
     from dask_gmm.cli.session import Session
+    from dask_gmm.execution.backend import PassProgress
+    from dask_gmm.fitting.events import Event, Observer
 
-__all__ = ["Advance", "ProgressState", "observing"]
+__all__ = ["ProgressState", "observing"]
 
 LINE_EVERY = 30.0
 """Seconds after which a long pass gets a line of its own in a log."""
-
-
-class Advance(Protocol):
-    """The numbers of a pass; `dask_gmm.execution.backend.PassProgress` has them."""
-
-    @property
-    def blocks_done(self) -> int:
-        """Blocks finished."""
-
-    @property
-    def blocks_total(self) -> int:
-        """Blocks of the pass."""
-
-    @property
-    def rows_done(self) -> int:
-        """Rows finished."""
-
-    @property
-    def bytes_read(self) -> int:
-        """Decoded bytes."""
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the pass."""
 
 
 @dataclass
@@ -79,43 +71,43 @@ class ProgressState:
     tol: float = 0.0
     candidates: int = 1
     among: str = "starts"
-    advance: Advance | None = None
+    advance: PassProgress | None = None
     bounds: list[float] = field(default_factory=list)
     changes: list[float] = field(default_factory=list)
     pass_seconds: float | None = None
     kind: str = ""
     remaining: float | None = None
 
-    def take(self, event: Any) -> None:
-        """Take in an event of `dask_gmm.fitting.events`, known by its name."""
-        match type(event).__name__:
-            case "FitStarted" | "SelectionStarted":
+    def take(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case FitStarted() | SelectionStarted():
                 self.max_iter, self.tol = event.max_iter, event.tol
                 self.stage = "drawing a sample for the start"
-                if hasattr(event, "points"):
+                if isinstance(event, SelectionStarted):
                     self.among, self.tol = "candidates", 0.0  # several ends: none to foresee
-            case "StartRead":
+            case StartRead():
                 self.stage = f"start: read {event.number} of {event.reads} is done"
-            case "SampleDrawn":
+            case SampleDrawn():
                 self.stage = f"computing the start from {show_count(event.rows)} rows"
-            case "SampleAdvanced":
+            case SampleAdvanced():
                 self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
                 self.between = True
-            case "PassStarted":
+            case PassStarted():
                 self.number, self.advance, self.between = event.number, None, False
                 if event.candidates != self.candidates:
                     self.changes.clear()  # restarts have dropped out: another series from here
                 self.candidates = event.candidates
-            case "PassAdvanced":
+            case PassAdvanced():
                 self.advance = event.progress
-            case "PassFinished":
+            case PassFinished():
                 self._finish(event)
-            case "PassJudged":
+            case PassJudged():
                 self.kind = event.judgement.kind.value
                 gain = event.judgement.remaining_gain
                 self.remaining = None if gain is None or not math.isfinite(gain) else gain
 
-    def _finish(self, event: Any) -> None:
+    def _finish(self, event: PassFinished) -> None:
         bound = max(event.lower_bounds)
         if self.bounds:
             self.changes.append(bound - self.bounds[-1])
@@ -187,7 +179,7 @@ class _Bar:
 
         self._spinner = Spinner("dots", style="cyan")
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         self._state.take(event)
 
     def __rich__(self) -> RenderableType:
@@ -247,7 +239,7 @@ def _outlook(state: ProgressState) -> list[str]:
     return []
 
 
-def _from_cache(event: Any) -> list[str]:
+def _from_cache(event: PassFinished) -> list[str]:
     share = event.blocks_from_cache / event.blocks if event.blocks else 0.0
     return [f"{share:.0%} from the cache"] if share else []
 
@@ -263,34 +255,34 @@ class _Lines:
         self._console = console
         self._last_line = time.monotonic()
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         self._state.take(event)
-        match type(event).__name__:
-            case "SampleDrawn":
+        match event:
+            case SampleDrawn():
                 rows = "all rows" if event.complete else f"{event.rows:,} rows"
                 self._say(f"sample: {rows} from {event.blocks:,} block(s)", event.seconds)
-            case "StartRead":
+            case StartRead():
                 self._say(
                     f"start: read {event.number} of {event.reads}, {event.places:,} rows drawn",
                     event.seconds,
                     event.rows,
                     event.bytes_read,
                 )
-            case "PassSplit":
+            case PassSplit():
                 self._say(
                     f"{event.candidates} candidates do not fit in memory together: each half has "
                     f"a read of its own"
                 )
-            case "PointFinished":
+            case PointFinished():
                 value = "none" if event.value is None else f"{event.value:,.6g}"
                 self._say(
                     f"{event.n_components} components, {event.covariance_type}: "
                     f"{event.outcome.value} after {event.passes} passes, {event.criterion} {value}"
                 )
-            case "StartsFound":
+            case StartsFound():
                 starts = "start" if event.starts == 1 else f"{event.starts} starts"
                 self._say(f"{starts} by {event.method}", event.seconds)
-            case "PassFinished":
+            case PassFinished():
                 self._say(
                     f"pass {event.number}: log-likelihood {self._state.bounds[-1]:.6f}"
                     f"{_signed(self._state.change)}",
@@ -300,16 +292,16 @@ class _Lines:
                     *_from_cache(event),
                     *_outlook(self._state),
                 )
-            case "PassJudged" if self._state.remaining is not None:
+            case PassJudged() if self._state.remaining is not None:
                 self._console.print(
                     f"pass {event.number}: {self._state.kind}, {self._state.remaining:.1e} "
                     f"nats/row remaining",
                     markup=False,
                     soft_wrap=True,
                 )
-            case "SampleAdvanced" if time.monotonic() - self._last_line >= LINE_EVERY:
+            case SampleAdvanced() if time.monotonic() - self._last_line >= LINE_EVERY:
                 self._say(self._state.stage)
-            case "PassAdvanced" if time.monotonic() - self._last_line >= LINE_EVERY:
+            case PassAdvanced() if time.monotonic() - self._last_line >= LINE_EVERY:
                 progress, left = event.progress, self._state.seconds_left()
                 self._say(
                     f"{_title(self._state)}: {progress.blocks_done:,} of "
@@ -339,7 +331,7 @@ class _Json:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         values = {k: _jsonable(v) for k, v in vars(event).items()}
         line = json.dumps({"event": type(event).__name__, **values})
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -356,7 +348,7 @@ def _jsonable(value: Any) -> Any:
 
 
 @contextmanager
-def observing(session: Session, verb: str = "pass") -> Iterator[Callable[[Any], None]]:
+def observing(session: Session, verb: str = "pass") -> Iterator[Observer]:
     """Show the events that the yielded observer is called with, in the way the user wants them.
 
     Parameters

@@ -16,13 +16,13 @@ from dask_gmm.cli.options import (
     model_output_options,
     output_options,
 )
-from dask_gmm.cli.outcome import ReadTotals, print_result
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import Compute, DataPlace, SelectionChoice, check_data
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import Selection
 
@@ -64,6 +64,7 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     --max-iter, --max-passes or --max-bytes; it is written all the same.
     """
     from dask_gmm.cli.computing import computing
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.outputs import check_fit_output, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import select_gaussian_mixture
@@ -94,6 +95,7 @@ def _report(
             {"command": "select", "data": data, "model": output, **selection_json(found, totals)}
         )
         return
+    from dask_gmm.cli.outcome import print_result
     from dask_gmm.cli.tables import how_read, key_values, mixture_table
     from dask_gmm.estimators.attributes import parameters_of
 
