@@ -74,24 +74,21 @@ class Judged:
         How many those were.
     heldout : float or None
         Mean log-density of the rows held out, in nats; None without such rows.
-    heldout_rows : int
     """
 
     parameters: MixtureParameters
     criteria: InformationCriteria
     rows: int
     heldout: float | None
-    heldout_rows: int
 
     @classmethod
     def of(cls, parameters: MixtureParameters, statistics: SufficientStatistics) -> Judged:
         """Judge `parameters` by the statistics of an E-step at them."""
-        score, rows = None, 0
-        if isinstance(statistics, ScoredStatistics):
-            rows = statistics.held_out.rows
-            score = statistics.held_out.total / rows if rows else None
+        score = None
+        if isinstance(statistics, ScoredStatistics) and statistics.held_out.rows:
+            score = statistics.held_out.total / statistics.held_out.rows
         criteria = information_criteria(statistics, parameters)
-        return cls(parameters, criteria, statistics.rows, score, rows)
+        return cls(parameters, criteria, statistics.rows, score)
 
     def value(self, criterion: str) -> float:
         """The criterion as a number of which less is better."""
