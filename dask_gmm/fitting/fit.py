@@ -15,8 +15,7 @@ from dask_gmm.execution.plan import plan_pass
 from dask_gmm.fitting.budget import Budget
 from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.fitting.events import FitFinished, FitStarted, PassJudged
-from dask_gmm.fitting.fit_starts import begin, check_row_count, draws_places, fit_sample_of
-from dask_gmm.fitting.kmeans_parallel import READS
+from dask_gmm.fitting.fit_starts import begin, check_row_count, fit_sample_of, start_reads
 from dask_gmm.fitting.loop import FitResult, best_result, run
 from dask_gmm.fitting.passes import Evaluator
 
@@ -87,8 +86,7 @@ def fit_mixture(
     """
     begun = time.perf_counter()
 
-    reads = READS if draws_places(settings, warm) else 0
-    budget = Budget(source, settings.max_passes, settings.max_bytes, reads)
+    budget = Budget.of(settings, source, start_reads(settings, warm))
 
     def notify(event: Event) -> None:
         budget.take(event)

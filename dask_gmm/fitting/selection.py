@@ -23,11 +23,10 @@ from dask_gmm.fitting.contest import Contestant, Scoreboard, best_contestant
 from dask_gmm.fitting.driver_memory import check_grid_memory
 from dask_gmm.fitting.events import Outcome, SelectionFinished, SelectionStarted
 from dask_gmm.fitting.fit import repeated_passes
-from dask_gmm.fitting.fit_starts import check_row_count, draws_places
+from dask_gmm.fitting.fit_starts import check_row_count, start_reads
 from dask_gmm.fitting.grid_reads import BudgetSpentError, GridReads
 from dask_gmm.fitting.grid_sample import choose_accelerations, draw_grid_sample
 from dask_gmm.fitting.holdout import HoldOut, HoldOutEvaluator
-from dask_gmm.fitting.kmeans_parallel import READS
 from dask_gmm.fitting.loop import run
 from dask_gmm.fitting.passes import Evaluator
 
@@ -127,7 +126,7 @@ def select_mixture(
     """
     begun = time.perf_counter()
     fit = settings.fit
-    budget = Budget(source, fit.max_passes, fit.max_bytes, READS if draws_places(fit, None) else 0)
+    budget = Budget.of(fit, source, start_reads(fit))
 
     def notify(event: Event) -> None:
         budget.take(event)
