@@ -217,12 +217,17 @@ def test_the_rooms_were_read() -> None:
     assert {"__init__", "errors", "mixture", "data", "execution", "fitting"} <= rooms
 
 
-def test_importing_the_package_stays_light() -> None:
-    """A user of one process pays for no cluster, no command line and no plots."""
-    code = (
-        "import sys; from dask_gmm import GaussianMixture; "
-        "print(*sorted({'distributed', 'matplotlib', 'dask_gmm.cli'} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    ("imports", "heavy"),
+    [
+        # A user of one process pays for no cluster, no command line and no plots.
+        ("dask_gmm.estimators", {"distributed", "matplotlib", "dask_gmm.cli"}),
+        # Whoever asks for --help pays for no fit.
+        ("dask_gmm.cli.main", {"numpy", "zarr", "dask", "sklearn", "dask_gmm.fitting"}),
+    ],
+)
+def test_imports_stay_light(imports: str, heavy: set[str]) -> None:
+    code = f"import sys, {imports}; print(*sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
     )

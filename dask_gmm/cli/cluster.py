@@ -23,7 +23,7 @@ import distributed
 import distributed.comm
 import distributed.utils
 
-from dask_gmm.cli.noise import LOG_FORMAT, tame_logs
+from dask_gmm.cli.library_messages import LOG_FORMAT, redirect_logs
 from dask_gmm.cli.place import Place
 from dask_gmm.errors import ClusterError
 from dask_gmm.execution.cluster import wait_for_workers, workers_of
@@ -43,7 +43,7 @@ _distributed: Any = distributed
 @contextmanager
 def cluster_place(compute: Compute, session: Session) -> Iterator[Place]:
     """Join or start a cluster and make its client the current one."""
-    with tame_logs(session):
+    with redirect_logs(session):
         try:
             if compute.scheduler is not None:
                 with _joined(compute.scheduler, compute.timeout, session) as place:

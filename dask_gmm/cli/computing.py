@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.cli.noise import tame_warnings
+from dask_gmm.cli.library_messages import one_line_warnings
 from dask_gmm.cli.place import this_process
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["computing"]
 @contextmanager
 def computing(compute: Compute, session: Session) -> Iterator[Place]:
     """Make the chosen processors what `GaussianMixture` uses, for the length of the block."""
-    with tame_warnings(session):
+    with one_line_warnings(session):
         if compute.scheduler is not None or compute.workers is not None:
             from dask_gmm.cli.cluster import cluster_place
 

@@ -19,7 +19,7 @@ from dask_gmm.cli.values import BYTES, COUNT, show_bytes, show_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dask_gmm.cli.outcome import Tally
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.simulate import Simulation
     from dask_gmm.estimators import GaussianMixture
@@ -92,7 +92,7 @@ def demo(session: Session, /, directory: str | None, keep: bool, **values: Any) 
     """
     from dask_gmm.cli.cluster import peak_memory
     from dask_gmm.cli.computing import computing
-    from dask_gmm.cli.outcome import Tally
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.synthetic import draw_mixture
     from dask_gmm.estimators import GaussianMixture
@@ -111,18 +111,18 @@ def demo(session: Session, /, directory: str | None, keep: bool, **values: Any) 
                 f"fitting {job.recipe.components} components on {place.name} of "
                 f"{show_bytes(compute.memory_limit)} …"
             )
-            tally = Tally()
+            totals = ReadTotals()
             with observing(session) as observe:
                 mixture = GaussianMixture(
-                    job.recipe.components, random_state=values["seed"], callbacks=[tally, observe]
+                    job.recipe.components, random_state=values["seed"], callbacks=[totals, observe]
                 ).fit(job.output)
             peaks = peak_memory(place.client)
         model = None
         if keep:
             model = str(folder / "model.zarr")
             mixture.set_params(callbacks=None).save(model)
-        outcome = _Outcome(
-            job, truth, mixture, tally, compute, max(peaks.values()), total_limit, model
+        outcome = _DemoResult(
+            job, truth, mixture, totals, compute, max(peaks.values()), total_limit, model
         )
         _report(session, outcome)
     return DONE if mixture.converged_ else NOT_CONVERGED
@@ -171,65 +171,67 @@ def _simulate(session: Session, job: Simulation, truth: MixtureParameters) -> No
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class _DemoResult:
     job: Simulation
     truth: MixtureParameters
     mixture: GaussianMixture
-    tally: Tally
+    totals: ReadTotals
     compute: Compute
     peak: int
     total_limit: int
     model: str | None
 
 
-def _report(session: Session, o: _Outcome) -> None:
+def _report(session: Session, result: _DemoResult) -> None:
     from dask_gmm.cli.outcome import fit_json, fit_story, print_result
     from dask_gmm.cli.show import comparison_facts, comparison_json
     from dask_gmm.cli.simulate import truth_of
     from dask_gmm.cli.tables import compare, comparison_table, key_values, mixture_json
     from dask_gmm.estimators.attributes import parameters_of
 
-    found = parameters_of(o.mixture)
-    comparison = compare(o.truth, found)
-    workers, limit = o.compute.workers, o.compute.memory_limit
+    found = parameters_of(result.mixture)
+    comparison = compare(result.truth, found)
+    workers, limit = result.compute.workers, result.compute.memory_limit
     assert workers is not None
     assert limit is not None
     if session.json:
         session.emit(
             {
                 "command": "demo",
-                "store_bytes": o.job.n_bytes,
+                "store_bytes": result.job.n_bytes,
                 "memory_limit": limit,
                 "workers": workers,
-                "store_over_memory": o.job.n_bytes / o.total_limit,
-                "peak_worker_bytes": o.peak,
-                "data": o.job.output if o.model else None,
-                "model": o.model,
-                "truth": mixture_json(o.truth),
-                "fit": fit_json(o.mixture, o.tally),
+                "store_over_memory": result.job.n_bytes / result.total_limit,
+                "peak_worker_bytes": result.peak,
+                "data": result.job.output if result.model else None,
+                "model": result.model,
+                "truth": mixture_json(result.truth),
+                "fit": fit_json(result.mixture, result.totals),
                 "comparison": comparison_json(comparison),
             }
         )
         return
-    ratio = o.job.n_bytes / o.total_limit
+    ratio = result.job.n_bytes / result.total_limit
     memory = (
-        f"a store of {show_bytes(o.job.n_bytes)}, {ratio:.1f} times the {workers} × "
-        f"{show_bytes(limit)} of the workers; peak of a worker {show_bytes(o.peak)}"
+        f"a store of {show_bytes(result.job.n_bytes)}, {ratio:.1f} times the {workers} × "
+        f"{show_bytes(limit)} of the workers; peak of a worker {show_bytes(result.peak)}"
     )
     facts = [
-        *fit_story(o.mixture, o.tally),
+        *fit_story(result.mixture, result.totals),
         *comparison_facts(comparison),
         ("memory", memory),
     ]
-    if o.model is not None:
-        facts.append(("kept", f"{o.job.output}, {truth_of(o.job.output)}, {o.model}"))
+    if result.model is not None:
+        facts.append(
+            ("kept", f"{result.job.output}, {truth_of(result.job.output)}, {result.model}")
+        )
     print_result(
         session,
-        comparison_table(o.truth, found, comparison, ("truth", "found"), session.out.width),
+        comparison_table(result.truth, found, comparison, ("truth", "found"), session.out.width),
         key_values(facts),
     )
-    if o.tally.passes:
+    if result.totals.passes:
         session.note(
-            f"\n{show_seconds(o.tally.seconds / o.tally.passes)} a pass. Next: dask-gmm fit "
-            f"YOUR.zarr -k {o.job.recipe.components}"
+            f"\n{show_seconds(result.totals.seconds / result.totals.passes)} a pass. Next: "
+            f"dask-gmm fit YOUR.zarr -k {result.job.recipe.components}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 from dask_gmm.errors import DaskGMMError
 
@@ -38,7 +39,9 @@ def _sentence(error: BaseException) -> str:
     text = str(error).strip()
     if isinstance(error, DaskGMMError):
         return text
-    if type(error).__name__ == "InvalidParameterError":  # scikit-learn's, not worth its import
+    # Not worth its import: who raised it has imported it.
+    scikit_learn = sys.modules.get("sklearn.utils._param_validation")
+    if scikit_learn is not None and isinstance(error, scikit_learn.InvalidParameterError):
         return text
     if isinstance(error, MemoryError):
         return (

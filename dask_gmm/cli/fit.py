@@ -14,11 +14,11 @@ from dask_gmm.cli.options import (
     model_output_options,
     output_options,
 )
-from dask_gmm.cli.outcome import Tally, fit_json, fit_story, print_result
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import Compute, DataPlace, EMSettings, check_data
 
 if TYPE_CHECKING:
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import GaussianMixture
 
@@ -58,38 +58,41 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
     that --max-iter was reached before the fit converged; the model is written all the same.
     """
     from dask_gmm.cli.computing import computing
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.outputs import check_fit_output, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import GaussianMixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
     settings = EMSettings.take(values)
-    tally = Tally()
+    totals = ReadTotals()
     check_fit_output(output, data, overwrite=overwrite)
     check_data(data, settings.components)
     with computing(compute, session), observing(session) as observe:
         mixture = GaussianMixture(
             **settings.estimator_arguments(),
             **data.estimator_arguments(),
-            callbacks=[tally, observe],
+            callbacks=[totals, observe],
         )
         mixture.fit(data.data)
         if output is not None:
             save_model(mixture, output, data.storage_options, overwrite=overwrite)
-    _report(session, mixture, tally, data.data, output)
+    _report(session, mixture, totals, data.data, output)
     return DONE if mixture.converged_ else NOT_CONVERGED
 
 
 def _report(
-    session: Session, mixture: GaussianMixture, tally: Tally, data: str, output: str | None
+    session: Session, mixture: GaussianMixture, totals: ReadTotals, data: str, output: str | None
 ) -> None:
+    from dask_gmm.cli.outcome import fit_json, fit_story, print_result
+
     if session.json:
-        session.emit({"command": "fit", "data": data, "model": output, **fit_json(mixture, tally)})
+        session.emit({"command": "fit", "data": data, "model": output, **fit_json(mixture, totals)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table
     from dask_gmm.estimators.attributes import parameters_of
 
-    facts = fit_story(mixture, tally)
+    facts = fit_story(mixture, totals)
     if output is not None:
         facts.append(("model", output))
     print_result(

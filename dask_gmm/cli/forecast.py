@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dask_gmm.cli.block_time import BlockTimes, job_for, time_block
 from dask_gmm.cli.place import cache_bytes
 from dask_gmm.errors import MemoryPlanError
-from dask_gmm.execution.pinned import CacheSpec, cache_budget
+from dask_gmm.execution.pinned import CacheSpec, cache_size
 from dask_gmm.execution.plan import PROCESS_BYTES, check_memory, plan_pass, task_memory_parts
 from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.mixture.covariance import covariance_family
@@ -69,7 +69,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
     family = covariance_family(settings.covariance)
     acceleration = settings.common_arguments()["acceleration"]
     check_driver_memory(source, family, settings.components, settings.n_init, acceleration)
-    cache = CacheSpec("plan", cache_budget(settings.cache)) if settings.cache != 0 else None
+    cache = CacheSpec("plan", cache_size(settings.cache)) if settings.cache != 0 else None
     passes = plan_pass(source, n_threads=place.n_threads, cache=cache)
     job = job_for(source, settings)
     parts = task_memory_parts(passes, job)

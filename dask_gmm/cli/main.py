@@ -19,7 +19,7 @@ from dask_gmm.cli.fit import fit
 from dask_gmm.cli.plan import plan
 from dask_gmm.cli.predict import predict, score
 from dask_gmm.cli.select import select
-from dask_gmm.cli.session import DONE, FAILED, Session, Terminated, listening
+from dask_gmm.cli.session import DONE, FAILED, Session, Terminated, sigterm_as_exception
 from dask_gmm.cli.show import show
 from dask_gmm.cli.simulate import simulate
 
@@ -39,7 +39,7 @@ class _InterruptedError(Exception):
         self.exit_code = exit_code
 
 
-class _Boundary(click.Group):
+class _ErrorBoundary(click.Group):
     """A group that ends every run with an exit code and at most one sentence of complaint."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -75,11 +75,11 @@ class _Boundary(click.Group):
         """Run and exit; `standalone_mode` is ignored, for this group always stands alone."""
         extra.pop("standalone_mode", None)
         session = Session()
-        with listening():
-            code = self._guarded(session, args, prog_name or "dask-gmm", extra)
+        with sigterm_as_exception():
+            code = self._run_explained(session, args, prog_name or "dask-gmm", extra)
         sys.exit(code)
 
-    def _guarded(
+    def _run_explained(
         self, session: Session, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]
     ) -> int:
         try:
@@ -118,7 +118,7 @@ def _leave(session: Session, error: BaseException, sentence: str, code: int) -> 
 
 @click.group(
     name="dask-gmm",
-    cls=_Boundary,
+    cls=_ErrorBoundary,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=(
         "\b\nStart here:\n"

@@ -22,14 +22,14 @@ COVARIANCE_HELP = (
 )
 
 
-def fit_options(*, components: int | None = None, seed: int | None = None) -> Callable[[F], F]:
-    """Declare the settings of EM; --components is required unless it has a default."""
+def fit_options() -> Callable[[F], F]:
+    """Declare the settings of EM."""
     return stack(
         option(
             "--components",
             "-k",
             type=click.IntRange(1),
-            **({"required": True} if components is None else {"default": components}),
+            required=True,
             metavar="K",
             section="Model",
             help="Number of Gaussian components. More of them cost proportionally more time.",
@@ -41,7 +41,7 @@ def fit_options(*, components: int | None = None, seed: int | None = None) -> Ca
             section="Model",
             help=COVARIANCE_HELP,
         ),
-        *_em_options(seed),
+        *_em_options(),
     )
 
 
@@ -83,11 +83,11 @@ def selection_options() -> Callable[[F], F]:
             help="The part of the rows to hold out and score, in the same reads. Default: 0.1 "
             "with --criterion heldout, else none.",
         ),
-        *_em_options(None),
+        *_em_options(),
     )
 
 
-def _em_options(seed: int | None) -> tuple[Callable[[Any], Any], ...]:
+def _em_options() -> tuple[Callable[[Any], Any], ...]:
     """The settings of EM that a fit and a selection share."""
     return (
         option(
@@ -145,11 +145,10 @@ def _em_options(seed: int | None) -> tuple[Callable[[Any], Any], ...]:
         option(
             "--seed",
             type=click.IntRange(0, 2**32 - 1),
-            default=seed,
             metavar="INT",
             section="Model",
-            help="Makes the starts, and so the whole result, repeatable to the last bit."
-            + ("" if seed is not None else " Without it each run starts elsewhere."),
+            help="Makes the starts, and so the whole result, repeatable to the last bit. Without "
+            "it each run starts elsewhere.",
         ),
         option(
             "--acceleration",

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from math import isfinite
 from typing import TYPE_CHECKING, Any
+
+from dask_gmm.fitting.events import (
+    FitFinished,
+    FitStarted,
+    PassFinished,
+    PassJudged,
+    SampleDrawn,
+    SelectionFinished,
+    SelectionStarted,
+    StartRead,
+    StepKind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.fitting.events import Event
 
-__all__ = ["Tally", "fit_json", "fit_story", "print_result"]
+__all__ = ["ReadTotals", "fit_json", "fit_story", "print_result"]
 
 
-class Tally:
+class ReadTotals:
     """Counts what a fit reads; an observer."""
 
     def __init__(self) -> None:
-        self._begun = time.perf_counter()
         self.seconds = 0.0
         self.blocks = 0
         self.passes = 0
@@ -32,25 +43,25 @@ class Tally:
         self.resubmitted = 0
         self.rejected = 0
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Take in an event."""
-        match type(event).__name__:
-            case "FitStarted" | "SelectionStarted":
+        match event:
+            case FitStarted() | SelectionStarted():
                 self.blocks = event.n_blocks
-            case "SampleDrawn":
+            case SampleDrawn():
                 self.sample_blocks, self.sample_rows = event.blocks, event.rows
                 self.bytes_read += event.bytes_read
-            case "StartRead":
+            case StartRead():
                 self.start_reads = event.number
                 self.bytes_read += event.bytes_read
-            case "PassFinished":
+            case PassFinished():
                 self.passes, self.rows = event.number, event.rows
                 self.bytes_read += event.bytes_read
                 self.blocks_from_cache += event.blocks_from_cache
                 self.resubmitted += event.resubmitted
-            case "PassJudged":
-                self.rejected += event.judgement.kind.value == "rejected"
-            case "FitFinished" | "SelectionFinished":
+            case PassJudged():
+                self.rejected += event.judgement.kind is StepKind.REJECTED
+            case FitFinished() | SelectionFinished():
                 self.seconds = event.seconds
 
     @property
@@ -71,7 +82,7 @@ class Tally:
         return reads
 
 
-def fit_story(mixture: GaussianMixture, tally: Tally) -> list[tuple[str, str]]:
+def fit_story(mixture: GaussianMixture, totals: ReadTotals) -> list[tuple[str, str]]:
     """Return how a fit went, as facts."""
     from dask_gmm.cli.tables import how_read
 
@@ -89,19 +100,19 @@ def fit_story(mixture: GaussianMixture, tally: Tally) -> list[tuple[str, str]]:
     facts = [
         ("outcome", ended),
         ("log-likelihood", f"{mixture.lower_bound_:.6f} nats a row"),
-        ("reads", tally.in_words()),
-        ("rows", "unknown" if tally.rows is None else f"{tally.rows:,}"),
-        ("decoded", how_read(tally.bytes_read, tally.seconds)),
+        ("reads", totals.in_words()),
+        ("rows", "unknown" if totals.rows is None else f"{totals.rows:,}"),
+        ("decoded", how_read(totals.bytes_read, totals.seconds)),
     ]
-    if tally.blocks_from_cache:
-        share = tally.blocks_from_cache / (tally.passes * tally.blocks)
+    if totals.blocks_from_cache:
+        share = totals.blocks_from_cache / (totals.passes * totals.blocks)
         facts.append(("from the cache", f"{share:.0%} of the passes' blocks"))
-    if tally.resubmitted:
-        facts.append(("recovered", f"{tally.resubmitted} units were lost and computed again"))
+    if totals.resubmitted:
+        facts.append(("recovered", f"{totals.resubmitted} units were lost and computed again"))
     return facts
 
 
-def fit_json(mixture: GaussianMixture, tally: Tally) -> dict[str, Any]:
+def fit_json(mixture: GaussianMixture, totals: ReadTotals) -> dict[str, Any]:
     """Return how a fit went and what came of it."""
     from dask_gmm.cli.tables import mixture_json
     from dask_gmm.estimators.attributes import parameters_of
@@ -115,16 +126,16 @@ def fit_json(mixture: GaussianMixture, tally: Tally) -> dict[str, Any]:
         "acceleration": mixture.acceleration_,
         "remaining_gain": _finite(mixture.remaining_gain_),
         "history": [_pass_json(record) for record in mixture.history_],
-        "n_rows": tally.rows,
-        "n_blocks": tally.blocks,
-        "passes": tally.passes,
-        "sample_blocks": tally.sample_blocks,
-        "sample_rows": tally.sample_rows,
-        "reads": tally.reads,
-        "bytes_read": tally.bytes_read,
-        "blocks_from_cache": tally.blocks_from_cache,
-        "resubmitted": tally.resubmitted,
-        "seconds": tally.seconds,
+        "n_rows": totals.rows,
+        "n_blocks": totals.blocks,
+        "passes": totals.passes,
+        "sample_blocks": totals.sample_blocks,
+        "sample_rows": totals.sample_rows,
+        "reads": totals.reads,
+        "bytes_read": totals.bytes_read,
+        "blocks_from_cache": totals.blocks_from_cache,
+        "resubmitted": totals.resubmitted,
+        "seconds": totals.seconds,
         **mixture_json(parameters_of(mixture)),
     }
 

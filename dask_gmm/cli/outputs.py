@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.cli.session import unhurried
+from dask_gmm.cli.session import defer_signals
 from dask_gmm.cli.settings import check_storage_options, options_for
 from dask_gmm.cli.values import show_bytes
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
@@ -57,7 +57,7 @@ def save_model(
     mixture: GaussianMixture, url: str, options: Mapping[str, Any], *, overwrite: bool
 ) -> None:
     """Write a fitted mixture without its observers; Ctrl-C waits until it is whole."""
-    with unhurried():
+    with defer_signals():
         mixture.set_params(callbacks=None).save(
             url, overwrite=overwrite, storage_options=options_for(url, options) or None
         )
@@ -76,7 +76,7 @@ def check_model_place(url: str, options: Mapping[str, Any], *, overwrite: bool) 
     from dask_gmm.model_file import check_model_output
 
     own = options_for(url, options)
-    _check_no_stranger(url)
+    _check_replaceable(url)
     _check_writable(url, own)
     check_model_output(url, overwrite=overwrite, storage_options=own or None)
 
@@ -84,7 +84,7 @@ def check_model_place(url: str, options: Mapping[str, Any], *, overwrite: bool) 
 def check_array_output(url: str, options: Mapping[str, Any], *, overwrite: bool) -> None:
     """Make sure that a Zarr array can be written to `url`; raises as `check_model_place`."""
     own = options_for(url, options)
-    _check_no_stranger(url)
+    _check_replaceable(url)
     _check_writable(url, own)
     found = _node_at(url, own)
     if found == "group":
@@ -146,7 +146,7 @@ def remove_output(url: str, options: Mapping[str, Any]) -> None:
     sync(writable_store(url, options_for(url, options)).delete_dir(""))
 
 
-def _check_no_stranger(url: str) -> None:
+def _check_replaceable(url: str) -> None:
     """Refuse a local directory or file that is no Zarr store: it is somebody's, not ours."""
     path = local_path(url)
     if path is None or not path.exists():

@@ -64,17 +64,17 @@ def planned(compute: Compute) -> Place:
 def cache_bytes(place: Place, passes: Plan, job: BlockJob[Any]) -> int:
     """Return how many bytes of decoded blocks all processes together would pin."""
     from dask_gmm.execution.machine import available_memory, machine_memory
-    from dask_gmm.execution.pinned import automatic_budget
+    from dask_gmm.execution.pinned import automatic_cache_size
     from dask_gmm.execution.plan import process_memory
 
     if passes.cache is None:
         return 0
-    budget = passes.cache.budget
-    if budget is None:
+    size = passes.cache.size
+    if size is None:
         free = place.memory_limit or machine_memory()
         limit = available_memory() if place.kind == "process" else free
-        budget = automatic_budget(limit, process_memory(passes, job, place.threads_per_worker))
-    return min(budget * place.n_workers, passes.n_positions * passes.source.block_bytes)
+        size = automatic_cache_size(limit, process_memory(passes, job, place.threads_per_worker))
+    return min(size * place.n_workers, passes.n_positions * passes.source.block_bytes)
 
 
 def this_process(threads: int | None) -> Place:

@@ -64,9 +64,9 @@ def plan(session: Session, /, **values: Any) -> int:
     source = open_source(data.data, **data.estimator_arguments())
     check_components(source, settings.components)
     if compute.scheduler is None:
-        from dask_gmm.cli.noise import tame_warnings
+        from dask_gmm.cli.library_messages import one_line_warnings
 
-        with tame_warnings(session):
+        with one_line_warnings(session):
             found = forecast(source, settings, planned(compute))
     else:
         with computing(compute, session) as place:

@@ -1,6 +1,6 @@
 """Shows how a fit advances: as a bar on a terminal, as lines in a log, as JSON for programs.
 
-`Pace` makes the numbers, from events alone; the three views only write them down.
+`ProgressState` makes the numbers, from events alone; the three views only write them down.
 """
 
 from __future__ import annotations
@@ -10,49 +10,41 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.values import show_bytes, show_count, show_seconds
+from dask_gmm.fitting.events import (
+    FitStarted,
+    PassAdvanced,
+    PassFinished,
+    PassJudged,
+    PassSplit,
+    PassStarted,
+    PointFinished,
+    SampleAdvanced,
+    SampleDrawn,
+    SelectionStarted,
+    StartRead,
+    StartsFound,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rich.console import Console, RenderableType
 
     from dask_gmm.cli.session import Session
+    from dask_gmm.execution.backend import PassProgress
+    from dask_gmm.fitting.events import Event, Observer
 
-__all__ = ["Advance", "Pace", "observing"]
+__all__ = ["ProgressState", "observing"]
 
 LINE_EVERY = 30.0
 """Seconds after which a long pass gets a line of its own in a log."""
 
 
-class Advance(Protocol):
-    """The numbers of a pass; `dask_gmm.execution.backend.PassProgress` has them."""
-
-    @property
-    def blocks_done(self) -> int:
-        """Blocks finished."""
-
-    @property
-    def blocks_total(self) -> int:
-        """Blocks of the pass."""
-
-    @property
-    def rows_done(self) -> int:
-        """Rows finished."""
-
-    @property
-    def bytes_read(self) -> int:
-        """Decoded bytes."""
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the pass."""
-
-
 @dataclass
-class Pace:
+class ProgressState:
     """What has happened, and what that says about the rest.
 
     Attributes
@@ -79,43 +71,43 @@ class Pace:
     tol: float = 0.0
     candidates: int = 1
     among: str = "starts"
-    advance: Advance | None = None
+    advance: PassProgress | None = None
     bounds: list[float] = field(default_factory=list)
     changes: list[float] = field(default_factory=list)
     pass_seconds: float | None = None
     kind: str = ""
     remaining: float | None = None
 
-    def take(self, event: Any) -> None:
-        """Take in an event of `dask_gmm.fitting.events`, known by its name."""
-        match type(event).__name__:
-            case "FitStarted" | "SelectionStarted":
+    def take(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case FitStarted() | SelectionStarted():
                 self.max_iter, self.tol = event.max_iter, event.tol
                 self.stage = "drawing a sample for the start"
-                if hasattr(event, "points"):
+                if isinstance(event, SelectionStarted):
                     self.among, self.tol = "candidates", 0.0  # several ends: none to foresee
-            case "StartRead":
+            case StartRead():
                 self.stage = f"start: read {event.number} of {event.reads} is done"
-            case "SampleDrawn":
+            case SampleDrawn():
                 self.stage = f"computing the start from {show_count(event.rows)} rows"
-            case "SampleAdvanced":
+            case SampleAdvanced():
                 self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
                 self.between = True
-            case "PassStarted":
+            case PassStarted():
                 self.number, self.advance, self.between = event.number, None, False
                 if event.candidates != self.candidates:
                     self.changes.clear()  # restarts have dropped out: another series from here
                 self.candidates = event.candidates
-            case "PassAdvanced":
+            case PassAdvanced():
                 self.advance = event.progress
-            case "PassFinished":
+            case PassFinished():
                 self._finish(event)
-            case "PassJudged":
+            case PassJudged():
                 self.kind = event.judgement.kind.value
                 gain = event.judgement.remaining_gain
                 self.remaining = None if gain is None or not math.isfinite(gain) else gain
 
-    def _finish(self, event: Any) -> None:
+    def _finish(self, event: PassFinished) -> None:
         bound = max(event.lower_bounds)
         if self.bounds:
             self.changes.append(bound - self.bounds[-1])
@@ -181,14 +173,14 @@ class Pace:
 class _Bar:
     """Two lines that are redrawn four times a second."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self, state: ProgressState) -> None:
+        self._state = state
         from rich.spinner import Spinner
 
         self._spinner = Spinner("dots", style="cyan")
 
-    def __call__(self, event: Any) -> None:
-        self._pace.take(event)
+    def __call__(self, event: Event) -> None:
+        self._state.take(event)
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
@@ -196,42 +188,42 @@ class _Bar:
         from rich.table import Table
         from rich.text import Text
 
-        pace, advance = self._pace, self._pace.advance
-        if pace.between or (advance is None and not pace.number):
-            self._spinner.update(text=Text(f"{pace.stage} …", style="dim"))
+        state, advance = self._state, self._state.advance
+        if state.between or (advance is None and not state.number):
+            self._spinner.update(text=Text(f"{state.stage} …", style="dim"))
             return self._spinner
         line = Table.grid(padding=(0, 1), expand=True)
         for settings in ({"no_wrap": True}, {"ratio": 1}, {"no_wrap": True}):
             line.add_column(**settings)
         done, total = (advance.blocks_done, advance.blocks_total) if advance else (0, 1)
-        left = pace.seconds_left()
+        left = state.seconds_left()
         line.add_row(
-            Text(_title(pace), style="bold"),
+            Text(_title(state), style="bold"),
             ProgressBar(total=total, completed=done, complete_style="cyan"),
             Text(
                 (f"{done:,}/{total:,} blocks" if advance else "reading …")
                 + (f" · {show_seconds(left)} left" if left is not None else "")
             ),
         )
-        return Group(line, Text(_details(pace), style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(line, Text(_details(state), style="dim", no_wrap=True, overflow="ellipsis"))
 
 
-def _title(pace: Pace) -> str:
-    if pace.verb != "pass":
-        return pace.verb
-    return f"pass {pace.number}" + (f" of ≤ {pace.max_iter}" if pace.max_iter else "")
+def _title(state: ProgressState) -> str:
+    if state.verb != "pass":
+        return state.verb
+    return f"pass {state.number}" + (f" of ≤ {state.max_iter}" if state.max_iter else "")
 
 
-def _details(pace: Pace) -> str:
-    rows, size = pace.rates()
+def _details(state: ProgressState) -> str:
+    rows, size = state.rates()
     parts = [f"{show_count(rows)} rows/s", f"{show_bytes(size)}/s"] if rows else []
-    if pace.bounds:
-        parts.append(f"log-likelihood {pace.bounds[-1]:.6f}{_signed(pace.change)}")
-    if pace.remaining is not None:
-        parts.append(f"{pace.remaining:.1e} nats/row remaining")
-    if pace.candidates > 1:
-        parts.append(f"{pace.candidates} {pace.among}")
-    parts += _outlook(pace)
+    if state.bounds:
+        parts.append(f"log-likelihood {state.bounds[-1]:.6f}{_signed(state.change)}")
+    if state.remaining is not None:
+        parts.append(f"{state.remaining:.1e} nats/row remaining")
+    if state.candidates > 1:
+        parts.append(f"{state.candidates} {state.among}")
+    parts += _outlook(state)
     return " · ".join(parts)
 
 
@@ -239,15 +231,15 @@ def _signed(change: float | None) -> str:
     return "" if change is None else f" ({change:+.1e})"
 
 
-def _outlook(pace: Pace) -> list[str]:
-    passes, seconds = pace.passes_left(), pace.fit_seconds_left()
+def _outlook(state: ProgressState) -> list[str]:
+    passes, seconds = state.passes_left(), state.fit_seconds_left()
     if passes is not None and seconds is not None:
         more = f"about {passes} more" if passes else "this may be the last"
         return [f"{more}, {show_seconds(seconds)}"]
     return []
 
 
-def _from_cache(event: Any) -> list[str]:
+def _from_cache(event: PassFinished) -> list[str]:
     share = event.blocks_from_cache / event.blocks if event.blocks else 0.0
     return [f"{share:.0%} from the cache"] if share else []
 
@@ -258,61 +250,61 @@ def _from_cache(event: Any) -> list[str]:
 class _Lines:
     """A line per pass, and one every half minute of a long pass."""
 
-    def __init__(self, pace: Pace, console: Console) -> None:
-        self._pace = pace
+    def __init__(self, state: ProgressState, console: Console) -> None:
+        self._state = state
         self._console = console
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
-    def __call__(self, event: Any) -> None:
-        self._pace.take(event)
-        match type(event).__name__:
-            case "SampleDrawn":
+    def __call__(self, event: Event) -> None:
+        self._state.take(event)
+        match event:
+            case SampleDrawn():
                 rows = "all rows" if event.complete else f"{event.rows:,} rows"
                 self._say(f"sample: {rows} from {event.blocks:,} block(s)", event.seconds)
-            case "StartRead":
+            case StartRead():
                 self._say(
                     f"start: read {event.number} of {event.reads}, {event.places:,} rows drawn",
                     event.seconds,
                     event.rows,
                     event.bytes_read,
                 )
-            case "PassSplit":
+            case PassSplit():
                 self._say(
                     f"{event.candidates} candidates do not fit in memory together: each half has "
                     f"a read of its own"
                 )
-            case "PointFinished":
+            case PointFinished():
                 value = "none" if event.value is None else f"{event.value:,.6g}"
                 self._say(
                     f"{event.n_components} components, {event.covariance_type}: "
                     f"{event.outcome.value} after {event.passes} passes, {event.criterion} {value}"
                 )
-            case "StartsFound":
+            case StartsFound():
                 starts = "start" if event.starts == 1 else f"{event.starts} starts"
                 self._say(f"{starts} by {event.method}", event.seconds)
-            case "PassFinished":
+            case PassFinished():
                 self._say(
-                    f"pass {event.number}: log-likelihood {self._pace.bounds[-1]:.6f}"
-                    f"{_signed(self._pace.change)}",
+                    f"pass {event.number}: log-likelihood {self._state.bounds[-1]:.6f}"
+                    f"{_signed(self._state.change)}",
                     event.seconds,
                     event.rows,
                     event.bytes_read,
                     *_from_cache(event),
-                    *_outlook(self._pace),
+                    *_outlook(self._state),
                 )
-            case "PassJudged" if self._pace.remaining is not None:
+            case PassJudged() if self._state.remaining is not None:
                 self._console.print(
-                    f"pass {event.number}: {self._pace.kind}, {self._pace.remaining:.1e} "
+                    f"pass {event.number}: {self._state.kind}, {self._state.remaining:.1e} "
                     f"nats/row remaining",
                     markup=False,
                     soft_wrap=True,
                 )
-            case "SampleAdvanced" if time.monotonic() - self._told >= LINE_EVERY:
-                self._say(self._pace.stage)
-            case "PassAdvanced" if time.monotonic() - self._told >= LINE_EVERY:
-                progress, left = event.progress, self._pace.seconds_left()
+            case SampleAdvanced() if time.monotonic() - self._last_line >= LINE_EVERY:
+                self._say(self._state.stage)
+            case PassAdvanced() if time.monotonic() - self._last_line >= LINE_EVERY:
+                progress, left = event.progress, self._state.seconds_left()
                 self._say(
-                    f"{_title(self._pace)}: {progress.blocks_done:,} of "
+                    f"{_title(self._state)}: {progress.blocks_done:,} of "
                     f"{progress.blocks_total:,} blocks",
                     progress.seconds,
                     progress.rows_done,
@@ -326,7 +318,7 @@ class _Lines:
         parts = [text] if seconds is None else [text, show_seconds(seconds)]
         if rows and seconds:
             parts += [f"{show_count(rows / seconds)} rows/s", f"{show_bytes(size / seconds)}/s"]
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
         self._console.print(", ".join([*parts, *more]), markup=False, soft_wrap=True)
 
 
@@ -339,7 +331,7 @@ class _Json:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         values = {k: _jsonable(v) for k, v in vars(event).items()}
         line = json.dumps({"event": type(event).__name__, **values})
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -356,7 +348,7 @@ def _jsonable(value: Any) -> Any:
 
 
 @contextmanager
-def observing(session: Session, verb: str = "pass") -> Iterator[Callable[[Any], None]]:
+def observing(session: Session, verb: str = "pass") -> Iterator[Observer]:
     """Show the events that the yielded observer is called with, in the way the user wants them.
 
     Parameters
@@ -365,19 +357,19 @@ def observing(session: Session, verb: str = "pass") -> Iterator[Callable[[Any], 
     verb : str
         What is done, where it is no fit: ``scoring``, for example.
     """
-    pace = Pace(verb=verb)
+    state = ProgressState(verb=verb)
     how = "none" if session.quiet else session.progress
     if how == "auto":
         how = "bar" if session.err.is_terminal else "lines"
     if how == "none":
-        yield pace.take
+        yield state.take
     elif how == "json":
         yield _Json(session.err)
     elif how == "lines":
-        yield _Lines(pace, session.err)
+        yield _Lines(state, session.err)
     else:
         from rich.live import Live
 
-        bar = _Bar(pace)
+        bar = _Bar(state)
         with Live(bar, console=session.err, transient=True, refresh_per_second=5):
             yield bar

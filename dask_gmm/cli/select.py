@@ -16,13 +16,13 @@ from dask_gmm.cli.options import (
     model_output_options,
     output_options,
 )
-from dask_gmm.cli.outcome import Tally, print_result
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import Compute, DataPlace, SelectionChoice, check_data
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import Selection
 
@@ -64,13 +64,14 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     --max-iter, --max-passes or --max-bytes; it is written all the same.
     """
     from dask_gmm.cli.computing import computing
+    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.outputs import check_fit_output, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import select_gaussian_mixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
     choice = SelectionChoice.take(values)
-    tally = Tally()
+    totals = ReadTotals()
     check_fit_output(output, data, overwrite=overwrite)
     check_data(data, max(choice.components))
     with computing(compute, session), observing(session) as observe:
@@ -78,22 +79,23 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
             data.data,
             **choice.arguments(),
             **data.estimator_arguments(),
-            callbacks=[tally, observe],
+            callbacks=[totals, observe],
         )
         if output is not None:
             save_model(found.best_model, output, data.storage_options, overwrite=overwrite)
-    _report(session, found, tally, data.data, output)
+    _report(session, found, totals, data.data, output)
     return DONE if found.best_model.converged_ else NOT_CONVERGED
 
 
 def _report(
-    session: Session, found: Selection, tally: Tally, data: str, output: str | None
+    session: Session, found: Selection, totals: ReadTotals, data: str, output: str | None
 ) -> None:
     if session.json:
         session.emit(
-            {"command": "select", "data": data, "model": output, **selection_json(found, tally)}
+            {"command": "select", "data": data, "model": output, **selection_json(found, totals)}
         )
         return
+    from dask_gmm.cli.outcome import print_result
     from dask_gmm.cli.tables import how_read, key_values, mixture_table
     from dask_gmm.estimators.attributes import parameters_of
 
@@ -103,12 +105,12 @@ def _report(
         (found.criterion, f"{found.value(best):,.4f}"),
         ("outcome", f"{best.outcome}, start: {best.start}"),
         ("steps", _steps(found)),
-        ("reads", f"{tally.in_words()}, for {len(found.table)} mixtures"),
+        ("reads", f"{totals.in_words()}, for {len(found.table)} mixtures"),
         ("rows", f"{found.n_rows:,}"),
-        ("decoded", how_read(tally.bytes_read, tally.seconds)),
+        ("decoded", how_read(totals.bytes_read, totals.seconds)),
     ]
-    if tally.resubmitted:
-        facts.append(("recovered", f"{tally.resubmitted} units were lost and computed again"))
+    if totals.resubmitted:
+        facts.append(("recovered", f"{totals.resubmitted} units were lost and computed again"))
     if output is not None:
         facts.append(("model", output))
     print_result(
@@ -127,7 +129,7 @@ def _steps(found: Selection) -> str:
     return ", ".join(f"{name} for {count} mixture(s)" for name, count in counts)
 
 
-def selection_json(found: Selection, tally: Tally) -> dict[str, Any]:
+def selection_json(found: Selection, totals: ReadTotals) -> dict[str, Any]:
     """Return the table, and the best with all its numbers."""
     from dask_gmm.cli.tables import mixture_json
     from dask_gmm.estimators.attributes import parameters_of
@@ -139,11 +141,11 @@ def selection_json(found: Selection, tally: Tally) -> dict[str, Any]:
         "outcome": found.best.outcome,
         "table": [asdict(row) for row in found.table],
         "n_rows": found.n_rows,
-        "n_blocks": tally.blocks,
-        "passes": tally.passes,
-        "reads": tally.reads,
-        "bytes_read": tally.bytes_read,
-        "seconds": tally.seconds,
+        "n_blocks": totals.blocks,
+        "passes": totals.passes,
+        "reads": totals.reads,
+        "bytes_read": totals.bytes_read,
+        "seconds": totals.seconds,
         "best": mixture_json(parameters_of(found.best_model)),
     }
 

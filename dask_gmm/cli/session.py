@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["DONE", "FAILED", "NOT_CONVERGED", "Session", "Terminated", "listening", "unhurried"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "NOT_CONVERGED",
+    "Session",
+    "Terminated",
+    "defer_signals",
+    "sigterm_as_exception",
+]
 
 DONE, FAILED, NOT_CONVERGED = 0, 1, 3
 
@@ -112,7 +120,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def listening() -> Iterator[None]:
+def sigterm_as_exception() -> Iterator[None]:
     """Turn SIGTERM into `Terminated` for the length of a run."""
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
@@ -129,7 +137,7 @@ def listening() -> Iterator[None]:
 
 
 @contextmanager
-def unhurried() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Hold back Ctrl-C and SIGTERM while something short must not be cut in half.
 
     The signal is delivered at the end; a second one is delivered at once.

@@ -137,7 +137,7 @@ def simulate(session: Session, /, output: str, **values: Any) -> None:
     is the only limit. The true mixture is saved next to it as a model (points.truth.zarr for
     points.zarr), which 'dask-gmm show --compare' and 'dask-gmm score' understand.
     """
-    from dask_gmm.cli.noise import tame_warnings
+    from dask_gmm.cli.library_messages import one_line_warnings
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.synthetic import Recipe, draw_mixture
     from dask_gmm.cli.tables import key_values, mixture_json, mixture_table
@@ -159,7 +159,7 @@ def simulate(session: Session, /, output: str, **values: Any) -> None:
         overwrite=values["overwrite"],
         threads=values["threads"],
     )
-    with tame_warnings(session):
+    with one_line_warnings(session):
         truth = draw_mixture(recipe)
         job.check()
         with observing(session, "writing") as observe:
@@ -253,7 +253,7 @@ def simulate_store(
     import numpy as np
 
     from dask_gmm.cli.outputs import remove_output
-    from dask_gmm.cli.session import unhurried
+    from dask_gmm.cli.session import defer_signals
     from dask_gmm.cli.synthetic import Rows, write_rows
     from dask_gmm.model_file import save_model
 
@@ -280,7 +280,7 @@ def simulate_store(
             storage_options=options_for(place, job.storage_options) or None,
         )
     except BaseException:
-        with unhurried():
+        with defer_signals():
             for url in written:
                 remove_output(url, job.storage_options)
         raise

@@ -1,7 +1,7 @@
 """Sources that cannot leave their process, inside graphs that may.
 
 Dask pickles every graph, also for a cluster within this process. A source whose data lie in this
-process's memory is pickled as a ticket: in this process the ticket becomes the source again; in
+process's memory is pickled as a token: in this process the token becomes the source again; in
 any other it becomes a sentence that says what to do.
 """
 
@@ -32,9 +32,9 @@ class AnchoredSource:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._ticket = uuid.uuid4().hex
+        self._token = uuid.uuid4().hex
         with _lock:
-            _holders[self._ticket] = self
+            _anchored[self._token] = self
 
     def source(self) -> Source:
         """Return the source."""
@@ -42,25 +42,25 @@ class AnchoredSource:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Until the pickle is read here nobody may hold the graph: a Client.persist, for example,
-        # whose caller has let go of the array. Then the ticket must hold the source.
+        # whose caller has let go of the array. Then the token must hold the source.
         with _lock:
-            _under_way[self._ticket] = self
+            _under_way[self._token] = self
             if len(_under_way) > _MAX_UNDER_WAY:  # pickles that went elsewhere are never redeemed
                 _under_way.pop(next(iter(_under_way)))
         source = self._source
         reason = source.stays_because or "it lies in the memory of the process that opened it."
-        return _redeem, (self._ticket, os.getpid(), source.name, reason)
+        return _unpickle, (self._token, os.getpid(), source.name, reason)
 
 
-class _Elsewhere:
+class _UnreachableSource:
     """What an `AnchoredSource` is in any other process: an error, once somebody needs it."""
 
-    def __init__(self, *ticket: Any) -> None:
-        self._ticket = ticket
+    def __init__(self, *token: Any) -> None:
+        self._token = token
 
     def source(self) -> Source:
         """Raise."""
-        _, _, name, reason = self._ticket
+        _, _, name, reason = self._token
         raise InputError(
             f"A task of another process than the one that opened {name} cannot read it: {reason} "
             f'Or compute there, with .compute(scheduler="threads").'
@@ -68,18 +68,20 @@ class _Elsewhere:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A scheduler passes it on, perhaps to a worker inside the process that has the source.
-        return _redeem, self._ticket
+        return _unpickle, self._token
 
 
 _MAX_UNDER_WAY = 16
 _lock = threading.Lock()
-_holders: weakref.WeakValueDictionary[str, AnchoredSource] = weakref.WeakValueDictionary()
+_anchored: weakref.WeakValueDictionary[str, AnchoredSource] = weakref.WeakValueDictionary()
 _under_way: dict[str, AnchoredSource] = {}
 
 
-def _redeem(ticket: str, process: int, name: str, reason: str) -> AnchoredSource | _Elsewhere:
+def _unpickle(
+    token: str, process: int, name: str, reason: str
+) -> AnchoredSource | _UnreachableSource:
     with _lock:
-        # The holder first: taking it off the list may be what would let it go.
-        holder = _holders.get(ticket) if process == os.getpid() else None
-        _under_way.pop(ticket, None)
-    return _Elsewhere(ticket, process, name, reason) if holder is None else holder
+        # The strong reference first: taking it off the list may be what would let it go.
+        source = _anchored.get(token) if process == os.getpid() else None
+        _under_way.pop(token, None)
+    return _UnreachableSource(token, process, name, reason) if source is None else source

@@ -163,7 +163,7 @@ class CheckedStore(Store):
             raise
         except Exception as error:  # every kind of store has errors of its own
             translated = translate_error(error, self._place(key))
-            if self._probing and is_metadata and was_denied(error):
+            if self._probing and is_metadata and is_access_denied(error):
                 self.denied = translated
                 return None
             raise translated from error
@@ -271,7 +271,7 @@ class CheckedStore(Store):
         return self._store.list_dir(prefix)
 
 
-def was_denied(error: Exception) -> bool:
+def is_access_denied(error: Exception) -> bool:
     """Whether a store refused to answer, as opposed to could not."""
     refusals = {"PermissionDeniedError", "UnauthenticatedError"}
     text = str(error)
@@ -294,7 +294,7 @@ def translate_error(error: Exception, place: str) -> StoreError:
             f"AWS_SECRET_ACCESS_KEY (or your cloud's variables) in this process's environment, "
             f"give its machine a role, or say skip_signature=true for public data."
         )
-    if was_denied(error):
+    if is_access_denied(error):
         return StoreError(
             f"Access to {place} was denied: {reason}. Check the credentials and the role of this "
             f"process (environment variables; profiles in ~/.aws are not read), or say "

@@ -56,10 +56,10 @@ def broken_shard(url: str, key: str, why: str) -> CorruptChunkError:
     )
 
 
-def undecodable_chunk(name: str, culprit: str, error: BaseException) -> CorruptChunkError:
+def undecodable_chunk(name: str, chunk: str, error: BaseException) -> CorruptChunkError:
     """Say that a codec refused a chunk."""
     return CorruptChunkError(
-        f"{name} cannot be decoded: {culprit} is damaged or truncated "
+        f"{name} cannot be decoded: {chunk} is damaged or truncated "
         f"({type(error).__name__}: {first_line(error)}). Write the chunk again, or restore it "
         f"from a copy."
     )

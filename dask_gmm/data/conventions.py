@@ -357,12 +357,12 @@ def _valid_range(
     """Return the least and the largest valid element, and which attributes say so."""
     stated = {key: list(_each(attributes.get(key))) for key in _RANGE_ATTRIBUTES}
     both = stated["valid_range"] if len(stated["valid_range"]) == 2 else [None, None]
-    lows = [*stated["valid_min"], both[0]]
-    highs = [*stated["valid_max"], both[1]]
+    lower = [*stated["valid_min"], both[0]]
+    upper = [*stated["valid_max"], both[1]]
     if dtype.kind == "b":
         return -math.inf, math.inf, ""
-    low = max((_bound(item, dtype, decoded, -1) for item in lows), default=-math.inf)
-    high = min((_bound(item, dtype, decoded, +1) for item in highs), default=math.inf)
+    low = max((_bound(item, dtype, decoded, -1) for item in lower), default=-math.inf)
+    high = min((_bound(item, dtype, decoded, +1) for item in upper), default=math.inf)
     if low == -math.inf and high == math.inf:
         return low, high, ""
     names = " and ".join(repr(key) for key in _RANGE_ATTRIBUTES if stated[key])

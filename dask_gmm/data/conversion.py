@@ -253,7 +253,7 @@ def _refuse_columns(X: Any, schema: Any) -> None:
         for name, dtype in (X.dtypes.items() if _is_pandas(X) else ())
         if getattr(dtype, "kind", "") == "c"
     ]
-    numbers = _numbers_in_disguise(X)
+    numbers = _columns_of_numbers(X)
     if bad and not complexes and set(numbers) == set(bad):
         raise InputError(
             f"A mixture needs plain numbers, but the frame has {_series(bad)}: pass "
@@ -266,7 +266,7 @@ def _refuse_columns(X: Any, schema: Any) -> None:
         )
 
 
-def _numbers_in_disguise(X: Any) -> list[str]:
+def _columns_of_numbers(X: Any) -> list[str]:
     """Columns of numbers that pandas keeps in another form: sparse, or as categories."""
     if not _is_pandas(X):
         return []

@@ -178,14 +178,14 @@ def _product(factors: Sequence[int | None]) -> int | None:
     return product
 
 
-def even_chunks(shape: Sequence[int], budget: int) -> tuple[int, ...]:
-    """Cut `shape` into boxes of at most `budget` positions, whole along the last axes first.
+def even_chunks(shape: Sequence[int], max_positions: int) -> tuple[int, ...]:
+    """Cut `shape` into boxes of at most `max_positions` positions, whole along the last axes first.
 
     Parameters
     ----------
     shape : sequence of int
         Length of each axis.
-    budget : int
+    max_positions : int
         Largest number of positions in a box.
 
     Returns
@@ -194,7 +194,7 @@ def even_chunks(shape: Sequence[int], budget: int) -> tuple[int, ...]:
         Box length along each axis, at least 1.
     """
     chunks = []
-    left = max(1, budget)
+    left = max(1, max_positions)
     for size in reversed(shape):
         chunk = max(1, min(size, left))
         left = max(1, left // chunk)

@@ -53,9 +53,9 @@ _WRITING = (
     "its zip file is open for writing. Close it, and open it with zarr.storage.ZipStore(path, "
     "mode='r')."
 )
-_GONE = "its zip file is not where it was opened. Open it at its new place."
+_ZIP_FILE_MOVED = "its zip file is not where it was opened. Open it at its new place."
 _LARGE = "its store holds more than settings. Write it to a path or an object store and pass that."
-_HARMLESS_HEADERS = frozenset(
+_PUBLIC_HEADERS = frozenset(
     {
         "accept",
         "accept-encoding",
@@ -171,8 +171,8 @@ def _fsspec_url(
     fs: Any = getattr(store.fs, "sync_fs", store.fs)
     protocol = _protocol(fs)
     options = dict(getattr(fs, "storage_options", None) or {})
-    for plumbing in ("asynchronous", "loop", "skip_instance_cache", "use_listings_cache"):
-        options.pop(plumbing, None)
+    for internal_option in ("asynchronous", "loop", "skip_instance_cache", "use_listings_cache"):
+        options.pop(internal_option, None)
     if protocol in {"file", "local"}:
         return store.path, {}
     if protocol in {"memory", "dir", "reference", "zip", "simplecache", "filecache"}:
@@ -225,7 +225,7 @@ def _reason(store: Any) -> str | None:
     if kind is zarr.storage.ZipStore:
         if getattr(store, "_zmode", "r") != "r":
             return _WRITING
-        return None if _is_still_there(store) else _GONE
+        return None if _is_still_there(store) else _ZIP_FILE_MOVED
     if kind in _WRAPPERS:
         return _reason(store._store)
     if kind is zarr.storage.ObjectStore:
@@ -338,10 +338,10 @@ def _secret_in(value: Any, name: str = "") -> str | None:
             return _MAY_HOLD_KEYS
         found = (_secret_in(item, name) for item in value)
     elif isinstance(value, dict):
-        harmless = _HARMLESS_HEADERS if "header" in name else None
+        allowed = _PUBLIC_HEADERS if "header" in name else None
         for key, item in value.items():
             label = str(key).lower()
-            if item is not None and (is_secret_name(label) or label not in (harmless or {label})):
+            if item is not None and (is_secret_name(label) or label not in (allowed or {label})):
                 return _MAY_HOLD_KEYS
         found = (_secret_in(item, str(key).lower()) for key, item in value.items())
     elif hasattr(value, "storage_options") and hasattr(value, "protocol"):

@@ -23,7 +23,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import StorePath
 
-from dask_gmm.data.aside import copy_beside, put_in_place
+from dask_gmm.data.atomic_replace import copy_beside, put_in_place
 from dask_gmm.data.checked_store import first_line, translate_error
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import BlockRef, RegularAxis

@@ -73,8 +73,8 @@ _CLIENT_OPTIONS = frozenset(
 _ALIASES = {"anon": "skip_signature", "endpoint_url": "endpoint"}  # what fsspec calls them
 _BODY_TIMEOUT = "5min"
 _STALL_TIMEOUT = "60s"  # a body that stands still is retried long before that
-_PATIENT: RetryConfig = {"max_retries": 10, "retry_timeout": timedelta(minutes=4)}
-_BRISK: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+_READ_RETRIES: RetryConfig = {"max_retries": 10, "retry_timeout": timedelta(minutes=4)}
+_PROBE_RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _cached_store(spec: StoreSpec, *, read_only: bool) -> Store:
             _stores.clear()
             _owner = os.getpid()
         if key not in _stores:
-            _stores[key] = _build(spec, read_only=read_only, retry=_PATIENT)
+            _stores[key] = _build(spec, read_only=read_only, retry=_READ_RETRIES)
         return _stores[key]
 
 
@@ -199,7 +199,7 @@ def objects_of(spec: StoreSpec) -> LocalFiles | RemoteObjects:
 
 def probe_store(spec: StoreSpec) -> CheckedStore:
     """Return a store for a first look: as `store_for`, but a wrong address fails within seconds."""
-    raw = _build(spec, read_only=True, retry=_BRISK)
+    raw = _build(spec, read_only=True, retry=_PROBE_RETRIES)
     return CheckedStore(raw, spec.url, spec.missing_chunks, probing=True)
 
 

@@ -54,7 +54,7 @@ def _corrupt(
     array: zarr.Array[Any], region: tuple[slice, ...], name: str, error: Exception
 ) -> CorruptChunkError:
     """Find the chunk that does not decode by reading the region's chunks one by one."""
-    culprit = "one of its chunks"
+    chunk = "one of its chunks"
     for place, part in _chunks_within(array.chunks, region):
         try:
             array[part]
@@ -65,9 +65,9 @@ def _corrupt(
             key = array.metadata.encode_chunk_key(
                 tuple(s.start // n for s, n in zip(part, unit, strict=True))
             )
-            culprit, error = f"chunk {place} (key {key!r})", again
+            chunk, error = f"chunk {place} (key {key!r})", again
             break
-    return undecodable_chunk(name, culprit, error)
+    return undecodable_chunk(name, chunk, error)
 
 
 def zarr_transient_bytes(array: zarr.Array[Any], axis: int, sample: tuple[int, ...]) -> int:

@@ -42,7 +42,7 @@ _SECRET = re.compile(
 _SECRET_VALUE = re.compile(
     r"(accountkey|sharedaccess\w*|sig|signature|token|passw(or)?d|pwd)\s*=|^[^\s/@]*:[^\s@]*@", re.I
 )
-_CHAIN = re.compile(
+_CHAINED_URL = re.compile(
     r"^[A-Za-z][\w+.-]*::|^(zip|tar|libarchive)://.*::|::[A-Za-z][\w+.-]*://", re.DOTALL
 )
 _HOST = re.compile(r"([^\s:@?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
@@ -129,7 +129,7 @@ def normalize_url(url: str | os.PathLike[str]) -> str:
     text = os.fspath(url)
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"Expected a path or URL, got {text!r}.")
-    if _CHAIN.search(text):
+    if _CHAINED_URL.search(text):
         raise InputError(
             "A URL that chains protocols (a::b://…) is not taken as such: open it and pass the "
             "array, for example "
@@ -140,7 +140,9 @@ def normalize_url(url: str | os.PathLike[str]) -> str:
         return _local_path(text)
     authority, _, path = text.partition("://")[2].partition("/")
     user, at, host = authority.rpartition("@")
-    shown = f"{scheme}://{host}/{_bare(path)}" if _HOST.fullmatch(host) else f"{scheme}://…"
+    shown = (
+        f"{scheme}://{host}/{_without_query(path)}" if _HOST.fullmatch(host) else f"{scheme}://…"
+    )
     container = scheme in {"abfs", "abfss", "az"} and "." in host and _CONTAINER.fullmatch(user)
     if at and not container:
         raise InputError(f"The URL {shown} has a user name or password before an '@'. {_REMEDY}")
@@ -170,7 +172,7 @@ def _local_path(text: str) -> str:
     return str(Path(text).expanduser().absolute())
 
 
-def _bare(path: str) -> str:
+def _without_query(path: str) -> str:
     """Cut a path before its query: signatures live there."""
     return re.split(r"[?#]", path)[0]
 

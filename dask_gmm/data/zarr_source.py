@@ -128,7 +128,7 @@ class ZarrSource(Source):
         """
         name = join_url(spec.url, path)
         axis_names = _dimension_names(array)
-        remedies = _remedies(array, spec, path, code, made_up=store is not None)
+        remedies = _remedies(array, spec, path, code, synthetic_url=store is not None)
         axis = check_layout(array.shape, feature_axis, name, axis_names, remedies.stored)
         dtype = np.dtype(array.dtype)
         check_dtype(dtype, name, remedies.stored)
@@ -337,12 +337,12 @@ def _dimension_names(array: zarr.Array[Any]) -> tuple[str, ...] | None:
 
 
 def _remedies(
-    array: zarr.Array[Any], spec: StoreSpec, path: str, code: str | None, *, made_up: bool
+    array: zarr.Array[Any], spec: StoreSpec, path: str, code: str | None, *, synthetic_url: bool
 ) -> Remedies:
-    """What messages advise for an array: by its URL, unless that is `made_up` or no directory's."""
+    """What messages advise for an array: by its URL, unless that is made up or no directory's."""
     url = join_url(spec.url, path)
     group, _, name = url.rpartition("/")
-    by_url = not (made_up or spec.pickled or spec.zip_version)
+    by_url = not (synthetic_url or spec.pickled or spec.zip_version)
     if code is None and spec.zip_version:
         zipped = f"zarr.open(zarr.storage.ZipStore({spec.url!r}, mode='r'), mode='r')"
         code = f"{zipped}[{path!r}]" if path else zipped

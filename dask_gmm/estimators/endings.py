@@ -44,25 +44,25 @@ def warn_of_ending(
     kind: type[Warning] = ConvergenceWarning
     if best.outcome is Outcome.COLLAPSED:
         kind = CollapsedComponentWarning
-        said = (
+        message = (
             f"The {what} stopped after {best.n_iter} iterations and keeps the parameters "
             f"before the last one. {best.error}"
         )
     elif best.outcome in (Outcome.MAX_PASSES, Outcome.MAX_BYTES):
         budget = best.outcome.value
-        said = (
+        message = (
             f"The {what} stopped after {len(report.history)} passes because of "
             f"{budget}={getattr(settings, budget):,}, before it converged. Raise it, or raise tol; "
             f"remaining_gain_ says how far the optimum may be."
         )
     elif best.outcome is not Outcome.CONVERGED and settings.max_iter > 0:
-        said = (
+        message = (
             "Best performing initialization did not converge. Try different init parameters, "
             "or increase max_iter, tol, or check for degenerate data."
         )
     else:
         return
-    warnings.warn(said, kind, stacklevel=stacklevel)
+    warnings.warn(message, kind, stacklevel=stacklevel)
 
 
 def warn_of_rounded_integers(report: FitReport, dtype: DTypeLike, stacklevel: int = 5) -> None:

@@ -15,7 +15,7 @@ from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import keeping_features, open_input
 from dask_gmm.execution import choose_backend
-from dask_gmm.execution.pinned import cache_budget
+from dask_gmm.execution.pinned import cache_size
 from dask_gmm.fitting.collapse import ON_COLLAPSE
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.fit import FitReport, fit_mixture
@@ -352,7 +352,7 @@ class GaussianMixture(FittedMixture):
             init_size=None if isinstance(self.init_size, str) else self.init_size,
             kernel=self.kernel,
             given=given,
-            cache=cache_budget(self.cache),
+            cache=cache_size(self.cache),
             on_collapse=self.on_collapse,
             acceleration=self.acceleration,
             stopping=self.stopping,

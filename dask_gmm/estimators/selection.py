@@ -14,7 +14,7 @@ from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.estimators.selection_table import Selection, row_of
 from dask_gmm.execution import choose_backend
-from dask_gmm.execution.pinned import cache_budget
+from dask_gmm.execution.pinned import cache_size
 from dask_gmm.fitting.contest import CRITERIA
 from dask_gmm.fitting.fit import FitReport
 from dask_gmm.fitting.grid_starts import GridPoint
@@ -238,7 +238,7 @@ def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
         init_size=None if isinstance(model.init_size, str) else model.init_size,
         kernel=model.kernel,
         given=GivenParameters(),
-        cache=cache_budget(model.cache),
+        cache=cache_size(model.cache),
         on_collapse=model.on_collapse,
         acceleration=model.acceleration,
         stopping=model.stopping,

@@ -144,7 +144,7 @@ class ProgressReporter:
         self._rows_total = plan.n_rows if on_progress is not None else None
         self._interval = interval
         self._heartbeat = heartbeat
-        self._started = self._told = time.perf_counter()
+        self._started = self._reported = time.perf_counter()
         self._last = (0, 0, 0)
 
     @property
@@ -157,10 +157,10 @@ class ProgressReporter:
         if self._on_progress is None:
             return
         now = time.perf_counter()
-        waited = now - self._told
+        waited = now - self._reported
         if not final and waited < (self._interval if counts != self._last else self._heartbeat):
             return
-        self._told, self._last = now, counts
+        self._reported, self._last = now, counts
         blocks, rows, bytes_read = counts
         self._on_progress(
             PassProgress(

@@ -33,18 +33,18 @@ def check_persisted(source: Source, client: Any = None) -> None:
         return
     here = None if client is None else _address(client)
     for future in source.futures():
-        home = _address(future.client)
-        if home is None or future.cancelled():
+        cluster = _address(future.client)
+        if cluster is None or future.cancelled():
             raise InputError(
                 f"{name} was persisted on a Dask cluster that no longer has its blocks (its "
                 f"client was closed or restarted, or they were cancelled): make the collection "
                 f"again from where its data are stored."
             )
-        if home != here:
+        if cluster != here:
             where = "in this process" if here is None else f"on the one at {here}"
             raise InputError(
-                f"{name} was persisted on the Dask cluster at {home}, but this is to run "
-                f"{where}, where its blocks are out of reach: make the client of {home} the "
+                f"{name} was persisted on the Dask cluster at {cluster}, but this is to run "
+                f"{where}, where its blocks are out of reach: make the client of {cluster} the "
                 f'current one (with client.as_current(), and no scheduler="threads"), or pass the '
                 f"collection as it was before persist()."
             )

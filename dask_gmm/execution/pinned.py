@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CacheSpec",
     "PinnedBlocks",
-    "automatic_budget",
-    "cache_budget",
+    "automatic_cache_size",
+    "cache_size",
     "pinned_blocks",
     "pinned_bytes",
     "unpin",
@@ -60,15 +60,15 @@ class CacheSpec:
     ----------
     token : str
         Names the fit; blocks of another token are never used.
-    budget : int or None
-        Bytes per process; None leaves it to `automatic_budget`.
+    size : int or None
+        Bytes per process; None leaves it to `automatic_cache_size`.
     """
 
     token: str
-    budget: int | None = None
+    size: int | None = None
 
 
-def cache_budget(value: Any) -> int | None:
+def cache_size(value: Any) -> int | None:
     """Return the bytes that a `cache` parameter asks for, None for "auto".
 
     Parameters
@@ -99,7 +99,7 @@ def cache_budget(value: Any) -> int | None:
     return size
 
 
-def automatic_budget(limit: int, needed: int) -> int:
+def automatic_cache_size(limit: int, needed: int) -> int:
     """Return the bytes to pin in a process where nobody has said how many.
 
     Parameters
@@ -118,7 +118,7 @@ class PinnedBlocks:
     Parameters
     ----------
     token : str
-    budget : int
+    capacity : int
         Most bytes to keep.
     resident_limit : int, optional
         Nothing more is pinned once the process is larger than this.
@@ -129,10 +129,10 @@ class PinnedBlocks:
         Memory for the blocks that are read again, which tasks of the fit leave to each other.
     """
 
-    def __init__(self, token: str, budget: int, resident_limit: int | None = None) -> None:
+    def __init__(self, token: str, capacity: int, resident_limit: int | None = None) -> None:
         self.token = token
         self.spare = SpareBuffers()
-        self._budget = budget
+        self._capacity = capacity
         self._resident_limit = resident_limit
         self._lock = threading.Lock()
         self._rows: dict[int, Rows] = {}
@@ -156,12 +156,12 @@ class PinnedBlocks:
     def reserve(self, nbytes: int) -> bool:
         """Take room for a block before it is read; `keep` or `release` must follow a yes."""
         with self._lock:
-            if not self._open or self._bytes + nbytes > self._budget:
+            if not self._open or self._bytes + nbytes > self._capacity:
                 return False
             if self._resident_limit is not None and self._bytes >= self._look_at:
                 self._look_at = self._bytes + LOOK_BYTES
                 if psutil.Process().memory_info().rss + nbytes > self._resident_limit:
-                    self._budget = self._bytes  # for good: what is pinned stays a fixed share
+                    self._capacity = self._bytes  # for good: what is pinned stays a fixed share
                     return False
             self._bytes += nbytes
             return True
@@ -212,7 +212,7 @@ def _owned(array: NDArray[Any]) -> NDArray[Any]:
     return mine
 
 
-class _Shelf:
+class _ProcessCache:
     """The place for one fit's blocks in this process."""
 
     def __init__(self) -> None:
@@ -229,12 +229,14 @@ class _Shelf:
             if spec.token in self._ended:
                 return None
             self._retire()
-            if spec.budget is not None:
-                self._current = PinnedBlocks(spec.token, spec.budget)
+            if spec.size is not None:
+                self._current = PinnedBlocks(spec.token, spec.size)
             else:
-                budget = automatic_budget(available_memory() if limit is None else limit, needed)
+                capacity = automatic_cache_size(
+                    available_memory() if limit is None else limit, needed
+                )
                 stop = int(STOP_SHARE * (machine_memory() if limit is None else limit))
-                self._current = PinnedBlocks(spec.token, budget, stop)
+                self._current = PinnedBlocks(spec.token, capacity, stop)
             return self._current
 
     def close(self, token: str) -> None:
@@ -255,7 +257,7 @@ class _Shelf:
             self._current = None
 
 
-_SHELF = _Shelf()
+_PROCESS_CACHE = _ProcessCache()
 
 
 def pinned_blocks(spec: CacheSpec, *, needed: int, limit: int | None = None) -> PinnedBlocks | None:
@@ -277,14 +279,14 @@ def pinned_blocks(spec: CacheSpec, *, needed: int, limit: int | None = None) -> 
     PinnedBlocks or None
         None when the fit has ended, or has made place for a later one.
     """
-    return _SHELF.open(spec, needed, limit)
+    return _PROCESS_CACHE.open(spec, needed, limit)
 
 
 def unpin(token: str) -> None:
     """Let go of a fit's blocks; they cannot come back."""
-    _SHELF.close(token)
+    _PROCESS_CACHE.close(token)
 
 
 def pinned_bytes() -> int:
     """Return the bytes that this process has pinned."""
-    return _SHELF.nbytes()
+    return _PROCESS_CACHE.nbytes()

@@ -260,9 +260,9 @@ def process_memory(plan: Plan, job: BlockJob[Any], n_threads: int) -> int:
 
 def _pinned(plan: Plan) -> int:
     """Return the bytes that a process pins because the user says so; never more than the data."""
-    if plan.cache is None or plan.cache.budget is None:
+    if plan.cache is None or plan.cache.size is None:
         return 0
-    return min(plan.cache.budget, plan.n_positions * plan.source.block_bytes)
+    return min(plan.cache.size, plan.n_positions * plan.source.block_bytes)
 
 
 def _mb(size: float) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import Source
     from dask_gmm.fitting.events import Event, PassFinished
+    from dask_gmm.fitting.settings import FitSettings
 
 __all__ = ["Budget"]
 
@@ -40,6 +41,11 @@ class Budget:
     max_bytes: int | None
     start_reads: int = 0
     start_bytes: int = 0
+
+    @classmethod
+    def of(cls, settings: FitSettings, source: Source, start_reads: int) -> Budget:
+        """What these settings allow."""
+        return cls(source, settings.max_passes, settings.max_bytes, start_reads)
 
     def take(self, event: Event) -> None:
         """Count what has been read before the first pass; an observer."""

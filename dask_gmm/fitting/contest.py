@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
-__all__ = ["CRITERIA", "Board", "Contestant", "Judged", "best_contestant"]
+__all__ = ["CRITERIA", "Contestant", "Judged", "Scoreboard", "best_contestant"]
 
 CRITERIA = ("bic", "aic", "icl", "heldout")
 
 #: A contestant may still gain this many times what it seems to have left.
-OPTIMISM = 100.0
+GAIN_MARGIN = 100.0
 #: Passes whose largest gain counts; nobody drops out by its gains before it has made as many.
-PATIENCE = 3
+GAINS_COMPARED = 3
 #: Estimates of the remaining gain of which the largest counts, where there are as many.
 ESTIMATES = 2
 #: Nats per row by which only a mended mixture falls below the one before.
@@ -117,7 +117,7 @@ class Judged:
 
 
 @dataclass
-class Board:
+class Scoreboard:
     """What all contestants can see.
 
     Attributes
@@ -192,7 +192,7 @@ class Contestant:
     ----------
     point : GridPoint
     inner : PlainEM or VerifiedEM
-    board : Board
+    scoreboard : Scoreboard
     origins : sequence of str
         Where each of its starts comes from.
 
@@ -214,7 +214,7 @@ class Contestant:
         self,
         point: GridPoint,
         inner: PlainEM | VerifiedEM,
-        board: Board,
+        scoreboard: Scoreboard,
         origins: Sequence[str],
     ) -> None:
         self.point = point
@@ -224,7 +224,7 @@ class Contestant:
         self.origin = origins[0]
         self.passes = 0
         self.seconds = 0.0
-        self._board = board
+        self._scoreboard = scoreboard
         self._origins = tuple(origins)
         self._proposed: tuple[Candidate, ...] = ()
         self._end_at: MixtureParameters | None = None
@@ -232,7 +232,7 @@ class Contestant:
             self._end_at = inner.finish().parameters
         self._gains: list[float] = []
         self._estimates: list[float] = []
-        board.enter(self)
+        scoreboard.enter(self)
 
     def propose(self) -> tuple[Candidate, ...]:
         """What the inner strategy wants, or the place where it has ended."""
@@ -245,9 +245,9 @@ class Contestant:
     def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
         """Note what the pass says; go on, end, or drop out."""
         self.passes += 1
-        self.seconds += self._board.share * len(statistics)
+        self.seconds += self._scoreboard.share * len(statistics)
         seen = [
-            Judged.of(candidate.parameters, found, self._board.n_effective)
+            Judged.of(candidate.parameters, found, self._scoreboard.n_effective)
             for candidate, found in zip(self._proposed, statistics, strict=True)
         ]
         if self._end_at is not None:
@@ -257,10 +257,10 @@ class Contestant:
         if self.judged is None:
             best = max(range(len(seen)), key=lambda i: seen[i].criteria.log_likelihood)
             self.origin = self._origins[best]
-            self._stand(seen[best])
+            self._move_to(seen[best])
         self.inner.judge(statistics)
         self._advance(seen)
-        self._board.judged()
+        self._scoreboard.judged()
         if self.inner.outcome is not None:
             self._arrive(seen)
         elif self._dominated():
@@ -288,15 +288,15 @@ class Contestant:
     def _advance(self, seen: Sequence[Judged]) -> None:
         """Move to what the inner strategy has accepted of the pass, if anything."""
         if not isinstance(self.inner, VerifiedEM):
-            self._stand(seen[0])
+            self._move_to(seen[0])
             return
         for judged in seen:
-            if judged.parameters is self.inner.stands_at:
+            if judged.parameters is self.inner.accepted_parameters:
                 left = self.inner.remaining_gain
-                self._stand(judged)
+                self._move_to(judged)
                 self._estimates.append(np.inf if left is None else left)
 
-    def _stand(self, judged: Judged) -> None:
+    def _move_to(self, judged: Judged) -> None:
         before, self.judged = self.judged, judged
         if before is None:
             self._gains.append(np.inf)
@@ -304,7 +304,7 @@ class Contestant:
             gain = judged.criteria.log_likelihood - before.criteria.log_likelihood
             if gain < -_FALL * judged.criteria.n_effective:
                 self._gains, self._estimates = [np.inf], []
-                self._board.lost()
+                self._scoreboard.lost()
             else:
                 self._gains.append(max(gain, 0.0))
 
@@ -314,7 +314,8 @@ class Contestant:
         assert self.judged is not None
         place = self.inner.finish().parameters
         if isinstance(self.inner, VerifiedEM) and self.inner.outcome is not Outcome.COLLAPSED:
-            place = place if self.inner.stands_at is None else self.inner.stands_at
+            accepted = self.inner.accepted_parameters
+            place = place if accepted is None else accepted
         for judged in (self.judged, *seen):
             if judged.parameters is place:
                 self._end(judged, self.inner.outcome)
@@ -323,8 +324,8 @@ class Contestant:
 
     def _dominated(self) -> bool:
         assert self.judged is not None
-        hope = OPTIMISM * self._left()
-        return self.judged.optimistic(self._board.criterion, hope) > self._board.best
+        gain = GAIN_MARGIN * self._left()
+        return self.judged.optimistic(self._scoreboard.criterion, gain) > self._scoreboard.best
 
     def _left(self) -> float:
         """Nats that it seems to have left to gain; infinite while nobody can say."""
@@ -332,14 +333,14 @@ class Contestant:
         estimates = self._estimates[-ESTIMATES:]
         if max(estimates, default=np.inf) < np.inf:
             return self.judged.criteria.n_effective * max(estimates)
-        gains = self._gains[-PATIENCE:]
-        return max(gains) if len(gains) == PATIENCE else np.inf
+        gains = self._gains[-GAINS_COMPARED:]
+        return max(gains) if len(gains) == GAINS_COMPARED else np.inf
 
     def _end(self, judged: Judged, outcome: Outcome) -> None:
         self.judged, self.outcome = judged, outcome
         if outcome is Outcome.COLLAPSED:
-            self._board.lost()
-        self._board.ended(self)
+            self._scoreboard.lost()
+        self._scoreboard.ended(self)
 
 
 def best_contestant(contestants: Sequence[Contestant]) -> Contestant:

@@ -15,8 +15,7 @@ from dask_gmm.execution.plan import plan_pass
 from dask_gmm.fitting.budget import Budget
 from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.fitting.events import FitFinished, FitStarted, PassJudged
-from dask_gmm.fitting.fit_starts import begin, check_row_count, draws_places, fit_sample_of
-from dask_gmm.fitting.kmeans_parallel import READS
+from dask_gmm.fitting.fit_starts import begin, check_row_count, fit_sample_of, start_reads
 from dask_gmm.fitting.loop import FitResult, best_result, run
 from dask_gmm.fitting.passes import Evaluator
 
@@ -87,8 +86,7 @@ def fit_mixture(
     """
     begun = time.perf_counter()
 
-    reads = READS if draws_places(settings, warm) else 0
-    budget = Budget(source, settings.max_passes, settings.max_bytes, reads)
+    budget = Budget.of(settings, source, start_reads(settings, warm))
 
     def notify(event: Event) -> None:
         budget.take(event)
@@ -125,15 +123,15 @@ def fit_mixture(
             plan, backend, settings, random_state, notify, warm, acceleration, sample
         )
         evaluator = Evaluator(backend, plan, settings.kernel, observers)
-        judged = _Judged(strategies, notify)
+        reporter = _JudgementReporter(strategies, notify)
 
         def evaluate(candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
-            judged.tell()
+            reporter.report()
             return evaluator.evaluate(candidates)
 
         with single_threaded_blas():  # once for all passes: taking the guard costs milliseconds
             results = run(strategies, evaluate, lambda: budget.spent(evaluator.history))
-    judged.tell()
+    reporter.report()
     best = best_result(results)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components)
@@ -151,22 +149,22 @@ def fit_mixture(
     return FitReport(best, tuple(history), evaluator.n_rows, seconds, acceleration)
 
 
-class _Judged:
+class _JudgementReporter:
     """Tells what the strategies have made of the last pass; all take part from the first on."""
 
     def __init__(self, strategies: Sequence[Fitting], notify: Observer) -> None:
         self._strategies = strategies
         self._notify = notify
-        self._told = 0
+        self._reported = 0
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Notify once of each pass that has been judged."""
-        lists = [s.judgements for s in self._strategies if len(s.judgements) > self._told]
+        lists = [s.judgements for s in self._strategies if len(s.judgements) > self._reported]
         if not lists:
             return
-        latest = [judgements[self._told] for judgements in lists]
-        self._told += 1
-        self._notify(PassJudged(self._told, max(latest, key=lambda j: j.objective)))
+        latest = [judgements[self._reported] for judgements in lists]
+        self._reported += 1
+        self._notify(PassJudged(self._reported, max(latest, key=lambda j: j.objective)))
 
 
 @contextmanager

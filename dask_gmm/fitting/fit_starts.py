@@ -15,7 +15,7 @@ from dask_gmm.execution.machine import single_threaded_blas, single_threaded_ope
 from dask_gmm.execution.plan import plan_pass
 from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
-from dask_gmm.fitting.kmeans_parallel import draw_places
+from dask_gmm.fitting.kmeans_parallel import READS, draw_places
 from dask_gmm.fitting.sampling import automatic_size, draw_sample, sample_blocks
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
 from dask_gmm.fitting.strategies import choose_acceleration, make_strategies
@@ -37,8 +37,8 @@ __all__ = [
     "SAMPLE_STARTS",
     "begin",
     "check_row_count",
-    "draws_places",
     "fit_sample_of",
+    "start_reads",
     "starting_sample",
 ]
 
@@ -60,10 +60,10 @@ def check_row_count(n_rows: int | None, n_components: int) -> None:
         )
 
 
-def draws_places(settings: FitSettings, warm: WarmStart | None) -> bool:
-    """Whether the start is drawn from all rows, which takes reads of its own."""
+def start_reads(settings: FitSettings, warm: WarmStart | None = None) -> int:
+    """Reads of all rows that the start takes: some if it is drawn from them all, else none."""
     computed = warm is None and not settings.given.complete
-    return computed and settings.init_params == "k-means||"
+    return READS if computed and settings.init_params == "k-means||" else 0
 
 
 def fit_sample_of(
@@ -123,7 +123,7 @@ def begin(
     with single_threaded_blas(), single_threaded_openmp():
         if warm is not None:
             starts = [warm.parameters]
-        elif draws_places(settings, warm):
+        elif start_reads(settings, warm):
             starts = _drawn_starts(plan, backend, settings, random_state, notify, sample)
         else:
             starts = _starts(sample, settings, random_state, acceleration)
@@ -217,11 +217,11 @@ def starting_sample(
             seconds=result.seconds,
         )
     )
-    _warn_of_hidden(sample, reg_covar)
+    _warn_of_small_features(sample, reg_covar)
     return sample
 
 
-def _warn_of_hidden(sample: Sample, reg_covar: float) -> None:
+def _warn_of_small_features(sample: Sample, reg_covar: float) -> None:
     """Say so where all the scatter of a feature is less than what is added to its variances."""
     hidden = sample.below(reg_covar**0.5)
     if not hidden:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dask_gmm.fitting.budget import Budget
-    from dask_gmm.fitting.contest import Board
+    from dask_gmm.fitting.contest import Scoreboard
     from dask_gmm.fitting.passes import Evaluator
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.statistics import SufficientStatistics
@@ -46,13 +46,13 @@ class GridReads:
     Parameters
     ----------
     evaluator : Evaluator
-    board : Board
+    scoreboard : Scoreboard
     budget : Budget
     """
 
-    def __init__(self, evaluator: Evaluator, board: Board, budget: Budget) -> None:
+    def __init__(self, evaluator: Evaluator, scoreboard: Scoreboard, budget: Budget) -> None:
         self._evaluator = evaluator
-        self._board = board
+        self._scoreboard = scoreboard
         self._budget = budget
         self._too_much = np.inf
         self._turn: Sequence[Candidate] = ()
@@ -69,7 +69,7 @@ class GridReads:
         self._turn = candidates
         self._check_budget(self._reads(candidates))
         found = self._read(candidates)
-        self._board.turn((time.perf_counter() - begun) / len(candidates))
+        self._scoreboard.turn((time.perf_counter() - begun) / len(candidates))
         return found
 
     def _read(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
@@ -81,7 +81,7 @@ class GridReads:
                 if len(candidates) == 1:
                     raise
                 self._too_much = self._size(candidates)
-                self._board.notify(PassSplit(len(candidates)))
+                self._scoreboard.notify(PassSplit(len(candidates)))
         middle = len(candidates) // 2
         return self._read(candidates[:middle]) + self._read(candidates[middle:])
 

@@ -44,7 +44,7 @@ POLISH_ITERATIONS = 50
 #: And the part of the tolerance to which they go: a start is to be compared with others.
 POLISH_TOL = 0.1
 #: Pairs of more components than these take longer to look at than a start is worth.
-MOST_HANDED_DOWN = 128
+MOST_MERGED_FROM = 128
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def grid_starts(
             for point in sorted(mine, key=lambda p: -p.n_components):
                 starts = [(start, settings.init_params) for start in drawn.pop(point)]
                 if larger is not None and found[larger]:
-                    starts += _handed_down(found[larger][0].parameters, point, sample, settings)
+                    starts += _merged_start(found[larger][0].parameters, point, sample, settings)
                 fitted = _fitted if accelerations[point] == "variance-reduced" else _polished
                 found[point] = fitted(starts, sample, settings)
                 larger = point
@@ -155,11 +155,11 @@ def grid_starts(
     return found
 
 
-def _handed_down(
+def _merged_start(
     larger: MixtureParameters, point: GridPoint, sample: SampleRows, settings: FitSettings
 ) -> list[tuple[MixtureParameters, str]]:
     """The start that a larger mixture gives, with its cheapest pairs merged; none if it cannot."""
-    if larger.n_components > MOST_HANDED_DOWN:
+    if larger.n_components > MOST_MERGED_FROM:
         return []
     (statistics,) = get_kernel(settings.kernel).statistics(sample.rows, [Candidate(larger)])
     if statistics.n_components <= point.n_components:  # it has lost components itself

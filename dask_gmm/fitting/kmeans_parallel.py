@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.errors import InputError
-from dask_gmm.fitting.comfortable import exponent_of
 from dask_gmm.fitting.events import StartRead
+from dask_gmm.fitting.kmeans_scaling import exponent_of
 from dask_gmm.fitting.starts import cluster_weighted, spread_out
 from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels.base import check_finite, checked_values

@@ -35,12 +35,12 @@ class SampleProgress:
     done: int = 0
 
     def __post_init__(self) -> None:
-        self._told = time.monotonic()
+        self._notified = time.monotonic()
 
     def advanced(self) -> None:
         """Count one more."""
         self.done += 1
         now = time.monotonic()
-        if now - self._told >= _INTERVAL:
-            self._told = now
+        if now - self._notified >= _INTERVAL:
+            self._notified = now
             self.notify(SampleAdvanced(self.work, self.done, self.total))

@@ -19,15 +19,14 @@ import numpy as np
 from dask_gmm.errors import InputError
 from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.budget import Budget
-from dask_gmm.fitting.contest import Board, Contestant, best_contestant
+from dask_gmm.fitting.contest import Contestant, Scoreboard, best_contestant
 from dask_gmm.fitting.driver_memory import check_grid_memory
 from dask_gmm.fitting.events import Outcome, SelectionFinished, SelectionStarted
 from dask_gmm.fitting.fit import repeated_passes
-from dask_gmm.fitting.fit_starts import check_row_count, draws_places
+from dask_gmm.fitting.fit_starts import check_row_count, start_reads
 from dask_gmm.fitting.grid_reads import BudgetSpentError, GridReads
 from dask_gmm.fitting.grid_sample import choose_accelerations, draw_grid_sample
 from dask_gmm.fitting.holdout import HoldOut, HoldOutEvaluator
-from dask_gmm.fitting.kmeans_parallel import READS
 from dask_gmm.fitting.loop import run
 from dask_gmm.fitting.passes import Evaluator
 
@@ -128,7 +127,7 @@ def select_mixture(
     """
     begun = time.perf_counter()
     fit = settings.fit
-    budget = Budget(source, fit.max_passes, fit.max_bytes, READS if draws_places(fit, None) else 0)
+    budget = Budget.of(fit, source, start_reads(fit))
 
     def notify(event: Event) -> None:
         budget.take(event)
@@ -144,10 +143,10 @@ def select_mixture(
     held_out = _hold_out(settings, random_state)
     sample = draw_grid_sample(source, backend, settings.points, fit, random_state, held_out, notify)
     budget.check()
-    board = Board(settings.criterion, notify, settings.n_effective)
+    scoreboard = Scoreboard(settings.criterion, notify, settings.n_effective)
     with repeated_passes(source, backend, fit) as plan:
         contestants = [
-            Contestant(point, strategy, board, origins)
+            Contestant(point, strategy, scoreboard, origins)
             for point, strategy, origins in sample.begin(plan, backend, random_state, notify)
         ]
         arguments = (backend, plan, fit.kernel, observers)
@@ -157,7 +156,7 @@ def select_mixture(
             else HoldOutEvaluator(*arguments, held_out=held_out)
         )
         with single_threaded_blas():
-            _advance(contestants, GridReads(evaluator, board, budget))
+            _advance(contestants, GridReads(evaluator, scoreboard, budget))
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most)
     results = tuple(_point_result(p, contestants, sample.accelerations[p]) for p in settings.points)

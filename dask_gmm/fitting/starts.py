@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from dask_gmm.errors import InputError
-from dask_gmm.fitting.comfortable import for_k_means, for_k_means_plus_plus
+from dask_gmm.fitting.kmeans_scaling import for_k_means, for_k_means_plus_plus
 from dask_gmm.mixture.covariance import TIED
 from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array

@@ -82,15 +82,15 @@ def factor_variances(variances: Array) -> Array:
     return 1.0 / np.sqrt(variances)
 
 
-def _whose(component: int | None) -> str:
+def _subject(component: int | None) -> str:
     if component is None:
         return "The shared covariance"
     return f"The covariance of component {component}"
 
 
 def _collapsed(component: int | None) -> CollapsedComponentError:
-    return CollapsedComponentError(f"{_COLLAPSED} {_whose(component)} is not positive definite.")
+    return CollapsedComponentError(f"{_COLLAPSED} {_subject(component)} is not positive definite.")
 
 
 def _overflow(component: int | None) -> InputError:
-    return InputError(f"{_whose(component)} is not finite: {_OVERFLOW}")
+    return InputError(f"{_subject(component)} is not finite: {_OVERFLOW}")

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "absorb_component",
-    "cheapest_pair",
     "group_components",
     "merge_components",
     "merge_down",
@@ -124,20 +123,8 @@ def merge_down(
     return statistics
 
 
-def cheapest_pair(statistics: SufficientStatistics, reg_covar: float) -> tuple[int, int]:
-    """The two components whose union costs least by Runnalls's bound; the first of equals.
-
-    Parameters
-    ----------
-    statistics : SufficientStatistics
-        Of at least two components.
-    reg_covar : float
-        As in the M-step.
-    """
-    return _cheapest(_costs(statistics, reg_covar))
-
-
 def _cheapest(costs: npt.NDArray[np.float64]) -> tuple[int, int]:
+    """The two components whose union costs least; the first of equals."""
     i, j = np.unravel_index(int(np.argmin(costs)), costs.shape)
     return (int(i), int(j)) if i < j else (0, 1)  # no union has a covariance: take any
 

@@ -138,21 +138,6 @@ class MixtureParameters:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def ordered(self) -> MixtureParameters:
-        """The same mixture with its components sorted: heaviest first, ties by mean.
-
-        Labels of two fits of the same data can then be compared.
-        """
-        keys = (*self.means.T[::-1], -self.weights)
-        order = np.lexsort(keys)
-        return MixtureParameters(
-            self.family,
-            frozen_array(self.weights[order]),
-            frozen_array(self.means[order]),
-            frozen_array(self.family.take(self.covariances, order)),
-            frozen_array(self.family.take(self.precisions_cholesky, order)),
-        )
-
     def _arrays(self) -> tuple[NDArray[np.float64], ...]:
         return (self.weights, self.means, self.covariances, self.precisions_cholesky)
 

@@ -218,7 +218,7 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float, strategy
     (result,) = run([running], reads)
     seconds = time.perf_counter() - begun
     left = result.remaining_gain
-    end = running.stands_at
+    end = running.accepted_parameters
     return Fit(
         name,
         strategy,

@@ -202,8 +202,8 @@ def main() -> None:
                         flush=True,
                     )
     if arguments.json:
-        told = ("filepath", "version", "architecture")
-        libraries = [{k: i.get(k) for k in told} for i in threadpool_info()]
+        fields = ("filepath", "version", "architecture")
+        libraries = [{k: i.get(k) for k in fields} for i in threadpool_info()]
         record = {"numpy": np.__version__, "libraries": libraries, "results": records}
         json.dump(record, sys.stdout, indent=1)
 

@@ -33,8 +33,8 @@ def timed(turns: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[
     for _ in range(rounds):
         for name, turn in turns.items():
             begun = time.perf_counter()
-            told = turn()
-            seconds[name].append(time.perf_counter() - begun if told is None else told)
+            reported = turn()
+            seconds[name].append(time.perf_counter() - begun if reported is None else reported)
     return seconds
 
 

@@ -39,14 +39,14 @@ def test_fit_prints_the_mixture_and_how_it_went(points: Path, run: Run) -> None:
 
 def test_fit_as_json(points: Path, tmp_path: Path, run: Run) -> None:
     words = ("-k", 3, "--seed", 0, "-o", tmp_path / "m.zarr", "--n-init", 2, "--json")
-    told = json.loads(run("fit", points, *words).stdout)
-    assert told["outcome"] == "converged"
-    assert told["converged"] is True
-    assert np.shape(told["covariances"]) == (3, 3, 3)
-    assert told["n_rows"] == 4000
-    assert told["reads"] == told["passes"] + 1
-    assert told["lower_bounds"][-1] == told["lower_bound"]
-    assert Path(told["model"]).is_dir()
+    printed = json.loads(run("fit", points, *words).stdout)
+    assert printed["outcome"] == "converged"
+    assert printed["converged"] is True
+    assert np.shape(printed["covariances"]) == (3, 3, 3)
+    assert printed["n_rows"] == 4000
+    assert printed["reads"] == printed["passes"] + 1
+    assert printed["lower_bounds"][-1] == printed["lower_bound"]
+    assert Path(printed["model"]).is_dir()
 
 
 def test_a_fit_that_stops_early_says_so(points: Path, tmp_path: Path, run: Run) -> None:
@@ -64,10 +64,10 @@ def test_an_accelerated_fit_says_what_is_left(points: Path, run: Run) -> None:
     assert done.exit_code == 0, done.stderr
     assert re.search(r"about \S+ nats a row below the optimum", done.stdout)
     assert re.search(r"pass 1: start, \S+ nats/row remaining", done.stderr)
-    told = json.loads(run(*words, "--json").stdout)
-    assert told["acceleration"] == "variance-reduced"
-    assert told["history"][0]["kind"] == "start"
-    assert told["history"][-1]["remaining_gain"] == told["remaining_gain"]
+    printed = json.loads(run(*words, "--json").stdout)
+    assert printed["acceleration"] == "variance-reduced"
+    assert printed["history"][0]["kind"] == "start"
+    assert printed["history"][-1]["remaining_gain"] == printed["remaining_gain"]
 
 
 def test_a_budget_of_passes_ends_a_fit(points: Path, run: Run) -> None:
@@ -127,8 +127,8 @@ def test_predict_writes_labels(points: Path, model: Path, tmp_path: Path, run: R
 
 def test_predict_writes_posteriors(points: Path, model: Path, tmp_path: Path, run: Run) -> None:
     words = ("-m", model, "-o", tmp_path / "p.zarr", "--probabilities", "--json")
-    told = json.loads(run("predict", points, *words).stdout)
-    assert told["n_rows"] == 4000
+    printed = json.loads(run("predict", points, *words).stdout)
+    assert printed["n_rows"] == 4000
     posteriors = np.asarray(zarr.open_array(tmp_path / "p.zarr", mode="r")[...])
     np.testing.assert_allclose(posteriors.sum(axis=1), 1.0)
     assert posteriors.shape == (4000, 3)
@@ -147,11 +147,11 @@ def test_an_image_with_its_bands_first(tmp_path: Path, model: Path, run: Run) ->
 def test_score(points: Path, model: Path, run: Run) -> None:
     mixture = GaussianMixture.load(model).to_sklearn()
     rows = np.asarray(zarr.open_array(points)[...])
-    told = json.loads(run("score", points, "-m", model, "--json").stdout)
-    assert told["score"] == pytest.approx(mixture.score(rows), rel=1e-12)
-    assert told["bic"] == pytest.approx(mixture.bic(rows), rel=1e-12)
-    assert told["aic"] == pytest.approx(mixture.aic(rows), rel=1e-12)
-    assert f"{told['score']:.6f}" in run("score", points, "-m", model).stdout
+    printed = json.loads(run("score", points, "-m", model, "--json").stdout)
+    assert printed["score"] == pytest.approx(mixture.score(rows), rel=1e-12)
+    assert printed["bic"] == pytest.approx(mixture.bic(rows), rel=1e-12)
+    assert printed["aic"] == pytest.approx(mixture.aic(rows), rel=1e-12)
+    assert f"{printed['score']:.6f}" in run("score", points, "-m", model).stdout
 
 
 def test_the_fit_scores_at_least_as_high_as_the_truth(points: Path, model: Path, run: Run) -> None:
@@ -165,17 +165,17 @@ def test_the_fit_scores_at_least_as_high_as_the_truth(points: Path, model: Path,
 def test_show(model: Path, run: Run) -> None:
     done = run("show", model)
     assert "3 components in 3 features, full covariance" in done.stdout
-    told = json.loads(run("show", model, "--json").stdout)
-    np.testing.assert_array_equal(told["means"], GaussianMixture.load(model).means_)
-    assert told["fit"]["n_rows"] == 4000
+    printed = json.loads(run("show", model, "--json").stdout)
+    np.testing.assert_array_equal(printed["means"], GaussianMixture.load(model).means_)
+    assert printed["fit"]["n_rows"] == 4000
 
 
 def test_show_beside_the_truth(points: Path, model: Path, run: Run) -> None:
     words = ("show", model, "--compare", points.with_name("points.truth.zarr"))
     assert "truth" in run(*words).stdout
-    told = json.loads(run(*words, "--json").stdout)
-    assert told["largest_mean_error_sigma"] < 0.2
-    pairs = {(pair["component"], pair["other"]) for pair in told["matched"]}
+    printed = json.loads(run(*words, "--json").stdout)
+    assert printed["largest_mean_error_sigma"] < 0.2
+    pairs = {(pair["component"], pair["other"]) for pair in printed["matched"]}
     assert {a for a, _ in pairs} == {b for _, b in pairs} == {0, 1, 2}
 
 
@@ -190,14 +190,14 @@ def test_plan(points: Path, run: Run) -> None:
         "fits.",
     ):
         assert words in done.stdout
-    told = json.loads(run("plan", points, "-k", 3, "--n-init", 4, "--json").stdout)
-    assert told["decoded_bytes"] == 4000 * 3 * 8
-    assert told["reader"] == "direct"
-    assert told["candidates"] == 4
-    assert told["task_bytes"] == sum(told["task_parts"].values())
-    low, high = told["pass_seconds"]
+    printed = json.loads(run("plan", points, "-k", 3, "--n-init", 4, "--json").stdout)
+    assert printed["decoded_bytes"] == 4000 * 3 * 8
+    assert printed["reader"] == "direct"
+    assert printed["candidates"] == 4
+    assert printed["task_bytes"] == sum(printed["task_parts"].values())
+    low, high = printed["pass_seconds"]
     assert 0 < low <= high
-    assert told["refusal"] is None
+    assert printed["refusal"] is None
 
 
 def test_plan_reads_one_block_and_no_more(points: Path, run: Run) -> None:
@@ -238,10 +238,10 @@ def test_the_cache_is_told_of(points: Path, run: Run) -> None:
     done = run("fit", points, *words)
     assert re.search(r"from the cache +\d+% of the passes' blocks", done.stdout)
     assert ", 100% from the cache" in done.stderr
-    told = json.loads(run("fit", points, *words, "--cache", 0, "--json").stdout)
-    assert told["blocks_from_cache"] == 0
-    told = json.loads(run("fit", points, *words, "--cache", "1MB", "--json").stdout)
-    assert told["blocks_from_cache"] == (told["passes"] - 1) * told["n_blocks"]
+    printed = json.loads(run("fit", points, *words, "--cache", 0, "--json").stdout)
+    assert printed["blocks_from_cache"] == 0
+    printed = json.loads(run("fit", points, *words, "--cache", "1MB", "--json").stdout)
+    assert printed["blocks_from_cache"] == (printed["passes"] - 1) * printed["n_blocks"]
 
 
 def test_plan_shows_what_the_cache_keeps(points: Path, run: Run) -> None:

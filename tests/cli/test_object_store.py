@@ -37,13 +37,13 @@ def test_a_bucket(
         ("show", fitted),
         ("fit", data, "-k", 3, "-o", tmp_path / "local.zarr"),
     ]
-    told = {}
+    printed = {}
     for line in lines:
         done = run(*line, *where, "--json", "-q")
         assert done.exit_code == 0, done.stderr
-        told[line[0], line[1]] = json.loads(done.stdout)
+        printed[line[0], line[1]] = json.loads(done.stdout)
     local = json.loads(run("show", model, "--json").stdout)
-    assert told["show", fitted]["means"] == local["means"], "the same rows, the same bits"
+    assert printed["show", fitted]["means"] == local["means"], "the same rows, the same bits"
     for line in (lines[0], lines[2], lines[3]):
         again = run(*line, *where, "-q")
         assert again.exit_code == 1

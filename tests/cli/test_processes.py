@@ -164,9 +164,9 @@ def test_local_workers_find_the_same_bits(points: Path, tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert lines[0] == "starting 1 local worker(s) …"
     assert all(re.match(r"sample: |start by |pass \d+: ", line) for line in lines[1:]), done.stderr
-    told = log.read_text()
-    assert "distributed.scheduler" in told
-    assert "distributed.worker" in told
+    logged = log.read_text()
+    assert "distributed.scheduler" in logged
+    assert "distributed.worker" in logged
 
 
 def on_a_terminal(*words: object) -> tuple[int, str]:
@@ -211,10 +211,10 @@ TINY = ("demo", "--size", "8MB", "--workers", 1, "-k", 3, "-d", 3)
 def test_a_tiny_demo(tmp_path: Path) -> None:
     done = program(*TINY, "--directory", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["fit"]["converged"] is True
-    assert told["comparison"]["largest_mean_error_sigma"] < 0.05
-    assert 50e6 < told["peak_worker_bytes"] < told["memory_limit"]
+    printed = json.loads(done.stdout)
+    assert printed["fit"]["converged"] is True
+    assert printed["comparison"]["largest_mean_error_sigma"] < 0.05
+    assert 50e6 < printed["peak_worker_bytes"] < printed["memory_limit"]
     assert list(tmp_path.iterdir()) == [], "it cleans up"
 
 
@@ -239,10 +239,10 @@ def test_the_demo_as_it_is(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["store_over_memory"] >= 3
-    assert told["peak_worker_bytes"] < told["memory_limit"]
-    assert told["comparison"]["largest_mean_error_sigma"] < 0.01
+    printed = json.loads(done.stdout)
+    assert printed["store_over_memory"] >= 3
+    assert printed["peak_worker_bytes"] < printed["memory_limit"]
+    assert printed["comparison"]["largest_mean_error_sigma"] < 0.01
     assert time.monotonic() - begun < 200
     assert list(tmp_path.iterdir()) == []
 

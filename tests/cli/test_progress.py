@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dask_gmm.cli.progress import Pace, _Bar, _Lines, observing
+from dask_gmm.cli.progress import ProgressState, _Bar, _Lines, observing
 from dask_gmm.cli.session import Session
 from dask_gmm.execution.backend import PassProgress
 from dask_gmm.fitting.events import (
@@ -40,27 +40,27 @@ def finished(number: int, *bounds: float, seconds: float = 2.0) -> PassFinished:
     return PassFinished(number, bounds, 1000, 10, 16_000, seconds, 4, 0)
 
 
-def fit(bounds: list[float], tol: float, max_iter: int = 100) -> Pace:
+def fit(bounds: list[float], tol: float, max_iter: int = 100) -> ProgressState:
     """A fit that is in the pass after those bounds."""
-    pace = Pace()
-    pace.take(started(tol, max_iter))
+    state = ProgressState()
+    state.take(started(tol, max_iter))
     for number, bound in enumerate(bounds, 1):
-        pace.take(PassStarted(number, 1))
-        pace.take(finished(number, bound))
-    pace.take(PassStarted(len(bounds) + 1, 1))
-    return pace
+        state.take(PassStarted(number, 1))
+        state.take(finished(number, bound))
+    state.take(PassStarted(len(bounds) + 1, 1))
+    return state
 
 
 def test_time_left_of_a_pass_is_proportional() -> None:
-    pace = Pace()
-    pace.take(started())
-    pace.take(PassStarted(1, 1))
-    assert pace.seconds_left() is None
-    pace.take(advanced(1, 4, 2.0))
-    assert pace.seconds_left() == pytest.approx(3.0)
-    assert pace.rates() == (200.0, 3200.0)
-    pace.take(advanced(1, 10, 5.0))
-    assert pace.seconds_left() is None
+    state = ProgressState()
+    state.take(started())
+    state.take(PassStarted(1, 1))
+    assert state.seconds_left() is None
+    state.take(advanced(1, 4, 2.0))
+    assert state.seconds_left() == pytest.approx(3.0)
+    assert state.rates() == (200.0, 3200.0)
+    state.take(advanced(1, 10, 5.0))
+    assert state.seconds_left() is None
 
 
 def test_a_new_pass_is_expected_to_take_as_long_as_the_last() -> None:
@@ -72,15 +72,15 @@ def test_passes_left_follow_the_rate_of_convergence() -> None:
     bounds = [-3.0]
     for change in (8e-3, 4e-3, 2e-3, 1e-3):
         bounds.append(bounds[-1] + change)
-    pace = fit(bounds, 1e-5)
-    assert pace.passes_left() == 6, "seven, one of which is running"
-    assert pace.fit_seconds_left() == pytest.approx(14.0)
+    state = fit(bounds, 1e-5)
+    assert state.passes_left() == 6, "seven, one of which is running"
+    assert state.fit_seconds_left() == pytest.approx(14.0)
 
 
 def test_the_guess_is_bounded_by_max_iter() -> None:
     bounds = [-3.0, -2.9, -2.81, -2.729, -2.6561]
-    pace = fit(bounds, 1e-9, max_iter=8)
-    assert pace.passes_left() == 2
+    state = fit(bounds, 1e-9, max_iter=8)
+    assert state.passes_left() == 2
 
 
 @pytest.mark.parametrize(
@@ -92,21 +92,21 @@ def test_the_guess_is_bounded_by_max_iter() -> None:
     ],
 )
 def test_without_a_ground_nothing_is_promised(bounds: list[float]) -> None:
-    pace = fit(bounds, 1e-5)
-    assert pace.passes_left() is None
-    assert pace.fit_seconds_left() is None
+    state = fit(bounds, 1e-5)
+    assert state.passes_left() is None
+    assert state.fit_seconds_left() is None
     assert fit([-3, -2, -1.5, -1.25, -1.125], 0.0).passes_left() is None
 
 
 def test_restarts_that_drop_out_begin_a_new_series() -> None:
-    pace = Pace()
-    pace.take(started())
+    state = ProgressState()
+    state.take(started())
     for number in range(1, 6):
-        pace.take(PassStarted(number, 2))
-        pace.take(finished(number, -3.0 - number, -2.0 - 2.0**-number))
-    pace.take(PassStarted(6, 1))
-    assert pace.passes_left() is None
-    assert pace.bounds[-1] == -2.0 - 2.0**-5
+        state.take(PassStarted(number, 2))
+        state.take(finished(number, -3.0 - number, -2.0 - 2.0**-number))
+    state.take(PassStarted(6, 1))
+    assert state.passes_left() is None
+    assert state.bounds[-1] == -2.0 - 2.0**-5
 
 
 def test_the_bar_fits_its_terminal() -> None:
@@ -125,7 +125,7 @@ def test_the_bar_fits_its_terminal() -> None:
 
 
 def test_the_bar_before_the_first_pass() -> None:
-    bar = _Bar(Pace())
+    bar = _Bar(ProgressState())
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, color_system=None)
     bar(started())
@@ -135,7 +135,7 @@ def test_the_bar_before_the_first_pass() -> None:
 
 def test_lines() -> None:
     out = io.StringIO()
-    lines = _Lines(Pace(), Console(file=out, width=200))
+    lines = _Lines(ProgressState(), Console(file=out, width=200))
     events: list[Any] = [
         started(),
         SampleDrawn(100, False, 5, 800, 0.5),
@@ -157,12 +157,12 @@ def test_lines() -> None:
 
 
 def test_what_remains_is_told_and_no_passes_are_guessed() -> None:
-    pace = fit([-3.0, -2.2, -1.8, -1.6, -1.5], 1e-5)
-    assert pace.passes_left() is not None
-    pace.take(PassJudged(5, Judgement(StepKind.ACCEPTED, -1.5, 2.5e-4)))
-    assert pace.passes_left() is None
+    state = fit([-3.0, -2.2, -1.8, -1.6, -1.5], 1e-5)
+    assert state.passes_left() is not None
+    state.take(PassJudged(5, Judgement(StepKind.ACCEPTED, -1.5, 2.5e-4)))
+    assert state.passes_left() is None
     out = io.StringIO()
-    _Lines(pace, Console(file=out, width=200))(
+    _Lines(state, Console(file=out, width=200))(
         PassJudged(6, Judgement(StepKind.REJECTED, -1.6, 2.5e-4))
     )
     assert out.getvalue() == "pass 6: rejected, 2.5e-04 nats/row remaining\n"
@@ -171,7 +171,7 @@ def test_what_remains_is_told_and_no_passes_are_guessed() -> None:
 def test_a_long_pass_gets_lines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dask_gmm.cli.progress.LINE_EVERY", 0.0)
     out = io.StringIO()
-    lines = _Lines(Pace(), Console(file=out, width=200))
+    lines = _Lines(ProgressState(), Console(file=out, width=200))
     lines(PassStarted(1, 1))
     lines(advanced(1, 4, 2.0))
     assert "pass 1: 4 of 10 blocks, 2.0 s, 200 rows/s, 3.20 kB/s, 3.0 s left" in out.getvalue()

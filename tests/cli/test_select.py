@@ -20,12 +20,12 @@ def test_select_finds_what_the_library_finds(points: Path, tmp_path: Path, run: 
     words = ("-k", "2:4", "--covariance", "full", "--covariance", "diag", "--seed", 0)
     done = run("select", points, *words, "-o", tmp_path / "best.zarr", "--json")
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
+    printed = json.loads(done.stdout)
     theirs = select_gaussian_mixture(points, (2, 3, 4), random_state=0)
-    assert told["best_n_components"] == theirs.best_n_components == 3
-    assert told["best_covariance_type"] == theirs.best_covariance_type
-    assert [row["bic"] for row in told["table"]] == [row.bic for row in theirs.table]
-    assert told["reads"] == told["passes"] + 1
+    assert printed["best_n_components"] == theirs.best_n_components == 3
+    assert printed["best_covariance_type"] == theirs.best_covariance_type
+    assert [row["bic"] for row in printed["table"]] == [row.bic for row in theirs.table]
+    assert printed["reads"] == printed["passes"] + 1
     model = GaussianMixture.load(tmp_path / "best.zarr")
     np.testing.assert_array_equal(model.means_, theirs.best_model.means_)
 
@@ -50,9 +50,9 @@ def test_select_says_how_it_was_fitted(points: Path, run: Run) -> None:
     assert done.exit_code == 3, done.stderr
     assert "steps    squarem" in done.stdout
     assert "max_passes ← best" in done.stdout
-    told = json.loads(run("select", points, *words, "--acceleration", "none", "--json").stdout)
-    assert [row["acceleration"] for row in told["table"]] == [None, None]
-    assert told["passes"] == 3
+    printed = json.loads(run("select", points, *words, "--acceleration", "none", "--json").stdout)
+    assert [row["acceleration"] for row in printed["table"]] == [None, None]
+    assert printed["passes"] == 3
     assert "plain EM" in run("select", points, "-k", 2).stdout, "all rows are in the sample"
 
 
@@ -63,8 +63,8 @@ def test_work_on_the_sample_is_shown(
     monkeypatch.setattr("dask_gmm.fitting.sample_progress._INTERVAL", 0.0)
     words = ("select", points, "-k", "2:3", "--acceleration", "variance-reduced", "--seed", 0)
     done = run(*words, "--progress", "json")
-    told = [json.loads(line) for line in done.stderr.splitlines()]
-    work = [(e["work"], e["done"], e["total"]) for e in told if e["event"] == "SampleAdvanced"]
+    printed = [json.loads(line) for line in done.stderr.splitlines()]
+    work = [(e["work"], e["done"], e["total"]) for e in printed if e["event"] == "SampleAdvanced"]
     assert work[:2] == [("fitting the sample", 1, 2), ("fitting the sample", 2, 2)]
     assert work[2:4] == [("finding the next steps", 1, 2), ("finding the next steps", 2, 2)]
     monkeypatch.setattr("dask_gmm.cli.progress.LINE_EVERY", 0.0)
@@ -96,8 +96,8 @@ def test_a_fit_by_k_means_parallel_says_what_it_read(points: Path, run: Run) -> 
     done = run("fit", points, *words)
     assert done.exit_code == 0, done.stderr
     assert "4 reads for the start and a sample of 8 of 8 blocks" in done.stdout
-    told = json.loads(run("fit", points, *words, "--json").stdout)
-    assert told["reads"] == told["passes"] + 5
+    printed = json.loads(run("fit", points, *words, "--json").stdout)
+    assert printed["reads"] == printed["passes"] + 5
 
 
 @pytest.mark.parametrize(

@@ -97,18 +97,18 @@ def test_the_truth_lies_beside(plain: Path, run: Run) -> None:
     truth = load_model(plain.with_name("plain.truth.zarr"))
     assert truth.parameters == draw_mixture(Recipe(8, 4, 4.0, "full", 7))
     attributes = dict(zarr.open_array(plain, mode="r").attrs)
-    told = attributes["simulated_by_dask_gmm"]
-    assert isinstance(told, dict)
-    assert told["seed"] == 7
+    recorded = attributes["simulated_by_dask_gmm"]
+    assert isinstance(recorded, dict)
+    assert recorded["seed"] == 7
     done = run("show", plain.with_name("plain.truth.zarr"))
     assert "the truth of simulated data" in done.stdout
 
 
 def test_json(tmp_path: Path, run: Run) -> None:
     done = run("simulate", tmp_path / "x.zarr", "-n", "2k", "-d", 2, "-k", 2, "--json")
-    told = json.loads(done.stdout)
-    assert (told["n_rows"], told["bytes"]) == (2000, 32_000)
-    assert np.shape(told["mixture"]["means"]) == (2, 2)
+    printed = json.loads(done.stdout)
+    assert (printed["n_rows"], printed["bytes"]) == (2000, 32_000)
+    assert np.shape(printed["mixture"]["means"]) == (2, 2)
 
 
 def test_overwrite_replaces_data_and_truth(tmp_path: Path, run: Run) -> None:

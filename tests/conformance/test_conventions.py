@@ -300,10 +300,10 @@ def test_a_fill_value_that_nobody_explains(road: str, zarr_format: Any, tmp_path
     X = ROADS[road](str(tmp_path / "g.zarr"))
     with pytest.warns(
         FillValueWarning, match=r"20 of 120 rows \(16\.67%\) of .* hold -9999"
-    ) as said:
+    ) as warned:
         gm = fitted(X, max_iter=3, tol=0.0)
-    assert len(said.list) == 1 or sum(w.category is FillValueWarning for w in said) == 1
-    (code,) = advised(str(next(w.message for w in said if w.category is FillValueWarning)))
+    assert len(warned.list) == 1 or sum(w.category is FillValueWarning for w in warned) == 1
+    (code,) = advised(str(next(w.message for w in warned if w.category is FillValueWarning)))
     clean = np.asarray(run_remedy(code, X), np.float64)
     assert np.isnan(clean).sum() == 20
     with pytest.warns(FillValueWarning, match="16.67%"):

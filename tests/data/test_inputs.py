@@ -276,10 +276,10 @@ def test_a_store_in_memory_anywhere_else(kind: str, cube: NDArray[np.float64]) -
     done = subprocess.run(
         [sys.executable, "-c", code], input=pickle.dumps(lazy), capture_output=True
     )
-    said = done.stdout.decode().strip()
-    assert said.startswith("InputError "), done.stderr.decode()
-    assert 'Or compute there, with .compute(scheduler="threads")' in said
-    assert "\n" not in said
+    line = done.stdout.decode().strip()
+    assert line.startswith("InputError "), done.stderr.decode()
+    assert 'Or compute there, with .compute(scheduler="threads")' in line
+    assert "\n" not in line
 
 
 def test_numpy_source_is_a_view() -> None:

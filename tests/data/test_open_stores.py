@@ -230,10 +230,10 @@ def test_a_store_that_stays(kind: str, place: Path) -> None:
     make, reason = STAY_AT_HOME[kind]
     store = make(place)
     assert spec_of_store(store) is None
-    said = reason_to_stay(store)
-    assert reason in said
-    assert "hunter2" not in said
-    assert "\n" not in said
+    stated = reason_to_stay(store)
+    assert reason in stated
+    assert "hunter2" not in stated
+    assert "\n" not in stated
 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.sampled_from(["eu-west-1", "file", ""])

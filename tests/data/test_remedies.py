@@ -223,15 +223,15 @@ ELSEWHERE = {
 
 def test_no_advice_is_left_out(tmp_path: Path) -> None:
     """Each message in the code that holds a piece of code is among those above."""
-    said = ""
+    messages = ""
     for i, (make, _) in enumerate(CASES.values()):
         (tmp_path / str(i)).mkdir()
-        said += message_of(make(tmp_path / str(i)))
+        messages += message_of(make(tmp_path / str(i)))
     missing = []
     for path in Path(dask_gmm.__file__).parent.rglob("*.py"):
         if path.name not in ELSEWHERE:
             pieces = _advice(path.read_text(encoding="utf-8"))
-            missing += [f"{path.name}: {piece}" for piece in pieces if piece not in said]
+            missing += [f"{path.name}: {piece}" for piece in pieces if piece not in messages]
     assert not missing
 
 

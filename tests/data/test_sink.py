@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 from zarr.storage import StorePath
 
-from dask_gmm.data.aside import put_in_place
+from dask_gmm.data.atomic_replace import put_in_place
 from dask_gmm.data.sink import create_output, output_chunks
 from dask_gmm.data.source import open_source
 from dask_gmm.data.stores import writable_store

@@ -108,11 +108,11 @@ def test_one_sentence_for_what_a_store_says(message: str, expected: str) -> None
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=4), st.integers(0, 10_000))
-def test_even_chunks_fit_the_budget(shape: list[int], budget: int) -> None:
-    chunks = even_chunks(shape, budget)
+def test_even_chunks_are_small_enough(shape: list[int], max_positions: int) -> None:
+    chunks = even_chunks(shape, max_positions)
     assert len(chunks) == len(shape)
     assert all(c >= 1 for c in chunks)
-    assert np.prod(chunks) <= max(1, budget)
+    assert np.prod(chunks) <= max(1, max_positions)
     # Whole along the last axes before an earlier one is longer than one.
     for axis in range(len(shape) - 1):
         if chunks[axis] > 1:

@@ -235,7 +235,7 @@ def test_whoever_drops_out_would_not_have_won(
         "acceleration": acceleration,
     }
     found = select_gaussian_mixture(x, **settings)
-    monkeypatch.setattr(contest, "OPTIMISM", math.inf)
+    monkeypatch.setattr(contest, "GAIN_MARGIN", math.inf)
     everyone = select_gaussian_mixture(x, **settings)
     assert any(row.outcome == "dropped" for row in found.table)
     assert found.best.bic == everyone.best.bic
@@ -345,11 +345,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 def test_mistakes_are_one_sentence(case: str) -> None:
     wrong, sentence = MISTAKES[case]
     x = np.repeat(np.random.default_rng(0).normal(size=(10, 2)), 5, axis=0)
-    with pytest.raises(ValueError, match=sentence) as told:
+    with pytest.raises(ValueError, match=sentence) as caught:
         select_gaussian_mixture(x, **{"n_components": (2, 3), **wrong})
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     if case != "no tolerance":  # scikit-learn's own check of its parameters
-        assert isinstance(told.value, InputError)
+        assert isinstance(caught.value, InputError)
 
 
 def test_points_without_a_start_are_told_apart() -> None:

@@ -136,9 +136,9 @@ def test_command_lines_run(
         words = [address if word == SCHEDULER else word for word in line.words[1:]]
         with pytest.raises(SystemExit) as end:
             main.main(words, "dask-gmm")
-        said = capsys.readouterr()
-        assert end.value.code == 0, f"{words_of(line)}: {said.err}"
-        printed += said.out
+        output = capsys.readouterr()
+        assert end.value.code == 0, f"{words_of(line)}: {output.err}"
+        printed += output.out
     *_, quoted = (block for block in blocks() if block.language == "text")
     came_out = {line.rstrip() for line in printed.splitlines()}
     assert [line for line in quoted.text.splitlines() if line not in came_out] == []

@@ -21,7 +21,7 @@ from dask_gmm.data.source import open_source
 from dask_gmm.errors import ClusterError, InputError, MemoryPlanError, MixedClusterWarning
 from dask_gmm.execution import LocalBackend, PassProgress, choose_backend, plan_pass
 from dask_gmm.execution.cluster import ClusterBackend, graph
-from dask_gmm.execution.cluster.progress import Ledger, ProgressFeed
+from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
 from dask_gmm.execution.unit import UnitResult
 
 from .fakes import (
@@ -366,17 +366,17 @@ def test_one_topic_per_client(client: Client) -> None:
 
 
 def test_the_ledger_never_goes_down() -> None:
-    ledger = Ledger(shift=1)
-    ledger.message(0, (5, 50, 500))
-    ledger.message(1, (2, 20, 200))
-    assert ledger.counts() == (7, 70, 700)
-    ledger.message(0, (1, 10, 100))  # started again on another worker
-    assert ledger.counts() == (7, 70, 700)
-    ledger.message(3, (1, 1, 1))
-    ledger.result(0, UnitResult(0.0, 160, 16, 1600))
-    assert ledger.counts() == (17, 161, 1601)
-    ledger.message(1, (8, 80, 800))  # late
-    assert ledger.counts() == (17, 161, 1601)
+    totals = ProgressTotals(shift=1)
+    totals.message(0, (5, 50, 500))
+    totals.message(1, (2, 20, 200))
+    assert totals.counts() == (7, 70, 700)
+    totals.message(0, (1, 10, 100))  # started again on another worker
+    assert totals.counts() == (7, 70, 700)
+    totals.message(3, (1, 1, 1))
+    totals.result(0, UnitResult(0.0, 160, 16, 1600))
+    assert totals.counts() == (17, 161, 1601)
+    totals.message(1, (8, 80, 800))  # late
+    assert totals.counts() == (17, 161, 1601)
 
 
 def test_tasks_are_counted(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Pinned blocks: a fixed share, of one fit, within the budget, gone when the fit is."""
+"""Pinned blocks: a fixed share, of one fit, within its capacity, gone when the fit is."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dask_gmm.execution import LocalBackend, pinned, plan_pass
 from dask_gmm.execution.pinned import (
     CacheSpec,
     PinnedBlocks,
-    automatic_budget,
-    cache_budget,
+    automatic_cache_size,
+    cache_size,
     pinned_blocks,
     pinned_bytes,
     unpin,
@@ -52,21 +52,21 @@ def spec() -> Iterator[CacheSpec]:
     ("value", "size"),
     [("auto", None), (0, 0), (np.int64(7), 7), ("0", 0), ("2 GiB", 2**31), ("1.5 MB", 1_500_000)],
 )
-def test_a_budget_is_a_size(value: Any, size: int | None) -> None:
-    assert cache_budget(value) == size
+def test_a_cache_is_a_size(value: Any, size: int | None) -> None:
+    assert cache_size(value) == size
 
 
 @pytest.mark.parametrize("value", [-1, "-5 MB", "much", "2 furlongs", "GB", True, 1.5, None, ""])
-def test_nonsense_is_no_budget(value: Any) -> None:
+def test_nonsense_is_no_size(value: Any) -> None:
     with pytest.raises(InputError, match="is no size: give bytes"):
-        cache_budget(value)
+        cache_size(value)
 
 
 @given(limit=st.integers(0, 2**40), needed=st.integers(0, 2**40))
-def test_the_automatic_budget_leaves_the_work_its_room(limit: int, needed: int) -> None:
-    budget = automatic_budget(limit, needed)
-    assert 0 <= budget <= 0.4 * limit
-    assert budget == 0 or budget + needed <= 0.6 * limit + 1
+def test_the_automatic_size_leaves_the_work_its_room(limit: int, needed: int) -> None:
+    size = automatic_cache_size(limit, needed)
+    assert 0 <= size <= 0.4 * limit
+    assert size == 0 or size + needed <= 0.6 * limit + 1
 
 
 @settings(deadline=None, max_examples=25)
@@ -104,7 +104,7 @@ def test_reads_are_counted(tmp_path: Path, spec: CacheSpec) -> None:
     assert reads == [1] * 10 + [3] * 15
 
 
-def test_many_threads_never_exceed_the_budget() -> None:
+def test_many_threads_never_exceed_the_capacity() -> None:
     blocks = PinnedBlocks("t", 100 * BLOCK)
     seen: list[int] = []
 
@@ -230,7 +230,7 @@ def test_only_what_costs_a_read_is_pinned(spec: CacheSpec) -> None:
 MB = 1_000_000
 
 
-def test_a_budget_that_does_not_fit_is_refused_with_a_remedy_that_works() -> None:
+def test_a_cache_that_does_not_fit_is_refused_with_a_remedy_that_works() -> None:
     source = even_fake(100, announced_bytes=10 * MB)
 
     def check(cache: int) -> None:

@@ -59,9 +59,9 @@ def test_accelerated_fits_keep_to_the_rule(acceleration: str) -> None:
     with pytest.warns(CollapsedComponentWarning, match="component 0"):
         stopped = collapsing("stop", **fast).fit(narrow())
     assert stopped.outcome_ == "collapsed"
-    with pytest.warns(CollapsedComponentWarning) as told:
+    with pytest.warns(CollapsedComponentWarning) as caught:
         merged = collapsing("merge", **fast).fit(narrow())
-    assert "Component 0 collapsed and was merged into" in str(told[0].message)
+    assert "Component 0 collapsed and was merged into" in str(caught[0].message)
     assert merged.converged_
     assert len(merged.weights_) < 3
     assert np.all(np.isfinite(merged.precisions_cholesky_))
@@ -83,11 +83,11 @@ def test_stop_ends_with_the_last_sound_mixture(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["full", "diag", "spherical"])
 def test_merge_goes_on_with_fewer_components(family: str) -> None:
-    with pytest.warns(CollapsedComponentWarning) as told:
+    with pytest.warns(CollapsedComponentWarning) as caught:
         gm = collapsing("merge", family).fit(narrow())
-    assert "Component 0 collapsed and was merged into" in str(told[0].message)
+    assert "Component 0 collapsed and was merged into" in str(caught[0].message)
     assert gm.outcome_ == "converged"
-    assert len(gm.weights_) == 3 - len(told)
+    assert len(gm.weights_) == 3 - len(caught)
     assert gm.weights_.sum() == pytest.approx(1.0)
     assert np.unique(gm.predict(narrow())).max() < len(gm.weights_)
 
@@ -166,9 +166,9 @@ def test_an_empty_component_is_mended_too(on_collapse: str, acceleration: str | 
 
 def test_a_shared_covariance_cannot_be_mended() -> None:
     flat = np.column_stack([np.random.default_rng(2).normal(size=100), np.zeros(100)])
-    with pytest.warns(CollapsedComponentWarning) as told:
+    with pytest.warns(CollapsedComponentWarning) as caught:
         gm = collapsing("merge", "tied").fit(flat)
-    assert "shared covariance" in str(told[-1].message)
+    assert "shared covariance" in str(caught[-1].message)
     assert gm.outcome_ == "collapsed"
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_gmm.fitting.acceleration.verified import VerifiedEM
-from dask_gmm.fitting.contest import OPTIMISM, PATIENCE, Board, Contestant
+from dask_gmm.fitting.contest import GAIN_MARGIN, GAINS_COMPARED, Contestant, Scoreboard
 from dask_gmm.fitting.events import Outcome, PointFinished
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.loop import FitResult, run
@@ -67,7 +67,7 @@ class Scripted(VerifiedEM):
         self._tried = mixture(0.0)
 
     @property
-    def stands_at(self) -> MixtureParameters | None:
+    def accepted_parameters(self) -> MixtureParameters | None:
         return self._here
 
     def propose(self) -> tuple[Candidate, ...]:
@@ -90,9 +90,9 @@ class Scripted(VerifiedEM):
 
 def contest(*strategies: Scripted) -> tuple[list[Contestant], list[Event]]:
     events: list[Event] = []
-    board = Board("bic", events.append)
+    scoreboard = Scoreboard("bic", events.append)
     found = [
-        Contestant(GridPoint(k, DIAGONAL), strategy, board, ["kmeans"])
+        Contestant(GridPoint(k, DIAGONAL), strategy, scoreboard, ["kmeans"])
         for k, strategy in enumerate(strategies, 1)
     ]
     run(found, evaluate)
@@ -115,7 +115,7 @@ def test_without_estimates_three_gains_count_and_rejected_steps_are_none() -> No
     low = [(-2.0 + 1e-4 * i, INF) for i in range(6)]
     found, _ = contest(Scripted([(-1.0, 0.0)] * 2), Scripted(low))
     assert found[1].outcome is Outcome.DROPPED
-    assert found[1].passes == 1 + PATIENCE
+    assert found[1].passes == 1 + GAINS_COMPARED
     stuck: list[tuple[float, float] | None] = [(-2.0, INF), None, None, None, None, (-0.5, 0.0)]
     found, _ = contest(Scripted([(-1.0, 0.0)] * 2), Scripted(stuck))
     assert found[1].outcome is Outcome.CONVERGED
@@ -134,8 +134,8 @@ def test_who_dropped_out_comes_back_when_the_leader_falls(fall: str) -> None:
     (_, found), events = contest(leader, other)
     assert found.outcome is Outcome.CONVERGED
     assert found.passes == 4
-    told = [e.outcome for e in events if isinstance(e, PointFinished) and e.n_components == 2]
-    assert told == [Outcome.DROPPED, Outcome.CONVERGED]
+    outcomes = [e.outcome for e in events if isinstance(e, PointFinished) and e.n_components == 2]
+    assert outcomes == [Outcome.DROPPED, Outcome.CONVERGED]
 
 
 @st.composite
@@ -146,7 +146,7 @@ def climbs(draw: st.DrawFn) -> tuple[float, list[tuple[float, float]]]:
     honest = draw(st.booleans())
     script = []
     for _ in range(draw(st.integers(2, 12))):
-        estimate = left * draw(st.floats(1.01 / OPTIMISM, 2.0)) if honest else INF
+        estimate = left * draw(st.floats(1.01 / GAIN_MARGIN, 2.0)) if honest else INF
         script.append((end - left, estimate))
         left *= draw(st.floats(0.05, 0.989))
     return end, [*script, (end, 0.0)]

@@ -113,7 +113,7 @@ def test_travels_unchanged_and_read_only(family: str) -> None:
     q = pickle.loads(pickle.dumps(p))
     assert p == q
     assert q.family is p.family
-    for value in (p, q, p.ordered()):
+    for value in (p, q):
         for name in ("weights", "means", "covariances", "precisions_cholesky"):
             array = getattr(value, name)
             assert array.flags.c_contiguous
@@ -129,21 +129,6 @@ def test_the_callers_arrays_stay_the_callers() -> None:
     means += 1.0
     assert not p.means.any()
     assert means.flags.writeable
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_order_is_by_weight_then_mean(family: str) -> None:
-    base = random_mixture(5, family, 4, 2)
-    means = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0], [9.0, 9.0]])
-    p = MixtureParameters.create(family, [0.2, 0.2, 0.2, 0.4], means, base.covariances)
-    order = [3, 2, 1, 0]
-    ordered = p.ordered()
-    np.testing.assert_array_equal(ordered.means, means[order])
-    np.testing.assert_array_equal(ordered.weights, p.weights[order])
-    if family != "tied":
-        np.testing.assert_array_equal(ordered.covariances, p.covariances[order])
-    assert ordered.ordered() == ordered
-    assert dataclasses.replace(ordered).fingerprint == ordered.fingerprint
 
 
 def test_families_are_singletons_by_name() -> None:

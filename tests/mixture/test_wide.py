@@ -83,7 +83,6 @@ def test_nor_does_what_stands_around_the_kernel(family: str) -> None:
         lambda: MixtureParameters.create(family, p.weights, p.means, p.covariances),
         lambda: MixtureParameters.from_precisions(family, p.weights, p.means, p.precisions),
         lambda: sample_mixture(p, 50, np.random.RandomState(0)),
-        p.ordered,
         lambda: p.fingerprint,
     ):
         assert peak_of(call) < MATRIX / 4

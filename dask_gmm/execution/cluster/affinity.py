@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Affinity"]
 
-NOBODY = -1
+NO_WORKER = -1
 
 
 class Affinity:
     """The holders of a fit's pinned blocks, by position, as the units have reported them."""
 
     def __init__(self, n_positions: int) -> None:
-        self._holder = np.full(n_positions, NOBODY, dtype=np.int32)
+        self._holder = np.full(n_positions, NO_WORKER, dtype=np.int32)
         self._workers: dict[str, int] = {}
 
     def record(self, plan: Plan, holders: Iterable[tuple[int, str]]) -> None:
@@ -49,7 +49,7 @@ class Affinity:
         for unit in range(plan.n_units) if there else ():
             positions = plan.unit(unit)
             holders = self._holder[positions.start : positions.stop]
-            numbers, counts = np.unique(holders[holders != NOBODY], return_counts=True)
+            numbers, counts = np.unique(holders[holders != NO_WORKER], return_counts=True)
             here = [(count, n) for n, count in zip(numbers, counts, strict=True) if n in there]
             if here:
                 found[unit] = there[max(here)[1]]

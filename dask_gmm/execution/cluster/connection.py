@@ -154,7 +154,7 @@ def workers_of(client: Client) -> dict[str, Any]:
     return dict(found["workers"])
 
 
-def wait_for_workers(client: Client, timeout: float, waits_longer: str) -> dict[str, Any]:
+def wait_for_workers(client: Client, timeout: float, longer_timeout: str) -> dict[str, Any]:
     """Return the scheduler's description of each worker; wait until there is one.
 
     A cluster that scales with its load, from no worker on, is given a task that wants one.
@@ -164,7 +164,7 @@ def wait_for_workers(client: Client, timeout: float, waits_longer: str) -> dict[
     client : distributed.Client
     timeout : float
         Seconds to wait.
-    waits_longer : str
+    longer_timeout : str
         What its caller can do for a longer wait.
 
     Raises
@@ -189,7 +189,7 @@ def wait_for_workers(client: Client, timeout: float, waits_longer: str) -> dict[
     if not workers:
         raise NoWorkersError(
             f"The Dask scheduler at {address_of(client)} has no workers, and none came within "
-            f"{timeout:g} s. Start some: dask worker {address_of(client)} ({waits_longer} waits "
+            f"{timeout:g} s. Start some: dask worker {address_of(client)} ({longer_timeout} waits "
             f"longer)"
         )
     return workers

@@ -112,21 +112,21 @@ class PassGraph:
     ----------
     tasks : dict
     outputs : dict of key to int
-    friends : dict of key to str
+    preferred_workers : dict of key to str
         Tasks that had better run on one worker, and its address.
     """
 
     tasks: dict[Any, Any]
     outputs: dict[Any, int]
-    friends: dict[Any, str]
+    preferred_workers: dict[Any, str]
 
     def submission(self) -> Any:
         """Return what `Client.get` takes: one layer for each worker that tasks prefer."""
-        if not self.friends:
+        if not self.preferred_workers:
             return self.tasks
         layers: dict[str, Any] = {}
         for key, task in self.tasks.items():
-            layers.setdefault(self.friends.get(key, ""), {})[key] = task
+            layers.setdefault(self.preferred_workers.get(key, ""), {})[key] = task
         annotations = {w: {"workers": [w], "allow_other_workers": True} for w in layers if w}
         rest = {w: {""} if w and "" in layers else set() for w in layers}
         make: Callable[..., Any] = MaterializedLayer
@@ -176,7 +176,7 @@ def pass_graph(
             # A selection of blocks, or what a lost worker takes with it: not the whole collection.
             graph = _cull(graph, needed.intersection(graph))[0]
         builder.tasks.update(graph)
-    return PassGraph(builder.tasks, outputs, builder.friends)
+    return PassGraph(builder.tasks, outputs, builder.preferred_workers)
 
 
 class _Builder:
@@ -189,7 +189,7 @@ class _Builder:
         self.token = uuid.uuid4().hex
         self.preferred = preferred
         self.tasks: dict[Any, Any] = {}
-        self.friends: dict[Any, str] = {}
+        self.preferred_workers: dict[Any, str] = {}
         self.block_keys: list[Any] = []
 
     def key(self, kind: str, index: int = 0) -> Key:
@@ -234,5 +234,5 @@ class _Builder:
             blocks = plan.blocks_of(plan.unit(index))
             self.tasks[key] = Task(key, operator.call, run, index, blocks, _data_producer=True)
             if index in self.preferred:
-                self.friends[key] = self.preferred[index]
+                self.preferred_workers[key] = self.preferred[index]
         return key

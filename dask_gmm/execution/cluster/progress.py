@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from dask_gmm.execution.unit import UnitResult
 
-__all__ = ["Ledger", "ProgressFeed"]
+__all__ = ["ProgressFeed", "ProgressTotals"]
 
 Counts = tuple[int, int, int]
 # `distributed` is annotated in places only, and differently from release to release.
@@ -53,7 +53,7 @@ class ProgressFeed:
             queue.append((unit, (blocks, rows, bytes_read)))
 
 
-class Ledger:
+class ProgressTotals:
     """Adds up results and messages so that no number ever goes down.
 
     A unit that starts again on another worker reports small numbers again: only its largest count.

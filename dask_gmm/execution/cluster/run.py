@@ -32,7 +32,7 @@ from dask_gmm.execution.cluster.connection import (
     scheduler_lost,
 )
 from dask_gmm.execution.cluster.graph import make_runner, pass_graph, tree_shape
-from dask_gmm.execution.cluster.progress import Ledger, ProgressFeed
+from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
 from dask_gmm.execution.tree import Summable, TreeFold
 from dask_gmm.execution.unit import UnitResult, is_transient
 
@@ -49,12 +49,12 @@ __all__ = ["ClusterPass"]
 #: Seconds between two looks at the progress while nothing finishes.
 TICK = 0.2
 #: Seconds in which results that finish together are collected into one request.
-LINGER = 0.02
+COLLECT_SECONDS = 0.02
 #: Bytes of values fetched in one request.
 GATHER_BYTES = 64_000_000
 #: How often one unit is submitted again, by what happened to it. `KilledWorker` stands for four
 #: dead workers already (Dask's ``allowed-failures``), so two of them are no bad luck.
-PATIENCE = {"killed": 1, "unreadable": 1, "cancelled": 4}
+MOST_FAILURES = {"killed": 1, "unreadable": 1, "cancelled": 4}
 
 T = TypeVar("T", bound=Summable)
 
@@ -109,12 +109,12 @@ class ClusterPass(Generic[T]):
         self._futures: dict[Any, tuple[int, Future]] = {}
         self._finished: SimpleQueue[Any] = SimpleQueue()
         self._fold: TreeFold[UnitResult[T]] = TreeFold(plan.n_positions)
-        self._ledger = Ledger(self._shape.output - self._shape.base)
+        self._totals = ProgressTotals(self._shape.output - self._shape.base)
         # Units whose workers died. Dask blames all tasks of a dead worker alike; so these wait
         # until nothing else is under way and then go one at a time: that tells victims from
         # culprits.
         self._suspects: deque[int] = deque()
-        self._setbacks: Counter[tuple[int, str]] = Counter()
+        self._failures: Counter[tuple[int, str]] = Counter()
         self._watch = _WorkerWatch(client, worker_timeout)
 
     def run(self, workers: Collection[str] = ()) -> UnitResult[T]:
@@ -126,17 +126,17 @@ class ClusterPass(Generic[T]):
         top = self._shape.output
         n_outputs = -(-self._plan.n_positions >> top)
         try:
-            friends = self._affinity.preferred(self._plan, workers) if self._affinity else {}
-            self._submit(range(n_outputs), friends)
+            preferred = self._affinity.preferred(self._plan, workers) if self._affinity else {}
+            self._submit(range(n_outputs), preferred)
             while self._futures or self._suspects:
                 if not self._futures:
                     self._submit([self._suspects.popleft()])
                 keys = self._wait()
                 self._take(keys)
                 while messages:
-                    self._ledger.message(*messages.popleft())
+                    self._totals.message(*messages.popleft())
                     self._watch.alive()
-                self._reporter.tick(self._ledger.counts())
+                self._reporter.tick(self._totals.counts())
         except BaseException:
             self._abandon()
             raise
@@ -144,10 +144,10 @@ class ClusterPass(Generic[T]):
             self._feed.close(self._token)
         return self._fold.root()
 
-    def _submit(self, nodes: Iterable[int], friends: Mapping[int, str] | None = None) -> None:
+    def _submit(self, nodes: Iterable[int], preferred: Mapping[int, str] | None = None) -> None:
         """Submit some nodes of the output level with one call."""
         graph = pass_graph(
-            self._plan, self._shape, self._runner, nodes, group=self._group, preferred=friends
+            self._plan, self._shape, self._runner, nodes, group=self._group, preferred=preferred
         )
         self.tasks += len(graph.tasks)
         keys = list(graph.outputs)
@@ -173,7 +173,7 @@ class ClusterPass(Generic[T]):
                 raise scheduler_lost(self._client) from None
             self._watch.look()
             return []
-        until = time.monotonic() + LINGER
+        until = time.monotonic() + COLLECT_SECONDS
         with suppress(Empty):
             while len(keys) < len(self._futures):
                 keys.append(self._finished.get(timeout=max(until - time.monotonic(), 0)))
@@ -189,10 +189,10 @@ class ClusterPass(Generic[T]):
             if future.status == "finished":
                 ready.append(key)
             elif future.status in ("error", "cancelled"):
-                setback = self._judge(node, future)
+                failure = self._judge(node, future)
                 self._forget(key)
                 self.resubmitted += 1
-                (self._suspects if setback == "killed" else again).append(node)
+                (self._suspects if failure == "killed" else again).append(node)
             else:  # its data was lost and is being made again
                 future.add_done_callback(self._note)
         for first in range(0, len(ready), self._batch):
@@ -213,7 +213,7 @@ class ClusterPass(Generic[T]):
                 self._affinity.record(self._plan, result.holders)
                 result = replace(result, holders=())
             self._fold.add(self._shape.output, node, result)
-            self._ledger.result(node, result)
+            self._totals.result(node, result)
 
     def _fetch(self, futures: dict[Any, Future]) -> dict[Any, Any]:
         """Return the results of finished futures, None for those that were lost meanwhile.
@@ -231,7 +231,7 @@ class ClusterPass(Generic[T]):
                 if self._client.status != "running":
                     raise scheduler_lost(self._client)
                 self._watch.look()
-                self._reporter.tick(self._ledger.counts())
+                self._reporter.tick(self._totals.counts())
         except BaseException:
             gathering.cancel()
             raise
@@ -252,22 +252,22 @@ class ClusterPass(Generic[T]):
         if future.status == "cancelled":
             if self._client.status != "running" or "connection-lost" in _reason(future):
                 raise scheduler_lost(self._client)
-            return self._setback(node, "cancelled", ClusterError(_reason(future)))
+            return self._count_failure(node, "cancelled", ClusterError(_reason(future)))
         with scheduler_errors(self._client):
             error, traceback = future.exception(), future.traceback()
         if error is None:  # somebody retried it meanwhile
             return "retried"
         if isinstance(error, KilledWorker):
-            return self._setback(node, "killed", error)
+            return self._count_failure(node, "killed", error)
         if isinstance(error, PassInterruptedError | CancelledError):
-            return self._setback(node, "cancelled", error)
+            return self._count_failure(node, "cancelled", error)
         if is_transient(error):
-            return self._setback(node, "unreadable", error)
+            return self._count_failure(node, "unreadable", error)
         raise _explained(error).with_traceback(traceback)
 
-    def _setback(self, node: int, kind: str, error: BaseException) -> str:
-        self._setbacks[node, kind] += 1
-        if self._setbacks[node, kind] <= PATIENCE[kind]:
+    def _count_failure(self, node: int, kind: str, error: BaseException) -> str:
+        self._failures[node, kind] += 1
+        if self._failures[node, kind] <= MOST_FAILURES[kind]:
             return kind
         if kind == "unreadable":
             raise error
@@ -276,7 +276,7 @@ class ClusterPass(Generic[T]):
         where = f"blocks {blocks[0]} to {blocks[-1]}" if len(blocks) > 1 else f"block {blocks[0]}"
         if kind == "killed":
             assert isinstance(error, KilledWorker)
-            deaths = self._setbacks[node, kind] * (error.allowed_failures + 1)
+            deaths = self._failures[node, kind] * (error.allowed_failures + 1)
             raise UnitFailedError(
                 f"Unit {node} ({where} of {self._plan.source.name}) ran on {deaths} workers and "
                 f"all of them died, the last one at {error.last_worker.address}. Most often such "
@@ -285,7 +285,7 @@ class ClusterPass(Generic[T]):
             ) from error
         raise UnitFailedError(
             f"Unit {node} ({where} of {self._plan.source.name}) was cancelled "
-            f"{self._setbacks[node, kind]} times ({error}). Does something restart the cluster "
+            f"{self._failures[node, kind]} times ({error}). Does something restart the cluster "
             f"again and again, or was a collection that is read here cancelled? Begin again once "
             f"that is over."
         ) from error

@@ -70,7 +70,7 @@ class UnitRunner(Generic[T]):
             blocks,
             self.job,
             pinned=pinned,
-            report=_Telegraph(worker, self.topic, self.token, unit),
+            report=_UnitProgress(worker, self.topic, self.token, unit),
             stopped=cancelled,
         )
         holds = pinned is not None and any(index in pinned for index in blocks)
@@ -120,7 +120,7 @@ def fold_results(*results: UnitResult[T]) -> UnitResult[T]:
     return fold_in_order(results, len(results))
 
 
-class _Telegraph:
+class _UnitProgress:
     """Sends a running unit's counts to the driver, about once a second."""
 
     def __init__(self, worker: Any, topic: str, token: str, unit: int) -> None:

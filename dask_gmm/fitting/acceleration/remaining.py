@@ -1,11 +1,12 @@
 """What is left to gain: what the sample says, held against what the passes have gained.
 
 Along one direction let g be the gradient of all rows, H how much their log-likelihood bends, and
-H_Y how much the sample's does. What is left is g²/2H; the sample says g²/2H_Y. On a plateau, where
-EM creeps, H is small beside the error of H_Y, and the sample may say far too little. But both are
-proportional to g², and a pass tells what it gained, which is what is left less. So
+H_Y how much the sample's does. What is left is g²/2H; the sample says g²/2H_Y, its rise. On
+a plateau, where EM creeps, H is small beside the error of H_Y, and the sample may say far too
+little. But both are proportional to g², and a pass tells what it gained, which is what is left
+less. So
 
-    left = said · gained / (said before − said),
+    left = rise · gained / (rise before − rise),
 
 whatever the step was: a bold one, a plain one, one held back by ρ.
 
@@ -26,7 +27,7 @@ _UNKNOWN = float("inf")
 # Turns whose gains are compared, and from where on their decline is slow. A series that declines
 # slower than the last of these cannot be told from none by so few turns.
 _TURNS = 3
-_SLOW, _SLOWEST = 0.5, 0.95
+_SLOW_RATIO, _SLOWEST_RATIO = 0.5, 0.95
 
 
 class RemainingGain:
@@ -48,25 +49,25 @@ class RemainingGain:
 
     def forget(self) -> None:
         """Compare what is said next to nothing that was said before."""
-        self._said = self._pull = self._left = _UNKNOWN
+        self._sample_rise = self._pull = self._left = _UNKNOWN
 
-    def by_sample(self, said: float) -> float:
+    def by_sample(self, rise: float) -> float:
         """Estimate while the sample is trusted; never less than it says.
 
         Parameters
         ----------
-        said : float
+        rise : float
             Rise to the maximum of the corrected sample.
         """
-        before = self._said
+        before = self._sample_rise
         self.forget()
-        self._said = said
-        if said < _NOISE or before == _UNKNOWN:
-            return max(said, self._by_gains())
-        declined = before - said
+        self._sample_rise = rise
+        if rise < _NOISE or before == _UNKNOWN:
+            return max(rise, self._by_gains())
+        declined = before - rise
         if not declined > 0.0:
             return _UNKNOWN
-        return max(said * max(1.0, self._gained / declined), self._by_gains())
+        return max(rise * max(1.0, self._gained / declined), self._by_gains())
 
     def by_decline(self, rise: float, rho: float) -> float:
         """Estimate where the sample has been refuted, and its own maximum says nothing.
@@ -96,7 +97,7 @@ class RemainingGain:
         """The rest of a series of gains that declines slowly; 0 where they decline fast."""
         pairs = zip(self._gains, self._gains[1:], strict=False)
         slowest = max((now / before for before, now in pairs if before > 0.0), default=0.0)
-        if slowest <= _SLOW:
+        if slowest <= _SLOW_RATIO:
             return 0.0
-        ratio = min(slowest, _SLOWEST)
+        ratio = min(slowest, _SLOWEST_RATIO)
         return self._gains[-1] * ratio / (1.0 - ratio)

@@ -37,7 +37,7 @@ __all__ = ["VarianceReducedEM"]
 _MOST_RHO = 0.5
 _MOST_REFUTED_RHO = 8.0
 # A rejected step raises the floor of ρ to twice its ρ; each accepted one lowers it again by this.
-_FORGET = 0.8
+_LEAST_RHO_DECAY = 0.8
 _LEAST_RHO_PART = 1.0 / 16.0
 _TRIES = 4
 _EVALUATIONS = 40
@@ -106,7 +106,7 @@ class VarianceReducedEM(VerifiedEM):
     def accepted(self, trial: Trial, gain: float) -> None:
         """Trust the sample more or less, by how its prediction has come true."""
         self._hedging = False
-        self._least_rho = max(_FORGET * self._least_rho, _LEAST_RHO_PART * self._first_rho)
+        self._least_rho = max(_LEAST_RHO_DECAY * self._least_rho, _LEAST_RHO_PART * self._first_rho)
         if self._mixed:
             return
         if gain >= 0.9 * trial.predicted:

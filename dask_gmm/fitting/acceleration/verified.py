@@ -105,7 +105,7 @@ class VerifiedEM:
             self.outcome = Outcome.MAX_ITER
 
     @property
-    def stands_at(self) -> MixtureParameters | None:
+    def accepted_parameters(self) -> MixtureParameters | None:
         """The last accepted mixture, which a pass has evaluated; None before and after a mend."""
         return None if self._at is None else self._at.parameters
 

@@ -22,9 +22,9 @@ def way(parts: list[float]) -> np.ndarray:
     return np.cumprod([1.0, *(1.0 - part for part in parts)])
 
 
-def by_sample(estimate: RemainingGain, said: float, gained: float = float("nan")) -> float:
+def by_sample(estimate: RemainingGain, rise: float, gained: float = float("nan")) -> float:
     estimate.take(gained)
-    return estimate.by_sample(said)
+    return estimate.by_sample(rise)
 
 
 def by_decline(
@@ -40,11 +40,11 @@ def test_a_sample_that_bends_more_is_found_out(
 ) -> None:
     """From the second pass on, whatever the steps were; one that bends less only exaggerates."""
     estimate, gradients = RemainingGain(), way(parts)
-    left, said = left_of(gradients, bend), left_of(gradients, sample)
-    assert by_sample(estimate, said[0]) == said[0]
+    left, rise = left_of(gradients, bend), left_of(gradients, sample)
+    assert by_sample(estimate, rise[0]) == rise[0]
     for i in range(1, len(left)):
         gained = left[i - 1] - left[i]
-        found, exact = by_sample(estimate, said[i], gained), max(left[i], said[i])
+        found, exact = by_sample(estimate, rise[i], gained), max(left[i], rise[i])
         assert exact * (1 - 1e-6) <= found <= max(exact * (1 + 1e-6), 19.01 * gained)
 
 

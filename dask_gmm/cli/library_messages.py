@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,21 +13,24 @@ if TYPE_CHECKING:
 
     from dask_gmm.cli.session import Session
 
-__all__ = ["tame_logs", "tame_warnings"]
+__all__ = ["one_line_warnings", "redirect_logs"]
 
 _ROOTS = ("distributed", "tornado", "bokeh", "asyncio")
 LOG_FORMAT = "%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
 
 
 @contextmanager
-def tame_warnings(session: Session) -> Iterator[None]:
+def one_line_warnings(session: Session) -> Iterator[None]:
     """Show each warning once, as one line."""
     seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
         text = " ".join(str(message).split())
-        # The result says how a fit ended; scikit-learn's warning would say it again.
-        if category.__name__ == "ConvergenceWarning" or session.leaving or text in seen:
+        # The result says how a fit ended; scikit-learn's warning would say it again. Not worth its
+        # import: who warned has imported it.
+        known = sys.modules.get("sklearn.exceptions")
+        repeats_result = known is not None and issubclass(category, known.ConvergenceWarning)
+        if repeats_result or session.leaving or text in seen:
             return
         seen.add(text)
         session.complain("warning", text)
@@ -51,7 +55,7 @@ class _OneLine(logging.Handler):
 
 
 @contextmanager
-def tame_logs(session: Session) -> Iterator[None]:
+def redirect_logs(session: Session) -> Iterator[None]:
     """Send the cluster's log to the log file, or show its errors only; put all back at the end.
 
     To be entered after `distributed` was imported, which sets up handlers of its own.

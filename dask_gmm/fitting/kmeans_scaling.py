@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.floating[Any]]
     Array = NDArray[np.float64]
 
-__all__ = ["Comfortable", "exponent_of", "for_k_means", "for_k_means_plus_plus"]
+__all__ = ["ScaledRows", "exponent_of", "for_k_means", "for_k_means_plus_plus"]
 
 # Exponents of two up to which rows are left as they are, up and down: squares, sums of squares over
 # all rows, and what is left of a distance of a few roundings are then well inside the range.
@@ -40,7 +40,7 @@ _MOST_FROM_ORIGIN = 2.0**18
 
 
 @dataclass(frozen=True)
-class Comfortable:
+class ScaledRows:
     """Rows to compute with, and how to go back to the units they came in.
 
     Attributes
@@ -68,7 +68,7 @@ class Comfortable:
         return np.ldexp(found, first) if first else found
 
 
-def for_k_means(rows: Rows) -> Comfortable:
+def for_k_means(rows: Rows) -> ScaledRows:
     """Rows as scikit-learn's `KMeans` can take them, which centres them itself."""
     scaled = _scaled(rows)
     own = scaled.rows.mean(axis=0).astype(np.float64)  # as k-means adds it up
@@ -76,7 +76,7 @@ def for_k_means(rows: Rows) -> Comfortable:
     return _moved(scaled) if error > _MOST_FROM_MEAN * _spread(scaled.rows) else scaled
 
 
-def for_k_means_plus_plus(rows: Rows) -> Comfortable:
+def for_k_means_plus_plus(rows: Rows) -> ScaledRows:
     """Rows as scikit-learn's `kmeans_plusplus` can take them, which does not centre them."""
     scaled = _scaled(rows)
     offset = np.abs(scaled.rows.mean(axis=0, dtype=np.float64)).max()
@@ -91,21 +91,21 @@ def exponent_of(places: Rows) -> int:
     return exponent if largest > 0.0 and abs(exponent) > most else 0
 
 
-def _scaled(rows: Rows) -> Comfortable:
+def _scaled(rows: Rows) -> ScaledRows:
     exponent = exponent_of(rows)
     if not exponent:
-        return Comfortable(rows)
-    return Comfortable(np.ldexp(rows, -exponent), None, (exponent, 0))
+        return ScaledRows(rows)
+    return ScaledRows(np.ldexp(rows, -exponent), None, (exponent, 0))
 
 
-def _moved(scaled: Comfortable) -> Comfortable:
+def _moved(scaled: ScaledRows) -> ScaledRows:
     """The same rows about their mean, with distances of about one."""
     x = scaled.rows.astype(np.float64)
     centre = x.mean(axis=0)
     x -= centre
     exponent = int(np.frexp(np.max(np.abs(x)))[1])
     np.ldexp(x, -exponent, out=x)
-    return Comfortable(x, centre, (scaled.exponents[0], exponent))
+    return ScaledRows(x, centre, (scaled.exponents[0], exponent))
 
 
 def _spread(rows: Rows) -> float:

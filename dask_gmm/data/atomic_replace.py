@@ -17,7 +17,7 @@ __all__ = ["copy_beside", "put_in_place"]
 
 def copy_beside(path: str) -> str:
     """Return a path beside `path` that nobody else uses."""
-    return str(_sibling(_true_place(path), "partial"))
+    return str(_sibling(_resolved(path), "partial"))
 
 
 def put_in_place(copy: str, path: str) -> None:
@@ -31,7 +31,7 @@ def put_in_place(copy: str, path: str) -> None:
     OSError
         The copy cannot be moved; what was at `path` is there still.
     """
-    place = _true_place(path)
+    place = _resolved(path)
     if not os.path.lexists(place):
         Path(copy).rename(place)
         return
@@ -45,7 +45,7 @@ def put_in_place(copy: str, path: str) -> None:
     shutil.rmtree(old)
 
 
-def _true_place(path: str) -> Path:
+def _resolved(path: str) -> Path:
     """Follow a link that is itself the output: it stays a link, and what it names is replaced."""
     place = Path(path)
     return Path(os.path.realpath(place)) if place.is_symlink() or place.name == ".." else place

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
-from dask_gmm.fitting.comfortable import exponent_of, for_k_means, for_k_means_plus_plus
+from dask_gmm.fitting.kmeans_scaling import exponent_of, for_k_means, for_k_means_plus_plus
 from dask_gmm.fitting.starts import cluster_weighted, responsibilities, spread_out
 from dask_gmm.rows import Rows
 
