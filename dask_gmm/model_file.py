@@ -33,7 +33,7 @@ from dask_gmm.errors import (
     StoreNotFoundError,
 )
 from dask_gmm.execution.machine import machine_fingerprint
-from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import numpy as np
 from dask_gmm.data.stores import read_counter
 from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.passes import StatisticsJob
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -56,14 +57,12 @@ def job_for(source: Source, settings: EMSettings) -> StatisticsJob:
 def _parameters(
     means: NDArray[np.float64], variances: NDArray[np.float64], covariance: str
 ) -> MixtureParameters:
-    k = means.shape[0]
-    shapes = {
-        "full": np.broadcast_to(np.diag(variances), (k, variances.size, variances.size)),
-        "tied": np.diag(variances),
-        "diag": np.broadcast_to(variances, (k, variances.size)),
-        "spherical": np.full(k, variances.mean()),
-    }
-    return MixtureParameters.create(covariance, np.full(k, 1 / k), means, shapes[covariance])
+    family, (k, d) = covariance_family(covariance), means.shape
+    second, axes = np.zeros(family.form.second_moment_shape(k, d)), np.diag(np.sqrt(variances))
+    for j in range(k):
+        family.form.add_moment(second, j, family.form.component_moment(axes, axes))
+    covariances = family.estimate(np.ones(k), np.zeros((k, d)), second, 0.0)
+    return MixtureParameters.create(family, np.full(k, 1 / k), means, covariances)
 
 
 def time_block(source: Source, index: int, job: StatisticsJob) -> BlockTimes:

@@ -11,7 +11,7 @@ from dask_gmm.errors import MemoryPlanError
 from dask_gmm.execution.pinned import CacheSpec, cache_size
 from dask_gmm.execution.plan import PROCESS_BYTES, check_memory, plan_pass, task_memory_parts
 from dask_gmm.fitting.driver_memory import check_driver_memory
-from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,7 +15,17 @@ __all__ = ["covariance_choice", "fit_options", "selection_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-covariance_choice = click.Choice(["full", "tied", "diag", "spherical"])
+
+class _CovarianceType(click.Choice[str]):
+    """A covariance family: one of scikit-learn's, or one that somebody has registered."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        family = sys.modules.get("dask_gmm.mixture.family")  # help and completion need no NumPy
+        known: set[str] = getattr(family, "COVARIANCE_TYPES", set())
+        return value if value in known else super().convert(value, param, ctx)
+
+
+covariance_choice = _CovarianceType(["full", "tied", "diag", "spherical"])
 COVARIANCE_HELP = (
     "What the components' covariances may be: 'full' any, 'tied' one shared by all, 'diag' without "
     "correlations, 'spherical' one variance each. Use diag for hundreds of features: full costs "

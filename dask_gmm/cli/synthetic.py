@@ -7,6 +7,7 @@ their compression, or the number of threads that wrote them. Nothing is held but
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -20,6 +21,7 @@ from dask.system import CPU_COUNT
 from dask_gmm.errors import InputError
 from dask_gmm.execution.backend import PassProgress
 from dask_gmm.execution.machine import single_threaded_blas
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
@@ -67,19 +69,18 @@ def draw_mixture(recipe: Recipe) -> MixtureParameters:
     weights = rng.dirichlet(np.full(k, 4.0))
     weights = 0.9 * weights + 0.1 / k  # none so light that a fit would hardly see it
     sigma = rng.uniform(0.5, WIDEST, (k, d))
+    weights = weights / weights.sum()
+    family = covariance_family(recipe.covariance)
     covariances: NDArray[np.float64]
-    match recipe.covariance:
-        case "full":
-            covariances = np.stack([_rotated(rng, s) for s in sigma])
-        case "tied":
-            covariances = _rotated(rng, sigma[0])
-        case "diag":
-            covariances = sigma**2
-        case _:
-            covariances = sigma[:, 0] ** 2
-    return MixtureParameters.create(
-        recipe.covariance, weights / weights.sum(), _means(rng, recipe), covariances
-    )
+    if family.form.dense_factors:
+        many = sigma[:1] if family.form.shared else sigma
+        rotated = np.stack([_rotated(rng, s) for s in many])
+        covariances = rotated[0] if family.form.shared else rotated
+    else:
+        covariances = (sigma**2)[:, : math.prod(family.form.covariance_shape(1, d))]
+        covariances = covariances.reshape(family.form.covariance_shape(k, d))
+    covariances = family.nearest(weights, covariances, d)
+    return MixtureParameters.create(family, weights, _means(rng, recipe), covariances)
 
 
 def _rotated(rng: np.random.Generator, sigma: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -152,13 +153,9 @@ class Rows:
 
 def _factor(p: MixtureParameters, k: int) -> NDArray[np.float64]:
     """A with A Aᵀ = Σ_k, as a matrix, a vector (its diagonal) or a number."""
-    match p.family.name:
-        case "full":
-            return np.asarray(np.linalg.cholesky(p.covariances[k]), dtype=np.float64)
-        case "tied":
-            return np.asarray(np.linalg.cholesky(p.covariances), dtype=np.float64)
-        case _:
-            return np.asarray(np.sqrt(p.covariances[k]))
+    own = p.covariances if p.form.shared else p.covariances[k]
+    root = np.linalg.cholesky if p.form.dense_factors else np.sqrt
+    return np.asarray(root(own), dtype=np.float64)
 
 
 def _coloured(noise: NDArray[Any], factor: NDArray[Any]) -> NDArray[Any]:

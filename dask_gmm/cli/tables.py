@@ -38,18 +38,8 @@ COMPONENTS_SHOWN = 40
 
 def widths(parameters: MixtureParameters) -> NDArray[np.float64]:
     """Return each component's standard deviation along each feature, shape (K, D)."""
-    k, d = parameters.n_components, parameters.n_features
-    covariances = parameters.covariances
-    match parameters.family.name:
-        case "full":
-            variances = np.diagonal(covariances, axis1=1, axis2=2)
-        case "tied":
-            variances = np.broadcast_to(np.diagonal(covariances), (k, d))
-        case "diag":
-            variances = covariances
-        case _:
-            variances = np.broadcast_to(covariances[:, None], (k, d))
-    return np.sqrt(variances)
+    shape = parameters.n_components, parameters.n_features
+    return np.sqrt(parameters.form.diagonals(parameters.covariances, *shape))
 
 
 def mixture_json(parameters: MixtureParameters) -> dict[str, Any]:

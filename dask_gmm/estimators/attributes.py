@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.errors import InputError
-from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.rounding import holds
 
@@ -70,7 +70,7 @@ def parameters_of(gm: Any) -> MixtureParameters:
     weights, means = _exact(gm, fitted, "weights"), _exact(gm, fitted, "means")
     factors = _exact(gm, fitted, "precisions_cholesky")
     kind = gm.covariance_type if fitted is None else fitted.family.name
-    shape = family.covariance_shape(*means.shape) if means.ndim == 2 else None
+    shape = family.form.covariance_shape(*means.shape) if means.ndim == 2 else None
     if kind != gm.covariance_type or factors.shape != shape:
         raise InputError(
             f"This mixture was fitted with covariance_type={kind!r} and has factors of shape "
@@ -80,7 +80,7 @@ def parameters_of(gm: Any) -> MixtureParameters:
     covariances = (
         _exact(gm, fitted, "covariances")
         if hasattr(gm, "covariances_")
-        else frozen_array(family.covariances(factors))
+        else frozen_array(family.form.covariances(factors))
     )
     return MixtureParameters(family, weights, means, covariances, factors)
 

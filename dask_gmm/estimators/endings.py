@@ -79,7 +79,7 @@ def warn_of_rounded_integers(report: FitReport, dtype: DTypeLike, stacklevel: in
     if np.dtype(dtype).kind not in "iu" or np.dtype(dtype).itemsize < 8:
         return
     parameters = report.best.parameters
-    variances = parameters.family.diagonals(parameters.covariances, *parameters.means.shape)
+    variances = parameters.form.diagonals(parameters.covariances, *parameters.means.shape)
     steps = np.spacing(np.abs(parameters.means))
     coarse = (steps > 1.0) & (steps > _COARSE * np.sqrt(variances))
     if not coarse.any():

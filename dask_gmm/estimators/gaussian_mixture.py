@@ -23,8 +23,9 @@ from dask_gmm.fitting.given import check_given
 from dask_gmm.fitting.prediction import Labels
 from dask_gmm.fitting.settings import FitSettings, WarmStart
 from dask_gmm.fitting.strategies import ACCELERATIONS
-from dask_gmm.mixture.covariance import COVARIANCE_TYPES, covariance_family
+from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
 from dask_gmm.mixture.kernels import KERNELS
+from dask_gmm.mixture.model import MaximumLikelihood
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -182,7 +183,7 @@ class GaussianMixture(FittedMixture):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(COVARIANCE_TYPES))],
+        "covariance_type": [StrOptions(COVARIANCE_TYPES)],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
@@ -343,9 +344,8 @@ class GaussianMixture(FittedMixture):
         )
         settings = FitSettings(
             n_components=self.n_components,
-            family=family,
+            model=MaximumLikelihood(family, self.reg_covar),
             tol=self.tol,
-            reg_covar=self.reg_covar,
             max_iter=self.max_iter,
             n_init=self.n_init,
             init_params=self.init_params,

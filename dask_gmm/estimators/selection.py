@@ -21,7 +21,8 @@ from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
-from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.model import MaximumLikelihood
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -229,9 +230,8 @@ def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
     """What all points share."""
     return FitSettings(
         n_components=point.n_components,
-        family=point.family,
+        model=MaximumLikelihood(point.family, model.reg_covar),
         tol=model.tol,
-        reg_covar=model.reg_covar,
         max_iter=model.max_iter,
         n_init=model.n_init,
         init_params=model.init_params,

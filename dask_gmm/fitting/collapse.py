@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.mixture.covariance import TIED
-from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.merging import absorb_component, take_components
 from dask_gmm.mixture.parameters import MixtureParameters
@@ -29,6 +27,7 @@ from dask_gmm.mixture.parameters import MixtureParameters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
 
@@ -48,8 +47,8 @@ class MStep:
 
     Parameters
     ----------
-    reg_covar : float
-        As in `maximize`.
+    model : MixtureModel
+        Whose M-step it is.
     on_collapse : {"stop", "reseed", "merge", "raise"}
         See the module; "stop" and "raise" only look at covariances, the other two also at
         components that hold less than one row.
@@ -64,7 +63,7 @@ class MStep:
         A sentence for each component that was mended.
     """
 
-    reg_covar: float
+    model: MixtureModel
     on_collapse: str = "stop"
     rows: Rows | None = None
     kernel: str = "auto"
@@ -82,18 +81,18 @@ class MStep:
             A covariance is not finite: squares have overflowed.
         """
         if self.on_collapse in ("stop", "raise"):
-            return maximize(statistics, self.reg_covar)
+            return self.model.update(statistics)
         empty = self._empty(statistics)
         try:
             if not empty:
-                return maximize(statistics, self.reg_covar)
+                return self.model.update(statistics)
             bad = sorted({*empty, *self._collapsed(statistics)})
         except CollapsedComponentError:
             bad = self._collapsed(statistics)
             if not bad:
                 raise
         if len(bad) == statistics.n_components:
-            return maximize(statistics, self.reg_covar)  # nothing sound to mend it from
+            return self.model.update(statistics)  # nothing sound to mend it from
         if self.on_collapse == "merge":
             return self._merged(statistics, bad)
         return self._reseeded(statistics, bad)
@@ -103,7 +102,7 @@ class MStep:
         if self.on_collapse in ("reseed", "merge") and self._empty(statistics):
             return None
         try:
-            return maximize(statistics, self.reg_covar)
+            return self.model.update(statistics)
         except CollapsedComponentError:
             return None
 
@@ -114,24 +113,24 @@ class MStep:
 
     def _collapsed(self, statistics: SufficientStatistics) -> list[int]:
         """Components without a covariance of their own; none where all share one."""
-        if statistics.family is TIED:
+        if statistics.form.shared:
             return []
         found = []
         for k in range(statistics.n_components):
             try:
-                maximize(take_components(statistics, [k]), self.reg_covar)
+                self.model.update(take_components(statistics, [k]))
             except CollapsedComponentError:
                 found.append(k)
         return found
 
     def _merged(self, statistics: SufficientStatistics, bad: list[int]) -> MixtureParameters:
         for gone in reversed(bad):  # from the end, so that the numbers before it still hold
-            statistics, into = absorb_component(statistics, gone, self.reg_covar)
+            statistics, into = absorb_component(statistics, gone, self.model)
             self.notes.append(
                 f"Component {gone} collapsed and was merged into component {into}, which leaves "
                 f"{statistics.n_components}."
             )
-        return maximize(statistics, self.reg_covar)
+        return self.model.update(statistics)
 
     def _reseeded(self, statistics: SufficientStatistics, bad: list[int]) -> MixtureParameters:
         k = statistics.n_components
@@ -146,7 +145,7 @@ class MStep:
                 )
             )
         sound = [j for j in range(k) if j not in bad]
-        parameters = maximize(take_components(statistics, sound), self.reg_covar)
+        parameters = self.model.update(take_components(statistics, sound))
         for gone in bad:
             mean = worst_place(self.rows, parameters, self.kernel)
             parameters = _with_component(parameters, gone, mean)
@@ -181,7 +180,7 @@ def worst_place(rows: Rows, parameters: MixtureParameters, kernel: str = "auto")
 
 def _pooled_variances(parameters: MixtureParameters) -> Array:
     """The components' variances averaged by weight, (D,)."""
-    variances = parameters.family.diagonals(parameters.covariances, *parameters.means.shape)
+    variances = parameters.form.diagonals(parameters.covariances, *parameters.means.shape)
     pooled: Array = parameters.weights @ variances
     return pooled
 
@@ -191,9 +190,11 @@ def _with_component(parameters: MixtureParameters, place: int, mean: Array) -> M
     family, k = parameters.family, parameters.n_components + 1
     share = 1.0 / k
     covariances = parameters.covariances
-    if family is not TIED:
+    if not family.form.shared:
         pooled = np.tensordot(parameters.weights, covariances, axes=1)
         covariances = np.insert(covariances, place, pooled, axis=0)
     weights = np.insert((1.0 - share) * parameters.weights, place, share)
+    weights = weights / weights.sum()
     means = np.insert(parameters.means, place, mean, axis=0)
-    return MixtureParameters.create(family, weights / weights.sum(), means, covariances)
+    covariances = family.nearest(weights, covariances, parameters.n_features)
+    return MixtureParameters.create(family, weights, means, covariances)

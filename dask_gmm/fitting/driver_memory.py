@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import Source
     from dask_gmm.fitting.grid_starts import GridPoint
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.family import CovarianceFamily
 
 __all__ = ["check_driver_memory", "check_grid_memory"]
 
@@ -124,7 +124,7 @@ def check_grid_memory(
 def _numbers(family: CovarianceFamily, n_components: int, n_features: int) -> int:
     """Numbers of a set."""
     k, d = n_components, n_features
-    return prod(family.second_moment_shape(k, d)) + 2 * k * d
+    return prod(family.form.second_moment_shape(k, d)) + 2 * k * d
 
 
 def _held(acceleration: str | None, n_init: int) -> int:

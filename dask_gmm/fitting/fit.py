@@ -96,7 +96,7 @@ def fit_mixture(
     check_row_count(source.n_rows, settings.n_components)
     check_driver_memory(
         source,
-        settings.family,
+        settings.model.family,
         settings.n_components,
         settings.n_init,
         settings.acceleration,

@@ -75,14 +75,14 @@ def fit_sample_of(
     warm: WarmStart | None,
 ) -> tuple[str | None, Sample | None]:
     """Choose the acceleration, and draw the sample if that, the start or a reseeding needs one."""
-    n_parameters = settings.family.n_parameters(settings.n_components, source.n_features)
+    n_parameters = settings.model.family.n_parameters(settings.n_components, source.n_features)
     size = settings.init_size or automatic_size(n_parameters, source.n_features)
     size = max(size, settings.n_components)
     acceleration = choose_acceleration(settings.acceleration, source, size, n_parameters)
     computed = warm is None and not settings.given.complete
     if not (computed or acceleration == "variance-reduced" or settings.on_collapse == "reseed"):
         return acceleration, None
-    reg_covar = settings.reg_covar
+    reg_covar = settings.model.reg_covar
     sample = starting_sample(source, backend, size, reg_covar, random_state, notify)
     if sample.complete and settings.acceleration == "auto":
         acceleration = None  # chunks of unknown sizes turn out to be few
@@ -144,21 +144,18 @@ def _drawn_starts(
 ) -> list[MixtureParameters]:
     """One start per restart from all rows, by k-means||."""
     assert sample is not None
-    k, family = settings.n_components, settings.family
+    k, model = settings.n_components, settings.model
     places = draw_places(
         backend,
         plan,
         sample.rows,
         n_components=k,
-        families=(family,),
+        forms=(model.family.form,),
         n_init=settings.n_init,
         random_state=random_state,
         notify=notify,
     )
-    return [
-        fill_in(drawn.start(k, family, settings.reg_covar, random_state), settings.given)
-        for drawn in places
-    ]
+    return [fill_in(drawn.start(k, model, random_state), settings.given) for drawn in places]
 
 
 def _starts(
@@ -174,15 +171,14 @@ def _starts(
     rows, count = None if sample is None else sample.rows, settings.n_init
     if acceleration == "variance-reduced" and rows is not None:
         count = 1 if settings.given.complete else max(count, SAMPLE_STARTS)
-        rows = thinned(rows, settings.n_components, settings.family)
+        rows = thinned(rows, settings.n_components, settings.model.family)
     return [
         initial_parameters(
             rows,
             n_components=settings.n_components,
-            family=settings.family,
+            model=settings.model,
             init_params=settings.init_params,
             random_state=random_state,
-            reg_covar=settings.reg_covar,
             given=settings.given,
         )
         for _ in range(count)

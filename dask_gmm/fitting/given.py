@@ -12,7 +12,7 @@ from dask_gmm.fitting.starts import GivenParameters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.family import CovarianceFamily
 
     Array = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ def check_given(
     w = None if weights is None else _array(weights, "weights", (k,))
     m = None if means is None else _array(means, "means", (k, d))
     what = f"{family.name} precision"
-    p = None if precisions is None else _array(precisions, what, family.covariance_shape(k, d))
+    p = None if precisions is None else _array(precisions, what, family.form.covariance_shape(k, d))
     if w is not None:
         _check_weights(w)
     if p is not None:
@@ -78,7 +78,7 @@ def _check_weights(weights: Array) -> None:
 
 
 def _check_precisions(family: CovarianceFamily, precisions: Array) -> None:
-    if not family.dense_factors:
+    if not family.form.dense_factors:
         if np.any(precisions <= 0.0):
             raise InputError(f"'{family.name} precision' should be positive")
         return

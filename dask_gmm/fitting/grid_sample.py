@@ -90,7 +90,7 @@ def draw_grid_sample(
     def wrap(job: BlockJob[Any]) -> BlockJob[Any]:
         return job if held_out is None else TrainingRowsJob(job, held_out, source.block_bytes)
 
-    reg_covar = settings.reg_covar
+    reg_covar = settings.model.reg_covar
     sample = starting_sample(source, backend, size, reg_covar, random_state, notify, wrap)
     most = max(p.n_components for p in points)
     check_row_count(len(sample.rows), most)
@@ -152,8 +152,9 @@ class GridSample:
                 yield point, self._strategy(point, group), [start.origin for start in group]
 
     def _strategy(self, point: GridPoint, starts: Sequence[GridStart]) -> Fitting:
-        mine = replace(self._settings, n_components=point.n_components, family=point.family)
-        m_step = MStep(mine.reg_covar, mine.on_collapse, self._rows.rows, mine.kernel)
+        model = self._settings.model.with_family(point.family)
+        mine = replace(self._settings, n_components=point.n_components, model=model)
+        m_step = MStep(model, mine.on_collapse, self._rows.rows, mine.kernel)
         parameters = [start.parameters for start in starts]
         return make_strategy(parameters, mine, self.accelerations[point], m_step, self._rows)
 
@@ -199,7 +200,7 @@ class GridSample:
                 plan,
                 self._rows.rows,
                 n_components=max(p.n_components for p in self._points),
-                families=tuple(dict.fromkeys(p.family for p in self._points)),
+                forms=tuple(dict.fromkeys(p.family.form for p in self._points)),
                 n_init=settings.n_init,
                 random_state=random_state,
                 notify=notify,
@@ -209,10 +210,10 @@ class GridSample:
         def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:
             found: dict[GridPoint, list[MixtureParameters]] = {p: [] for p in points}
             for point in points:
-                k, family = point.n_components, point.family
+                model = settings.model.with_family(point.family)
                 for drawn in places:
                     with suppress(CollapsedComponentError):
-                        start = drawn.start(k, family, settings.reg_covar, random_state)
+                        start = drawn.start(point.n_components, model, random_state)
                         found[point].append(start)
             return found
 

@@ -22,7 +22,6 @@ from dask_gmm.fitting.acceleration.sample_fit import best_ends, thinned
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.starts import responsibilities, start_from
-from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.merging import merge_down
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.fitting.settings import FitSettings
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
 
@@ -99,9 +98,8 @@ def starts_on_sample(
                         some,
                         pieces,
                         k,
-                        point.family,
+                        settings.model.with_family(point.family),
                         settings.init_params,
-                        settings.reg_covar,
                     )
                 except CollapsedComponentError:
                     continue
@@ -165,8 +163,8 @@ def _merged_start(
     if statistics.n_components <= point.n_components:  # it has lost components itself
         return []
     try:
-        merged = merge_down(statistics, point.n_components, settings.reg_covar)
-        start = maximize(merged, settings.reg_covar)
+        model = settings.model.with_family(point.family)
+        start = model.update(merge_down(statistics, point.n_components, model))
     except CollapsedComponentError:
         return []
     return [(start, f"merged from {larger.n_components}")]
@@ -178,7 +176,8 @@ def _fitted(
     """The best ends of fits to the sample, and what comes from all rows as it is."""
     if not starts:
         return []
-    ends = best_ends(sample, [p for p, _ in starts], settings.reg_covar, settings.n_init)
+    model = settings.model.with_family(starts[0][0].family)
+    ends = best_ends(sample, [p for p, _ in starts], model, settings.n_init)
     fitted = [GridStart(end.parameters, end.value, starts[end.start][1]) for end in ends]
     if settings.init_params != "k-means||":
         return fitted
@@ -192,9 +191,9 @@ def _polished(
     """The starts after some EM on the sample, the best `n_init` of them."""
     kernel = get_kernel(settings.kernel)
     steps = min(settings.max_iter, POLISH_ITERATIONS)
-    tol, reg_covar = POLISH_TOL * settings.tol, settings.reg_covar
+    tol, model = POLISH_TOL * settings.tol, settings.model
     results = run(
-        [PlainEM(start, tol, steps, reg_covar) for start, _ in starts],
+        [PlainEM(p, tol, steps, model.with_family(p.family)) for p, _ in starts],
         lambda candidates: kernel.statistics(sample.rows, candidates),
     )
     polished = [

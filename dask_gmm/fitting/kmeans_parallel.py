@@ -24,7 +24,6 @@ from dask_gmm.errors import InputError
 from dask_gmm.fitting.events import StartRead
 from dask_gmm.fitting.kmeans_scaling import exponent_of
 from dask_gmm.fitting.starts import cluster_weighted, spread_out
-from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels.base import check_finite, checked_values
 from dask_gmm.mixture.merging import group_components, take_components
 from dask_gmm.mixture.statistics import SufficientStatistics
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.form import CovarianceForm
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
 
@@ -62,17 +62,16 @@ class DrawnPlaces:
 
     Attributes
     ----------
-    moments : mapping of family to SufficientStatistics
+    moments : mapping of form to SufficientStatistics
         A component for each row drawn, about that row.
     """
 
-    moments: dict[CovarianceFamily, SufficientStatistics]
+    moments: dict[CovarianceForm, SufficientStatistics]
 
     def start(
         self,
         n_components: int,
-        family: CovarianceFamily,
-        reg_covar: float,
+        model: MixtureModel,
         random_state: np.random.RandomState,
     ) -> MixtureParameters:
         """Cluster the rows drawn and return the parameters of the clusters.
@@ -84,7 +83,7 @@ class DrawnPlaces:
         CollapsedComponentError
             A cluster has no covariance.
         """
-        moments = self.moments[family]
+        moments = self.moments[model.family.form]
         held = np.flatnonzero(moments.counts > 0.0)  # a row drawn twice is nearest to none once
         if len(held) < n_components:
             raise InputError(
@@ -95,8 +94,8 @@ class DrawnPlaces:
         labels, centres = cluster_weighted(
             moments.reference, moments.counts, n_components, random_state
         )
-        with np.errstate(over="ignore", invalid="ignore"):  # `maximize` says whose squares overflow
-            return maximize(group_components(moments, labels, centres), reg_covar)
+        with np.errstate(over="ignore", invalid="ignore"):  # `update` says whose squares overflow
+            return model.update(group_components(moments, labels, centres))
 
 
 def draw_places(
@@ -105,7 +104,7 @@ def draw_places(
     sample: Rows,
     *,
     n_components: int,
-    families: Sequence[CovarianceFamily],
+    forms: Sequence[CovarianceForm],
     n_init: int,
     random_state: np.random.RandomState,
     notify: Observer,
@@ -122,7 +121,8 @@ def draw_places(
         Rows in memory; k-means++ chooses the first K places among them.
     n_components : int
         K; the largest, where starts of several sizes are wanted.
-    families : sequence of CovarianceFamily
+    forms : sequence of CovarianceForm
+        Of the second moments to gather.
     n_init : int
         Restarts, each with places of its own.
     random_state : numpy.random.RandomState
@@ -157,8 +157,8 @@ def draw_places(
         places = [
             np.concatenate([p, drawn.rows]) for p, drawn in zip(places, found.parts, strict=True)
         ]
-    moments = read(_MomentsJob(tuple(places), tuple(families)), READS).parts
-    return [DrawnPlaces(dict(zip(families, one.parts, strict=True))) for one in moments]
+    moments = read(_MomentsJob(tuple(places), tuple(forms)), READS).parts
+    return [DrawnPlaces(dict(zip(forms, one.parts, strict=True))) for one in moments]
 
 
 @dataclass(frozen=True)
@@ -239,13 +239,13 @@ class _DrawJob:
 
 @dataclass(frozen=True)
 class _MomentsJob:
-    """The moments of the rows nearest to each place, for every restart and family."""
+    """The moments of the rows nearest to each place, for every restart and form."""
 
     places: tuple[Array, ...]
-    families: tuple[CovarianceFamily, ...]
+    forms: tuple[CovarianceForm, ...]
 
     def __call__(self, rows: Rows, block: BlockRef) -> _Parts:
-        """Return statistics about the places, a `_Parts` of families for each restart."""
+        """Return statistics about the places, a `_Parts` of forms for each restart."""
         values = checked_values(rows.values, self.places[0].shape[1])
         with np.errstate(over="ignore", invalid="ignore"):  # the start says whose squares overflow
             return _Parts(
@@ -255,7 +255,7 @@ class _MomentsJob:
     def _moments(self, values: NDArray[Any], weights: Array | None, places: Array) -> _Parts:
         m, d = places.shape
         counts, first = np.zeros(m), np.zeros((m, d))
-        seconds = [np.zeros(family.second_moment_shape(m, d)) for family in self.families]
+        seconds = [np.zeros(form.second_moment_shape(m, d)) for form in self.forms]
         for where, _, labels in _nearest(values, places):
             offsets = values[where].astype(np.float64) - places[labels]
             own = None if weights is None else weights[where]
@@ -265,12 +265,12 @@ class _MomentsJob:
             for j in np.unique(labels).tolist():
                 mine = labels == j
                 left, right = weighted[mine], offsets[mine]
-                for family, second in zip(self.families, seconds, strict=True):
-                    family.add_moment(second, j, family.component_moment(left, right))
+                for form, second in zip(self.forms, seconds, strict=True):
+                    form.add_moment(second, j, form.component_moment(left, right))
         return _Parts(
             tuple(
                 SufficientStatistics.create(
-                    family,
+                    form,
                     places,
                     rows=len(values),
                     weight=len(values) if weights is None else float(weights.sum()),
@@ -279,7 +279,7 @@ class _MomentsJob:
                     first=first,
                     second=second,
                 )
-                for family, second in zip(self.families, seconds, strict=True)
+                for form, second in zip(self.forms, seconds, strict=True)
             )
         )
 
@@ -287,8 +287,8 @@ class _MomentsJob:
     def value_bytes(self) -> int:
         """Bytes of what one call returns."""
         m, d = sum(len(p) for p in self.places), int(self.places[0].shape[1])
-        moments = sum(int(np.prod(f.second_moment_shape(m, d))) for f in self.families)
-        return 8 * (moments + len(self.families) * (m + 2 * m * d))
+        moments = sum(int(np.prod(f.second_moment_shape(m, d))) for f in self.forms)
+        return 8 * (moments + len(self.forms) * (m + 2 * m * d))
 
     @property
     def workspace_bytes(self) -> int:

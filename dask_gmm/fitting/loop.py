@@ -15,7 +15,6 @@ import numpy as np
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Judgement, Outcome, StepKind
-from dask_gmm.mixture.estimation import centring_error
 from dask_gmm.mixture.kernels import Candidate
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -42,7 +42,7 @@ class FitResult:
     parameters : MixtureParameters
         After the last M-step; before it, where that one collapsed.
     lower_bounds : tuple of float
-        Mean log-likelihood per row, in nats, before each M-step.
+        The model's objective (the mean log-likelihood) in nats per row, before each M-step.
     lower_bound : float
         The last of them; with a warm start and no iteration the one it started from.
     n_iter : int
@@ -123,14 +123,14 @@ def best_result(results: Sequence[FitResult]) -> FitResult:
 
 
 def better_centres(
-    statistics: SufficientStatistics, reg_covar: float
+    statistics: SufficientStatistics, model: MixtureModel
 ) -> NDArray[np.float64] | None:
     """Where to gather the moments again if too few digits are left of a covariance; else None.
 
     A mean that jumped by thousands of its new σ leaves too few digits in a covariance taken
     about the old mean. Then, once, the pass is repeated about the new means.
     """
-    if not centring_error(statistics, reg_covar) > _RECENTRE_ABOVE:
+    if not model.centring_error(statistics) > _RECENTRE_ABOVE:
         return None
     counts = np.maximum(statistics.counts, np.finfo(np.float64).tiny)
     shift = np.where(statistics.counts[:, None] > 0, statistics.first / counts[:, None], 0.0)
@@ -142,18 +142,19 @@ def better_centres(
 class PlainEM:
     """Expectation-maximisation as scikit-learn runs it: one E-step and one M-step a pass.
 
-    It stops when the mean log-likelihood changes by less than `tol` nats per row between two
-    passes (strictly: tol = 0 never stops), or after `max_iter` M-steps. When a covariance is no
-    longer positive definite it stops too and keeps the parameters before that M-step: hours of
-    passes end with a usable mixture and the collapsed component's name, where scikit-learn raises;
-    unless its M-step has another rule for that (`collapse.MStep`).
+    It stops when the model's objective (the mean log-likelihood) changes by less than `tol` nats
+    per row between two passes (strictly: tol = 0 never stops), or after `max_iter` M-steps. When a
+    covariance is no longer positive definite it stops too and keeps the parameters before that
+    M-step: hours of passes end with a usable mixture and the collapsed component's name, where
+    scikit-learn raises; unless its M-step has another rule for that (`collapse.MStep`).
 
     Parameters
     ----------
     parameters : MixtureParameters
         The start.
-    tol, reg_covar : float
+    tol : float
     max_iter : int
+    model : MixtureModel
     previous_bound : float
         The lower bound a warm start continues from.
     m_step : MStep, optional
@@ -163,7 +164,7 @@ class PlainEM:
     parameters: MixtureParameters
     tol: float
     max_iter: int
-    reg_covar: float
+    model: MixtureModel
     previous_bound: float = -np.inf
     m_step: MStep | None = None
     outcome: Outcome | None = None
@@ -174,7 +175,7 @@ class PlainEM:
     _error: CollapsedComponentError | None = None
 
     def __post_init__(self) -> None:
-        self._m_step = self.m_step or MStep(self.reg_covar)
+        self._m_step = self.m_step or MStep(self.model)
         self._previous = self.previous_bound
         if self.max_iter == 0:
             self.outcome = Outcome.MAX_ITER
@@ -188,9 +189,9 @@ class PlainEM:
     def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
         """Do the M-step, or ask for the same parameters about better centres."""
         (found,) = statistics
-        bound = found.mean_log_likelihood
+        bound = self.model.objective(found, self.parameters)
         if self._reference is None:
-            self._reference = better_centres(found, self.reg_covar)
+            self._reference = better_centres(found, self.model)
             if self._reference is not None:
                 self.judgements.append(Judgement(StepKind.REPEATED, bound, None))
                 return

@@ -72,8 +72,8 @@ class StatisticsJob:
         """Bytes of what one call returns."""
         total = 0
         for candidate in self.candidates:
-            family, reference = candidate.parameters.family, candidate.reference
-            total += reference.nbytes + 8 * number_of_sums(family, *reference.shape)
+            form, reference = candidate.parameters.form, candidate.reference
+            total += reference.nbytes + 8 * number_of_sums(form, *reference.shape)
         return total
 
     @property
@@ -82,9 +82,9 @@ class StatisticsJob:
         components = [c.parameters.n_components for c in self.candidates]
         n_features = self.candidates[0].parameters.n_features
         parameters = sum(c.parameters.nbytes + c.reference.nbytes for c in self.candidates)
-        families = [c.parameters.family for c in self.candidates]
+        forms = [c.parameters.form for c in self.candidates]
         kernel = get_kernel(self.kernel)
-        return parameters + kernel.workspace_bytes(n_features, components, families)
+        return parameters + kernel.workspace_bytes(n_features, components, forms)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class LogLikelihoodJob:
     def workspace_bytes(self) -> int:
         """Bytes one call needs besides the block; its densities are counted as one tile's worth."""
         p, kernel = self.parameters, get_kernel(self.kernel)
-        return p.nbytes + kernel.workspace_bytes(p.n_features, [p.n_components], [p.family])
+        return p.nbytes + kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
 
 
 @dataclass(frozen=True)

@@ -110,5 +110,5 @@ class WriteJob:
         """Bytes one call needs besides the block: the kernel's tiles and the block of output."""
         p = self.function.parameters
         kernel = get_kernel(self.function.kernel)
-        tiles = kernel.workspace_bytes(p.n_features, [p.n_components], [p.family])
+        tiles = kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
         return p.nbytes + tiles + 2 * self.output_bytes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.starts import GivenParameters
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = ["FitSettings", "WarmStart"]
@@ -21,9 +21,8 @@ class FitSettings:
     """
 
     n_components: int
-    family: CovarianceFamily
+    model: MixtureModel
     tol: float
-    reg_covar: float
     max_iter: int
     n_init: int
     init_params: str

@@ -14,8 +14,6 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 
 from dask_gmm.errors import InputError
 from dask_gmm.fitting.kmeans_scaling import for_k_means, for_k_means_plus_plus
-from dask_gmm.mixture.covariance import TIED
-from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -24,7 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.form import CovarianceForm
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.rows import Rows
 
     Values = NDArray[np.floating[Any]]
@@ -67,10 +66,9 @@ def initial_parameters(
     rows: Rows | None,
     *,
     n_components: int,
-    family: CovarianceFamily,
+    model: MixtureModel,
     init_params: str,
     random_state: np.random.RandomState,
-    reg_covar: float,
     given: GivenParameters,
 ) -> MixtureParameters:
     """Compute one start.
@@ -80,12 +78,10 @@ def initial_parameters(
     rows : Rows or None
         The sample; None only when everything is given.
     n_components : int
-    family : CovarianceFamily
+    model : MixtureModel
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}
     random_state : numpy.random.RandomState
         Advanced by the draws of this start.
-    reg_covar : float
-        As in the M-step.
     given : GivenParameters
         Replaces what the method would have computed.
 
@@ -98,14 +94,14 @@ def initial_parameters(
     if given.complete:
         assert given.weights is not None
         return MixtureParameters.from_precisions(
-            family,
+            model.family,
             given.weights / given.weights.sum(),
             given.means,  # type: ignore[arg-type]
             given.precisions,  # type: ignore[arg-type]
         )
     assert rows is not None
     pieces = responsibilities(rows, n_components, init_params, random_state)
-    computed = start_from(rows, pieces, n_components, family, init_params, reg_covar)
+    computed = start_from(rows, pieces, n_components, model, init_params)
     return fill_in(computed, given)
 
 
@@ -113,16 +109,15 @@ def start_from(
     rows: Rows,
     pieces: Iterable[Piece],
     n_components: int,
-    family: CovarianceFamily,
+    model: MixtureModel,
     init_params: str,
-    reg_covar: float,
 ) -> MixtureParameters:
-    """The start of a family that follows from `responsibilities`; see `initial_parameters`."""
+    """The start of a model that follows from `responsibilities`; see `initial_parameters`."""
     with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares are too large
-        statistics = responsibility_statistics(rows, pieces, n_components, family)
-        computed = maximize(statistics, reg_covar)
-        if family is TIED and init_params in ("k-means++", "random_from_data"):
-            computed = _pooled_start(rows, computed, reg_covar)
+        form = model.family.form
+        computed = model.update(responsibility_statistics(rows, pieces, n_components, form))
+        if form.shared and init_params in ("k-means++", "random_from_data"):
+            computed = _pooled_start(rows, computed, model.reg_covar)
     return computed
 
 
@@ -181,7 +176,7 @@ def responsibility_statistics(
     rows: Rows,
     responsibilities: Iterable[Piece],
     n_components: int,
-    family: CovarianceFamily,
+    form: CovarianceForm,
 ) -> SufficientStatistics:
     """Statistics of rows whose responsibilities are known, about each component's own mean.
 
@@ -192,13 +187,13 @@ def responsibility_statistics(
         For each component in turn, the rows that have any responsibility and how much, times
         their weight.
     n_components : int
-    family : CovarianceFamily
+    form : CovarianceForm
     """
     d = rows.values.shape[1]
     counts = np.zeros(n_components)
     reference = np.zeros((n_components, d))
     first = np.zeros((n_components, d))
-    second = np.zeros(family.second_moment_shape(n_components, d))
+    second = np.zeros(form.second_moment_shape(n_components, d))
     for k, (index, r) in enumerate(responsibilities):
         x = np.asarray(rows.values[index], dtype=np.float64)
         counts[k] = r.sum()
@@ -207,9 +202,9 @@ def responsibility_statistics(
         centred = x - reference[k]
         weighted = centred * r[:, None]
         first[k] = weighted.sum(axis=0)
-        family.add_moment(second, k, family.component_moment(weighted, centred))
+        form.add_moment(second, k, form.component_moment(weighted, centred))
     return SufficientStatistics.create(
-        family,
+        form,
         reference,
         rows=len(rows),
         weight=rows.total_weight,
@@ -273,8 +268,9 @@ def _pooled_start(rows: Rows, computed: MixtureParameters, reg_covar: float) -> 
     weighted = x if rows.weights is None else x * rows.weights[:, None]
     covariance = (weighted.T @ x - means.T @ means) / k
     covariance.flat[:: covariance.shape[0] + 1] += reg_covar
-    TIED.factor(covariance)  # says what is wrong with it, if anything is
-    return MixtureParameters.create(TIED, computed.weights, computed.means, covariance)
+    computed.form.factor(covariance)  # says what is wrong with it, if anything is
+    family = computed.family
+    return MixtureParameters.create(family, computed.weights, computed.means, covariance)
 
 
 def fill_in(computed: MixtureParameters, given: GivenParameters) -> MixtureParameters:

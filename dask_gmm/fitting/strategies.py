@@ -92,7 +92,7 @@ def make_strategy(
     previous_bound : float
         The lower bound that a warm start continues from.
     """
-    rules = (settings.tol, settings.max_iter, settings.reg_covar)
+    rules = (settings.tol, settings.max_iter, settings.model)
     if acceleration is None:
         (start,) = starts
         return PlainEM(start, *rules, previous_bound, m_step)
@@ -129,14 +129,14 @@ def make_strategies(
 
     def make(starts: Sequence[MixtureParameters], rows: SampleRows | None = None) -> Fitting:
         reseeding = None if sample is None else sample.rows
-        m_step = MStep(settings.reg_covar, settings.on_collapse, reseeding, settings.kernel)
+        m_step = MStep(settings.model, settings.on_collapse, reseeding, settings.kernel)
         return make_strategy(starts, settings, acceleration, m_step, rows, bound)
 
     if acceleration != "variance-reduced":
         return [make((start,)) for start in starts]
     assert sample is not None
     rows = SampleRows(sample.rows, settings.kernel, n_threads)
-    tried = fit_sample(rows, starts, settings.reg_covar, settings.n_init)
+    tried = fit_sample(rows, starts, settings.model, settings.n_init)
     if warm is not None or settings.given.any:
         # Whoever gave it may know more than the sample: the first read tells.
         tried = (*tried, starts[0])

@@ -99,7 +99,7 @@ def complete_log_likelihood(
     statistics : SufficientStatistics
         Of any E-step: r_nk is what it was gathered with.
     parameters : MixtureParameters
-        π, μ, Σ; of the same family and size.
+        π, μ, Σ; of the same form and size.
 
     Returns
     -------
@@ -107,26 +107,26 @@ def complete_log_likelihood(
         In nats, over all rows.
     """
     k, d = parameters.means.shape
-    family, counts = parameters.family, statistics.counts
-    logs = family.log_determinant(parameters.precisions_cholesky, k, d)
+    form, counts = parameters.form, statistics.counts
+    logs = form.log_determinant(parameters.precisions_cholesky, k, d)
     logs = logs - 0.5 * d * np.log(2.0 * np.pi)
     held = counts > 0.0
     with np.errstate(divide="ignore"):  # a weight of zero is a component that nobody belongs to
         logs = logs + np.log(parameters.weights)
-    # The second moments have the shape of the covariances in every family, so that the sum of
+    # The second moments have the shape of the covariances in every form, so that the sum of
     # tr(Σ_k⁻¹ C_k) over the components is a sum of products.
     squares = float(np.sum(parameters.precisions * _moments_about_means(statistics, parameters)))
     return float(counts[held] @ logs[held]) - 0.5 * squares
 
 
 def _moments_about_means(statistics: SufficientStatistics, parameters: MixtureParameters) -> Array:
-    """Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ, or what the family keeps of it, from moments about c_k."""
-    family = statistics.family
+    """Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ, or what the form keeps of it, from moments about c_k."""
+    form = statistics.form
     second = np.array(statistics.second)
     offsets = parameters.means - statistics.reference
     for k in np.flatnonzero(np.any(offsets != 0.0, axis=1)):
         offset, first = offsets[k][None], statistics.first[k][None]
-        moved = family.component_moment(statistics.counts[k] * offset, offset)
-        moved = moved - family.component_moment(first, offset)
-        family.add_moment(second, int(k), moved - family.component_moment(offset, first))
+        moved = form.component_moment(statistics.counts[k] * offset, offset)
+        moved = moved - form.component_moment(first, offset)
+        form.add_moment(second, int(k), moved - form.component_moment(offset, first))
     return second

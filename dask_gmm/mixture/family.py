@@ -1,65 +1,56 @@
-"""What a covariance family is; the four there are stand in `mixture.covariance`.
+"""Covariance families: what components' covariances have in common, and how they are estimated.
 
-Notation: K components, D features. The *precision Cholesky factor* of a component is
-scikit-learn's: upper triangular U with Σ⁻¹ = U Uᵀ, so that y = Uᵀ (x − μ) is the whitened row and
-log|Σ|^(-1/2) = Σ_i log U_ii.
+A family is an estimator of a form (`mixture.form`): it turns the moments that an E-step has
+gathered for the form into covariances. A new one is a class here or anywhere else, and a call of
+`register_family`; kernels, starts, accelerated steps, merging, model files and the command line ask
+it for what they need and know none by name.
+
+In the notation of Celeux & Govaert (1995) and mclust, *full* is VVV, *tied* EEE, *diag* VVI and
+*spherical* VII.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from dask_gmm.errors import InputError
+from dask_gmm.mixture.form import DIAGONAL, FULL, SPHERICAL, TIED, CovarianceForm
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
-    Real = NDArray[np.floating[Any]]
 
-__all__ = ["CovarianceFamily"]
+__all__ = [
+    "COVARIANCE_TYPES",
+    "CovarianceFamily",
+    "covariance_family",
+    "register_family",
+]
+
+COVARIANCE_TYPES: set[str] = set()
+"""Names of the families that are registered; grows in place."""
+
+_REGISTERED: dict[str, CovarianceFamily] = {}
 
 
 class CovarianceFamily(ABC):
-    """What a mixture's covariances share and how they are estimated.
+    """An estimator of covariances.
 
     Families are stateless singletons; compare them with ``is`` or ``==``, name them with `name`.
     """
 
     name: ClassVar[str]
-    dense_factors: ClassVar[bool]
-    """Whether covariances are matrices (full, tied) and not variances (diag, spherical)."""
-
-    @abstractmethod
-    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        """Shape of the covariances and of the precision Cholesky factors."""
-
-    def second_moment_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        """Shape of the second moments Σ_n r_nk (x_n − c_k)(x_n − c_k)ᵀ that this family needs."""
-        return self.covariance_shape(n_components, n_features)
-
-    @abstractmethod
-    def component_moment(self, weighted: Real, centred: Real) -> Any:
-        """One component's part of the second moments, in the precision of the arguments.
-
-        Parameters
-        ----------
-        weighted, centred : (n, D) floating
-            r_nk (x_n − c_k), and x_n − c_k.
-        """
-
-    def add_moment(self, second: Real, component: int, moment: Any) -> None:
-        """Add a `component_moment` to the second moments of all components, in place.
-
-        Parameters
-        ----------
-        second : `second_moment_shape` floating
-        component : int
-            k.
-        moment : floating
-            What `component_moment` returned for k.
-        """
-        second[component] += moment
+    """scikit-learn's `covariance_type`; what a user, a model file and the command line call it."""
+    form: ClassVar[CovarianceForm]
+    """How its covariances lie, and which second moments it is estimated from."""
+    independent: ClassVar[bool] = True
+    """Whether each component's covariance follows from the moments of that component alone."""
+    constrained: ClassVar[bool] = False
+    """Whether not every set of covariances in its form is one of its own."""
 
     @abstractmethod
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
@@ -80,81 +71,136 @@ class CovarianceFamily(ABC):
             N_k = Σ_n r_nk, positive.
         first : (K, D) float64
             G_k = Σ_n r_nk (x_n − c_k).
-        second : `second_moment_shape` float64
-            C_k = Σ_n r_nk (x_n − c_k)(x_n − c_k)ᵀ, or what the family keeps of it.
+        second : float64, the form's `second_moment_shape`
+            C_k = Σ_n r_nk (x_n − c_k)(x_n − c_k)ᵀ, or what the form keeps of it.
         reg_covar : float
-            Added to the diagonal, in squared units of the data.
+            Added to the diagonal, in squared units of the data. A constrained family adds it to the
+            scatter, so that what it returns is one of its own.
         """
 
-    @abstractmethod
-    def factor(self, covariances: Array) -> Array:
-        """Precision Cholesky factors of the covariances.
+    def nearest(self, weights: Array, covariances: Array, n_features: int) -> Array:
+        """The family's covariances that are nearest to any of its form.
 
-        Raises
-        ------
-        CollapsedComponentError
-            A covariance is not positive definite; the message names the component.
-        InputError
-            A covariance is not finite: squares have overflowed.
-        """
-
-    @abstractmethod
-    def factor_precisions(self, precisions: Array) -> Array:
-        """Precision Cholesky factors of given (positive definite) precisions."""
-
-    @abstractmethod
-    def precisions(self, precisions_cholesky: Array) -> Array:
-        """Σ⁻¹ = U Uᵀ."""
-
-    @abstractmethod
-    def covariances(self, precisions_cholesky: Array) -> Array:
-        """Σ = U⁻ᵀ U⁻¹."""
-
-    @abstractmethod
-    def log_determinant(
-        self, precisions_cholesky: Array, n_components: int, n_features: int
-    ) -> Array:
-        """log|Σ_k|^(-1/2) for each component, shape (K,)."""
-
-    @abstractmethod
-    def whiten(self, precisions_cholesky: Array, component: int, differences: Real) -> Any:
-        """Rows of y = Uᵀ (x − μ) for one component, in the precision of the differences.
+        They are what it estimates from rows that have the given covariances: they minimise the
+        Kullback-Leibler divergence to a mixture with the same weights and means.
 
         Parameters
         ----------
-        precisions_cholesky : float64, shape of the family
-        component : int
-            k.
-        differences : (n, D) floating
-            x_n − μ_k.
+        weights : (K,) float64
+            π_k > 0.
+        covariances : float64, the form's `covariance_shape`
+        n_features : int
         """
+        if not self.constrained:
+            return covariances
+        nowhere = np.zeros((len(weights), n_features))
+        second = self.form.scatter(weights, covariances, n_features)
+        return self.estimate(weights, nowhere, second, 0.0)
 
-    @abstractmethod
-    def colour(self, precisions_cholesky: Array, component: int, white: Array) -> Array:
-        """Rows of x − μ = U⁻ᵀ y for one component: `whiten` undone; (n, D) both."""
-
-    @abstractmethod
-    def diagonals(self, covariances: Array, n_components: int, n_features: int) -> Array:
-        """The diagonal of each component's covariance (or factor), (K, D); perhaps a view."""
-
-    @abstractmethod
-    def absolute_quadratic(self, precisions_cholesky: Array, sizes: Array) -> Array:
-        """s_kᵀ |Σ_k⁻¹| s_k for each component, shape (K,), where |·| is element by element.
-
-        Parameters
-        ----------
-        precisions_cholesky : float64, shape of the family
-        sizes : (K, D) float64
-            s_k ≥ 0.
-        """
-
-    @abstractmethod
-    def dense(self, covariances: Array, n_components: int, n_features: int) -> Array:
-        """The covariances as a (K, D, D) array: to look at them, too large to compute with."""
-
-    def take(self, covariances: Array, order: NDArray[np.intp]) -> Array:
-        """Covariances (or factors, or moments) of the components in another order."""
-        return covariances[order]
+    def __reduce__(self) -> tuple[object, ...]:
+        # Of each family there is one, also after a model has travelled to a worker.
+        return (covariance_family, (self.name,))
 
     def __repr__(self) -> str:
         return f"<{self.name} covariance family>"
+
+
+def register_family(family: CovarianceFamily) -> None:
+    """Make a family known by its name, to estimators, model files and the command line.
+
+    A worker that unpickles a model must have imported the module that registers its family.
+
+    Raises
+    ------
+    InputError
+        Another family has that name.
+    """
+    known = _REGISTERED.setdefault(family.name, family)
+    if type(known) is not type(family):
+        raise InputError(f"There is a covariance family {family.name!r} already: {known!r}.")
+    COVARIANCE_TYPES.add(family.name)
+
+
+def covariance_family(name: str) -> CovarianceFamily:
+    """Return the family called `name`.
+
+    Raises
+    ------
+    InputError
+        None is.
+    """
+    try:
+        return _REGISTERED[name]
+    except KeyError:
+        raise InputError(
+            f"covariance_type={name!r} is unknown; choose one of {', '.join(_REGISTERED)}."
+        ) from None
+
+
+class Full(CovarianceFamily):
+    """Each component has its own covariance matrix."""
+
+    name = "full"
+    form = FULL
+
+    def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features * (n_features + 1) // 2
+
+    def estimate(self, counts: Array, first: Array, second: Array, reg_covar: float) -> Array:
+        shift = first / counts[:, None]
+        covariances = second / counts[:, None, None] - shift[:, :, None] * shift[:, None, :]
+        covariances = 0.5 * (covariances + covariances.transpose(0, 2, 1))
+        diagonal = np.arange(first.shape[1])
+        covariances[:, diagonal, diagonal] += reg_covar
+        return covariances
+
+
+class Tied(CovarianceFamily):
+    """All components share one covariance matrix."""
+
+    name = "tied"
+    form = TIED
+    independent = False
+
+    def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def estimate(self, counts: Array, first: Array, second: Array, reg_covar: float) -> Array:
+        # Σ_k N_k Σ_k / Σ_k N_k, each Σ_k about its own mean c_k + G_k/N_k.
+        between = first.T @ (first / counts[:, None])
+        covariance: Array = (second - between) / counts.sum()
+        covariance = 0.5 * (covariance + covariance.T)
+        covariance.flat[:: covariance.shape[0] + 1] += reg_covar
+        return covariance
+
+
+class Diagonal(CovarianceFamily):
+    """Each component has a variance per feature."""
+
+    name = "diag"
+    form = DIAGONAL
+
+    def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features
+
+    def estimate(self, counts: Array, first: Array, second: Array, reg_covar: float) -> Array:
+        return (second - first * (first / counts[:, None])) / counts[:, None] + reg_covar
+
+
+class Spherical(CovarianceFamily):
+    """Each component has one variance. The second moment is the trace of C_k."""
+
+    name = "spherical"
+    form = SPHERICAL
+
+    def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
+        return n_components
+
+    def estimate(self, counts: Array, first: Array, second: Array, reg_covar: float) -> Array:
+        squared_shift = np.sum(first * (first / counts[:, None]), axis=1)
+        estimate: Array = (second - squared_shift) / (counts * first.shape[1]) + reg_covar
+        return estimate
+
+
+for _family in (Full(), Tied(), Diagonal(), Spherical()):
+    register_family(_family)

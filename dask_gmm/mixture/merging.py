@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.mixture.covariance import TIED
-from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
+
+    from dask_gmm.mixture.model import MixtureModel
 
 __all__ = [
     "absorb_component",
@@ -50,7 +50,7 @@ def take_components(
         statistics.reference[chosen],
         statistics.counts[chosen],
         statistics.first[chosen],
-        statistics.family.take(statistics.second, chosen),
+        statistics.form.take(statistics.second, chosen),
     )
 
 
@@ -68,16 +68,16 @@ def group_components(
     reference : (K, D) float64
         The points about which the unions' moments shall be.
     """
-    family, about = statistics.family, np.asarray(reference, dtype=np.float64)
+    form, about = statistics.form, np.asarray(reference, dtype=np.float64)
     k, d = about.shape
     counts, first = np.zeros(k), np.zeros((k, d))
-    tied = family is TIED
-    second = np.array(statistics.second) if tied else np.zeros(family.second_moment_shape(k, d))
+    shared = form.shared
+    second = np.array(statistics.second) if shared else np.zeros(form.second_moment_shape(k, d))
     for j, into in enumerate(labels.tolist()):
         offset, theirs = (statistics.reference[j] - about[into])[None], statistics.first[j][None]
-        moved = family.component_moment(theirs, offset) + family.component_moment(offset, theirs)
-        moved = moved + family.component_moment(statistics.counts[j] * offset, offset)
-        family.add_moment(second, into, moved if tied else moved + statistics.second[j])
+        moved = form.component_moment(theirs, offset) + form.component_moment(offset, theirs)
+        moved = moved + form.component_moment(statistics.counts[j] * offset, offset)
+        form.add_moment(second, into, moved if shared else moved + statistics.second[j])
         counts[into] += statistics.counts[j]
         first[into] += statistics.first[j] + statistics.counts[j] * offset[0]
     return _with_moments(statistics, about, counts, first, second)
@@ -103,23 +103,23 @@ def merge_components(
 
 
 def merge_down(
-    statistics: SufficientStatistics, n_components: int, reg_covar: float
+    statistics: SufficientStatistics, n_components: int, model: MixtureModel
 ) -> SufficientStatistics:
     """Merge the cheapest pair again and again until `n_components` are left.
 
     Takes K² evaluations of the cost for the first union and K for each further one.
     """
-    costs = _costs(statistics, reg_covar)
+    costs = _costs(statistics, model)
     while statistics.n_components > n_components:
         into, gone = _cheapest(costs)
         statistics = merge_components(statistics, into, gone)
-        if statistics.family is TIED:  # the union has changed the covariance of all
-            costs = _costs(statistics, reg_covar)
+        if not model.family.independent:  # the union has changed the covariances of all
+            costs = _costs(statistics, model)
             continue
         costs = np.delete(np.delete(costs, gone, axis=0), gone, axis=1)
         for k in range(statistics.n_components):
             i, j = sorted((k, into))
-            costs[i, j] = np.inf if i == j else _union_cost(statistics, i, j, reg_covar)
+            costs[i, j] = np.inf if i == j else _union_cost(statistics, i, j, model)
     return statistics
 
 
@@ -129,18 +129,18 @@ def _cheapest(costs: npt.NDArray[np.float64]) -> tuple[int, int]:
     return (int(i), int(j)) if i < j else (0, 1)  # no union has a covariance: take any
 
 
-def _costs(statistics: SufficientStatistics, reg_covar: float) -> npt.NDArray[np.float64]:
+def _costs(statistics: SufficientStatistics, model: MixtureModel) -> npt.NDArray[np.float64]:
     """The cost of each union, (K, K); infinite on and below the diagonal."""
     k = statistics.n_components
     costs = np.full((k, k), np.inf)
-    if statistics.family is not TIED:
+    if not statistics.form.shared:
         for i, j in combinations(range(k), 2):
-            costs[i, j] = _union_cost(statistics, i, j, reg_covar)
+            costs[i, j] = _union_cost(statistics, i, j, model)
         return costs
     # A union adds (n_i n_j / n) d dᵀ / N to the shared covariance, d the distance of the means. By
     # the lemma on determinants its logarithm grows with what is computed here.
-    p = maximize(statistics, reg_covar)
-    white = p.family.whiten(p.precisions_cholesky, 0, p.means)
+    p = model.update(statistics)
+    white = p.form.whiten(p.precisions_cholesky, 0, p.means)
     n = np.maximum(statistics.counts, np.finfo(np.float64).tiny)
     for i in range(k - 1):
         squares = np.square(white[i + 1 :] - white[i]).sum(axis=1)
@@ -149,7 +149,7 @@ def _costs(statistics: SufficientStatistics, reg_covar: float) -> npt.NDArray[np
 
 
 def absorb_component(
-    statistics: SufficientStatistics, gone: int, reg_covar: float
+    statistics: SufficientStatistics, gone: int, model: MixtureModel
 ) -> tuple[SufficientStatistics, int]:
     """Give a component's rows to the one that takes them at the least cost.
 
@@ -166,7 +166,7 @@ def absorb_component(
     costs = np.full(statistics.n_components, np.inf)
     for k in range(statistics.n_components):
         if k != gone:
-            costs[k] = _union_cost(statistics, k, gone, reg_covar, own=False)
+            costs[k] = _union_cost(statistics, k, gone, model, own=False)
     # Of another one that has no covariance either the cost is no number.
     costs = np.where(np.isnan(costs), np.inf, costs)
     into = int(np.argmin(costs))
@@ -176,25 +176,25 @@ def absorb_component(
 
 
 def _union_cost(
-    statistics: SufficientStatistics, i: int, j: int, reg_covar: float, *, own: bool = True
+    statistics: SufficientStatistics, i: int, j: int, model: MixtureModel, *, own: bool = True
 ) -> float:
     """B(i, j) times the number of rows; without the second's own part where `own` is false."""
-    if statistics.family is TIED:
-        return _log_volume(merge_components(statistics, i, j), reg_covar)
+    if not model.family.independent:
+        return _log_volume(merge_components(statistics, i, j), model)
     pair = take_components(statistics, [i, j])
     before = pair if own else take_components(statistics, [i])
     union = merge_components(pair, 0, 1)
-    return _log_volume(union, reg_covar) - _log_volume(before, reg_covar)
+    return _log_volume(union, model) - _log_volume(before, model)
 
 
-def _log_volume(statistics: SufficientStatistics, reg_covar: float) -> float:
+def _log_volume(statistics: SufficientStatistics, model: MixtureModel) -> float:
     """½ Σ_k N_k log|Σ_k| after an M-step; infinite where there is none."""
     try:
-        parameters = maximize(statistics, reg_covar)
+        parameters = model.update(statistics)
     except CollapsedComponentError:
         return np.inf
     k, d = parameters.means.shape
-    logs = parameters.family.log_determinant(parameters.precisions_cholesky, k, d)
+    logs = parameters.form.log_determinant(parameters.precisions_cholesky, k, d)
     return -float(statistics.counts @ logs)
 
 
@@ -206,7 +206,7 @@ def _with_moments(
     second: npt.NDArray[np.float64],
 ) -> SufficientStatistics:
     return SufficientStatistics.create(
-        statistics.family,
+        statistics.form,
         reference,
         rows=statistics.rows,
         weight=statistics.weight,

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.errors import InputError
-from dask_gmm.mixture.covariance import CovarianceFamily, covariance_family
+from dask_gmm.mixture.family import CovarianceFamily, covariance_family
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from dask_gmm.mixture.form import CovarianceForm
 
 __all__ = ["MixtureParameters"]
 
@@ -44,8 +46,8 @@ class MixtureParameters:
     weights : (K,) float64
         π_k ≥ 0, summing to one.
     means : (K, D) float64
-    covariances : float64, shape of the family
-    precisions_cholesky : float64, shape of the family
+    covariances : float64, `covariance_shape` of the form
+    precisions_cholesky : float64, `covariance_shape` of the form
         Upper-triangular U with Σ⁻¹ = U Uᵀ (for diagonal families 1/σ).
     """
 
@@ -75,7 +77,7 @@ class MixtureParameters:
         family = covariance_family(family) if isinstance(family, str) else family
         w, m, c = frozen_array(weights), frozen_array(means), frozen_array(covariances)
         _check(family, w, m, c, "covariances")
-        return cls(family, w, m, c, frozen_array(family.factor(c)))
+        return cls(family, w, m, c, frozen_array(family.form.factor(c)))
 
     @classmethod
     def from_precisions(
@@ -96,14 +98,19 @@ class MixtureParameters:
         w, m, p = frozen_array(weights), frozen_array(means), frozen_array(precisions)
         _check(family, w, m, p, "precisions")
         try:
-            factors = frozen_array(family.factor_precisions(p))
+            factors = frozen_array(family.form.factor_precisions(p))
         except np.linalg.LinAlgError:
             raise InputError(
                 f"'{family.name} precision' should be symmetric, positive-definite"
             ) from None
         if not np.all(np.isfinite(factors)):
             raise InputError(f"'{family.name} precision' should be positive")
-        return cls(family, w, m, frozen_array(family.covariances(factors)), factors)
+        return cls(family, w, m, frozen_array(family.form.covariances(factors)), factors)
+
+    @property
+    def form(self) -> CovarianceForm:
+        """How the covariances and their factors lie."""
+        return self.family.form
 
     @property
     def n_components(self) -> int:
@@ -127,8 +134,8 @@ class MixtureParameters:
 
     @property
     def precisions(self) -> NDArray[np.float64]:
-        """Σ⁻¹, shape of the family."""
-        return self.family.precisions(self.precisions_cholesky)
+        """Σ⁻¹, `covariance_shape` of the form."""
+        return self.form.precisions(self.precisions_cholesky)
 
     @property
     def fingerprint(self) -> str:
@@ -166,7 +173,7 @@ def _check(
     k, d = means.shape
     for name, array, shape in (
         ("weights", weights, (k,)),
-        (what, covariances, family.covariance_shape(k, d)),
+        (what, covariances, family.form.covariance_shape(k, d)),
     ):
         if array.shape != shape:
             raise InputError(

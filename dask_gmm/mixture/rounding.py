@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.mixture.covariance import FULL, TIED
+from dask_gmm.mixture.form import FULL, TIED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,10 +31,10 @@ def rounding(parameters: MixtureParameters, centre: Array, eps: float) -> float:
     eps·cond(Σ_k), what the covariance itself loses, if that is larger.
     """
     k, d = parameters.means.shape
-    family = parameters.family
-    variances = family.diagonals(parameters.covariances, k, d)
+    form = parameters.form
+    variances = form.diagonals(parameters.covariances, k, d)
     size = np.abs(parameters.means - centre) + np.sqrt(variances)
-    if family in (FULL, TIED):
+    if form in (FULL, TIED):
         factors = np.swapaxes(np.abs(parameters.precisions_cholesky), -1, -2)
         distance = float(np.max(factors @ size[:, :, None]))
         own = parameters.covariances.reshape(-1, d, d)
@@ -60,14 +60,14 @@ def far_apart(parameters: MixtureParameters, centre: Array) -> bool:
     what whitening x − μ_k itself adds up, log-densities and moments need the differences.
     """
     k, d = parameters.means.shape
-    family, factors = parameters.family, parameters.precisions_cholesky
+    form, factors = parameters.form, parameters.precisions_cholesky
     offsets = np.abs(parameters.means - centre)
     largest = max(float(factors.max()), -float(factors.min()))
     if _EPS * d * float(offsets.max()) * largest <= _LARGEST_OFFSET_ERROR:  # as nearly always
         return False
-    widths = np.sqrt(family.diagonals(parameters.covariances, k, d))
+    widths = np.sqrt(form.diagonals(parameters.covariances, k, d))
     sizes, factors = np.stack([offsets, widths], axis=-1), np.abs(factors)
-    if family.dense_factors:
+    if form.dense_factors:
         white = np.swapaxes(factors, -1, -2) @ sizes
     else:
         white = factors.reshape(k, -1, 1) * sizes
@@ -82,9 +82,9 @@ def holds(dtype: np.dtype[np.floating[Any]], parameters: MixtureParameters) -> b
     covariance by more than that in its own metric, and where each scale has a number of that type.
     """
     limits, (k, d) = np.finfo(dtype), parameters.means.shape
-    family, factors = parameters.family, parameters.precisions_cholesky
+    form, factors = parameters.form, parameters.precisions_cholesky
     matrices = (parameters.covariances, factors, parameters.precisions)
-    diagonals = [family.diagonals(m, k, d).ravel() for m in matrices]
+    diagonals = [form.diagonals(m, k, d).ravel() for m in matrices]
     scales = np.concatenate([parameters.weights[parameters.weights > 0.0], *diagonals])
     largest = max(float(scales.max()), float(np.abs(parameters.means).max()))
     if scales.min() < limits.tiny or not largest <= limits.max:

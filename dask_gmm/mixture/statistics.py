@@ -27,7 +27,7 @@ from dask_gmm.mixture.parameters import freeze_arrays, frozen_array
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.form import CovarianceForm
 
 __all__ = ["COUNTS_AT", "SufficientStatistics", "number_of_sums"]
 
@@ -35,10 +35,10 @@ COUNTS_AT: Final = 2
 """Where N_k begin in `SufficientStatistics.sums`: after the log-likelihood and the weight."""
 
 
-def number_of_sums(family: CovarianceFamily, n_components: int, n_features: int) -> int:
+def number_of_sums(form: CovarianceForm, n_components: int, n_features: int) -> int:
     """Numbers in `SufficientStatistics.sums`."""
     k, d = n_components, n_features
-    return COUNTS_AT + k + k * d + math.prod(family.second_moment_shape(k, d))
+    return COUNTS_AT + k + k * d + math.prod(form.second_moment_shape(k, d))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class SufficientStatistics:
 
     Attributes
     ----------
-    family : CovarianceFamily
+    form : CovarianceForm
         Decides what is kept of the second moments.
     reference : (K, D) float64
         c_k.
@@ -60,7 +60,7 @@ class SufficientStatistics:
         `log_likelihood`, `weight`, `counts`, `first` and `second`, in this order; read-only.
     """
 
-    family: CovarianceFamily
+    form: CovarianceForm
     reference: NDArray[np.float64]
     rows: int
     sums: NDArray[np.float64]
@@ -68,7 +68,7 @@ class SufficientStatistics:
     @classmethod
     def create(
         cls,
-        family: CovarianceFamily,
+        form: CovarianceForm,
         reference: ArrayLike,
         *,
         rows: int,
@@ -83,28 +83,28 @@ class SufficientStatistics:
         Raises
         ------
         ValueError
-            A shape is not that of the `reference`, (K, D), and the family.
+            A shape is not that of the `reference`, (K, D), and the form.
         """
         c = _frozen(reference)
         k, d = c.shape
-        sums = np.empty(number_of_sums(family, k, d))
+        sums = np.empty(number_of_sums(form, k, d))
         sums[:COUNTS_AT] = log_likelihood, weight
         at = COUNTS_AT
         for name, values, shape in (
             ("counts", counts, (k,)),
             ("first", first, (k, d)),
-            ("second", second, family.second_moment_shape(k, d)),
+            ("second", second, form.second_moment_shape(k, d)),
         ):
             array = np.asarray(values, dtype=np.float64)
             if array.shape != shape:
                 raise ValueError(f"{name} should have the shape {shape}, but got {array.shape}")
             sums[at : at + array.size] = array.reshape(-1)
             at += array.size
-        return cls.around(family, c, int(rows), sums)
+        return cls.around(form, c, int(rows), sums)
 
     @staticmethod
     def around(
-        family: CovarianceFamily,
+        form: CovarianceForm,
         reference: NDArray[np.float64],
         rows: int,
         sums: NDArray[np.float64],
@@ -114,13 +114,13 @@ class SufficientStatistics:
         Nobody else may have `sums`, which are read-only from now on.
         """
         sums.setflags(write=False)
-        return SufficientStatistics(family, reference, rows, sums)
+        return SufficientStatistics(form, reference, rows, sums)
 
     @classmethod
-    def zero(cls, family: CovarianceFamily, reference: ArrayLike) -> SufficientStatistics:
+    def zero(cls, form: CovarianceForm, reference: ArrayLike) -> SufficientStatistics:
         """The statistics of no rows about `reference`, shape (K, D)."""
         c = _frozen(reference)
-        return cls.around(family, c, 0, np.zeros(number_of_sums(family, *c.shape)))
+        return cls.around(form, c, 0, np.zeros(number_of_sums(form, *c.shape)))
 
     @property
     def log_likelihood(self) -> float:
@@ -145,12 +145,12 @@ class SufficientStatistics:
 
     @property
     def second(self) -> NDArray[np.float64]:
-        """C_k = Σ_n w_n r_nk (x_n − c_k)(x_n − c_k)ᵀ in the family's `second_moment_shape`.
+        """C_k = Σ_n w_n r_nk (x_n − c_k)(x_n − c_k)ᵀ in the form's `second_moment_shape`.
 
         Full (K, D, D); tied Σ_k C_k (D, D); diag its diagonal (K, D); spherical its trace (K,).
         """
         k, d = self.reference.shape
-        return self.sums[COUNTS_AT + k + k * d :].reshape(self.family.second_moment_shape(k, d))
+        return self.sums[COUNTS_AT + k + k * d :].reshape(self.form.second_moment_shape(k, d))
 
     @property
     def n_components(self) -> int:
@@ -187,18 +187,18 @@ class SufficientStatistics:
         Raises
         ------
         ValueError
-            The operands are about different references or families: their sum has no meaning.
+            The operands are about different references or forms: their sum has no meaning.
         """
         if not isinstance(other, SufficientStatistics):
             return NotImplemented
-        if self.family is not other.family:
+        if self.form is not other.form:
             raise ValueError(
-                f"cannot add statistics of a {self.family.name} and a {other.family.name} mixture"
+                f"cannot add statistics of a {self.form.name} and a {other.form.name} form"
             )
         c = self.reference
         if c is not other.reference and not np.array_equal(c, other.reference):
             raise ValueError("cannot add statistics about different references")
-        return self.around(self.family, c, self.rows + other.rows, self.sums + other.sums)
+        return self.around(self.form, c, self.rows + other.rows, self.sums + other.sums)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         freeze_arrays(state)
@@ -209,7 +209,7 @@ class SufficientStatistics:
         if not isinstance(other, SufficientStatistics):
             return NotImplemented
         return (
-            self.family is other.family
+            self.form is other.form
             and self.rows == other.rows
             and np.array_equal(self.reference, other.reference)
             and np.array_equal(self.sums, other.sums)

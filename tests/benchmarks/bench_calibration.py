@@ -45,7 +45,8 @@ from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.loop import run
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
-from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.rows import Rows
 from tests.benchmarks.bench_passes import REG, Problem, Reads, gaussians, sample_of
 from tests.benchmarks.bench_passes import SETS as EASIER
@@ -171,7 +172,8 @@ class Fit:
 
 def truth(rows: np.ndarray, end: MixtureParameters) -> float:
     """What EM gains from an end on, in nats per row."""
-    objective = SampleObjective(SampleRows(Rows(rows), n_threads=CPU_COUNT), REG)
+    model = MaximumLikelihood(end.family, REG)
+    objective = SampleObjective(SampleRows(Rows(rows), n_threads=CPU_COUNT), model)
     point = objective(end)
     first = point.value
     for passes in (PLAIN_FIRST, PLAIN_LAST):
@@ -191,6 +193,7 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float, strategy
     """Fit one seed, and go on from its end."""
     problem = SETS[name](seed, n)
     rows, family = problem.rows, covariance_family(problem.family)
+    model = MaximumLikelihood(family, REG)
     k = problem.components
     p = family.n_parameters(k, rows.shape[1])
     sample = sample_of(rows, size or max(LEAST_ROWS, ROWS_PER_PARAMETER * p), seed)
@@ -199,10 +202,9 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float, strategy
         initial_parameters(
             thinned(Rows(sample), k, family),
             n_components=k,
-            family=family,
+            model=model,
             init_params="kmeans",
             random_state=random_state,
-            reg_covar=REG,
             given=GivenParameters(),
         )
         for _ in range(STARTS)
@@ -210,10 +212,10 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float, strategy
     memory, reads = SampleRows(Rows(sample), n_threads=CPU_COUNT), Reads(rows)
     running: Squarem | VarianceReducedEM
     if strategy == "squarem":
-        running = Squarem((starts[0],), tol, 1000, REG)
+        running = Squarem((starts[0],), tol, 1000, model)
     else:
-        fitted = fit_sample(memory, starts, REG)
-        running = VarianceReducedEM(fitted, tol, 100, REG, sample=memory)
+        fitted = fit_sample(memory, starts, model)
+        running = VarianceReducedEM(fitted, tol, 100, model, sample=memory)
     before, begun = memory.evaluations, time.perf_counter()
     (result,) = run([running], reads)
     seconds = time.perf_counter() - begun

@@ -43,8 +43,9 @@ from dask_gmm.fitting.events import StepKind
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.sampling import automatic_size
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
-from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -220,6 +221,7 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[
     """Run all strategies on one seed."""
     problem = SETS[name](seed, n)
     rows, family = problem.rows, covariance_family(problem.family)
+    model = MaximumLikelihood(family, REG)
     k, d = problem.components, rows.shape[1]
     p = family.n_parameters(k, d)
     sample = sample_of(rows, size or automatic_size(p, d), seed)
@@ -229,10 +231,9 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[
         return initial_parameters(
             thinned(Rows(sample), k, family),
             n_components=k,
-            family=family,
+            model=model,
             init_params="kmeans",
             random_state=random_state,
-            reg_covar=REG,
             given=GivenParameters(),
         )
 
@@ -240,12 +241,12 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[
 
     def led(count: int) -> tuple[Strategy, SampleRows]:
         memory = SampleRows(Rows(sample), n_threads=CPU_COUNT)
-        fitted = fit_sample(memory, starts[:count], REG)
-        return VarianceReducedEM(fitted, tol, 100, REG, sample=memory), memory
+        fitted = fit_sample(memory, starts[:count], model)
+        return VarianceReducedEM(fitted, tol, 100, model, sample=memory), memory
 
     contestants: dict[str, Callable[[], tuple[Strategy, SampleRows | None]]] = {
-        "plain": lambda: (PlainEM(starts[0], LIMIT, 5000, REG), None),
-        "squarem": lambda: (Squarem((starts[0],), tol, 1000, REG), None),
+        "plain": lambda: (PlainEM(starts[0], LIMIT, 5000, model), None),
+        "squarem": lambda: (Squarem((starts[0],), tol, 1000, model), None),
         "same start": lambda: led(1),
         "best of 5": lambda: led(5),
     }

@@ -45,13 +45,15 @@ import zarr
 from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.sampling import automatic_size
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
-from dask_gmm.mixture.covariance import FULL
+from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.rows import Rows
 from tests.benchmarks.bench_passes import SAME_OPTIMUM, gaussians, pixels, sample_of
 from tests.benchmarks.contest import one_answer
 from tests.benchmarks.machine import describe_machine, machine_line
 
 COMPONENTS = 8
+FULL = covariance_family("full")
 BLOCK_BYTES = 64_000_000
 LEVELS = (1e-3, 1e-4)
 # Nats per row that a pass of plain EM gains when it is left.
@@ -118,10 +120,9 @@ def write(folder: Path, rows: np.ndarray, seed: int) -> dict[str, Path]:
     start = initial_parameters(
         thinned(Rows(sample_of(rows, size, seed)), COMPONENTS, FULL),
         n_components=COMPONENTS,
-        family=FULL,
+        model=MaximumLikelihood(FULL, 1e-6),
         init_params="kmeans",
         random_state=np.random.RandomState(seed),
-        reg_covar=1e-6,
         given=GivenParameters(),
     )
     np.savez(

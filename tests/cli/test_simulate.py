@@ -70,7 +70,7 @@ def test_any_part_of_the_rows_at_any_time(a: int, b: int) -> None:
 def test_the_rows_are_those_of_the_truth(covariance: str) -> None:
     truth = draw_mixture(Recipe(1, 3, 3.0, covariance, 0))
     rows = Rows(truth, 0, np.dtype("float64")).between(0, 20 * TILE)
-    expected = truth.family.covariances(truth.precisions_cholesky)
+    expected = truth.family.form.covariances(truth.precisions_cholesky)
     dense = {
         "full": lambda: expected[0],
         "tied": lambda: expected,

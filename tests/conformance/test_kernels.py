@@ -54,7 +54,7 @@ ORACLE = get_kernel("reference")
 def textbook(rows: NDArray[Any], p: MixtureParameters) -> NDArray[np.float64]:
     """log π_k N(x_n|μ_k, Σ_k), shape (n, K), by SciPy."""
     k, d = p.means.shape
-    dense = p.family.dense(p.covariances, k, d)
+    dense = p.family.form.dense(p.covariances, k, d)
     columns = [
         np.log(w) + stats.multivariate_normal(m, c).logpdf(rows.astype(np.float64)).reshape(-1)
         for w, m, c in zip(p.weights, p.means, dense, strict=True)
@@ -64,7 +64,7 @@ def textbook(rows: NDArray[Any], p: MixtureParameters) -> NDArray[np.float64]:
 
 def assert_close(a: SufficientStatistics, b: SufficientStatistics, rtol: float = 1e-12) -> None:
     """Equal to rounding, measured against the size of what was added up."""
-    assert (a.family, a.rows, a.weight) == (b.family, b.rows, b.weight)
+    assert (a.form, a.rows, a.weight) == (b.form, b.rows, b.weight)
     np.testing.assert_array_equal(a.reference, b.reference)
     assert a.log_likelihood == pytest.approx(b.log_likelihood, rel=rtol, abs=rtol * max(a.rows, 1))
     for name in ("counts", "first", "second"):
@@ -175,7 +175,7 @@ class TestNumbers:
         for family in FAMILIES:
             p = random_mixture(11, family, 3, 4)
             s = one(kernel, np.empty((0, 4)), p)
-            assert s == type(s).zero(p.family, p.means)
+            assert s == type(s).zero(p.form, p.means)
 
     def test_no_candidates(self, kernel: Kernel) -> None:
         assert kernel.statistics(Rows(np.ones((3, 2))), []) == ()

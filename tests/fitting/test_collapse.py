@@ -13,6 +13,7 @@ from dask_gmm.fitting.collapse import MStep, worst_place
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
+from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,14 +104,14 @@ def test_several_components_collapse_at_once() -> None:
         [np.eye(2) * 1e-3, np.eye(2) * 1e-3, np.eye(2), np.eye(2)],
     )
     (statistics,) = get_kernel("reference").statistics(Rows(x), [Candidate(start)])
-    step = MStep(0.0, "merge")
+    step = MStep(likelihood("full"), "merge")
     merged = step(statistics)
     assert merged.n_components == 1
     assert len(step.notes) == 3
     np.testing.assert_allclose(merged.means[0], x.mean(axis=0), atol=1e-9)
     np.testing.assert_allclose(merged.covariances[0], np.cov(x.T, bias=True), atol=1e-9)
     with pytest.raises(CollapsedComponentError, match="component 0"):
-        MStep(0.0, "stop")(statistics)
+        MStep(likelihood("full"), "stop")(statistics)
 
 
 def test_reseed_puts_it_where_the_mixture_fits_worst() -> None:
@@ -123,12 +124,12 @@ def test_reseed_puts_it_where_the_mixture_fits_worst() -> None:
         [np.eye(2) * 1e-6, np.eye(2)],
     )
     (statistics,) = get_kernel("reference").statistics(Rows(narrow()), [Candidate(start)])
-    step = MStep(0.0, "reseed", Rows(x))
+    step = MStep(likelihood("full"), "reseed", Rows(x))
     mended = step(statistics)
     assert mended.n_components == 2
     assert abs(mended.means[0, 0] + 20.0) < 4.0
     assert "Component 0" in step.notes[0]
-    again = MStep(0.0, "reseed", Rows(x))(statistics)
+    again = MStep(likelihood("full"), "reseed", Rows(x))(statistics)
     assert again == mended
 
 

@@ -17,10 +17,11 @@ from dask_gmm.fitting.contest import GAIN_MARGIN, GAINS_COMPARED, Contestant, Sc
 from dask_gmm.fitting.events import Outcome, PointFinished
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.loop import FitResult, run
-from dask_gmm.mixture.covariance import DIAGONAL
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
+from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Event
 
 ROWS = 1000
+DIAGONAL = covariance_family("diag")
 INF = float("inf")
 
 
@@ -39,7 +41,7 @@ def mixture(height: float) -> MixtureParameters:
 def evaluate(candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
     return tuple(
         SufficientStatistics.create(
-            DIAGONAL,
+            DIAGONAL.form,
             candidate.parameters.means,
             rows=ROWS,
             weight=ROWS,
@@ -60,7 +62,7 @@ class Scripted(VerifiedEM):
         script: Sequence[tuple[float, float] | None],
         outcome: Outcome = Outcome.CONVERGED,
     ) -> None:
-        super().__init__((mixture(0.0),), 0.0, 100, 0.0)
+        super().__init__((mixture(0.0),), 0.0, 100, likelihood(DIAGONAL))
         self._script = list(script)
         self._ends = outcome
         self._here: MixtureParameters | None = None

@@ -18,25 +18,28 @@ from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.fitting.loop import PlainEM, run
-from dask_gmm.mixture.covariance import FULL
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
+from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.strategies import Fitting
 
-K, D, REG = 4, 128, 0.1
+K, D = 4, 128
+FULL = covariance_family("full")
+MODEL = likelihood(FULL, 0.1)
 SET = 8 * (K * D * D + 2 * K * D)
 
 
 def strategy(kind: str | None, rows: np.ndarray, starts: list[MixtureParameters]) -> Fitting:
     if kind is None:
-        return PlainEM(starts[0], 0.0, 8, REG)
+        return PlainEM(starts[0], 0.0, 8, MODEL)
     if kind == "squarem":
-        return Squarem((starts[0],), 0.0, 8, REG)
+        return Squarem((starts[0],), 0.0, 8, MODEL)
     sample = SampleRows(Rows(rows[::4].copy()), "blas")
-    return VarianceReducedEM(fit_sample(sample, starts, REG), 0.0, 8, REG, sample=sample)
+    return VarianceReducedEM(fit_sample(sample, starts, MODEL), 0.0, 8, MODEL, sample=sample)
 
 
 @pytest.mark.slow
@@ -60,7 +63,7 @@ def test_the_count_covers_what_a_fit_holds(kind: str | None) -> None:
         finally:
             tracemalloc.stop()
     counted = driver_memory._SETS_AT_WORK[kind] + driver_memory._held(kind, 1)
-    workspace = kernel.workspace_bytes(D, [K], [FULL]) / SET
+    workspace = kernel.workspace_bytes(D, [K], [FULL.form]) / SET
     assert peak <= counted + workspace
     assert counted <= 2 * peak
 

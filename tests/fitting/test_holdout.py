@@ -27,7 +27,7 @@ from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.rows import Rows
-from tests.mixture.problems import draw, random_mixture
+from tests.mixture.problems import draw, likelihood, random_mixture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +92,9 @@ def test_what_leads_a_grid_has_seen_no_held_out_row(init_size: int) -> None:
     """Part of the rows or all: the sample of accelerated strategies has only rows trained on."""
     rows = draw(3, P, 2000)
     points = [GridPoint(2, P.family)]
-    fit = FitSettings(2, P.family, 1e-3, 1e-6, 9, 1, "kmeans", init_size, "auto", GivenParameters())
+    fit = FitSettings(
+        2, likelihood(P.family, 1e-6), 1e-3, 9, 1, "kmeans", init_size, "auto", GivenParameters()
+    )
     fit = replace(fit, acceleration="variance-reduced")
     random_state, backend = np.random.RandomState(0), LocalBackend(1)
     sample = draw_grid_sample(

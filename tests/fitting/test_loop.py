@@ -9,10 +9,11 @@ import pytest
 
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.loop import FitResult, PlainEM, best_result, run
-from dask_gmm.mixture.covariance import COVARIANCE_TYPES
+from dask_gmm.mixture.family import COVARIANCE_TYPES
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
+from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,7 @@ def em(parameters: MixtureParameters, **settings: float) -> PlainEM:
         parameters,
         tol=given["tol"],
         max_iter=int(given["max_iter"]),
-        reg_covar=given["reg_covar"],
+        model=likelihood(parameters.family, given["reg_covar"]),
     )
 
 
@@ -127,7 +128,7 @@ def test_a_component_that_suddenly_narrows_stays_exact() -> None:
     (result,) = run([em(given, max_iter=2, tol=0.0, reg_covar=1e-6)], passes)
     oracle = get_kernel("reference")
     (truth,) = run(
-        [PlainEM(given, 0.0, 2, 1e-6)],
+        [PlainEM(given, 0.0, 2, likelihood("full", 1e-6))],
         lambda candidates: oracle.statistics(Rows(rows), candidates),
     )
     np.testing.assert_allclose(result.lower_bounds, truth.lower_bounds, rtol=1e-9)
@@ -178,7 +179,7 @@ def test_covariances_stay_positive_definite(
     while strategy.outcome is None:
         strategy.judge(passes(strategy.propose()))
         parameters = strategy.parameters
-        dense = parameters.family.dense(parameters.covariances, k, d)
+        dense = parameters.family.form.dense(parameters.covariances, k, d)
         assert np.all(np.linalg.eigvalsh(dense) > 0.0)
     assert strategy.outcome is Outcome.MAX_ITER
 

@@ -18,12 +18,11 @@ from dask_gmm.fitting.kmeans_parallel import _DrawJob, _MomentsJob
 from dask_gmm.fitting.passes import LogLikelihoodJob, StatisticsJob
 from dask_gmm.fitting.sampling import SampleJob, _drawn_by_weight
 from dask_gmm.fitting.starts import responsibilities, responsibility_statistics, start_from
-from dask_gmm.mixture.covariance import covariance_family
 from dask_gmm.mixture.criteria import information_criteria
-from dask_gmm.mixture.estimation import maximize
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.rows import Rows
-from tests.mixture.problems import FAMILIES, draw, random_mixture
+from tests.mixture.problems import FAMILIES, draw, likelihood, maximize, random_mixture
 
 if TYPE_CHECKING:
     from dask_gmm.mixture.statistics import SufficientStatistics
@@ -87,7 +86,7 @@ class TestSample:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_moments_of_the_rows_nearest_to_places(family: str) -> None:
-    job = _MomentsJob((VALUES[:7],), (covariance_family(family),))
+    job = _MomentsJob((VALUES[:7],), (covariance_family(family).form,))
     (weighted,), (repeated,) = (job(rows, BLOCK).parts for rows in (WEIGHTED, REPEATED))
     assert_close(weighted.parts[0], repeated.parts[0])
 
@@ -111,7 +110,7 @@ class TestStarts:
         starts = []
         for rows in (Rows(values, WEIGHTED.weights), Rows(np.repeat(values, TIMES, axis=0))):
             pieces = responsibilities(rows, 3, "kmeans", np.random.RandomState(0))
-            start = start_from(rows, pieces, 3, p.family, "kmeans", 1e-6)
+            start = start_from(rows, pieces, 3, likelihood(family, 1e-6), "kmeans")
             order = np.argsort(start.means[:, 0])
             starts.append((start.weights[order], start.means[order]))
         for a, b in zip(*starts, strict=True):
@@ -119,7 +118,7 @@ class TestStarts:
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_random_responsibilities(self, family: str) -> None:
-        kind = covariance_family(family)
+        kind = covariance_family(family).form
         pieces = list(responsibilities(WEIGHTED, 3, "random", np.random.RandomState(0)))
         copies = [
             (index, np.repeat(r / TIMES, TIMES)) for index, r in pieces
@@ -137,11 +136,11 @@ class TestStarts:
         assert all(r.tolist() == [1.0] for _, r in chosen)
 
     def test_the_wide_start_of_tied_mixtures(self) -> None:
-        kind, starts = covariance_family("tied"), []
+        model, starts = likelihood("tied", 1e-6), []
         last = np.cumsum(TIMES) - 1
         for rows, places in ((WEIGHTED, np.array([3, 50, 400])), (REPEATED, last[[3, 50, 400]])):
             pieces = [(np.array([i]), np.ones(1)) for i in places]
-            starts.append(start_from(rows, pieces, 3, kind, "k-means++", 1e-6).covariances)
+            starts.append(start_from(rows, pieces, 3, model, "k-means++").covariances)
         np.testing.assert_allclose(starts[0], starts[1], rtol=1e-11)
 
 
@@ -159,7 +158,7 @@ class TestUnits:
         rows = Rows(VALUES, np.full(600, 1.0 / 600.0))
         (found,) = get_kernel().statistics(rows, [Candidate(MIXTURE)])
         assert found.row_weight == pytest.approx(1.0 / 600.0)
-        step = MStep(1e-6, "merge")
+        step = MStep(likelihood("full", 1e-6), "merge")
         assert step(found).n_components == 3
         assert step.notes == []
 

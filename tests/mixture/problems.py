@@ -7,12 +7,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.statistics import SufficientStatistics
+
 FAMILIES = ("full", "tied", "diag", "spherical")
+
+
+def likelihood(family: CovarianceFamily | str, reg_covar: float = 0.0) -> MaximumLikelihood:
+    """Maximum likelihood over the mixtures of a family."""
+    kind = covariance_family(family) if isinstance(family, str) else family
+    return MaximumLikelihood(kind, reg_covar)
+
+
+def maximize(statistics: SufficientStatistics, reg_covar: float) -> MixtureParameters:
+    """The M-step of maximum likelihood, over the family that has all mixtures of a form."""
+    return likelihood(statistics.form.name, reg_covar).update(statistics)
 
 
 def random_covariances(
@@ -49,7 +65,7 @@ def draw(seed: int, parameters: MixtureParameters, n: int) -> NDArray[np.float64
     """`n` rows of the mixture."""
     rng = np.random.default_rng(seed)
     k, d = parameters.means.shape
-    roots = np.linalg.cholesky(parameters.family.dense(parameters.covariances, k, d))
+    roots = np.linalg.cholesky(parameters.family.form.dense(parameters.covariances, k, d))
     component = rng.choice(k, size=n, p=parameters.weights / parameters.weights.sum())
     noise = np.einsum("nij,nj->ni", roots[component], rng.normal(size=(n, d)))
     rows: NDArray[np.float64] = parameters.means[component] + noise
@@ -59,7 +75,7 @@ def draw(seed: int, parameters: MixtureParameters, n: int) -> NDArray[np.float64
 def whitening(p: MixtureParameters) -> NDArray[np.float64]:
     """Uᵀ of each component, (K, D, D)."""
     k, d = p.means.shape
-    return np.stack([p.family.whiten(p.precisions_cholesky, j, np.eye(d)).T for j in range(k)])
+    return np.stack([p.family.form.whiten(p.precisions_cholesky, j, np.eye(d)).T for j in range(k)])
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dask_gmm.mixture.estimation import centring_error, maximize
-from dask_gmm.mixture.kernels import Candidate, blas, features, forms, get_kernel
+from dask_gmm.mixture.kernels import Candidate, blas, features, get_kernel, schemes
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.mixture.problems import (
@@ -14,6 +13,8 @@ from tests.mixture.problems import (
     HardCase,
     draw,
     hard_cases,
+    likelihood,
+    maximize,
     random_mixture,
     whitening,
 )
@@ -47,7 +48,7 @@ def test_the_predictor_is_right_about_the_linear_form(
     case: HardCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blas, "LARGEST_CANCELLATION", np.inf)
-    predicted = forms.cancellation(case.parameters, features.common_centre(case.parameters))
+    predicted = schemes.cancellation(case.parameters, features.common_centre(case.parameters))
     in_density, in_covariance = errors(case)
     assert in_density <= 5.0 * predicted
     assert in_covariance <= 5.0 * predicted
@@ -67,25 +68,26 @@ def test_a_component_that_collapses_in_one_step(family: str, width: float) -> No
     p = MixtureParameters.create(
         family, [0.5, 0.5], [[37.0] * 3, [-60.0] * 3], 400.0 * start.covariances
     )
-    assert not isinstance(blas._choose(Candidate(p)), forms.WhiteningForm)
+    assert not isinstance(blas._choose(Candidate(p)), schemes.WhiteningScheme)
     (found,), (true,) = (c.statistics(Rows(rows), [Candidate(p)]) for c in (KERNEL, ORACLE))
     ours, exact = (maximize(s, 1e-6) for s in (found, true))
     k, d = p.means.shape
     u = whitening(exact)
-    white = u @ ours.family.dense(ours.covariances, k, d) @ u.transpose(0, 2, 1)
+    white = u @ ours.family.form.dense(ours.covariances, k, d) @ u.transpose(0, 2, 1)
     # What is left is the rounding of the shift from c_k to the new mean (`centring_error`).
-    assert np.abs(white - np.eye(d)).max() < 1e-8 + 100.0 * centring_error(true, 1e-6)
+    lost = likelihood(family, 1e-6).centring_error(true)
+    assert np.abs(white - np.eye(d)).max() < 1e-8 + 100.0 * lost
     np.testing.assert_allclose(found.second, true.second, rtol=1e-12, atol=1e-9)
 
 
 def test_the_form_follows_the_predictor() -> None:
     chosen = {c.name: type(blas._choose(Candidate(c.parameters))) for c in hard_cases()}
-    assert chosen["offset 1e8"] is forms.LinearForm
-    assert chosen["means spread over 1e4 sigma"] is forms.WhiteningForm
-    assert chosen["condition 1e10"] is forms.WhiteningForm
+    assert chosen["offset 1e8"] is schemes.LinearScheme
+    assert chosen["means spread over 1e4 sigma"] is schemes.WhiteningScheme
+    assert chosen["condition 1e10"] is schemes.WhiteningScheme
     easy = {f: type(blas._choose(Candidate(random_mixture(1, f, 3, 4)))) for f in FAMILIES}
-    assert easy.pop("tied") is forms.TiedForm
-    assert set(easy.values()) == {forms.LinearForm}
+    assert easy.pop("tied") is schemes.TiedScheme
+    assert set(easy.values()) == {schemes.LinearScheme}
 
 
 def test_restarts_share_their_features_after_one_step() -> None:
@@ -126,7 +128,7 @@ def test_products_are_in_the_order_of_their_pairs(d: int) -> None:
 def test_triangular_product_by_panels(d: int) -> None:
     rng = np.random.default_rng(1)
     rows, upper, out = rng.normal(size=(9, d)), np.triu(rng.normal(size=(d, d))), np.empty((9, d))
-    forms._times_upper(rows, upper, out)
+    schemes._times_upper(rows, upper, out)
     np.testing.assert_allclose(out, rows @ upper, rtol=1e-12, atol=1e-12)
 
 

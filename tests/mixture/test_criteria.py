@@ -38,7 +38,7 @@ def test_q_at_other_parameters_is_the_sum_over_rows(family: str) -> None:
     rows = draw(1, p, 200)
     (statistics,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
     r = KERNEL.posteriors(rows, p)
-    dense = other.family.dense(other.covariances, 3, 2)
+    dense = other.family.form.dense(other.covariances, 3, 2)
     logs = np.column_stack(
         [
             np.log(w) + multivariate_normal(m, c).logpdf(rows)

@@ -120,7 +120,7 @@ def check(functions: dict[str, Function], design: Design) -> None:
     """Assert what must hold of the loops in which a program spends its time."""
     # Tied components side by side are one vector too many for 16 registers: 12 sums, three of rows,
     # one of biases and what is squared.
-    allowed = 2 if design.family == "tied" and design.registers == 16 else 0
+    allowed = 2 if design.form == "tied" and design.registers == 16 else 0
     for name, function in functions.items():
         if name.endswith("_of_tile"):
             # Exponentials and logarithms have more constants than AVX2 has registers.

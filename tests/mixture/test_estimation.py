@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from sklearn.mixture._gaussian_mixture import _estimate_gaussian_parameters
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.mixture.covariance import covariance_family
-from dask_gmm.mixture.estimation import centring_error, maximize
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
 from dask_gmm.rows import Rows
-from tests.mixture.problems import FAMILIES, draw, random_mixture
+from tests.mixture.problems import FAMILIES, draw, likelihood, maximize, random_mixture
 
 KERNEL = get_kernel("blas")
 K, D, N = 3, 4, 300
@@ -59,7 +58,7 @@ def test_an_empty_component_keeps_its_mean(family: str) -> None:
     assert q.weights[1] < 1e-15
     if family != "tied":
         np.testing.assert_allclose(
-            q.family.dense(q.covariances, K, D)[1], 1e-6 * np.eye(D), atol=1e-18
+            q.family.form.dense(q.covariances, K, D)[1], 1e-6 * np.eye(D), atol=1e-18
         )
         with pytest.raises(CollapsedComponentError, match="component 1 "):
             maximize(s, 0.0)
@@ -67,7 +66,7 @@ def test_an_empty_component_keeps_its_mean(family: str) -> None:
 
 def test_no_rows_at_all() -> None:
     p = random_mixture(4, "full", K, D)
-    q = maximize(SufficientStatistics.zero(p.family, p.means), 1e-6)
+    q = maximize(SufficientStatistics.zero(p.form, p.means), 1e-6)
     np.testing.assert_array_equal(q.means, p.means)
     np.testing.assert_allclose(q.weights, 1.0 / K)
 
@@ -84,15 +83,15 @@ def test_the_centring_error_is_honest(family: str, seed: int, log_distance: floa
     rows = draw(seed, p, N)
     step = 10.0**log_distance * np.random.default_rng(seed).normal(size=(K, D))
     near, far = KERNEL.statistics(Rows(rows), [Candidate(p), Candidate(p, p.means + step)])
-    promised = centring_error(far, 0.0)
+    model = likelihood(family)
+    promised = model.centring_error(far)
     covariances = (
-        s.family.dense(s.family.estimate(s.counts, s.first, s.second, 0.0), K, D)
-        for s in (near, far)
+        s.form.dense(p.family.estimate(s.counts, s.first, s.second, 0.0), K, D) for s in (near, far)
     )
     true, found = (np.diagonal(c, axis1=1, axis2=2) for c in covariances)
     error = float(np.max(np.abs(found - true) / true))
     assert error <= 100.0 * promised
-    assert centring_error(near, 0.0) < 1e-13
+    assert model.centring_error(near) < 1e-13
 
 
 def test_the_centring_error_of_degenerate_data() -> None:
@@ -100,7 +99,7 @@ def test_the_centring_error_of_degenerate_data() -> None:
 
     def about(first: float) -> float:
         s = SufficientStatistics.create(
-            family,
+            family.form,
             [[0.0]],
             rows=4,
             weight=4,
@@ -109,7 +108,7 @@ def test_the_centring_error_of_degenerate_data() -> None:
             first=[[first]],
             second=[[first * first / 4.0]],
         )
-        return centring_error(s, 0.0)
+        return likelihood(family).centring_error(s)
 
     assert about(0.0) == EPS  # constant data about their own value: nothing is lost
     assert about(4e8) > 0.1  # about a far point: no digit of the variance is left

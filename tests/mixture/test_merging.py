@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.merging import (
     absorb_component,
@@ -18,9 +17,10 @@ from dask_gmm.mixture.merging import (
 )
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
-from tests.mixture.problems import FAMILIES, draw, random_mixture
+from tests.mixture.problems import FAMILIES, draw, likelihood, maximize, random_mixture
 
 KERNEL = get_kernel("reference")
+MODEL = likelihood("full", 1e-6)
 
 
 def overall(p: MixtureParameters) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +28,7 @@ def overall(p: MixtureParameters) -> tuple[np.ndarray, np.ndarray]:
     k, d = p.means.shape
     mean = p.weights @ p.means
     offsets = p.means - mean
-    dense = p.family.dense(p.covariances, k, d)
+    dense = p.family.form.dense(p.covariances, k, d)
     between = offsets[:, :, None] * offsets[:, None, :]
     return mean, np.tensordot(p.weights, dense + between, axes=1)
 
@@ -80,14 +80,14 @@ def test_the_cheapest_pair_is_the_component_that_was_split(family: str) -> None:
         family,
         p.weights[take] * halves,
         p.means[take] + 1e-3 * np.arange(5)[:, None],
-        p.family.take(p.covariances, np.array(take)),
+        p.family.form.take(p.covariances, np.array(take)),
     )
     (statistics,) = KERNEL.statistics(Rows(draw(6, p, 2000)), [Candidate(split)])
-    merged = merge_down(statistics, 4, 1e-6)
+    merged = merge_down(statistics, 4, MODEL)
     assert merged == merge_components(statistics, 2, 4)
-    _, into = absorb_component(statistics, 4, 1e-6)
+    _, into = absorb_component(statistics, 4, MODEL)
     assert into == 2
-    assert merge_down(statistics, 3, 1e-6) == merge_down(merged, 3, 1e-6)
+    assert merge_down(statistics, 3, MODEL) == merge_down(merged, 3, MODEL)
 
 
 def test_groups_in_any_order_are_unions_of_unions() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from dask_gmm.mixture.covariance import TIED
+from dask_gmm.mixture.form import TIED
 from dask_gmm.mixture.kernels import Candidate, features
 from dask_gmm.mixture.kernels.compiled import CompiledKernel
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
@@ -176,7 +176,7 @@ def test_sums_become_statistics(family: str, d: int, single: bool) -> None:
                 found, _ = run.finish(0)
                 expected = about.moved(shifts)
             found[1] = 1.0
-            kind = random_mixture(0, family, 1, 1).family
+            kind = random_mixture(0, family, 1, 1).form
             s = SufficientStatistics.around(kind, np.zeros((K, d)), 1, found)
             size = np.abs(expected.second).max() + np.abs(reference).max() ** 2 * 3 * FEWEST_ROWS
             assert s.log_likelihood == pytest.approx(lanes.sum(), rel=1e-13, abs=1e-13)

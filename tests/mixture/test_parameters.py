@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dask_gmm.errors import CollapsedComponentError, InputError
-from dask_gmm.mixture.covariance import COVARIANCE_TYPES, covariance_family
+from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters
 from tests.mixture.problems import FAMILIES, random_mixture
 
@@ -71,7 +71,7 @@ def test_squares_that_overflow_are_not_called_a_collapse(family: str, value: flo
     covariances[-1] = value
     owner = "shared covariance" if family == "tied" else "covariance of component 2"
     with pytest.raises(InputError, match=rf"{owner} is not finite: .* Scale the data") as caught:
-        p.family.factor(covariances)
+        p.family.form.factor(covariances)
     assert "collapsed" not in str(caught.value)
 
 

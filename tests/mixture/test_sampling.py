@@ -22,7 +22,7 @@ def test_has_the_moments_of_the_mixture(family: str) -> None:
     assert rows.dtype == np.float64
     assert labels.dtype == np.int64
     assert np.all(np.diff(labels) >= 0)
-    dense = p.family.dense(p.covariances, k, d)
+    dense = p.family.form.dense(p.covariances, k, d)
     for j in range(k):
         mine = rows[labels == j]
         assert len(mine) / n == pytest.approx(p.weights[j], abs=0.01)
@@ -39,7 +39,7 @@ def test_is_the_dense_formula(family: str) -> None:
     state.multinomial(40, p.weights / p.weights.sum())
     white = state.standard_normal(size=(40, d))
     whitened = [
-        p.family.whiten(p.precisions_cholesky, j, (row - p.means[j])[None])[0]
+        p.family.form.whiten(p.precisions_cholesky, j, (row - p.means[j])[None])[0]
         for row, j in zip(rows, labels, strict=True)
     ]
     np.testing.assert_allclose(whitened, white, atol=1e-12)

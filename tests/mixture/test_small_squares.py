@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from dask_gmm.errors import CollapsedComponentError, InputError
-from dask_gmm.mixture.covariance import FULL, covariance_family
-from dask_gmm.mixture.estimation import maximize
+from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.form import FULL
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.kernels.compiled import CompiledKernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
-from tests.mixture.problems import FAMILIES, draw, random_mixture
+from tests.mixture.problems import FAMILIES, draw, maximize, random_mixture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def test_a_step_from_wide_to_tiny_keeps_the_digits(family: str, d: int, scale: f
     found = maximize(CompiledKernel().statistics(Rows(rows), [Candidate(wide)])[0], 0.0)
     np.testing.assert_allclose(found.means[0], exact.mean(axis=0), rtol=1e-6)
     right = np.cov(exact.T, bias=True)
-    dense = found.family.dense(found.covariances, 1, d)[0]
+    dense = found.family.form.dense(found.covariances, 1, d)[0]
     if family == "spherical":
         right = np.trace(right) / d * np.eye(d)
     elif family == "diag":
@@ -89,10 +89,10 @@ def test_features_without_scatter_stay_in_float32(d: int) -> None:
 def test_a_variance_whose_inverse_is_no_number_has_collapsed(family: str, variance: float) -> None:
     kind, unit = covariance_family(family), _unit(family)
     with pytest.raises(CollapsedComponentError, match="scale the input data"):
-        kind.factor(unit * variance)
+        kind.form.factor(unit * variance)
     for sound in (1e-300, 1e300):
-        factors = kind.factor(unit * sound)
-        assert np.all(np.isfinite(kind.precisions(factors)))
+        factors = kind.form.factor(unit * sound)
+        assert np.all(np.isfinite(kind.form.precisions(factors)))
 
 
 def _unit(family: str) -> NDArray[np.float64]:
@@ -104,7 +104,7 @@ def test_a_variance_that_is_no_number_is_said(family: str) -> None:
     covariances = np.array(_unit(family))
     covariances.reshape(-1)[0] = np.inf
     with pytest.raises(InputError, match="Scale the data"):
-        covariance_family(family).factor(covariances)
+        covariance_family(family).form.factor(covariances)
 
 
 def test_a_matrix_that_lapack_lets_pass_has_collapsed() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.statistics import SufficientStatistics, number_of_sums
 from dask_gmm.rows import Rows
@@ -27,14 +27,14 @@ def build(
 ) -> SufficientStatistics:
     kind = covariance_family(family)
     return SufficientStatistics.create(
-        kind,
+        kind.form,
         reference,
         rows=int(rng.integers(0, 100)),
         weight=float(rng.uniform(0, 100)),
         log_likelihood=float(rng.normal()),
         counts=rng.uniform(0, 10, size=K),
         first=rng.normal(size=(K, D)),
-        second=rng.normal(size=kind.second_moment_shape(K, D)),
+        second=rng.normal(size=kind.form.second_moment_shape(K, D)),
     )
 
 
@@ -45,7 +45,7 @@ seeds = st.integers(0, 2**32 - 1)
 @given(families, seeds)
 def test_zero_is_the_identity(family: str, seed: int) -> None:
     s = build(family, np.random.default_rng(seed))
-    zero = SufficientStatistics.zero(s.family, REFERENCE)
+    zero = SufficientStatistics.zero(s.form, REFERENCE)
     assert s + zero == s
     assert zero + s == s
 
@@ -74,7 +74,7 @@ def test_any_split_of_the_rows_gives_the_same(family: str, cuts: list[int], seed
     rows = draw(seed, p, 200)
     kernel, candidate = get_kernel("blas"), Candidate(p)
     (whole,) = kernel.statistics(Rows(rows), [candidate])
-    total = SufficientStatistics.zero(p.family, p.means)
+    total = SufficientStatistics.zero(p.form, p.means)
     for part in np.split(rows, sorted(cuts)):
         total += kernel.statistics(Rows(part), [candidate])[0]
     assert total.rows == whole.rows == 200
@@ -100,7 +100,7 @@ def test_the_value_cannot_change() -> None:
     counts = np.ones(K)
     a = dataclasses.replace(build("full", rng))
     made = SufficientStatistics.create(
-        a.family, REFERENCE, rows=1, weight=1, log_likelihood=0, counts=counts,
+        a.form, REFERENCE, rows=1, weight=1, log_likelihood=0, counts=counts,
         first=a.first, second=a.second,
     )  # fmt: skip
     counts[:] = 7.0
@@ -121,7 +121,7 @@ def test_travels_unchanged(family: str) -> None:
     a = build(family, np.random.default_rng(2))
     b = pickle.loads(pickle.dumps(a))
     assert a == b
-    assert b.family is a.family
+    assert b.family is a.form
     assert a + b == a + a
 
 
@@ -146,12 +146,12 @@ def test_all_sums_lie_in_one_array(family: str) -> None:
         "weight": 4.0,
         "counts": rng.uniform(size=K),
         "first": rng.normal(size=(K, D)),
-        "second": np.asfortranarray(rng.normal(size=kind.second_moment_shape(K, D))),
+        "second": np.asfortranarray(rng.normal(size=kind.form.second_moment_shape(K, D))),
     }
-    made = SufficientStatistics.create(kind, REFERENCE, rows=4, **given)
+    made = SufficientStatistics.create(kind.form, REFERENCE, rows=4, **given)
     parts = [np.ravel(value) for value in given.values()]
     np.testing.assert_array_equal(made.sums, np.concatenate(parts))
-    assert made.sums.size == number_of_sums(kind, K, D)
+    assert made.sums.size == number_of_sums(kind.form, K, D)
     for name, value in given.items():
         np.testing.assert_array_equal(getattr(made, name), value)
     for name in ("counts", "first", "second"):
@@ -165,7 +165,7 @@ def test_sums_of_another_shape_are_refused(name: str) -> None:
     given[name] = given[name][:-1]
     with pytest.raises(ValueError, match=f"{name} should have the shape"):
         SufficientStatistics.create(
-            a.family, REFERENCE, rows=1, weight=1.0, log_likelihood=0.0, **given
+            a.form, REFERENCE, rows=1, weight=1.0, log_likelihood=0.0, **given
         )
 
 
@@ -187,4 +187,4 @@ def test_sizes_and_mean() -> None:
     assert (a.n_components, a.n_features) == (K, D)
     assert a.nbytes == 8 * (2 + K + 2 * K * D + K * D * D)
     assert a.mean_log_likelihood == a.log_likelihood / a.weight
-    assert SufficientStatistics.zero(a.family, REFERENCE).mean_log_likelihood == -np.inf
+    assert SufficientStatistics.zero(a.form, REFERENCE).mean_log_likelihood == -np.inf

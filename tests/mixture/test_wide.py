@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from dask_gmm.errors import NonFiniteError
-from dask_gmm.mixture.covariance import FAMILIES as KINDS
-from dask_gmm.mixture.covariance import covariance_family
-from dask_gmm.mixture.estimation import centring_error, maximize
+from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.form import FORMS as KINDS
 from dask_gmm.mixture.kernels import Candidate, Kernel, blas, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.rows import Rows
 from tests.memory import peak_of
-from tests.mixture.problems import FAMILIES, random_mixture
+from tests.mixture.problems import FAMILIES, likelihood, maximize, random_mixture
 
 K, D, N = 8, 2000, 12
 MATRIX = 8 * D * D
@@ -61,7 +60,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> K
 def test_variances_need_not_even_one_matrix(kernel: Kernel, family: str) -> None:
     p = wide_mixture(family)
     rows = rows_near(p)
-    promised = kernel.workspace_bytes(D, [K], [p.family])
+    promised = kernel.workspace_bytes(D, [K], [p.form])
     assert promised < 6 * MATRIX  # of which the most is tiles of many rows: see below
     for call in (
         lambda: kernel.statistics(Rows(rows), [Candidate(p)]),
@@ -79,7 +78,7 @@ def test_nor_does_what_stands_around_the_kernel(family: str) -> None:
     (s,) = get_kernel("blas").statistics(Rows(rows_near(p)), [Candidate(p)])
     for call in (
         lambda: maximize(s, 1e-6),
-        lambda: centring_error(s, 1e-6),
+        lambda: likelihood(family, 1e-6).centring_error(s),
         lambda: MixtureParameters.create(family, p.weights, p.means, p.covariances),
         lambda: MixtureParameters.from_precisions(family, p.weights, p.means, p.precisions),
         lambda: sample_mixture(p, 50, np.random.RandomState(0)),
@@ -95,7 +94,7 @@ def test_a_tied_mixture_holds_matrices_whatever_its_components(kernel: Kernel) -
     rows = rows_near(few, 1)
     peaks, promises = [], []
     for p in (few, many):
-        promises.append(kernel.workspace_bytes(D, [p.n_components], [p.family]))
+        promises.append(kernel.workspace_bytes(D, [p.n_components], [p.form]))
         peaks.append(peak_of(partial(kernel.statistics, Rows(rows), [Candidate(p)]), promises[-1]))
         assert peaks[-1] <= promises[-1]
     assert peaks[1] - peaks[0] < MATRIX / 4
@@ -124,7 +123,7 @@ def test_a_tied_tile_of_differences_holds_one_matrix() -> None:
 def test_variances_of_very_many_features_are_promised_little(d: int) -> None:
     """A tile of 192 rows, a few times over, is what remains."""
     for family in ("diag", "spherical"):
-        promised = get_kernel("blas").workspace_bytes(d, [16], [covariance_family(family)])
+        promised = get_kernel("blas").workspace_bytes(d, [16], [covariance_family(family).form])
         assert promised < 8 * d * (192 * 8 + 16 * 40)
 
 
@@ -156,7 +155,7 @@ def test_the_promise_is_kept_per_family(kind: str, family: str, k: int, d: int) 
             assert kind == "overflow"
 
     call()
-    allowed = kernel.workspace_bytes(d, [k], [p.family]) + 20_000
+    allowed = kernel.workspace_bytes(d, [k], [p.form]) + 20_000
     assert peak_of(call, allowed) <= allowed
 
 
@@ -166,7 +165,7 @@ def test_the_reference_keeps_its_promise(family: str, k: int, d: int) -> None:
     p = random_mixture(5, family, k, d)
     rows, kernel = rows_near(p, 1100 if d < 100 else 30), get_kernel("reference")
     candidates = [Candidate(p), Candidate(p)]
-    allowed = kernel.workspace_bytes(d, [k, k], [p.family] * 2) + 20_000
+    allowed = kernel.workspace_bytes(d, [k, k], [p.form] * 2) + 20_000
     assert peak_of(lambda: kernel.statistics(Rows(rows), candidates), allowed) <= allowed
 
 

@@ -13,11 +13,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import KERNELS, Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
-from tests.mixture.problems import FAMILIES, draw, random_mixture
+from tests.mixture.problems import FAMILIES, draw, maximize, random_mixture
 
 
 def em(

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from dask_gmm.mixture.estimation import maximize
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
-from tests.mixture.problems import FAMILIES, draw, random_mixture
+from tests.mixture.problems import FAMILIES, draw, maximize, random_mixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +70,7 @@ def converged(rows: np.ndarray, family: str) -> MixtureParameters:
 
 
 def gradient_of_means(s: SufficientStatistics, p: MixtureParameters) -> np.ndarray:
-    precisions = p.family.dense(p.precisions, K, D)
+    precisions = p.family.form.dense(p.precisions, K, D)
     return np.asarray(np.einsum("kij,kj->ki", precisions, s.first))
 
 
@@ -193,8 +192,8 @@ def test_covariances_stay_positive_definite(family: str, name: str) -> None:
     p = MixtureParameters.create(family, np.full(k, 1.0 / k), centres, covariance)
     for _ in range(30):
         p = maximize(statistics(rows, p), reg_covar)
-        smallest = np.linalg.eigvalsh(p.family.dense(p.covariances, k, 3)).min()
-        largest = np.linalg.eigvalsh(p.family.dense(p.covariances, k, 3)).max()
+        smallest = np.linalg.eigvalsh(p.family.form.dense(p.covariances, k, 3)).min()
+        largest = np.linalg.eigvalsh(p.family.form.dense(p.covariances, k, 3)).max()
         assert smallest >= 0.99 * reg_covar - 4e-16 * largest
         assert smallest > 0.0
         assert np.isfinite(p.means).all()

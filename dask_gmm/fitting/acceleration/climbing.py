@@ -9,15 +9,12 @@ import numpy as np
 
 from dask_gmm.fitting.acceleration.anderson import Step, mix
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
-from dask_gmm.fitting.acceleration.objective import (
-    Moments,
-    complete_moments,
-    expected_log_density,
-    maximizer,
-)
+from dask_gmm.mixture.model import maximizer
+from dask_gmm.mixture.moments import Moments, complete_moments, expected_log_density, per_row
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.acceleration.sample import SampleRows
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = ["CorrectedSample", "Point", "SampleObjective", "climb", "slope"]
@@ -54,7 +51,7 @@ class Point:
     @classmethod
     def of(cls, parameters: MixtureParameters, value: float, moments: Moments) -> Point:
         """Do the M-step."""
-        update = maximizer(moments)
+        update = maximizer(moments, parameters.family)
         if update is None:
             return cls(parameters, value, moments, None, float("nan"))
         now = expected_log_density(moments, parameters)
@@ -66,12 +63,13 @@ class SampleObjective:
     """The sample's own log-likelihood, regularised like the fit."""
 
     sample: SampleRows
-    reg_covar: float
+    model: MixtureModel
 
     def __call__(self, parameters: MixtureParameters) -> Point:
         """Evaluate the objective: one E-step over the sample."""
-        value, moments = self.sample.evaluate(parameters)
-        return Point.of(parameters, value, moments.regularised(self.reg_covar, moments.counts))
+        found = self.sample.statistics(parameters)
+        value = self.model.objective(found, parameters)
+        return Point.of(parameters, value, per_row(found) + self.model.regulariser(found))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import linalg
 
+from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def to_vector(parameters: MixtureParameters) -> Array:
     with np.errstate(divide="ignore"):  # a weight of zero has no finite coordinate
         logs = np.log(parameters.weights)
     factors = parameters.precisions_cholesky
-    if parameters.family.dense_factors:
+    if parameters.form.dense_factors:
         d = factors.shape[-1]
         upper = factors.reshape(-1, d, d)[:, *np.triu_indices(d, 1)]
         scales = np.log(np.diagonal(factors, axis1=-2, axis2=-1))
@@ -63,7 +64,7 @@ def from_vector(vector: Array, like: MixtureParameters) -> MixtureParameters | N
         return None
     means = vector[k : k + k * d].reshape(k, d).copy()
     rest, old = vector[k + k * d :], like.precisions_cholesky
-    if like.family.dense_factors:
+    if like.form.dense_factors:
         many = old.reshape(-1, d, d)
         scales: Array = rest[: many.shape[0] * d].reshape(-1, d)
         before = np.log(np.diagonal(many, axis1=1, axis2=2))
@@ -71,14 +72,21 @@ def from_vector(vector: Array, like: MixtureParameters) -> MixtureParameters | N
         scales, before = rest.reshape(old.shape), np.log(old)
     if np.max(np.abs(scales - before)) > _MOST_LOG_SCALE:
         return None
-    if like.family.dense_factors:
+    if like.form.dense_factors:
         new = np.zeros_like(many)
         new[:, np.arange(d), np.arange(d)] = np.exp(scales)
         new[:, *np.triu_indices(d, 1)] = rest[scales.size :].reshape(many.shape[0], -1)
         factors = new.reshape(old.shape)
     else:
         factors = np.exp(scales)
-    arrays = (weights, means, like.family.covariances(factors), factors)
+    covariances = like.form.covariances(factors)
+    if like.family.constrained:
+        covariances = like.family.nearest(weights, covariances, d)
+        try:
+            factors = like.form.factor(covariances)
+        except (CollapsedComponentError, InputError):
+            return None
+    arrays = (weights, means, covariances, factors)
     if not all(np.all(np.isfinite(a)) for a in arrays):
         return None
     for array in arrays:
@@ -102,14 +110,12 @@ class Metric:
         k, d = self.at.means.shape
         n = steps.shape[0]
         root = np.sqrt(self.at.weights)
-        family, factors = self.at.family, self.at.precisions_cholesky
+        form, factors = self.at.form, self.at.precisions_cholesky
         weights = steps[:, :k] * root
         means = steps[:, k : k + k * d].reshape(n, k, d)
-        white = np.stack(
-            [root[j] * family.whiten(factors, j, means[:, j]) for j in range(k)], axis=1
-        )
+        white = np.stack([root[j] * form.whiten(factors, j, means[:, j]) for j in range(k)], axis=1)
         rest = steps[:, k + k * d :]
-        scatter = self._dense(rest) if family.dense_factors else self._diagonal(rest)
+        scatter = self._dense(rest) if form.dense_factors else self._diagonal(rest)
         return np.hstack([weights, white.reshape(n, -1), scatter])
 
     def _dense(self, steps: Array) -> Array:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dask_gmm.fitting.acceleration.objective import per_row
 from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.mixture.moments import per_row
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dask_gmm.fitting.acceleration.objective import Moments
+    from dask_gmm.mixture.moments import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
 
     Array = NDArray[np.float64]
@@ -55,12 +56,19 @@ class SampleRows:
         self, parameters: MixtureParameters, reference: Array | None = None
     ) -> tuple[float, Moments]:
         """Mean log-likelihood in nats per row, and moments about `reference` (or the means)."""
+        total = self.statistics(parameters, reference)
+        return total.mean_log_likelihood, per_row(total)
+
+    def statistics(
+        self, parameters: MixtureParameters, reference: Array | None = None
+    ) -> SufficientStatistics:
+        """What an E-step gathers about `reference` (or the means)."""
         self.evaluations += 1
         candidates = (Candidate(parameters, reference),)
         places = range(0, len(self), _PART_ROWS)
         parts = [self.rows.take(slice(i, i + _PART_ROWS)) for i in places]
 
-        def statistics(part: Rows) -> Any:
+        def statistics(part: Rows) -> SufficientStatistics:
             return self._compute.statistics(part, candidates)[0]
 
         if len(parts) == 1 or self.n_threads == 1:
@@ -71,4 +79,4 @@ class SampleRows:
         total = found[0]
         for other in found[1:]:
             total = total + other
-        return total.mean_log_likelihood, per_row(total)
+        return total

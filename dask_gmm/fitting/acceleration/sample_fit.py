@@ -25,7 +25,8 @@ from dask_gmm.rows import Rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = ["SampleEnd", "best_ends", "fit_sample", "thinned"]
@@ -71,20 +72,20 @@ def thinned(rows: Rows, n_components: int, family: CovarianceFamily) -> Rows:
 def fit_sample(
     sample: SampleRows,
     starts: Sequence[MixtureParameters],
-    reg_covar: float,
+    model: MixtureModel,
     keep: int = 1,
     *,
     evaluations: int = _EVALUATIONS,
 ) -> tuple[MixtureParameters, ...]:
     """Fit the sample from each start, and return the `keep` best ends; see `best_ends`."""
-    ends = best_ends(sample, starts, reg_covar, keep, evaluations=evaluations)
+    ends = best_ends(sample, starts, model, keep, evaluations=evaluations)
     return tuple(end.parameters for end in ends)
 
 
 def best_ends(
     sample: SampleRows,
     starts: Sequence[MixtureParameters],
-    reg_covar: float,
+    model: MixtureModel,
     keep: int = 1,
     *,
     evaluations: int = _EVALUATIONS,
@@ -98,17 +99,17 @@ def best_ends(
     ----------
     sample : SampleRows
     starts : sequence of MixtureParameters
-    reg_covar : float
+    model : MixtureModel
     keep : int
         How many of the ends to return, at most: those that are the same mixture in another order
         come once.
     evaluations : int
         Most E-steps over the sample for each start.
     """
-    whole = SampleObjective(sample, reg_covar)
+    whole = SampleObjective(sample, model)
     rows = thinned(sample.rows, starts[0].n_components, starts[0].family)
     fewer = SampleRows(rows, sample.kernel, sample.n_threads)
-    thin = SampleObjective(fewer, reg_covar)
+    thin = SampleObjective(fewer, model)
     rough = []
     for i, start in enumerate(starts):
         end, sound = climb(thin, thin(start), _ROUGH, evaluations)

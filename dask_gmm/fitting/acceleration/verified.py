@@ -2,7 +2,7 @@
 
 A strategy stands at a mixture that a pass has evaluated. From there it tries another, bold one; the
 pass over all rows that evaluates it is also the test whether it raises the objective
-(`acceleration.objective`). If it does not, the next pass is at the plain EM step, which cannot
+(`mixture.model`). If it does not, the next pass is at the plain EM step, which cannot
 fail. So no accepted pass is a step down, and a bold step that fails costs one read. A strategy that
 has failed lately hedges: the same read evaluates the plain step too, so that it costs none.
 """
@@ -16,17 +16,19 @@ import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.acceleration.climbing import Point
-from dask_gmm.fitting.acceleration.objective import expected_log_density, per_row
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.fitting.loop import FitResult, better_centres
 from dask_gmm.mixture.kernels import Candidate
+from dask_gmm.mixture.moments import expected_log_density, per_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.model import MixtureModel
+    from dask_gmm.mixture.moments import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -57,6 +59,24 @@ class Trial:
     hedged: bool = False
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """The last accepted point, and what makes the objective that it is to be left for.
+
+    Attributes
+    ----------
+    point : Point
+    log_likelihood : float
+        Of all rows there, in nats per row.
+    regulariser : Moments
+        What the model adds to it, for steps from there (`MixtureModel.regulariser`).
+    """
+
+    point: Point
+    log_likelihood: float
+    regulariser: Moments
+
+
 @dataclass
 class VerifiedEM:
     """Base of the accelerated strategies; a subclass chooses the next trial.
@@ -69,7 +89,7 @@ class VerifiedEM:
         Nats per row.
     max_iter : int
         Most accepted passes.
-    reg_covar : float
+    model : MixtureModel
     by_change : bool
         Stop by scikit-learn's rule, when an accepted pass changes the mean log-likelihood by less
         than `tol`, instead of by the estimated remaining gain. It also serves where there is no
@@ -84,14 +104,14 @@ class VerifiedEM:
     starts: tuple[MixtureParameters, ...]
     tol: float
     max_iter: int
-    reg_covar: float
+    model: MixtureModel
     by_change: bool = False
     previous_bound: float = -np.inf
     m_step: MStep | None = None
     outcome: Outcome | None = None
     judgements: list[Judgement] = field(default_factory=list)
     remaining_gain: float | None = None
-    _at: Point | None = None
+    _accepted: Accepted | None = None
     _trial: Trial | None = None
     _bounds: list[float] = field(default_factory=list)
     _centres: NDArray[np.float64] | None = None
@@ -99,10 +119,14 @@ class VerifiedEM:
     _error: CollapsedComponentError | None = None
 
     def __post_init__(self) -> None:
-        self._m_step = self.m_step or MStep(self.reg_covar)
+        self._m_step = self.m_step or MStep(self.model)
         self._previous = self.previous_bound
         if self.max_iter == 0:
             self.outcome = Outcome.MAX_ITER
+
+    @property
+    def _at(self) -> Point | None:
+        return None if self._accepted is None else self._accepted.point
 
     @property
     def accepted_parameters(self) -> MixtureParameters | None:
@@ -141,14 +165,15 @@ class VerifiedEM:
         """Accept or reject what the pass has evaluated, and choose what comes next."""
         chosen = 0
         if self._trial is None:
-            chosen = max(range(len(statistics)), key=lambda i: statistics[i].mean_log_likelihood)
+            pairs = zip(statistics, self.starts, strict=True)
+            chosen = int(np.argmax([self.model.objective(s, start) for s, start in pairs]))
             self.starts = (self.starts[chosen],)
         found = statistics[chosen]
         trial = self._trial or Trial(self.starts[0])
         if self._centres is None:
-            self._centres = better_centres(found, self.reg_covar)
+            self._centres = better_centres(found, self.model)
             if self._centres is not None and not trial.bold:
-                bound = found.mean_log_likelihood
+                bound = self.model.objective(found, trial.parameters)
                 self.judgements.append(Judgement(StepKind.REPEATED, bound, self.remaining_gain))
                 return
         self._centres = None
@@ -157,32 +182,36 @@ class VerifiedEM:
     def _take_in(
         self, trial: Trial, found: SufficientStatistics, hedge: SufficientStatistics | None
     ) -> None:
-        bound = found.mean_log_likelihood
+        bound = self.model.objective(found, trial.parameters)
         update = self._m_step.sound(found)
         if update is None:
             if trial.bold:
                 self._reject(trial, bound, hedge)
             else:
-                self._mend(found)
+                self._mend(found, bound)
             return
-        moments = per_row(found)
-        moments = moments.regularised(self.reg_covar, moments.counts)
+        beside = self.model.regulariser(found)
+        moments = per_row(found) + beside
         gain = expected_log_density(moments, update) - expected_log_density(
             moments, trial.parameters
         )
-        gained = float("nan") if self._at is None else self._gain(self._at, trial, bound)
+        likelihood, before = found.mean_log_likelihood, self._accepted
+        gained = float("nan")
+        if before is not None:
+            gained = self._gain(before, trial.parameters, likelihood)
         if trial.bold and not gained >= trial.needed:  # NaN is no gain
             self._reject(trial, bound, hedge)
             return
         kind = StepKind.ACCEPTED if trial.bold else self._plain_kind()
-        self._at = Point(trial.parameters, bound, moments, update, gain)
+        at = Point(trial.parameters, bound, moments, update, gain)
+        self._accepted = Accepted(at, likelihood, beside)
         self._gained = gained
         if trial.bold:
             self.accepted(trial, gained)
         previous, self._previous = self._previous, bound
         self._bounds.append(bound)
         self.remaining_gain = None
-        self._trial = self.choose(self._at)
+        self._trial = self.choose(at)
         by_change = self.by_change or self.remaining_gain is None
         if self.outcome is None and by_change and abs(bound - previous) < self.tol:
             self.outcome = Outcome.CONVERGED
@@ -190,9 +219,9 @@ class VerifiedEM:
             self.outcome = Outcome.MAX_ITER
         self.judgements.append(Judgement(kind, bound, self.remaining_gain))
 
-    def _mend(self, found: SufficientStatistics) -> None:
+    def _mend(self, found: SufficientStatistics, bound: float) -> None:
         """After a plain pass whose M-step fails: mend it and begin anew, or end here."""
-        bound, kind = found.mean_log_likelihood, self._plain_kind()
+        kind = self._plain_kind()
         self._bounds.append(bound)
         self.remaining_gain = None
         self.judgements.append(Judgement(kind, bound, None))
@@ -203,7 +232,7 @@ class VerifiedEM:
                 raise
             self._error, self.outcome = error, Outcome.COLLAPSED
             return
-        self._at, self._trial, self._previous = None, Trial(mended), -np.inf
+        self._accepted, self._trial, self._previous = None, Trial(mended), -np.inf
         self.begin_anew(mended)
         if len(self._bounds) >= self.max_iter:
             self.outcome = Outcome.MAX_ITER
@@ -211,12 +240,11 @@ class VerifiedEM:
     def _plain_kind(self) -> StepKind:
         return StepKind.PLAIN if self._bounds else StepKind.START
 
-    def _gain(self, at: Point, trial: Trial, bound: float) -> float:
-        """By how much the trial raises the objective that belongs to the accepted point."""
-        counts = at.moments.counts
-        return (bound - _penalty(trial.parameters, counts, self.reg_covar)) - (
-            at.value - _penalty(at.parameters, counts, self.reg_covar)
-        )
+    def _gain(self, at: Accepted, trial: MixtureParameters, log_likelihood: float) -> float:
+        """By how much a trial raises the objective that belongs to the accepted point."""
+        beside = at.regulariser
+        before = at.log_likelihood + expected_log_density(beside, at.point.parameters)
+        return log_likelihood + expected_log_density(beside, trial) - before
 
     def _reject(self, trial: Trial, bound: float, hedge: SufficientStatistics | None) -> None:
         assert self._at is not None
@@ -224,7 +252,7 @@ class VerifiedEM:
         self.rejected(trial)
         self._trial = Trial(self._at.update)
         self._centres = None
-        if hedge is not None and better_centres(hedge, self.reg_covar) is None:
+        if hedge is not None and better_centres(hedge, self.model) is None:
             self._take_in(self._trial, hedge, None)
             return
         self.judgements.append(Judgement(StepKind.REJECTED, bound, self.remaining_gain))
@@ -252,10 +280,3 @@ class VerifiedEM:
             mended=tuple(self._m_step.notes),
             judgements=tuple(self.judgements),
         )
-
-
-def _penalty(parameters: MixtureParameters, counts: NDArray[np.float64], reg_covar: float) -> float:
-    """(ε/2) Σ_k n_k tr Σ_k⁻¹."""
-    family, (k, d) = parameters.family, parameters.means.shape
-    traces = family.diagonals(parameters.precisions, k, d).sum(axis=1)
-    return 0.5 * reg_covar * float(counts @ traces)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dask_gmm.errors import InputError, NonFiniteError
-from dask_gmm.mixture.covariance import FAMILIES
+from dask_gmm.mixture.form import FORMS
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.form import CovarianceForm
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
 
@@ -33,7 +33,7 @@ __all__ = [
     "beyond_range",
     "check_finite",
     "checked_values",
-    "possible_families",
+    "possible_forms",
 ]
 
 
@@ -122,7 +122,7 @@ class Kernel(Protocol):
         self,
         n_features: int,
         n_components: Sequence[int],
-        families: Sequence[CovarianceFamily] | None = None,
+        forms: Sequence[CovarianceForm] | None = None,
     ) -> int:
         """Most bytes that `statistics` allocates, its result included.
 
@@ -132,24 +132,24 @@ class Kernel(Protocol):
             D.
         n_components : sequence of int
             K of each candidate.
-        families : sequence of CovarianceFamily, optional
+        forms : sequence of CovarianceForm, optional
             Family of each candidate; by default, whichever needs most.
         """
 
 
-def possible_families(
-    n_components: Sequence[int], families: Sequence[CovarianceFamily] | None
-) -> list[tuple[int, tuple[CovarianceFamily, ...]]]:
-    """K of each candidate with the families it may be of; see `Kernel.workspace_bytes`.
+def possible_forms(
+    n_components: Sequence[int], forms: Sequence[CovarianceForm] | None
+) -> list[tuple[int, tuple[CovarianceForm, ...]]]:
+    """K of each candidate with the forms it may be of; see `Kernel.workspace_bytes`.
 
     Raises
     ------
     ValueError
         The two sequences are not of the same length.
     """
-    if families is None:
-        return [(k, FAMILIES) for k in n_components]
-    return [(k, (family,)) for k, family in zip(n_components, families, strict=True)]
+    if forms is None:
+        return [(k, FORMS) for k in n_components]
+    return [(k, (form,)) for k, form in zip(n_components, forms, strict=True)]
 
 
 def checked_values(values: NDArray[Any], n_features: int) -> NDArray[Any]:

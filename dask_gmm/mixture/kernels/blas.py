@@ -1,9 +1,9 @@
 """The kernel on NumPy and SciPy alone: matrix products on tiles that stay in the cache.
 
-For each candidate the error predictor `forms.cancellation` decides between the fast linear form
+For each candidate the error predictor `schemes.cancellation` decides between the fast linear scheme
 and whitening. The decision depends on the parameters only, never on the rows or on the other
 candidates, so that a candidate's statistics have the same bits in any company. Candidates whose
-forms are written in the same features share them.
+schemes are written in the same features share them.
 
 Non-finite rows are found without a look at each number: they make the largest log-density of
 their row non-finite, so one sum over a tile's maxima is the check. A tile that fails it is looked
@@ -19,22 +19,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.mixture.covariance import FULL, TIED
+from dask_gmm.mixture.form import FULL, TIED
 from dask_gmm.mixture.kernels.base import (
     Candidate,
     beyond_range,
     check_finite,
     checked_values,
-    possible_families,
+    possible_forms,
 )
 from dask_gmm.mixture.kernels.features import FeatureMap, common_centre
-from dask_gmm.mixture.kernels.forms import (
+from dask_gmm.mixture.kernels.schemes import (
     PANEL,
     SMALL_PRODUCT,
-    Form,
-    LinearForm,
-    TiedForm,
-    WhiteningForm,
+    LinearScheme,
+    Scheme,
+    TiedScheme,
+    WhiteningScheme,
     cancellation,
     feature_map,
 )
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.form import CovarianceForm
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
@@ -57,7 +57,7 @@ LARGEST_CANCELLATION = 1e-10
 """Predicted error above which a candidate is evaluated by whitening."""
 
 WHITENING_FROM = 64
-"""Features from which whitening is the faster form for full covariances (measured)."""
+"""Features from which whitening is the faster scheme for full covariances (measured)."""
 
 _SHORTEST_TILE = 192
 _LONGEST_TILE = 4160
@@ -124,19 +124,19 @@ class BlasKernel:
         self,
         n_features: int,
         n_components: Sequence[int],
-        families: Sequence[CovarianceFamily] | None = None,
+        forms: Sequence[CovarianceForm] | None = None,
     ) -> int:
         """Most bytes that `statistics` allocates; see `Kernel.workspace_bytes`."""
         return 8 * sum(
-            max(_numbers(n_features, k, family) for family in kinds)
-            for k, kinds in possible_families(n_components, families)
+            max(_numbers(n_features, k, form) for form in kinds)
+            for k, kinds in possible_forms(n_components, forms)
         )
 
 
-def whitening_bytes(n_features: int, n_components: int, family: CovarianceFamily) -> int:
+def whitening_bytes(n_features: int, n_components: int, form: CovarianceForm) -> int:
     """Bytes that a candidate takes at most that is evaluated by whitening."""
     tile = _whitening_tile(n_features)
-    return 8 * _whitening_numbers(n_features, n_components, family, tile)
+    return 8 * _whitening_numbers(n_features, n_components, form, tile)
 
 
 def _tile_rows(n_components: int, size: int) -> int:
@@ -158,36 +158,36 @@ def _whitening_tile(n_features: int) -> int:
     return max(_SHORTEST_TILE, min(tile, _LONGEST_WHITENING_TILE))
 
 
-def _may_be_linear(family: CovarianceFamily, n_features: int) -> bool:
-    """Whether another form is faster than whitening, where it is accurate."""
-    return family is not FULL or n_features < WHITENING_FROM
+def _may_be_linear(form: CovarianceForm, n_features: int) -> bool:
+    """Whether another scheme is faster than whitening, where it is accurate."""
+    return form is not FULL or n_features < WHITENING_FROM
 
 
-def _choose(candidate: Candidate) -> Form:
-    """The fastest form that is accurate enough."""
+def _choose(candidate: Candidate) -> Scheme:
+    """The fastest scheme that is accurate enough."""
     parameters = candidate.parameters
-    family, (k, d) = parameters.family, parameters.means.shape
-    if _may_be_linear(family, d):
+    form, (k, d) = parameters.form, parameters.means.shape
+    if _may_be_linear(form, d):
         centre = common_centre(parameters)
         if cancellation(parameters, centre) <= LARGEST_CANCELLATION:
-            tile = _tile_rows(k, feature_map(family).size(d))
-            return (TiedForm if family is TIED else LinearForm)(candidate, centre, tile)
-    return WhiteningForm(candidate, _whitening_tile(d))
+            tile = _tile_rows(k, feature_map(form).size(d))
+            return (TiedScheme if form is TIED else LinearScheme)(candidate, centre, tile)
+    return WhiteningScheme(candidate, _whitening_tile(d))
 
 
 @dataclass(eq=False)
 class _Member:
-    """A candidate in the middle of a call: its form, its scratch space, its running sums."""
+    """A candidate in the middle of a call: its scheme, its scratch space, its running sums."""
 
     candidate: Candidate
-    form: Form = field(init=False)
+    scheme: Scheme = field(init=False)
     joint: Array = field(init=False)
     log_likelihood: float = 0.0
-    rescue: WhiteningForm | None = None
+    rescue: WhiteningScheme | None = None
 
     def __post_init__(self) -> None:
-        self.form = _choose(self.candidate)
-        self.joint = np.empty(self.parameters.n_components * self.form.features.tile_rows)
+        self.scheme = _choose(self.candidate)
+        self.joint = np.empty(self.parameters.n_components * self.scheme.features.tile_rows)
 
     @property
     def parameters(self) -> MixtureParameters:
@@ -195,29 +195,29 @@ class _Member:
 
     def evaluate(
         self, tile: NDArray[Any], start: int, features: Array
-    ) -> tuple[Array, Array, Form, Array]:
-        """Log-densities [K][t], their maxima, and the form and features that made them."""
+    ) -> tuple[Array, Array, Scheme, Array]:
+        """Log-densities [K][t], their maxima, and the scheme and features that made them."""
         k, t = self.parameters.n_components, len(tile)
         joint = self.joint[: k * t].reshape(k, t)
-        form = self.form
-        form.log_joint(features, joint)
+        scheme = self.scheme
+        scheme.log_joint(features, joint)
         peak = joint.max(axis=0)
         if not np.isfinite(peak.sum()):
             check_finite(tile, start)
-            if not isinstance(form, WhiteningForm):
-                form = self.rescue = self.rescue or WhiteningForm(
-                    self.candidate, self.form.features.tile_rows
+            if not isinstance(scheme, WhiteningScheme):
+                scheme = self.rescue = self.rescue or WhiteningScheme(
+                    self.candidate, self.scheme.features.tile_rows
                 )
-                features = form.features.fill(tile)
-                form.log_joint(features, joint)
+                features = scheme.features.fill(tile)
+                scheme.log_joint(features, joint)
                 peak = joint.max(axis=0)
             if not np.all(np.isfinite(peak)):
                 raise beyond_range(tile, start, ~np.isfinite(peak))
-        return joint, peak, form, features
+        return joint, peak, scheme, features
 
     def statistics(self, rows: Rows) -> SufficientStatistics:
         """What was gathered from the rows, checked."""
-        total = self.form.statistics(len(rows), rows.total_weight, self.log_likelihood)
+        total = self.scheme.statistics(len(rows), rows.total_weight, self.log_likelihood)
         if self.rescue is not None:
             total += self.rescue.statistics(0, 0.0, 0.0)
         if not np.all(np.isfinite(total.second)):
@@ -226,10 +226,10 @@ class _Member:
 
 
 def _groups(members: Sequence[_Member]) -> list[list[_Member]]:
-    """Members whose forms read the same features, in order of appearance."""
+    """Members whose schemes read the same features, in order of appearance."""
     groups: dict[tuple[object, ...], list[_Member]] = {}
     for member in members:
-        groups.setdefault(member.form.features.key, []).append(member)
+        groups.setdefault(member.scheme.features.key, []).append(member)
     return list(groups.values())
 
 
@@ -242,14 +242,14 @@ def _tiles(values: NDArray[Any], features: FeatureMap) -> Iterator[tuple[int, ND
 
 def _gather(rows: Rows, members: Sequence[_Member]) -> None:
     """Run all members over the rows, one filling of the features for all of them."""
-    for start, tile, features in _tiles(rows.values, members[0].form.features):
+    for start, tile, features in _tiles(rows.values, members[0].scheme.features):
         weights = None if rows.weights is None else rows.weights[start : start + len(tile)]
         for member in members:
-            joint, peak, form, seen = member.evaluate(tile, start, features)
+            joint, peak, scheme, seen = member.evaluate(tile, start, features)
             log_density, total = _normalise(joint, peak)
             np.divide(1.0 if weights is None else weights, total, out=total)
             joint *= total
-            form.gather(seen, joint, weights)
+            scheme.gather(seen, joint, weights)
             log_likelihood = log_density.sum() if weights is None else weights @ log_density
             member.log_likelihood += float(log_likelihood)
 
@@ -259,7 +259,7 @@ def _scan(
 ) -> Iterator[tuple[slice, Array, Array]]:
     """Each tile's place, its log-densities [K][t] and their maxima, valid until the next."""
     member = _Member(Candidate(parameters))
-    for start, tile, features in _tiles(values, member.form.features):
+    for start, tile, features in _tiles(values, member.scheme.features):
         joint, peak, _, _ = member.evaluate(tile, start, features)
         yield slice(start, start + len(tile)), joint, peak
 
@@ -280,29 +280,29 @@ def _normalise(joint: Array, peak: Array) -> tuple[Array, Array]:
     return peak + np.log(total), total
 
 
-def _numbers(d: int, k: int, family: CovarianceFamily) -> int:
-    """Float64 numbers that a candidate allocates at most, in whichever form it is evaluated."""
-    whitening = _whitening_numbers(d, k, family, _whitening_tile(d))
-    if not _may_be_linear(family, d):
+def _numbers(d: int, k: int, form: CovarianceForm) -> int:
+    """Float64 numbers that a candidate allocates at most, in whichever scheme it is evaluated."""
+    whitening = _whitening_numbers(d, k, form, _whitening_tile(d))
+    if not _may_be_linear(form, d):
         return whitening
-    tile = _tile_rows(k, feature_map(family).size(d))
-    # A tile that overflows is redone by whitening while the other form is alive.
-    rescue = _whitening_numbers(d, k, family, tile)
-    return max(whitening, _linear_numbers(d, k, family, tile) + rescue)
+    tile = _tile_rows(k, feature_map(form).size(d))
+    # A tile that overflows is redone by whitening while the other scheme is alive.
+    rescue = _whitening_numbers(d, k, form, tile)
+    return max(whitening, _linear_numbers(d, k, form, tile) + rescue)
 
 
-def _linear_numbers(d: int, k: int, family: CovarianceFamily, tile: int) -> int:
-    """Float64 numbers of the linear or tied form."""
-    size = feature_map(family).size(d)
-    moments = prod(family.second_moment_shape(k, d))
-    matrices = 7 * moments if family.dense_factors else 0
-    rows = size + (3 if family is TIED else 1) * d + 3 * k + 8
+def _linear_numbers(d: int, k: int, form: CovarianceForm, tile: int) -> int:
+    """Float64 numbers of the linear or tied scheme."""
+    size = feature_map(form).size(d)
+    moments = prod(form.second_moment_shape(k, d))
+    matrices = 7 * moments if form.dense_factors else 0
+    rows = size + (3 if form is TIED else 1) * d + 3 * k + 8
     return tile * rows + 5 * k * size + matrices + 10 * k * d
 
 
-def _whitening_numbers(d: int, k: int, family: CovarianceFamily, tile: int) -> int:
-    """Float64 numbers of the whitening form on tiles of `tile` rows."""
-    moments = prod(family.second_moment_shape(k, d))
-    matrices = 4 * moments + d * d if family.dense_factors else 0
+def _whitening_numbers(d: int, k: int, form: CovarianceForm, tile: int) -> int:
+    """Float64 numbers of the whitening scheme on tiles of `tile` rows."""
+    moments = prod(form.second_moment_shape(k, d))
+    matrices = 4 * moments + d * d if form.dense_factors else 0
     # The last terms are what the search for a row that is not finite takes.
     return tile * (3 * d + 2 * k + 8) + matrices + 8 * k * d + (tile // 4 + 256) * d

@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.form import CovarianceForm
 
     Array = NDArray[np.float64]
 
@@ -55,17 +55,17 @@ class Differences:
         References minus the centre of the features.
     negligible : (K,) float64
         Responsibilities that count as zero.
-    family : CovarianceFamily
+    form : CovarianceForm
         Which second moments to gather.
     """
 
-    def __init__(self, shift: Array, negligible: Array, family: CovarianceFamily) -> None:
+    def __init__(self, shift: Array, negligible: Array, form: CovarianceForm) -> None:
         self._shift = shift
         self._negligible = negligible
-        self._family = family
+        self._form = form
         self.counts = np.zeros(len(shift))
         self.first = np.zeros(shift.shape)
-        self.second = np.zeros(family.second_moment_shape(*shift.shape))
+        self.second = np.zeros(form.second_moment_shape(*shift.shape))
 
     def add(self, k: int, centred: Array, responsibilities: Array, weights: Array | None) -> None:
         """Add a tile's rows x̃, [D][t], to component `k` as far as it is responsible for them.
@@ -81,8 +81,8 @@ class Differences:
         self.counts[k] += shares.sum()
         self.first[k] += difference @ shares
         difference *= np.sqrt(shares)
-        moment = self._family.component_moment(difference.T, difference.T)
-        self._family.add_moment(self.second, k, moment)
+        moment = self._form.component_moment(difference.T, difference.T)
+        self._form.add_moment(self.second, k, moment)
 
 
 def active_rows(

@@ -37,7 +37,7 @@ def common_centre(parameters: MixtureParameters) -> Array:
     centre few significant bits, so that x − c is exact where the data's offset is large.
     """
     weights, means = parameters.weights, parameters.means
-    variances = parameters.family.diagonals(parameters.covariances, *means.shape)
+    variances = parameters.form.diagonals(parameters.covariances, *means.shape)
     middle = weights @ means
     spread = np.sqrt(weights @ (variances + (means - middle) ** 2))
     spread = np.where(np.isfinite(spread) & (spread > 0.0), spread, 1.0)

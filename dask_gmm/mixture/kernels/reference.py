@@ -18,7 +18,7 @@ from dask_gmm.mixture.kernels.base import (
     beyond_range,
     check_finite,
     checked_values,
-    possible_families,
+    possible_forms,
 )
 from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.form import CovarianceForm
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
 
@@ -85,11 +85,11 @@ class ReferenceKernel:
         self,
         n_features: int,
         n_components: Sequence[int],
-        families: Sequence[CovarianceFamily] | None = None,
+        forms: Sequence[CovarianceForm] | None = None,
     ) -> int:
         """Most bytes that `statistics` allocates; see `Kernel.workspace_bytes`."""
         d, working, results = n_features, 0, 0
-        for k, kinds in possible_families(n_components, families):
+        for k, kinds in possible_forms(n_components, forms):
             # One candidate after the other, so that only the results add up.
             moments = max(prod(f.second_moment_shape(k, d)) for f in kinds)
             matrices = 3 * d * d if any(f.dense_factors for f in kinds) else 0
@@ -106,7 +106,7 @@ def _tiles(
 ) -> Iterator[tuple[slice, Long, Long]]:
     """Each tile's place, its rows (t, D), and log π_k N(x_n|μ_k, Σ_k) of shape (t, K)."""
     k, d = parameters.means.shape
-    family, factors = parameters.family, parameters.precisions_cholesky
+    form, factors = parameters.form, parameters.precisions_cholesky
     means = parameters.means.astype(np.longdouble)
     with np.errstate(divide="ignore"):  # a weight of zero is a component that nobody belongs to
         log_weights = np.log(parameters.weights.astype(np.longdouble))
@@ -118,7 +118,7 @@ def _tiles(
         x = values[where].astype(np.longdouble)
         joint = np.empty((len(x), k), dtype=np.longdouble)
         for j in range(k):
-            white = family.whiten(factors, j, x - means[j])
+            white = form.whiten(factors, j, x - means[j])
             joint[:, j] = constants[j] - 0.5 * np.sum(white * white, axis=1)
         with np.errstate(over="ignore"):
             peak = joint.max(axis=1).astype(np.float64)
@@ -130,7 +130,7 @@ def _tiles(
 def _log_determinants(parameters: MixtureParameters) -> Long:
     """log|Σ_k|^(-1/2) in extended precision, shape (K,): log u summed over the diagonal of U."""
     k, d = parameters.means.shape
-    diagonals = parameters.family.diagonals(parameters.precisions_cholesky, k, d)
+    diagonals = parameters.form.diagonals(parameters.precisions_cholesky, k, d)
     return np.asarray(np.log(diagonals.astype(np.longdouble)).sum(axis=1))
 
 
@@ -142,14 +142,14 @@ def _log_sum_exp(joint: Long) -> Long:
 
 
 def _statistics(rows: Rows, candidate: Candidate) -> SufficientStatistics:
-    parameters, family = candidate.parameters, candidate.parameters.family
+    parameters, form = candidate.parameters, candidate.parameters.form
     k, d = parameters.means.shape
     values = checked_values(rows.values, d)
     about = candidate.reference.astype(np.longdouble)
     log_likelihood = np.longdouble(0.0)
     counts = np.zeros(k, dtype=np.longdouble)
     first = np.zeros((k, d), dtype=np.longdouble)
-    second = np.zeros(family.second_moment_shape(k, d), dtype=np.longdouble)
+    second = np.zeros(form.second_moment_shape(k, d), dtype=np.longdouble)
     for where, x, joint in _tiles(values, parameters):
         log_density = _log_sum_exp(joint)
         responsibilities = np.exp(joint - log_density[:, None])
@@ -164,12 +164,12 @@ def _statistics(rows: Rows, candidate: Candidate) -> SufficientStatistics:
             deviation = x - about[j]
             counts[j] += r.sum()
             first[j] += r @ deviation
-            moment = family.component_moment(r[:, None] * deviation, deviation)
-            family.add_moment(second, j, moment)
+            moment = form.component_moment(r[:, None] * deviation, deviation)
+            form.add_moment(second, j, moment)
     if np.any(np.abs(second) > np.finfo(np.float64).max):
         raise beyond_range(values, 0, np.zeros(len(values), dtype=bool))
     return SufficientStatistics.create(
-        family,
+        form,
         candidate.reference,
         rows=len(rows),
         weight=rows.total_weight,

@@ -17,11 +17,12 @@ from dask_gmm.fitting.loop import run
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import Passes, overlapping, sample_of
+from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.acceleration.climbing import Point
 
-REG = 1e-6
+MODEL = likelihood("full", 1e-6)
 
 
 def emptied(start: MixtureParameters) -> MixtureParameters:
@@ -42,14 +43,14 @@ class Emptying(VerifiedEM):
 @pytest.mark.parametrize("rule", ["merge", "reseed"])
 def test_a_bold_step_that_empties_a_component_is_rejected(rule: str) -> None:
     rows, start = overlapping(3)
-    step = MStep(REG, rule, Rows(rows))
-    (result,) = run([Emptying((start,), 0.0, 3, REG, m_step=step)], Passes(rows))
+    step = MStep(MODEL, rule, Rows(rows))
+    (result,) = run([Emptying((start,), 0.0, 3, MODEL, m_step=step)], Passes(rows))
     assert [j.kind for j in result.judgements] == [
         StepKind.START,
         *[StepKind.REJECTED, StepKind.PLAIN] * 2,
     ]
     assert result.mended == ()
-    (kept,) = run([Emptying((start,), 0.0, 3, REG, m_step=MStep(REG))], Passes(rows))
+    (kept,) = run([Emptying((start,), 0.0, 3, MODEL, m_step=MStep(MODEL))], Passes(rows))
     assert StepKind.ACCEPTED in [j.kind for j in kept.judgements]
 
 
@@ -60,10 +61,10 @@ def test_a_mended_mixture_begins_anew(kind: str, rule: str) -> None:
     rows, start = overlapping(3)
 
     def strategy(start: MixtureParameters) -> VerifiedEM:
-        step = MStep(REG, rule, Rows(rows))
+        step = MStep(MODEL, rule, Rows(rows))
         if kind == "squarem":
-            return Squarem((start,), 1e-7, 300, REG, m_step=step)
-        return VarianceReducedEM((start,), 1e-7, 300, REG, m_step=step, sample=sample_of(rows))
+            return Squarem((start,), 1e-7, 300, MODEL, m_step=step)
+        return VarianceReducedEM((start,), 1e-7, 300, MODEL, m_step=step, sample=sample_of(rows))
 
     broken = emptied(start)
     (whole,) = run([strategy(broken)], Passes(rows))
@@ -71,6 +72,6 @@ def test_a_mended_mixture_begins_anew(kind: str, rule: str) -> None:
     assert whole.parameters.n_components == (2 if rule == "merge" else 3)
     assert whole.outcome is Outcome.CONVERGED
     found = Passes(rows)(strategy(broken).propose())[0]
-    (rest,) = run([strategy(MStep(REG, rule, Rows(rows))(found))], Passes(rows))
+    (rest,) = run([strategy(MStep(MODEL, rule, Rows(rows))(found))], Passes(rows))
     assert whole.lower_bounds[1:] == rest.lower_bounds
     assert whole.parameters == rest.parameters

@@ -10,21 +10,20 @@ from hypothesis import strategies as st
 from dask_gmm.fitting.acceleration.anderson import Step, mix
 from dask_gmm.fitting.acceleration.climbing import CorrectedSample, SampleObjective, climb, slope
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
-from dask_gmm.fitting.acceleration.objective import (
+from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.mixture.form import FULL
+from dask_gmm.mixture.kernels import Candidate
+from dask_gmm.mixture.model import maximizer
+from dask_gmm.mixture.moments import (
     Moments,
     complete_moments,
     expected_log_density,
-    maximizer,
     per_row,
 )
-from dask_gmm.fitting.acceleration.sample import SampleRows
-from dask_gmm.mixture.covariance import FULL
-from dask_gmm.mixture.estimation import maximize
-from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import KERNEL, overlapping, sample_of
-from tests.mixture.problems import FAMILIES, draw, random_mixture
+from tests.mixture.problems import FAMILIES, draw, likelihood, random_mixture
 
 families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -50,7 +49,10 @@ def test_expected_log_density_is_the_mean_over_rows(family: str) -> None:
     expected = 0.0
     for k in range(3):
         single = MixtureParameters.create(
-            "full", [1.0], other.means[k : k + 1], other.family.dense(other.covariances, 3, 4)[[k]]
+            "full",
+            [1.0],
+            other.means[k : k + 1],
+            other.family.form.dense(other.covariances, 3, 4)[[k]],
         )
         logs = KERNEL.log_densities(rows, single) + np.log(other.weights[k])
         expected += float(responsibilities[:, k] @ logs) / len(rows)
@@ -61,7 +63,7 @@ def test_expected_log_density_is_the_mean_over_rows(family: str) -> None:
 def test_a_mixture_maximises_its_own_complete_moments(family: str) -> None:
     mixture = random_mixture(4, family, 3, 2)
     moments = complete_moments(mixture, mixture.means - 0.4)
-    found = maximizer(moments)
+    found = maximizer(moments, mixture.family)
     assert found is not None
     assert distance(found, mixture) < 1e-12
 
@@ -70,13 +72,14 @@ def test_a_mixture_maximises_its_own_complete_moments(family: str) -> None:
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000), reg=st.sampled_from([0.0, 1e-6, 1e-2, 1.0]))
 def test_the_m_step_maximises_the_stated_objective(family: str, seed: int, reg: float) -> None:
-    """It is `maximize`, it beats its neighbours, and F_θ rises by at least its gain."""
+    """It is the model's, it beats its neighbours, and F_θ rises by at least its gain."""
     rows, at = overlapping(seed, family, n=400)
     found = KERNEL.statistics(Rows(rows), [Candidate(at)])[0]
-    moments = per_row(found).regularised(reg, per_row(found).counts)
-    update = maximizer(moments)
+    model = likelihood(family, reg)
+    moments = per_row(found) + model.regulariser(found)
+    update = maximizer(moments, at.family)
     assert update is not None
-    assert distance(update, maximize(found, reg)) < 1e-9
+    assert distance(update, model.update(found)) < 1e-9
     best = expected_log_density(moments, update)
     rng = np.random.default_rng(seed)
     for scale in (1e-3, 1e-1):
@@ -85,7 +88,7 @@ def test_the_m_step_maximises_the_stated_objective(family: str, seed: int, reg: 
 
     def objective(parameters: MixtureParameters) -> float:
         traces = np.trace(
-            np.linalg.inv(at.family.dense(parameters.covariances, 3, 3)), axis1=1, axis2=2
+            np.linalg.inv(at.family.form.dense(parameters.covariances, 3, 3)), axis1=1, axis2=2
         )
         likelihood = float(KERNEL.log_densities(rows, parameters).mean())
         return likelihood - 0.5 * reg * float(moments.counts @ traces)
@@ -101,8 +104,9 @@ def test_the_corrected_sample_has_the_gradient_of_all_rows(family: str, reg: flo
     """By central differences of the likelihood of all rows and of h, in every direction."""
     rows, at = overlapping(5, family)
     sample = sample_of(rows, 200)
-    found = per_row(KERNEL.statistics(Rows(rows), [Candidate(at)])[0])
-    moments = found.regularised(reg, found.counts)
+    (statistics,) = KERNEL.statistics(Rows(rows), [Candidate(at)])
+    found = per_row(statistics)
+    moments = found + likelihood(family, reg).regulariser(statistics)
     for rho in (0.0, 0.3):
         corrected = CorrectedSample.create(sample, at, moments).held(rho)
         vector, step = to_vector(at), 1e-5
@@ -114,7 +118,7 @@ def test_the_corrected_sample_has_the_gradient_of_all_rows(family: str, reg: flo
                 assert end is not None
                 h.append(corrected(end).value)
                 traces = np.trace(
-                    np.linalg.inv(at.family.dense(end.covariances, 3, 3)), axis1=1, axis2=2
+                    np.linalg.inv(at.family.form.dense(end.covariances, 3, 3)), axis1=1, axis2=2
                 )
                 penalty = 0.5 * reg * float(found.counts @ traces)
                 f.append(float(KERNEL.log_densities(rows, end).mean()) - penalty)
@@ -140,9 +144,9 @@ def test_releasing_a_point_evaluates_nothing(family: str) -> None:
 def test_moments_of_no_rows_have_no_maximum() -> None:
     mixture = random_mixture(8, "full", 2, 2)
     moments = complete_moments(mixture, mixture.means)
-    assert maximizer(moments.plus(moments, -1.0)) is None
+    assert maximizer(moments.plus(moments, -1.0), mixture.family) is None
     negative = Moments(FULL, mixture.means, moments.counts, moments.first, -moments.second)
-    assert maximizer(negative) is None
+    assert maximizer(negative, mixture.family) is None
 
 
 @families
@@ -198,7 +202,7 @@ def test_mixing_solves_a_linear_map() -> None:
 @families
 def test_climbing_ends_at_a_fixed_point_of_em(family: str) -> None:
     rows, at = overlapping(12, family, n=1000)
-    objective = SampleObjective(SampleRows(Rows(rows)), 0.0)
+    objective = SampleObjective(SampleRows(Rows(rows)), likelihood(family))
     start = objective(at)
     top, sound = climb(objective, start, 1e-12, 2000)
     assert sound

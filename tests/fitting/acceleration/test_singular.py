@@ -14,8 +14,10 @@ from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import Passes, overlapping, sample_of
+from tests.mixture.problems import likelihood
 
 COPIES = 12
+MODEL = likelihood("full")
 
 
 def doomed(start: MixtureParameters, place: np.ndarray) -> MixtureParameters:
@@ -38,13 +40,13 @@ def test_an_end_without_bound_is_no_candidate(
 ) -> None:
     rows, sample, start = problem
     narrow = doomed(start, rows[0])
-    objective = SampleObjective(sample, 0.0)
+    objective = SampleObjective(sample, MODEL)
     beyond, sound = climb(objective, objective(narrow), 1e-7, 200)
     assert not sound
-    (best,) = fit_sample(sample, [narrow, start], 0.0)
+    (best,) = fit_sample(sample, [narrow, start], MODEL)
     assert sample.evaluate(best)[0] < beyond.value, "the end that is left out is the higher one"
-    assert best == fit_sample(sample, [start], 0.0)[0]
-    both = fit_sample(sample, [narrow, start], 0.0, keep=2)
+    assert best == fit_sample(sample, [start], MODEL)[0]
+    both = fit_sample(sample, [narrow, start], MODEL, keep=2)
     assert both == (best, narrow), "as it was given, and after the sound one"
 
 
@@ -54,11 +56,11 @@ def test_where_no_climb_has_a_bound_the_start_is_left_to_all_rows(
     """Where the copies are in all rows too, both ways end at the same component's collapse."""
     rows, sample, start = problem
     narrow = doomed(start, rows[0])
-    assert fit_sample(sample, [narrow], 0.0) == (narrow,)
+    assert fit_sample(sample, [narrow], MODEL) == (narrow,)
     rows = np.vstack([rows, np.tile(rows[0], (8 * COPIES, 1))])
-    fitting = VarianceReducedEM((narrow,), 1e-6, 200, 0.0, sample=sample)
+    fitting = VarianceReducedEM((narrow,), 1e-6, 200, MODEL, sample=sample)
     (result,) = run([fitting], Passes(rows))
-    (slow,) = run([PlainEM(narrow, 1e-6, 200, 0.0)], Passes(rows))
+    (slow,) = run([PlainEM(narrow, 1e-6, 200, MODEL)], Passes(rows))
     assert result.outcome is slow.outcome is Outcome.COLLAPSED
     assert len(result.judgements) <= len(slow.judgements) + 2
     assert "component 0" in str(result.error)
@@ -73,11 +75,11 @@ def test_a_singularity_of_the_sample_alone_ends_no_fit(
     near = MixtureParameters.create(
         "full", start.weights, [rows[0], *start.means[1:]], start.covariances
     )
-    fitting = VarianceReducedEM((near,), 1e-8, 200, 0.0, sample=sample)
+    fitting = VarianceReducedEM((near,), 1e-8, 200, MODEL, sample=sample)
     (result,) = run([fitting], Passes(rows))
     assert result.outcome is Outcome.CONVERGED
     assert np.all(np.diff(result.lower_bounds) >= -1e-12)
     assert StepKind.ACCEPTED in [j.kind for j in result.judgements]
-    honest = VarianceReducedEM((result.parameters,), 1e-10, 200, 0.0, sample=sample_of(rows))
+    honest = VarianceReducedEM((result.parameters,), 1e-10, 200, MODEL, sample=sample_of(rows))
     (end,) = run([honest], Passes(rows))
     assert end.lower_bound - result.lower_bound < 1e-7

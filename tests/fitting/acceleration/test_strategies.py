@@ -15,11 +15,11 @@ from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.events import Outcome, StepKind
 from dask_gmm.fitting.loop import FitResult, PlainEM, run
-from dask_gmm.mixture.covariance import covariance_family
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import KERNEL, Passes, overlapping, sample_of
-from tests.mixture.problems import FAMILIES
+from tests.mixture.problems import FAMILIES, likelihood
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.acceleration.verified import VerifiedEM
@@ -38,12 +38,13 @@ def strategy(
     sample: SampleRows | None = None,
 ) -> VerifiedEM:
     if kind == "squarem":
-        return Squarem((start,), tol, most, reg)
-    return VarianceReducedEM((start,), tol, most, reg, sample=sample or sample_of(rows))
+        return Squarem((start,), tol, most, likelihood(start.family, reg))
+    model = likelihood(start.family, reg)
+    return VarianceReducedEM((start,), tol, most, model, sample=sample or sample_of(rows))
 
 
 def plain(start: MixtureParameters, rows: np.ndarray, tol: float, reg: float = REG) -> FitResult:
-    return run([PlainEM(start, tol, 5000, reg)], Passes(rows))[0]
+    return run([PlainEM(start, tol, 5000, likelihood(start.family, reg))], Passes(rows))[0]
 
 
 kinds = pytest.mark.parametrize("kind", ["variance-reduced", "squarem"])
@@ -88,7 +89,7 @@ def test_a_misleading_sample_costs_reads_and_no_truth(kind: str) -> None:
 def test_fixed_points_are_those_of_plain_em(kind: str, reg: float, family: str) -> None:
     """Also where reg_covar is large: a converged plain fit does not move."""
     rows, start = overlapping(5, family, n=800, spread=4.0)
-    there = run([PlainEM(start, 0.0, 300, reg)], Passes(rows))[0].parameters
+    there = run([PlainEM(start, 0.0, 300, likelihood(family, reg))], Passes(rows))[0].parameters
     (result,) = run([strategy(kind, there, rows, most=6, tol=0.0, reg=reg)], Passes(rows))
     np.testing.assert_allclose(result.parameters.means, there.means, atol=1e-5)
     np.testing.assert_allclose(result.parameters.covariances, there.covariances, atol=1e-5)
@@ -100,8 +101,8 @@ def test_few_reads_on_overlapping_components() -> None:
     rows, start = overlapping(17, n=10_000)
     limit = plain(start, rows, 1e-10)
     sample = sample_of(rows, 2500)
-    fitted = fit_sample(sample, [start], REG)
-    led = VarianceReducedEM(fitted, 1e-8, 100, REG, sample=sample)
+    fitted = fit_sample(sample, [start], likelihood(start.family, REG))
+    led = VarianceReducedEM(fitted, 1e-8, 100, likelihood(start.family, REG), sample=sample)
     (fast,) = run([led], Passes(rows))
     (squared,) = run([strategy("squarem", start, rows)], Passes(rows))
 
@@ -122,11 +123,17 @@ def test_few_reads_on_overlapping_components() -> None:
 def test_the_fit_stops_as_far_from_the_optimum_as_it_says(seed: int, tol: float) -> None:
     rows, start = overlapping(seed, n=10_000)
     sample = sample_of(rows, 2500)
-    led = VarianceReducedEM((start,), tol, 100, REG, sample=sample)
+    model = likelihood(start.family, REG)
+    led = VarianceReducedEM((start,), tol, 100, model, sample=sample)
     (result,) = run([led], Passes(rows))
     assert result.outcome is Outcome.CONVERGED
     end = run(
-        [VarianceReducedEM((result.parameters,), 1e-11, 100, REG, sample=sample)], Passes(rows)
+        [
+            VarianceReducedEM(
+                (result.parameters,), 1e-11, 100, likelihood(start.family, REG), sample=sample
+            )
+        ],
+        Passes(rows),
     )[0]
     left = end.lower_bound - result.lower_bound
     assert left < 2.0 * tol
@@ -138,7 +145,9 @@ def test_the_fit_stops_as_far_from_the_optimum_as_it_says(seed: int, tol: float)
 def test_the_first_read_decides_between_starts() -> None:
     rows, start = overlapping(19, spread=4.0)
     good = plain(start, rows, 1e-6).parameters
-    led = VarianceReducedEM((start, good), 1e-3, 1, REG, sample=sample_of(rows))
+    led = VarianceReducedEM(
+        (start, good), 1e-3, 1, likelihood(start.family, REG), sample=sample_of(rows)
+    )
     passes = Passes(rows)
     (result,) = run([led], passes)
     assert passes.reads == 1
@@ -153,7 +162,7 @@ def test_starts_on_the_sample_come_back_best_first() -> None:
     broad = MixtureParameters.create(
         "full", start.weights, np.tile(rows.mean(axis=0), (3, 1)), np.stack([np.cov(rows.T)] * 3)
     )
-    first, second = fit_sample(sample, [broad, start], REG, keep=2)
+    first, second = fit_sample(sample, [broad, start], likelihood(start.family, REG), keep=2)
     assert sample.evaluate(first)[0] > sample.evaluate(second)[0] + 1e-3
 
 
@@ -196,12 +205,12 @@ def test_degenerate_data_end_where_plain_em_would(kind: str, family: str) -> Non
         ),
     )
     for sample in (SampleRows(Rows(rows[:30].copy())), SampleRows(Rows(rows[::3].copy()))):
-        fitted = fit_sample(sample, [start], REG)[0]
+        fitted = fit_sample(sample, [start], likelihood(start.family, REG))[0]
         for begin in (start, fitted):
             running = strategy(kind, begin, rows, most=25, sample=sample)
             (result,) = run([running], Passes(rows))
             assert result.outcome in (Outcome.CONVERGED, Outcome.MAX_ITER)
-            dense = covariance_family(family).dense(result.parameters.covariances, k, d)
+            dense = covariance_family(family).form.dense(result.parameters.covariances, k, d)
             assert np.all(np.linalg.eigvalsh(dense) > 0.0)
 
 

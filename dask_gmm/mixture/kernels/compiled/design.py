@@ -42,8 +42,8 @@ class Design:
 
     Attributes
     ----------
-    family : str
-        Name of the covariance family.
+    form : str
+        Name of the covariance form.
     n_features : int
         D.
     single_rows : bool
@@ -56,7 +56,7 @@ class Design:
         Vector registers of the CPU.
     """
 
-    family: str
+    form: str
     n_features: int
     single_rows: bool
     lanes: Lanes
@@ -66,7 +66,7 @@ class Design:
     @property
     def dense(self) -> bool:
         """Whether second moments are matrices."""
-        return self.family in ("full", "tied")
+        return self.form in ("full", "tied")
 
     @property
     def panel(self) -> int:
@@ -166,7 +166,7 @@ class Design:
     @property
     def shares_products(self) -> bool:
         """Whether a program can gather the moments of all components at once; see `products`."""
-        return not self.short_rows and self.n_features <= WIDEST_SHARED.get(self.family, 0)
+        return not self.short_rows and self.n_features <= WIDEST_SHARED.get(self.form, 0)
 
     @property
     def shared_offset(self) -> int:
@@ -210,7 +210,7 @@ class Design:
     @property
     def eliminates(self) -> bool:
         """Whether components may be ruled out before all panels are worked through."""
-        return self.family == "full" and self.n_features >= 16
+        return self.form == "full" and self.n_features >= 16
 
     @property
     def leading(self) -> int:

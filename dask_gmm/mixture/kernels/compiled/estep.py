@@ -47,9 +47,9 @@ def log_joint(
 
 def log_joint_in_full(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
     """Write all log-densities, computed to the end."""
-    if design.family == "full":
+    if design.form == "full":
         _by_component(code, design, block, member, end)
-    elif design.family == "tied":
+    elif design.form == "tied":
         _whiten_tile(code, design, block, member, end)
         _by_groups(code, design, block.white, member, end)
     else:
@@ -202,7 +202,7 @@ def _by_groups(code: Code, design: Design, x: Array, member: Member, end: Value)
     then its biases; only the biases if the rows are white.
     """
     lanes, columns, group = design.lanes, range(design.abreast), range(GROUP)
-    white = design.family == "tied"
+    white = design.form == "tied"
     packed, size = member.biases, GROUP if white else 2 * GROUP
     joint, constants = member.joint, member.constants
 

@@ -1,6 +1,6 @@
 """The compiled kernel: what `Kernel` promises, by programs made for the shape of the problem.
 
-Candidates of one family whose rows are centred and computed alike go through a program together:
+Candidates of one form whose rows are centred and computed alike go through a program together:
 each tile is loaded once for all of them. Which centre, which precision and which tile depends on
 the candidate alone, so that its statistics have the same bits in any company.
 """
@@ -17,7 +17,7 @@ from dask_gmm.mixture.kernels.base import (
     Candidate,
     beyond_range,
     checked_values,
-    possible_families,
+    possible_forms,
 )
 from dask_gmm.mixture.kernels.blas import BlasKernel, whitening_bytes
 from dask_gmm.mixture.kernels.compiled import packing
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.form import CovarianceForm
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
 
@@ -54,7 +54,7 @@ __all__ = ["CompiledKernel"]
 MOST_NEIGHBOURS = {"float64": 3.0, "float32": 12.0}
 """Components sharing in a row (`packing.neighbours`) from which the moments of a tied mixture are
 faster as matrix products: BLAS takes each row once, the program once per component. For all other
-families the program was faster in every shape measured, from D = 4 to 1,024 and K = 2 to 1,024."""
+forms the program was faster in every shape measured, from D = 4 to 1,024 and K = 2 to 1,024."""
 
 _USUAL_WEIGHT = 8
 """Exponents of two up to which row weights are taken as they come."""
@@ -125,16 +125,16 @@ class CompiledKernel:
         self,
         n_features: int,
         n_components: Sequence[int],
-        families: Sequence[CovarianceFamily] | None = None,
+        forms: Sequence[CovarianceForm] | None = None,
     ) -> int:
         """Most bytes that `statistics` allocates; see `Kernel.workspace_bytes`."""
         return sum(
-            max(_bytes(self._width, n_features, k, family) for family in kinds)
-            for k, kinds in possible_families(n_components, families)
+            max(_bytes(self._width, n_features, k, form) for form in kinds)
+            for k, kinds in possible_forms(n_components, forms)
         )
 
-    def _design(self, family: str, d: int, k: int, single_rows: bool, single: bool) -> Design:
-        return _design(self._width, family, d, k, single_rows, single)
+    def _design(self, form: str, d: int, k: int, single_rows: bool, single: bool) -> Design:
+        return _design(self._width, form, d, k, single_rows, single)
 
     def _plan(self, values: NDArray[Any], parameters: MixtureParameters) -> tuple[Design, Array]:
         """How to compute these rows for these parameters: arithmetic and centre."""
@@ -151,7 +151,7 @@ class CompiledKernel:
                     f"{LARGEST_SINGLE_ERROR:.0e} of a log-density or a covariance"
                 )
         k, d = parameters.means.shape
-        return self._design(parameters.family.name, d, k, single_rows, single), centre
+        return self._design(parameters.form.name, d, k, single_rows, single), centre
 
     def _prepare(
         self, values: NDArray[Any], candidates: Sequence[Candidate], blas: ByBlas
@@ -208,8 +208,8 @@ class CompiledKernel:
             if exponent:
                 np.ldexp(sums, exponent, out=sums)
             sums[1] = weight
-            family, reference = candidate.parameters.family, candidate.reference
-            results.append(SufficientStatistics.around(family, reference, len(rows), sums))
+            form, reference = candidate.parameters.form, candidate.reference
+            results.append(SufficientStatistics.around(form, reference, len(rows), sums))
         return results
 
     def _gather_in_doubles(
@@ -243,31 +243,31 @@ class CompiledKernel:
 
 
 def _design(
-    width: int | None, family: str, d: int, k: int, single_rows: bool, single: bool
+    width: int | None, form: str, d: int, k: int, single_rows: bool, single: bool
 ) -> Design:
     cpu = this_cpu()
     lanes = cpu.lanes(width or cpu.widths[0], single=single)
-    return Design(family, d, single_rows, lanes, tile_rows(d, k), cpu.registers)
+    return Design(form, d, single_rows, lanes, tile_rows(d, k), cpu.registers)
 
 
 @lru_cache(maxsize=64)
-def _bytes(width: int | None, d: int, k: int, family: CovarianceFamily) -> int:
-    """Most bytes for a candidate of that family; every pass asks."""
-    designs = [_design(width, family.name, d, k, single, single) for single in (False, True)]
+def _bytes(width: int | None, d: int, k: int, form: CovarianceForm) -> int:
+    """Most bytes for a candidate of that form; every pass asks."""
+    designs = [_design(width, form.name, d, k, single, single) for single in (False, True)]
     # Where float32 loses a component, its memory is kept beside that of float64.
     most = sum(bytes_needed(design, k) for design in designs)
-    if family.dense_factors:
+    if form.dense_factors:
         most += 64 * k * d * d
     most += 256 * k * d
-    most = max(most, whitening_bytes(d, k, family))
-    if family.name == "tied":  # which may go through BLAS instead
-        most = max(most, BlasKernel().workspace_bytes(d, [k], [family])) + 32 * k * k
+    most = max(most, whitening_bytes(d, k, form))
+    if form.name == "tied":  # which may go through BLAS instead
+        most = max(most, BlasKernel().workspace_bytes(d, [k], [form])) + 32 * k * k
     return most
 
 
 def _suits_single(parameters: MixtureParameters, centre: Array) -> bool:
     """Whether float32 has the digits for these parameters about a centre, and the range."""
-    variances = parameters.family.diagonals(parameters.covariances, *parameters.means.shape)
+    variances = parameters.form.diagonals(parameters.covariances, *parameters.means.shape)
     if variances.min() < LEAST_SINGLE_VARIANCE:
         return False
     return packing.rounding(parameters, centre, _EPS_SINGLE) <= LARGEST_SINGLE_ERROR
@@ -294,7 +294,7 @@ def _slower_than_blas(design: Design, parameters: MixtureParameters, centre: Arr
     """Whether BLAS is the better one, or the quicker one where both are good."""
     if _worse_than_blas(design, parameters, centre):
         return True
-    if design.family != "tied":
+    if design.form != "tied":
         return False
     arithmetic = "float32" if design.lanes.single else "float64"
     return packing.neighbours(parameters) > MOST_NEIGHBOURS[arithmetic]

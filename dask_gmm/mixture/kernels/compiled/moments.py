@@ -181,7 +181,7 @@ class _Found:
     def __init__(self, code: Code, design: Design, member: Member) -> None:
         k, d = member.n_components, design.n_features
         self._code = code
-        self.family = design.family
+        self.form = design.form
         self.n_components = k
         self.n_features = d
         self.log_likelihood = member.output
@@ -189,12 +189,12 @@ class _Found:
         self.first = self.counts.at(k)
         self.second = self.first.at(k * d)
         per_component = {"full": d * d, "diag": d, "spherical": 1}
-        self.second_size = k * per_component[design.family] if design.family != "tied" else d * d
+        self.second_size = k * per_component[design.form] if design.form != "tied" else d * d
 
     def add_second(self, term: Callable[[Value, Value, Value], Value], *, fresh: bool) -> None:
-        """Add to the family's C_k the terms (k, i, j) of its parts; to nothing if it is `fresh`.
+        """Add to the form's C_k the terms (k, i, j) of its parts; to nothing if it is `fresh`.
 
-        Only terms with j ≤ i are asked for, of families with a diagonal only those with j = i.
+        Only terms with j ≤ i are asked for, of forms with a diagonal only those with j = i.
         """
         code, n, d = self._code, self.n_components, self.n_features
 
@@ -228,10 +228,10 @@ class _Found:
             (total,) = code.loop(d, lambda i, t: [t + term(k, i, i)], carry=[before(k)])
             self.second.write(total, k)
 
-        if self.family == "tied":
+        if self.form == "tied":
             over_pairs(sum_of_components)
         else:
-            code.loop(n, {"full": dense, "diag": diagonal, "spherical": trace}[self.family])
+            code.loop(n, {"full": dense, "diag": diagonal, "spherical": trace}[self.form])
 
 
 def _gather(code: Code, sums: _Sums, found: _Found, *, products: bool) -> None:
@@ -314,7 +314,7 @@ def _judge(code: Code, design: Design, sums: _Sums, found: _Found) -> Value:
             told = code.select(below, _with(code, told, NARROW_FOR_SINGLE), told)
         return code.select(code.greater(_number(code, FEWEST_ROWS), count), said, told)
 
-    judge = _judge_tied if design.family == "tied" else _judge_components
+    judge = _judge_tied if design.form == "tied" else _judge_components
     said = judge(code, sums, found, narrow)
 
     def finite(place: Value, difference: Value) -> list[Value]:
@@ -328,7 +328,7 @@ def _judge(code: Code, design: Design, sums: _Sums, found: _Found) -> Value:
 
 
 def _judge_components(code: Code, sums: _Sums, found: _Found, narrow: Narrow) -> Value:
-    d, family = found.n_features, found.family
+    d, form = found.n_features, found.form
     zero, features = _number(code, 0.0), _number(code, float(d))
 
     def component(k: Value, said: Value) -> list[Value]:
@@ -339,17 +339,17 @@ def _judge_components(code: Code, sums: _Sums, found: _Found, narrow: Narrow) ->
             shift = found.first.read(k * d + i) / safe
             return shift * shift
 
-        if family == "spherical":
+        if form == "spherical":
             (squares,) = code.loop(d, lambda i, total: [total + of_mean(i)], carry=[zero])
             scatter = found.second.read(k) / (features * safe)
             width = scatter - squares / features
 
         def feature(i: Value, said: Value) -> list[Value]:
             reference, mean = sums.reference(k, i), of_mean(i)
-            if family == "spherical":
+            if form == "spherical":
                 square, variance = scatter, width
             else:
-                place = (k * d + i) * d + i if family == "full" else k * d + i
+                place = (k * d + i) * d + i if form == "full" else k * d + i
                 square = found.second.read(place) / safe
                 variance = square - mean
             return [narrow(count, variance, reference * reference + square, mean, said)]

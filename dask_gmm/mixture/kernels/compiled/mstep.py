@@ -215,7 +215,7 @@ def _squares(
     start: Value | int,
     abreast: int,
 ) -> None:
-    """G_k and C_k of some vectors of features of a diagonal family."""
+    """G_k and C_k of some vectors of features of a diagonal form."""
     lanes = design.lanes
     reference, first, second = arrays
     x, shares, active = source

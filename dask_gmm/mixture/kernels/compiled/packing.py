@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.mixture.covariance import TIED
+from dask_gmm.mixture.form import TIED
 from dask_gmm.mixture.kernels.compiled.design import GROUP
 from dask_gmm.mixture.kernels.differences import negligible
-from dask_gmm.mixture.kernels.forms import cancellation, log_constants
+from dask_gmm.mixture.kernels.schemes import cancellation, log_constants
 from dask_gmm.mixture.rounding import rounding
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def pack(design: Design, candidate: Candidate, centre: Array) -> Packed:
         lower = np.swapaxes(inverse, -1, -2)
         factors = _panels(design, lower)
         biases = -(lower @ offset[:, :, None])[:, :, 0]
-        if parameters.family is TIED:
+        if parameters.form is TIED:
             biases = _in_groups(biases, grouped)
     else:
         diagonal = np.broadcast_to(inverse.reshape(k, -1), (k, d))

@@ -139,7 +139,7 @@ def _grouped(k: int) -> int:
 
 
 def _biases(design: Design, k: int) -> int:
-    return design.n_features * {"full": k, "tied": _grouped(k)}.get(design.family, 2 * _grouped(k))
+    return design.n_features * {"full": k, "tied": _grouped(k)}.get(design.form, 2 * _grouped(k))
 
 
 def _sums(design: Design, k: int) -> int:
@@ -173,7 +173,7 @@ class Block(Record):
     # [tile]: sum of its densities relative to that, then what they are multiplied by
     row_sums = Numbers(lambda d, _: d.tile)
     # [D][pitch]: Uᵀ(x − c); tied only
-    white = Numbers(lambda d, _: d.n_features * d.pitch if d.family == "tied" else 0)
+    white = Numbers(lambda d, _: d.n_features * d.pitch if d.form == "tied" else 0)
     # [D][pitch]: rows brought together; see `eliminate`
     gathered = Numbers(lambda d, _: d.n_features * d.pitch if d.eliminates else 0)
     # [tile]: a log-density of each row that its largest is not below
@@ -198,7 +198,7 @@ class Member(Record):
 
     n_components = Integer()
     # √½ Uᵀ and −√½ Uᵀ(μ_k − c), packed; see `packing`
-    factors = Numbers(lambda d, k: d.component_factors * (k if d.family == "full" else 1))
+    factors = Numbers(lambda d, k: d.component_factors * (k if d.form == "full" else 1))
     biases = Numbers(_biases)
     # (K,) log π_k − ½ D log 2π + log|Σ_k|^(-1/2)
     constants = Numbers(lambda _, k: _grouped(k))

@@ -49,7 +49,7 @@ class Run:
     ----------
     design : Design
     candidates : sequence of Candidate
-        Of the design's family.
+        Of the design's form.
     centre : (D,) float64
         c; in float32 arithmetic it must be a float32 number.
     """
@@ -59,7 +59,7 @@ class Run:
         self._program = program(design)
         self._components = [c.parameters.n_components for c in candidates]
         self._numbers_of_sums = [
-            number_of_sums(c.parameters.family, *c.reference.shape) for c in candidates
+            number_of_sums(c.parameters.form, *c.reference.shape) for c in candidates
         ]
         tile = Block.allocated(design, 0)
         sizes = [Member.allocated(design, k) for k in self._components]

@@ -1,4 +1,4 @@
-"""Three algebraic forms of the same E-step, and the predictor that chooses between them.
+"""Three algebraic schemes for the same E-step, and the predictor that chooses between them.
 
 **Linear.** log π_k N(x|μ_k, Σ_k) is linear in the features φ(x) of a row (`features`), so the
 log-densities of a tile are one matrix product with the coefficients, and the moments one product
@@ -14,7 +14,7 @@ tile by tile (`differences`).
 is not in the data. Only rows with a responsibility worth mentioning enter the moments, which for
 large D more than makes up for K separate products.
 
-A form is made for one candidate and one call, and gathers its moments as the tiles go by.
+A scheme is made for one candidate and one call, and gathers its moments as the tiles go by.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.mixture.covariance import DIAGONAL, FULL, SPHERICAL, TIED
+from dask_gmm.mixture.form import DIAGONAL, FULL, SPHERICAL, TIED
 from dask_gmm.mixture.kernels.differences import (
     SMALLEST_SCATTER,
     Differences,
@@ -45,13 +45,13 @@ from dask_gmm.mixture.statistics import SufficientStatistics
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.covariance import CovarianceFamily
+    from dask_gmm.mixture.form import CovarianceForm
     from dask_gmm.mixture.kernels.base import Candidate
     from dask_gmm.mixture.parameters import MixtureParameters
 
     Array = NDArray[np.float64]
 
-__all__ = ["Form", "LinearForm", "TiedForm", "WhiteningForm", "cancellation"]
+__all__ = ["LinearScheme", "Scheme", "TiedScheme", "WhiteningScheme", "cancellation"]
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -64,7 +64,7 @@ PANEL = 16
 
 
 def cancellation(parameters: MixtureParameters, centre: Array) -> float:
-    """Error to expect in log-densities and whitened covariances of the linear and tied forms.
+    """Error to expect in log-densities and whitened covariances of the linear and tied schemes.
 
     It is u·max_k s_kᵀ |P_k| s_k with s_k² = (μ_k − c)² + diag Σ_k: the size of the terms that a
     row of component k adds up, times the rounding of each.
@@ -76,10 +76,10 @@ def cancellation(parameters: MixtureParameters, centre: Array) -> float:
         c.
     """
     k, d = parameters.means.shape
-    family = parameters.family
-    variances = family.diagonals(parameters.covariances, k, d)
+    form = parameters.form
+    variances = form.diagonals(parameters.covariances, k, d)
     sizes = np.sqrt((parameters.means - centre) ** 2 + variances)
-    largest = float(np.max(family.absolute_quadratic(parameters.precisions_cholesky, sizes)))
+    largest = float(np.max(form.absolute_quadratic(parameters.precisions_cholesky, sizes)))
     return _EPS * largest if np.isfinite(largest) else np.inf
 
 
@@ -91,23 +91,23 @@ def log_constants(parameters: MixtureParameters) -> Array:
     k, d = parameters.means.shape
     with np.errstate(divide="ignore"):
         log_weights = np.log(parameters.weights)
-    determinants = parameters.family.log_determinant(parameters.precisions_cholesky, k, d)
+    determinants = parameters.form.log_determinant(parameters.precisions_cholesky, k, d)
     constants: Array = log_weights + determinants - 0.5 * d * np.log(2.0 * np.pi)
     return constants
 
 
-class Form(ABC):
+class Scheme(ABC):
     """One candidate's densities and moments; lives for one call."""
 
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate
-        self.family = candidate.parameters.family
+        self.form = candidate.parameters.form
         self._negligible = negligible(candidate.parameters.weights)
 
     @property
     @abstractmethod
     def features(self) -> FeatureMap:
-        """The map that makes the features this form is written in."""
+        """The map that makes the features this scheme is written in."""
 
     @abstractmethod
     def log_joint(self, features: Array, out: Array) -> None:
@@ -120,7 +120,7 @@ class Form(ABC):
         Parameters
         ----------
         features : [..][t] or [t][..]
-            As the form's map has made them.
+            As the scheme's map has made them.
         responsibilities : [K][t]
             w_n r_nk.
         weights : (t,) or None
@@ -129,13 +129,13 @@ class Form(ABC):
 
     @abstractmethod
     def moments(self) -> tuple[Array, Array, Array]:
-        """N_k, G_k and the family's C_k about the candidate's reference, of all that was added."""
+        """N_k, G_k and the form's C_k about the candidate's reference, of all that was added."""
 
     def statistics(self, rows: int, weight: float, log_likelihood: float) -> SufficientStatistics:
         """What was gathered, as a value."""
         counts, first, second = self.moments()
         return SufficientStatistics.create(
-            self.family,
+            self.form,
             self.candidate.reference,
             rows=rows,
             weight=weight,
@@ -146,7 +146,7 @@ class Form(ABC):
         )
 
 
-_MAPS: dict[CovarianceFamily, type[FeatureMap]] = {
+_MAPS: dict[CovarianceForm, type[FeatureMap]] = {
     FULL: Products,
     TIED: Affine,
     DIAGONAL: Squares,
@@ -154,17 +154,17 @@ _MAPS: dict[CovarianceFamily, type[FeatureMap]] = {
 }
 
 
-def feature_map(family: CovarianceFamily) -> type[FeatureMap]:
-    """The map in which a family's log-densities are linear (tied: once the rows are white)."""
-    return _MAPS[family]
+def feature_map(form: CovarianceForm) -> type[FeatureMap]:
+    """The map in which a form's log-densities are linear (tied: once the rows are white)."""
+    return _MAPS[form]
 
 
-class LinearForm(Form):
-    """Full, diagonal and spherical families as one matrix product each way."""
+class LinearScheme(Scheme):
+    """Full, diagonal and spherical forms as one matrix product each way."""
 
     def __init__(self, candidate: Candidate, centre: Array, tile_rows: int) -> None:
         super().__init__(candidate)
-        self._map = feature_map(self.family)(centre, tile_rows)
+        self._map = feature_map(self.form)(centre, tile_rows)
         self._coefficients = _coefficients(candidate.parameters, centre)
         k, f = self._coefficients.shape
         self._sums = np.zeros((k, f))
@@ -178,15 +178,15 @@ class LinearForm(Form):
 
     @property
     def features(self) -> FeatureMap:
-        """See `Form.features`."""
+        """See `Scheme.features`."""
         return self._map
 
     def log_joint(self, features: Array, out: Array) -> None:
-        """See `Form.log_joint`."""
+        """See `Scheme.log_joint`."""
         np.matmul(self._coefficients, features, out=out)
 
     def gather(self, features: Array, responsibilities: Array, weights: Array | None) -> None:
-        """See `Form.gather`."""
+        """See `Scheme.gather`."""
         k, t = responsibilities.shape
         if self._turned is None:
             part = np.matmul(responsibilities, features.T, out=self._part)
@@ -196,17 +196,17 @@ class LinearForm(Form):
             part = np.matmul(features, turned, out=self._part.reshape(-1, k)).T
         d = len(self._map.centre)
         first, squares = part[:, -d - 1 : -1], part[:, :d]
-        if self.family is SPHERICAL:
+        if self.form is SPHERICAL:
             first, squares = np.linalg.norm(first, axis=1, keepdims=True), part[:, :1]
         for j in unsteady(part[:, -1], first, squares):
             part[j] = 0.0
             if self._differences is None:
-                self._differences = Differences(self._shift, self._negligible, self.family)
+                self._differences = Differences(self._shift, self._negligible, self.form)
             self._differences.add(j, features[-d - 1 : -1], responsibilities[j], weights)
         self._sums += part
 
     def moments(self) -> tuple[Array, Array, Array]:
-        """See `Form.moments`."""
+        """See `Scheme.moments`."""
         counts, first, second = self._linear_moments()
         if self._differences is None:
             return counts, first, second
@@ -218,7 +218,7 @@ class LinearForm(Form):
         counts, about_centre = self._sums[:, -1], self._sums[:, -d - 1 : -1]
         raw, shift = self._sums[:, : -d - 1], self._shift
         first = about_centre - counts[:, None] * shift
-        if self.family is FULL:
+        if self.form is FULL:
             left, right = Products.pairs(d)
             second = np.empty((len(counts), d, d))
             second[:, left, right] = raw
@@ -228,7 +228,7 @@ class LinearForm(Form):
             second -= 0.5 * (cross + cross.transpose(0, 2, 1))
             return counts, first, second
         moved = shift * (about_centre + first)
-        if self.family is DIAGONAL:
+        if self.form is DIAGONAL:
             return counts, first, raw - moved
         return counts, first, raw[:, 0] - moved.sum(axis=1)
 
@@ -236,9 +236,9 @@ class LinearForm(Form):
 def _coefficients(parameters: MixtureParameters, centre: Array) -> Array:
     """Θ with log π_k N(x|μ_k, Σ_k) = Θ φ(x), shape (K, F)."""
     k, d = parameters.means.shape
-    family = parameters.family
+    form = parameters.form
     offset = parameters.means - centre
-    if family is FULL:
+    if form is FULL:
         precisions = parameters.precisions
         left, right = Products.pairs(d)
         quadratic = np.where(left == right, -0.5, -1.0) * precisions[:, left, right]
@@ -254,7 +254,7 @@ def _coefficients(parameters: MixtureParameters, centre: Array) -> Array:
     return np.ascontiguousarray(np.concatenate([quadratic, linear, constant[:, None]], axis=1))
 
 
-class TiedForm(Form):
+class TiedScheme(Scheme):
     """One covariance: whiten a tile once, then everything is linear in the white rows."""
 
     def __init__(self, candidate: Candidate, centre: Array, tile_rows: int) -> None:
@@ -275,11 +275,11 @@ class TiedForm(Form):
 
     @property
     def features(self) -> FeatureMap:
-        """See `Form.features`."""
+        """See `Scheme.features`."""
         return self._map
 
     def log_joint(self, features: Array, out: Array) -> None:
-        """See `Form.log_joint`."""
+        """See `Scheme.log_joint`."""
         x = features[:-1]
         white = self._white[: x.size].reshape(x.shape)
         np.matmul(self._whitening, x, out=white)
@@ -291,7 +291,7 @@ class TiedForm(Form):
         out -= half_squares
 
     def gather(self, features: Array, responsibilities: Array, weights: Array | None) -> None:
-        """See `Form.gather`."""
+        """See `Scheme.gather`."""
         x = features[:-1]
         sums = np.matmul(responsibilities, features.T)
         # The responsibilities of a row sum to its weight. NumPy runs SYRK for a matrix by itself.
@@ -304,12 +304,12 @@ class TiedForm(Form):
             self._scatter += scatter
             return
         if self._differences is None:
-            self._differences = Differences(self._shift, self._negligible, self.family)
+            self._differences = Differences(self._shift, self._negligible, self.form)
         for k, shares in enumerate(responsibilities):
             self._differences.add(k, x, shares, weights)
 
     def moments(self) -> tuple[Array, Array, Array]:
-        """See `Form.moments`."""
+        """See `Scheme.moments`."""
         counts, about_centre, shift = self._sums[:, -1], self._sums[:, :-1], self._shift
         first = about_centre - counts[:, None] * shift
         cross = about_centre.T @ shift + shift.T @ first
@@ -320,15 +320,15 @@ class TiedForm(Form):
         return counts + taken.counts, first + taken.first, second + taken.second
 
 
-class WhiteningForm(Form):
-    """Any family, component by component, with differences from its own mean."""
+class WhiteningScheme(Scheme):
+    """Any form, component by component, with differences from its own mean."""
 
     def __init__(self, candidate: Candidate, tile_rows: int) -> None:
         super().__init__(candidate)
         parameters = candidate.parameters
         k, d = parameters.means.shape
         self._map = RawRows(np.zeros(d), tile_rows)
-        self._dense = self.family in (FULL, TIED)
+        self._dense = self.form in (FULL, TIED)
         factors = parameters.precisions_cholesky
         self._factors = (
             np.broadcast_to(factors, (k, d, d))
@@ -339,16 +339,16 @@ class WhiteningForm(Form):
         self._scratch = np.empty((2, tile_rows * d))
         self._counts = np.zeros(k)
         self._first = np.zeros((k, d))
-        self._second = np.zeros(self.family.second_moment_shape(k, d) if self._dense else (k, d))
+        self._second = np.zeros(self.form.second_moment_shape(k, d) if self._dense else (k, d))
         self._part = np.empty((d, d) if self._dense else d)
 
     @property
     def features(self) -> FeatureMap:
-        """See `Form.features`."""
+        """See `Scheme.features`."""
         return self._map
 
     def log_joint(self, features: Array, out: Array) -> None:
-        """See `Form.log_joint`."""
+        """See `Scheme.log_joint`."""
         difference, white = (s[: features.size].reshape(features.shape) for s in self._scratch)
         means = self.candidate.parameters.means
         for k, factor in enumerate(self._factors):
@@ -362,7 +362,7 @@ class WhiteningForm(Form):
             out[k] += self._constants[k]
 
     def gather(self, features: Array, responsibilities: Array, weights: Array | None) -> None:
-        """See `Form.gather`."""
+        """See `Scheme.gather`."""
         for k, shares in enumerate(responsibilities):
             active = active_rows(shares, self._negligible[k], weights)
             if len(active) == 0:
@@ -385,12 +385,12 @@ class WhiteningForm(Form):
             np.matmul(difference.T, difference, out=self._part)
         else:
             np.einsum("td,td->d", difference, difference, out=self._part)
-        total = self._second if self.family is TIED else self._second[k]
+        total = self._second if self.form is TIED else self._second[k]
         total += self._part
 
     def moments(self) -> tuple[Array, Array, Array]:
-        """See `Form.moments`."""
-        second = self._second.sum(axis=1) if self.family is SPHERICAL else self._second
+        """See `Scheme.moments`."""
+        second = self._second.sum(axis=1) if self.form is SPHERICAL else self._second
         return self._counts, self._first, second
 
 

@@ -1,0 +1,187 @@
+r"""Models: what a fit maximises, and its M-step. Statistics in, parameters out, never a row.
+
+Maximum likelihood's updates are the stationary points of
+Q(θ'|θ) = Σ_n Σ_k r_nk log(π'_k N(x_n|μ'_k, Σ'_k)) (Dempster, Laird & Rubin 1977; Bishop, PRML,
+eqs. 9.17-9.22):
+
+    μ_k = c_k + G_k / N_k,   Σ_k = C_k / N_k − (G_k / N_k)(G_k / N_k)ᵀ,   π_k = N_k / Σ_j N_j.
+
+With `reg_covar` = ε the M-step, Σ_k = S_k + ε·I, is the exact maximum of
+
+    Q_ε(θ'|θ) = Σ_k Σ_n (r_nk / N) log π'_k N(x_n | μ'_k, Σ'_k)  −  (ε/2) Σ_k n_k(θ) tr Σ'_k⁻¹,
+
+with r_nk the responsibilities at θ and n_k(θ) = Σ_n r_nk / N the part of the data that component k
+has there: for each feature, as if the rows carried independent noise of variance ε. With
+ℓ(θ') − ℓ(θ) ≥ Q_0(θ'|θ) − Q_0(θ|θ) the M-step therefore never lowers
+
+    F_θ(θ') = ℓ(θ') − (ε/2) Σ_k n_k(θ) tr Σ'_k⁻¹         (nats per row),
+
+and it raises it by at least its own gain Q_ε(θ'|θ) − Q_ε(θ|θ) ≥ 0. An accelerated step from θ is
+accepted only if it raises the same F_θ. So accelerated and plain EM have the same fixed points, and
+with ε = 0 every accepted pass raises the log-likelihood.
+
+With ε > 0 no single function does for all θ: the n_k(θ) in the penalty belong to the point that
+the step starts from, and ∂n_k/∂Σ_j⁻¹ is not symmetric in k and j, so that nothing has the plain
+M-step's fixed points as its stationary points. From one accepted pass to the next the penalty
+changes by (ε/2) Σ_k Δn_k tr Σ_k⁻¹: nothing beside a gain, unless variances are as small as ε.
+
+Such a penalty is linear in the natural parameters, as if a few more rows had been seen. So is the
+logarithm of a conjugate prior, and any model that adds such rows (`MixtureModel.regulariser`) goes
+through plain and accelerated EM alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dask_gmm.errors import CollapsedComponentError, InputError
+from dask_gmm.mixture.moments import Moments
+from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.mixture.statistics import SufficientStatistics
+
+if TYPE_CHECKING:
+    from dask_gmm.mixture.family import CovarianceFamily
+
+__all__ = ["MaximumLikelihood", "MixtureModel", "maximizer"]
+
+_EPS = float(np.finfo(np.float64).eps)
+# Less of the data than this (times N) is no component: its moments are rounding and noise.
+_LEAST_SHARE = 1e-12
+
+
+@dataclass(frozen=True)
+class MixtureModel(ABC):
+    """What a fit maximises over the mixtures of a family; a picklable value.
+
+    Attributes
+    ----------
+    family : CovarianceFamily
+    reg_covar : float
+        Added to the diagonal of every covariance, in squared units of the data; ≥ 0.
+    """
+
+    family: CovarianceFamily
+    reg_covar: float
+
+    @abstractmethod
+    def update(self, statistics: SufficientStatistics) -> MixtureParameters:
+        """The M-step: parameters that maximise what an E-step's statistics say of the objective.
+
+        Raises
+        ------
+        CollapsedComponentError
+            A covariance is not positive definite; the message names the component.
+        InputError
+            A covariance is not finite: squares have overflowed.
+        """
+
+    @abstractmethod
+    def objective(self, statistics: SufficientStatistics, parameters: MixtureParameters) -> float:
+        """What plain EM must not lower, in nats per row (per unit of weight).
+
+        Parameters
+        ----------
+        statistics : SufficientStatistics
+            Of the E-step at `parameters`.
+        parameters : MixtureParameters
+        """
+
+    def regulariser(self, statistics: SufficientStatistics) -> Moments:
+        """Moments, per unit of weight, of what is maximised beside the rows' log-likelihood.
+
+        The maximum of the expected log-density of these and the rows' own moments is the M-step,
+        and their expected log-density is what the objective has beside the log-likelihood, for
+        steps that begin where the statistics were gathered. Here it is the noise of `reg_covar`.
+        """
+        form, counts = statistics.form, statistics.counts / (statistics.weight or 1.0)
+        k, d = statistics.reference.shape
+        second = np.zeros(form.second_moment_shape(k, d))
+        for component in range(k):
+            noise = np.sqrt(self.reg_covar * counts[component]) * np.eye(d)
+            form.add_moment(second, component, form.component_moment(noise, noise))
+        return Moments(form, statistics.reference, np.zeros(k), np.zeros((k, d)), second)
+
+    def with_family(self, family: CovarianceFamily) -> Self:
+        """The same model of mixtures of another family."""
+        return replace(self, family=family)
+
+    def centring_error(self, statistics: SufficientStatistics) -> float:
+        """Relative rounding error to expect in the covariances of an M-step.
+
+        The statistics are about c_k; the covariance is taken about μ_k. The subtraction loses about
+        u·‖μ_k − c_k‖² / σ² of it, feature by feature. A caller that finds this too large reads the
+        data once more about the new means, where it is u.
+
+        Returns
+        -------
+        float
+            The largest such ratio over components and features; infinity where a variance is lost.
+        """
+        counts = statistics.counts + 10.0 * _EPS * statistics.row_weight
+        k, d = statistics.reference.shape
+        first = statistics.first
+        shift = first / counts[:, None]
+        covariances = self.family.estimate(counts, first, statistics.second, self.reg_covar)
+        variances = statistics.form.diagonals(covariances, k, d)
+        if not np.all(variances > 0.0):
+            # Nothing moved and still no variance: the data are degenerate, not the arithmetic.
+            return float("inf") if np.any(shift) else _EPS
+        return _EPS * (1.0 + float(np.max(shift**2 / variances)))
+
+
+@dataclass(frozen=True)
+class MaximumLikelihood(MixtureModel):
+    """Maximum likelihood, with `reg_covar` on every variance, as in scikit-learn."""
+
+    reg_covar: float = 0.0
+
+    def update(self, statistics: SufficientStatistics) -> MixtureParameters:
+        """The M-step; see `MixtureModel.update`.
+
+        As in scikit-learn, 10·eps (of a row) is added to each N_k so that an empty component
+        divides by something, the weights are renormalised, and `reg_covar` is added to every
+        variance. A component without any responsibility keeps its mean (scikit-learn moves it to
+        the origin, which is no better a place and depends on where the data's zero happens to be).
+        """
+        counts = statistics.counts + 10.0 * _EPS * statistics.row_weight
+        first, second = statistics.first, statistics.second
+        means = statistics.reference + first / counts[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares overflow
+            covariances = self.family.estimate(counts, first, second, self.reg_covar)
+        weights = counts / counts.sum()
+        arrays = (weights, means, covariances, self.family.form.factor(covariances))
+        for array in arrays:
+            array.setflags(write=False)
+        return MixtureParameters(self.family, *arrays)
+
+    def objective(self, statistics: SufficientStatistics, parameters: MixtureParameters) -> float:
+        """Mean log-likelihood; `reg_covar` is not in it, as in scikit-learn's `lower_bound_`."""
+        return statistics.mean_log_likelihood
+
+
+def maximizer(moments: Moments, family: CovarianceFamily) -> MixtureParameters | None:
+    """The mixture of a family that maximises `expected_log_density`; None if there is none.
+
+    Corrected moments need not be those of any rows: a component may be left with no or a negative
+    share of them, or with a second moment that is no covariance.
+    """
+    if not np.all(moments.counts > _LEAST_SHARE):
+        return None
+    statistics = SufficientStatistics.create(
+        moments.form,
+        moments.reference,
+        rows=0,
+        weight=1.0,
+        log_likelihood=0.0,
+        counts=moments.counts,
+        first=moments.first,
+        second=moments.second,
+    )
+    try:
+        return MaximumLikelihood(family).update(statistics)
+    except (CollapsedComponentError, InputError):
+        return None

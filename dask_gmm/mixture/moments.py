@@ -1,0 +1,119 @@
+"""Sufficient statistics per row: what steps in memory add, correct and maximise.
+
+They are a vector space, which statistics are not: moments of a sample are corrected by those of all
+rows, and whatever a model adds to a likelihood (`mixture.model`) is moments too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import xlogy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.form import CovarianceForm
+    from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.mixture.statistics import SufficientStatistics
+
+    Array = NDArray[np.float64]
+
+__all__ = ["Moments", "complete_moments", "expected_log_density", "per_row"]
+
+_LOG_2_PI = float(np.log(2.0 * np.pi))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sufficient statistics per row: a vector that can be added, subtracted and scaled.
+
+    Attributes
+    ----------
+    form : CovarianceForm
+    reference : (K, D) float64
+        c_k, the same in all moments that are added.
+    counts : (K,) float64
+        n_k.
+    first : (K, D) float64
+    second : float64, the form's `second_moment_shape`
+    """
+
+    form: CovarianceForm
+    reference: Array
+    counts: Array
+    first: Array
+    second: Array
+
+    def __add__(self, other: Moments) -> Moments:
+        return self.plus(other, 1.0)
+
+    def __sub__(self, other: Moments) -> Moments:
+        return self.plus(other, -1.0)
+
+    def plus(self, other: Moments, factor: float) -> Moments:
+        """Return these moments plus a multiple of others about the same reference."""
+        return Moments(
+            self.form,
+            self.reference,
+            self.counts + factor * other.counts,
+            self.first + factor * other.first,
+            self.second + factor * other.second,
+        )
+
+
+def per_row(statistics: SufficientStatistics) -> Moments:
+    """Statistics divided by their weight."""
+    n = statistics.weight or 1.0
+    return Moments(
+        statistics.form,
+        statistics.reference,
+        statistics.counts / n,
+        statistics.first / n,
+        statistics.second / n,
+    )
+
+
+def complete_moments(parameters: MixtureParameters, reference: Array) -> Moments:
+    """The moments that rows drawn from the mixture would have, their components known.
+
+    Their maximiser is the mixture itself.
+    """
+    form, weights = parameters.form, parameters.weights
+    k, d = parameters.means.shape
+    shift = parameters.means - reference
+    second = np.zeros(form.second_moment_shape(k, d))
+    # Σ_k = Uᵀ⁻¹ U⁻¹: the rows of the coloured identity have it for their second moment.
+    identity = np.eye(d)
+    for component in range(k):
+        root = form.colour(parameters.precisions_cholesky, component, identity)
+        rows = np.vstack([root, shift[component : component + 1]])
+        moment = form.component_moment(weights[component] * rows, rows)
+        form.add_moment(second, component, moment)
+    return Moments(form, reference, weights, weights[:, None] * shift, second)
+
+
+def expected_log_density(moments: Moments, parameters: MixtureParameters) -> float:
+    """Σ_k Σ_n r_nk log π_k N(x_n | μ_k, Σ_k) per row, from the moments alone.
+
+    This is <s, T(θ)>, linear in the moments s: T(θ) are the natural parameters of the complete
+    data. With C_k about c_k and d = μ_k − c_k the squares add up to
+    tr(Σ_k⁻¹ C_k) − 2 dᵀΣ_k⁻¹G_k + n_k dᵀΣ_k⁻¹d.
+    """
+    form, factors = parameters.form, parameters.precisions_cholesky
+    k, d = parameters.means.shape
+    shift = _whitened(parameters, parameters.means - moments.reference)
+    first = _whitened(parameters, moments.first)
+    squares = float(np.sum(parameters.precisions * moments.second))
+    squares += float(np.sum(shift * (moments.counts[:, None] * shift - 2.0 * first)))
+    constant = form.log_determinant(factors, k, d) - 0.5 * d * _LOG_2_PI
+    weights = float(np.sum(xlogy(moments.counts, parameters.weights)))
+    return weights + float(moments.counts @ constant) - 0.5 * squares
+
+
+def _whitened(parameters: MixtureParameters, rows: Array) -> Array:
+    """Row k whitened by component k."""
+    factors, form = parameters.precisions_cholesky, parameters.form
+    return np.concatenate([form.whiten(factors, k, rows[k : k + 1]) for k in range(rows.shape[0])])
