@@ -9,7 +9,8 @@ import numpy as np
 
 from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
 from dask_gmm.data.grid import BlockRef, SampleGrid
-from dask_gmm.errors import InputError, MissingValueError
+from dask_gmm.data.weights import Weights, joined_rows
+from dask_gmm.errors import InputError, MissingValueError, RowError
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -67,10 +68,14 @@ class Source(ABC):
         Elements that the metadata call missing; reading a row that holds one is an error.
     fill : Mark or None
         A fill value that somebody chose and no attribute explains, if there is one.
+    weights : Weights or None
+        The weight of each row, where they have some. Rows of weight zero are not there for whoever
+        reads; `n_rows` and the sizes of blocks, which only metadata tell, count them.
     shippable : bool
         Whether another process can read the source from a pickle of this object at no great cost.
     block_bytes : int
-        Decoded bytes of the largest block; 0 when Dask does not know its chunk sizes.
+        Bytes of the largest block in memory, weights included; 0 when Dask does not know its chunk
+        sizes.
     read_bytes : int
         Bytes that one `read` may hold for a moment beside the block it returns: encoded chunks,
         decoded chunks that are yet to be copied into the block.
@@ -89,6 +94,7 @@ class Source(ABC):
     feature_names: tuple[str, ...] | None = None
     marks: Marks = NO_MARKS
     fill: Mark | None = None
+    weights: Weights | None = None
 
     @property
     @abstractmethod
@@ -155,9 +161,22 @@ class Source(ABC):
         return self.grid.max_block_rows
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in memory: its values, and where it has a weight, that and its place."""
+        return self.n_features * self.dtype.itemsize + (0 if self.weights is None else 16)
+
+    @property
     def block_bytes(self) -> int:
-        """Decoded bytes of the largest block, 0 when unknown."""
-        return (self.max_block_rows or 0) * self.n_features * self.dtype.itemsize
+        """Bytes of the largest block in memory, 0 when unknown."""
+        return (self.max_block_rows or 0) * self.row_bytes
+
+    @property
+    def _weighing_bytes(self) -> int:
+        """Bytes that it takes for a moment to give a block's rows their weights."""
+        if self.weights is None:
+            return 0
+        kept = (self.max_block_rows or 0) * self.n_features * self.dtype.itemsize
+        return kept + self.weights.read_bytes
 
     def block(self, i: int) -> BlockRef:
         """Return block `i`, 0 ≤ i < n_blocks, in constant time."""
@@ -222,15 +241,25 @@ class Source(ABC):
         """What reads the blocks, for messages."""
         return "own"
 
-    def _rows(self, values: NDArray[Any], block: BlockRef) -> Rows:
+    def _rows(
+        self,
+        values: NDArray[Any],
+        block: BlockRef,
+        buffers: ReadBuffers | None = None,
+        requested: Mapping[str, Any] | None = None,
+    ) -> Rows:
         """Return a block's rows if all are measurements; once looked at, they need no second look.
+
+        `buffers` are those that the values were read into, which is memory to be used again.
 
         Raises
         ------
-        MissingValueError
+        MissingValueError, SampleWeightError
             With the place of the row.
         """
         seen: set[int] = self.__dict__.setdefault("_seen", set())
+        if self.weights is not None:
+            return self._weighted(values, block, seen, buffers, requested)
         if self.marks and block.index not in seen:
             try:
                 self.marks.check(values)
@@ -238,6 +267,32 @@ class Source(ABC):
                 raise error.at(self.locate(block, error.row)) from None
             seen.add(block.index)
         return Rows(values)
+
+    def _weighted(
+        self,
+        values: NDArray[Any],
+        block: BlockRef,
+        seen: set[int],
+        buffers: ReadBuffers | None,
+        requested: Mapping[str, Any] | None,
+    ) -> Rows:
+        assert self.weights is not None
+        weights = self.weights.read(block, buffers, requested)
+        known = block.index in seen
+        try:
+            rows = joined_rows(
+                values,
+                weights,
+                None if known else self.marks,
+                # Blocks with rows to leave out are looked at again: which ones is not kept.
+                all_count=known or self.weights.positive,
+                overwrite=buffers is not None,
+            )
+        except RowError as error:
+            raise error.at(self.locate(block, error.row)) from None
+        if not known and not rows.left_out:
+            seen.add(block.index)
+        return rows
 
     def locate(self, block: BlockRef, row: int) -> str:
         """Say where row `row` of a block lies in the whole array, for messages."""

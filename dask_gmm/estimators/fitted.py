@@ -213,24 +213,25 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         writer.finish()
         return written.rows
 
-    def score(self, X: Any, y: object = None) -> float:
+    def score(self, X: Any, y: object = None, sample_weight: Any = None) -> float:
         """Return the mean log-likelihood per row, in nats."""
-        return self.criteria(X).score
+        return self.criteria(X, sample_weight).score
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Return the Bayesian information criterion; lower is better. `criteria` has all."""
-        return self.criteria(X).bic
+        return self.criteria(X, sample_weight).bic
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Return the Akaike information criterion; lower is better. `criteria` has all."""
-        return self.criteria(X).aic
+        return self.criteria(X, sample_weight).aic
 
-    def criteria(self, X: Any) -> Criteria:
+    def criteria(self, X: Any, sample_weight: Any = None) -> Criteria:
         """Return score, log-likelihood, BIC and AIC, all from one read of the data."""
         check_is_fitted(self)
         parameters = self._parameters()
         found: LogLikelihood = self._run(
-            open_input(self, X, reset=False), LogLikelihoodJob(parameters, self.kernel)
+            open_input(self, X, sample_weight, reset=False),
+            LogLikelihoodJob(parameters, self.kernel),
         )
         if not found.rows:
             raise InputError(

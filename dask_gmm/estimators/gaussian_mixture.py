@@ -274,7 +274,7 @@ class GaussianMixture(FittedMixture):
     # -- fitting ---------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: object = None) -> Self:
+    def fit(self, X: Any, y: object = None, sample_weight: Any = None) -> Self:
         """Fit the mixture.
 
         Parameters
@@ -282,6 +282,8 @@ class GaussianMixture(FittedMixture):
         X : array-like, Dask or xarray collection, Zarr array, path or URL
             The data; features along `feature_axis`.
         y : ignored
+        sample_weight : array-like, collection, Zarr array, name, path or URL, optional
+            The weight of each row; see `dask_gmm.data.open_weights`.
 
         Returns
         -------
@@ -301,20 +303,26 @@ class GaussianMixture(FittedMixture):
             The cluster could not do it: `SchedulerLostError`, `NoWorkersError`, `UnitFailedError`.
         """
         with keeping_features(self):
-            self._fit(open_input(self, X, reset=True))
+            self._fit(open_input(self, X, sample_weight, reset=True))
         return self
 
     @overload
-    def fit_predict(self, X: LazyData, y: object = None) -> da.Array: ...  # type: ignore[overload-overlap]
+    def fit_predict(  # type: ignore[overload-overlap]
+        self, X: LazyData, y: object = None, sample_weight: Any = None
+    ) -> da.Array: ...
 
     @overload
-    def fit_predict(self, X: object, y: object = None) -> NDArray[np.int64]: ...
+    def fit_predict(
+        self, X: object, y: object = None, sample_weight: Any = None
+    ) -> NDArray[np.int64]: ...
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit_predict(self, X: Any, y: object = None) -> NDArray[np.int64] | da.Array:
+    def fit_predict(
+        self, X: Any, y: object = None, sample_weight: Any = None
+    ) -> NDArray[np.int64] | da.Array:
         """Fit the mixture and return the label of each sample; as ``fit(X).predict(X)``."""
         with keeping_features(self):
-            source = open_input(self, X, reset=True)
+            source = open_input(self, X, sample_weight, reset=True)
             self._fit(source)
         labels: NDArray[np.int64] | da.Array = self._map(
             source, Labels(self._parameters(), self.kernel)

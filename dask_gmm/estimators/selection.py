@@ -63,6 +63,7 @@ def select_gaussian_mixture(
     kernel: str = "auto",
     cache: int | str = "auto",
     callbacks: Sequence[Observer] | None = None,
+    sample_weight: Any = None,
 ) -> Selection:
     """Choose the number of components and the covariance type, in the reads of about one fit.
 
@@ -102,6 +103,8 @@ def select_gaussian_mixture(
         As for `GaussianMixture`.
     feature_axis, array, storage_options, missing_chunks, kernel, cache, callbacks
         As for `GaussianMixture`.
+    sample_weight : optional
+        As for `GaussianMixture.fit`.
     init_size : int or 'auto', default='auto'
         Rows of the sample; 'auto' takes 50 per parameter of the largest mixture, up to 256 MiB,
         and at least 100,000, or 25,000 where it leads no mixture.
@@ -153,7 +156,7 @@ def select_gaussian_mixture(
     }
     model = GaussianMixture(counts[0], callbacks=callbacks, **shared)
     model._validate_params()
-    source = open_input(model, X, reset=True)
+    source = open_input(model, X, sample_weight, reset=True)
     points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
     settings = _fit_settings(model, points[0])
     report = select_mixture(

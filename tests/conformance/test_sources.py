@@ -240,7 +240,7 @@ def test_dask_graph_makes_the_blocks(tmp_path: Path) -> None:
         key = source.block_key(i)
         value = dask_array.Array.__dask_scheduler__(graph, [key])[0]
         np.testing.assert_array_equal(
-            source.row_maker()(value),
+            source.row_maker()(value).values,
             source.read(source.block(i)).values,
         )
 
