@@ -9,7 +9,7 @@ import numpy as np
 
 from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
 from dask_gmm.data.grid import BlockRef, SampleGrid
-from dask_gmm.data.weights import Weights, joined_rows
+from dask_gmm.data.weights import Looked, Weights, joined_rows
 from dask_gmm.errors import InputError, MissingValueError, RowError
 from dask_gmm.rows import Rows
 
@@ -250,49 +250,47 @@ class Source(ABC):
     ) -> Rows:
         """Return a block's rows if all are measurements; once looked at, they need no second look.
 
-        `buffers` are those that the values were read into, which is memory to be used again.
+        `buffers` are those that the values were read into.
 
         Raises
         ------
         MissingValueError, SampleWeightError
             With the place of the row.
         """
-        seen: set[int] = self.__dict__.setdefault("_seen", set())
         if self.weights is not None:
-            return self._weighted(values, block, seen, buffers, requested)
-        if self.marks and block.index not in seen:
+            return self._weighted(values, self.weights.read(block, buffers, requested), block)
+        if self.marks and block.index not in self._seen:
             try:
                 self.marks.check(values)
             except MissingValueError as error:
                 raise error.at(self.locate(block, error.row)) from None
-            seen.add(block.index)
+            self._seen[block.index] = Looked.NEVER
         return Rows(values)
 
     def _weighted(
-        self,
-        values: NDArray[Any],
-        block: BlockRef,
-        seen: set[int],
-        buffers: ReadBuffers | None,
-        requested: Mapping[str, Any] | None,
+        self, values: NDArray[Any], weights: NDArray[np.float64], block: BlockRef
     ) -> Rows:
         assert self.weights is not None
-        weights = self.weights.read(block, buffers, requested)
-        known = block.index in seen
+        seen, looked_at = self._seen.get(block.index), self.weights.looked_at
         try:
             rows = joined_rows(
                 values,
                 weights,
-                None if known else self.marks,
-                # Blocks with rows to leave out are looked at again: which ones is not kept.
-                all_count=known or self.weights.positive,
-                overwrite=buffers is not None,
+                self.marks if seen is None else None,
+                looked_at=looked_at if seen is None or looked_at is Looked.POSITIVE else seen,
+                overwrite=self.reader == "direct",  # into memory that nobody else has
             )
         except RowError as error:
             raise error.at(self.locate(block, error.row)) from None
-        if not known and not rows.left_out:
-            seen.add(block.index)
+        if seen is None:
+            self._seen[block.index] = Looked.USABLE if rows.left_out else Looked.POSITIVE
         return rows
+
+    @property
+    def _seen(self) -> dict[int, Looked]:
+        """What this process has seen of the blocks' weights; their values are all measurements."""
+        seen: dict[int, Looked] = self.__dict__.setdefault("_looked_at", {})
+        return seen
 
     def locate(self, block: BlockRef, row: int) -> str:
         """Say where row `row` of a block lies in the whole array, for messages."""

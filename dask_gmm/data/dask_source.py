@@ -27,7 +27,14 @@ from dask_gmm.data.conventions import (
     stored_marks,
 )
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
-from dask_gmm.data.weights import ArrayWeights, Weights, joined_rows, new_token, refuse_marked
+from dask_gmm.data.weights import (
+    ArrayWeights,
+    Looked,
+    Weights,
+    joined_rows,
+    new_token,
+    refuse_marked,
+)
 from dask_gmm.errors import InputError, RowError
 from dask_gmm.rows import Rows
 
@@ -59,7 +66,6 @@ class DaskWeights(Weights):
     collection: da.Array
     name: str
     marks: Marks = NO_MARKS
-    positive: bool = False
     token: str = field(default_factory=new_token)
 
     @property
@@ -123,8 +129,8 @@ class BlockRows:
         What messages call the weights, where the value has some.
     weight_marks : Marks
         Elements that are no weights.
-    all_count : bool
-        Whether somebody has seen that all weights are ordinary and none is zero.
+    looked_at : Looked
+        What is known of the weights.
     """
 
     n_features: int
@@ -132,7 +138,7 @@ class BlockRows:
     marks: Marks = NO_MARKS
     weights: str | None = None
     weight_marks: Marks = NO_MARKS
-    all_count: bool = False
+    looked_at: Looked = Looked.NEVER
 
     def __call__(self, value: Any) -> Rows:
         """Return the rows of a block.
@@ -161,7 +167,7 @@ class BlockRows:
             return Rows(values)
         values = self._values(value["values"])
         weights = self._weights(value["weights"], value["values"].shape)
-        return joined_rows(values, weights, self.marks, all_count=self.all_count)
+        return joined_rows(values, weights, self.marks, looked_at=self.looked_at)
 
     def _values(self, value: Any) -> NDArray[Any]:
         _check_block(value, "the Dask array", "X")
@@ -444,7 +450,7 @@ class DaskSource(Source):
             rows,
             weights=self.weights.name,
             weight_marks=marks,
-            all_count=self.weights.positive,
+            looked_at=self.weights.looked_at,
         )
 
 

@@ -152,9 +152,8 @@ class StoredArray:
             raise InputError(
                 f"{self.name} can only be read in the process that opened it: {self.stays_because}"
             )
-        return {
-            name: value for name, value in self.__dict__.items() if name not in {"_reader", "_seen"}
-        }
+        own = {"_reader", "_looked_at"}  # this process's
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
 
 # One array per description and process, as for stores: parsing metadata takes about a millisecond.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArrayWeights",
+    "Looked",
     "Weights",
     "checked_array",
     "joined_rows",
@@ -38,6 +40,17 @@ LEAST, MOST = 1e-100, 1e100
 """Weights other than zero lie between: their sums, and those of their squares, are float64s."""
 
 _STEP_BYTES = 2**18  # moved at a time when rows close ranks
+_LOOKED_AT_ONCE = 2**20
+
+
+class Looked(Enum):
+    """What is known of weights."""
+
+    NEVER = 0
+    USABLE = 1
+    """Each is a weight; some may be zero."""
+    POSITIVE = 2
+    """Each is a weight, and none is zero."""
 
 
 def new_token() -> str:
@@ -52,15 +65,15 @@ class Weights(ABC):
     ----------
     name : str
         What messages call them.
-    positive : bool
-        Whether somebody has seen that each is an ordinary weight, and none is zero.
+    looked_at : Looked
+        What somebody has seen of all of them.
     token : str
         Tells these from all others that were opened, in every process.
     """
 
     name: str
     token: str
-    positive: bool = False
+    looked_at: Looked = Looked.NEVER
 
     @abstractmethod
     def read(
@@ -123,7 +136,7 @@ class ArrayWeights(Weights):
 
     array: NDArray[Any]
     name: str
-    positive: bool = False
+    looked_at: Looked = Looked.NEVER
     token: str = field(default_factory=new_token)
 
     def read(
@@ -170,49 +183,50 @@ def checked_array(
     InputError
         All are zero.
     """
-    flat = array.reshape(-1)
-    try:
-        if marks:
-            refuse_marked(flat, marks)
-        if ordinary(array):
-            return ArrayWeights(array, name, positive=True)
-        kept = kept_places(flat)
-    except SampleWeightError as error:
-        place = [int(i) for i in np.unravel_index(error.row, array.shape)]
-        index = f"row {place[0]}" if len(place) == 1 else f"index {place} of the samples"
-        raise error.at(f"{index} of {data}") from None
-    if not kept.size:
+    looked = Looked.POSITIVE
+    flat, n_kept = array.reshape(-1), 0
+    for start in range(0, flat.size, _LOOKED_AT_ONCE):
+        part = flat[start : start + _LOOKED_AT_ONCE].astype(np.float64, copy=False)
+        try:
+            if marks:
+                refuse_marked(flat[start : start + _LOOKED_AT_ONCE], marks)
+            found = look_at(part)
+        except SampleWeightError as error:
+            place = [int(i) for i in np.unravel_index(start + error.row, array.shape)]
+            index = f"row {place[0]}" if len(place) == 1 else f"index {place} of the samples"
+            raise error.at(f"{index} of {data}", start + error.row) from None
+        if found is not Looked.POSITIVE:
+            looked = found
+        n_kept += int(np.count_nonzero(part))
+    if flat.size and not n_kept:
         raise InputError(
             f"Sample weights must contain at least one non-zero number: {name} is 0 for each row."
         )
-    return ArrayWeights(array, name)
+    return ArrayWeights(array, name, looked)
 
 
-def ordinary(weights: NDArray[Any]) -> bool:
-    """Whether all weights lie in the range, none of them zero; NaN is in no range."""
-    if not weights.size or weights.dtype == bool:
-        return bool(weights.all())
-    low, high = np.minimum.reduce(weights, axis=None), np.maximum.reduce(weights, axis=None)
-    return bool(low >= LEAST and high <= MOST)
-
-
-def kept_places(weights: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the places of the rows that count.
+def look_at(weights: NDArray[np.float64]) -> Looked:
+    """Return whether all weights are positive; refuse what is no weight.
 
     Parameters
     ----------
-    weights : (n,) real
+    weights : (n,) float64
 
     Raises
     ------
     SampleWeightError
-        With the place of the first weight that is none.
+        With the place of the first that is none.
     """
-    usable = (weights >= LEAST) & (weights <= MOST) | (weights == 0)
+    if not weights.size:
+        return Looked.POSITIVE
+    low, high = np.minimum.reduce(weights), np.maximum.reduce(weights)
+    if low >= LEAST and high <= MOST:  # NaN is in no range
+        return Looked.POSITIVE
+    usable = (weights >= LEAST) & (weights <= MOST) | (weights == 0.0)
     if not usable.all():
         row = int(usable.argmin())
         raise SampleWeightError(row, float(weights[row]))
-    return np.flatnonzero(weights)
+    return Looked.USABLE
 
 
 def refuse_marked(weights: NDArray[Any], marks: Marks) -> None:
@@ -242,7 +256,7 @@ def joined_rows(
     weights: NDArray[np.float64],
     marks: Marks | None = None,
     *,
-    all_count: bool = False,
+    looked_at: Looked = Looked.NEVER,
     overwrite: bool = False,
 ) -> Rows:
     """Return the rows that count, with their weights.
@@ -253,8 +267,8 @@ def joined_rows(
     weights : (n,) float64
     marks : Marks, optional
         Elements that no row which counts may hold.
-    all_count : bool
-        Whether each weight is known to be ordinary, and none zero.
+    looked_at : Looked
+        What is known of the weights.
     overwrite : bool
         Whether the memory of `values` may be used for the result.
 
@@ -270,12 +284,17 @@ def joined_rows(
     MissingValueError
         A row that counts holds a mark. Both know the place among `values`.
     """
-    if all_count or ordinary(weights):
+    if looked_at is Looked.NEVER:
+        looked_at = look_at(weights)
+    if looked_at is Looked.POSITIVE:
         rows = Rows(values, weights)
     else:
-        places = kept_places(weights)
-        kept = _gathered(values, places, overwrite=overwrite)
-        rows = Rows(kept, weights[places], places, left_out=len(values) - places.size)
+        (places,) = weights.astype(bool).nonzero()
+        if places.size == len(values):
+            rows = Rows(values, weights)
+        else:
+            kept = _gathered(values, places, overwrite=overwrite)
+            rows = Rows(kept, weights.take(places), places, len(values) - places.size)
     if marks:
         try:
             marks.check(rows.values)
@@ -286,13 +305,16 @@ def joined_rows(
 
 def _gathered(values: NDArray[Any], places: NDArray[np.intp], *, overwrite: bool) -> NDArray[Any]:
     """Return some rows, in order and laid out as they were."""
-    if overwrite and values.flags.writeable:
-        # Each row moves towards the front, so that no row is overwritten before it has moved.
-        step = max(1, _STEP_BYTES // max(1, values.itemsize * values.shape[1]))
-        for start in range(0, places.size, step):
-            stop = min(start + step, places.size)
-            values[start:stop] = values[places[start:stop]]
+    by_feature = values.flags.f_contiguous and not values.flags.c_contiguous
+    if not overwrite or values.nbytes <= _STEP_BYTES or not values.flags.writeable:
+        return values.T.take(places, axis=1).T if by_feature else values.take(places, axis=0)
+    # Each row moves towards the front, so that no row is overwritten before it has moved.
+    if by_feature:
+        for column in values.T:
+            column[: places.size] = column.take(places)
         return values[: places.size]
-    if values.flags.f_contiguous and not values.flags.c_contiguous:
-        return values.T.take(places, axis=1).T
-    return values.take(places, axis=0)
+    step = max(1, _STEP_BYTES // (values.itemsize * values.shape[1]))
+    for start in range(0, places.size, step):
+        stop = min(start + step, places.size)
+        values[start:stop] = values.take(places[start:stop], axis=0)
+    return values[: places.size]

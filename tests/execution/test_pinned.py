@@ -149,7 +149,7 @@ def test_kept_rows_are_their_own_and_cannot_be_written() -> None:
     assert sum(rows.nbytes for rows in held.values()) == blocks.nbytes
     assert not np.shares_memory(held[0].values, buffer)
     assert not np.shares_memory(held[1].values, buffer)
-    assert np.shares_memory(held[2], buffer), "what is wholly ours needs no copy"
+    assert np.shares_memory(held[2].values, buffer), "what is wholly ours needs no copy"
     assert buffer.flags.writeable
 
 
