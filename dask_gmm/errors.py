@@ -30,6 +30,7 @@ __all__ = [
     "OutputExistsError",
     "PassInterruptedError",
     "RowError",
+    "SampleWeightError",
     "SchedulerLostError",
     "StaysHereWarning",
     "StoreError",
@@ -138,6 +139,40 @@ class MissingValueError(RowError):
         place = where or f"row {row} of the block"
         message = f"Feature {feature} of {place} is {value}, {why}. {remedy}"
         super().__init__(message, where, row, feature, value, why, remedy)
+
+
+class SampleWeightError(RowError):
+    """The weight of a row is none.
+
+    Parameters
+    ----------
+    row : int
+        Index of the row inside the block that was being read.
+    value : float
+        Its weight.
+    why : str, optional
+        What is wrong with it, where the number alone does not say.
+    remedy : str, optional
+        One sentence, with `why`.
+    where : str, optional
+        The row's place in the whole input.
+    """
+
+    def __init__(
+        self, row: int, value: float, why: str = "", remedy: str = "", where: str = ""
+    ) -> None:
+        self.value = value
+        advice = remedy
+        if not why:
+            advice = (
+                "Weights lie between 1e-100 and 1e100, or are 0: divide all of them by one number, "
+                "such as their mean."
+                if isfinite(value) and value > 0.0
+                else "Weights are finite and not negative: a row to leave out has weight 0."
+            )
+        place = where or f"row {row} of the block"
+        message = f"The sample weight of {place} is {value}{why and ', '}{why}. {advice}"
+        super().__init__(message, where, row, value, why, remedy)
 
 
 class CollapsedComponentError(DaskGMMError, ValueError):

@@ -29,22 +29,31 @@ class Rows:
         are left out by the source and never come this far.
     places : (n,) integer, optional
         Index of each row in its block; by default they are the block, in order.
+    left_out : int
+        Rows of weight zero that the block holds beside these.
     """
 
-    __slots__ = ("places", "values", "weights")
+    __slots__ = ("left_out", "places", "values", "weights")
 
     def __init__(
         self,
         values: NDArray[Any],
         weights: NDArray[np.float64] | None = None,
         places: NDArray[np.intp] | None = None,
+        left_out: int = 0,
     ) -> None:
         self.values = values
         self.weights = weights
         self.places = places
+        self.left_out = left_out
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def n_read(self) -> int:
+        """Rows that the block holds, those of weight zero among them."""
+        return len(self.values) + self.left_out
 
     @property
     def total_weight(self) -> float:

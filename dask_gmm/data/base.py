@@ -9,7 +9,8 @@ import numpy as np
 
 from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
 from dask_gmm.data.grid import BlockRef, SampleGrid
-from dask_gmm.errors import InputError, MissingValueError
+from dask_gmm.data.weights import Looked, Weights, joined_rows
+from dask_gmm.errors import InputError, MissingValueError, RowError
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -67,10 +68,14 @@ class Source(ABC):
         Elements that the metadata call missing; reading a row that holds one is an error.
     fill : Mark or None
         A fill value that somebody chose and no attribute explains, if there is one.
+    weights : Weights or None
+        The weight of each row, where they have some. Rows of weight zero are not there for whoever
+        reads; `n_rows` and the sizes of blocks, which only metadata tell, count them.
     shippable : bool
         Whether another process can read the source from a pickle of this object at no great cost.
     block_bytes : int
-        Decoded bytes of the largest block; 0 when Dask does not know its chunk sizes.
+        Bytes of the largest block in memory, weights included; 0 when Dask does not know its chunk
+        sizes.
     read_bytes : int
         Bytes that one `read` may hold for a moment beside the block it returns: encoded chunks,
         decoded chunks that are yet to be copied into the block.
@@ -89,7 +94,7 @@ class Source(ABC):
     feature_names: tuple[str, ...] | None = None
     marks: Marks = NO_MARKS
     fill: Mark | None = None
-    weights: Any = None
+    weights: Weights | None = None
 
     @property
     @abstractmethod
@@ -156,9 +161,22 @@ class Source(ABC):
         return self.grid.max_block_rows
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in memory: its values, and where it has a weight, that and its place."""
+        return self.n_features * self.dtype.itemsize + (0 if self.weights is None else 16)
+
+    @property
     def block_bytes(self) -> int:
-        """Decoded bytes of the largest block, 0 when unknown."""
-        return (self.max_block_rows or 0) * self.n_features * self.dtype.itemsize
+        """Bytes of the largest block in memory, 0 when unknown."""
+        return (self.max_block_rows or 0) * self.row_bytes
+
+    @property
+    def _weighing_bytes(self) -> int:
+        """Bytes that it takes for a moment to give a block's rows their weights."""
+        if self.weights is None:
+            return 0
+        kept = (self.max_block_rows or 0) * self.n_features * self.dtype.itemsize
+        return kept + self.weights.read_bytes
 
     def block(self, i: int) -> BlockRef:
         """Return block `i`, 0 ≤ i < n_blocks, in constant time."""
@@ -223,22 +241,56 @@ class Source(ABC):
         """What reads the blocks, for messages."""
         return "own"
 
-    def _rows(self, values: NDArray[Any], block: BlockRef) -> Rows:
+    def _rows(
+        self,
+        values: NDArray[Any],
+        block: BlockRef,
+        buffers: ReadBuffers | None = None,
+        requested: Mapping[str, Any] | None = None,
+    ) -> Rows:
         """Return a block's rows if all are measurements; once looked at, they need no second look.
+
+        `buffers` are those that the values were read into.
 
         Raises
         ------
-        MissingValueError
+        MissingValueError, SampleWeightError
             With the place of the row.
         """
-        seen: set[int] = self.__dict__.setdefault("_seen", set())
-        if self.marks and block.index not in seen:
+        if self.weights is not None:
+            return self._weighted(values, self.weights.read(block, buffers, requested), block)
+        if self.marks and block.index not in self._seen:
             try:
                 self.marks.check(values)
             except MissingValueError as error:
                 raise error.at(self.locate(block, error.row)) from None
-            seen.add(block.index)
+            self._seen[block.index] = Looked.NEVER
         return Rows(values)
+
+    def _weighted(
+        self, values: NDArray[Any], weights: NDArray[np.float64], block: BlockRef
+    ) -> Rows:
+        assert self.weights is not None
+        seen, looked_at = self._seen.get(block.index), self.weights.looked_at
+        try:
+            rows = joined_rows(
+                values,
+                weights,
+                self.marks if seen is None else None,
+                looked_at=looked_at if seen is None or looked_at is Looked.POSITIVE else seen,
+                overwrite=self.reader == "direct",  # into memory that nobody else has
+            )
+        except RowError as error:
+            raise error.at(self.locate(block, error.row)) from None
+        if seen is None:
+            self._seen[block.index] = Looked.USABLE if rows.left_out else Looked.POSITIVE
+        return rows
+
+    @property
+    def _seen(self) -> dict[int, Looked]:
+        """What this process has seen of the blocks' weights; their values are all measurements."""
+        seen: dict[int, Looked] = self.__dict__.setdefault("_looked_at", {})
+        return seen
 
     def locate(self, block: BlockRef, row: int) -> str:
         """Say where row `row` of a block lies in the whole array, for messages."""

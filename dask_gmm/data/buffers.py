@@ -7,7 +7,7 @@ blocks of tens of megabytes takes longer than reading them from the page cache.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,12 +40,23 @@ class ReadBuffers:
         Holds one block; the rows of a read that was given these buffers may lie in it.
     encoded, decoded : Memory
         Hold a chunk as stored, and one that is yet to be copied into the block.
+    held : dict
+        Decoded chunks of which the next blocks need other parts, by what names them.
     """
 
     def __init__(self, beside: ReadBuffers | None = None) -> None:
         self.rows = Memory()
         self.encoded: Memory = Memory() if beside is None else beside.encoded
         self.decoded: Memory = Memory() if beside is None else beside.decoded
+        self.held: dict[Any, NDArray[Any]] = {} if beside is None else beside.held
+        self._weights: ReadBuffers | None = None
+
+    @property
+    def weights(self) -> ReadBuffers:
+        """Buffers for the weights of the block that these hold."""
+        if self._weights is None:
+            self._weights = self.beside()
+        return self._weights
 
     def beside(self) -> ReadBuffers:
         """Return buffers for another block, whose chunks pass through the same memory."""

@@ -25,7 +25,7 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -123,6 +123,21 @@ class Remedies:
         return self.unmarked
 
 
+class MarkedElement(NamedTuple):
+    """Where an element is that is none, which metadata say so, and code that makes it NaN."""
+
+    row: int
+    feature: int
+    why: str
+    code: str
+
+    @classmethod
+    def of(cls, hits: NDArray[np.bool_], why: str, code: str) -> MarkedElement:
+        """Describe the first of some hits in rows, shape (n, D)."""
+        row = int(hits.any(axis=1).argmax())
+        return cls(row, int(hits[row].argmax()), why, code)
+
+
 @dataclass(frozen=True)
 class Marks:
     """Which elements of an array are no measurements.
@@ -159,37 +174,38 @@ class Marks:
         MissingValueError
             It knows the row and the feature; whoever reads knows where the row is.
         """
+        found = self.first(rows)
+        if found is None:
+            return
+        remedy = (
+            f"To leave such rows out, make their values NaN by `{found.code}` and drop what holds "
+            f"NaN; if they are measurements after all, pass `{self.remedies.unmarked}`."
+        )
+        value = rows[found.row, found.feature].item()
+        raise MissingValueError(found.row, found.feature, value, found.why, remedy)
+
+    def first(self, rows: NDArray[Any]) -> MarkedElement | None:
+        """Return the first element that is no measurement, None where all are.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, D)
+        """
         for mark in self.values:
             hits = rows == mark.value
             if hits.any():
-                self._refuse(
-                    rows,
-                    hits,
-                    f"which {mark.origin} marks as missing",
-                    self.remedies.without(mark),
-                )
+                why = f"which {mark.origin} marks as missing"
+                return MarkedElement.of(hits, why, self.remedies.without(mark))
         # Extremes of a clean block cost a fraction of two comparisons; NaN makes both false.
         if self.range_origin and rows.size and not self._within(rows):
             hits = (rows < self.low) | (rows > self.high)
             if hits.any():
-                self._refuse(
-                    rows,
-                    hits,
-                    f"outside of what {self.range_origin} calls valid",
-                    self.remedies.within(self.low, self.high),
-                )
+                why = f"outside of what {self.range_origin} calls valid"
+                return MarkedElement.of(hits, why, self.remedies.within(self.low, self.high))
+        return None
 
     def _within(self, rows: NDArray[Any]) -> bool:
         return bool(self.low <= rows.min() and rows.max() <= self.high)
-
-    def _refuse(self, rows: NDArray[Any], hits: NDArray[np.bool_], why: str, code: str) -> None:
-        row = int(hits.any(axis=1).argmax())
-        feature = int(hits[row].argmax())
-        remedy = (
-            f"To leave such rows out, make their values NaN by `{code}` and drop what holds NaN; "
-            f"if they are measurements after all, pass `{self.remedies.unmarked}`."
-        )
-        raise MissingValueError(row, feature, rows[row, feature].item(), why, remedy)
 
 
 NO_MARKS = Marks()

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["FrameLayout", "frame_layout", "kind_of", "partition_rows", "plain_array"]
+__all__ = [
+    "FrameLayout",
+    "frame_layout",
+    "kind_of",
+    "partition_rows",
+    "plain_array",
+    "plain_weights",
+]
 
 _DATES = (dt.date, dt.time, dt.timedelta, np.datetime64, np.timedelta64)
 
@@ -34,7 +41,7 @@ def kind_of(X: object) -> str:
     return f"{type(X).__module__}.{type(X).__qualname__}"
 
 
-def plain_array(X: Any, name: str) -> NDArray[Any]:
+def plain_array(X: Any, name: str, code: str = "X") -> NDArray[Any]:
     """Return an array, an array-like or a frame as a NumPy array of real numbers.
 
     Parameters
@@ -43,6 +50,8 @@ def plain_array(X: Any, name: str) -> NDArray[Any]:
         Anything that `numpy.asarray` takes, of any number of axes; objects if each is a number.
     name : str
         What messages call it.
+    code : str
+        What the user calls it, in the remedies that messages name.
 
     Returns
     -------
@@ -54,31 +63,65 @@ def plain_array(X: Any, name: str) -> NDArray[Any]:
     InputError
         It is masked, sparse, ragged, or holds what is no real number.
     """
-    layout = frame_layout(X)
+    layout = frame_layout(X, code)
     if layout is not None:
         return layout.rows(X)
     if isinstance(X, np.ma.MaskedArray):
-        return _unmasked(X, "X")
+        return _unmasked(X, code)
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise InputError(
             f"Sparse data was passed ({kind_of(X)}), but dense data is required: pass "
-            f"`X.toarray()`."
+            f"`{code}.toarray()`."
         )
     if isinstance(X, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in X):
         # asarray would read what lies under the masks
-        return _unmasked(np.ma.stack(X), "numpy.ma.stack(X)")
+        return _unmasked(np.ma.stack(X), f"numpy.ma.stack({code})")
     if hasattr(X, "ncattrs"):  # a netCDF4.Variable, which masks only what is indexed
         values = X[...]
         masked = isinstance(values, np.ma.MaskedArray)
-        return _unmasked(values, "X[...]") if masked else plain_array(values, name)
+        return _unmasked(values, f"{code}[...]") if masked else plain_array(values, name, code)
     try:
         array: NDArray[Any] = np.asarray(X)
     except (TypeError, ValueError) as error:
-        raise InputError(f"X ({kind_of(X)}) cannot be made a NumPy array: {error}") from error
+        raise InputError(f"{code} ({kind_of(X)}) cannot be made a NumPy array: {error}") from error
     if array.dtype == object:
-        array = _numbers(array, name)
-    check_dtype(array.dtype, name)
+        array = _numbers(array, name, code)
+    check_dtype(array.dtype, name, code)
     return array
+
+
+def plain_weights(weights: Any, name: str = "sample_weight") -> NDArray[Any]:
+    """Return weights, one for each row or sample, as a NumPy array of real numbers.
+
+    Parameters
+    ----------
+    weights : array-like, Series, or frame of one column
+    name : str
+        What the user calls them.
+
+    Raises
+    ------
+    InputError
+        As `plain_array`, or a frame has another number of columns than one.
+    """
+    import narwhals.stable.v2 as nw
+
+    if isinstance(weights, np.ma.MaskedArray):
+        if np.ma.is_masked(weights):
+            raise InputError(
+                f"{name} is a masked array with masked values: pass `{name}.filled(0)`, which "
+                f"leaves the masked rows out."
+            )
+        return plain_array(weights.data, name, name)
+    series = nw.from_native(weights, allow_series=True, pass_through=True)
+    if isinstance(series, nw.Series):  # a column goes through the gate of frames
+        weights = series.to_frame().to_native()
+    array = plain_array(weights, name, name)
+    if frame_layout(weights, name) is None:
+        return array
+    if array.shape[1] != 1:
+        raise InputError(f"{name} is a frame of {array.shape[1]} columns: pass one of them.")
+    return array[:, 0]
 
 
 def _unmasked(X: np.ma.MaskedArray[Any, Any], code: str) -> NDArray[Any]:
@@ -91,13 +134,13 @@ def _unmasked(X: np.ma.MaskedArray[Any, Any], code: str) -> NDArray[Any]:
     return plain_array(np.asarray(X.data), "X")
 
 
-def _numbers(array: NDArray[Any], name: str) -> NDArray[np.float64]:
+def _numbers(array: NDArray[Any], name: str, code: str) -> NDArray[np.float64]:
     """Return an array of objects as numbers, if each of them is one."""
     for kind in {type(item) for item in array.ravel().tolist()}:
         if issubclass(kind, str | bytes):
             raise InputError(
                 f"{name} holds strings; a mixture needs real numbers. If they spell numbers, pass "
-                f"`X.astype(float)`; else encode them."
+                f"`{code}.astype(float)`; else encode them."
             )
         if issubclass(kind, _DATES):
             raise InputError(
@@ -158,8 +201,8 @@ class FrameLayout:
         return rows
 
 
-def frame_layout(X: Any) -> FrameLayout | None:
-    """Return the layout of a frame in memory, None for anything that is no frame.
+def frame_layout(X: Any, code: str = "X") -> FrameLayout | None:
+    """Return the layout of a frame in memory, None for anything that is no frame; `code` names it.
 
     Raises
     ------
@@ -170,20 +213,20 @@ def frame_layout(X: Any) -> FrameLayout | None:
 
     if isinstance(X, np.ndarray | list | tuple) or type(X).__module__.startswith("dask."):
         return None
-    _refuse_repeated(X)
+    _refuse_repeated(X, code)
     try:
         frame: Any = nw.from_native(X, pass_through=True)
     except Exception as error:  # a frame of a kind or state that narwhals refuses
-        raise InputError(f"X ({kind_of(X)}) cannot be used as a frame: {error}") from error
+        raise InputError(f"{code} ({kind_of(X)}) cannot be used as a frame: {error}") from error
     if isinstance(frame, nw.LazyFrame):
         raise InputError(
-            f"X is a {kind_of(X)}, a query that is yet to be run: pass its result, for polars "
-            f"`X.collect()`."
+            f"{code} is a {kind_of(X)}, a query that is yet to be run: pass its result, for polars "
+            f"`{code}.collect()`."
         )
     if not isinstance(frame, nw.DataFrame):
         return None
     schema = frame.collect_schema()
-    _refuse_columns(X, schema)
+    _refuse_columns(X, schema, code)
     names = list(X.columns) if hasattr(X, "columns") and _is_pandas(X) else list(schema.names())
     feature_names = tuple(names) if all(isinstance(name, str) for name in names) else None
     own = _common_dtype(X)
@@ -193,11 +236,11 @@ def frame_layout(X: Any) -> FrameLayout | None:
     return FrameLayout(feature_names, np.dtype("f4" if single else "f8"), plain=False)
 
 
-def partition_rows(frame: pd.DataFrame) -> pd.DataFrame:
+def partition_rows(frame: pd.DataFrame, code: str = "X") -> pd.DataFrame:
     """Return one partition of a lazy frame with columns of one floating type."""
     import pandas as pd
 
-    layout = frame_layout(frame)
+    layout = frame_layout(frame, code)
     assert layout is not None
     return pd.DataFrame(layout.rows(frame), index=frame.index, columns=frame.columns)
 
@@ -222,7 +265,7 @@ def _common_dtype(X: Any) -> np.dtype[Any] | None:
     return np.result_type(*dtypes) if alone or kinds <= set("if") else None
 
 
-def _refuse_repeated(X: Any) -> None:
+def _refuse_repeated(X: Any, code: str) -> None:
     """Refuse two features of one name, before narwhals does in its own words."""
     columns = getattr(X, "columns", None) if _is_pandas(X) else getattr(X, "column_names", None)
     if columns is None or len(set(columns)) == len(columns):
@@ -230,12 +273,12 @@ def _refuse_repeated(X: Any) -> None:
     listed = list(columns)
     twice = sorted({str(name) for name in listed if listed.count(name) > 1})
     raise InputError(
-        f"X has more than one {_series([repr(name) for name in twice])}: features need names of "
-        f"their own. Rename them."
+        f"{code} has more than one {_series([repr(name) for name in twice])}: features need names "
+        f"of their own. Rename them."
     )
 
 
-def _refuse_columns(X: Any, schema: Any) -> None:
+def _refuse_columns(X: Any, schema: Any, code: str) -> None:
     """Refuse columns that are no numbers, by name."""
     import narwhals.stable.v2 as nw
 
@@ -257,7 +300,7 @@ def _refuse_columns(X: Any, schema: Any) -> None:
     if bad and not complexes and set(numbers) == set(bad):
         raise InputError(
             f"A mixture needs plain numbers, but the frame has {_series(bad)}: pass "
-            f"`X.astype(float)`, if it holds measurements and no codes of classes."
+            f"`{code}.astype(float)`, if it holds measurements and no codes of classes."
         )
     if bad or complexes:
         raise InputError(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import operator
+import pickle
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from dask.base import optimize
-from dask.task_spec import DataNode, Task
+from dask.base import compute, optimize
+from dask.task_spec import DataNode, Task, TaskRef
 
 from dask_gmm.data.base import Source, check_dtype, check_layout, flatten_block
+from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.conventions import (
     NO_MARKS,
     Mark,
@@ -24,7 +27,15 @@ from dask_gmm.data.conventions import (
     stored_marks,
 )
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
-from dask_gmm.errors import InputError, MissingValueError
+from dask_gmm.data.weights import (
+    ArrayWeights,
+    Looked,
+    Weights,
+    joined_rows,
+    new_token,
+    refuse_marked,
+)
+from dask_gmm.errors import InputError, RowError
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -32,10 +43,74 @@ if TYPE_CHECKING:
 
     import dask.array as da
     from dask.typing import Key
+    from numpy.typing import NDArray
 
-__all__ = ["BlockRows", "DaskSource"]
+__all__ = ["BlockRows", "DaskSource", "DaskWeights"]
 
 _optimize: Callable[..., Any] = optimize  # untyped in Dask
+_compute: Callable[..., Any] = compute
+
+
+@dataclass(frozen=True, eq=False)
+class DaskWeights(Weights):
+    """Weights that a Dask graph makes, block by block as the data.
+
+    Attributes
+    ----------
+    collection : dask.array.Array
+        Of the samples' shape, in the blocks of the data.
+    marks : Marks
+        Elements that are no weights.
+    """
+
+    collection: da.Array
+    name: str
+    marks: Marks = NO_MARKS
+    token: str = field(default_factory=new_token)
+
+    @property
+    def shippable(self) -> bool:
+        """Whether workers can make them: they run the graph."""
+        return True
+
+    def content_token(self) -> object:
+        """Return the collection's own name."""
+        return self.collection.name, self.marks
+
+    def read(
+        self,
+        block: BlockRef,
+        buffers: ReadBuffers | None = None,
+        requested: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.float64]:
+        """Raise: the block's key in the graph stands for its weights."""
+        raise TypeError(f"{self.name} is made by a graph, together with the rows.")
+
+
+class _ReadWeights:
+    """Reads weights in tasks of a graph, which name a block in numbers; for many threads.
+
+    What one task has decoded for the blocks that follow waits for the next.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._spare: list[ReadBuffers] = []
+
+    def __call__(
+        self, index: int, start: tuple[int, ...], stop: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        try:
+            buffers = self._spare.pop()
+        except IndexError:
+            buffers = ReadBuffers()
+        # In memory of their own: the next task may begin while a block is still computed.
+        found = self._weights.read(BlockRef(index, start, stop, None), buffers.beside())
+        self._spare.append(buffers)
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ReadWeights, (self._weights,)
 
 
 @dataclass(frozen=True)
@@ -50,11 +125,20 @@ class BlockRows:
         Where they lie.
     marks : Marks
         Elements that are no measurements.
+    weights : str or None
+        What messages call the weights, where the value has some.
+    weight_marks : Marks
+        Elements that are no weights.
+    looked_at : Looked
+        What is known of the weights.
     """
 
     n_features: int
     feature_axis: int
     marks: Marks = NO_MARKS
+    weights: str | None = None
+    weight_marks: Marks = NO_MARKS
+    looked_at: Looked = Looked.NEVER
 
     def __call__(self, value: Any) -> Rows:
         """Return the rows of a block.
@@ -62,7 +146,8 @@ class BlockRows:
         Parameters
         ----------
         value : ndarray of shape (..., n_features, ...)
-            What the graph made.
+            What the graph made; with weights a dict of such ``values`` and of ``weights`` of shape
+            (..., ...).
 
         Returns
         -------
@@ -73,16 +158,19 @@ class BlockRows:
         ------
         InputError
             The value is not what the collection's metadata promised.
-        MissingValueError
-            A row holds a value that is no measurement.
+        MissingValueError, SampleWeightError
+            A row holds a value that is no measurement, or has a weight that is none.
         """
-        if type(value) is not np.ndarray:
-            kind = type(value)
-            raise InputError(
-                f"A block of the Dask array is a {kind.__module__}.{kind.__qualname__}, not a "
-                f"NumPy array as its meta says: make NumPy arrays of the blocks, for example by "
-                f"`X.map_blocks(numpy.asarray)` where that loses nothing."
-            )
+        if self.weights is None:
+            values = self._values(value)
+            self.marks.check(values)
+            return Rows(values)
+        values = self._values(value["values"])
+        weights = self._weights(value["weights"], value["values"].shape)
+        return joined_rows(values, weights, self.marks, looked_at=self.looked_at)
+
+    def _values(self, value: Any) -> NDArray[Any]:
+        _check_block(value, "the Dask array", "X")
         if value.ndim <= self.feature_axis or value.shape[self.feature_axis] != self.n_features:
             raise InputError(
                 f"A block of the Dask array has shape {value.shape}, but its metadata promise "
@@ -90,9 +178,32 @@ class BlockRows:
                 f"that makes the blocks its true chunks."
             )
         check_dtype(value.dtype, "A block of the Dask array")
-        values = flatten_block(value, self.feature_axis)
-        self.marks.check(values)
-        return Rows(values)
+        return flatten_block(value, self.feature_axis)
+
+    def _weights(self, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        _check_block(value, f"{self.weights}", "sample_weight")
+        expected = shape[: self.feature_axis] + shape[self.feature_axis + 1 :]
+        if value.shape != expected:
+            raise InputError(
+                f"A block of {self.weights} has shape {value.shape} where the block of rows has "
+                f"{expected}: weights and rows need the same chunks. Where sizes are unknown, make "
+                f"them known by `X.compute_chunk_sizes()` and "
+                f"`sample_weight.compute_chunk_sizes()`."
+            )
+        check_dtype(value.dtype, f"A block of {self.weights}", "sample_weight")
+        weights: NDArray[Any] = value.reshape(-1)
+        refuse_marked(weights, self.weight_marks)
+        return weights if weights.dtype == np.float64 else weights.astype(np.float64)
+
+
+def _check_block(value: Any, of: str, code: str) -> None:
+    if type(value) is not np.ndarray:
+        kind = type(value)
+        raise InputError(
+            f"A block of {of} is a {kind.__module__}.{kind.__qualname__}, not a NumPy array as its "
+            f"meta says: make NumPy arrays of the blocks, for example by "
+            f"`{code}.map_blocks(numpy.asarray)` where that loses nothing."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +224,7 @@ class DaskSource(Source):
     feature_names: tuple[str, ...] | None = None
     marks: Marks = NO_MARKS
     fill: Mark | None = None
+    weights: Weights | None = None
 
     @classmethod
     def of(
@@ -148,10 +260,10 @@ class DaskSource(Source):
         """
         shape = tuple(None if n != n else int(n) for n in collection.shape)  # noqa: PLR0124  NaN
         axis = check_layout(shape, feature_axis, name, axis_names)
-        _check_block_type(type(collection._meta), name)
+        check_block_type(type(collection._meta), name)
         check_dtype(collection.dtype, name)
         if conventions is None:
-            conventions = _conventions(collection, name)
+            conventions = conventions_of(collection, name)
         marks, fill = conventions
         if collection.numblocks[axis] != 1:
             rechunk: Callable[..., da.Array] = collection.rechunk  # untyped in Dask
@@ -174,19 +286,26 @@ class DaskSource(Source):
     @property
     def shippable(self) -> bool:
         """Whether workers can make the blocks: they run the collection's graph."""
-        return True
+        # Weights in memory are in the graph, block by block.
+        return (
+            self.weights is None or isinstance(self.weights, ArrayWeights) or self.weights.shippable
+        )
+
+    @property
+    def stays_because(self) -> str | None:
+        """Why not: because of its weights."""
+        return None if self.shippable or self.weights is None else self.weights.stays_because
 
     @property
     def read_bytes(self) -> int:
         """Bytes copied to turn a block into rows; what the graph itself holds is not known."""
-        copied = 0 if self.feature_axis == len(self.shape) - 1 else self.block_bytes
-        flags = self.block_bytes // self.dtype.itemsize if self.marks.values else 0
-        return copied + flags
+        values = (self.max_block_rows or 0) * self.n_features
+        copied = values * self.dtype.itemsize if self.feature_axis < len(self.shape) - 1 else 0
+        return copied + (values if self.marks.values else 0) + self._weighing_bytes
 
     def block_key(self, i: int) -> Key:
-        """Return the key in `graph()` whose value is block `i`, as an array with all its axes."""
-        coordinates = self.grid.coordinates(i)
-        return (self._optimized.name, *self._with_features(coordinates, 0))
+        """Return the key in `graph()` whose value is block `i`, for `row_maker`."""
+        return (self._made[1], *self._with_features(self.grid.coordinates(i), 0))
 
     def collection_key(self, i: int) -> Key:
         """Return the key of block `i` in the collection's own graph, before optimisation."""
@@ -197,21 +316,28 @@ class DaskSource(Source):
         """Return the optimised graph that makes every block; made once.
 
         A persisted collection's graph holds the futures of its blocks; any Client of the same
-        cluster runs it.
+        cluster runs it. Weights are brought to the values of a block by a task for each, so that
+        whoever runs the graph waits for both.
         """
-        graph: Mapping[Key, Any] = self._optimized.__dask_graph__()
-        return graph
+        return self._made[0]
 
     def content_token(self) -> object:
         """Return the collection's own name, and what is made of its blocks."""
-        return self.collection.name, self.feature_axis, self.marks
+        own = self.collection.name, self.feature_axis, self.marks
+        if self.weights is None:
+            return own
+        weights = self.weights.content_token()
+        return None if weights is None else (own, weights)
 
     def futures(self) -> tuple[Any, ...]:
-        """Return the `distributed.Future`s that the collection holds: its persisted blocks."""
+        """Return the `distributed.Future`s that the collections hold: their persisted blocks."""
         distributed = sys.modules.get("distributed")
         if distributed is None:  # then nobody has made one
             return ()
-        found: Sequence[Any] = distributed.futures_of(self.collection)
+        collections = [self.collection]
+        if isinstance(self.weights, DaskWeights):
+            collections.append(self.weights.collection)
+        found: Sequence[Any] = distributed.futures_of(collections)
         return tuple(found)
 
     def zarr_arrays(self) -> Iterator[zarr.Array[Any]]:
@@ -225,13 +351,63 @@ class DaskSource(Source):
                     yield value
 
     @cached_property
-    def _optimized(self) -> da.Array:
-        optimized: da.Array = _optimize(self.collection)[0]
-        return optimized
+    def _made(self) -> tuple[Mapping[Key, Any], str]:
+        """The optimised graph, and the first part of the keys of its blocks."""
+        weights = self.weights
+        if weights is None:
+            optimized = _optimize(self.collection)[0]
+            return optimized.__dask_graph__(), optimized.name
+        if isinstance(weights, DaskWeights):
+            values, theirs = _optimize(self.collection, weights.collection)
+            graph = {**values.__dask_graph__(), **theirs.__dask_graph__()}
+        else:
+            values, theirs = _optimize(self.collection)[0], None
+            graph = dict(values.__dask_graph__())
+        name = f"gmm-weighted-{self.collection.name}-{weights.token}"
+        load = f"gmm-weights-{weights.token}"
+        for i in range(self.n_blocks):
+            coordinates = self.grid.coordinates(i)
+            place = self._with_features(coordinates, 0)
+            part: Any
+            if theirs is not None:
+                part = TaskRef((theirs.name, *coordinates))
+            elif isinstance(weights, ArrayWeights):
+                part = weights.read(self.block(i))
+                part = part.reshape([b - a for a, b in self._bounds(i)])
+            else:
+                part = self._read_in_task(graph, load, i)
+            # A dict, which no scheduler needs a package of ours for.
+            graph[(name, *place)] = Task(
+                (name, *place), dict, values=TaskRef((values.name, *place)), weights=part
+            )
+        return graph, name
+
+    def _bounds(self, i: int) -> list[tuple[int, int]]:
+        block = self.block(i)
+        return list(zip(block.start, block.stop, strict=True))
+
+    def _read_in_task(self, graph: dict[Key, Any], load: str, i: int) -> TaskRef:
+        """Add the task that reads the weights of a block; return its reference."""
+        assert self.weights is not None
+        if load not in graph:
+            reader = _ReadWeights(self.weights)
+            graph[load] = (
+                Task(load, pickle.loads, pickle.dumps(reader))
+                if self.weights.shippable
+                else DataNode(load, reader)
+            )
+        block = self.block(i)
+        extent = tuple(b - a for a, b in self._bounds(i))
+        read, key = f"{load}-read", (f"{load}-block", i)
+        graph[(read, i)] = Task(
+            (read, i), operator.call, TaskRef(load), block.index, block.start, block.stop
+        )
+        graph[key] = Task(key, np.reshape, TaskRef((read, i)), extent)
+        return TaskRef(key)
 
     def __getstate__(self) -> dict[str, Any]:
         # The optimised graph is made again where it is needed: its output keys are the same.
-        return {name: value for name, value in self.__dict__.items() if name != "_optimized"}
+        return {name: value for name, value in self.__dict__.items() if name != "_made"}
 
     @property
     def reads_cost(self) -> bool:
@@ -243,37 +419,59 @@ class DaskSource(Source):
 
         Not for use inside tasks: there the block's key stands for it.
         """
-        value = self.collection.blocks[
-            self._with_features(self.grid.coordinates(block.index), 0)
-        ].compute()
+        coordinates = self.grid.coordinates(block.index)
+        value = self.collection.blocks[self._with_features(coordinates, 0)]
         try:
-            return self.row_maker()(value)
-        except MissingValueError as error:
+            if self.weights is None:
+                return self.row_maker()(value.compute())
+            return self.row_maker()(self._with_weights(value, block))
+        except RowError as error:
             raise error.at(self.locate(block, error.row)) from None
+
+    def _with_weights(self, value: da.Array, block: BlockRef) -> dict[str, NDArray[Any]]:
+        """Compute the values of a block and its weights."""
+        assert self.weights is not None
+        if isinstance(self.weights, DaskWeights):
+            weights = self.weights.collection.blocks[self.grid.coordinates(block.index)]
+            values, theirs = _compute(value, weights)
+        else:
+            values, theirs = _compute(value)[0], self.weights.read(block)
+            theirs = theirs.reshape([b - a for a, b in self._bounds(block.index)])
+        return {"values": values, "weights": theirs}
 
     def row_maker(self) -> BlockRows:
         """Return what turns the value of a block's key into rows."""
-        return BlockRows(self.n_features, self.feature_axis, self.marks)
+        rows = BlockRows(self.n_features, self.feature_axis, self.marks)
+        if self.weights is None:
+            return rows
+        # Other weights have looked at their marks before they are here.
+        marks = self.weights.marks if isinstance(self.weights, DaskWeights) else NO_MARKS
+        return replace(
+            rows,
+            weights=self.weights.name,
+            weight_marks=marks,
+            looked_at=self.weights.looked_at,
+        )
 
 
-def _check_block_type(kind: type, name: str) -> None:
+def check_block_type(kind: type, name: str, code: str = "X") -> None:
     """Refuse blocks that are no NumPy arrays, with what makes such of them."""
     if kind is np.ndarray:
         return
     called = f"{kind.__module__}.{kind.__qualname__}"
-    advice = "Convert them with X.map_blocks and a function that returns NumPy arrays"
+    advice = f"Convert them with {code}.map_blocks and a function that returns NumPy arrays"
     if issubclass(kind, np.ma.MaskedArray):
         advice = (
-            "Make the masked values NaN by `dask.array.ma.filled(X.astype(float), numpy.nan)` and "
-            "drop the rows that hold NaN"
+            f"Make the masked values NaN by `dask.array.ma.filled({code}.astype(float), numpy.nan)`"
+            f" and drop the rows that hold NaN"
         )
     elif hasattr(kind, "todense"):
         advice = (
-            "Make them dense by `X.map_blocks(lambda block: numpy.asarray(block.todense()), "
-            "meta=numpy.empty((0, 0), X.dtype))`"
+            f"Make them dense by `{code}.map_blocks(lambda block: numpy.asarray(block.todense()), "
+            f"meta=numpy.empty((0, 0), {code}.dtype))`"
         )
     elif hasattr(kind, "get"):
-        advice = "Bring them to the host by `X.map_blocks(lambda block: block.get())`"
+        advice = f"Bring them to the host by `{code}.map_blocks(lambda block: block.get())`"
     raise InputError(f"{name} has blocks of type {called}; a pass needs NumPy blocks. {advice}.")
 
 
@@ -316,9 +514,9 @@ def stored_arrays(collection: da.Array) -> list[Any]:
     return found
 
 
-def _conventions(collection: da.Array, name: str) -> tuple[Marks, Mark | None]:
+def conventions_of(collection: da.Array, name: str, code: str = "X") -> tuple[Marks, Mark | None]:
     """Return the marks of the arrays that the collection holds; of several, all marks there are."""
-    remedies = Remedies("X", "X + 0")
+    remedies = Remedies(code, f"{code} + 0")
     found = [stored_marks(array, name, remedies) for array in stored_arrays(collection)]
     fills = [fill for _, fill in found if fill is not None]
     return joined([marks for marks, _ in found]), fills[0] if fills else None

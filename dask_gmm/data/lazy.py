@@ -7,6 +7,7 @@ task each, so that neither is in the graph more than once, and data never are.
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask.array as da
@@ -62,8 +63,11 @@ def lazy_map(
         Of the source's sample shape and chunks, and a last axis of length K in one chunk if
         `n_outputs` is given. Unknown chunk sizes stay unknown. Equal functions of equal
         sources have equal names in every process, where the source can tell that its rows have not
-        changed (`Source.content_token`); all others have names of their own.
+        changed (`Source.content_token`); all others have names of their own. Weights have no part
+        in it: there is a value for each row, also for one of weight zero.
     """
+    if source.weights is not None:
+        source = replace(source, weights=None)  # type: ignore[type-var]
     content = source.content_token()
     token = (
         uuid.uuid4().hex

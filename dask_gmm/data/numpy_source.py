@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.data.weights import Weights
     from dask_gmm.rows import Rows
 
 __all__ = ["BLOCK_BYTES", "NumpySource"]
@@ -55,6 +56,7 @@ class NumpySource(Source):
     feature_names: tuple[str, ...] | None = None
     marks: Marks = NO_MARKS
     fill: Mark | None = None
+    weights: Weights | None = None
 
     @classmethod
     def of(
@@ -106,13 +108,17 @@ class NumpySource(Source):
     @cached_property
     def read_bytes(self) -> int:
         """Bytes copied when the strides of a block cannot be those of a matrix of rows."""
+        return self._copied_bytes + self._weighing_bytes
+
+    @cached_property
+    def _copied_bytes(self) -> int:
         first = flatten_block(self.array[self._region(self.block(0))], self.feature_axis)
         return 0 if np.may_share_memory(first, self.array) else self.block_bytes
 
     @cached_property
     def read_ahead(self) -> ReadAhead:
         """Nothing to do ahead where a block is a view."""
-        return ReadAhead(group=0 if self.read_bytes == 0 else 1)
+        return ReadAhead(group=0 if self._copied_bytes == 0 else 1)
 
     @property
     def stored_bytes(self) -> int:

@@ -17,8 +17,10 @@ from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plai
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
-from dask_gmm.data.stores import check_missing_chunks, store_spec
-from dask_gmm.data.zarr_open import open_zarr_node, open_zarr_store, open_zarr_url
+from dask_gmm.data.open_weights import with_weights
+from dask_gmm.data.stores import MissingChunks, check_missing_chunks, store_spec
+from dask_gmm.data.urls import scheme_of
+from dask_gmm.data.zarr_open import find_by_url, find_in_node, find_in_store
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import InputError
 
@@ -35,6 +37,7 @@ __all__ = [
     "ZarrSource",
     "open_memory",
     "open_source",
+    "with_weights",
 ]
 
 
@@ -46,6 +49,7 @@ def open_source(
     missing_chunks: str = "error",
     array: str | None = None,
     block_rows: int | None = None,
+    sample_weight: Any = None,
 ) -> Source:
     """Describe an input as blocks of rows.
 
@@ -67,6 +71,9 @@ def open_source(
         Name of the array in a Zarr group; may be left out if the group holds exactly one.
     block_rows : int, optional
         Most rows in a block of an in-memory array; by default as many as make 8 MiB.
+    sample_weight : array, collection, name, path or URL, optional
+        The weight of each row, of the samples' shape; see `dask_gmm.data.open_weights`. A row of
+        weight zero is absent.
 
     Returns
     -------
@@ -77,22 +84,45 @@ def open_source(
     ------
     InputError
         If the input has no rows and features, or no real numbers, or options do not fit it.
+    SampleWeightError
+        A weight that is in memory is negative, no number, or beyond the range.
     StoreNotFoundError, ArrayNotFoundError, StoreError
         If a path or URL leads nowhere, not to that array, or does not answer.
     """
     policy = check_missing_chunks(missing_chunks)
+    if sample_weight is None:
+        return _open_rows(X, feature_axis, storage_options, policy, array, block_rows)
+    # One set of options serves data and weights, whichever of them lie behind a URL.
+    own = storage_options if _is_remote(X) or not _is_remote(sample_weight) else None
+    source = _open_rows(X, feature_axis, own, policy, array, block_rows)
+    return with_weights(
+        source, sample_weight, storage_options=storage_options, missing_chunks=policy
+    )
+
+
+def _is_remote(X: Any) -> bool:
+    return isinstance(X, str | os.PathLike) and scheme_of(os.fspath(X)) != "file"
+
+
+def _open_rows(
+    X: Any,
+    feature_axis: int | str,
+    storage_options: Mapping[str, Any] | None,
+    policy: MissingChunks,
+    array: str | None,
+    block_rows: int | None,
+) -> Source:
     if isinstance(X, str | os.PathLike):
-        spec = store_spec(X, storage_options, policy)
-        return open_zarr_url(spec, feature_axis, array)
+        return find_by_url(store_spec(X, storage_options, policy), array).source(feature_axis)
     if storage_options:
         raise InputError(
             f"storage_options go with a path or URL, not with a {type(X).__name__} that is "
             f"already open."
         )
     if isinstance(X, zarr.Array | zarr.Group):
-        return open_zarr_node(X, feature_axis, missing_chunks=policy, array=array)
+        return find_in_node(X, missing_chunks=policy, array=array).source(feature_axis)
     if isinstance(X, Store):
-        return open_zarr_store(X, feature_axis, missing_chunks=policy, array=array)
+        return find_in_store(X, missing_chunks=policy, array=array).source(feature_axis)
     if array is not None:
         raise InputError(f"array={array!r} names an array of a Zarr group; X is {kind_of(X)}.")
     xarray = sys.modules.get("xarray")

@@ -70,21 +70,17 @@ def _corrupt(
     return undecodable_chunk(name, chunk, error)
 
 
-def zarr_transient_bytes(array: zarr.Array[Any], axis: int, sample: tuple[int, ...]) -> int:
+def zarr_transient_bytes(array: zarr.Array[Any], block: tuple[int, ...]) -> int:
     """Bound what zarr-python holds beside the block: chunks in flight, encoded and decoded.
 
     Parameters
     ----------
     array : zarr.Array
-    axis : int
-        The feature axis.
-    sample : tuple of int
-        Extent of a block along the sample axes.
+    block : tuple of int
+        Extent of a block along each axis, features included.
     """
     itemsize = np.dtype(array.dtype).itemsize
     at_once: int = zarr.config.get("async.concurrency")
-    features = array.shape[axis]
-    block = [*sample[:axis], features, *sample[axis:]]
     inner = math.prod(array.chunks) * itemsize
     stages = 1 + len(array.filters or ()) + len(array.compressors or ())
     if array.shards is None:

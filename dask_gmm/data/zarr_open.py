@@ -1,11 +1,11 @@
-"""From a path, URL, `zarr.Array` or `zarr.Group` to a `ZarrSource`: metadata reads only."""
+"""From a path, URL, `zarr.Array`, `zarr.Group` or store to an array: metadata reads only."""
 
 from __future__ import annotations
 
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zarr
 
@@ -27,14 +27,44 @@ if TYPE_CHECKING:
 
     Node = zarr.Array[Any] | zarr.Group
 
-__all__ = ["open_zarr_node", "open_zarr_store", "open_zarr_url"]
+__all__ = ["FoundArray", "find_beside", "find_by_url", "find_in_node", "find_in_store"]
 
 _LISTED = 20  # arrays that an error message names at most
 
 
-def open_zarr_url(
-    spec: StoreSpec, feature_axis: int | str = -1, array: str | None = None
-) -> ZarrSource:
+class FoundArray(NamedTuple):
+    """An open array, and what leads another process to it.
+
+    Attributes
+    ----------
+    array : zarr.Array
+    spec : StoreSpec
+        How to reach its store again.
+    store : Store or None
+        The store itself where `spec` cannot lead back to it.
+    code : str or None
+        Code for the array, in the remedies that messages name; None where it was opened by the path
+        or URL of the spec.
+    """
+
+    array: zarr.Array[Any]
+    spec: StoreSpec
+    store: Store | None = None
+    code: str | None = None
+
+    def source(self, feature_axis: int | str) -> ZarrSource:
+        """Describe it as rows and features."""
+        return ZarrSource.of(
+            self.array,
+            feature_axis,
+            spec=self.spec,
+            path=self.array.path,
+            store=self.store,
+            code=self.code,
+        )
+
+
+def find_by_url(spec: StoreSpec, array: str | None = None) -> FoundArray:
     """Open the array at a path or URL.
 
     Parameters
@@ -42,8 +72,6 @@ def open_zarr_url(
     spec : StoreSpec
         The store; its URL leads to an array, or to a group that holds it. A local one may be a
         zip file.
-    feature_axis : int or str, default=-1
-        Axis of the features.
     array : str, optional
         Path of the array inside the group at the URL. Without it the URL must be an array, or a
         group that holds exactly one.
@@ -53,29 +81,26 @@ def open_zarr_url(
     StoreNotFoundError, ArrayNotFoundError, StoreError
         If nothing is there, no such array is there, or the store does not answer.
     InputError
-        If what is there cannot be rows and features.
+        If what is there is no store.
     """
     if scheme_of(spec.url) == "file" and _is_zip_file(spec.url):
         spec = replace(spec, zip_version=zip_version(spec.url))
-    store = probe_store(spec)
     path = (array or "").strip("/")
-    node = _open_node(store, path, spec.url)
-    found = _array_of(node, join_url(spec.url, path))
-    return ZarrSource.of(found, feature_axis, spec=spec, path=found.path)
+    node = _open_node(probe_store(spec), path, spec.url)
+    return FoundArray(_array_of(node, join_url(spec.url, path)), spec)
 
 
-def open_zarr_node(
+def find_in_node(
     node: Node,
-    feature_axis: int | str = -1,
     *,
     missing_chunks: MissingChunks = "error",
     array: str | None = None,
     code: str = "X",
-) -> ZarrSource:
-    """Describe an array, or an array of a group, that the caller has opened.
+) -> FoundArray:
+    """Return an array, or an array of a group, that the caller has opened.
 
-    Where something without credentials can stand for the node's store (`spec_of_store`), the source
-    is made of that and every process opens it with its own credentials; otherwise it stays in this
+    Where something without credentials can stand for the node's store (`spec_of_store`), the array
+    is found by that and every process opens it with its own credentials; otherwise it stays in this
     process. In messages `code` stands for the node.
     """
     original: Store = node.store_path.store
@@ -95,26 +120,51 @@ def open_zarr_node(
         found = _array_of(inside, join_url(name, path))
         code = f"{code}[{found.path.removeprefix(node.path).strip('/')!r}]"
     if spec is not None:
-        return ZarrSource.of(found, feature_axis, spec=spec, path=found.path, code=code)
-    local = StoreSpec(name, (), missing_chunks)
-    return ZarrSource.of(
-        found, feature_axis, spec=local, path=found.path, store=original, code=code
-    )
+        return FoundArray(found, spec, code=code)
+    return FoundArray(found, StoreSpec(name, (), missing_chunks), original, code)
 
 
-def open_zarr_store(
+def find_in_store(
     store: Store,
-    feature_axis: int | str = -1,
     *,
     missing_chunks: MissingChunks = "error",
     array: str | None = None,
-) -> ZarrSource:
-    """Describe the array at the root of an open store, or an array of the group there."""
+    code: str = "X",
+) -> FoundArray:
+    """Return the array at the root of an open store, or an array of the group there."""
     name = store_name(store)
     _open_node(CheckedStore(store, name, missing_chunks), "", name)
     node: Node = zarr.open(store=store, mode="r")
-    code = "zarr.open(X, mode='r')"
-    return open_zarr_node(node, feature_axis, missing_chunks=missing_chunks, array=array, code=code)
+    code = f"zarr.open({code}, mode='r')"
+    return find_in_node(node, missing_chunks=missing_chunks, array=array, code=code)
+
+
+def find_beside(source: ZarrSource, name: str) -> FoundArray | None:
+    """Return the array of that name in the group that holds a source's array, None if none is.
+
+    Raises
+    ------
+    StoreError
+        The store does not answer.
+    """
+    spec, folder = source.spec, source.path.rpartition("/")[0]
+    if not source.path:
+        if source.store is not None or spec.pickled or spec.zip_version:
+            return None  # the array is all of the store
+        spec = replace(spec, url=spec.url.rpartition("/")[0] or "/")
+    store = (
+        probe_store(spec)
+        if source.store is None
+        else CheckedStore(source.store, spec.url, spec.missing_chunks)
+    )
+    path = "/".join(part for part in (folder, name.strip("/")) if part)
+    try:
+        node = _open_node(store, path, spec.url)
+    except (ArrayNotFoundError, StoreNotFoundError):
+        return None
+    if not isinstance(node, zarr.Array):
+        return None
+    return FoundArray(node, spec, source.store)
 
 
 def _is_zip_file(path: str) -> bool:

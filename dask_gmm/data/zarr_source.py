@@ -4,41 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import StorePath
 
 from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
 from dask_gmm.data.buffers import ReadBuffers
-from dask_gmm.data.checked_store import CheckedStore
-from dask_gmm.data.content import content_name
 from dask_gmm.data.conventions import NO_MARKS, Mark, Marks, Remedies, stored_marks
 from dask_gmm.data.direct.layout import DirectLayout, direct_layout
 from dask_gmm.data.direct.memory import encoded_bytes, transient_bytes
-from dask_gmm.data.direct.reader import DirectReader
 from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid
-from dask_gmm.data.open_stores import IN_MEMORY, reason_to_stay
 from dask_gmm.data.shards import shard_layout
-from dask_gmm.data.stores import StoreSpec, objects_of, reaches_objects, store_for
-from dask_gmm.data.through_zarr import read_through_zarr, zarr_transient_bytes
+from dask_gmm.data.stored_array import StoredArray, dimension_names, metadata_document
+from dask_gmm.data.stores import StoreSpec, reaches_objects
+from dask_gmm.data.through_zarr import zarr_transient_bytes
 from dask_gmm.data.urls import join_url, scheme_of
-from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import zarr
     from zarr.abc.store import Store
 
+    from dask_gmm.data.weights import Weights
     from dask_gmm.rows import Rows
 
-__all__ = ["SHARD_BLOCK_BYTES", "ZarrSource"]
+__all__ = ["SHARD_BLOCK_BYTES", "ZarrSource", "remedies_for"]
 
 SHARD_BLOCK_BYTES = 128 * 2**20
 """A shard that decodes to more than this is read in slabs of whole inner chunks."""
@@ -51,28 +44,13 @@ AHEAD_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZarrSource(Source):
+class ZarrSource(StoredArray, Source):
     """A Zarr array, v2 or v3, sharded or not. Use `ZarrSource.of`.
-
-    The array's metadata document is part of the source: workers need not read it again, and cannot
-    come to read an array that was replaced in the meantime with another's metadata.
 
     Attributes
     ----------
-    spec : StoreSpec
-        How to reach the store.
-    path : str
-        The array inside the store, "" for its root.
-    metadata : str
-        The metadata document without the user's attributes, as JSON.
     whole_shards : bool
         Whether blocks are whole shards, so that a read needs all of an object or none of it.
-    layout : DirectLayout or None
-        How to read the array without zarr-python; None if that is left to it, for reasons that
-        are in the metadata and the kind of store, not in what a read may meet.
-    store : Store or None
-        The store itself where no spec can stand for it (a dict in memory, say); such a source
-        cannot leave its process.
     """
 
     name: str
@@ -88,6 +66,7 @@ class ZarrSource(Source):
     whole_shards: bool = False
     marks: Marks = NO_MARKS
     fill: Mark | None = None
+    weights: Weights | None = None
     layout: DirectLayout | None = None
     # Kept out of messages: a store's own description may hold a URL with credentials.
     store: Store | None = field(default=None, repr=False)
@@ -127,13 +106,13 @@ class ZarrSource(Source):
             If the array has no rows-and-features layout, or no plain real numbers.
         """
         name = join_url(spec.url, path)
-        axis_names = _dimension_names(array)
-        remedies = _remedies(array, spec, path, code, synthetic_url=store is not None)
+        axis_names = dimension_names(array)
+        remedies = remedies_for(array, spec, path, code, synthetic_url=store is not None)
         axis = check_layout(array.shape, feature_axis, name, axis_names, remedies.stored)
         dtype = np.dtype(array.dtype)
         check_dtype(dtype, name, remedies.stored)
         marks, fill = stored_marks(array, name, remedies)
-        document = _metadata_document(array)
+        document = metadata_document(array)
         shard_layout(document, name, strict=spec.missing_chunks == "error")
         direct = store is None and reaches_objects(spec)
         layout = direct_layout(document, dtype, array.fill_value, path) if direct else None
@@ -161,15 +140,16 @@ class ZarrSource(Source):
 
     @property
     def shippable(self) -> bool:
-        """Whether another process can open the store by its spec."""
-        return self.store is None and self.spec.shippable
+        """Whether another process can open the store, and have the weights."""
+        return super().shippable and (self.weights is None or self.weights.shippable)
 
     @property
     def stays_because(self) -> str | None:
         """Why no other process can; None where one can."""
-        if self.shippable:
-            return None
-        return IN_MEMORY if self.store is None else reason_to_stay(self.store)
+        reason = super().stays_because
+        if reason is None and self.weights is not None:
+            return self.weights.stays_because
+        return reason
 
     @property
     def read_bytes(self) -> int:
@@ -178,13 +158,8 @@ class ZarrSource(Source):
         That is the chunks in flight as encoded and, before they are copied into the block, as
         decoded by each codec in turn; where some values count as missing, a flag per element.
         """
-        flags = self.block_bytes // self.dtype.itemsize if self.marks.values else 0
-        return max(self.transient_bytes, flags)
-
-    @property
-    def reader(self) -> str:
-        """Return "direct" where `DirectReader` reads the blocks, "zarr" where zarr-python does."""
-        return "zarr" if self.layout is None else "direct"
+        flags = (self.max_block_rows or 0) * self.n_features if self.marks.values else 0
+        return max(self.transient_bytes, flags) + self._weighing_bytes
 
     @property
     def read_ahead(self) -> ReadAhead:
@@ -195,6 +170,7 @@ class ZarrSource(Source):
         if scheme_of(self.spec.url) == "file" or not self._whole_objects:
             return ReadAhead(group)
         size = encoded_bytes(self.layout, self._nominal_block)
+        size += 0 if self.weights is None else self.weights.request_bytes
         return ReadAhead(group, max(1, min(AHEAD_BYTES // size, MAX_REQUESTS)), size)
 
     def read(self, block: BlockRef) -> Rows:
@@ -221,17 +197,16 @@ class ZarrSource(Source):
         if reader is not None:
             values = reader.read(self._box(block), buffers, requested)
         else:
-            region = self._region(block)
-            boxed = read_through_zarr(
-                self.open(), region, self.name, whole_shards=self.whole_shards
-            )
-            values = flatten_block(boxed, self.feature_axis)
-        return self._rows(values, block)
+            values = flatten_block(self._through_zarr(self._box(block)), self.feature_axis)
+        return self._rows(values, block, buffers, _of_weights(requested))
 
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask a remote store for the objects of a block; None for any other store."""
-        reader = self._direct_reader()
-        return None if reader is None else reader.request(self._box(block))
+        own = self._request(self._box(block))
+        if own is None or self.weights is None:
+            return own
+        theirs = self.weights.request(block) or {}
+        return {**own, **{_WEIGHTS + key: answer for key, answer in theirs.items()}}
 
     def _box(self, block: BlockRef) -> tuple[tuple[int, int], ...]:
         sample = tuple(zip(block.start, block.stop, strict=True))
@@ -245,98 +220,42 @@ class ZarrSource(Source):
         return self._with_features(sample, self.n_features)
 
     @property
-    def _whole_objects(self) -> bool:
-        return self.whole_shards or (self.layout is not None and self.layout.shards is None)
+    def _feature_axis(self) -> int:
+        return self.feature_axis
 
-    def _direct_reader(self) -> DirectReader | None:
-        """Return this process's reader; it is no part of the source and does not travel."""
-        layout = self.layout
-        if layout is None:
-            return None
-        owner: int
-        reader: DirectReader | None
-        owner, reader = self.__dict__.get("_reader", (0, None))
-        if reader is None or owner != os.getpid():
-            objects = objects_of(self.spec)
-            assert objects is not None
-            reader = DirectReader(
-                layout,
-                objects,
-                self.name,
-                feature_axis=self.feature_axis,
-                limit=min(self._nominal_block[0], layout.shape[0]),
-                whole_objects=self._whole_objects,
-                fill_missing=self.spec.missing_chunks == "fill",
-            )
-            self.__dict__["_reader"] = (os.getpid(), reader)
-        return reader
+    @property
+    def _longest_box(self) -> int:
+        return self._nominal_block[0]
+
+    @property
+    def _whole_objects(self) -> bool:
+        return self.whole_shards or super()._whole_objects
+
+    @property
+    def _whole_shards(self) -> bool:
+        return self.whole_shards
 
     def content_token(self) -> object:
         """Return what says where the rows lie, how they are read, and whether they changed."""
-        content = content_name(self.spec, self.path) if self.shippable else None
+        content = self.content_name()
         return None if content is None else (content, self)
 
-    def open(self) -> zarr.Array[Any]:
-        """Return the array, opened once per process unless it lives in this one's memory."""
-        if self.store is not None:
-            checked = CheckedStore(self.store, self.spec.url, self.spec.missing_chunks)
-            return _attach(checked, self)
-        return _cached_array(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self.store is not None:
-            raise InputError(
-                f"{self.name} can only be read in the process that opened it: {self.stays_because}"
-            )
-        return {
-            name: value for name, value in self.__dict__.items() if name not in {"_reader", "_seen"}
-        }
+_WEIGHTS = "weights:"  # goes before the keys of their objects among those of the data
 
 
-# One array per source and process, as for stores: parsing metadata takes about a millisecond.
-_MAX_ARRAYS = 64
-_lock = threading.Lock()
-_arrays: dict[tuple[int, StoreSpec, str, str], zarr.Array[Any]] = {}
-
-
-def _cached_array(source: ZarrSource) -> zarr.Array[Any]:
-    key = (os.getpid(), source.spec, source.path, source.metadata)
-    with _lock:
-        array = _arrays.get(key)
-        if array is None:
-            if len(_arrays) >= _MAX_ARRAYS:
-                _arrays.clear()
-            array = _arrays[key] = _attach(store_for(source.spec), source)
-    return array
-
-
-def _attach(store: CheckedStore, source: ZarrSource) -> zarr.Array[Any]:
-    """Make an array of a store and a metadata document, without reading."""
-    document = json.loads(source.metadata)
-    strict = source.spec.missing_chunks == "error"
-    checked = store.with_shards(shard_layout(document, source.name, strict=strict))
-    return zarr.Array(zarr.AsyncArray(document, StorePath(checked, source.path)))
-
-
-def _metadata_document(array: zarr.Array[Any]) -> dict[str, Any]:
-    buffers = array.metadata.to_buffer_dict(default_buffer_prototype())
-    key = "zarr.json" if "zarr.json" in buffers else ".zarray"
-    document: dict[str, Any] = json.loads(buffers[key].to_bytes())
-    if "attributes" in document:
-        document["attributes"] = {}
-    return document
-
-
-def _dimension_names(array: zarr.Array[Any]) -> tuple[str, ...] | None:
-    names = getattr(array.metadata, "dimension_names", None)
-    if not names or any(name is None for name in names):
-        names = array.attrs.get("_ARRAY_DIMENSIONS")  # how xarray names them in v2
-    if not isinstance(names, list | tuple) or len(names) != array.ndim:
+def _of_weights(requested: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if not requested:
         return None
-    return tuple(str(name) for name in names)
+    found = {
+        key.removeprefix(_WEIGHTS): answer
+        for key, answer in requested.items()
+        if key.startswith(_WEIGHTS)
+    }
+    return found or None
 
 
-def _remedies(
+def remedies_for(
     array: zarr.Array[Any], spec: StoreSpec, path: str, code: str | None, *, synthetic_url: bool
 ) -> Remedies:
     """What messages advise for an array: by its URL, unless that is made up or no directory's."""
@@ -351,7 +270,7 @@ def _remedies(
         place = f"zarr.storage.ObjectStore(obstore.store.from_url({url!r}), read_only=True)"
         code = f"zarr.open_array({place}, mode='r')"
     stored = f"dask.array.from_zarr({repr(url) if code is None else code})"
-    if not by_url or remote or not path or _dimension_names(array) is None:
+    if not by_url or remote or not path or dimension_names(array) is None:
         return Remedies(stored, f"{stored} + 0")
     return Remedies(
         stored,
@@ -386,6 +305,6 @@ def _transient_bytes(
     url: str,
 ) -> int:
     if layout is None:
-        return zarr_transient_bytes(array, axis, sample)
+        return zarr_transient_bytes(array, (*sample[:axis], array.shape[axis], *sample[axis:]))
     block = (*sample[:axis], array.shape[axis], *sample[axis:])
     return transient_bytes(layout, block, axis, remote=scheme_of(url) != "file")

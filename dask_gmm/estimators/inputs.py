@@ -15,7 +15,8 @@ from sklearn.utils.validation import validate_data
 from zarr.abc.store import Store
 
 from dask_gmm.data.conversion import frame_layout, plain_array
-from dask_gmm.data.source import Source, open_memory, open_source
+from dask_gmm.data.source import Source, open_memory, open_source, with_weights
+from dask_gmm.data.stores import check_missing_chunks
 from dask_gmm.data.urls import check_options
 from dask_gmm.errors import InputError
 
@@ -71,20 +72,29 @@ def open_input(estimator: Any, X: Any, sample_weight: Any = None, *, reset: bool
     """
     options = estimator.storage_options
     check_options(options)  # nobody should find out on a cluster that keys are not taken
-    if _is_lazy(X) or not _is_plain(X, estimator.feature_axis):
-        source = open_source(
-            X,
-            feature_axis=estimator.feature_axis,
-            storage_options=options if isinstance(X, str | os.PathLike) else None,
-            missing_chunks=estimator.missing_chunks,
-            array=estimator.array
-            if isinstance(X, str | os.PathLike | zarr.Group | Store)
-            else None,
+    in_memory = not _is_lazy(X) and _is_plain(X, estimator.feature_axis)
+    if in_memory:
+        source: Source = open_memory(X, _plain_rows(estimator, X, reset=reset))
+        if sample_weight is None:
+            return source
+        return with_weights(
+            source,
+            sample_weight,
+            storage_options=options,
+            missing_chunks=check_missing_chunks(estimator.missing_chunks),
         )
-        _check_features(estimator, source, reset=reset)
-        return source
-    rows = _plain_rows(estimator, X, reset=reset)
-    return open_memory(X, rows)
+    source = open_source(
+        X,
+        feature_axis=estimator.feature_axis,
+        storage_options=options
+        if isinstance(X, str | os.PathLike) or isinstance(sample_weight, str | os.PathLike)
+        else None,
+        missing_chunks=estimator.missing_chunks,
+        array=estimator.array if isinstance(X, str | os.PathLike | zarr.Group | Store) else None,
+        sample_weight=sample_weight,
+    )
+    _check_features(estimator, source, reset=reset)
+    return source
 
 
 def _plain_rows(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:

@@ -291,7 +291,7 @@ class _LocalPass(Generic[T]):
                 self.plan.source.name,
                 self.plan.source.locate,
             )
-        self.meter(1, len(rows), rows.nbytes)
+        self.meter(1, rows.n_read, rows.nbytes)
         with self._lock:
             self._fold.add(0, position, found)
 

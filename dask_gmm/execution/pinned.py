@@ -176,7 +176,7 @@ class PinnedBlocks:
         weights, places = (
             None if array is None else _owned(array) for array in (rows.weights, rows.places)
         )
-        mine = Rows(_owned(rows.values), weights, places)
+        mine = Rows(_owned(rows.values), weights, places, rows.left_out)
         with self._lock:
             if not self._open:
                 return mine

@@ -133,7 +133,7 @@ def _read_and_pin(
     requested: Mapping[str, Any] | None,
 ) -> Rows:
     """Read a block, into memory of its own if it is to stay."""
-    size = (block.rows or 0) * source.n_features * source.dtype.itemsize
+    size = (block.rows or 0) * source.row_bytes
     if not pinned.reserve(size):
         return _read(source, block, buffers, requested)
     try:
@@ -233,7 +233,7 @@ def run_unit(
             else:
                 block, rows = next(reading)
             value = run_block(job, rows, block, source.name, source.locate)
-            size = len(rows), rows.nbytes
+            size = rows.n_read, rows.nbytes
             del rows  # its memory is read into again, or it would be one block too many
             fold.add(0, position, value)
             n_rows, n_bytes = n_rows + size[0], n_bytes + size[1]

@@ -82,9 +82,8 @@ def test_numbers_are_the_same_numbers_by_every_road(road: str) -> None:
 def test_objects_are_looked_at_one_by_one() -> None:
     mixed: Any = [[1, decimal.Decimal("2.5")], [True, 4.0], [np.float32(3), np.int8(1)]]
     x = np.array(mixed, dtype=object)
-    np.testing.assert_array_equal(
-        open_source(x).read(open_source(x).block(0)).values, x.astype(float)
-    )
+    source = open_source(x)
+    np.testing.assert_array_equal(source.read(source.block(0)).values, x.astype(float))
     for odd in (dt.date(2024, 1, 1), pd.Timestamp(0), pd.NaT, dt.timedelta(1), "1.5", b"1", 1j):
         x[1, 1] = odd
         for X in (x, pd.DataFrame(x), dask.array.from_array(x, chunks=x.shape)):

@@ -29,7 +29,7 @@ def encoded_bytes(layout: DirectLayout, block: tuple[int, ...]) -> int:
 
 
 def transient_bytes(
-    layout: DirectLayout, block: tuple[int, ...], feature_axis: int, *, remote: bool
+    layout: DirectLayout, block: tuple[int, ...], feature_axis: int | None, *, remote: bool
 ) -> int:
     """Return the most bytes that reading a block holds beside it.
 
@@ -49,12 +49,15 @@ def transient_bytes(
     return need
 
 
-def _always_straight(layout: DirectLayout, block: tuple[int, ...], feature_axis: int) -> bool:
+def _always_straight(
+    layout: DirectLayout, block: tuple[int, ...], feature_axis: int | None
+) -> bool:
     """Whether the chunks of every block lie in it in one piece; see `reader._Target`."""
     extent = tuple(min(b, n) for b, n in zip(block, layout.shape, strict=True))
-    before, after = math.prod(extent[:feature_axis]), math.prod(extent[feature_axis + 1 :])
-    if before > 1 and after > 1:
-        return False
+    if feature_axis is not None:
+        before, after = math.prod(extent[:feature_axis]), math.prod(extent[feature_axis + 1 :])
+        if before > 1 and after > 1:
+            return False
     wide = all(
         e == c and n % c == 0
         for e, c, n in zip(extent[1:], layout.chunk[1:], layout.shape[1:], strict=True)

@@ -73,8 +73,8 @@ class DirectReader:
         Where objects lie.
     name : str
         What messages call the array.
-    feature_axis : int
-        The axis that rows hold.
+    feature_axis : int or None
+        The axis that rows hold; None if each element is a row.
     limit : int
         Longest box along the first axis.
     whole_objects : bool
@@ -89,7 +89,7 @@ class DirectReader:
         objects: LocalFiles | RemoteObjects,
         name: str,
         *,
-        feature_axis: int,
+        feature_axis: int | None,
         limit: int,
         whole_objects: bool,
         fill_missing: bool,
@@ -108,7 +108,7 @@ class DirectReader:
     def read(
         self, box: Box, buffers: ReadBuffers, requested: Mapping[str, Request] | None = None
     ) -> NDArray[Any]:
-        """Return the rows of a box, which lie in ``buffers.rows``.
+        """Return the rows of a box, which lie in ``buffers.rows``; of no features, shape (n,).
 
         Parameters
         ----------
@@ -261,10 +261,12 @@ class _Form:
 
     @classmethod
     def of(
-        cls, layout: DirectLayout, extent: tuple[int, ...], feature_axis: int, limit: int
+        cls, layout: DirectLayout, extent: tuple[int, ...], feature_axis: int | None, limit: int
     ) -> _Form:
-        before = math.prod(extent[:feature_axis])
-        as_rows = before > 1 and math.prod(extent[feature_axis + 1 :]) > 1
+        as_rows = False
+        if feature_axis is not None:
+            before = math.prod(extent[:feature_axis])
+            as_rows = before > 1 and math.prod(extent[feature_axis + 1 :]) > 1
         elements = math.prod(extent)
         # Chunks as wide as the box; the memory that is planned for the longest box must do.
         whole = -(-extent[0] // layout.chunk[0]) * layout.chunk[0]
@@ -282,7 +284,12 @@ class _Target:
     __slots__ = ("_bytes", "_chunk", "_dtype", "_feature_axis", "_piece", "_values", "box")
 
     def __init__(
-        self, layout: DirectLayout, box: Box, form: _Form, feature_axis: int, memory: Memory
+        self,
+        layout: DirectLayout,
+        box: Box,
+        form: _Form,
+        feature_axis: int | None,
+        memory: Memory,
     ) -> None:
         self.box = box
         self._chunk = layout.chunk
@@ -292,6 +299,7 @@ class _Target:
         self._bytes = memory.take(form.capacity)
         elements: NDArray[Any] = self._bytes.view(layout.dtype)[: form.elements]
         if form.as_rows:
+            assert feature_axis is not None
             extent = form.extent
             sample = extent[:feature_axis] + extent[feature_axis + 1 :]
             rows = elements.reshape(*sample, extent[feature_axis])
@@ -301,6 +309,8 @@ class _Target:
 
     def rows(self) -> NDArray[Any]:
         """Return the block as rows."""
+        if self._feature_axis is None:
+            return self._values.reshape(-1)
         return flatten_block(self._values, self._feature_axis)
 
     def straight(self, place: Place) -> NDArray[np.uint8] | None:

@@ -109,7 +109,7 @@ class BlockRunner(Generic[T]):
         with single_threaded_blas():
             found, here = run_value(self.job, value, self.rows_of, block, self.name, self._locate)
         machines = frozenset({machine_fingerprint()})
-        return UnitResult(found, len(here), 1, here.nbytes, machines)
+        return UnitResult(found, here.n_read, 1, here.nbytes, machines)
 
     def _locate(self, block: BlockRef, row: int) -> str:
         return f"row {row} of block {block.index} of {self.name}"

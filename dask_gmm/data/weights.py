@@ -1,0 +1,320 @@
+"""The weights of a source's rows: how each kind is read, checked and joined with the rows.
+
+A row of weight w counts as w copies of it. A row of weight zero is absent: it is left out here,
+where a block's values and weights meet, and nothing after that sees it; it may hold anything.
+"""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.errors import InputError, MissingValueError, SampleWeightError
+from dask_gmm.rows import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.data.buffers import ReadBuffers
+    from dask_gmm.data.conventions import Marks
+    from dask_gmm.data.grid import BlockRef
+
+__all__ = [
+    "ArrayWeights",
+    "Looked",
+    "Weights",
+    "checked_array",
+    "joined_rows",
+    "new_token",
+    "refuse_marked",
+]
+
+LEAST, MOST = 1e-100, 1e100
+"""Weights other than zero lie between: their sums, and those of their squares, are float64s."""
+
+_STEP_BYTES = 2**18  # moved at a time when rows close ranks
+_LOOKED_AT_ONCE = 2**20
+
+
+class Looked(Enum):
+    """What is known of weights."""
+
+    NEVER = 0
+    USABLE = 1
+    """Each is a weight; some may be zero."""
+    POSITIVE = 2
+    """Each is a weight, and none is zero."""
+
+
+def new_token() -> str:
+    """Return a name that nothing else has."""
+    return uuid.uuid4().hex
+
+
+class Weights(ABC):
+    """A weight for each row of a source; frozen.
+
+    Attributes
+    ----------
+    name : str
+        What messages call them.
+    looked_at : Looked
+        What somebody has seen of all of them.
+    token : str
+        Tells these from all others that were opened, in every process.
+    """
+
+    name: str
+    token: str
+    looked_at: Looked = Looked.NEVER
+
+    @abstractmethod
+    def read(
+        self,
+        block: BlockRef,
+        buffers: ReadBuffers | None = None,
+        requested: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the weights of a block's rows, shape (n,), unchecked; never to be written to.
+
+        Parameters
+        ----------
+        block : BlockRef
+            A block of the source.
+        buffers : ReadBuffers, optional
+            Those that the block's values were read into: what of the weights the next blocks will
+            need is kept there.
+        requested : mapping, optional
+            What `request` returned for the block.
+        """
+
+    def request(self, block: BlockRef) -> Mapping[str, Any] | None:
+        """Ask the store for a block's weights and return at once; None if there is no wait."""
+        return None
+
+    @property
+    def shippable(self) -> bool:
+        """Whether another process can read them from a pickle of this object at no great cost."""
+        return False
+
+    @property
+    def stays_because(self) -> str | None:
+        """Why not, and what would change it."""
+        return None
+
+    @property
+    def read_bytes(self) -> int:
+        """Transient memory of one read, beside the 8 bytes of each weight."""
+        return 0
+
+    @property
+    def request_bytes(self) -> int:
+        """Memory that one requested block of them holds until it is read."""
+        return 0
+
+    def content_token(self) -> object:
+        """Return what Dask can name the weights by, None where nothing tells when they change."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayWeights(Weights):
+    """Weights in this process's memory. Use `checked_array`.
+
+    Attributes
+    ----------
+    array : ndarray of the samples' shape
+        Real; not copied, and must not change while the weights are in use.
+    """
+
+    array: NDArray[Any]
+    name: str
+    looked_at: Looked = Looked.NEVER
+    token: str = field(default_factory=new_token)
+
+    def read(
+        self,
+        block: BlockRef,
+        buffers: ReadBuffers | None = None,
+        requested: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the weights of a block's rows, a view where they are float64 in one piece."""
+        if len(block.start) == 1:
+            part = self.array[block.start[0] : block.stop[0]]
+        else:
+            box = tuple(slice(a, b) for a, b in zip(block.start, block.stop, strict=True))
+            part = self.array[box].reshape(-1)
+        return part if part.dtype == np.float64 else part.astype(np.float64)
+
+    @property
+    def stays_because(self) -> str:
+        """They are here."""
+        return (
+            f"{self.name} lies in the memory of this process. Write it to a path or an object "
+            f"store and pass that."
+        )
+
+
+def checked_array(
+    array: NDArray[Any], name: str, data: str, marks: Marks | None = None
+) -> ArrayWeights:
+    """Look at weights in memory once, so that no pass needs to.
+
+    Parameters
+    ----------
+    array : ndarray of the samples' shape
+        Real.
+    name, data : str
+        What messages call the weights and the data.
+    marks : Marks, optional
+        Elements that are no weights.
+
+    Raises
+    ------
+    SampleWeightError
+        A weight is negative, no number, marked as missing, or beyond the range.
+    InputError
+        All are zero.
+    """
+    looked = Looked.POSITIVE
+    flat, n_kept = array.reshape(-1), 0
+    for start in range(0, flat.size, _LOOKED_AT_ONCE):
+        part = flat[start : start + _LOOKED_AT_ONCE].astype(np.float64, copy=False)
+        try:
+            if marks:
+                refuse_marked(flat[start : start + _LOOKED_AT_ONCE], marks)
+            found = look_at(part)
+        except SampleWeightError as error:
+            place = [int(i) for i in np.unravel_index(start + error.row, array.shape)]
+            index = f"row {place[0]}" if len(place) == 1 else f"index {place} of the samples"
+            raise error.at(f"{index} of {data}", start + error.row) from None
+        if found is not Looked.POSITIVE:
+            looked = found
+        n_kept += int(np.count_nonzero(part))
+    if flat.size and not n_kept:
+        raise InputError(
+            f"Sample weights must contain at least one non-zero number: {name} is 0 for each row."
+        )
+    return ArrayWeights(array, name, looked)
+
+
+def look_at(weights: NDArray[np.float64]) -> Looked:
+    """Return whether all weights are positive; refuse what is no weight.
+
+    Parameters
+    ----------
+    weights : (n,) float64
+
+    Raises
+    ------
+    SampleWeightError
+        With the place of the first that is none.
+    """
+    if not weights.size:
+        return Looked.POSITIVE
+    low, high = np.minimum.reduce(weights), np.maximum.reduce(weights)
+    if low >= LEAST and high <= MOST:  # NaN is in no range
+        return Looked.POSITIVE
+    usable = (weights >= LEAST) & (weights <= MOST) | (weights == 0.0)
+    if not usable.all():
+        row = int(usable.argmin())
+        raise SampleWeightError(row, float(weights[row]))
+    return Looked.USABLE
+
+
+def refuse_marked(weights: NDArray[Any], marks: Marks) -> None:
+    """Refuse weights that hold an element which is none by the metadata.
+
+    Parameters
+    ----------
+    weights : (n,) real
+
+    Raises
+    ------
+    SampleWeightError
+        It knows the row.
+    """
+    found = marks.first(weights[:, None]) if marks else None
+    if found is None:
+        return
+    remedy = (
+        f"A row to leave out has weight 0: make these values NaN by `{found.code}` and NaN 0; if "
+        f"they are weights after all, pass `{marks.remedies.unmarked}`."
+    )
+    raise SampleWeightError(found.row, weights[found.row].item(), found.why, remedy)
+
+
+def joined_rows(
+    values: NDArray[Any],
+    weights: NDArray[np.float64],
+    marks: Marks | None = None,
+    *,
+    looked_at: Looked = Looked.NEVER,
+    overwrite: bool = False,
+) -> Rows:
+    """Return the rows that count, with their weights.
+
+    Parameters
+    ----------
+    values : (n, D) real
+    weights : (n,) float64
+    marks : Marks, optional
+        Elements that no row which counts may hold.
+    looked_at : Looked
+        What is known of the weights.
+    overwrite : bool
+        Whether the memory of `values` may be used for the result.
+
+    Returns
+    -------
+    Rows
+        `values` and `weights` themselves where each row counts.
+
+    Raises
+    ------
+    SampleWeightError
+        A weight is none.
+    MissingValueError
+        A row that counts holds a mark. Both know the place among `values`.
+    """
+    if looked_at is Looked.NEVER:
+        looked_at = look_at(weights)
+    if looked_at is Looked.POSITIVE:
+        rows = Rows(values, weights)
+    else:
+        (places,) = weights.astype(bool).nonzero()
+        if places.size == len(values):
+            rows = Rows(values, weights)
+        else:
+            kept = _gathered(values, places, overwrite=overwrite)
+            rows = Rows(kept, weights.take(places), places, len(values) - places.size)
+    if marks:
+        try:
+            marks.check(rows.values)
+        except MissingValueError as error:
+            raise error.at("", rows.place(error.row)) from None
+    return rows
+
+
+def _gathered(values: NDArray[Any], places: NDArray[np.intp], *, overwrite: bool) -> NDArray[Any]:
+    """Return some rows, in order and laid out as they were."""
+    by_feature = values.flags.f_contiguous and not values.flags.c_contiguous
+    if not overwrite or values.nbytes <= _STEP_BYTES or not values.flags.writeable:
+        return values.T.take(places, axis=1).T if by_feature else values.take(places, axis=0)
+    # Each row moves towards the front, so that no row is overwritten before it has moved.
+    if by_feature:
+        for column in values.T:
+            column[: places.size] = column.take(places)
+        return values[: places.size]
+    step = max(1, _STEP_BYTES // (values.itemsize * values.shape[1]))
+    for start in range(0, places.size, step):
+        stop = min(start + step, places.size)
+        values[start:stop] = values.take(places[start:stop], axis=0)
+    return values[: places.size]
