@@ -21,7 +21,7 @@ class _CovarianceType(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         family = sys.modules.get("dask_gmm.mixture.family")  # help and completion need no NumPy
-        known: set[str] = getattr(family, "COVARIANCE_TYPES", set())
+        known = getattr(family, "COVARIANCE_TYPES", ())
         return value if value in known else super().convert(value, param, ctx)
 
 

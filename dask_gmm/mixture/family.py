@@ -20,6 +20,8 @@ from dask_gmm.errors import InputError
 from dask_gmm.mixture.form import DIAGONAL, FULL, SPHERICAL, TIED, CovarianceForm
 
 if TYPE_CHECKING:
+    from collections.abc import KeysView
+
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -31,10 +33,10 @@ __all__ = [
     "register_family",
 ]
 
-COVARIANCE_TYPES: set[str] = set()
-"""Names of the families that are registered; grows in place."""
-
 _REGISTERED: dict[str, CovarianceFamily] = {}
+
+COVARIANCE_TYPES: KeysView[str] = _REGISTERED.keys()
+"""Names of the families that are registered; it grows with them."""
 
 
 class CovarianceFamily(ABC):
@@ -118,7 +120,6 @@ def register_family(family: CovarianceFamily) -> None:
     known = _REGISTERED.setdefault(family.name, family)
     if type(known) is not type(family):
         raise InputError(f"There is a covariance family {family.name!r} already: {known!r}.")
-    COVARIANCE_TYPES.add(family.name)
 
 
 def covariance_family(name: str) -> CovarianceFamily:
