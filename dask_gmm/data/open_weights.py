@@ -172,7 +172,7 @@ def _labelled(source: Source, weights: Any) -> Source:
                 f"pass `{_NAME}.broadcast_like(X.isel({source.axis_names[source.feature_axis]}=0, "  # type: ignore[index]
                 f"drop=True))`"
                 if missing and set(dims) < set(names)
-                else f"rename them by `{_NAME}.rename(...)`"
+                else "rename them to these"
             )
             raise InputError(
                 f"{_NAME} has the dimensions {', '.join(dims) or '()'}, but the samples of "
@@ -230,10 +230,9 @@ def _lazy(source: Source, collection: da.Array, marks: Marks) -> Source:
         computed = np.asarray(collection.compute())  # type: ignore[no-untyped-call]
         return _here(source, computed, marks)
     raise InputError(
-        f"{_NAME} is a Dask collection, but {source.name} is read from its store, block by block "
-        f"by tasks that run no graph. Pass `{_NAME}.compute()`, or write the weights to a store "
-        f"and pass its path or URL; or pass the data as a Dask collection too, for example "
-        f"`dask.array.from_zarr(X)`."
+        f"{_NAME} is a Dask collection, but {source.name} is read from its store by tasks that run "
+        f"no graph. Pass `{_NAME}.compute()`, write the weights to a store and pass its path or "
+        f"URL, or pass the data as a Dask collection too."
     )
 
 
