@@ -22,6 +22,7 @@ __all__ = [
     "overwrite_option",
     "stack",
     "storage_options",
+    "weights_option",
 ]
 
 SECTIONS = ("Data", "Mixture", "Model", "Compute", "Output")
@@ -140,6 +141,16 @@ data_options = stack(
         "nothing but the fill value; say 'fill' only when you know that yours are such.",
     ),
     storage_options,
+)
+
+weights_option = option(
+    "--weights",
+    metavar="NAME|PATH|URL",
+    section="Data",
+    help="Weights of the rows, of the samples' shape: the name of an array in the group that holds "
+    "DATA, or else the path or URL of a Zarr array. A row of weight 2 counts as two copies of it, "
+    "one of weight 0 is left out, and may hold anything. Chunked like the rows of DATA they are "
+    "read fastest.",
 )
 
 

@@ -15,6 +15,7 @@ from dask_gmm.cli.options import (
     option,
     output_options,
     overwrite_option,
+    weights_option,
 )
 from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options, options_for
 
@@ -134,6 +135,7 @@ def predict(
     ],
 )
 @data_options
+@weights_option
 @model_option("Path or URL of a model that 'dask-gmm fit --output' has written.")
 @compute_options()
 @output_options
@@ -149,16 +151,17 @@ def score(session: Session, /, model: str, **values: Any) -> None:
     from dask_gmm.cli.tables import key_values
 
     data, compute = DataPlace.take(values), Compute.take(values)
-    check_storage_options(data.storage_options, data.data, model)
+    check_storage_options(data.storage_options, data.data, data.weights, model)
     mixture = _load(model, data)
     with computing(compute, session), observing(session, "scoring") as observe:
         mixture.set_params(callbacks=[observe])
-        found = mixture.criteria(data.data)
+        found = mixture.criteria(data.data, data.weights)
     if session.json:
         session.emit(
             {
                 "command": "score",
                 "data": data.data,
+                "weights": data.weights,
                 "model": model,
                 "n_rows": found.n_rows,
                 "score": found.score,
@@ -168,29 +171,27 @@ def score(session: Session, /, model: str, **values: Any) -> None:
             }
         )
         return
-    session.out.print(
-        key_values(
-            [
-                ("rows", f"{found.n_rows:,}"),
-                ("score", f"{found.score:.6f} nats a row"),
-                ("log-likelihood", f"{found.log_likelihood:,.3f} nats"),
-                ("BIC", f"{found.bic:,.3f}"),
-                ("AIC", f"{found.aic:,.3f}"),
-            ]
-        )
-    )
+    facts = [
+        ("rows", f"{found.n_rows:,}"),
+        ("score", f"{found.score:.6f} nats a row"),
+        ("log-likelihood", f"{found.log_likelihood:,.3f} nats"),
+        ("BIC", f"{found.bic:,.3f}"),
+        ("AIC", f"{found.aic:,.3f}"),
+    ]
+    if data.weights is not None:
+        facts.append(("weights", data.weights))
+    session.out.print(key_values(facts))
 
 
 def _load(model: str, data: DataPlace) -> GaussianMixture:
     """Load a model and point it at the data; both are looked at before anything is computed."""
-    from dask_gmm.data.source import open_source
     from dask_gmm.errors import InputError
     from dask_gmm.estimators import GaussianMixture
 
     mixture = GaussianMixture.load(
         model, storage_options=options_for(model, data.storage_options) or None
     )
-    source = open_source(data.data, **data.estimator_arguments())
+    source = data.open()
     if source.n_features != mixture.n_features_in_:
         raise InputError(
             f"{data.data} has {source.n_features} features along axis {source.feature_axis}, but "

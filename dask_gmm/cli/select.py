@@ -15,6 +15,7 @@ from dask_gmm.cli.options import (
     data_options,
     model_output_options,
     output_options,
+    weights_option,
 )
 from dask_gmm.cli.outcome import Tally, print_result
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
@@ -49,6 +50,7 @@ __all__ = ["select"]
     ],
 )
 @data_options
+@weights_option
 @selection_options()
 @compute_options()
 @model_output_options("the best model")
@@ -64,7 +66,7 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     --max-iter, --max-passes or --max-bytes; it is written all the same.
     """
     from dask_gmm.cli.computing import computing
-    from dask_gmm.cli.outputs import check_fit_output, save_model
+    from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import select_gaussian_mixture
 
@@ -72,27 +74,27 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     choice = SelectionChoice.take(values)
     tally = Tally()
     check_fit_output(output, data, overwrite=overwrite)
-    check_data(data, max(choice.components))
+    check_weights_stay(output, check_data(data, max(choice.components)))
     with computing(compute, session), observing(session) as observe:
         found = select_gaussian_mixture(
             data.data,
             **choice.arguments(),
             **data.estimator_arguments(),
             callbacks=[tally, observe],
+            sample_weight=data.weights,
         )
         if output is not None:
             save_model(found.best_model, output, data.storage_options, overwrite=overwrite)
-    _report(session, found, tally, data.data, output)
+    _report(session, found, tally, data, output)
     return DONE if found.best_model.converged_ else NOT_CONVERGED
 
 
 def _report(
-    session: Session, found: Selection, tally: Tally, data: str, output: str | None
+    session: Session, found: Selection, tally: Tally, data: DataPlace, output: str | None
 ) -> None:
     if session.json:
-        session.emit(
-            {"command": "select", "data": data, "model": output, **selection_json(found, tally)}
-        )
+        told = {"command": "select", "data": data.data, "weights": data.weights, "model": output}
+        session.emit({**told, **selection_json(found, tally)})
         return
     from dask_gmm.cli.tables import how_read, key_values, mixture_table
     from dask_gmm.estimators.attributes import parameters_of
@@ -109,6 +111,8 @@ def _report(
     ]
     if tally.resubmitted:
         facts.append(("recovered", f"{tally.resubmitted} units were lost and computed again"))
+    if data.weights is not None:
+        facts.append(("weights", data.weights))
     if output is not None:
         facts.append(("model", output))
     print_result(
