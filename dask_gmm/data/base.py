@@ -258,7 +258,7 @@ class Source(ABC):
             With the place of the row.
         """
         if self.weights is not None:
-            return self._weighted(values, self.weights.read(block, buffers, requested), block)
+            return self._weighted(values, block, buffers, requested)
         if self.marks and block.index not in self._seen:
             try:
                 self.marks.check(values)
@@ -268,14 +268,18 @@ class Source(ABC):
         return Rows(values)
 
     def _weighted(
-        self, values: NDArray[Any], weights: NDArray[np.float64], block: BlockRef
+        self,
+        values: NDArray[Any],
+        block: BlockRef,
+        buffers: ReadBuffers | None,
+        requested: Mapping[str, Any] | None,
     ) -> Rows:
         assert self.weights is not None
         seen, looked_at = self._seen.get(block.index), self.weights.looked_at
         try:
             rows = joined_rows(
                 values,
-                weights,
+                self.weights.read(block, buffers, requested),
                 self.marks if seen is None else None,
                 looked_at=looked_at if seen is None or looked_at is Looked.POSITIVE else seen,
                 overwrite=self.reader == "direct",  # into memory that nobody else has
