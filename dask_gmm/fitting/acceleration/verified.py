@@ -9,7 +9,7 @@ has failed lately hedges: the same read evaluates the plain step too, so that it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,13 +72,19 @@ class VerifiedEM:
     reg_covar : float
     by_change : bool
         Stop by scikit-learn's rule, when an accepted pass changes the mean log-likelihood by less
-        than `tol`, instead of by the estimated remaining gain. It also serves where there is no
-        estimate.
+        than `tol`, instead of by the gain that is expected yet. It also serves where nobody knows
+        that.
     previous_bound : float
         The lower bound that a warm start continues from.
     m_step : MStep, optional
         Of the plain steps; by default one that stops at a collapse. What it mends begins anew: the
         mended mixture is another one, and what the strategy has learned is not about that.
+
+    Attributes
+    ----------
+    expected_gain : float or None
+        The best guess at what is left to gain, which decides when to stop; None where there is
+        none. What the fit says in the end (`FitResult.remaining_gain`) is another, larger estimate.
     """
 
     starts: tuple[MixtureParameters, ...]
@@ -90,13 +96,15 @@ class VerifiedEM:
     m_step: MStep | None = None
     outcome: Outcome | None = None
     judgements: list[Judgement] = field(default_factory=list)
-    remaining_gain: float | None = None
+    expected_gain: float | None = None
     _at: Point | None = None
     _trial: Trial | None = None
     _bounds: list[float] = field(default_factory=list)
     _centres: NDArray[np.float64] | None = None
     _gained: float = float("nan")  # by the last accepted pass; NaN at a start
     _error: CollapsedComponentError | None = None
+    _begun: int = 0  # accepted passes before the last mend
+    _said: tuple[Point, float | None] | None = None
 
     def __post_init__(self) -> None:
         self._m_step = self.m_step or MStep(self.reg_covar)
@@ -112,7 +120,7 @@ class VerifiedEM:
     # -- what a subclass decides -----------------------------------------------------------------
 
     def choose(self, at: Point) -> Trial:
-        """Choose the next trial from an accepted point; may set `outcome` or `remaining_gain`."""
+        """Choose the next trial from an accepted point; may set `outcome` or `expected_gain`."""
         raise NotImplementedError
 
     def accepted(self, trial: Trial, gain: float) -> None:
@@ -123,6 +131,13 @@ class VerifiedEM:
 
     def begin_anew(self, start: MixtureParameters) -> None:
         """Forget the way so far: a component was mended or taken out, which led to `start`."""
+
+    def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
+        """Estimate what is left where the fit ends, rather too much; None where nobody knows.
+
+        `heights` are the mean log-likelihoods of the accepted passes since the fit began (anew).
+        """
+        raise NotImplementedError
 
     # -- the loop's side -------------------------------------------------------------------------
 
@@ -149,7 +164,7 @@ class VerifiedEM:
             self._centres = better_centres(found, self.reg_covar)
             if self._centres is not None and not trial.bold:
                 bound = found.mean_log_likelihood
-                self.judgements.append(Judgement(StepKind.REPEATED, bound, self.remaining_gain))
+                self.judgements.append(Judgement(StepKind.REPEATED, bound, self.expected_gain))
                 return
         self._centres = None
         self._take_in(trial, found, statistics[1] if trial.hedged else None)
@@ -181,20 +196,20 @@ class VerifiedEM:
             self.accepted(trial, gained)
         previous, self._previous = self._previous, bound
         self._bounds.append(bound)
-        self.remaining_gain = None
+        self.expected_gain = None
         self._trial = self.choose(self._at)
-        by_change = self.by_change or self.remaining_gain is None
+        by_change = self.by_change or self.expected_gain is None
         if self.outcome is None and by_change and abs(bound - previous) < self.tol:
             self.outcome = Outcome.CONVERGED
         if self.outcome is None and len(self._bounds) >= self.max_iter:
             self.outcome = Outcome.MAX_ITER
-        self.judgements.append(Judgement(kind, bound, self.remaining_gain))
+        self.judgements.append(Judgement(kind, bound, self.expected_gain))
 
     def _mend(self, found: SufficientStatistics) -> None:
         """After a plain pass whose M-step fails: mend it and begin anew, or end here."""
         bound, kind = found.mean_log_likelihood, self._plain_kind()
         self._bounds.append(bound)
-        self.remaining_gain = None
+        self.expected_gain = None
         self.judgements.append(Judgement(kind, bound, None))
         try:
             mended = self._m_step(found)
@@ -204,6 +219,7 @@ class VerifiedEM:
             self._error, self.outcome = error, Outcome.COLLAPSED
             return
         self._at, self._trial, self._previous = None, Trial(mended), -np.inf
+        self._begun = len(self._bounds)
         self.begin_anew(mended)
         if len(self._bounds) >= self.max_iter:
             self.outcome = Outcome.MAX_ITER
@@ -227,7 +243,7 @@ class VerifiedEM:
         if hedge is not None and better_centres(hedge, self.reg_covar) is None:
             self._take_in(self._trial, hedge, None)
             return
-        self.judgements.append(Judgement(StepKind.REJECTED, bound, self.remaining_gain))
+        self.judgements.append(Judgement(StepKind.REJECTED, bound, self.expected_gain))
 
     def finish(self) -> FitResult:
         """Return where the fit stands: one plain M-step beyond the last accepted pass.
@@ -236,7 +252,9 @@ class VerifiedEM:
         the one before the last M-step.
         """
         assert self.outcome is not None
-        at = self._at
+        at, left = self._at, self._remaining_gain()
+        if self.judgements:
+            self.judgements[-1] = replace(self.judgements[-1], remaining_gain=left)
         parameters = self._trial.parameters if self._trial is not None else self.starts[0]
         if at is not None:
             collapsed = self.outcome is Outcome.COLLAPSED
@@ -248,10 +266,21 @@ class VerifiedEM:
             n_iter=len(self._bounds),
             outcome=self.outcome,
             error=self._error,
-            remaining_gain=self.remaining_gain,
+            remaining_gain=left,
             mended=tuple(self._m_step.notes),
             judgements=tuple(self.judgements),
         )
+
+    def _remaining_gain(self) -> float | None:
+        """What may be left to gain, found once for each place; None where nobody knows."""
+        at = self._at
+        if at is None or self.outcome is Outcome.COLLAPSED:
+            return None
+        if self._said is None or self._said[0] is not at:
+            estimates = (self.expected_gain, self.at_most(at, self._bounds[self._begun :]))
+            known = [e for e in estimates if e is not None and np.isfinite(e)]
+            self._said = at, max(known, default=None)
+        return self._said[1]
 
 
 def _penalty(parameters: MixtureParameters, counts: NDArray[np.float64], reg_covar: float) -> float:
