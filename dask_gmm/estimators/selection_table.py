@@ -187,5 +187,5 @@ def row_of(result: PointResult) -> SelectionRow:
         outcome=outcome.value,
         start=best.origin,
         acceleration=result.acceleration,
-        remaining_gain=best.finish().remaining_gain,
+        remaining_gain=result.remaining_gain,
     )
