@@ -48,7 +48,8 @@ class SelectionRow:
     acceleration : str or None
         What it was fitted with: 'variance-reduced', 'squarem', or None for plain EM.
     remaining_gain : float or None
-        Estimated rise from `score` to its optimum, in nats per row; None where there is none.
+        What the rise from `score` to its optimum may be, in nats per row, rather too much than too
+        little; None where nobody knows.
     """
 
     n_components: int
