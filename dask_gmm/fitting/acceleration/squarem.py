@@ -16,7 +16,6 @@ import numpy as np
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
 from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
 from dask_gmm.fitting.events import Outcome
-from dask_gmm.fitting.gains import rest_of_gains
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,13 +69,9 @@ class Squarem(VerifiedEM):
         self._before = None
 
     def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
-        """Go by the gains: of a cycle, which takes two passes, and of the next plain step.
-
-        That gains up to twice what is certain: g²/2 where the likelihood bends as much as that of
-        the complete data, g² where it does not bend.
-        """
+        """Go by the gains of cycles, each of which takes two passes."""
         cycles = heights[::-2][::-1]
-        return rest_of_gains(cycles if len(cycles) > 1 else heights, 2.0 * at.gain)
+        return super().at_most(at, cycles if len(cycles) > 1 else heights)
 
     def _estimate(self, before: Point, at: Point) -> None:
         ratio = at.gain / before.gain if before.gain > 0.0 else 0.0

@@ -19,6 +19,7 @@ from dask_gmm.fitting.acceleration.climbing import Point
 from dask_gmm.fitting.acceleration.objective import expected_log_density, per_row
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Judgement, Outcome, StepKind
+from dask_gmm.fitting.gains import rest_of_gains
 from dask_gmm.fitting.loop import FitResult, better_centres
 from dask_gmm.mixture.kernels import Candidate
 
@@ -135,9 +136,12 @@ class VerifiedEM:
     def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
         """Estimate what is left where the fit ends, rather too much; None where nobody knows.
 
-        `heights` are the mean log-likelihoods of the accepted passes since the fit began (anew).
+        Here by the gains, and by the next plain step's: up to twice what is certain of it, which is
+        g²/2 where the likelihood bends as much as that of the complete data, and g² where it does
+        not bend. `heights` are the mean log-likelihoods of the accepted passes since the fit began
+        (anew).
         """
-        raise NotImplementedError
+        return rest_of_gains(heights, 2.0 * at.gain)
 
     # -- the loop's side -------------------------------------------------------------------------
 
