@@ -71,6 +71,8 @@ class PointResult:
         Its share of their time.
     acceleration : str or None
         What was chosen for it.
+    remaining_gain : float or None
+        What the best may have left to gain, in nats per row.
     """
 
     point: GridPoint
@@ -78,6 +80,7 @@ class PointResult:
     passes: int
     seconds: float
     acceleration: str | None
+    remaining_gain: float | None
 
 
 @dataclass(frozen=True)
@@ -157,9 +160,11 @@ def select_mixture(
         )
         with single_threaded_blas():
             _advance(contestants, GridReads(evaluator, scoreboard, budget))
+            results = tuple(
+                _point_result(p, contestants, sample.accelerations[p]) for p in settings.points
+            )
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most)
-    results = tuple(_point_result(p, contestants, sample.accelerations[p]) for p in settings.points)
     winner = _winner(results, settings.criterion)
     assert winner.best is not None
     assert winner.best.judged is not None
@@ -220,12 +225,14 @@ def _point_result(
     point: GridPoint, contestants: Sequence[Contestant], acceleration: str | None
 ) -> PointResult:
     mine = [c for c in contestants if c.point == point]
+    best = best_contestant(mine) if mine else None
     return PointResult(
         point=point,
-        best=best_contestant(mine) if mine else None,
+        best=best,
         passes=max((c.passes for c in mine), default=0),
         seconds=sum(c.seconds for c in mine),
         acceleration=acceleration,
+        remaining_gain=None if best is None else best.finish().remaining_gain,
     )
 
 

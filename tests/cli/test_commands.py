@@ -62,7 +62,7 @@ def test_an_accelerated_fit_says_what_is_left(points: Path, run: Run) -> None:
     words = ("fit", points, "-k", 3, "--seed", 0, "--acceleration", "variance-reduced")
     done = run(*words)
     assert done.exit_code == 0, done.stderr
-    assert re.search(r"about \S+ nats a row below the optimum", done.stdout)
+    assert re.search(r"at most about \S+ nats a row below the optimum", done.stdout)
     assert re.search(r"pass 1: start, \S+ nats/row remaining", done.stderr)
     printed = json.loads(run(*words, "--json").stdout)
     assert printed["acceleration"] == "variance-reduced"
