@@ -198,18 +198,10 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("units", EXAMPLES, ids=str)
-def test_other_units(units: Units) -> None:
-    assert_right_or_refused(units, init_params="kmeans")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("units", "init_params"),
-    # Each start meets every fourth of them; any with any is what the laws below draw.
-    [(units, INITS[1 + i % 4]) for i, units in enumerate(EXAMPLES)],
-    ids=str,
+    "init_params", ["kmeans", *(pytest.param(i, marks=pytest.mark.slow) for i in INITS[1:])]
 )
-def test_other_units_from_other_starts(units: Units, init_params: str) -> None:
+def test_other_units(units: Units, init_params: str) -> None:
     assert_right_or_refused(units, init_params=init_params)
 
 
@@ -255,7 +247,7 @@ def test_any_units(
     st.sampled_from(ACCELERATIONS),
     st.sampled_from(KERNELS),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_units_any_way(
     dtype: str,
     size: float,
