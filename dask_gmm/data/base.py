@@ -250,7 +250,7 @@ class Source(ABC):
     ) -> Rows:
         """Return a block's rows if all are measurements; once looked at, they need no second look.
 
-        `buffers` are those that the values were read into.
+        `buffers` are the memory that the reader was given.
 
         Raises
         ------
@@ -258,6 +258,8 @@ class Source(ABC):
             With the place of the row.
         """
         if self.weights is not None:
+            if self.weights.looked_at is Looked.POSITIVE and not self.marks:
+                return Rows(values, self.weights.read(block, buffers, requested))
             return self._weighted(values, block, buffers, requested)
         if self.marks and block.index not in self._seen:
             try:
@@ -276,13 +278,15 @@ class Source(ABC):
     ) -> Rows:
         assert self.weights is not None
         seen, looked_at = self._seen.get(block.index), self.weights.looked_at
+        direct = self.reader == "direct"  # it reads into memory of the buffers
         try:
             rows = joined_rows(
                 values,
                 self.weights.read(block, buffers, requested),
                 self.marks if seen is None else None,
                 looked_at=looked_at if seen is None or looked_at is Looked.POSITIVE else seen,
-                overwrite=self.reader == "direct",  # into memory that nobody else has
+                memory=None if buffers is None or direct else buffers.rows,
+                overwrite=direct,
             )
         except RowError as error:
             raise error.at(self.locate(block, error.row)) from None

@@ -114,9 +114,8 @@ def with_weights(
     if kind_of(weights).startswith("dask.") and hasattr(weights, "to_dask_array"):
         return _lazy(source, _column(weights), NO_MARKS)
     array = plain_weights(weights, _NAME)
-    attributes = attributes_of(weights) if isinstance(array, np.ndarray) else {}
-    if frame_layout(weights, _NAME) is not None or hasattr(weights, "index"):
-        attributes = {}  # what pandas calls attrs is the user's own
+    # What pandas calls attrs is the user's own.
+    attributes = {} if hasattr(weights, "iloc") else attributes_of(weights)
     remedies = Remedies(f"{_NAME}[...]", f"{_NAME}[...]")
     return _here(source, array, marks_of(attributes, array.dtype, _NAME, remedies))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -238,7 +238,10 @@ class ZarrSource(StoredArray, Source):
     def content_token(self) -> object:
         """Return what says where the rows lie, how they are read, and whether they changed."""
         content = self.content_name()
-        return None if content is None else (content, self)
+        if content is None or self.weights is None:
+            return None if content is None else (content, self)
+        weights = self.weights.content_token()
+        return None if weights is None else (content, replace(self, weights=None), weights)
 
 
 _WEIGHTS = "weights:"  # goes before the keys of their objects among those of the data

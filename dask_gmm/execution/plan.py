@@ -137,6 +137,7 @@ class Plan:
             str(source.dtype),
             source.feature_axis,
             source.grid,
+            None if source.weights is None else source.weights.name,
             self.blocks if isinstance(self.blocks, tuple) else tuple(_ends(self.blocks)),
         )
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()

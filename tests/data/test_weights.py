@@ -20,6 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_gmm.data import weights as weights_module
+from dask_gmm.data import zarr_weights
+from dask_gmm.data.buffers import Memory, ReadBuffers
 from dask_gmm.data.conventions import Mark, Marks
 from dask_gmm.data.source import open_source, with_weights
 from dask_gmm.data.weights import joined_rows
@@ -406,10 +408,10 @@ def test_a_lost_chunk_of_weights_is_an_error(tmp_path: Path) -> None:
     shape=st.tuples(st.integers(0, 30), st.integers(1, 4)),
     kept=st.lists(st.booleans(), min_size=30, max_size=30),
     order=st.sampled_from(["C", "F", "neither"]),
-    overwrite=st.booleans(),
+    where=st.sampled_from(["fresh", "memory", "overwrite"]),
 )
 def test_rows_that_count_close_ranks(
-    shape: tuple[int, int], kept: list[bool], order: str, overwrite: bool
+    shape: tuple[int, int], kept: list[bool], order: str, where: str
 ) -> None:
     values = np.arange(1.0, shape[0] * shape[1] + 1).reshape(shape)
     weights = np.where(kept[: shape[0]], 0.5, 0.0)
@@ -420,11 +422,12 @@ def test_rows_that_count_close_ranks(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights_module, "_STEP_BYTES", 40)
         marks = Marks((Mark(-1.0, "the test"),))
-        rows = joined_rows(laid, weights, marks, overwrite=overwrite)
+        memory = Memory() if where == "memory" else None
+        rows = joined_rows(laid, weights, marks, memory=memory, overwrite=where == "overwrite")
     np.testing.assert_array_equal(rows.values, expected)
     np.testing.assert_array_equal(rows.weights, weights[weights > 0.0])
     assert len(rows) + rows.left_out == shape[0]
-    if not overwrite:
+    if where != "overwrite":
         np.testing.assert_array_equal(laid, before)
     if order == "F" and min(rows.values.shape) > 1:
         assert rows.values.strides[0] == 8, "another layout, other bits"
@@ -432,9 +435,6 @@ def test_rows_that_count_close_ranks(
 
 def test_what_the_same_process_decodes_twice_it_holds_once(tmp_path: Path) -> None:
     """Chunks that tasks share are one array in memory, and go with the last of them."""
-    from dask_gmm.data import zarr_weights
-    from dask_gmm.data.buffers import ReadBuffers
-
     group = write_group(str(tmp_path / "g.zarr"), w=W)
     x = zarr.create_array(tmp_path / "g.zarr" / "x", data=X, chunks=(4, 2))
     source = with_weights(open_source(x), group["w"])
