@@ -284,10 +284,10 @@ class Contest:
     def stop(self, state: ContestState, outcome: Outcome) -> ContestState:
         """End where all stand: no further read can be afforded."""
         turn = _Turn(self, list(state.standings))
-        while running := _running(turn):  # one that ends by a collapse may bring others back
-            standing = turn.standings[running[0]]
+        for i in _running(state):
+            standing = state.standings[i]
             assert standing.judged is not None
-            turn.end(running[0], standing.judged, standing.fit.outcome or outcome)
+            turn.end(i, standing.judged, standing.fit.outcome or outcome)
         return ContestState(tuple(turn.standings))
 
     def of_point(self, point: GridPoint) -> list[int]:
@@ -410,7 +410,7 @@ def best_of(standings: Sequence[Standing]) -> Standing:
     return max(sound, key=lambda s: s.likelihood)
 
 
-def _running(state: ContestState | _Turn) -> list[int]:
+def _running(state: ContestState) -> list[int]:
     return [i for i, standing in enumerate(state.standings) if standing.outcome is None]
 
 

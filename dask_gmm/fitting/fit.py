@@ -121,11 +121,10 @@ def fit_mixture(
             plan, backend, settings, random_state, notify, warm, acceleration, sample
         )
         evaluator = Evaluator(backend, plan, settings.kernel, observers)
-        reporter = _JudgementReporter(notify)
 
         def after_turn(now: Sequence[FitState]) -> None:
             if any(state.outcome is None for state in now):
-                reporter.report([state.judgements for state in now])
+                _tell_last([state.judgements for state in now], notify)
 
         with single_threaded_blas():  # once for all passes: taking the guard costs milliseconds
             ends = run(
@@ -135,9 +134,10 @@ def fit_mixture(
                 lambda _: budget.spent(evaluator.history),
                 after_turn,
             )
-            results = [way.finish(end) for way, end in zip(fittings, ends, strict=True)]
+            pairs = zip(fittings, ends, strict=True)
+            results = [fitting.finish(end) for fitting, end in pairs]
     # Of the last pass a fit says what it leaves to gain, which is known when it has finished.
-    reporter.report([result.judgements for result in results])
+    _tell_last([result.judgements for result in results], notify)
     best = best_result(results)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components)
@@ -155,19 +155,12 @@ def fit_mixture(
     return FitReport(best, tuple(history), evaluator.n_rows, seconds, acceleration)
 
 
-class _JudgementReporter:
-    """Tells what the strategies have made of the last pass; all take part from the first on."""
-
-    def __init__(self, notify: Observer) -> None:
-        self._notify = notify
-        self._reported = 0
-
-    def report(self, judgements: Sequence[Sequence[Judgement]]) -> None:
-        """Notify of the last pass, if it has been judged and nobody was told so."""
-        latest = [mine[self._reported] for mine in judgements if len(mine) > self._reported]
-        if latest:
-            self._reported += 1
-            self._notify(PassJudged(self._reported, max(latest, key=lambda j: j.objective)))
+def _tell_last(judgements: Sequence[Sequence[Judgement]], notify: Observer) -> None:
+    """Notify of what was made of the last pass, if there was one; all take part from the first."""
+    passes = max(map(len, judgements))
+    if passes:
+        latest = [mine[-1] for mine in judgements if len(mine) == passes]
+        notify(PassJudged(passes, max(latest, key=lambda j: j.objective)))
 
 
 @contextmanager

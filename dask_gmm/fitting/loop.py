@@ -224,8 +224,10 @@ def run(
 def _stopped(
     strategies: Sequence[Strategy[S]], states: Sequence[S], outcome: Outcome
 ) -> tuple[S, ...]:
-    pairs = zip(strategies, states, strict=True)
-    return tuple(s if s.outcome is not None else way.stop(s, outcome) for way, s in pairs)
+    return tuple(
+        strategy.stop(state, outcome) if state.outcome is None else state
+        for strategy, state in zip(strategies, states, strict=True)
+    )
 
 
 def best_result(results: Sequence[FitResult]) -> FitResult:

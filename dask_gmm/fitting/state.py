@@ -116,7 +116,7 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Any:
         return _Reader(structure["nodes"], arrays).read(structure["root"])
     except StateError:
         raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, struct.error) as error:
         raise StateError(f"These arrays are no state of a fit: {error!r}.") from error
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from dask_gmm.fitting.budget import BudgetSpentError
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome
-from dask_gmm.fitting.loop import FitResult, PlainEM, best_result
+from dask_gmm.fitting.loop import FitResult, PlainEM, PlainState, best_result, run
 from dask_gmm.mixture.family import COVARIANCE_TYPES
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
@@ -193,3 +194,52 @@ def test_a_collapsed_restart_wins_only_when_all_collapsed() -> None:
     sound, collapsed = result(-5.0), result(99.0, Outcome.COLLAPSED)
     assert best_result([collapsed, sound]) is sound
     assert best_result([collapsed]) is collapsed
+
+
+def turns_of(passes: Passes, spent: int) -> list[tuple[PlainState, ...]]:
+    """Two restarts, one of which ends early, and what is told after each turn."""
+    told: list[tuple[PlainState, ...]] = []
+    fittings = [em(max_iter=3), em(tol=0.0, max_iter=100)]
+
+    def refuse(candidates: Sequence[Candidate]) -> Outcome | None:
+        assert len(candidates) == (2 if len(passes.candidates) < 3 else 1)
+        return Outcome.MAX_BYTES if len(passes.candidates) == spent else None
+
+    begun = [fitting.begin((start(passes.rows),)) for fitting in fittings]
+    ends = run(fittings, begun, passes, refuse, told.append)
+    assert ends == (told[-1] if told else ends)
+    assert ends[1].outcome is Outcome.MAX_BYTES
+    return told
+
+
+def test_each_turn_is_told_once_and_the_last_one_says_which_budget_is_spent() -> None:
+    told = turns_of(Passes(blobs()), 5)
+    assert [len(states[1].bounds) for states in told] == [1, 2, 3, 4, 5]
+    assert [states[0].outcome for states in told] == [None, None] + [Outcome.MAX_ITER] * 3
+    assert [states[1].outcome for states in told] == [None] * 4 + [Outcome.MAX_BYTES]
+    assert told[2][0] is told[4][0], "who has ended is left alone"
+    assert turns_of(Passes(blobs()), 0) == []
+
+
+def test_states_are_values_that_no_turn_changes() -> None:
+    told = turns_of(Passes(blobs()), 5)
+    assert [state.bounds for state, _ in told[:2]] == [told[4][0].bounds[:n] for n in (1, 2)]
+    fitting, passes = em(tol=0.0, max_iter=100), Passes(blobs())
+    again = fitting.judge(told[1][1], passes(fitting.propose(told[1][1])))
+    assert again.parameters == told[2][1].parameters
+    assert again.bounds == told[2][1].bounds
+
+
+def test_a_read_that_cannot_be_paid_for_after_all_ends_all_where_they_were() -> None:
+    passes, fitting = Passes(blobs()), em(tol=0.0)
+
+    def evaluate(candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
+        if len(passes.candidates) == 2:
+            raise BudgetSpentError(Outcome.MAX_PASSES)
+        return passes(candidates)
+
+    told: list[tuple[PlainState, ...]] = []
+    (end,) = run([fitting], [fitting.begin((start(blobs()),))], evaluate, after_turn=told.append)
+    assert end.outcome is Outcome.MAX_PASSES
+    assert len(told) == len(end.bounds) == 2
+    assert fitting.finish(end).parameters is told[-1][0].parameters
