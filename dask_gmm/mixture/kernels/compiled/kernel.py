@@ -8,6 +8,7 @@ the candidate alone, so that its statistics have the same bits in any company.
 from __future__ import annotations
 
 import logging
+import math
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +187,7 @@ class CompiledKernel:
     ) -> list[SufficientStatistics]:
         """Statistics of candidates that share their tiles."""
         run, single = members.run, members.design.lanes.single
-        values, weights, exponent = rows.values, rows.weights, _exponent(rows.weights)
+        values, weights, exponent = rows.values, rows.weights, _exponent(rows)
         try:
             run.go("statistics", values, weights=weights, exponent=exponent)
         except RowsOutOfRangeError:
@@ -273,15 +274,15 @@ def _suits_single(parameters: MixtureParameters, centre: Array) -> bool:
     return packing.rounding(parameters, centre, _EPS_SINGLE) <= LARGEST_SINGLE_ERROR
 
 
-def _exponent(weights: Array | None) -> int:
+def _exponent(rows: Rows) -> int:
     """The e by which a program reads row weights times 2^-e; 0 where they are near 1.
 
     Scaling by a power of two is exact. Else float32 could not hold the weights, and what a program
     makes of a component depends on how many rows it has.
     """
-    if weights is None or not len(weights):
+    if rows.weights is None or not len(rows):
         return 0
-    exponent = int(np.frexp(weights.mean())[1])
+    exponent = math.frexp(rows.total_weight / len(rows))[1]
     return 0 if abs(exponent) <= _USUAL_WEIGHT else exponent
 
 

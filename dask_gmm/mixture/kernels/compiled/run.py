@@ -14,7 +14,7 @@ import numpy as np
 from dask_gmm.mixture.kernels.base import beyond_range, check_finite
 from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import program
-from dask_gmm.mixture.kernels.compiled.elementary import exp_numbers
+from dask_gmm.mixture.kernels.compiled.elementary import exp_numbers, least_exponent
 from dask_gmm.mixture.kernels.compiled.records import Block, Member
 from dask_gmm.mixture.statistics import number_of_sums
 
@@ -124,6 +124,9 @@ class Run:
             A row is too far out for float32 arithmetic.
         """
         self.clear()
+        single, lanes = self._design.lanes.single, self._design.lanes.count
+        weighed = entry == "statistics"
+        self._tile["numbers"][:lanes] = least_exponent(single, to_be_weighed=weighed)
         members, at = self._records, self._records_at
         if apart is not None:
             members = members[apart : apart + 1].copy()
