@@ -350,6 +350,7 @@ def check_weights(source: Source, x: Values, w: Values, feature_axis: int) -> No
             np.testing.assert_array_equal(rows.weights, weights[weights > 0])
             assert rows.weights is not None
             assert rows.weights.dtype == np.float64
+            assert rows.weights.flags.c_contiguous
             assert rows.n_read == block.rows
             assert [rows.place(j) for j in range(len(rows))] == np.flatnonzero(weights).tolist()
 
