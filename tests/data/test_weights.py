@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import xarray as xr
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_gmm.data import weights as weights_module
@@ -411,6 +411,7 @@ def test_a_lost_chunk_of_weights_is_an_error(tmp_path: Path) -> None:
 # -- rows and weights meet -------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     shape=st.tuples(st.integers(0, 30), st.integers(1, 4)),
     kept=st.lists(st.booleans(), min_size=30, max_size=30),
