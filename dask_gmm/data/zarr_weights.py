@@ -222,6 +222,8 @@ class ZarrWeights(StoredArray, Weights):
         return max(self.longest, self.chunk[0])
 
     def _box(self, block: BlockRef) -> Box:
+        if len(self.axes) == 1:  # once per block of every pass
+            return ((block.start[0], block.stop[0]),)
         box = [(0, 0)] * len(self.axes)
         for axis, start, stop in zip(self.axes, block.start, block.stop, strict=True):
             box[axis] = (start, stop)
