@@ -24,7 +24,7 @@ class Rows:
     ----------
     values : (n, D) real
         The rows, in any memory layout; n may be 0.
-    weights : (n,) float64, optional
+    weights : (n,) float64, C-contiguous, optional
         w_n > 0 of each row: as if there were w_n copies of it. 1 by default. Rows of weight zero
         are left out by the source and never come this far.
     places : (n,) integer, optional

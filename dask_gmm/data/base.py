@@ -258,8 +258,6 @@ class Source(ABC):
             With the place of the row.
         """
         if self.weights is not None:
-            if self.weights.looked_at is Looked.POSITIVE and not self.marks:
-                return Rows(values, self.weights.read(block, buffers, requested))
             return self._weighted(values, block, buffers, requested)
         if self.marks and block.index not in self._seen:
             try:
@@ -277,14 +275,22 @@ class Source(ABC):
         requested: Mapping[str, Any] | None,
     ) -> Rows:
         assert self.weights is not None
-        seen, looked_at = self._seen.get(block.index), self.weights.looked_at
-        direct = self.reader == "direct"  # it reads into memory of the buffers
+        looked_at = self.weights.looked_at
         try:
+            weights = self.weights.read(block, buffers, requested)
+            if looked_at is Looked.POSITIVE and not self.marks:
+                return Rows(values, weights)
+            seen = self._seen.get(block.index)
+            if seen is not None and looked_at is not Looked.POSITIVE:
+                looked_at = seen
+            if seen is not None and looked_at is Looked.POSITIVE:
+                return Rows(values, weights)
+            direct = self.reader == "direct"  # it reads into memory of the buffers
             rows = joined_rows(
                 values,
-                self.weights.read(block, buffers, requested),
+                weights,
                 self.marks if seen is None else None,
-                looked_at=looked_at if seen is None or looked_at is Looked.POSITIVE else seen,
+                looked_at=looked_at,
                 memory=None if buffers is None or direct else buffers.rows,
                 overwrite=direct,
             )

@@ -317,6 +317,9 @@ def check_memory(
         remedies = [f"set cache to at most {_mb(allowed - needed + pinned)}", remedies[0]]
     elif fitting >= 1:
         remedies.insert(0, f"use at most {fitting} of its {threads_per_worker} threads")
+    weights = plan.source.weights
+    if weights is not None and weights.read_bytes > plan.source.block_bytes:
+        remedies.append(f"store {weights.name} in chunks of fewer rows")
     if parts.values + parts.workspace > parts.blocks + parts.reading:
         remedies.append("use fewer components, restarts or a smaller covariance family")
     kept = f", and the cache pins {_mb(pinned)}" if pinned else ""
