@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # An example that takes long says that the machine is busy, or that a module was imported just now.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @contextmanager
