@@ -173,6 +173,7 @@ def test_pinned_blocks_on_a_cluster(
             assert set(two_processes.run(pinned_bytes).values()) == {0}
 
 
+@pytest.mark.slow  # of one pass tests/faults says the same at once
 def test_a_killed_worker_changes_no_bit(
     store: str, expected: list[bytes], mortal_processes: Client
 ) -> None:
