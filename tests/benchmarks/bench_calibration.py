@@ -147,7 +147,7 @@ class Fit:
     estimate : float or None
         `remaining_gain_`.
     guess : float or None
-        What has ended the fit; no promise.
+        What has ended the fit; no promise. None where it is none or infinite, as in plain EM.
     truth : float
     reads : int
         The sample's included.
@@ -254,6 +254,7 @@ def measure(
         before, begun = memory.evaluations, time.perf_counter()
         (result,) = run([running], reads)
         seconds = time.perf_counter() - begun
+        guess = getattr(running, "expected_gain", None)
         found.append(
             Fit(
                 name,
@@ -265,7 +266,7 @@ def measure(
                 len(sample),
                 tol,
                 result.remaining_gain,
-                getattr(running, "expected_gain", None),
+                guess if guess is not None and math.isfinite(guess) else None,
                 truth(rows, result),
                 reads.reads,
                 memory.evaluations - before,

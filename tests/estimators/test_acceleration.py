@@ -106,7 +106,11 @@ def test_all_rows_in_the_sample_need_one_pass(rows: NDArray[np.float64]) -> None
 def test_none_is_scikit_learns(rows: NDArray[np.float64], store: str) -> None:
     gm = fit(store, acceleration=None)
     assert gm.acceleration_ is None
-    assert gm.remaining_gain_ is None
+    assert gm.remaining_gain_ is not None
+    assert gm.remaining_gain_ > gm.lower_bounds_[-1] - gm.lower_bounds_[-2]
+    assert [r.judgement and r.judgement.remaining_gain for r in gm.history_] == [None] * (
+        gm.n_iter_ - 1
+    ) + [gm.remaining_gain_], "in the end only"
     assert [r.judgement and r.judgement.kind for r in gm.history_] == [StepKind.START] + [
         StepKind.PLAIN
     ] * (gm.n_iter_ - 1)

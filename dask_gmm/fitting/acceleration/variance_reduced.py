@@ -136,7 +136,7 @@ class VarianceReducedEM(VerifiedEM):
 
     def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
         """Ask the sample and its halves."""
-        return rise_of_halves(self.sample, at)
+        return rise_of_halves(self.sample, at, len(heights))
 
     @property
     def _refuted(self) -> bool:

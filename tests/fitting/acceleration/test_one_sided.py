@@ -1,0 +1,153 @@
+"""What a fit says is left in the end: enough where its guess was not, and it decides nothing.
+
+`python -m tests.benchmarks.bench_calibration` counts how often over many seeds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from dask_gmm.errors import CollapsedComponentError
+from dask_gmm.fitting.acceleration.climbing import Point
+from dask_gmm.fitting.acceleration.objective import per_row
+from dask_gmm.fitting.acceleration.one_sided import rise_of_halves
+from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.fitting.acceleration.sample_fit import fit_sample
+from dask_gmm.fitting.acceleration.squarem import Squarem
+from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.events import Outcome
+from dask_gmm.fitting.loop import FitResult, PlainEM, run
+from dask_gmm.mixture.kernels import Candidate
+from dask_gmm.mixture.parameters import MixtureParameters
+from tests.benchmarks.bench_passes import gaussians
+from tests.fitting.acceleration.problems import KERNEL, Passes, overlapping, sample_of
+
+if TYPE_CHECKING:
+    from dask_gmm.fitting.acceleration.verified import VerifiedEM
+
+REG, TOL, K = 1e-6, 1e-3, 6
+
+
+def crowded(seed: int, tail: float | None) -> tuple[np.ndarray, MixtureParameters]:
+    """Six components for three clusters, Gaussian or with the tails of Student's t; mixed rows."""
+    rows = gaussians(seed, 8000, 3, 2, 2.0, tail)[0]
+    rows = np.random.default_rng(seed).permutation(rows)
+    chosen = rows[np.random.default_rng(seed).choice(len(rows), K, replace=False)]
+    spread = np.stack([np.cov(rows.T)] * K)
+    return rows, MixtureParameters.create("full", np.full(K, 1 / K), chosen, spread)
+
+
+def led(start: MixtureParameters, rows: np.ndarray, tol: float = TOL) -> VarianceReducedEM:
+    sample = SampleRows(rows[:1600].copy())
+    return VarianceReducedEM(fit_sample(sample, [start], REG), tol, 100, REG, sample=sample)
+
+
+def left(result: FitResult, rows: np.ndarray) -> float:
+    """What 100 plain passes gain from the end of a fit on: not all, on a plateau."""
+    (end,) = run([PlainEM(result.parameters, 0.0, 100, REG)], Passes(rows))
+    return end.lower_bound - result.lower_bound
+
+
+# Of these the guesses were .3 to .7 of the tolerance, or none, and EM gained 1.2 to 3.4 times the
+# tolerance more.
+@pytest.mark.parametrize(
+    ("seed", "tail"),
+    [
+        pytest.param(2, 3.0, id="a plateau that the sample's curvature hides"),
+        pytest.param(0, None, id="a sample without a maximum"),
+        pytest.param(3, None, id="a refuted sample on a plateau"),
+        pytest.param(0, 3.0, id="gains that decline by a power of the pass"),
+    ],
+)
+def test_enough_is_said_where_the_guess_is_too_small(seed: int, tail: float | None) -> None:
+    rows, start = crowded(seed, tail)
+    running = led(start, rows)
+    (result,) = run([running], Passes(rows))
+    assert result.outcome is Outcome.CONVERGED
+    assert running.expected_gain is None or running.expected_gain < TOL, "by this it stopped"
+    assert result.remaining_gain is not None
+    assert left(result, rows) <= 2.0 * result.remaining_gain
+    assert result.remaining_gain < 0.3, "no more than such a fit gains in all"
+    assert result.judgements[-1].remaining_gain == result.remaining_gain
+
+
+@pytest.mark.parametrize("kind", ["squarem", "plain"])
+def test_enough_is_said_by_gains_alone(kind: str) -> None:
+    rows, start = crowded(0, 3.0)
+    running: VerifiedEM | PlainEM = PlainEM(start, TOL, 500, REG)
+    if kind == "squarem":
+        running = Squarem((start,), TOL, 500, REG)
+    (result,) = run([running], Passes(rows))
+    assert result.remaining_gain is not None
+    assert TOL < left(result, rows) <= 2.0 * result.remaining_gain
+    assert result.judgements[-1].remaining_gain == result.remaining_gain
+
+
+def test_not_much_more_is_said_where_the_sample_is_right() -> None:
+    rows, start = overlapping(17, n=10_000, spread=2.0)
+    running = VarianceReducedEM((start,), TOL, 100, REG, sample=sample_of(rows, 2500))
+    (result,) = run([running], Passes(rows))
+    truth = left(result, rows)
+    assert result.remaining_gain is not None
+    assert result.remaining_gain < TOL
+    assert 0.5 * truth <= result.remaining_gain <= 3.0 * truth
+
+
+def test_what_is_said_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same passes, judged alike, whatever is said in the end."""
+    rows, start = overlapping(17, n=4000)
+
+    def fitted() -> FitResult:
+        sample = sample_of(rows, 1000)
+        return run([VarianceReducedEM((start,), 1e-5, 100, REG, sample=sample)], Passes(rows))[0]
+
+    as_it_is = fitted()
+    monkeypatch.setattr(VarianceReducedEM, "at_most", lambda *_: 1e9)
+    other = fitted()
+    assert other.lower_bounds == as_it_is.lower_bounds
+    assert other.outcome is as_it_is.outcome
+    assert other.judgements[:-1] == as_it_is.judgements[:-1]
+    assert np.array_equal(other.parameters.means, as_it_is.parameters.means)
+    assert other.remaining_gain == 1e9
+
+
+def test_it_is_found_once_and_not_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(
+        VarianceReducedEM, "at_most", lambda _self, _at, heights: calls.append(len(heights))
+    )
+    rows, start = overlapping(17, n=4000)
+    running = VarianceReducedEM((start,), 1e-5, 100, REG, sample=sample_of(rows, 1000))
+    (result,) = run([running], Passes(rows))
+    running.finish()
+    assert calls == [result.n_iter]
+
+
+def test_a_collapsed_fit_says_nothing() -> None:
+    """The likelihood has no bound there."""
+    rows = np.concatenate([np.zeros((50, 3)), overlapping(22)[0][:500]])
+    narrow = MixtureParameters.create(
+        "full", [0.1, 0.9], [[0.0] * 3, [0.1] * 3], [np.eye(3) * 1e-12, np.eye(3) * 9.0]
+    )
+    for running in (
+        PlainEM(narrow, 0.0, 50, 0.0),
+        Squarem((narrow,), 0.0, 50, 0.0),
+        VarianceReducedEM((narrow,), 0.0, 50, 0.0, sample=SampleRows(rows[::2].copy())),
+    ):
+        (result,) = run([running], Passes(rows))
+        assert isinstance(result.error, CollapsedComponentError)
+        assert result.remaining_gain is None
+
+
+def test_of_the_optimum_of_all_rows_next_to_nothing_is_said() -> None:
+    """Whatever the sample's own optimum is: its gradient is that of all rows."""
+    rows, start = overlapping(18, n=4000)
+    (there,) = run([PlainEM(start, 0.0, 600, REG)], Passes(rows))
+    (found,) = KERNEL.statistics(rows, (Candidate(there.parameters),))
+    moments = per_row(found)
+    regular = moments.regularised(REG, moments.counts)
+    at = Point.of(there.parameters, found.mean_log_likelihood, regular)
+    assert rise_of_halves(sample_of(rows, 1000), at, there.n_iter) < 1e-8
