@@ -84,8 +84,9 @@ def time_block(source: Source, index: int, job: StatisticsJob) -> BlockTimes:
         means = np.asarray(rows.values[chosen], dtype=np.float64)
         spread = _parameters(means, variances, p.family.name)
         job = replace(job, candidates=(Candidate(spread),) * len(job.candidates))
-        job(rows.take(slice(1024)), block)
+        opened = job.open()
+        opened(rows.take(slice(1024)), block)
         begun = time.perf_counter()
-        job(rows, block)
+        opened(rows, block)
         compute = time.perf_counter() - begun
     return BlockTimes(len(rows), read, compute, stored)

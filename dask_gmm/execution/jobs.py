@@ -11,16 +11,23 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import BlockRef
     from dask_gmm.rows import Rows
 
-__all__ = ["BlockJob", "GraphSource", "is_graph_source"]
+__all__ = ["BlockJob", "GraphSource", "OpenJob", "is_graph_source"]
 
 T_co = TypeVar("T_co", covariant=True)
 
 
-class BlockJob(Protocol[T_co]):
-    """What is computed from one block: frozen, picklable, and pure.
+class OpenJob(Protocol[T_co]):
+    """A job that one thread at a time does on block after block.
 
-    Called again on the same block (after a lost worker, say) it returns the same value.
+    On the same block (again, after a lost worker, say) it returns the same value.
     """
+
+    def __call__(self, rows: Rows, block: BlockRef, /) -> T_co:
+        """Return the value of a block's rows; there may be none."""
+
+
+class BlockJob(Protocol[T_co]):
+    """What is computed from each block of a pass: frozen and picklable."""
 
     @property
     def value_bytes(self) -> int:
@@ -28,10 +35,10 @@ class BlockJob(Protocol[T_co]):
 
     @property
     def workspace_bytes(self) -> int:
-        """Bytes that one call needs beside its rows and its value."""
+        """Bytes that an open job holds while it is called, beside its rows and its value."""
 
-    def __call__(self, rows: Rows, block: BlockRef, /) -> T_co:
-        """Return the value of a block's rows; there may be none."""
+    def open(self) -> OpenJob[T_co]:
+        """Prepare; called once by each thread of a pass. What it returns goes with the pass."""
 
 
 @runtime_checkable

@@ -24,17 +24,18 @@ from dask_gmm.errors import PassInterruptedError
 from dask_gmm.execution.backend import Meter, PassResult, ProgressReporter, conclude
 from dask_gmm.execution.jobs import is_graph_source
 from dask_gmm.execution.machine import machine_memory, single_threaded_blas
+from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import pinned_blocks, unpin
 from dask_gmm.execution.plan import check_memory, process_memory
 from dask_gmm.execution.tree import Summable, TreeFold
-from dask_gmm.execution.unit import UnitResult, run_unit, run_value
+from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dask_gmm.execution.backend import PassProgress
-    from dask_gmm.execution.jobs import BlockJob
+    from dask_gmm.execution.jobs import BlockJob, OpenJob
     from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks
     from dask_gmm.execution.plan import Plan
 
@@ -139,8 +140,8 @@ class LocalBackend:
     def _pool(self, n_threads: int) -> Iterator[ThreadPoolExecutor | ThreadPool]:
         """Yield the pool of Dask's configuration, or threads that stay for the next pass.
 
-        A thread keeps what its kernel has prepared, and the memory that the first passes have
-        touched. Threads end with this object, or a pass that fails.
+        A thread keeps the memory that the first passes have touched. Threads end with this object,
+        or a pass that fails.
 
         A pass that is itself a task of that pool has threads of its own: as many passes as the
         pool has threads would otherwise wait for each other without end.
@@ -179,7 +180,7 @@ class _LocalPass(Generic[T]):
 
     def __init__(self, plan: Plan, job: BlockJob[T], pinned: PinnedBlocks | None) -> None:
         self.plan = plan
-        self.job = job
+        self._job: Opened[OpenJob[T]] = Opened(job.open)
         self.pinned = pinned
         self.spare = SpareBuffers() if pinned is None else pinned.spare
         self.meter = Meter()
@@ -229,8 +230,8 @@ class _LocalPass(Generic[T]):
                 return
             self._taking += 1
         try:
-            with single_threaded_blas():  # once, and not again by each unit
-                while not self._stop.is_set() and self._run_next_unit():
+            with working(self._job) as job:
+                while not self._stop.is_set() and self._run_next_unit(job):
                     pass
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             with self._lock:
@@ -242,7 +243,7 @@ class _LocalPass(Generic[T]):
                 self._taking -= 1
                 self._idle.notify_all()
 
-    def _run_next_unit(self) -> bool:
+    def _run_next_unit(self, job: OpenJob[T]) -> bool:
         with self._lock:
             unit = next(self._units, None)
         if unit is None:
@@ -250,7 +251,7 @@ class _LocalPass(Generic[T]):
         result = run_unit(
             self.plan.source,
             self.plan.blocks_of(self.plan.unit(unit)),
-            self.job,
+            job,
             pinned=self.pinned,
             spare=self.spare,
             report=self.meter,
@@ -282,9 +283,9 @@ class _LocalPass(Generic[T]):
         source = self.plan.source
         assert is_graph_source(source)
         block = self.plan.source.block(self.plan.blocks[position])
-        with single_threaded_blas():
+        with working(self._job) as job:
             found, rows = run_value(
-                self.job,
+                job,
                 value,
                 source.row_maker(),
                 block,

@@ -22,7 +22,7 @@ from dask_gmm.fitting.acceleration.sample_fit import best_ends, thinned
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.starts import responsibilities, start_from
-from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.merging import merge_down
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _merged_start(
     """The start that a larger mixture gives, with its cheapest pairs merged; none if it cannot."""
     if larger.n_components > MOST_MERGED_FROM:
         return []
-    (statistics,) = get_kernel(settings.kernel).statistics(sample.rows, [Candidate(larger)])
+    (statistics,) = settings.kernel.statistics(sample.rows, [Candidate(larger)])
     if statistics.n_components <= point.n_components:  # it has lost components itself
         return []
     try:
@@ -189,12 +189,11 @@ def _polished(
     starts: Sequence[tuple[MixtureParameters, str]], sample: SampleRows, settings: FitSettings
 ) -> list[GridStart]:
     """The starts after some EM on the sample, the best `n_init` of them."""
-    kernel = get_kernel(settings.kernel)
     steps = min(settings.max_iter, POLISH_ITERATIONS)
     tol, model = POLISH_TOL * settings.tol, settings.model
     results = run(
         [PlainEM(p, tol, steps, model.with_family(p.family)) for p, _ in starts],
-        lambda candidates: kernel.statistics(sample.rows, candidates),
+        lambda candidates: settings.kernel.statistics(sample.rows, candidates),
     )
     polished = [
         GridStart(r.parameters, r.lower_bound, origin)

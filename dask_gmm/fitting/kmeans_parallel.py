@@ -16,7 +16,7 @@ the start are those of all rows too. Restarts, families and numbers of component
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -200,6 +200,10 @@ class _DrawJob:
     round: int
     block_rows: int
 
+    def open(self) -> Self:
+        """Nothing to prepare."""
+        return self
+
     def __call__(self, rows: Rows, block: BlockRef) -> _Parts:
         """Return the rows with the largest keys."""
         values = checked_values(rows.values, self.places[0].shape[1])
@@ -243,6 +247,10 @@ class _MomentsJob:
 
     places: tuple[Array, ...]
     forms: tuple[CovarianceForm, ...]
+
+    def open(self) -> Self:
+        """Nothing to prepare."""
+        return self
 
     def __call__(self, rows: Rows, block: BlockRef) -> _Parts:
         """Return statistics about the places, a `_Parts` of forms for each restart."""

@@ -12,7 +12,7 @@ import numpy as np
 from dask_gmm.errors import FillValueWarning, IncompletePassError
 from dask_gmm.execution.plan import resize_units
 from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
-from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.mixture.kernels import FASTEST
 from dask_gmm.mixture.statistics import number_of_sums
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import BlockRef
     from dask_gmm.execution.backend import Backend, PassProgress, PassResult
-    from dask_gmm.execution.jobs import BlockJob
+    from dask_gmm.execution.jobs import BlockJob, OpenJob
     from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
-    from dask_gmm.mixture.kernels import Candidate
+    from dask_gmm.mixture.kernels import Candidate, EStep, Kernel, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
@@ -61,11 +61,11 @@ class StatisticsJob:
     """What a task does with each block of a pass: the E-step of all candidates."""
 
     candidates: tuple[Candidate, ...]
-    kernel: str = "auto"
+    kernel: Kernel = FASTEST
 
-    def __call__(self, rows: Rows, block: BlockRef) -> Evaluation:
-        """Return the block's statistics."""
-        return Evaluation(get_kernel(self.kernel).statistics(rows, self.candidates))
+    def open(self) -> OpenStatisticsJob:
+        """Prepare the kernel for the candidates."""
+        return OpenStatisticsJob(self.kernel.e_step(self.candidates))
 
     @property
     def value_bytes(self) -> int:
@@ -83,8 +83,18 @@ class StatisticsJob:
         n_features = self.candidates[0].parameters.n_features
         parameters = sum(c.parameters.nbytes + c.reference.nbytes for c in self.candidates)
         forms = [c.parameters.form for c in self.candidates]
-        kernel = get_kernel(self.kernel)
-        return parameters + kernel.workspace_bytes(n_features, components, forms)
+        return parameters + self.kernel.workspace_bytes(n_features, components, forms)
+
+
+@dataclass(frozen=True)
+class OpenStatisticsJob:
+    """A `StatisticsJob` with its kernel prepared."""
+
+    e_step: EStep
+
+    def __call__(self, rows: Rows, block: BlockRef) -> Evaluation:
+        """Return the block's statistics."""
+        return Evaluation(self.e_step.statistics(rows))
 
 
 @dataclass(frozen=True)
@@ -118,12 +128,11 @@ class LogLikelihoodJob:
     """What a task does with each block when data are only scored."""
 
     parameters: MixtureParameters
-    kernel: str = "auto"
+    kernel: Kernel = FASTEST
 
-    def __call__(self, rows: Rows, block: BlockRef) -> LogLikelihood:
-        """Return the block's total log-likelihood."""
-        kernel = get_kernel(self.kernel)
-        return LogLikelihood.of(rows, kernel.log_densities(rows.values, self.parameters))
+    def open(self) -> OpenLogLikelihoodJob:
+        """Prepare the kernel for the mixture."""
+        return OpenLogLikelihoodJob(self.kernel.predictor(self.parameters))
 
     @property
     def value_bytes(self) -> int:
@@ -133,8 +142,19 @@ class LogLikelihoodJob:
     @property
     def workspace_bytes(self) -> int:
         """Bytes one call needs besides the block; its densities are counted as one tile's worth."""
-        p, kernel = self.parameters, get_kernel(self.kernel)
-        return p.nbytes + kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
+        p = self.parameters
+        return p.nbytes + self.kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
+
+
+@dataclass(frozen=True)
+class OpenLogLikelihoodJob:
+    """A `LogLikelihoodJob` with its kernel prepared."""
+
+    predictor: Predictor
+
+    def __call__(self, rows: Rows, block: BlockRef) -> LogLikelihood:
+        """Return the block's total log-likelihood."""
+        return LogLikelihood.of(rows, self.predictor.log_densities(rows.values))
 
 
 @dataclass(frozen=True)
@@ -158,12 +178,9 @@ class _CountingJob:
     job: BlockJob[Any]
     value: float | int
 
-    def __call__(self, rows: Rows, block: BlockRef) -> _Counted:
-        """Return the job's own value with the count."""
-        values, step = rows.values, max(1, _FLAGS // max(1, rows.values.shape[1]))
-        tiles = (values[start : start + step] for start in range(0, len(values), step))
-        held = sum(int((tile == self.value).any(axis=1).sum()) for tile in tiles)
-        return _Counted(self.job(rows, block), held)
+    def open(self) -> _OpenCountingJob:
+        """Open the other job."""
+        return _OpenCountingJob(self.job.open(), self.value)
 
     @property
     def value_bytes(self) -> int:
@@ -174,6 +191,19 @@ class _CountingJob:
     def workspace_bytes(self) -> int:
         """Bytes one call needs beside the block."""
         return self.job.workspace_bytes + _FLAGS
+
+
+@dataclass(frozen=True)
+class _OpenCountingJob:
+    job: OpenJob[Any]
+    value: float | int
+
+    def __call__(self, rows: Rows, block: BlockRef) -> _Counted:
+        """Return the job's own value with the count."""
+        values, step = rows.values, max(1, _FLAGS // max(1, rows.values.shape[1]))
+        tiles = (values[start : start + step] for start in range(0, len(values), step))
+        held = sum(int((tile == self.value).any(axis=1).sum()) for tile in tiles)
+        return _Counted(self.job(rows, block), held)
 
 
 def first_pass(
@@ -214,12 +244,16 @@ class Evaluator:
     backend : Backend
     plan : Plan
         All blocks of the source; the units of later passes are sized by how long the last one took.
-    kernel : str
+    kernel : Kernel
     observers : sequence of Observer
     """
 
     def __init__(
-        self, backend: Backend, plan: Plan, kernel: str = "auto", observers: Sequence[Observer] = ()
+        self,
+        backend: Backend,
+        plan: Plan,
+        kernel: Kernel = FASTEST,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._backend = backend
         self._plan = plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -130,6 +130,10 @@ class SampleJob:
     most: int
     seed: int
     n_features: int
+
+    def open(self) -> Self:
+        """Nothing to prepare."""
+        return self
 
     def __call__(self, rows: Rows, block: BlockRef) -> _Drawn:
         """Return the drawn rows in the order of the block."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.starts import GivenParameters
+    from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -27,7 +28,7 @@ class FitSettings:
     n_init: int
     init_params: str
     init_size: int | None
-    kernel: str
+    kernel: Kernel
     given: GivenParameters
     cache: int | None = None
     on_collapse: str = "stop"

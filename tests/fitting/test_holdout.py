@@ -25,7 +25,7 @@ from dask_gmm.fitting.holdout import (
 from dask_gmm.fitting.sampling import draw_sample
 from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
-from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.mixture.kernels import FASTEST, Candidate, get_kernel
 from dask_gmm.rows import Rows
 from tests.mixture.problems import draw, likelihood, random_mixture
 
@@ -93,7 +93,7 @@ def test_what_leads_a_grid_has_seen_no_held_out_row(init_size: int) -> None:
     rows = draw(3, P, 2000)
     points = [GridPoint(2, P.family)]
     fit = FitSettings(
-        2, likelihood(P.family, 1e-6), 1e-3, 9, 1, "kmeans", init_size, "auto", GivenParameters()
+        2, likelihood(P.family, 1e-6), 1e-3, 9, 1, "kmeans", init_size, FASTEST, GivenParameters()
     )
     fit = replace(fit, acceleration="variance-reduced")
     random_state, backend = np.random.RandomState(0), LocalBackend(1)

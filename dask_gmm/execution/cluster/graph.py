@@ -32,6 +32,7 @@ from distributed.protocol import pickle
 
 from dask_gmm.execution.cluster.worker import BlockRunner, UnitRunner, fold_results
 from dask_gmm.execution.jobs import GraphSource
+from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.plan import task_memory
 from dask_gmm.execution.tree import node_count, root_level
 
@@ -92,10 +93,10 @@ def make_runner(plan: Plan, job: BlockJob[Any], topic: str, token: str) -> bytes
     runner: Any
     if isinstance(source, GraphSource):
         # Not the source itself, which would carry the collection's whole graph along.
-        runner = BlockRunner(source.row_maker(), plan.source.name, job)
+        runner = BlockRunner(source.row_maker(), plan.source.name, Opened(job.open))
     else:
         size = task_memory(plan, job)
-        runner = UnitRunner(source, job, topic, token, plan.cache, size)
+        runner = UnitRunner(source, Opened(job.open), topic, token, plan.cache, size)
     return _dumps(runner)
 
 
