@@ -25,9 +25,9 @@ def is_setting(code: str) -> bool:
     return re.match(r"\w+=", code) is not None
 
 
-def run_remedy(code: str, X: object) -> Any:
+def run_remedy(code: str, X: object, **inputs: object) -> Any:
     """Run statements and return the value of the last, an expression."""
-    names = {"X": X, "dask": dask, "numpy": np, "xarray": xarray, "zarr": zarr}
+    names = {"X": X, "dask": dask, "numpy": np, "xarray": xarray, "zarr": zarr, **inputs}
     *statements, last = ast.parse(code).body
     assert isinstance(last, ast.Expr), code
     exec(compile(ast.Module(statements, []), code, "exec"), names)

@@ -15,6 +15,7 @@ _OPTIONS = (
     ("leave array= out", "leave --array out"),
     ("pass overwrite=True (--overwrite)", "pass --overwrite"),
     ("missing_chunks='fill'", "--missing-chunks fill"),
+    ("sample_weight=", "--weights "),
     ("feature_axis=", "--feature-axis "),
     ("feature_axis", "--feature-axis"),
     ("covariance_type='diag'", "--covariance diag"),

@@ -13,6 +13,7 @@ from dask_gmm.cli.options import (
     data_options,
     model_output_options,
     output_options,
+    weights_option,
 )
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import Compute, DataPlace, EMSettings, check_data
@@ -38,6 +39,10 @@ __all__ = ["fit"]
             "dask-gmm fit scene.zarr --array reflectance --feature-axis 0 -k 12 -o model.zarr",
         ),
         (
+            "rows of a survey, with the weights that are stored beside them",
+            "dask-gmm fit survey.zarr --array answers --weights weight -k 6 -o model.zarr",
+        ),
+        (
             "a bucket, on a running cluster, the best of 10 starts, until it has settled",
             """dask-gmm fit s3://bucket/points.zarr -k 16 --n-init 10 --tol 1e-5 \\
     --scheduler tcp://10.0.0.1:8786 -o s3://bucket/model.zarr""",
@@ -45,6 +50,7 @@ __all__ = ["fit"]
     ],
 )
 @data_options
+@weights_option
 @fit_options()
 @compute_options()
 @model_output_options("the model to write")
@@ -59,7 +65,7 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
     """
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.outcome import ReadTotals
-    from dask_gmm.cli.outputs import check_fit_output, save_model
+    from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import GaussianMixture
 
@@ -67,32 +73,39 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
     settings = EMSettings.take(values)
     totals = ReadTotals()
     check_fit_output(output, data, overwrite=overwrite)
-    check_data(data, settings.components)
+    check_weights_stay(output, check_data(data, settings.components))
     with computing(compute, session), observing(session) as observe:
         mixture = GaussianMixture(
             **settings.estimator_arguments(),
             **data.estimator_arguments(),
             callbacks=[totals, observe],
         )
-        mixture.fit(data.data)
+        mixture.fit(data.data, sample_weight=data.weights)
         if output is not None:
             save_model(mixture, output, data.storage_options, overwrite=overwrite)
-    _report(session, mixture, totals, data.data, output)
+    _report(session, mixture, totals, data, output)
     return DONE if mixture.converged_ else NOT_CONVERGED
 
 
 def _report(
-    session: Session, mixture: GaussianMixture, totals: ReadTotals, data: str, output: str | None
+    session: Session,
+    mixture: GaussianMixture,
+    totals: ReadTotals,
+    data: DataPlace,
+    output: str | None,
 ) -> None:
     from dask_gmm.cli.outcome import fit_json, fit_story, print_result
 
     if session.json:
-        session.emit({"command": "fit", "data": data, "model": output, **fit_json(mixture, totals)})
+        header = {"command": "fit", "data": data.data, "weights": data.weights, "model": output}
+        session.emit({**header, **fit_json(mixture, totals)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table
     from dask_gmm.estimators.attributes import parameters_of
 
     facts = fit_story(mixture, totals)
+    if data.weights is not None:
+        facts.append(("weights", data.weights))
     if output is not None:
         facts.append(("model", output))
     print_result(

@@ -29,6 +29,7 @@ class Forecast:
     """What a pass will be like; sizes in bytes, times in seconds."""
 
     source: str
+    weights: str | None
     n_rows: int | None
     n_features: int
     dtype: str
@@ -89,6 +90,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
     chunks = tuple(axis.longest for axis in source.grid.axes)
     return Forecast(
         source=source.name,
+        weights=None if source.weights is None else source.weights.name,
         n_rows=source.n_rows,
         n_features=source.n_features,
         dtype=str(source.dtype),
@@ -141,7 +143,7 @@ def _check(passes: Plan, job: StatisticsJob, place: Place) -> None:
 def _decoded(source: Source) -> int | None:
     if source.n_rows is None:
         return None
-    return source.n_rows * source.n_features * int(source.dtype.itemsize)
+    return source.n_rows * source.row_bytes
 
 
 def _pass_seconds(

@@ -17,11 +17,13 @@ __all__ = [
     "data_options",
     "model_option",
     "model_output_options",
+    "n_effective_option",
     "option",
     "output_options",
     "overwrite_option",
     "stack",
     "storage_options",
+    "weights_option",
 ]
 
 SECTIONS = ("Data", "Mixture", "Model", "Compute", "Output")
@@ -140,6 +142,27 @@ data_options = stack(
         "nothing but the fill value; say 'fill' only when you know that yours are such.",
     ),
     storage_options,
+)
+
+weights_option = option(
+    "--weights",
+    metavar="NAME|PATH|URL",
+    section="Data",
+    help="Weights of the rows, of the samples' shape: the name of an array in the group that holds "
+    "DATA, or else the path or URL of a Zarr array. A row of weight 2 counts as two copies of it, "
+    "one of weight 0 is left out, and may hold anything. Chunked like the rows of DATA they are "
+    "read fastest.",
+)
+
+
+n_effective_option = option(
+    "--n-effective",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    section="Data",
+    help="Independent observations that the weights stand for, the N of BIC; the weights are "
+    "scaled to add up to it. Default: the sum of the weights, which is right where they count "
+    "copies of rows, and not where they are in a unit of their own.",
 )
 
 

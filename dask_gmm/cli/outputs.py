@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dask_gmm.cli.settings import DataPlace
+    from dask_gmm.data.base import Source
     from dask_gmm.estimators import GaussianMixture
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "check_disk",
     "check_fit_output",
     "check_model_place",
+    "check_weights_stay",
     "refuse_overlap",
     "save_model",
 ]
@@ -47,10 +49,21 @@ def check_fit_output(output: str | None, data: DataPlace, *, overwrite: bool) ->
     OutputExistsError, StoreError
         As `check_model_place`.
     """
-    check_storage_options(data.storage_options, data.data, output)
+    check_storage_options(data.storage_options, data.data, data.weights, output)
     if output is not None:
         refuse_overlap(output, data.data)
         check_model_place(output, data.storage_options, overwrite=overwrite)
+
+
+def check_weights_stay(output: str | None, source: Source) -> None:
+    """Refuse an output that would destroy the weights; they may be named by no path.
+
+    Raises
+    ------
+    InputError
+    """
+    if output is not None and source.weights is not None:
+        refuse_overlap(output, source.weights.name)
 
 
 def save_model(

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_gmm.cli.model_options import fit_options
-from dask_gmm.cli.options import Command, compute_options, data_options, output_options
+from dask_gmm.cli.options import (
+    Command,
+    compute_options,
+    data_options,
+    output_options,
+    weights_option,
+)
 from dask_gmm.cli.session import DONE, FAILED
 from dask_gmm.cli.settings import (
     Compute,
@@ -42,6 +48,7 @@ __all__ = ["plan"]
     ],
 )
 @data_options
+@weights_option
 @fit_options()
 @compute_options()
 @output_options
@@ -56,12 +63,11 @@ def plan(session: Session, /, **values: Any) -> int:
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.forecast import forecast
     from dask_gmm.cli.place import planned
-    from dask_gmm.data.source import open_source
 
     data, compute = DataPlace.take(values), Compute.take(values)
     settings = EMSettings.take(values)
-    check_storage_options(data.storage_options, data.data)
-    source = open_source(data.data, **data.estimator_arguments())
+    check_storage_options(data.storage_options, data.data, data.weights)
+    source = data.open()
     check_components(source, settings.components)
     if compute.scheduler is None:
         from dask_gmm.cli.library_messages import one_line_warnings
@@ -100,10 +106,12 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
     sizes = [show_bytes(f.decoded_bytes) + " decoded"] if f.decoded_bytes is not None else []
     if f.stored_bytes is not None:
         sizes.append(f"about {show_bytes(f.stored_bytes)} stored")
+    weights = [("weights", f.weights)] if f.weights is not None else []
     session.out.print(
         key_values(
             [
                 ("data", f"{f.source}: {rows} × {f.n_features} features, {f.dtype}"),
+                *weights,
                 ("blocks", f"{f.n_blocks:,} of {shape} ({show_bytes(f.block_bytes)})"),
                 ("a pass reads", ", ".join(sizes) or "unknown"),
                 ("through", _READERS.get(f.reader, f.reader)),

@@ -12,9 +12,11 @@ from dask_gmm.cli.options import (
     compute_options,
     data_options,
     model_option,
+    n_effective_option,
     option,
     output_options,
     overwrite_option,
+    weights_option,
 )
 from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options, options_for
 
@@ -134,33 +136,38 @@ def predict(
     ],
 )
 @data_options
+@weights_option
+@n_effective_option
 @model_option("Path or URL of a model that 'dask-gmm fit --output' has written.")
 @compute_options()
 @output_options
 @click.pass_obj
-def score(session: Session, /, model: str, **values: Any) -> None:
+def score(session: Session, /, model: str, n_effective: float | None, **values: Any) -> None:
     """Print the log-likelihood, BIC and AIC of DATA under a model, from one read of DATA.
 
     The log-likelihood is in nats; BIC and AIC weigh it against the number of free parameters, and
-    of two models of the same data the one with the lower value is to be preferred.
+    of two models of the same data the one with the lower value is to be preferred. Of rows with
+    weights each counts as often as it weighs.
     """
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.progress import observing
-    from dask_gmm.cli.tables import key_values
+    from dask_gmm.cli.tables import key_values, observations
 
     data, compute = DataPlace.take(values), Compute.take(values)
-    check_storage_options(data.storage_options, data.data, model)
+    check_storage_options(data.storage_options, data.data, data.weights, model)
     mixture = _load(model, data)
     with computing(compute, session), observing(session, "scoring") as observe:
         mixture.set_params(callbacks=[observe])
-        found = mixture.criteria(data.data)
+        found = mixture.criteria(data.data, sample_weight=data.weights, n_effective=n_effective)
     if session.json:
         session.emit(
             {
                 "command": "score",
                 "data": data.data,
+                "weights": data.weights,
                 "model": model,
                 "n_rows": found.n_rows,
+                "n_effective": found.n_effective,
                 "score": found.score,
                 "log_likelihood": found.log_likelihood,
                 "bic": found.bic,
@@ -168,29 +175,29 @@ def score(session: Session, /, model: str, **values: Any) -> None:
             }
         )
         return
-    session.out.print(
-        key_values(
-            [
-                ("rows", f"{found.n_rows:,}"),
-                ("score", f"{found.score:.6f} nats a row"),
-                ("log-likelihood", f"{found.log_likelihood:,.3f} nats"),
-                ("BIC", f"{found.bic:,.3f}"),
-                ("AIC", f"{found.aic:,.3f}"),
-            ]
-        )
-    )
+    facts = [
+        ("rows", f"{found.n_rows:,}"),
+        ("score", f"{found.score:.6f} nats a row"),
+        ("log-likelihood", f"{found.log_likelihood:,.3f} nats"),
+        ("BIC", f"{found.bic:,.3f}"),
+        ("AIC", f"{found.aic:,.3f}"),
+    ]
+    if data.weights is not None:
+        facts.append(("weights", data.weights))
+    if data.weights is not None or n_effective is not None:
+        facts.append(("N of BIC", observations(found.n_effective, n_effective)))
+    session.out.print(key_values(facts))
 
 
 def _load(model: str, data: DataPlace) -> GaussianMixture:
     """Load a model and point it at the data; both are looked at before anything is computed."""
-    from dask_gmm.data.source import open_source
     from dask_gmm.errors import InputError
     from dask_gmm.estimators import GaussianMixture
 
     mixture = GaussianMixture.load(
         model, storage_options=options_for(model, data.storage_options) or None
     )
-    source = open_source(data.data, **data.estimator_arguments())
+    source = data.open()
     if source.n_features != mixture.n_features_in_:
         raise InputError(
             f"{data.data} has {source.n_features} features along axis {source.feature_axis}, but "

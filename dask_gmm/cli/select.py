@@ -14,7 +14,9 @@ from dask_gmm.cli.options import (
     compute_options,
     data_options,
     model_output_options,
+    n_effective_option,
     output_options,
+    weights_option,
 )
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import Compute, DataPlace, SelectionChoice, check_data
@@ -49,6 +51,8 @@ __all__ = ["select"]
     ],
 )
 @data_options
+@weights_option
+@n_effective_option
 @selection_options()
 @compute_options()
 @model_output_options("the best model")
@@ -65,7 +69,7 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     """
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.outcome import ReadTotals
-    from dask_gmm.cli.outputs import check_fit_output, save_model
+    from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import select_gaussian_mixture
 
@@ -73,30 +77,35 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     choice = SelectionChoice.take(values)
     totals = ReadTotals()
     check_fit_output(output, data, overwrite=overwrite)
-    check_data(data, max(choice.components))
+    check_weights_stay(output, check_data(data, max(choice.components)))
     with computing(compute, session), observing(session) as observe:
         found = select_gaussian_mixture(
             data.data,
             **choice.arguments(),
             **data.estimator_arguments(),
             callbacks=[totals, observe],
+            sample_weight=data.weights,
         )
         if output is not None:
             save_model(found.best_model, output, data.storage_options, overwrite=overwrite)
-    _report(session, found, totals, data.data, output)
+    _report(session, found, totals, data, choice, output)
     return DONE if found.best_model.converged_ else NOT_CONVERGED
 
 
 def _report(
-    session: Session, found: Selection, totals: ReadTotals, data: str, output: str | None
+    session: Session,
+    found: Selection,
+    totals: ReadTotals,
+    data: DataPlace,
+    choice: SelectionChoice,
+    output: str | None,
 ) -> None:
     if session.json:
-        session.emit(
-            {"command": "select", "data": data, "model": output, **selection_json(found, totals)}
-        )
+        header = {"command": "select", "data": data.data, "weights": data.weights, "model": output}
+        session.emit({**header, **selection_json(found, totals)})
         return
     from dask_gmm.cli.outcome import print_result
-    from dask_gmm.cli.tables import how_read, key_values, mixture_table
+    from dask_gmm.cli.tables import how_read, key_values, mixture_table, observations
     from dask_gmm.estimators.attributes import parameters_of
 
     best = found.best
@@ -111,6 +120,10 @@ def _report(
     ]
     if totals.resubmitted:
         facts.append(("recovered", f"{totals.resubmitted} units were lost and computed again"))
+    if data.weights is not None:
+        facts.append(("weights", data.weights))
+    if data.weights is not None or choice.n_effective is not None:
+        facts.append(("N of BIC", observations(best.n_effective, choice.n_effective)))
     if output is not None:
         facts.append(("model", output))
     print_result(

@@ -33,15 +33,25 @@ class DataPlace:
     feature_axis: int | str
     missing_chunks: str
     storage_options: Mapping[str, Any]
+    weights: str | None = None
 
     def estimator_arguments(self) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these."""
+        options = options_for(self.data, self.storage_options)
+        if not options and self.weights is not None:
+            options = options_for(self.weights, self.storage_options)
         return {
             "array": self.array,
             "feature_axis": self.feature_axis,
             "missing_chunks": self.missing_chunks,
-            "storage_options": options_for(self.data, self.storage_options) or None,
+            "storage_options": options or None,
         }
+
+    def open(self) -> Source:
+        """Describe the data, and their weights if they have some; only metadata are read."""
+        from dask_gmm.data.source import open_source
+
+        return open_source(self.data, sample_weight=self.weights, **self.estimator_arguments())
 
     @classmethod
     def take(cls, values: dict[str, Any]) -> DataPlace:
@@ -52,6 +62,7 @@ class DataPlace:
             values.pop("feature_axis"),
             values.pop("missing_chunks"),
             dict(values.pop("storage_option")),
+            values.pop("weights", None),
         )
 
 
@@ -157,6 +168,7 @@ class SelectionChoice(_Fits):
     covariance: tuple[str, ...]
     criterion: str
     heldout: float | None
+    n_effective: float | None
 
     def arguments(self) -> dict[str, Any]:
         """Return what `select_gaussian_mixture` calls these."""
@@ -166,6 +178,7 @@ class SelectionChoice(_Fits):
             "covariance_types": self.covariance,
             "criterion": self.criterion,
             "heldout_fraction": self.heldout,
+            "n_effective": self.n_effective,
         }
 
 
@@ -205,8 +218,8 @@ def check_components(source: Source, components: int) -> None:
         )
 
 
-def check_data(data: DataPlace, components: int) -> None:
+def check_data(data: DataPlace, components: int) -> Source:
     """Find out what is wrong with the data before a cluster is started for them."""
-    from dask_gmm.data.source import open_source
-
-    check_components(open_source(data.data, **data.estimator_arguments()), components)
+    source = data.open()
+    check_components(source, components)
+    return source

@@ -24,6 +24,7 @@ __all__ = [
     "key_values",
     "mixture_json",
     "mixture_table",
+    "observations",
     "widths",
 ]
 
@@ -40,6 +41,11 @@ def widths(parameters: MixtureParameters) -> NDArray[np.float64]:
     """Return each component's standard deviation along each feature, shape (K, D)."""
     shape = parameters.n_components, parameters.n_features
     return np.sqrt(parameters.form.diagonals(parameters.covariances, *shape))
+
+
+def observations(n: float, given: float | None) -> str:
+    """Return N of the criteria in words: how many, and who says so."""
+    return f"{n:,.10g} ({'the sum of the weights' if given is None else 'as given'})"
 
 
 def mixture_json(parameters: MixtureParameters) -> dict[str, Any]:

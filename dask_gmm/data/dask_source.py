@@ -186,9 +186,8 @@ class BlockRows:
         if value.shape != expected:
             raise InputError(
                 f"A block of {self.weights} has shape {value.shape} where the block of rows has "
-                f"{expected}: weights and rows need the same chunks. Where sizes are unknown, make "
-                f"them known by `X.compute_chunk_sizes()` and "
-                f"`sample_weight.compute_chunk_sizes()`."
+                f"{expected}: they need a weight for each row. Were rows left out of the data and "
+                f"not of their weights?"
             )
         check_dtype(value.dtype, f"A block of {self.weights}", "sample_weight")
         weights: NDArray[Any] = value.reshape(-1)
@@ -290,6 +289,11 @@ class DaskSource(Source):
         return (
             self.weights is None or isinstance(self.weights, ArrayWeights) or self.weights.shippable
         )
+
+    @property
+    def graph_blocks(self) -> DaskSource:
+        """Tasks of the collection's graph make the blocks."""
+        return self
 
     @property
     def stays_because(self) -> str | None:

@@ -14,10 +14,11 @@ from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid, even_chunks
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from dask_gmm.data.buffers import ReadBuffers
     from dask_gmm.data.weights import Weights
     from dask_gmm.rows import Rows
 
@@ -134,3 +135,10 @@ class NumpySource(Source):
         """Return the rows of a block, a view wherever strides allow it."""
         values = flatten_block(self.array[self._region(block)], self.feature_axis)
         return self._rows(values, block)
+
+    def read_into(
+        self, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None = None
+    ) -> Rows:
+        """Return the rows of a block, in `buffers` where rows of weight zero are left out."""
+        values = flatten_block(self.array[self._region(block)], self.feature_axis)
+        return self._rows(values, block, buffers)

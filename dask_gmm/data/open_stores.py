@@ -184,7 +184,9 @@ def _fsspec_url(
 
 
 def _protocol(fs: Any) -> str:
-    return str(fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0])
+    # The class's own: until fsspec 2025.9 a cache says the protocol of what it caches.
+    protocol = type(fs).protocol
+    return str(protocol if isinstance(protocol, str) else protocol[0])
 
 
 # -- as a pickle -----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ from dask_gmm.data.zarr_open import (
     find_in_node,
     find_in_store,
 )
-from dask_gmm.data.zarr_source import ZarrSource, remedies_for
+from dask_gmm.data.zarr_source import ZarrSource, code_for
 from dask_gmm.data.zarr_weights import ZarrWeights
 from dask_gmm.errors import ArrayNotFoundError, InputError, StoreNotFoundError
 
@@ -114,9 +114,8 @@ def with_weights(
     if kind_of(weights).startswith("dask.") and hasattr(weights, "to_dask_array"):
         return _lazy(source, _column(weights), NO_MARKS)
     array = plain_weights(weights, _NAME)
-    attributes = attributes_of(weights) if isinstance(array, np.ndarray) else {}
-    if frame_layout(weights, _NAME) is not None or hasattr(weights, "index"):
-        attributes = {}  # what pandas calls attrs is the user's own
+    # What pandas calls attrs is the user's own.
+    attributes = {} if hasattr(weights, "iloc") else attributes_of(weights)
     remedies = Remedies(f"{_NAME}[...]", f"{_NAME}[...]")
     return _here(source, array, marks_of(attributes, array.dtype, _NAME, remedies))
 
@@ -135,7 +134,7 @@ def _here(source: Source, array: NDArray[Any], marks: Marks) -> Source:
     return replace(source, weights=checked_array(array, _NAME, source.name, marks))  # type: ignore[type-var]
 
 
-def _check_shape(source: Source, shape: Sequence[int | None], name: str) -> None:
+def _check_shape(source: Source, shape: Sequence[int | None], name: str, code: str = _NAME) -> None:
     expected = source.sample_shape
     fits = len(shape) == len(expected) and all(
         n is None or m is None or n == m for n, m in zip(shape, expected, strict=True)
@@ -146,7 +145,7 @@ def _check_shape(source: Source, shape: Sequence[int | None], name: str) -> None
     sizes = [n for n in shape if n is not None]
     remedy = "one weight for each is needed."
     if len(known) == len(expected) and np.prod(known) == np.prod(sizes):
-        remedy = f"pass `{_NAME}.reshape({_spell(expected)})` if they are in that order."
+        remedy = f"pass `{code}.reshape({_spell(expected)})` if they are in that order."
     raise InputError(
         f"{name} has shape {_spell(shape)}, but the samples of {source.name} have shape "
         f"{_spell(expected)}: {remedy}"
@@ -172,7 +171,7 @@ def _labelled(source: Source, weights: Any) -> Source:
                 f"pass `{_NAME}.broadcast_like(X.isel({source.axis_names[source.feature_axis]}=0, "  # type: ignore[index]
                 f"drop=True))`"
                 if missing and set(dims) < set(names)
-                else f"rename them by `{_NAME}.rename(...)`"
+                else "rename them to these"
             )
             raise InputError(
                 f"{_NAME} has the dimensions {', '.join(dims) or '()'}, but the samples of "
@@ -230,10 +229,9 @@ def _lazy(source: Source, collection: da.Array, marks: Marks) -> Source:
         computed = np.asarray(collection.compute())  # type: ignore[no-untyped-call]
         return _here(source, computed, marks)
     raise InputError(
-        f"{_NAME} is a Dask collection, but {source.name} is read from its store, block by block "
-        f"by tasks that run no graph. Pass `{_NAME}.compute()`, or write the weights to a store "
-        f"and pass its path or URL; or pass the data as a Dask collection too, for example "
-        f"`dask.array.from_zarr(X)`."
+        f"{_NAME} is a Dask collection, but {source.name} is read from its store by tasks that run "
+        f"no graph. Pass `{_NAME}.compute()`, write the weights to a store and pass its path or "
+        f"URL, or pass the data as a Dask collection too."
     )
 
 
@@ -289,11 +287,11 @@ def _stored(source: Source, found: FoundArray) -> Source:
     array, spec = found.array, found.spec
     name = join_url(spec.url, array.path)
     axes = _axes(source, array)
-    _check_shape(source, [array.shape[axis] for axis in axes], name)
-    remedies = remedies_for(
-        array, spec, array.path, found.code, synthetic_url=found.store is not None
-    )
-    check_dtype(np.dtype(array.dtype), name, remedies.stored)
+    # In memory: a Dask collection would not do beside rows in a store.
+    code = code_for(spec, array.path, found.code) or f"zarr.open_array({name!r}, mode='r')"
+    code = f"{code}[...]"
+    _check_shape(source, [array.shape[axis] for axis in axes], name, code)
+    check_dtype(np.dtype(array.dtype), name, code)
     if source.n_rows is None:
         raise InputError(
             f"{name} is stored, but {source.name} does not know the lengths of its chunks, so that "
@@ -306,7 +304,7 @@ def _stored(source: Source, found: FoundArray) -> Source:
         spec=spec,
         path=array.path,
         store=found.store,
-        remedies=remedies,
+        remedies=Remedies(code, code),
     )
     if isinstance(source, NumpySource):
         checked = checked_array(weights.whole(), name, source.name)

@@ -294,6 +294,7 @@ def _object_store(
     url: str, options: dict[str, Any], *, read_only: bool, retry: RetryConfig
 ) -> Store:
     import obstore.exceptions
+    import obstore.store
 
     client: dict[str, Any] = {"timeout": _BODY_TIMEOUT, "read_timeout": _STALL_TIMEOUT}
     config: dict[str, Any] = {}
@@ -306,23 +307,12 @@ def _object_store(
     kwargs: dict[str, Any] = dict(config)
     client_config: ClientConfig = client  # type: ignore[assignment]
     try:
-        raw = _from_url(url, client_config, retry, kwargs)
+        raw = obstore.store.from_url(
+            url, client_options=client_config, retry_config=retry, **kwargs
+        )
     except (obstore.exceptions.BaseError, TypeError, ValueError) as error:
         raise InputError(f"{url} cannot be used: {first_line(error)}.") from error
     return zarr.storage.ObjectStore(raw, read_only=read_only)
-
-
-def _from_url(url: str, client: ClientConfig, retry: RetryConfig, config: dict[str, Any]) -> Any:
-    import obstore.store
-
-    try:
-        return obstore.store.from_url(url, client_options=client, retry_config=retry, **config)
-    except ValueError as error:
-        if "read_timeout" not in str(error):
-            raise
-    # An older obstore, which has no clock for a body that stands still.
-    client.pop("read_timeout")
-    return obstore.store.from_url(url, client_options=client, retry_config=retry, **config)
 
 
 def _endpoint_scheme(url: str, config: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.data.buffers import ReadBuffers
+    from dask_gmm.data.buffers import Memory, ReadBuffers
     from dask_gmm.data.conventions import Marks
     from dask_gmm.data.grid import BlockRef
 
@@ -257,6 +257,7 @@ def joined_rows(
     marks: Marks | None = None,
     *,
     looked_at: Looked = Looked.NEVER,
+    memory: Memory | None = None,
     overwrite: bool = False,
 ) -> Rows:
     """Return the rows that count, with their weights.
@@ -269,8 +270,10 @@ def joined_rows(
         Elements that no row which counts may hold.
     looked_at : Looked
         What is known of the weights.
+    memory : Memory, optional
+        Where the result may lie, and `values` do not.
     overwrite : bool
-        Whether the memory of `values` may be used for the result.
+        Whether it may lie in the memory of `values`.
 
     Returns
     -------
@@ -293,7 +296,7 @@ def joined_rows(
         if places.size == len(values):
             rows = Rows(values, weights)
         else:
-            kept = _gathered(values, places, overwrite=overwrite)
+            kept = _gathered(values, places, memory, overwrite=overwrite)
             rows = Rows(kept, weights.take(places), places, len(values) - places.size)
     if marks:
         try:
@@ -303,12 +306,29 @@ def joined_rows(
     return rows
 
 
-def _gathered(values: NDArray[Any], places: NDArray[np.intp], *, overwrite: bool) -> NDArray[Any]:
+def _gathered(
+    values: NDArray[Any], places: NDArray[np.intp], memory: Memory | None, *, overwrite: bool
+) -> NDArray[Any]:
     """Return some rows, in order and laid out as they were."""
     by_feature = values.flags.f_contiguous and not values.flags.c_contiguous
-    if not overwrite or values.nbytes <= _STEP_BYTES or not values.flags.writeable:
-        return values.T.take(places, axis=1).T if by_feature else values.take(places, axis=0)
-    # Each row moves towards the front, so that no row is overwritten before it has moved.
+    if overwrite and values.nbytes > _STEP_BYTES and values.flags.writeable:
+        return _closed_ranks(values, places, by_feature=by_feature)
+    laid, axis = (values.T, 1) if by_feature else (values, 0)
+    if memory is None:
+        kept = laid.take(places, axis=axis)
+    else:
+        shape = (values.shape[1], places.size) if by_feature else (places.size, values.shape[1])
+        raw = memory.take(places.size * values.shape[1] * values.itemsize)
+        # "clip", or NumPy would gather into memory of its own first.
+        kept = laid.take(places, axis, raw.view(values.dtype).reshape(shape), mode="clip")
+    return kept.T if by_feature else kept
+
+
+def _closed_ranks(
+    values: NDArray[Any], places: NDArray[np.intp], *, by_feature: bool
+) -> NDArray[Any]:
+    """Move some rows to the front, over the others."""
+    # Each moves towards the front, so that no row is overwritten before it has moved.
     if by_feature:
         for column in values.T:
             column[: places.size] = column.take(places)

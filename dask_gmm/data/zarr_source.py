@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.weights import Weights
     from dask_gmm.rows import Rows
 
-__all__ = ["SHARD_BLOCK_BYTES", "ZarrSource", "remedies_for"]
+__all__ = ["SHARD_BLOCK_BYTES", "ZarrSource", "code_for"]
 
 SHARD_BLOCK_BYTES = 128 * 2**20
 """A shard that decodes to more than this is read in slabs of whole inner chunks."""
@@ -107,7 +107,7 @@ class ZarrSource(StoredArray, Source):
         """
         name = join_url(spec.url, path)
         axis_names = dimension_names(array)
-        remedies = remedies_for(array, spec, path, code, synthetic_url=store is not None)
+        remedies = _remedies(array, spec, path, code, synthetic_url=store is not None)
         axis = check_layout(array.shape, feature_axis, name, axis_names, remedies.stored)
         dtype = np.dtype(array.dtype)
         check_dtype(dtype, name, remedies.stored)
@@ -238,7 +238,10 @@ class ZarrSource(StoredArray, Source):
     def content_token(self) -> object:
         """Return what says where the rows lie, how they are read, and whether they changed."""
         content = self.content_name()
-        return None if content is None else (content, self)
+        if content is None or self.weights is None:
+            return None if content is None else (content, self)
+        weights = self.weights.content_token()
+        return None if weights is None else (content, replace(self, weights=None), weights)
 
 
 _WEIGHTS = "weights:"  # goes before the keys of their objects among those of the data
@@ -255,21 +258,32 @@ def _of_weights(requested: Mapping[str, Any] | None) -> Mapping[str, Any] | None
     return found or None
 
 
-def remedies_for(
+def code_for(spec: StoreSpec, path: str, code: str | None) -> str | None:
+    """Return code for an array that was opened by a path or URL; None where its place is all.
+
+    `code` stands for one that the user has opened.
+    """
+    if code is not None:
+        return code
+    if spec.zip_version:
+        zipped = f"zarr.open(zarr.storage.ZipStore({spec.url!r}, mode='r'), mode='r')"
+        return f"{zipped}[{path!r}]" if path else zipped
+    if scheme_of(spec.url) != "file":
+        url = join_url(spec.url, path)
+        place = f"zarr.storage.ObjectStore(obstore.store.from_url({url!r}), read_only=True)"
+        return f"zarr.open_array({place}, mode='r')"
+    return None
+
+
+def _remedies(
     array: zarr.Array[Any], spec: StoreSpec, path: str, code: str | None, *, synthetic_url: bool
 ) -> Remedies:
     """What messages advise for an array: by its URL, unless that is made up or no directory's."""
     url = join_url(spec.url, path)
     group, _, name = url.rpartition("/")
     by_url = not (synthetic_url or spec.pickled or spec.zip_version)
-    if code is None and spec.zip_version:
-        zipped = f"zarr.open(zarr.storage.ZipStore({spec.url!r}, mode='r'), mode='r')"
-        code = f"{zipped}[{path!r}]" if path else zipped
+    stored = f"dask.array.from_zarr({code_for(spec, path, code) or repr(url)})"
     remote = scheme_of(spec.url) != "file"
-    if code is None and remote:
-        place = f"zarr.storage.ObjectStore(obstore.store.from_url({url!r}), read_only=True)"
-        code = f"zarr.open_array({place}, mode='r')"
-    stored = f"dask.array.from_zarr({repr(url) if code is None else code})"
     if not by_url or remote or not path or dimension_names(array) is None:
         return Remedies(stored, f"{stored} + 0")
     return Remedies(

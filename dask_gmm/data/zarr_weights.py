@@ -152,7 +152,7 @@ class ZarrWeights(StoredArray, Weights):
             if layout is None
             else transient_bytes(layout, box, None, remote=remote),
             requested_bytes=0
-            if layout is None or not remote or shared
+            if layout is None or layout.shards is not None or not remote or shared
             else encoded_bytes(layout, box),
             marks=marks,
             layout=layout,

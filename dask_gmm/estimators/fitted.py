@@ -20,7 +20,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
-from dask_gmm.execution import LocalBackend, choose_backend, plan_pass, single_threaded_blas
+from dask_gmm.execution import LocalBackend, choose_backend, single_threaded_blas
 from dask_gmm.fitting.events import Outcome, PassAdvanced, PassStarted
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob, first_pass
 from dask_gmm.fitting.prediction import (
@@ -360,9 +360,9 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
         for observer in observers:
             observer(PassStarted(1, 1))
-        plan = plan_pass(source, n_threads=backend.n_threads)
         on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
-        return first_pass(backend, plan, job, on_progress).value
+        with backend.open(source) as passes:
+            return first_pass(passes, job, on_progress).value
 
     def _observers(self) -> tuple[Observer, ...]:
         observers = tuple(self.callbacks or ())

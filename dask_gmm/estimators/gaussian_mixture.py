@@ -125,8 +125,8 @@ class GaussianMixture(FittedMixture):
         between which the first read decides; given starting values, those of 'k-means||' and those
         of a warm start take part as they are.
     stopping : {'auto', 'change'}, default='auto'
-        When an accelerated fit has converged: 'auto' when the estimated gain to the optimum is
-        below `tol`, 'change' as scikit-learn, which is also what plain EM does.
+        When an accelerated fit has converged: 'auto' when the best guess at the gain to the optimum
+        is below `tol`, 'change' as scikit-learn, which is also what plain EM does.
     max_passes : int, optional
         Most passes; `max_iter` does not count steps that were rejected.
     max_bytes : int, optional
@@ -166,7 +166,10 @@ class GaussianMixture(FittedMixture):
     acceleration_ : str or None
         What was chosen: 'variance-reduced', 'squarem' or None.
     remaining_gain_ : float or None
-        Estimated rise from `lower_bound_` to the optimum, in nats per row; None after plain EM.
+        What the rise from `lower_bound_` to the optimum may be, in nats per row, rather too much
+        than too little; None where nobody knows. It may exceed `tol` after a fit that converged:
+        on plateaus, and in plain EM, which knows its gains only. A smaller `tol` then goes on.
+        Behind a saddle there may be more.
 
     Examples
     --------

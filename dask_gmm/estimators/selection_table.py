@@ -51,7 +51,8 @@ class SelectionRow:
     acceleration : str or None
         What it was fitted with: 'variance-reduced', 'squarem', or None for plain EM.
     remaining_gain : float or None
-        Estimated rise from `score` to its optimum, in nats per row; None where there is none.
+        What the rise from `score` to its optimum may be, in nats per row, rather too much than too
+        little; None where nobody knows.
     """
 
     n_components: int
@@ -193,5 +194,5 @@ def row_of(result: PointResult) -> SelectionRow:
         outcome=outcome.value,
         start=best.origin,
         acceleration=result.acceleration,
-        remaining_gain=best.finish().remaining_gain,
+        remaining_gain=result.remaining_gain,
     )

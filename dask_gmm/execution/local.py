@@ -21,9 +21,8 @@ from dask.system import CPU_COUNT
 
 from dask_gmm.data.buffers import SpareBuffers
 from dask_gmm.errors import PassInterruptedError
-from dask_gmm.execution.backend import Meter, PassResult, ProgressReporter, conclude
-from dask_gmm.execution.jobs import is_graph_source
-from dask_gmm.execution.machine import machine_memory, single_threaded_blas
+from dask_gmm.execution.backend import Backend, Meter, PassResult, ProgressReporter, conclude
+from dask_gmm.execution.machine import machine_memory
 from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import pinned_blocks, unpin
@@ -34,10 +33,12 @@ from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from dask_gmm.data.base import GraphBlocks
     from dask_gmm.execution.backend import PassProgress
     from dask_gmm.execution.jobs import BlockJob, OpenJob
     from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks
     from dask_gmm.execution.plan import Plan
+    from dask_gmm.rows import Rows
 
 __all__ = ["LocalBackend"]
 
@@ -47,7 +48,7 @@ TICK = 0.1
 T = TypeVar("T", bound=Summable)
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """Run passes on the cores of this process.
 
     Parameters
@@ -122,9 +123,9 @@ class LocalBackend:
             needed = process_memory(plan, job, n_threads)
             pinned = pinned_blocks(plan.cache, needed=needed)
         state = _LocalPass(plan, job, pinned)
-        with single_threaded_blas(), self._pool(n_threads) as pool:
-            if is_graph_source(plan.source):
-                graph, keys = state.graph()
+        with self._pool(n_threads) as pool:
+            if plan.source.graph_blocks is not None:
+                graph, keys = state.graph(plan.source.graph_blocks)
                 state.run_graph(partial(dask.threaded.get, graph, keys, pool=pool), reporter)
                 tasks = len(graph)
             else:
@@ -266,31 +267,28 @@ class _LocalPass(Generic[T]):
 
     # -- blocks that are tasks of a Dask graph ---------------------------------------------------
 
-    def graph(self) -> tuple[dict[Any, Any], list[Any]]:
+    def graph(self, blocks: GraphBlocks) -> tuple[dict[Any, Any], list[Any]]:
         """Return the pass as a Dask graph, and the keys to ask for."""
-        source = self.plan.source
-        assert is_graph_source(source)
-        tasks = dict(source.graph())
+        tasks, rows_of = dict(blocks.graph()), blocks.row_maker()
         keys: list[Any] = [("dask-gmm-block", p) for p in range(self.plan.n_positions)]
         for key in keys:
-            block = TaskRef(source.block_key(self.plan.blocks[key[1]]))
-            tasks[key] = Task(key, self._run_block, key[1], block)
+            block = TaskRef(blocks.block_key(self.plan.blocks[key[1]]))
+            tasks[key] = Task(key, self._run_block, rows_of, key[1], block)
         return tasks, keys
 
-    def _run_block(self, position: int, value: Any) -> None:
+    def _run_block(self, rows_of: Callable[[Any], Rows], position: int, value: Any) -> None:
         if self._stop.is_set():
             raise PassInterruptedError(f"A pass over {self.plan.source.name} was told to stop.")
         source = self.plan.source
-        assert is_graph_source(source)
-        block = self.plan.source.block(self.plan.blocks[position])
+        block = source.block(self.plan.blocks[position])
         with working(self._job) as job:
             found, rows = run_value(
                 job,
                 value,
-                source.row_maker(),
+                rows_of,
                 block,
-                self.plan.source.name,
-                self.plan.source.locate,
+                source.name,
+                source.locate,
             )
         self.meter(1, rows.n_read, rows.nbytes)
         with self._lock:

@@ -6,8 +6,8 @@ and gives up when it is dominated:
     a contestant drops out when even a hundred times what it seems to have left would not bring its
     criterion to the best that anyone has attained.
 
-What it seems to have left is, of an accelerated strategy that estimates what remains to gain
-(`remaining_gain`), the larger of the estimates at its last two accepted mixtures; of all others the
+What it seems to have left is, of an accelerated strategy that guesses what remains to gain
+(`expected_gain`), the larger of the estimates at its last two accepted mixtures; of all others the
 largest gain of the last three passes (a rejected step is none). A fit that gains g in a pass and
 goes on linearly at a rate r gains g r / (1 − r) more: a hundred times g is a rate of 0.99. An
 estimate says already what is left, and ends a fit when it is below `tol`. In 54 fits the first one,
@@ -292,7 +292,7 @@ class Contestant:
             return
         for judged in seen:
             if judged.parameters is self.inner.accepted_parameters:
-                left = self.inner.remaining_gain
+                left = self.inner.expected_gain
                 self._move_to(judged)
                 self._estimates.append(np.inf if left is None else left)
 

@@ -70,8 +70,9 @@ class Judgement:
     objective : float
         Mean log-likelihood at the parameters the pass had, in nats per row.
     remaining_gain : float or None
-        Estimate of how far the optimum lies above the last accepted point, in nats per row; None
-        where nothing estimates it, as in plain EM.
+        How far the optimum lies above the last accepted point, in nats per row. On the way the best
+        guess, None where there is none, as in plain EM; of a restart's last pass what it says in
+        the end, rather too much than too little.
     """
 
     kind: StepKind

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
 from dask_gmm.fitting.acceleration.sample_fit import best_ends, thinned
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.loop import PlainEM, run
@@ -135,21 +134,20 @@ def grid_starts(
         Called when a point has its starts.
     """
     found: dict[GridPoint, list[GridStart]] = {}
-    with single_threaded_blas(), single_threaded_openmp():
-        drawn: dict[GridPoint, list[MixtureParameters]] = {}
-        for n_components in sorted({p.n_components for p in points}):
-            drawn.update(draw([p for p in points if p.n_components == n_components]))
-        for family in dict.fromkeys(p.family for p in points):
-            larger: GridPoint | None = None
-            mine = [p for p in points if p.family is family]
-            for point in sorted(mine, key=lambda p: -p.n_components):
-                starts = [(start, settings.init_params) for start in drawn.pop(point)]
-                if larger is not None and found[larger]:
-                    starts += _merged_start(found[larger][0].parameters, point, sample, settings)
-                fitted = _fitted if accelerations[point] == "variance-reduced" else _polished
-                found[point] = fitted(starts, sample, settings)
-                larger = point
-                advanced()
+    drawn: dict[GridPoint, list[MixtureParameters]] = {}
+    for n_components in sorted({p.n_components for p in points}):
+        drawn.update(draw([p for p in points if p.n_components == n_components]))
+    for family in dict.fromkeys(p.family for p in points):
+        larger: GridPoint | None = None
+        mine = [p for p in points if p.family is family]
+        for point in sorted(mine, key=lambda p: -p.n_components):
+            starts = [(start, settings.init_params) for start in drawn.pop(point)]
+            if larger is not None and found[larger]:
+                starts += _merged_start(found[larger][0].parameters, point, sample, settings)
+            fitted = _fitted if accelerations[point] == "variance-reduced" else _polished
+            found[point] = fitted(starts, sample, settings)
+            larger = point
+            advanced()
     return found
 
 

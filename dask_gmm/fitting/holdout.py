@@ -207,7 +207,7 @@ class HoldOutEvaluator(Evaluator):
     def job(self, candidates: Sequence[Candidate]) -> Any:
         """What a task does with each block; see `Evaluator.job`."""
         training = StatisticsJob(tuple(candidates), self._kernel)
-        return HoldOutJob(training, self._held_out, self._plan.source.block_bytes)
+        return HoldOutJob(training, self._held_out, self._passes.source.block_bytes)
 
 
 def _placed(error: NonFiniteError, chosen: NDArray[np.intp]) -> NonFiniteError:

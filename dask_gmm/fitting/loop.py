@@ -7,7 +7,7 @@ therefore share their reads: n_init restarts cost as many reads as the slowest o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Judgement, Outcome, StepKind
+from dask_gmm.fitting.gains import rest_of_gains
 from dask_gmm.mixture.kernels import Candidate
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class FitResult:
     mended : tuple of str
         A sentence for each component that collapsed on the way and was mended.
     remaining_gain : float or None
-        Estimate of what the optimum is above `lower_bound`, in nats per row, if there is one.
+        What the optimum may be above `lower_bound`, in nats per row, rather too much than too
+        little; None where nobody knows.
     judgements : tuple of Judgement
         One for each pass this restart took part in.
     """
@@ -173,6 +175,7 @@ class PlainEM:
     _n_iter: int = 0
     _reference: NDArray[np.float64] | None = None
     _error: CollapsedComponentError | None = None
+    _begun: int = 0  # passes before the last mend
 
     def __post_init__(self) -> None:
         self._m_step = self.m_step or MStep(self.model)
@@ -211,6 +214,7 @@ class PlainEM:
             return
         if len(self._m_step.notes) > mended:
             previous = self._previous = -np.inf  # the next bound is that of another mixture
+            self._begun = len(self._bounds)
         if abs(bound - previous) < self.tol:
             self.outcome = Outcome.CONVERGED
         elif self._n_iter == self.max_iter:
@@ -219,6 +223,11 @@ class PlainEM:
     def finish(self) -> FitResult:
         """Return where the fit stands."""
         assert self.outcome is not None
+        left = None
+        if self.outcome is not Outcome.COLLAPSED:
+            left = rest_of_gains(self._bounds[self._begun :])
+        if self.judgements:
+            self.judgements[-1] = replace(self.judgements[-1], remaining_gain=left)
         return FitResult(
             parameters=self.parameters,
             lower_bounds=tuple(self._bounds),
@@ -227,5 +236,6 @@ class PlainEM:
             outcome=self.outcome,
             error=self._error,
             mended=tuple(self._m_step.notes),
+            remaining_gain=left,
             judgements=tuple(self.judgements),
         )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dask_gmm.errors import FillValueWarning, IncompletePassError
-from dask_gmm.execution.plan import resize_units
 from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
 from dask_gmm.mixture.kernels import FASTEST
 from dask_gmm.mixture.statistics import number_of_sums
@@ -21,9 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef
-    from dask_gmm.execution.backend import Backend, PassProgress, PassResult
+    from dask_gmm.execution.backend import Passes, PassProgress, PassResult
     from dask_gmm.execution.jobs import BlockJob, OpenJob
-    from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
     from dask_gmm.mixture.kernels import Candidate, EStep, Kernel, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -207,8 +204,7 @@ class _OpenCountingJob:
 
 
 def first_pass(
-    backend: Backend,
-    plan: Plan,
+    passes: Passes,
     job: BlockJob[Any],
     on_progress: Callable[[PassProgress], None] | None = None,
 ) -> PassResult[Any]:
@@ -217,10 +213,10 @@ def first_pass(
     Only a fill value that somebody chose and that no attribute explains is looked for: then nobody
     has said whether it is a measurement.
     """
-    source, fill = plan.source, plan.source.fill
+    source, fill = passes.source, passes.source.fill
     if fill is None:
-        return backend.run(plan, job, on_progress=on_progress)
-    result = backend.run(plan, _CountingJob(job, fill.value), on_progress=on_progress)
+        return passes.run(job, on_progress=on_progress)
+    result = passes.run(_CountingJob(job, fill.value), on_progress=on_progress)
     held: int = result.value.rows
     if held:
         share = held / result.rows
@@ -237,30 +233,27 @@ def first_pass(
 
 
 class Evaluator:
-    """Runs passes over one plan and tells the observers.
+    """Evaluates candidates, a pass a time, and tells the observers.
 
     Parameters
     ----------
-    backend : Backend
-    plan : Plan
-        All blocks of the source; the units of later passes are sized by how long the last one took.
+    passes : Passes
+        Over all blocks of the source.
     kernel : Kernel
     observers : sequence of Observer
     """
 
     def __init__(
         self,
-        backend: Backend,
-        plan: Plan,
+        passes: Passes,
         kernel: Kernel = FASTEST,
         observers: Sequence[Observer] = (),
     ) -> None:
-        self._backend = backend
-        self._plan = plan
+        self._passes = passes
         self._kernel = kernel
         self._observers = tuple(observers)
         # Rows of weight zero are none, and only a pass finds them.
-        self._rows = plan.source.n_rows if plan.source.weights is None else None
+        self._rows = passes.source.n_rows if passes.source.weights is None else None
         self.history: list[PassFinished] = []
 
     @property
@@ -283,11 +276,12 @@ class Evaluator:
         def advanced(progress: PassProgress) -> None:
             self._notify(PassAdvanced(number, progress))
 
-        run = self._backend.run if self.history else partial(first_pass, self._backend)
-        result: PassResult[Any] = run(
-            self._plan, job, on_progress=advanced if self._observers else None
+        on_progress = advanced if self._observers else None
+        result: PassResult[Any] = (
+            self._passes.run(job, on_progress=on_progress)
+            if self.history
+            else first_pass(self._passes, job, on_progress)
         )
-        self._plan = resize_units(self._plan, result.seconds, result.threads)
         self._check_rows(result.value.rows, number)
         statistics: tuple[SufficientStatistics, ...] = result.value.statistics
         bounds = tuple(s.mean_log_likelihood for s in statistics)
@@ -315,7 +309,7 @@ class Evaluator:
             self._rows = rows
         elif rows != self._rows:
             raise IncompletePassError(
-                f"Pass {number} over {self._plan.source.name} read {rows} rows where "
+                f"Pass {number} over {self._passes.source.name} read {rows} rows where "
                 f"{self._rows} were expected: the input changed while it was being fitted. "
                 f"Fit a copy that nothing writes to."
             )

@@ -37,6 +37,11 @@ class FitSettings:
     max_passes: int | None = None
     max_bytes: int | None = None
 
+    @property
+    def pinned(self) -> int | None:
+        """Bytes to pin in each process, None for "auto"; 0 where nothing is read twice."""
+        return 0 if self.max_iter <= 1 or self.max_passes == 1 else self.cache
+
 
 @dataclass(frozen=True)
 class WarmStart:

@@ -13,7 +13,8 @@ empty   A pass that reads and computes nothing, in 1 to 1,024 units: on two thre
         and on a local cluster of two single-threaded processes.
 small   A pass over blocks of 64 KB, uncompressed, one thread: what of its time is neither reading
         nor computing. Reading alone, and the kernel on the same rows in one call, are timed beside
-        it; "kernel calls" is the kernel on one block at a time, so its cost per call shows.
+        it; "kernel calls" is the kernel on one block at a time, so its cost per call shows. Then
+        with weights: in memory, and in Zarr in the chunks of the rows and in far larger ones.
 cache   Passes 2.. of a fit over a zstd store with room for 0 to 100 % of the decoded blocks: on two
         threads, and on two processes with and without affinity.
 memory  Objects that the scheduler remembers, and the size of its process, after many passes. The
@@ -45,7 +46,7 @@ import zarr
 from distributed import Client, LocalCluster
 
 from dask_gmm import GaussianMixture
-from dask_gmm.data.source import NumpySource, open_source
+from dask_gmm.data.source import NumpySource, open_source, with_weights
 from dask_gmm.execution import LocalBackend, plan_pass, single_threaded_blas
 from dask_gmm.execution.cluster import ClusterBackend
 from dask_gmm.execution.cluster.affinity import Affinity
@@ -155,6 +156,11 @@ def small(folder: Path, n_blocks: int, rounds: int) -> Iterator[Result]:
     )
     array[:] = rows
     stored, here = open_source(path), NumpySource.of(rows, block_rows=BLOCK_ROWS)
+    weights = rng.exponential(size=len(rows)) + 0.1
+    for name, chunk in (("tiled", BLOCK_ROWS), ("shared", 256 * BLOCK_ROWS + 1)):
+        beside = str(folder / name)
+        zarr.create_array(beside, data=weights, chunks=(chunk,), compressors=None)
+    some = np.where(rng.random(len(rows)) < 0.1, 0.0, weights)
     candidate = Candidate(mixture())
     job, kernel, backend = StatisticsJob((candidate,)), get_kernel(), LocalBackend(1)
 
@@ -178,7 +184,12 @@ def small(folder: Path, n_blocks: int, rounds: int) -> Iterator[Result]:
         "kernel calls, one a block": calls,
         "pass over NumPy, sums": run(here, SumJob()),
         "pass over NumPy": run(here, job),
+        "pass over NumPy, weights": run(with_weights(here, weights), job),
+        "pass over NumPy, a tenth of them 0": run(with_weights(here, some), job),
         "pass over Zarr": run(stored, job),
+        "pass over Zarr, weights in memory": run(with_weights(stored, weights), job),
+        "pass over Zarr, weights in its chunks": run(with_weights(stored, "tiled"), job),
+        "pass over Zarr, weights in large chunks": run(with_weights(stored, "shared"), job),
     }
     kernel.statistics(Rows(rows[:BLOCK_ROWS]), [candidate])
     with single_threaded_blas():

@@ -62,7 +62,7 @@ def test_an_accelerated_fit_says_what_is_left(points: Path, run: Run) -> None:
     words = ("fit", points, "-k", 3, "--seed", 0, "--acceleration", "variance-reduced")
     done = run(*words)
     assert done.exit_code == 0, done.stderr
-    assert re.search(r"about \S+ nats a row below the optimum", done.stdout)
+    assert re.search(r"at most about \S+ nats a row below the optimum", done.stdout)
     assert re.search(r"pass 1: start, \S+ nats/row remaining", done.stderr)
     printed = json.loads(run(*words, "--json").stdout)
     assert printed["acceleration"] == "variance-reduced"
@@ -251,3 +251,48 @@ def test_plan_shows_what_the_cache_keeps(points: Path, run: Run) -> None:
     words = ("--workers", 2, "--memory-limit", "1GB", "--cache", "10 kB", "--json")
     assert json.loads(run("plan", points, "-k", 3, *words).stdout)["cache_bytes"] == 20_000
     assert run("plan", points, "-k", 3, "--cache", "plenty").exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A group of rows and weights; a twentieth of the rows have weight zero and hold NaN."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 2)) + 8.0 * rng.integers(0, 2, size=(4000, 1))
+    w = rng.exponential(size=4000)
+    w[::20], x[::20] = 0.0, np.nan
+    path = tmp_path_factory.mktemp("survey") / "survey.zarr"
+    group = zarr.create_group(path)
+    group.create_array("answers", data=x, chunks=(500, 2))
+    group.create_array("weight", data=w, chunks=(700,))
+    return path
+
+
+def test_plan_with_weights(survey: Path, run: Run) -> None:
+    words = ("plan", survey, "--array", "answers", "-k", 2)
+    done = run(*words, "--weights", "weight", "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["weights"] == f"{survey}/weight"
+    assert told["decoded_bytes"] == 4000 * (2 * 8 + 16)
+    assert told["task_parts"]["reading"] >= 500 * 2 * 8 + 2 * 700 * 8, "rows that count, and chunks"
+    low, high = told["pass_seconds"]
+    assert 0 < low <= high
+    assert f"weights          {survey}/weight" in run(*words, "--weights", survey / "weight").stdout
+
+
+@pytest.mark.parametrize("command", ["fit", "select", "plan", "score"])
+def test_weights_that_are_nowhere(command: str, survey: Path, model: Path, run: Run) -> None:
+    words = {"score": ("-m", model), "select": ("-k", "1:2")}.get(command, ("-k", 2))
+    done = run(command, survey, "--array", "answers", *words, "--weights", "wait")
+    assert done.exit_code == 1
+    assert "--weights 'wait' was found nowhere" in done.stderr
+    assert f"beside {survey}/answers" in done.stderr
+
+
+def test_a_model_does_not_go_into_the_weights(survey: Path, tmp_path: Path, run: Run) -> None:
+    zarr.create_array(tmp_path / "w.zarr", data=np.ones(4000))
+    for command in ("fit", "select"):
+        words = ("--array", "answers", "-k", 2, "--weights", tmp_path / "w.zarr")
+        done = run(command, survey, *words, "-o", tmp_path / "w.zarr" / "m.zarr")
+        assert done.exit_code == 1
+        assert "would destroy the input" in done.stderr

@@ -18,6 +18,7 @@ from dask_gmm.errors import (
     MemoryPlanError,
     MissingChunkError,
     NonFiniteError,
+    SampleWeightError,
 )
 from dask_gmm.execution import LocalBackend, PassProgress, plan_pass
 from dask_gmm.execution.cluster import ClusterBackend
@@ -28,6 +29,7 @@ from tests.execution.fakes import (
     FakeSource,
     NonFiniteJob,
     SumJob,
+    WeightedSumJob,
     even_fake,
     expected_tree,
     fake,
@@ -261,6 +263,83 @@ def test_zarr_and_dask_and_numpy_agree_to_the_bit(
         result = backend.run(plan_pass(source, n_threads=2, unit_level=level), SumJob())
         assert result.value.hex() == expected.hex()
         assert (result.rows, result.blocks) == (1009, 21)
+
+
+W = np.random.default_rng(1).exponential(size=1009)
+W[3::7] = 0.0
+W[150:200] = 0.0  # a block without rows
+HOLED = np.where((W == 0.0)[:, None], np.nan, X)
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("weighted") / "g.zarr")
+    group = zarr.create_group(path)
+    group.create_array("x", data=HOLED, chunks=(50, 4))
+    whole: Any = {"write_empty_chunks": True}
+    group.create_array("tiled", shape=W.shape, chunks=(25,), dtype="f8", config=whole)[:] = W
+    group.create_array("shared", data=W, chunks=(70,))
+    return path
+
+
+def weighted_sources(path: str) -> dict[str, Source]:
+    chunked = da.from_array(HOLED, chunks=(50, 4))
+    unknown = chunked[da.from_array(W, chunks=50) >= 0.0]
+    weights = da.from_array(W, chunks=33)
+    odd = da.from_array(W, chunks=50)
+    return {
+        "Zarr, tiled": open_source(path, array="x", sample_weight="tiled"),
+        "Zarr, shared": open_source(path, array="x", sample_weight="shared"),
+        "Zarr, memory": open_source(path, array="x", sample_weight=W),
+        "Dask, memory": open_source(chunked, sample_weight=W),
+        "Dask, Zarr": open_source(chunked, sample_weight=f"{path}/shared"),
+        "Dask, Dask": open_source(chunked, sample_weight=weights),
+        "unknown Dask, Dask": open_source(unknown, sample_weight=odd[odd >= 0.0]),
+    }
+
+
+@pytest.mark.parametrize("level", [None, 3])
+def test_weights_come_to_the_same_bits_by_every_road(
+    backend: Backend, weighted: str, level: int | None
+) -> None:
+    here = open_source(HOLED, block_rows=50, sample_weight=W)
+    expected = alone(here, WeightedSumJob())
+    assert expected.value == pytest.approx((W[:, None] * X).sum(), rel=1e-12)
+    sources = weighted_sources(weighted)
+    if isinstance(backend, LocalBackend):
+        sources["memory, memory"] = here
+    else:
+        assert not sources.pop("Zarr, memory").shippable
+    for name, source in sources.items():
+        result = backend.run(plan_pass(source, n_threads=2, unit_level=level), WeightedSumJob())
+        assert result.value.hex() == expected.value.hex(), name
+        assert (result.rows, result.blocks) == (1009, 21), name
+
+
+def test_a_bad_weight_is_located(backend: Backend, tmp_path: Path) -> None:
+    weights = W.copy()
+    weights[612] = -1.0
+    group = zarr.create_group(str(tmp_path / "g.zarr"))
+    group.create_array("x", data=HOLED, chunks=(50, 4))
+    group.create_array("w", data=weights, chunks=(300,))
+    chunked = da.from_array(HOLED, chunks=(50, 4))
+    for source in (
+        open_source(group, array="x", sample_weight="w"),
+        open_source(chunked, sample_weight=str(tmp_path / "g.zarr/w")),
+        open_source(chunked, sample_weight=da.from_array(weights, chunks=50)),
+    ):
+        with pytest.raises(SampleWeightError, match=r"of row 12 of block 12 .*is -1.0"):
+            backend.run(plan_pass(source, n_threads=2), WeightedSumJob())
+
+
+def test_a_bad_row_is_located_among_those_that_count(backend: Backend, weighted: str) -> None:
+    place = int(np.flatnonzero(W[50:100])[2])
+    for name, source in weighted_sources(weighted).items():
+        if name == "Zarr, memory" and not isinstance(backend, LocalBackend):
+            continue
+        with pytest.raises(NonFiniteError, match=rf"row {place} of block 1 ") as caught:
+            backend.run(plan_pass(source, n_threads=2), NonFiniteJob(1))
+        assert caught.value.row == place
 
 
 def test_dask_errors_name_block_and_row(backend: Backend) -> None:

@@ -451,6 +451,8 @@ class TestWeights:
         for values in (rows, np.asfortranarray(rows), np.repeat(rows, 2, axis=0)[::2]):
             for p, expected in zip(mixtures, together, strict=True):
                 assert kernel.statistics(Rows(values, weights), [Candidate(p)]) == (expected,)
+                apart = Rows(values, np.repeat(weights, 2)[::2])
+                assert kernel.statistics(apart, [Candidate(p)]) == (expected,)
 
     def test_no_rows(self, kernel: Kernel) -> None:
         p = random_mixture(22, "full", 3, 2)

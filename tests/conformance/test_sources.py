@@ -21,8 +21,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.source import DaskSource, Source, open_source
+from dask_gmm.data.source import DaskSource, Source, ZarrSource, open_source, with_weights
 from dask_gmm.data.stores import read_counter
+from dask_gmm.errors import InputError, SampleWeightError
+from dask_gmm.execution import LocalBackend, plan_pass
+from tests.execution.fakes import SumJob
 
 dask_array: Any = da  # most of it is untyped
 Values = NDArray[Any]
@@ -280,3 +283,206 @@ def test_a_hundred_thousand_blocks_cost_nothing() -> None:
     last = source.block(10**13 - 1)
     assert last.stop == (10**9, 10**6)
     assert last.rows == 100
+
+
+# Weights.
+
+
+def write_whole(path: Path, w: Values, chunks: Chunks) -> Any:
+    """Write an array, chunks of zeros too."""
+    options: dict[str, Any] = {"config": {"write_empty_chunks": True}}
+    array = zarr.create_array(path, shape=w.shape, chunks=chunks, dtype=w.dtype, **options)
+    array[...] = w
+    return array
+
+
+def stored_weights(stretch: int, more: int) -> Callable[[Values, Chunks, Path], Any]:
+    """In chunks so many times as long as the blocks, and longer."""
+
+    def make(w: Values, chunks: Chunks, folder: Path) -> Any:
+        path = folder / f"{uuid.uuid4().hex}.zarr"
+        sizes = tuple(max(1, c * stretch + more) for c in chunks)
+        write_whole(path, w, sizes)
+        return str(path)
+
+    return make
+
+
+WEIGHTS: dict[str, Callable[[Values, Chunks, Path], Any]] = {
+    "memory": lambda w, chunks, folder: w,
+    "tiled": stored_weights(1, 0),
+    "shared": stored_weights(1, 1),
+    "large": stored_weights(3, 0),
+    "dask": lambda w, chunks, folder: dask_array.from_array(w, chunks=2),
+}
+every_weights = pytest.mark.parametrize("weigh", WEIGHTS.values(), ids=WEIGHTS.keys())
+
+
+def weights_for(shape: tuple[int, ...], seed: int = 0) -> Values:
+    """Random ones, some of them zero, and a stretch of zeros that no block is free of."""
+    rng = np.random.default_rng(seed)
+    w = rng.exponential(size=shape) + 1e-3
+    w[rng.random(shape) < 0.3] = 0.0
+    w[:1] = 0.0
+    return w
+
+
+def weighed(source: Source, weights: Any) -> Source | None:
+    """Give a source weights; None where its kind takes no such ones, which is said."""
+    if isinstance(source, ZarrSource) and isinstance(weights, da.Array):
+        with pytest.raises(InputError, match=r"`sample_weight.compute\(\)`"):
+            with_weights(source, weights)
+        return None
+    return with_weights(source, weights)
+
+
+def check_weights(source: Source, x: Values, w: Values, feature_axis: int) -> None:
+    """Assert that blocks hold the rows that count, with their weights, against the arrays."""
+    moved = np.moveaxis(x, feature_axis, -1)
+    assert source.n_rows == w.size
+    for i in range(source.n_blocks):
+        block = source.block(i)
+        box = tuple(slice(a, b) for a, b in zip(block.start, block.stop, strict=True))
+        values, weights = moved[box].reshape(-1, moved.shape[-1]), w[box].reshape(-1)
+        for _ in range(2):  # what is known of a block after the first read changes nothing
+            rows = source.read(block)
+            np.testing.assert_array_equal(rows.values, values[weights > 0])
+            np.testing.assert_array_equal(rows.weights, weights[weights > 0])
+            assert rows.weights is not None
+            assert rows.weights.dtype == np.float64
+            assert rows.n_read == block.rows
+            assert [rows.place(j) for j in range(len(rows))] == np.flatnonzero(weights).tolist()
+
+
+# One of each way in which blocks meet weights; the other kinds are read as one of these.
+FEW = {name: KINDS[name] for name in ("numpy", "dask", "zarr-v3", "zarr-sharded", "memory")}
+few_kinds = pytest.mark.parametrize("make", FEW.values(), ids=FEW.keys())
+
+
+@every_kind
+@every_weights
+def test_rows_of_weight_zero_are_absent(
+    make: Make, weigh: Callable[..., Any], tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(7, 5, 6))
+    axis = 1 if weigh is WEIGHTS["shared"] else -1
+    moved = np.moveaxis(x, axis, -1)
+    w = weights_for(moved.shape[:-1])
+    moved[w == 0.0] = np.nan
+    source = make(x, (3, 2, 4), axis, tmp_path)
+    blocks = tuple(int(max(c)) for c in source.sample_chunks)
+    found = weighed(source, weigh(w, blocks, tmp_path))
+    if found is not None:
+        check_weights(found, x, w, axis)
+        assert found.block_bytes >= source.block_bytes
+        assert found.read_bytes >= source.read_bytes
+
+
+@few_kinds
+@every_weights
+@pytest.mark.parametrize("bad", [-1.0, math.nan, 1e-200])
+def test_a_weight_that_is_none_names_its_row(
+    make: Make, weigh: Callable[..., Any], bad: float, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    w = np.ones(20)
+    w[13] = bad
+    source = make(x, (6, 3), -1, tmp_path)
+    if isinstance(source, ZarrSource) and weigh is WEIGHTS["dask"]:
+        return
+
+    def read() -> None:
+        found = with_weights(source, weigh(w, (6,), tmp_path))
+        for i in range(found.n_blocks):
+            found.read(found.block(i))
+
+    remedy = "divide" if bad > 0 else "weight 0"
+    with pytest.raises(SampleWeightError, match=rf"row 13 of .* is {bad!r}\. .*{remedy}"):
+        read()
+
+
+@few_kinds
+@every_weights
+@pytest.mark.parametrize("dtype", ["f4", ">f8", "i8", "?"])
+def test_every_type_of_weights(
+    make: Make, weigh: Callable[..., Any], dtype: str, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    w = (np.arange(20) % 4).astype(dtype)
+    found = weighed(make(x, (6, 3), -1, tmp_path), weigh(w, (6,), tmp_path))
+    if found is not None:
+        check_weights(found, x, w.astype(float), -1)
+
+
+@few_kinds
+@every_weights
+def test_weights_travel_with_their_source(
+    make: Make, weigh: Callable[..., Any], tmp_path: Path
+) -> None:
+    x, w = np.random.default_rng(1).normal(size=(8, 3)), weights_for((8,))
+    source = make(x, (3, 3), -1, tmp_path)
+    found = weighed(source, weigh(w, (3,), tmp_path))
+    if found is None:
+        return
+    here = weigh is WEIGHTS["memory"] and isinstance(source, ZarrSource)
+    assert found.shippable == (source.shippable and not here)
+    if found.shippable:
+        check_weights(pickle.loads(pickle.dumps(found)), x, w, -1)
+    elif here:
+        assert "memory" in (found.stays_because or "")
+
+
+@every_kind
+def test_lazy_map_has_a_value_for_each_row(make: Make, tmp_path: Path) -> None:
+    x, w = np.random.default_rng(2).normal(size=(8, 3)), weights_for((8,))
+    sums: Any = lazy_map(with_weights(make(x, (3, 3), -1, tmp_path), w), total, "f8")
+    np.testing.assert_allclose(sums.compute(scheduler="sync"), x.sum(axis=1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 7), min_size=1, max_size=3),
+    data=st.data(),
+)
+def test_any_chunks_of_weights(
+    shape: list[int], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def chunks() -> tuple[int, ...]:
+        return tuple(data.draw(st.integers(1, 8)) for _ in shape)
+
+    folder = tmp_path_factory.mktemp("any")
+    x = np.arange(1.0, 2 * math.prod(shape) + 1).reshape(*shape, 2)
+    w = weights_for(tuple(shape), seed=math.prod(shape))
+    w.reshape(-1)[-1] = 1.0  # in memory, weights that are all zero are refused
+    path = folder / "w.zarr"
+    array = write_whole(path, w, chunks())
+    stored = from_path()(x, (*chunks(), 2), -1, folder)
+    check_weights(with_weights(stored, str(path)), x, w, -1)
+    collection = from_dask(x, (*chunks(), 2), -1, folder)
+    check_weights(with_weights(collection, array), x, w, -1)
+
+
+@pytest.mark.parametrize(("chunk", "chunks"), [(4, 6), (2, 12), (5, 5), (16, 2), (100, 1)])
+@pytest.mark.parametrize("kind", ["zarr-v3", "dask"])
+def test_one_read_per_chunk_of_weights(kind: str, chunk: int, chunks: int, tmp_path: Path) -> None:
+    x, w = np.random.default_rng(4).normal(size=(24, 3)), np.ones(24)
+    source = with_weights(
+        KINDS[kind](x, (4, 3), -1, tmp_path), stored_weights(0, chunk)(w, (4,), tmp_path)
+    )
+    before = read_counter()
+    LocalBackend(1).run(plan_pass(source, n_threads=1), SumJob())
+    assert (read_counter() - before).gets == chunks + (6 if kind == "zarr-v3" else 0)
+
+
+def test_rows_of_blocks_with_no_zero_are_not_copied() -> None:
+    x = np.random.default_rng(5).normal(size=(24, 3))
+    w = np.ones(24)
+    w[20] = 0.0
+    source = open_source(x, block_rows=8, sample_weight=w)
+    for i in range(3):
+        rows = source.read(source.block(i))
+        assert rows.weights is not None
+        whole = i < 2
+        assert np.shares_memory(rows.values, x) == whole
+        assert np.shares_memory(rows.weights, w) == whole
+        assert (rows.places is None) == whole

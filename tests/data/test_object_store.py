@@ -26,6 +26,8 @@ from dask_gmm.errors import (
 from tests.object_store import free_port
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from tests.object_store import ObjectStoreServer
@@ -66,6 +68,23 @@ def test_read_and_write_back(
     written: Any = zarr.open_array(writable_store(labels, object_store.options))
     np.testing.assert_array_equal(written[...], cube.sum(axis=1) % 7)
     assert written.attrs["complete"] is True
+
+
+def test_weights(
+    object_store: ObjectStoreServer, tmp_path: Path, cube: NDArray[np.float64]
+) -> None:
+    """One set of options leads to the data, the weights, or both."""
+    weights = np.arange(1.0, cube[..., 0].size + 1).reshape(cube.shape[:-1])
+    group = object_store.url("g")
+    far, url = f"{group}/cube", f"{group}/w"
+    put(object_store, far, cube, chunks=(4, 5, 9))
+    put(object_store, url, weights, chunks=(3, 5))
+    zarr.create_array(tmp_path / "cube", data=cube, chunks=(4, 5, 9))
+    for data, given in ((far, "w"), (far, url), (tmp_path / "cube", url), (cube, url)):
+        source = open_source(data, sample_weight=given, storage_options=object_store.options)
+        rows = [source.read(source.block(i)) for i in range(source.n_blocks)]
+        found: Any = [part.weights for part in rows]
+        np.testing.assert_array_equal(np.concatenate(found), weights.ravel())
 
 
 def test_endpoint_from_the_environment(

@@ -157,6 +157,18 @@ class SumJob(BareJob):
 
 
 @dataclass(frozen=True)
+class WeightedSumJob(BareJob):
+    """Σ w·x of the rows that count, in their order."""
+
+    value_bytes: int = 8
+    workspace_bytes: int = 0
+
+    def __call__(self, rows: Rows, block: BlockRef) -> float:
+        weights = np.ones(len(rows)) if rows.weights is None else rows.weights
+        return float((weights[:, None] * rows.values).sum())
+
+
+@dataclass(frozen=True)
 class Expression:
     """A value that remembers how it was added up."""
 

@@ -25,7 +25,7 @@ from dask_gmm.execution.plan import Plan, plan_pass, task_memory_parts
 from dask_gmm.execution.prefetch import blocks_ahead, read_in_order
 from dask_gmm.execution.unit import run_unit
 
-from .fakes import SumJob, even_fake
+from .fakes import SumJob, WeightedSumJob, even_fake
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -162,6 +162,31 @@ def test_the_planned_memory_is_enough(rows: int, direct: bool, tmp_path: Path) -
     assert peak <= parts.total + 2**20
 
 
+@pytest.mark.parametrize("chunk", [20_000, 150_000])
+@pytest.mark.parametrize("direct", [True, False])
+def test_the_planned_memory_is_enough_for_weights(chunk: int, direct: bool, tmp_path: Path) -> None:
+    """A fifth of the rows are left out; chunks of weights tile the blocks, or are shared."""
+    stored(tmp_path / "x", 8, 100_000)
+    w = np.tile([0.0, 1.0, 2.0, 3.0, 4.0], 160_000)
+    zarr.create_array(tmp_path / "w", data=w, chunks=(chunk,))
+    source: Any = open_source(tmp_path / "x", sample_weight="w")
+    if not direct:
+        weights = replace(source.weights, layout=None, transient_bytes=4 * 8 * chunk)
+        made = 4 * source.block_bytes
+        source = replace(source, layout=None, transient_bytes=made, weights=weights)
+    run_unit(source, range(2), SumJob())
+    parts = task_memory_parts(Plan(source, range(8), 3), SumJob())
+    spare = SpareBuffers()
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            run_unit(source, range(8), SumJob(), spare=spare)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= parts.total + 2**20
+
+
 def test_sources_without_anything_to_read_have_no_helper() -> None:
     source = open_source(np.ones((100, 2)), block_rows=10)
     seen = []
@@ -257,6 +282,23 @@ def test_many_requests_are_in_flight_over_a_slow_link(
     server.most = server.served = 0
     assert run_unit(remote, range(local.n_blocks), SumJob()) == expected
     assert server.served == local.n_blocks
+    assert server.most >= 8
+    assert in_flight() == 0
+
+
+@pytest.mark.parametrize(("chunk", "objects"), [(64, 64), (200, 21)])
+def test_weights_are_asked_for_with_their_rows(
+    chunk: int, objects: int, tmp_path: Path, far_away: tuple[str, type[FarAway]]
+) -> None:
+    url, server = far_away
+    stored(tmp_path / "x", 64, 64)
+    zarr.create_array(tmp_path / "w", data=np.arange(1.0, 4097.0), chunks=(chunk,))
+    local = open_source(tmp_path / "x", sample_weight=tmp_path / "w")
+    remote = open_source(f"{url}/x", sample_weight="w")
+    expected = run_unit(local, range(64), WeightedSumJob())
+    server.most = server.served = 0
+    assert run_unit(remote, range(64), WeightedSumJob()) == expected
+    assert server.served == 64 + objects
     assert server.most >= 8
     assert in_flight() == 0
 

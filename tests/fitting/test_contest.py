@@ -80,7 +80,7 @@ class Scripted(VerifiedEM):
     def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
         step = self._script.pop(0)
         if step is not None:
-            self._here, self.remaining_gain = self._tried, step[1]
+            self._here, self.expected_gain = self._tried, step[1]
         if not self._script:
             self.outcome = self._ends
 

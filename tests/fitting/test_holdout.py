@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dask_gmm.data.source import NumpySource
 from dask_gmm.errors import NonFiniteError
-from dask_gmm.execution import LocalBackend, plan_pass
+from dask_gmm.execution import LocalBackend, Passes, plan_pass
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.grid_sample import draw_grid_sample
 from dask_gmm.fitting.grid_starts import GridPoint
@@ -53,7 +53,7 @@ def test_the_two_parts_are_the_rows(unit_level: int) -> None:
     held = masks(rows)
     assert 0.17 < held.mean() < 0.23
     plan = plan_pass(source(rows), n_threads=2, unit_level=unit_level)
-    evaluator = HoldOutEvaluator(LocalBackend(2), plan, held_out=SPLIT)
+    evaluator = HoldOutEvaluator(Passes(LocalBackend(2), plan, 2), held_out=SPLIT)
     (found,) = evaluator.evaluate([Candidate(P)])
     assert isinstance(found, ScoredStatistics)
     assert found.rows == int((~held).sum())
@@ -82,9 +82,11 @@ def test_a_bad_row_is_named_by_its_place_in_the_data(wanted: bool) -> None:
     rows = draw(1, P, 500)
     row = int(np.flatnonzero(masks(rows) == wanted)[-1])
     rows[row, 1] = np.nan
-    plan = plan_pass(source(rows), n_threads=1)
-    with pytest.raises(NonFiniteError, match=rf"row {row} of NumPy array"):
-        HoldOutEvaluator(LocalBackend(1), plan, held_out=SPLIT).evaluate([Candidate(P)])
+    with (
+        LocalBackend(1).open(source(rows)) as passes,
+        pytest.raises(NonFiniteError, match=rf"row {row} of NumPy array"),
+    ):
+        HoldOutEvaluator(passes, held_out=SPLIT).evaluate([Candidate(P)])
 
 
 @pytest.mark.parametrize("init_size", [300, 5000])
@@ -100,8 +102,8 @@ def test_what_leads_a_grid_has_seen_no_held_out_row(init_size: int) -> None:
     sample = draw_grid_sample(
         source(rows), backend, points, fit, random_state, SPLIT, lambda event: None
     )
-    plan = plan_pass(source(rows), n_threads=1)
-    ((_, strategy, _),) = sample.begin(plan, backend, random_state, lambda event: None)
+    with backend.open(source(rows)) as passes:
+        ((_, strategy, _),) = sample.begin(passes, random_state, lambda event: None)
     assert isinstance(strategy, VarianceReducedEM)
     seen = {row.tobytes() for row in strategy.sample.rows.values}
     held = masks(rows)
@@ -111,8 +113,6 @@ def test_what_leads_a_grid_has_seen_no_held_out_row(init_size: int) -> None:
 
 def test_a_sample_for_the_start_holds_no_held_out_row() -> None:
     rows = draw(2, P, 1000)
-    plan = plan_pass(source(rows), n_threads=1)
-    sample, _ = draw_sample(
-        LocalBackend(1), plan, 10_000, 0, lambda job: TrainingRowsJob(job, SPLIT, 4000)
-    )
+    with LocalBackend(1).open(source(rows)) as passes:
+        sample, _ = draw_sample(passes, 10_000, 0, lambda job: TrainingRowsJob(job, SPLIT, 4000))
     np.testing.assert_array_equal(sample.rows.values, rows[~masks(rows)])

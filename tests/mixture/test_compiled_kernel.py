@@ -6,7 +6,7 @@ import logging
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from itertools import cycle, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -158,11 +158,17 @@ def test_float32_rows_beyond_float32_are_computed_in_float64() -> None:
     np.testing.assert_array_equal(KERNEL.labels(rows, p), ORACLE.labels(rows, p))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+SHAPES, AT_ONCE = (1, 4, 6, 7, 8, 9, 16, 17, 31, 48, 65), (1, 6, 7, 9, 17)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    "d",
-    [1, 6, 7, 9, 17, *(pytest.param(d, marks=pytest.mark.slow) for d in (4, 8, 16, 31, 48, 65))],
+    ("d", "width"),
+    # Each for the widest vectors, and for one narrower width in turn.
+    [
+        *(pytest.param(d, WIDEST, marks=() if d in AT_ONCE else pytest.mark.slow) for d in SHAPES),
+        *(pytest.param(*c, marks=pytest.mark.slow) for c in zip(SHAPES, cycle(NARROWER))),
+    ],
 )
 def test_every_shape_of_panels_and_blocks(family: str, d: int, width: int) -> None:
     p = random_mixture(13, family, 6, d, spread=0.5)

@@ -121,7 +121,7 @@ def test_travels_unchanged(family: str) -> None:
     a = build(family, np.random.default_rng(2))
     b = pickle.loads(pickle.dumps(a))
     assert a == b
-    assert b.family is a.form
+    assert b.form is a.form
     assert a + b == a + a
 
 

@@ -53,6 +53,10 @@ class SampleRows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def every(self, step: int, first: int) -> SampleRows:
+        """Every so manieth row from some `first` one on, as a sample of its own; a view."""
+        return SampleRows(self.rows.take(slice(first, None, step)), self.kernel, self.n_threads)
+
     def evaluate(
         self, parameters: MixtureParameters, reference: Array | None = None
     ) -> tuple[float, Moments]:

@@ -18,6 +18,8 @@ from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
 from dask_gmm.fitting.events import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dask_gmm.fitting.acceleration.climbing import Point
     from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -31,7 +33,7 @@ _LEAST_STRETCH = 1.01
 class Squarem(VerifiedEM):
     """EM with squared extrapolation steps; see the module.
 
-    The remaining gain is estimated as if the last two plain steps went on as a geometric series
+    The remaining gain is guessed as if the last two plain steps went on as a geometric series
     (Aitken): right near the end, too low on a plateau that EM will leave.
     """
 
@@ -41,7 +43,7 @@ class Squarem(VerifiedEM):
         """Extrapolate after a plain step; take a plain step after anything else."""
         assert at.update is not None
         before, self._before = self._before, None
-        self.remaining_gain = float("inf")
+        self.expected_gain = float("inf")
         plain = Trial(at.update)
         if before is None:
             self._before = at
@@ -66,10 +68,15 @@ class Squarem(VerifiedEM):
         """Take two plain steps before the next extrapolation."""
         self._before = None
 
+    def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
+        """Go by the gains of cycles, each of which takes two passes."""
+        cycles = heights[::-2][::-1]
+        return super().at_most(at, cycles if len(cycles) > 1 else heights)
+
     def _estimate(self, before: Point, at: Point) -> None:
         ratio = at.gain / before.gain if before.gain > 0.0 else 0.0
         if ratio >= 1.0:
             return
-        self.remaining_gain = max(at.value - before.value, at.gain) * ratio / (1.0 - ratio)
-        if not self.by_change and self.remaining_gain < self.tol:
+        self.expected_gain = max(at.value - before.value, at.gain) * ratio / (1.0 - ratio)
+        if not self.by_change and self.expected_gain < self.tol:
             self.outcome = Outcome.CONVERGED

@@ -23,11 +23,14 @@ import numpy as np
 from dask_gmm.fitting.acceleration.anderson import Step, mix
 from dask_gmm.fitting.acceleration.climbing import CorrectedSample, climb, slope
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
+from dask_gmm.fitting.acceleration.one_sided import rise_of_halves
 from dask_gmm.fitting.acceleration.remaining import RemainingGain
 from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
 from dask_gmm.fitting.events import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dask_gmm.fitting.acceleration.climbing import Point
     from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -131,6 +134,10 @@ class VarianceReducedEM(VerifiedEM):
         self._remaining = RemainingGain()
         self._outer.clear()
 
+    def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
+        """Ask the sample and its halves."""
+        return rise_of_halves(self.sample, at)
+
     @property
     def _refuted(self) -> bool:
         return self._rho > self._first_rho
@@ -172,7 +179,7 @@ class VarianceReducedEM(VerifiedEM):
 
     def _settle(self, left: float) -> None:
         """Keep an estimate, and stop if it is less than `tol`."""
-        self.remaining_gain = left
+        self.expected_gain = left
         if self._may_stop and left < self.tol:
             self.outcome = Outcome.CONVERGED
 

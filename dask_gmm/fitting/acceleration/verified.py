@@ -9,7 +9,7 @@ has failed lately hedges: the same read evaluates the plain step too, so that it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.acceleration.climbing import Point
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Judgement, Outcome, StepKind
+from dask_gmm.fitting.gains import rest_of_gains
 from dask_gmm.fitting.loop import FitResult, better_centres
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.moments import expected_log_density, per_row
@@ -92,13 +93,19 @@ class VerifiedEM:
     model : MixtureModel
     by_change : bool
         Stop by scikit-learn's rule, when an accepted pass changes the mean log-likelihood by less
-        than `tol`, instead of by the estimated remaining gain. It also serves where there is no
-        estimate.
+        than `tol`, instead of by the gain that is expected yet. It also serves where nobody knows
+        that.
     previous_bound : float
         The lower bound that a warm start continues from.
     m_step : MStep, optional
         Of the plain steps; by default one that stops at a collapse. What it mends begins anew: the
         mended mixture is another one, and what the strategy has learned is not about that.
+
+    Attributes
+    ----------
+    expected_gain : float or None
+        The best guess at what is left to gain, which decides when to stop; None where there is
+        none. What the fit says in the end (`FitResult.remaining_gain`) is another, larger estimate.
     """
 
     starts: tuple[MixtureParameters, ...]
@@ -110,13 +117,15 @@ class VerifiedEM:
     m_step: MStep | None = None
     outcome: Outcome | None = None
     judgements: list[Judgement] = field(default_factory=list)
-    remaining_gain: float | None = None
+    expected_gain: float | None = None
     _accepted: Accepted | None = None
     _trial: Trial | None = None
     _bounds: list[float] = field(default_factory=list)
     _centres: NDArray[np.float64] | None = None
     _gained: float = float("nan")  # by the last accepted pass; NaN at a start
     _error: CollapsedComponentError | None = None
+    _begun: int = 0  # accepted passes before the last mend
+    _said: tuple[Point, float | None] | None = None
 
     def __post_init__(self) -> None:
         self._m_step = self.m_step or MStep(self.model)
@@ -136,7 +145,7 @@ class VerifiedEM:
     # -- what a subclass decides -----------------------------------------------------------------
 
     def choose(self, at: Point) -> Trial:
-        """Choose the next trial from an accepted point; may set `outcome` or `remaining_gain`."""
+        """Choose the next trial from an accepted point; may set `outcome` or `expected_gain`."""
         raise NotImplementedError
 
     def accepted(self, trial: Trial, gain: float) -> None:
@@ -147,6 +156,16 @@ class VerifiedEM:
 
     def begin_anew(self, start: MixtureParameters) -> None:
         """Forget the way so far: a component was mended or taken out, which led to `start`."""
+
+    def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
+        """Estimate what is left where the fit ends, rather too much; None where nobody knows.
+
+        Here by the gains, and by the next plain step's: up to twice what is certain of it, which is
+        g²/2 where the likelihood bends as much as that of the complete data, and g² where it does
+        not bend. `heights` are the mean log-likelihoods of the accepted passes since the fit began
+        (anew).
+        """
+        return rest_of_gains(heights, 2.0 * at.gain)
 
     # -- the loop's side -------------------------------------------------------------------------
 
@@ -174,7 +193,7 @@ class VerifiedEM:
             self._centres = better_centres(found, self.model)
             if self._centres is not None and not trial.bold:
                 bound = self.model.objective(found, trial.parameters)
-                self.judgements.append(Judgement(StepKind.REPEATED, bound, self.remaining_gain))
+                self.judgements.append(Judgement(StepKind.REPEATED, bound, self.expected_gain))
                 return
         self._centres = None
         self._take_in(trial, found, statistics[1] if trial.hedged else None)
@@ -210,20 +229,20 @@ class VerifiedEM:
             self.accepted(trial, gained)
         previous, self._previous = self._previous, bound
         self._bounds.append(bound)
-        self.remaining_gain = None
+        self.expected_gain = None
         self._trial = self.choose(at)
-        by_change = self.by_change or self.remaining_gain is None
+        by_change = self.by_change or self.expected_gain is None
         if self.outcome is None and by_change and abs(bound - previous) < self.tol:
             self.outcome = Outcome.CONVERGED
         if self.outcome is None and len(self._bounds) >= self.max_iter:
             self.outcome = Outcome.MAX_ITER
-        self.judgements.append(Judgement(kind, bound, self.remaining_gain))
+        self.judgements.append(Judgement(kind, bound, self.expected_gain))
 
     def _mend(self, found: SufficientStatistics, bound: float) -> None:
         """After a plain pass whose M-step fails: mend it and begin anew, or end here."""
         kind = self._plain_kind()
         self._bounds.append(bound)
-        self.remaining_gain = None
+        self.expected_gain = None
         self.judgements.append(Judgement(kind, bound, None))
         try:
             mended = self._m_step(found)
@@ -233,6 +252,7 @@ class VerifiedEM:
             self._error, self.outcome = error, Outcome.COLLAPSED
             return
         self._accepted, self._trial, self._previous = None, Trial(mended), -np.inf
+        self._begun = len(self._bounds)
         self.begin_anew(mended)
         if len(self._bounds) >= self.max_iter:
             self.outcome = Outcome.MAX_ITER
@@ -255,7 +275,7 @@ class VerifiedEM:
         if hedge is not None and better_centres(hedge, self.model) is None:
             self._take_in(self._trial, hedge, None)
             return
-        self.judgements.append(Judgement(StepKind.REJECTED, bound, self.remaining_gain))
+        self.judgements.append(Judgement(StepKind.REJECTED, bound, self.expected_gain))
 
     def finish(self) -> FitResult:
         """Return where the fit stands: one plain M-step beyond the last accepted pass.
@@ -264,7 +284,9 @@ class VerifiedEM:
         the one before the last M-step.
         """
         assert self.outcome is not None
-        at = self._at
+        at, left = self._at, self._remaining_gain()
+        if self.judgements:
+            self.judgements[-1] = replace(self.judgements[-1], remaining_gain=left)
         parameters = self._trial.parameters if self._trial is not None else self.starts[0]
         if at is not None:
             collapsed = self.outcome is Outcome.COLLAPSED
@@ -276,7 +298,18 @@ class VerifiedEM:
             n_iter=len(self._bounds),
             outcome=self.outcome,
             error=self._error,
-            remaining_gain=self.remaining_gain,
+            remaining_gain=left,
             mended=tuple(self._m_step.notes),
             judgements=tuple(self.judgements),
         )
+
+    def _remaining_gain(self) -> float | None:
+        """What may be left to gain, found once for each place; None where nobody knows."""
+        at = self._at
+        if at is None or self.outcome is Outcome.COLLAPSED:
+            return None
+        if self._said is None or self._said[0] is not at:
+            estimates = (self.expected_gain, self.at_most(at, self._bounds[self._begun :]))
+            known = [e for e in estimates if e is not None and np.isfinite(e)]
+            self._said = at, max(known, default=None)
+        return self._said[1]

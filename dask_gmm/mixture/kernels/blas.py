@@ -253,7 +253,9 @@ def _tiles(values: NDArray[Any], features: FeatureMap) -> Iterator[tuple[int, ND
 def _gather(rows: Rows, members: Sequence[_Member]) -> None:
     """Run all members over the rows, one filling of the features for all of them."""
     for start, tile, features in _tiles(rows.values, members[0].scheme.features):
-        weights = None if rows.weights is None else rows.weights[start : start + len(tile)]
+        weights = rows.weights
+        if weights is not None:
+            weights = np.ascontiguousarray(weights[start : start + len(tile)])
         for member in members:
             joint, peak, scheme, seen = member.evaluate(tile, start, features)
             log_density, total = _normalise(joint, peak)

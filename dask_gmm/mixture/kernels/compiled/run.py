@@ -107,7 +107,7 @@ class Run:
         ----------
         entry : str
         rows : (n, D) real
-        weights : (n,) C-contiguous float64, optional
+        weights : (n,) float64, optional
         exponent : int
             The program reads the weights times 2^-exponent, so that its sums are to be multiplied
             by 2^exponent.
@@ -129,10 +129,11 @@ class Run:
             members = members[apart : apart + 1].copy()
             members[0, Member.sharing.place] = 0
             at = members.ctypes.data
-        for start, part in _readable(rows, self._design, whole=not exponent):
+        as_they_are = weights is None or (exponent == 0 and weights.flags.c_contiguous)
+        for start, part in _readable(rows, self._design, whole=as_they_are):
             own = None if weights is None else weights[start : start + len(part)]
-            if own is not None and exponent:
-                own = np.ldexp(own, -exponent)
+            if own is not None and not as_they_are:
+                own = np.ldexp(own, -exponent)  # a copy, one after the other
             self._turn_to(part, own)
             if output is not None:
                 members[0, Member.output.place] = output[start:].ctypes.data
