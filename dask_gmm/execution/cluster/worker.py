@@ -2,7 +2,8 @@
 
 The result of the task that unpickles a runner is one object in each process, which all tasks of the
 pass there share, and which the scheduler lets go of when the pass is over. So it holds what the
-threads of the process have opened of the job.
+threads of the process have opened of the job. (Dask's memory manager may drop it from a worker that
+is idle for a moment; its next task fetches another, and opens anew.)
 """
 
 from __future__ import annotations
