@@ -23,11 +23,11 @@ from dask_gmm.execution import LocalBackend
 from dask_gmm.execution.cluster import ClusterBackend
 from dask_gmm.execution.opened import Opened
 from dask_gmm.fitting.fit import fit_mixture
-from dask_gmm.fitting.given import GivenParameters
 from dask_gmm.fitting.holdout import HoldOut, HoldOutJob
 from dask_gmm.fitting.passes import LogLikelihoodJob, StatisticsJob
 from dask_gmm.fitting.prediction import Labels, SharedRowFunction
 from dask_gmm.fitting.settings import FitSettings
+from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from tests.execution.device import OPEN, DeviceKernel
 from tests.execution.fakes import traces
@@ -136,7 +136,7 @@ def test_lazy_predictions_let_go_when_they_are_computed(tmp_path: Path) -> None:
 
 
 def test_what_failed_serves_nobody_else() -> None:
-    opened = Opened(list)
+    opened: Opened[list[int]] = Opened(list)
     with opened.one() as first:
         pass
     with opened.one() as again, opened.one() as beside:
