@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -88,7 +89,7 @@ def test_any_grouping_into_units(
 def test_units_of_another_size_in_each_pass(
     store: str, expected: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    levels = iter([5, 0, 3, 1, 6, 2, 4, 0])
+    levels = cycle([5, 0, 3, 1, 6, 2, 4, 0])
 
     def resize(plan: Plan, seconds: float, n_threads: int) -> Plan:
         assert seconds > 0
