@@ -292,6 +292,11 @@ class DaskSource(Source):
         )
 
     @property
+    def graph_blocks(self) -> DaskSource:
+        """Tasks of the collection's graph make the blocks."""
+        return self
+
+    @property
     def stays_because(self) -> str | None:
         """Why not: because of its weights."""
         return None if self.shippable or self.weights is None else self.weights.stays_because

@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import InputError
-from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.budget import Budget
 from dask_gmm.fitting.contest import Contestant, Scoreboard, best_contestant
 from dask_gmm.fitting.driver_memory import check_grid_memory
 from dask_gmm.fitting.events import Outcome, SelectionFinished, SelectionStarted
-from dask_gmm.fitting.fit import repeated_passes
 from dask_gmm.fitting.fit_starts import check_row_count, start_reads
 from dask_gmm.fitting.grid_reads import BudgetSpentError, GridReads
 from dask_gmm.fitting.grid_sample import choose_accelerations, draw_grid_sample
@@ -147,22 +145,21 @@ def select_mixture(
     sample = draw_grid_sample(source, backend, settings.points, fit, random_state, held_out, notify)
     budget.check()
     scoreboard = Scoreboard(settings.criterion, notify, settings.n_effective)
-    with repeated_passes(source, backend, fit) as plan:
+    with backend.open(source, cache=fit.pinned) as passes:
         contestants = [
             Contestant(point, strategy, scoreboard, origins)
-            for point, strategy, origins in sample.begin(plan, backend, random_state, notify)
+            for point, strategy, origins in sample.begin(passes, random_state, notify)
         ]
-        arguments = (backend, plan, fit.kernel, observers)
+        arguments = (passes, fit.kernel, observers)
         evaluator = (
             Evaluator(*arguments)
             if held_out is None
             else HoldOutEvaluator(*arguments, held_out=held_out)
         )
-        with single_threaded_blas():
-            _advance(contestants, GridReads(evaluator, scoreboard, budget))
-            results = tuple(
-                _point_result(p, contestants, sample.accelerations[p]) for p in settings.points
-            )
+        _advance(contestants, GridReads(evaluator, scoreboard, budget))
+        results = tuple(
+            _point_result(p, contestants, sample.accelerations[p]) for p in settings.points
+        )
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most)
     winner = _winner(results, settings.criterion)

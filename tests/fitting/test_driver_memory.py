@@ -38,7 +38,7 @@ def strategy(kind: str | None, rows: np.ndarray, starts: list[MixtureParameters]
         return PlainEM(starts[0], 0.0, 8, MODEL)
     if kind == "squarem":
         return Squarem((starts[0],), 0.0, 8, MODEL)
-    sample = SampleRows(Rows(rows[::4].copy()), "blas")
+    sample = SampleRows(Rows(rows[::4].copy()), get_kernel("blas"))
     return VarianceReducedEM(fit_sample(sample, starts, MODEL), 0.0, 8, MODEL, sample=sample)
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.acceleration.climbing import Point
-from dask_gmm.fitting.acceleration.objective import per_row
 from dask_gmm.fitting.acceleration.one_sided import rise_of_halves
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
@@ -21,14 +20,18 @@ from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.loop import FitResult, PlainEM, run
 from dask_gmm.mixture.kernels import Candidate
+from dask_gmm.mixture.moments import per_row
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.rows import Rows
 from tests.benchmarks.bench_passes import gaussians
 from tests.fitting.acceleration.problems import KERNEL, Passes, overlapping, sample_of
+from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.acceleration.verified import VerifiedEM
 
-REG, TOL, K = 1e-6, 1e-3, 6
+MODEL = likelihood("full", 1e-6)
+TOL, K = 1e-3, 6
 
 
 def crowded(seed: int, tail: float | None) -> tuple[np.ndarray, MixtureParameters]:
@@ -41,13 +44,13 @@ def crowded(seed: int, tail: float | None) -> tuple[np.ndarray, MixtureParameter
 
 
 def led(start: MixtureParameters, rows: np.ndarray, tol: float = TOL) -> VarianceReducedEM:
-    sample = SampleRows(rows[:1600].copy())
-    return VarianceReducedEM(fit_sample(sample, [start], REG), tol, 100, REG, sample=sample)
+    sample = SampleRows(Rows(rows[:1600].copy()))
+    return VarianceReducedEM(fit_sample(sample, [start], MODEL), tol, 100, MODEL, sample=sample)
 
 
 def left(result: FitResult, rows: np.ndarray) -> float:
     """What 100 plain passes gain from the end of a fit on: not all, on a plateau."""
-    (end,) = run([PlainEM(result.parameters, 0.0, 100, REG)], Passes(rows))
+    (end,) = run([PlainEM(result.parameters, 0.0, 100, MODEL)], Passes(rows))
     return end.lower_bound - result.lower_bound
 
 
@@ -77,9 +80,9 @@ def test_enough_is_said_where_the_guess_is_too_small(seed: int, tail: float | No
 @pytest.mark.parametrize("kind", ["squarem", "plain"])
 def test_enough_is_said_by_gains_alone(kind: str) -> None:
     rows, start = crowded(0, 3.0)
-    running: VerifiedEM | PlainEM = PlainEM(start, TOL, 500, REG)
+    running: VerifiedEM | PlainEM = PlainEM(start, TOL, 500, MODEL)
     if kind == "squarem":
-        running = Squarem((start,), TOL, 500, REG)
+        running = Squarem((start,), TOL, 500, MODEL)
     (result,) = run([running], Passes(rows))
     assert result.remaining_gain is not None
     assert TOL < left(result, rows) <= 2.0 * result.remaining_gain
@@ -88,7 +91,7 @@ def test_enough_is_said_by_gains_alone(kind: str) -> None:
 
 def test_not_much_more_is_said_where_the_sample_is_right() -> None:
     rows, start = overlapping(17, n=10_000, spread=2.0)
-    running = VarianceReducedEM((start,), TOL, 100, REG, sample=sample_of(rows, 2500))
+    running = VarianceReducedEM((start,), TOL, 100, MODEL, sample=sample_of(rows, 2500))
     (result,) = run([running], Passes(rows))
     truth = left(result, rows)
     assert result.remaining_gain is not None
@@ -102,7 +105,7 @@ def test_what_is_said_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fitted() -> FitResult:
         sample = sample_of(rows, 1000)
-        return run([VarianceReducedEM((start,), 1e-5, 100, REG, sample=sample)], Passes(rows))[0]
+        return run([VarianceReducedEM((start,), 1e-5, 100, MODEL, sample=sample)], Passes(rows))[0]
 
     as_it_is = fitted()
     monkeypatch.setattr(VarianceReducedEM, "at_most", lambda *_: 1e9)
@@ -120,7 +123,7 @@ def test_it_is_found_once_and_not_on_the_way(monkeypatch: pytest.MonkeyPatch) ->
         VarianceReducedEM, "at_most", lambda _self, _at, heights: calls.append(len(heights))
     )
     rows, start = overlapping(17, n=4000)
-    running = VarianceReducedEM((start,), 1e-5, 100, REG, sample=sample_of(rows, 1000))
+    running = VarianceReducedEM((start,), 1e-5, 100, MODEL, sample=sample_of(rows, 1000))
     (result,) = run([running], Passes(rows))
     running.finish()
     assert calls == [result.n_iter]
@@ -133,9 +136,11 @@ def test_a_collapsed_fit_says_nothing() -> None:
         "full", [0.1, 0.9], [[0.0] * 3, [0.1] * 3], [np.eye(3) * 1e-12, np.eye(3) * 9.0]
     )
     for running in (
-        PlainEM(narrow, 0.0, 50, 0.0),
-        Squarem((narrow,), 0.0, 50, 0.0),
-        VarianceReducedEM((narrow,), 0.0, 50, 0.0, sample=SampleRows(rows[::2].copy())),
+        PlainEM(narrow, 0.0, 50, likelihood("full")),
+        Squarem((narrow,), 0.0, 50, likelihood("full")),
+        VarianceReducedEM(
+            (narrow,), 0.0, 50, likelihood("full"), sample=SampleRows(Rows(rows[::2].copy()))
+        ),
     ):
         (result,) = run([running], Passes(rows))
         assert isinstance(result.error, CollapsedComponentError)
@@ -145,9 +150,9 @@ def test_a_collapsed_fit_says_nothing() -> None:
 def test_of_the_optimum_of_all_rows_next_to_nothing_is_said() -> None:
     """Whatever the sample's own optimum is: its gradient is that of all rows."""
     rows, start = overlapping(18, n=4000)
-    (there,) = run([PlainEM(start, 0.0, 600, REG)], Passes(rows))
-    (found,) = KERNEL.statistics(rows, (Candidate(there.parameters),))
+    (there,) = run([PlainEM(start, 0.0, 600, MODEL)], Passes(rows))
+    (found,) = KERNEL.statistics(Rows(rows), (Candidate(there.parameters),))
     moments = per_row(found)
-    regular = moments.regularised(REG, moments.counts)
+    regular = moments + MODEL.regulariser(found)
     at = Point.of(there.parameters, found.mean_log_likelihood, regular)
     assert rise_of_halves(sample_of(rows, 1000), at, there.n_iter) < 1e-8

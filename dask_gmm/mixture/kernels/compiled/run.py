@@ -1,6 +1,6 @@
-"""One call of a program: its memory, its records, and the rows brought before it.
+"""Calls of a program: their memory, their records, and the rows brought before it.
 
-All memory of a call is one stretch, cut into arrays that begin on cache lines: a vector of 512
+All memory of a run is one stretch, cut into arrays that begin on cache lines: a vector of 512
 bits that straddles two lines takes twice as long to load.
 """
 
@@ -64,8 +64,7 @@ class Run:
         tile = Block.allocated(design, 0)
         sizes = [Member.allocated(design, k) for k in self._components]
         of_rows = [Member.allocated(design, k, gathered=True) for k in self._components]
-        self.nbytes = sum(map(_bytes_of, [tile, *sizes, *of_rows]))
-        memory = _Memory(self.nbytes)
+        memory = _Memory(sum(map(_bytes_of, [tile, *sizes, *of_rows])))
         self._tile = memory.cut(tile)
         self._members = [memory.cut(s) for s in sizes]
         begin = memory.used
