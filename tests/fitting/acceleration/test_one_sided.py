@@ -17,6 +17,7 @@ from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.loop import FitResult, PlainEM, run
 from dask_gmm.mixture.kernels import Candidate
@@ -29,6 +30,7 @@ from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.acceleration.verified import VerifiedEM
+    from dask_gmm.mixture.statistics import SufficientStatistics
 
 MODEL = likelihood("full", 1e-6)
 TOL, K = 1e-3, 6
@@ -127,6 +129,29 @@ def test_it_is_found_once_and_not_on_the_way(monkeypatch: pytest.MonkeyPatch) ->
     (result,) = run([running], Passes(rows))
     running.finish()
     assert calls == [result.n_iter]
+
+
+class _MendsOnce(MStep):
+    """As if the first pass had left a component without rows."""
+
+    def __call__(self, statistics: SufficientStatistics) -> MixtureParameters:
+        """Do the M-step, and note a mend."""
+        found = super().__call__(statistics)
+        if not self.notes:
+            self.notes.append("a component was mended")
+        return found
+
+
+def test_gains_before_a_mend_tell_nothing() -> None:
+    """What a component taken out or put elsewhere has changed was no gain of EM."""
+    rows, start = overlapping(17, n=1000)
+
+    def said(passes: int) -> float | None:
+        running = PlainEM(start, 0.0, passes, REG, m_step=_MendsOnce(REG))
+        return run([running], Passes(rows))[0].remaining_gain
+
+    assert said(2) is None
+    assert said(3) is not None
 
 
 def test_a_collapsed_fit_says_nothing() -> None:
