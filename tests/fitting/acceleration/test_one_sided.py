@@ -147,7 +147,7 @@ def test_gains_before_a_mend_tell_nothing() -> None:
     rows, start = overlapping(17, n=1000)
 
     def said(passes: int) -> float | None:
-        running = PlainEM(start, 0.0, passes, REG, m_step=_MendsOnce(REG))
+        running = PlainEM(start, 0.0, passes, MODEL, m_step=_MendsOnce(MODEL))
         return run([running], Passes(rows))[0].remaining_gain
 
     assert said(2) is None
