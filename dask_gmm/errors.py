@@ -32,6 +32,7 @@ __all__ = [
     "RowError",
     "SampleWeightError",
     "SchedulerLostError",
+    "StateError",
     "StaysHereWarning",
     "StoreError",
     "StoreNotFoundError",
@@ -205,6 +206,10 @@ class OutputExistsError(StoreError, FileExistsError):
 
 class ModelFileError(StoreError, ValueError):
     """What was found is not a model file that this version can read."""
+
+
+class StateError(DaskGMMError, ValueError):
+    """What was found is no state of a fit that this version can go on from."""
 
 
 class MemoryPlanError(DaskGMMError, MemoryError):

@@ -257,14 +257,12 @@ def _make_best(
     """Turn the estimator into the winner, as its own `fit` would have left it."""
     best = report.winner.best
     assert best is not None
-    assert best.judged is not None
     model.set_params(
         n_components=report.winner.point.n_components,
         covariance_type=report.winner.point.family.name,
     )
-    result = best.finish()
     fitted = FitReport(
-        result, report.history, best.judged.rows, report.seconds, report.winner.acceleration
+        best.result, report.history, best.judged.rows, report.seconds, report.winner.acceleration
     )
     model._keep(fitted, dtype)
     warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)

@@ -157,7 +157,7 @@ class Selection:
 def row_of(result: PointResult) -> SelectionRow:
     """What came of a point of the grid."""
     point, nan = result.point, float("nan")
-    if result.best is None or result.best.judged is None:
+    if result.best is None:
         return SelectionRow(
             n_components=point.n_components,
             covariance_type=point.family.name,
@@ -177,7 +177,7 @@ def row_of(result: PointResult) -> SelectionRow:
             remaining_gain=None,
         )
     best, judged = result.best, result.best.judged
-    criteria, outcome = judged.criteria, best.outcome or Outcome.DROPPED
+    criteria, end = judged.criteria, best.result
     return SelectionRow(
         n_components=point.n_components,
         covariance_type=point.family.name,
@@ -191,8 +191,8 @@ def row_of(result: PointResult) -> SelectionRow:
         heldout=judged.heldout,
         passes=result.passes,
         seconds=result.seconds,
-        outcome=outcome.value,
+        outcome=end.outcome.value,
         start=best.origin,
         acceleration=result.acceleration,
-        remaining_gain=result.remaining_gain,
+        remaining_gain=end.remaining_gain,
     )

@@ -15,7 +15,21 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Event, PassFinished
     from dask_gmm.fitting.settings import FitSettings
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "BudgetSpentError"]
+
+
+class BudgetSpentError(Exception):
+    """A turn cannot be paid for, after all; no strategy has been told anything of it.
+
+    Attributes
+    ----------
+    outcome : Outcome
+        Which budget it was.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.value)
+        self.outcome = outcome
 
 
 @dataclass

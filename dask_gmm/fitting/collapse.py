@@ -14,7 +14,7 @@ A mended step may lower the likelihood; a fit therefore never takes it for conve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,9 +42,12 @@ _WORST_PART = 0.01
 _MOST_WORST = 500
 
 
-@dataclass
+@dataclass(frozen=True)
 class MStep:
-    """The M-step of one restart, mending what has collapsed.
+    """The M-step of a strategy, mending what has collapsed.
+
+    It says what it has mended and keeps no account of it: whoever calls it hands in what was mended
+    before.
 
     Parameters
     ----------
@@ -57,21 +60,29 @@ class MStep:
         Rows to reseed from: a sample of the data. Without them "reseed" cannot mend.
     kernel : Kernel
         What computes the densities of those rows.
-
-    Attributes
-    ----------
-    notes : list of str
-        A sentence for each component that was mended.
     """
 
     model: MixtureModel
     on_collapse: str = "stop"
     rows: Rows | None = None
     kernel: Kernel = FASTEST
-    notes: list[str] = field(default_factory=list)
 
-    def __call__(self, statistics: SufficientStatistics) -> MixtureParameters:
-        """Return the parameters after the M-step.
+    def __call__(
+        self, statistics: SufficientStatistics, mended: tuple[str, ...] = ()
+    ) -> tuple[MixtureParameters, tuple[str, ...]]:
+        """Do the M-step.
+
+        Parameters
+        ----------
+        statistics : SufficientStatistics
+        mended : tuple of str
+            A sentence for each component that this restart has had mended before.
+
+        Returns
+        -------
+        MixtureParameters
+        tuple of str
+            `mended`, and a sentence for each component that was mended now.
 
         Raises
         ------
@@ -82,21 +93,23 @@ class MStep:
             A covariance is not finite: squares have overflowed.
         """
         if self.on_collapse in ("stop", "raise"):
-            return self.model.update(statistics)
+            return self.model.update(statistics), mended
         empty = self._empty(statistics)
         try:
             if not empty:
-                return self.model.update(statistics)
+                return self.model.update(statistics), mended
             bad = sorted({*empty, *self._collapsed(statistics)})
         except CollapsedComponentError:
             bad = self._collapsed(statistics)
             if not bad:
                 raise
         if len(bad) == statistics.n_components:
-            return self.model.update(statistics)  # nothing sound to mend it from
+            return self.model.update(statistics), mended  # nothing sound to mend it from
         if self.on_collapse == "merge":
-            return self._merged(statistics, bad)
-        return self._reseeded(statistics, bad)
+            parameters, notes = self._merged(statistics, bad)
+        else:
+            parameters, notes = self._reseeded(statistics, bad, len(mended))
+        return parameters, (*mended, *notes)
 
     def sound(self, statistics: SufficientStatistics) -> MixtureParameters | None:
         """Return the parameters after the M-step; None if it would fail, or have to mend."""
@@ -124,36 +137,39 @@ class MStep:
                 found.append(k)
         return found
 
-    def _merged(self, statistics: SufficientStatistics, bad: list[int]) -> MixtureParameters:
+    def _merged(
+        self, statistics: SufficientStatistics, bad: list[int]
+    ) -> tuple[MixtureParameters, list[str]]:
+        notes = []
         for gone in reversed(bad):  # from the end, so that the numbers before it still hold
             statistics, into = absorb_component(statistics, gone, self.model)
-            self.notes.append(
+            notes.append(
                 f"Component {gone} collapsed and was merged into component {into}, which leaves "
                 f"{statistics.n_components}."
             )
-        return self.model.update(statistics)
+        return self.model.update(statistics), notes
 
-    def _reseeded(self, statistics: SufficientStatistics, bad: list[int]) -> MixtureParameters:
+    def _reseeded(
+        self, statistics: SufficientStatistics, bad: list[int], before: int
+    ) -> tuple[MixtureParameters, list[str]]:
         k = statistics.n_components
-        if self.rows is None or len(self.notes) + len(bad) > k:
+        if self.rows is None or before + len(bad) > k:
             raise CollapsedComponentError(
                 f"Component {bad[0]} collapsed, and "
                 + (
                     "there is no sample of rows to put it back into."
                     if self.rows is None
-                    else f"{len(self.notes)} components were reseeded before. Try to decrease "
+                    else f"{before} components were reseeded before. Try to decrease "
                     f"the number of components, or increase reg_covar."
                 )
             )
         sound = [j for j in range(k) if j not in bad]
-        parameters = self.model.update(take_components(statistics, sound))
+        parameters, notes = self.model.update(take_components(statistics, sound)), []
         for gone in bad:
             mean = worst_place(self.rows, parameters, self.kernel)
             parameters = _with_component(parameters, gone, mean)
-            self.notes.append(
-                f"Component {gone} collapsed and was put where the mixture fits worst."
-            )
-        return parameters
+            notes.append(f"Component {gone} collapsed and was put where the mixture fits worst.")
+        return parameters, notes
 
 
 def worst_place(rows: Rows, parameters: MixtureParameters, kernel: Kernel = FASTEST) -> Array:

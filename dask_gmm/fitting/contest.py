@@ -1,7 +1,7 @@
 """Candidates that advance together and drop out when they seem unable to win.
 
-A `Contestant` is a strategy around another one. It notes what each pass says about the criterion,
-and gives up when it is dominated:
+A `Contest` is a strategy made of others, and its state is made of theirs. It notes what each pass
+says about the criterion of each contestant, and one gives up when it is dominated:
 
     a contestant drops out when even a hundred times what it seems to have left would not bring its
     criterion to the best that anyone has attained.
@@ -26,15 +26,15 @@ be too little for another read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.fitting.acceleration.verified import VerifiedEM
 from dask_gmm.fitting.events import Outcome, PointFinished
 from dask_gmm.fitting.holdout import ScoredStatistics
 from dask_gmm.fitting.sample_progress import SampleProgress
+from dask_gmm.fitting.state import saved
 from dask_gmm.mixture.criteria import InformationCriteria, information_criteria
 from dask_gmm.mixture.kernels import Candidate
 
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dask_gmm.fitting.events import Observer
-    from dask_gmm.fitting.grid_starts import GridPoint
-    from dask_gmm.fitting.loop import FitResult, PlainEM
+    from dask_gmm.fitting.grid_starts import GridPoint, GridStart
+    from dask_gmm.fitting.loop import FitResult, FitState, Fitting
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
-__all__ = ["CRITERIA", "Contestant", "Judged", "Scoreboard", "best_contestant"]
+__all__ = ["CRITERIA", "Contest", "ContestState", "Contestant", "Judged", "Standing", "best_of"]
 
 CRITERIA = ("bic", "aic", "icl", "heldout")
 
@@ -61,6 +61,7 @@ ESTIMATES = 2
 _FALL = 1e-6
 
 
+@saved
 @dataclass(frozen=True)
 class Judged:
     """A mixture with what a pass at its own parameters has said about it.
@@ -116,247 +117,306 @@ class Judged:
         return float(getattr(self.criteria, name)) - 2.0 * gain
 
 
-@dataclass
-class Scoreboard:
-    """What all contestants can see.
+@saved
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where a contestant stands.
 
     Attributes
     ----------
-    criterion : str
-    notify : Observer
-    n_effective : float or None
-        Independent observations that the rows stand for; their weight by default.
-    share : float
-        Seconds that the last turn's reads took for each candidate.
-    """
-
-    criterion: str
-    notify: Observer
-    n_effective: float | None = None
-    share: float = 0.0
-    _contestants: list[Contestant] = field(default_factory=list)
-    _progress: SampleProgress | None = None
-
-    def enter(self, contestant: Contestant) -> None:
-        """Take a contestant in."""
-        self._contestants.append(contestant)
-
-    @property
-    def best(self) -> float:
-        """The best that anyone stands at whose components are sound."""
-        values = [
-            c.judged.value(self.criterion)
-            for c in self._contestants
-            if c.judged is not None and c.outcome is not Outcome.COLLAPSED
-        ]
-        return min(values, default=np.inf)
-
-    def turn(self, share: float) -> None:
-        """Everyone who still runs will now judge what has been read."""
-        self.share = share
-        running = sum(c.outcome is None for c in self._contestants)
-        self._progress = SampleProgress(self.notify, "finding the next steps", running)
-
-    def judged(self) -> None:
-        """Somebody has judged."""
-        if self._progress is not None:
-            self._progress.advanced()
-
-    def lost(self) -> None:
-        """What somebody had attained counts no more: let those come back who dropped out by it."""
-        for contestant in self._contestants:
-            contestant.reconsider()
-
-    def ended(self, contestant: Contestant) -> None:
-        """Tell the observers when the last contestant of a point has ended."""
-        mine = [c for c in self._contestants if c.point == contestant.point]
-        if any(c.outcome is None for c in mine):
-            return
-        best = best_contestant(mine)
-        self.notify(
-            PointFinished(
-                n_components=best.point.n_components,
-                covariance_type=best.point.family.name,
-                criterion=self.criterion,
-                value=_shown(best, self.criterion),
-                passes=max(c.passes for c in mine),
-                outcome=best.outcome or Outcome.DROPPED,
-            )
-        )
-
-
-class Contestant:
-    """A strategy that knows when it has lost, and what its end is worth.
-
-    Parameters
-    ----------
-    point : GridPoint
-    inner : PlainEM or VerifiedEM
-    scoreboard : Scoreboard
-    origins : sequence of str
-        Where each of its starts comes from.
-
-    Attributes
-    ----------
+    fit : FitState
+        Of its strategy.
+    origins : tuple of str
+        Where each of its starts comes from; from the first pass on, that of the one it set out
+        from.
     outcome : Outcome or None
         How it ended; None while it goes on.
     judged : Judged or None
         The mixture where it stands; None before the first pass.
-    origin : str
-        Where the start comes from that it has set out from.
     passes : int
         That it has taken part in.
-    seconds : float
-        Its share of their time.
+    evaluated : int
+        Candidates of its own that they have evaluated.
+    gains : tuple of float
+        What the last moves have gained, in nats; infinite for the first of all.
+    estimates : tuple of float
+        What seemed to be left at the last accepted mixtures, in nats per row; infinite where nobody
+        knew.
+    end_at : MixtureParameters or None
+        Where its strategy has ended and no pass has been yet.
     """
 
-    def __init__(
-        self,
-        point: GridPoint,
-        inner: PlainEM | VerifiedEM,
-        scoreboard: Scoreboard,
-        origins: Sequence[str],
-    ) -> None:
-        self.point = point
-        self.inner = inner
-        self.outcome: Outcome | None = None
-        self.judged: Judged | None = None
-        self.origin = origins[0]
-        self.passes = 0
-        self.seconds = 0.0
-        self._scoreboard = scoreboard
-        self._origins = tuple(origins)
-        self._proposed: tuple[Candidate, ...] = ()
-        self._end_at: MixtureParameters | None = None
-        if inner.outcome is not None:
-            self._end_at = inner.finish().parameters
-        self._gains: list[float] = []
-        self._estimates: list[float] = []
-        scoreboard.enter(self)
+    fit: FitState
+    origins: tuple[str, ...]
+    outcome: Outcome | None = None
+    judged: Judged | None = None
+    passes: int = 0
+    evaluated: int = 0
+    gains: tuple[float, ...] = ()
+    estimates: tuple[float, ...] = ()
+    end_at: MixtureParameters | None = None
 
-    def propose(self) -> tuple[Candidate, ...]:
-        """What the inner strategy wants, or the place where it has ended."""
-        if self._end_at is None:
-            self._proposed = self.inner.propose()
-        else:
-            self._proposed = (Candidate(self._end_at),)
-        return self._proposed
+    @property
+    def origin(self) -> str:
+        """Where the start comes from that it has set out from."""
+        return self.origins[0]
 
-    def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
-        """Note what the pass says; go on, end, or drop out."""
-        self.passes += 1
-        self.seconds += self._scoreboard.share * len(statistics)
-        seen = [
-            Judged.of(candidate.parameters, found, self._scoreboard.n_effective)
-            for candidate, found in zip(self._proposed, statistics, strict=True)
-        ]
-        if self._end_at is not None:
-            assert self.inner.outcome is not None
-            self._end(seen[0], self.inner.outcome)
-            return
-        if self.judged is None:
-            best = max(range(len(seen)), key=lambda i: seen[i].criteria.log_likelihood)
-            self.origin = self._origins[best]
-            self._move_to(seen[best])
-        self.inner.judge(statistics)
-        self._advance(seen)
-        self._scoreboard.judged()
-        if self.inner.outcome is not None:
-            self._arrive(seen)
-        elif self._dominated():
-            assert self.judged is not None
-            self._end(self.judged, Outcome.DROPPED)
+    @property
+    def likelihood(self) -> float:
+        """Log-likelihood where it stands, in nats; -inf before the first pass."""
+        return -np.inf if self.judged is None else self.judged.criteria.log_likelihood
 
-    def stop(self, outcome: Outcome) -> None:
-        """End where it stands: no further read can be afforded."""
-        assert self.judged is not None
-        self._end(self.judged, self.inner.outcome or outcome)
-
-    def reconsider(self) -> None:
-        """Come back, if it has dropped out and is not dominated any more."""
-        if self.outcome is Outcome.DROPPED and not self._dominated():
-            self.outcome = None
-
-    def finish(self) -> FitResult:
-        """Return how it ended, with the parameters that `judged` belongs to."""
-        assert self.outcome is not None
-        assert self.judged is not None
-        if self.inner.outcome is None:
-            self.inner.outcome = self.outcome
-        return replace(self.inner.finish(), parameters=self.judged.parameters)
-
-    def _advance(self, seen: Sequence[Judged]) -> None:
-        """Move to what the inner strategy has accepted of the pass, if anything."""
-        if not isinstance(self.inner, VerifiedEM):
-            self._move_to(seen[0])
-            return
-        for judged in seen:
-            if judged.parameters is self.inner.accepted_parameters:
-                left = self.inner.expected_gain
-                self._move_to(judged)
-                self._estimates.append(np.inf if left is None else left)
-
-    def _move_to(self, judged: Judged) -> None:
-        before, self.judged = self.judged, judged
+    def moved_to(self, judged: Judged) -> tuple[Standing, bool]:
+        """The standing there, and whether that is so much lower that the mixture was mended."""
+        before = self.judged
         if before is None:
-            self._gains.append(np.inf)
-        elif before.parameters is not judged.parameters:  # else about better centres
-            gain = judged.criteria.log_likelihood - before.criteria.log_likelihood
-            if gain < -_FALL * judged.criteria.n_effective:
-                self._gains, self._estimates = [np.inf], []
-                self._scoreboard.lost()
-            else:
-                self._gains.append(max(gain, 0.0))
+            return replace(self, judged=judged, gains=(np.inf,)), False
+        if before.parameters is judged.parameters:  # about better centres
+            return replace(self, judged=judged), False
+        gain = judged.criteria.log_likelihood - before.criteria.log_likelihood
+        if gain < -_FALL * judged.criteria.n_effective:
+            return replace(self, judged=judged, gains=(np.inf,), estimates=()), True
+        gains = (*self.gains, max(gain, 0.0))[-GAINS_COMPARED:]
+        return replace(self, judged=judged, gains=gains), False
 
-    def _arrive(self, seen: Sequence[Judged]) -> None:
-        """End where the inner strategy has ended, at once if a pass has been there."""
-        assert self.inner.outcome is not None
-        assert self.judged is not None
-        place = self.inner.finish().parameters
-        if isinstance(self.inner, VerifiedEM) and self.inner.outcome is not Outcome.COLLAPSED:
-            accepted = self.inner.accepted_parameters
-            place = place if accepted is None else accepted
-        for judged in (self.judged, *seen):
-            if judged.parameters is place:
-                self._end(judged, self.inner.outcome)
-                return
-        self._end_at = place
-
-    def _dominated(self) -> bool:
-        assert self.judged is not None
-        gain = GAIN_MARGIN * self._left()
-        return self.judged.optimistic(self._scoreboard.criterion, gain) > self._scoreboard.best
-
-    def _left(self) -> float:
+    def left(self) -> float:
         """Nats that it seems to have left to gain; infinite while nobody can say."""
         assert self.judged is not None
-        estimates = self._estimates[-ESTIMATES:]
-        if max(estimates, default=np.inf) < np.inf:
-            return self.judged.criteria.n_effective * max(estimates)
-        gains = self._gains[-GAINS_COMPARED:]
-        return max(gains) if len(gains) == GAINS_COMPARED else np.inf
+        seems = max(self.estimates, default=np.inf)
+        if seems < np.inf:
+            return self.judged.criteria.n_effective * seems
+        return max(self.gains) if len(self.gains) == GAINS_COMPARED else np.inf
 
-    def _end(self, judged: Judged, outcome: Outcome) -> None:
-        self.judged, self.outcome = judged, outcome
+
+@saved
+@dataclass(frozen=True, eq=False)
+class ContestState:
+    """Where all contestants stand, in the order of the contest."""
+
+    standings: tuple[Standing, ...]
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """None while anybody goes on; then how the most likely one has ended."""
+        if any(s.outcome is None for s in self.standings):
+            return None
+        return best_of(self.standings).outcome
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A strategy that takes part for a point of a grid."""
+
+    point: GridPoint
+    fitting: Fitting[Any]
+
+    def begin(self, starts: Sequence[GridStart]) -> Standing:
+        """Set out from some starts."""
+        fit = self.fitting.begin([start.parameters for start in starts])
+        end_at = None if fit.outcome is None else self.fitting.end(fit)
+        return Standing(fit, tuple(start.origin for start in starts), end_at=end_at)
+
+    def propose(self, standing: Standing) -> tuple[Candidate, ...]:
+        """What its strategy wants, or the place where it has ended."""
+        if standing.end_at is None:
+            return self.fitting.propose(standing.fit)
+        return (Candidate(standing.end_at),)
+
+    def finish(self, standing: Standing) -> FitResult:
+        """Return how it ended, with the parameters that `judged` belongs to."""
+        assert standing.outcome is not None
+        assert standing.judged is not None
+        fit = standing.fit
+        if fit.outcome is None:
+            fit = self.fitting.stop(fit, standing.outcome)
+        return replace(self.fitting.finish(fit), parameters=standing.judged.parameters)
+
+
+def _nobody(event: object) -> None:
+    """Observes nothing."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Contestants that share passes and see each other's criterion; a strategy.
+
+    Parameters
+    ----------
+    contestants : tuple of Contestant
+    criterion : str
+    n_effective : float or None
+        Independent observations that the rows stand for; their weight by default.
+    notify : Observer
+        Told of points whose contestants have all ended, and while a turn is judged how far that
+        has come. No state depends on it.
+    """
+
+    contestants: tuple[Contestant, ...]
+    criterion: str
+    n_effective: float | None = None
+    notify: Observer = _nobody
+
+    def begin(self, starts: Sequence[Sequence[GridStart]]) -> ContestState:
+        """Let all contestants set out, each from its own starts."""
+        pairs = zip(self.contestants, starts, strict=True)
+        return ContestState(tuple(contestant.begin(mine) for contestant, mine in pairs))
+
+    def propose(self, state: ContestState) -> tuple[Candidate, ...]:
+        """What everybody wants who still runs."""
+        return tuple(c for i in _running(state) for c in self._proposed(state, i))
+
+    def judge(
+        self, state: ContestState, statistics: Sequence[SufficientStatistics]
+    ) -> ContestState:
+        """Let all take in their statistics, one after the other."""
+        running = _running(state)
+        turn, start = _Turn(self, list(state.standings)), 0
+        progress = SampleProgress(self.notify, "finding the next steps", len(running))
+        for i in running:
+            proposed = self._proposed(state, i)
+            mine = statistics[start : start + len(proposed)]
+            turn.judge(i, proposed, mine)
+            start += len(proposed)
+            if state.standings[i].end_at is None:
+                progress.advanced()
+        return ContestState(tuple(turn.standings))
+
+    def stop(self, state: ContestState, outcome: Outcome) -> ContestState:
+        """End where all stand: no further read can be afforded."""
+        turn = _Turn(self, list(state.standings))
+        while running := _running(turn):  # one that ends by a collapse may bring others back
+            standing = turn.standings[running[0]]
+            assert standing.judged is not None
+            turn.end(running[0], standing.judged, standing.fit.outcome or outcome)
+        return ContestState(tuple(turn.standings))
+
+    def of_point(self, point: GridPoint) -> list[int]:
+        """Which contestants take part for a point."""
+        return [i for i, c in enumerate(self.contestants) if c.point == point]
+
+    def _proposed(self, state: ContestState, i: int) -> tuple[Candidate, ...]:
+        return self.contestants[i].propose(state.standings[i])
+
+
+@dataclass
+class _Turn:
+    """A turn that is being judged: each sees where those stand that were judged before it."""
+
+    contest: Contest
+    standings: list[Standing]
+
+    def judge(
+        self,
+        i: int,
+        proposed: Sequence[Candidate],
+        statistics: Sequence[SufficientStatistics],
+    ) -> None:
+        """Note what the pass says of one contestant; it goes on, ends, or drops out."""
+        before, fitting = self.standings[i], self.contest.contestants[i].fitting
+        seen = [
+            Judged.of(candidate.parameters, found, self.contest.n_effective)
+            for candidate, found in zip(proposed, statistics, strict=True)
+        ]
+        self.standings[i] = replace(
+            before, passes=before.passes + 1, evaluated=before.evaluated + len(seen)
+        )
+        if before.end_at is not None:
+            assert before.fit.outcome is not None
+            self.end(i, seen[0], before.fit.outcome)
+            return
+        if before.judged is None:
+            best = max(range(len(seen)), key=lambda j: seen[j].criteria.log_likelihood)
+            self.standings[i] = replace(self.standings[i], origins=(before.origins[best],))
+            self._move(i, seen[best])
+        fit = fitting.judge(before.fit, statistics)
+        self.standings[i] = replace(self.standings[i], fit=fit)
+        accepted = fitting.accepted(before.fit, fit)
+        if accepted is not None:
+            self._move(i, seen[accepted])
+            left = fitting.expected_gain(fit)
+            estimates = (*self.standings[i].estimates, np.inf if left is None else left)
+            self.standings[i] = replace(self.standings[i], estimates=estimates[-ESTIMATES:])
+        if fit.outcome is not None:
+            self._arrive(i, fit.outcome, fitting.end(fit), seen)
+        elif self._dominated(i):
+            judged = self.standings[i].judged
+            assert judged is not None
+            self.end(i, judged, Outcome.DROPPED)
+
+    def end(self, i: int, judged: Judged, outcome: Outcome) -> None:
+        """Let a contestant end, and tell the observers when it is the last one of its point."""
+        self.standings[i] = replace(self.standings[i], judged=judged, outcome=outcome)
         if outcome is Outcome.COLLAPSED:
-            self._scoreboard.lost()
-        self._scoreboard.ended(self)
+            self._reconsider()
+        point = self.contest.contestants[i].point
+        mine = [self.standings[j] for j in self.contest.of_point(point)]
+        if any(s.outcome is None for s in mine):
+            return
+        best = best_of(mine)
+        assert best.outcome is not None
+        self.contest.notify(
+            PointFinished(
+                n_components=point.n_components,
+                covariance_type=point.family.name,
+                criterion=self.contest.criterion,
+                value=_shown(best, self.contest.criterion),
+                passes=max(s.passes for s in mine),
+                outcome=best.outcome,
+            )
+        )
+
+    def _move(self, i: int, judged: Judged) -> None:
+        self.standings[i], mended = self.standings[i].moved_to(judged)
+        if mended:
+            self._reconsider()
+
+    def _arrive(
+        self, i: int, outcome: Outcome, place: MixtureParameters, seen: Sequence[Judged]
+    ) -> None:
+        """End where the strategy has ended, at once if a pass has been there."""
+        judged = self.standings[i].judged
+        assert judged is not None
+        for known in (judged, *seen):
+            if known.parameters is place:
+                self.end(i, known, outcome)
+                return
+        self.standings[i] = replace(self.standings[i], end_at=place)
+
+    def _reconsider(self) -> None:
+        """What somebody had attained counts no more: let those come back who dropped out by it."""
+        for i, standing in enumerate(self.standings):
+            if standing.outcome is Outcome.DROPPED and not self._dominated(i):
+                self.standings[i] = replace(standing, outcome=None)
+
+    def _dominated(self, i: int) -> bool:
+        standing, criterion = self.standings[i], self.contest.criterion
+        assert standing.judged is not None
+        gain = GAIN_MARGIN * standing.left()
+        return standing.judged.optimistic(criterion, gain) > self._attained()
+
+    def _attained(self) -> float:
+        """The best that anyone stands at whose components are sound."""
+        values = [
+            s.judged.value(self.contest.criterion)
+            for s in self.standings
+            if s.judged is not None and s.outcome is not Outcome.COLLAPSED
+        ]
+        return min(values, default=np.inf)
 
 
-def best_contestant(contestants: Sequence[Contestant]) -> Contestant:
+def best_of(standings: Sequence[Standing]) -> Standing:
     """The one with the largest likelihood, the first of equals; a collapsed one only of such."""
-    sound = [c for c in contestants if c.outcome is not Outcome.COLLAPSED] or list(contestants)
-    return max(sound, key=_likelihood)
+    sound = [s for s in standings if s.outcome is not Outcome.COLLAPSED] or list(standings)
+    return max(sound, key=lambda s: s.likelihood)
 
 
-def _likelihood(contestant: Contestant) -> float:
-    judged = contestant.judged
-    return -np.inf if judged is None else judged.criteria.log_likelihood
+def _running(state: ContestState | _Turn) -> list[int]:
+    return [i for i, standing in enumerate(state.standings) if standing.outcome is None]
 
 
-def _shown(contestant: Contestant, criterion: str) -> float | None:
+def _shown(standing: Standing, criterion: str) -> float | None:
     """The criterion in its own sign."""
-    if contestant.judged is None:
+    if standing.judged is None:
         return None
-    value = contestant.judged.value(criterion)
+    value = standing.judged.value(criterion)
     return -value if criterion == "heldout" else value

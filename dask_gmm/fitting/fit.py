@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend
-    from dask_gmm.fitting.events import Event, Observer, PassFinished
+    from dask_gmm.fitting.events import Event, Judgement, Observer, PassFinished
+    from dask_gmm.fitting.loop import FitState
     from dask_gmm.fitting.settings import FitSettings, WarmStart
-    from dask_gmm.fitting.strategies import Fitting
-    from dask_gmm.mixture.kernels import Candidate
-    from dask_gmm.mixture.statistics import SufficientStatistics
 
 __all__ = [
     "FitReport",
@@ -112,16 +110,24 @@ def fit_mixture(
     acceleration, sample = fit_sample_of(source, backend, settings, random_state, notify, warm)
     budget.check()
     with backend.open(source, cache=settings.pinned) as passes:
-        strategies = begin(passes, settings, random_state, notify, warm, acceleration, sample)
+        fittings, states = begin(passes, settings, random_state, notify, warm, acceleration, sample)
         evaluator = Evaluator(passes, settings.kernel, observers)
-        reporter = _JudgementReporter(strategies, notify)
+        reporter = _JudgementReporter(notify)
 
-        def evaluate(candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
-            reporter.report()
-            return evaluator.evaluate(candidates)
+        def after_turn(now: Sequence[FitState]) -> None:
+            if any(state.outcome is None for state in now):
+                reporter.report([state.judgements for state in now])
 
-        results = run(strategies, evaluate, lambda: budget.spent(evaluator.history))
-    reporter.report()
+        ends = run(
+            fittings,
+            states,
+            evaluator.evaluate,
+            lambda _: budget.spent(evaluator.history),
+            after_turn,
+        )
+        results = [way.finish(end) for way, end in zip(fittings, ends, strict=True)]
+    # Of the last pass a fit says what it leaves to gain, which is known when it has finished.
+    reporter.report([result.judgements for result in results])
     best = best_result(results)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components)
@@ -146,16 +152,13 @@ def fit_mixture(
 class _JudgementReporter:
     """Tells what the strategies have made of the last pass; all take part from the first on."""
 
-    def __init__(self, strategies: Sequence[Fitting], notify: Observer) -> None:
-        self._strategies = strategies
+    def __init__(self, notify: Observer) -> None:
         self._notify = notify
         self._reported = 0
 
-    def report(self) -> None:
-        """Notify once of each pass that has been judged."""
-        lists = [s.judgements for s in self._strategies if len(s.judgements) > self._reported]
-        if not lists:
-            return
-        latest = [judgements[self._reported] for judgements in lists]
-        self._reported += 1
-        self._notify(PassJudged(self._reported, max(latest, key=lambda j: j.objective)))
+    def report(self, judgements: Sequence[Sequence[Judgement]]) -> None:
+        """Notify of the last pass, if it has been judged and nobody was told so."""
+        latest = [mine[self._reported] for mine in judgements if len(mine) > self._reported]
+        if latest:
+            self._reported += 1
+            self._notify(PassJudged(self._reported, max(latest, key=lambda j: j.objective)))

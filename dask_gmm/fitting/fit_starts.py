@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from dask_gmm.execution.backend import Backend, Passes
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.loop import FitState, Fitting
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.settings import FitSettings, WarmStart
-    from dask_gmm.fitting.strategies import Fitting
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = [
@@ -94,7 +94,7 @@ def begin(
     warm: WarmStart | None,
     acceleration: str | None,
     sample: Sample | None,
-) -> list[Fitting]:
+) -> tuple[list[Fitting[Any]], list[FitState]]:
     """Find the starts, all before the first pass so that they can share it, and set out from them.
 
     Parameters
@@ -122,10 +122,10 @@ def begin(
     else:
         starts = _starts(sample, settings, random_state, acceleration)
     threads = LocalBackend().n_threads
-    strategies = make_strategies(settings, acceleration, starts, sample, warm, threads)
+    begun_from = make_strategies(settings, acceleration, starts, sample, warm, threads)
     if computed or acceleration == "variance-reduced":
         notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
-    return strategies
+    return begun_from
 
 
 def _drawn_starts(

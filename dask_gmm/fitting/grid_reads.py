@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.errors import MemoryPlanError
+from dask_gmm.errors import InputError, MemoryPlanError
+from dask_gmm.fitting.budget import BudgetSpentError
 from dask_gmm.fitting.events import Outcome, PassSplit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dask_gmm.fitting.budget import Budget
-    from dask_gmm.fitting.contest import Scoreboard
+    from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.passes import Evaluator
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.statistics import SufficientStatistics
 
-__all__ = ["BudgetSpentError", "GridReads"]
-
-
-class BudgetSpentError(Exception):
-    """No further turn can be afforded; nobody has been told anything of the one that was begun.
-
-    Attributes
-    ----------
-    outcome : Outcome
-        Which budget it was.
-    candidates, reads : int
-        What the turn had to evaluate, and the reads that this takes, as far as known.
-    """
-
-    def __init__(self, outcome: Outcome, candidates: int, reads: int) -> None:
-        super().__init__(outcome.value)
-        self.outcome = outcome
-        self.candidates = candidates
-        self.reads = reads
+__all__ = ["GridReads"]
 
 
 class GridReads:
@@ -46,16 +28,30 @@ class GridReads:
     Parameters
     ----------
     evaluator : Evaluator
-    scoreboard : Scoreboard
     budget : Budget
+        What it does not pay for even once is refused; see `spent`.
+    notify : Observer
     """
 
-    def __init__(self, evaluator: Evaluator, scoreboard: Scoreboard, budget: Budget) -> None:
+    def __init__(self, evaluator: Evaluator, budget: Budget, notify: Observer) -> None:
         self._evaluator = evaluator
-        self._scoreboard = scoreboard
         self._budget = budget
+        self._notify = notify
         self._too_much = np.inf
-        self._turn: Sequence[Candidate] = ()
+        self._turns = 0
+
+    def spent(self, candidates: Sequence[Candidate]) -> Outcome | None:
+        """Say which budget does not pay for the reads of a turn, as far as they are known.
+
+        Raises
+        ------
+        InputError
+            It is the first turn, so that nothing would be known of any candidate.
+        """
+        outcome = self._budget.spent(self._evaluator.history, self._reads(candidates))
+        if outcome is not None:
+            self._check_first(outcome, candidates)
+        return outcome
 
     def evaluate(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
         """Return the statistics of each candidate.
@@ -63,25 +59,30 @@ class GridReads:
         Raises
         ------
         BudgetSpentError
-            The budget does not pay for them all.
+            They take more reads than were known of, for which the budget does not pay.
+        InputError
+            As in `spent`.
         """
-        begun = time.perf_counter()
-        self._turn = candidates
-        self._check_budget(self._reads(candidates))
-        found = self._read(candidates)
-        self._scoreboard.turn((time.perf_counter() - begun) / len(candidates))
+        try:
+            found = self._read(candidates)
+        except BudgetSpentError as error:
+            self._check_first(error.outcome, candidates)
+            raise
+        self._turns += 1
         return found
 
     def _read(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
         if not self._splits(candidates):
             try:
-                self._check_budget(1)
+                outcome = self._budget.spent(self._evaluator.history)
+                if outcome is not None:
+                    raise BudgetSpentError(outcome)
                 return self._evaluator.evaluate(candidates)
             except MemoryPlanError:
                 if len(candidates) == 1:
                     raise
                 self._too_much = self._size(candidates)
-                self._scoreboard.notify(PassSplit(len(candidates)))
+                self._notify(PassSplit(len(candidates)))
         middle = len(candidates) // 2
         return self._read(candidates[:middle]) + self._read(candidates[middle:])
 
@@ -99,8 +100,10 @@ class GridReads:
         job = self._evaluator.job(candidates)
         return job.value_bytes + job.workspace_bytes
 
-    def _check_budget(self, reads: int) -> None:
-        """Refuse so many more reads of this turn if they cannot be afforded."""
-        outcome = self._budget.spent(self._evaluator.history, reads)
-        if outcome is not None:
-            raise BudgetSpentError(outcome, len(self._turn), self._reads(self._turn))
+    def _check_first(self, outcome: Outcome, candidates: Sequence[Candidate]) -> None:
+        if self._turns == 0:
+            raise InputError(
+                f"{outcome.value} does not pay for a selection: to evaluate {len(candidates)} "
+                f"mixtures once takes {self._reads(candidates)} read(s) or more with the memory "
+                f"there is. Raise it, or select among fewer."
+            ) from None

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.grid_starts import GridPoint, GridStart, StartsOfSize
     from dask_gmm.fitting.holdout import HoldOut
+    from dask_gmm.fitting.loop import Fitting
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.settings import FitSettings
-    from dask_gmm.fitting.strategies import Fitting
     from dask_gmm.mixture.parameters import MixtureParameters
 
     Accelerations = dict[GridPoint, str | None]
@@ -132,8 +132,8 @@ class GridSample:
         passes: Passes,
         random_state: np.random.RandomState,
         notify: Observer,
-    ) -> Iterator[tuple[GridPoint, Fitting, list[str]]]:
-        """Find the starts, and yield each strategy that sets out, with where its starts come from.
+    ) -> Iterator[tuple[GridPoint, Fitting[Any], Sequence[GridStart]]]:
+        """Find the starts, and yield each strategy that sets out, with its starts.
 
         Variance-reduced EM takes all starts of its point, between which the first read decides;
         others take one each.
@@ -146,14 +146,13 @@ class GridSample:
         for point, starts in self._starts(passes, random_state, notify).items():
             reduced = self.accelerations[point] == "variance-reduced"
             for group in [starts] if reduced and starts else [[start] for start in starts]:
-                yield point, self._strategy(point, group), [start.origin for start in group]
+                yield point, self._strategy(point), group
 
-    def _strategy(self, point: GridPoint, starts: Sequence[GridStart]) -> Fitting:
+    def _strategy(self, point: GridPoint) -> Fitting[Any]:
         model = self._settings.model.with_family(point.family)
         mine = replace(self._settings, n_components=point.n_components, model=model)
         m_step = MStep(model, mine.on_collapse, self._rows.rows, mine.kernel)
-        parameters = [start.parameters for start in starts]
-        return make_strategy(parameters, mine, self.accelerations[point], m_step, self._rows)
+        return make_strategy(mine, self.accelerations[point], m_step, self._rows)
 
     def _starts(
         self,

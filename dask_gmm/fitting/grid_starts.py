@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.acceleration.sample_fit import best_ends, thinned
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.starts import responsibilities, start_from
@@ -189,12 +190,14 @@ def _polished(
     """The starts after some EM on the sample, the best `n_init` of them."""
     steps = min(settings.max_iter, POLISH_ITERATIONS)
     tol, model = POLISH_TOL * settings.tol, settings.model
-    results = run(
-        [PlainEM(p, tol, steps, model.with_family(p.family)) for p, _ in starts],
+    fittings = [PlainEM(tol, steps, MStep(model.with_family(p.family))) for p, _ in starts]
+    states = run(
+        fittings,
+        [fitting.begin((p,)) for fitting, (p, _) in zip(fittings, starts, strict=True)],
         lambda candidates: settings.kernel.statistics(sample.rows, candidates),
     )
-    polished = [
-        GridStart(r.parameters, r.lower_bound, origin)
-        for r, (_, origin) in zip(results, starts, strict=True)
-    ]
+    polished = []
+    for fitting, state, (_, origin) in zip(fittings, states, starts, strict=True):
+        end = fitting.finish(state)
+        polished.append(GridStart(end.parameters, end.lower_bound, origin))
     return sorted(polished, key=lambda s: -s.bound)[: settings.n_init]

@@ -1,21 +1,29 @@
 """The loop of a fit: it moves strategies forward together and knows no algorithm.
 
-A `Strategy` is one restart's way through parameter space. In each turn every unfinished strategy
-proposes candidates, **one** pass evaluates them all, and each judges its own statistics. Restarts
-therefore share their reads: n_init restarts cost as many reads as the slowest of them alone.
+A `Strategy` is a way through parameter space, a frozen configuration, and where it stands is a
+frozen value, its `State`: `propose(state)` says what to evaluate, and `judge(state, statistics)`
+gives the next state. In each turn every unfinished strategy proposes candidates, **one** pass
+evaluates them all, and each judges its own statistics. Restarts therefore share their reads: n_init
+restarts cost as many reads as the slowest of them alone.
+
+Whoever has the states, and configures the strategies as they were, goes on from there with the same
+bits (`fitting.state` makes bytes of them). What is large and follows from the data and a seed, as
+the sample in memory, belongs to the configuration and is drawn again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.fitting.collapse import MStep
+from dask_gmm.fitting.budget import BudgetSpentError
 from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.fitting.gains import rest_of_gains
+from dask_gmm.fitting.state import saved
 from dask_gmm.mixture.kernels import Candidate
 
 if TYPE_CHECKING:
@@ -23,11 +31,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.fitting.collapse import MStep
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
-__all__ = ["FitResult", "PlainEM", "Strategy", "best_result", "better_centres", "run"]
+__all__ = [
+    "FitResult",
+    "FitState",
+    "Fitting",
+    "PlainEM",
+    "PlainState",
+    "State",
+    "Strategy",
+    "best_result",
+    "better_centres",
+    "last_said",
+    "run",
+]
 
 # Above this relative error in a covariance a pass is repeated about the new means. Far below the
 # 1e-9 to which results are compared with scikit-learn's, far above u·(a few σ)², a normal step.
@@ -71,43 +92,140 @@ class FitResult:
     judgements: tuple[Judgement, ...] = ()
 
 
-class Strategy(Protocol):
-    """One way from a start to an end, told what each pass found."""
+class State(Protocol):
+    """Where a strategy stands between two passes: a frozen value that `fitting.state` can write."""
 
-    outcome: Outcome | None
-    """How it ended; None while it wants another pass. The loop sets it when a budget is spent."""
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it wants another pass."""
 
-    def propose(self) -> tuple[Candidate, ...]:
+
+class FitState(State, Protocol):
+    """Where one fit stands."""
+
+    @property
+    def judgements(self) -> tuple[Judgement, ...]:
+        """What it has made of each pass."""
+
+
+S = TypeVar("S", bound=State)
+F = TypeVar("F", bound=FitState)
+
+
+class Strategy(Protocol[S]):
+    """A way to an end, told what each pass found; a frozen value itself."""
+
+    def propose(self, state: S) -> tuple[Candidate, ...]:
         """What to evaluate in the next pass; at least one candidate."""
 
-    def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
+    def judge(self, state: S, statistics: Sequence[SufficientStatistics]) -> S:
         """Take in the statistics of what was proposed, in the same order."""
 
-    def finish(self) -> FitResult:
-        """Return where it stands."""
+    def stop(self, state: S, outcome: Outcome) -> S:
+        """End where it stands: no further pass can be afforded."""
+
+
+class Fitting(ABC, Generic[F]):
+    """A strategy that fits one mixture.
+
+    Besides what the loop asks of it, it says of each turn what came of it, for others to build on.
+    """
+
+    @abstractmethod
+    def begin(self, starts: Sequence[MixtureParameters], previous_bound: float = -np.inf) -> F:
+        """Return the state before the first pass.
+
+        Parameters
+        ----------
+        starts : sequence of MixtureParameters
+        previous_bound : float
+            The lower bound that a warm start continues from.
+        """
+
+    @abstractmethod
+    def propose(self, state: F) -> tuple[Candidate, ...]:
+        """What to evaluate in the next pass."""
+
+    @abstractmethod
+    def judge(self, state: F, statistics: Sequence[SufficientStatistics]) -> F:
+        """Take in what the pass found."""
+
+    @abstractmethod
+    def stop(self, state: F, outcome: Outcome) -> F:
+        """End where it stands."""
+
+    @abstractmethod
+    def finish(self, state: F) -> FitResult:
+        """Return where it has ended; what is left to gain is estimated now, which takes a while."""
+
+    @abstractmethod
+    def accepted(self, before: F, after: F) -> int | None:
+        """Which of the candidates proposed from `before` it stands at `after`; None if none."""
+
+    @abstractmethod
+    def expected_gain(self, state: F) -> float | None:
+        """The best guess at what is left to gain, in nats per row; None where there is none."""
+
+    @abstractmethod
+    def end(self, state: F) -> MixtureParameters:
+        """The mixture by which it wants to be judged when it has ended."""
 
 
 def run(
-    strategies: Sequence[Strategy],
+    strategies: Sequence[Strategy[S]],
+    states: Sequence[S],
     evaluate: Callable[[Sequence[Candidate]], tuple[SufficientStatistics, ...]],
-    spent: Callable[[], Outcome | None] = lambda: None,
-) -> tuple[FitResult, ...]:
+    spent: Callable[[Sequence[Candidate]], Outcome | None] = lambda _: None,
+    after_turn: Callable[[tuple[S, ...]], None] = lambda _: None,
+) -> tuple[S, ...]:
     """Advance all strategies together, one read a turn, until each has ended.
 
-    Before each turn `spent` may say that no further pass can be afforded, and which budget it was.
+    Parameters
+    ----------
+    strategies : sequence of Strategy
+    states : sequence of State
+        One for each strategy.
+    evaluate : callable
+        Makes the read. It may find that it cannot be paid for, after all, and raise
+        `BudgetSpentError`.
+    spent : callable
+        Asked before each turn whether a read of its candidates cannot be afforded; says which
+        budget does not allow it. All that still run are then stopped.
+    after_turn : callable
+        Told the states when each turn is over, those that a spent budget has ended included.
+
+    Returns
+    -------
+    tuple of State
     """
-    while active := [s for s in strategies if s.outcome is None]:
-        if (why := spent()) is not None:
-            for strategy in active:
-                strategy.outcome = why
-            break
-        proposals = [s.propose() for s in active]
-        statistics = evaluate([c for proposal in proposals for c in proposal])
-        start = 0
-        for strategy, proposal in zip(active, proposals, strict=True):
-            strategy.judge(statistics[start : start + len(proposal)])
+    now, turns = tuple(states), 0
+    while True:
+        active = [i for i, state in enumerate(now) if state.outcome is None]
+        proposals = [strategies[i].propose(now[i]) for i in active]
+        candidates = [c for proposal in proposals for c in proposal]
+        if active and (why := spent(candidates)) is not None:
+            now, active = _stopped(strategies, now, why), []
+        if turns:
+            after_turn(now)
+        if not active:
+            return now
+        try:
+            statistics = evaluate(candidates)
+        except BudgetSpentError as error:
+            return _stopped(strategies, now, error.outcome)
+        after, start = list(now), 0
+        for i, proposal in zip(active, proposals, strict=True):
+            mine = statistics[start : start + len(proposal)]
+            after[i] = strategies[i].judge(now[i], mine)
             start += len(proposal)
-    return tuple(s.finish() for s in strategies)
+        now, turns = tuple(after), turns + 1
+
+
+def _stopped(
+    strategies: Sequence[Strategy[S]], states: Sequence[S], outcome: Outcome
+) -> tuple[S, ...]:
+    pairs = zip(strategies, states, strict=True)
+    return tuple(s if s.outcome is not None else way.stop(s, outcome) for way, s in pairs)
 
 
 def best_result(results: Sequence[FitResult]) -> FitResult:
@@ -140,8 +258,42 @@ def better_centres(
     return centres
 
 
-@dataclass
-class PlainEM:
+@saved
+@dataclass(frozen=True, eq=False)
+class PlainState:
+    """Where plain EM stands.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+        To be evaluated next; once it has ended, after the last M-step.
+    previous : float
+        The last lower bound, with which the next one is compared; -inf where they do not compare.
+    bounds : tuple of float
+        The lower bound before each M-step.
+    reference : (K, D) float64 or None
+        Better centres, about which the same parameters are to be evaluated again.
+    collapse : str or None
+        Why there was no M-step, where it ended by a collapse.
+    mended : tuple of str
+        A sentence for each component that was mended.
+    begun : int
+        M-steps before the last mend.
+    """
+
+    parameters: MixtureParameters
+    previous: float
+    outcome: Outcome | None = None
+    judgements: tuple[Judgement, ...] = ()
+    bounds: tuple[float, ...] = ()
+    reference: NDArray[np.float64] | None = None
+    collapse: str | None = None
+    mended: tuple[str, ...] = ()
+    begun: int = 0
+
+
+@dataclass(frozen=True)
+class PlainEM(Fitting[PlainState]):
     """Expectation-maximisation as scikit-learn runs it: one E-step and one M-step a pass.
 
     It stops when the model's objective (the mean log-likelihood) changes by less than `tol` nats
@@ -152,90 +304,95 @@ class PlainEM:
 
     Parameters
     ----------
-    parameters : MixtureParameters
-        The start.
     tol : float
     max_iter : int
-    model : MixtureModel
-    previous_bound : float
-        The lower bound a warm start continues from.
-    m_step : MStep, optional
-        By default one that stops at a collapse.
+    m_step : MStep
     """
 
-    parameters: MixtureParameters
     tol: float
     max_iter: int
-    model: MixtureModel
-    previous_bound: float = -np.inf
-    m_step: MStep | None = None
-    outcome: Outcome | None = None
-    judgements: list[Judgement] = field(default_factory=list)
-    _bounds: list[float] = field(default_factory=list)
-    _n_iter: int = 0
-    _reference: NDArray[np.float64] | None = None
-    _error: CollapsedComponentError | None = None
-    _begun: int = 0  # passes before the last mend
+    m_step: MStep
 
-    def __post_init__(self) -> None:
-        self._m_step = self.m_step or MStep(self.model)
-        self._previous = self.previous_bound
-        if self.max_iter == 0:
-            self.outcome = Outcome.MAX_ITER
+    def begin(
+        self, starts: Sequence[MixtureParameters], previous_bound: float = -np.inf
+    ) -> PlainState:
+        """Set out from the one start."""
+        (start,) = starts
+        return PlainState(start, previous_bound, None if self.max_iter else Outcome.MAX_ITER)
 
-    def propose(self) -> tuple[Candidate, ...]:
+    def propose(self, state: PlainState) -> tuple[Candidate, ...]:
         """Return the current parameters, about their own means or the recentred ones."""
-        if self._reference is None:
-            return (Candidate(self.parameters),)
-        return (Candidate(self.parameters, self._reference),)
+        return (Candidate(state.parameters, state.reference),)
 
-    def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
+    def judge(self, state: PlainState, statistics: Sequence[SufficientStatistics]) -> PlainState:
         """Do the M-step, or ask for the same parameters about better centres."""
         (found,) = statistics
-        bound = self.model.objective(found, self.parameters)
-        if self._reference is None:
-            self._reference = better_centres(found, self.model)
-            if self._reference is not None:
-                self.judgements.append(Judgement(StepKind.REPEATED, bound, None))
-                return
-        self._reference = None
-        kind = StepKind.PLAIN if self._bounds else StepKind.START
-        self.judgements.append(Judgement(kind, bound, None))
-        previous, self._previous = self._previous, bound
-        self._bounds.append(bound)
-        self._n_iter += 1
-        mended = len(self._m_step.notes)
-        try:
-            self.parameters = self._m_step(found)
-        except CollapsedComponentError as error:
-            if self._m_step.on_collapse == "raise":
-                raise
-            self._error, self.outcome = error, Outcome.COLLAPSED
-            return
-        if len(self._m_step.notes) > mended:
-            previous = self._previous = -np.inf  # the next bound is that of another mixture
-            self._begun = len(self._bounds)
-        if abs(bound - previous) < self.tol:
-            self.outcome = Outcome.CONVERGED
-        elif self._n_iter == self.max_iter:
-            self.outcome = Outcome.MAX_ITER
-
-    def finish(self) -> FitResult:
-        """Return where the fit stands."""
-        assert self.outcome is not None
-        left = None
-        if self.outcome is not Outcome.COLLAPSED:
-            left = rest_of_gains(self._bounds[self._begun :])
-        if self.judgements:
-            self.judgements[-1] = replace(self.judgements[-1], remaining_gain=left)
-        return FitResult(
-            parameters=self.parameters,
-            lower_bounds=tuple(self._bounds),
-            lower_bound=self._bounds[-1] if self._bounds else self.previous_bound,
-            n_iter=self._n_iter,
-            outcome=self.outcome,
-            error=self._error,
-            mended=tuple(self._m_step.notes),
-            remaining_gain=left,
-            judgements=tuple(self.judgements),
+        model, judgements = self.m_step.model, state.judgements
+        bound = model.objective(found, state.parameters)
+        if state.reference is None and (centres := better_centres(found, model)) is not None:
+            repeated = Judgement(StepKind.REPEATED, bound, None)
+            return replace(state, reference=centres, judgements=(*judgements, repeated))
+        kind = StepKind.PLAIN if state.bounds else StepKind.START
+        after = replace(
+            state,
+            reference=None,
+            judgements=(*judgements, Judgement(kind, bound, None)),
+            previous=bound,
+            bounds=(*state.bounds, bound),
         )
+        try:
+            parameters, mended = self.m_step(found, state.mended)
+        except CollapsedComponentError as error:
+            if self.m_step.on_collapse == "raise":
+                raise
+            return replace(after, collapse=str(error), outcome=Outcome.COLLAPSED)
+        previous, outcome = state.previous, None
+        if len(mended) > len(state.mended):
+            previous = -np.inf  # the next bound is that of another mixture
+            after = replace(after, previous=previous, begun=len(after.bounds), mended=mended)
+        if abs(bound - previous) < self.tol:
+            outcome = Outcome.CONVERGED
+        elif len(after.bounds) == self.max_iter:
+            outcome = Outcome.MAX_ITER
+        return replace(after, parameters=parameters, outcome=outcome)
+
+    def stop(self, state: PlainState, outcome: Outcome) -> PlainState:
+        """End after the last M-step."""
+        return replace(state, outcome=outcome)
+
+    def finish(self, state: PlainState) -> FitResult:
+        """Return where the fit stands."""
+        assert state.outcome is not None
+        left = None
+        if state.outcome is not Outcome.COLLAPSED:
+            left = rest_of_gains(state.bounds[state.begun :])
+        return FitResult(
+            parameters=state.parameters,
+            lower_bounds=state.bounds,
+            lower_bound=state.bounds[-1] if state.bounds else state.previous,
+            n_iter=len(state.bounds),
+            outcome=state.outcome,
+            error=None if state.collapse is None else CollapsedComponentError(state.collapse),
+            mended=state.mended,
+            remaining_gain=left,
+            judgements=last_said(state.judgements, left),
+        )
+
+    def accepted(self, before: PlainState, after: PlainState) -> int | None:
+        """Whatever it has evaluated it stands at."""
+        return 0
+
+    def expected_gain(self, state: PlainState) -> float | None:
+        """Nobody has made a guess."""
+        return None
+
+    def end(self, state: PlainState) -> MixtureParameters:
+        """The mixture after the last M-step, which no pass has evaluated."""
+        return state.parameters
+
+
+def last_said(judgements: tuple[Judgement, ...], left: float | None) -> tuple[Judgement, ...]:
+    """The judgements of a fit that has ended: the last one says what it leaves to gain."""
+    if not judgements:
+        return ()
+    return (*judgements[:-1], replace(judgements[-1], remaining_gain=left))

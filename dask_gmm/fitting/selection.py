@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.errors import InputError
 from dask_gmm.fitting.budget import Budget
-from dask_gmm.fitting.contest import Contestant, Scoreboard, best_contestant
+from dask_gmm.fitting.contest import Contest, Contestant, ContestState, best_of
 from dask_gmm.fitting.driver_memory import check_grid_memory
 from dask_gmm.fitting.events import Outcome, SelectionFinished, SelectionStarted
 from dask_gmm.fitting.fit_starts import check_row_count, start_reads
-from dask_gmm.fitting.grid_reads import BudgetSpentError, GridReads
+from dask_gmm.fitting.grid_reads import GridReads
 from dask_gmm.fitting.grid_sample import choose_accelerations, draw_grid_sample
 from dask_gmm.fitting.holdout import HoldOut, HoldOutEvaluator
 from dask_gmm.fitting.loop import run
@@ -33,11 +32,15 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend
+    from dask_gmm.fitting.contest import Judged
     from dask_gmm.fitting.events import Event, Observer, PassFinished
     from dask_gmm.fitting.grid_starts import GridPoint
+    from dask_gmm.fitting.loop import FitResult
     from dask_gmm.fitting.settings import FitSettings
+    from dask_gmm.mixture.kernels import Candidate
+    from dask_gmm.mixture.statistics import SufficientStatistics
 
-__all__ = ["PointResult", "SelectionReport", "SelectionSettings", "select_mixture"]
+__all__ = ["BestStart", "PointResult", "SelectionReport", "SelectionSettings", "select_mixture"]
 
 
 @dataclass(frozen=True)
@@ -55,30 +58,46 @@ class SelectionSettings:
 
 
 @dataclass(frozen=True)
+class BestStart:
+    """The restart of a point that has the largest likelihood.
+
+    Attributes
+    ----------
+    judged : Judged
+        The mixture where it has ended, and its criteria.
+    origin : str
+        Where its start came from.
+    result : FitResult
+        How it has ended, with the parameters that were judged.
+    """
+
+    judged: Judged
+    origin: str
+    result: FitResult
+
+
+@dataclass(frozen=True)
 class PointResult:
     """Where a point of the grid has ended.
 
     Attributes
     ----------
     point : GridPoint
-    best : Contestant or None
-        The restart with the largest likelihood; None when no start had positive covariances.
+    best : BestStart or None
+        None when no start had positive covariances.
     passes : int
         Passes that this point took part in.
     seconds : float
         Its share of their time.
     acceleration : str or None
         What was chosen for it.
-    remaining_gain : float or None
-        What the best may have left to gain, in nats per row.
     """
 
     point: GridPoint
-    best: Contestant | None
+    best: BestStart | None
     passes: int
     seconds: float
     acceleration: str | None
-    remaining_gain: float | None
 
 
 @dataclass(frozen=True)
@@ -144,27 +163,28 @@ def select_mixture(
     held_out = _hold_out(settings, random_state)
     sample = draw_grid_sample(source, backend, settings.points, fit, random_state, held_out, notify)
     budget.check()
-    scoreboard = Scoreboard(settings.criterion, notify, settings.n_effective)
     with backend.open(source, cache=fit.pinned) as passes:
-        contestants = [
-            Contestant(point, strategy, scoreboard, origins)
-            for point, strategy, origins in sample.begin(passes, random_state, notify)
-        ]
+        entered = list(sample.begin(passes, random_state, notify))
+        contestants = tuple(Contestant(point, fitting) for point, fitting, _ in entered)
+        contest = Contest(contestants, settings.criterion, settings.n_effective, notify)
+        state = contest.begin([starts for _, _, starts in entered])
         arguments = (passes, fit.kernel, observers)
         evaluator = (
             Evaluator(*arguments)
             if held_out is None
             else HoldOutEvaluator(*arguments, held_out=held_out)
         )
-        _advance(contestants, GridReads(evaluator, scoreboard, budget))
+        reads = GridReads(evaluator, budget, notify)
+        clock = _Clock(reads, contestants)
+        (state,) = run([contest], [state], clock.evaluate, reads.spent, clock.share_out)
         results = tuple(
-            _point_result(p, contestants, sample.accelerations[p]) for p in settings.points
+            _point_result(p, contest, state, clock.seconds, sample.accelerations[p])
+            for p in settings.points
         )
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most)
     winner = _winner(results, settings.criterion)
     assert winner.best is not None
-    assert winner.best.judged is not None
     seconds = time.perf_counter() - begun
     value = winner.best.judged.value(settings.criterion)
     notify(
@@ -180,20 +200,38 @@ def select_mixture(
     return SelectionReport(results, winner, tuple(evaluator.history), evaluator.n_rows, seconds)
 
 
-def _advance(contestants: Sequence[Contestant], reads: GridReads) -> None:
-    """Let the contestants run until all have ended, or no further read can be afforded."""
-    try:
-        run(contestants, reads.evaluate)
-    except BudgetSpentError as spent:
-        running = [c for c in contestants if c.outcome is None]
-        if any(c.judged is None for c in running):
-            raise InputError(
-                f"{spent.outcome.value} does not pay for a selection: to evaluate "
-                f"{spent.candidates} mixtures once takes {spent.reads} read(s) or more with the "
-                f"memory there is. Raise it, or select among fewer."
-            ) from None
-        for contestant in running:
-            contestant.stop(spent.outcome)
+class _Clock:
+    """Shares the time of the reads out among the contestants, by the candidates they had in each.
+
+    Parameters
+    ----------
+    reads : GridReads
+    contestants : sequence of Contestant
+
+    Attributes
+    ----------
+    seconds : list of float
+        Of each contestant.
+    """
+
+    def __init__(self, reads: GridReads, contestants: Sequence[Contestant]) -> None:
+        self.seconds = [0.0] * len(contestants)
+        self._evaluated = [0] * len(contestants)
+        self._reads = reads
+        self._each = 0.0
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
+        """Take the time of a turn's reads."""
+        begun = time.perf_counter()
+        found = self._reads.evaluate(candidates)
+        self._each = (time.perf_counter() - begun) / len(candidates)
+        return found
+
+    def share_out(self, states: tuple[ContestState, ...]) -> None:
+        """Charge each contestant for the candidates that it had in the turn."""
+        for i, standing in enumerate(states[0].standings):
+            self.seconds[i] += self._each * (standing.evaluated - self._evaluated[i])
+            self._evaluated[i] = standing.evaluated
 
 
 def _started(source: Source, backend: Backend, settings: SelectionSettings) -> SelectionStarted:
@@ -219,28 +257,36 @@ def _hold_out(settings: SelectionSettings, random_state: np.random.RandomState) 
 
 
 def _point_result(
-    point: GridPoint, contestants: Sequence[Contestant], acceleration: str | None
+    point: GridPoint,
+    contest: Contest,
+    state: ContestState,
+    seconds: Sequence[float],
+    acceleration: str | None,
 ) -> PointResult:
-    mine = [c for c in contestants if c.point == point]
-    best = best_contestant(mine) if mine else None
+    mine = contest.of_point(point)
+    best = None
+    if mine:
+        standing = best_of([state.standings[i] for i in mine])
+        (i,) = (i for i in mine if state.standings[i] is standing)
+        assert standing.judged is not None
+        result = contest.contestants[i].finish(standing)
+        best = BestStart(standing.judged, standing.origin, result)
     return PointResult(
         point=point,
         best=best,
-        passes=max((c.passes for c in mine), default=0),
-        seconds=sum(c.seconds for c in mine),
+        passes=max((state.standings[i].passes for i in mine), default=0),
+        seconds=sum(seconds[i] for i in mine),
         acceleration=acceleration,
-        remaining_gain=None if best is None else best.finish().remaining_gain,
     )
 
 
 def _winner(results: Sequence[PointResult], criterion: str) -> PointResult:
     """The best by the criterion, the first of equals; a collapsed one only of such."""
     entered = [r for r in results if r.best is not None]
-    sound = [r for r in entered if r.best and r.best.outcome is not Outcome.COLLAPSED]
+    sound = [r for r in entered if r.best and r.best.result.outcome is not Outcome.COLLAPSED]
 
     def value(result: PointResult) -> float:
         assert result.best is not None
-        assert result.best.judged is not None
         return result.best.judged.value(criterion)
 
     return min(sound or entered, key=value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dask_gmm.data.source import Source
+    from dask_gmm.fitting.loop import FitState, Fitting
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
-
-    Fitting: TypeAlias = PlainEM | VarianceReducedEM | Squarem
 
 __all__ = ["ACCELERATIONS", "choose_acceleration", "make_strategies", "make_strategy"]
 
@@ -70,37 +69,29 @@ def choose_acceleration(
 
 
 def make_strategy(
-    starts: Sequence[MixtureParameters],
     settings: FitSettings,
     acceleration: str | None,
     m_step: MStep,
     rows: SampleRows | None = None,
-    previous_bound: float = -np.inf,
-) -> Fitting:
+) -> Fitting[Any]:
     """Build one strategy.
 
     Parameters
     ----------
-    starts : sequence of MixtureParameters
-        The first read chooses the best; plain EM takes one.
     settings : FitSettings
     acceleration : {"variance-reduced", "squarem", None}
     m_step : MStep
-        Of this strategy alone: it keeps notes.
     rows : SampleRows, optional
         What variance-reduced EM works on.
-    previous_bound : float
-        The lower bound that a warm start continues from.
     """
-    rules = (settings.tol, settings.max_iter, settings.model)
+    rules = (settings.tol, settings.max_iter, m_step)
     if acceleration is None:
-        (start,) = starts
-        return PlainEM(start, *rules, previous_bound, m_step)
+        return PlainEM(*rules)
     by_change = settings.stopping == "change"
     if acceleration == "squarem":
-        return Squarem(tuple(starts), *rules, by_change, previous_bound, m_step)
+        return Squarem(*rules, by_change)
     assert rows is not None
-    return VarianceReducedEM(tuple(starts), *rules, by_change, previous_bound, m_step, sample=rows)
+    return VarianceReducedEM(*rules, by_change, sample=rows)
 
 
 def make_strategies(
@@ -110,8 +101,8 @@ def make_strategies(
     sample: Sample | None,
     warm: WarmStart | None,
     n_threads: int,
-) -> list[Fitting]:
-    """Build the strategies of a fit.
+) -> tuple[list[Fitting[Any]], list[FitState]]:
+    """Build the strategies of a fit, and the states in which they set out.
 
     Parameters
     ----------
@@ -125,21 +116,21 @@ def make_strategies(
     n_threads : int
         Threads of this process for the sample's E-steps.
     """
+    reseeding = None if sample is None else sample.rows
+    m_step = MStep(settings.model, settings.on_collapse, reseeding, settings.kernel)
+    rows = None
+    together: list[tuple[MixtureParameters, ...]] = [(start,) for start in starts]
+    if acceleration == "variance-reduced":
+        assert sample is not None
+        rows = SampleRows(sample.rows, settings.kernel, n_threads)
+        tried = fit_sample(rows, starts, settings.model, settings.n_init)
+        if warm is not None or settings.given.any:
+            # Whoever gave it may know more than the sample: the first read tells.
+            tried = (*tried, starts[0])
+        elif settings.init_params == "k-means||":
+            tried = (*tried, *starts)  # they come from all rows, and so they do know more
+        together = [tried]  # the first read chooses the best
+    fitting = make_strategy(settings, acceleration, m_step, rows)
     bound = -np.inf if warm is None else warm.lower_bound
-
-    def make(starts: Sequence[MixtureParameters], rows: SampleRows | None = None) -> Fitting:
-        reseeding = None if sample is None else sample.rows
-        m_step = MStep(settings.model, settings.on_collapse, reseeding, settings.kernel)
-        return make_strategy(starts, settings, acceleration, m_step, rows, bound)
-
-    if acceleration != "variance-reduced":
-        return [make((start,)) for start in starts]
-    assert sample is not None
-    rows = SampleRows(sample.rows, settings.kernel, n_threads)
-    tried = fit_sample(rows, starts, settings.model, settings.n_init)
-    if warm is not None or settings.given.any:
-        # Whoever gave it may know more than the sample: the first read tells.
-        tried = (*tried, starts[0])
-    elif settings.init_params == "k-means||":
-        tried = (*tried, *starts)  # they come from all rows, and so they do know more
-    return [make(tried, rows)]
+    states = [fitting.begin(some, bound) for some in together]
+    return [fitting] * len(states), states

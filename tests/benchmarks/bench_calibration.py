@@ -34,7 +34,7 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dask.system import CPU_COUNT
@@ -47,6 +47,7 @@ from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample, thinned
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
 from dask_gmm.mixture.family import covariance_family
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dask_gmm.fitting.acceleration.climbing import Point
-    from dask_gmm.fitting.loop import FitResult, Strategy
+    from dask_gmm.fitting.loop import FitResult, FitState, Fitting
     from dask_gmm.mixture.parameters import MixtureParameters
 
 ROUNDING = 1e-8
@@ -250,11 +251,12 @@ def measure(
     found = []
     for strategy in strategies:
         memory, reads = SampleRows(Rows(sample), n_threads=CPU_COUNT), Reads(rows)
-        running = begun_by(strategy, starts, tol, memory)
+        fitting, state = begun_by(strategy, starts, tol, memory)
         before, begun = memory.evaluations, time.perf_counter()
-        (result,) = run([running], reads)
+        (end,) = run([fitting], [state], reads)
+        result = fitting.finish(end)
         seconds = time.perf_counter() - begun
-        guess = getattr(running, "expected_gain", None)
+        guess = fitting.expected_gain(end)
         found.append(
             Fit(
                 name,
@@ -278,14 +280,15 @@ def measure(
 
 def begun_by(
     strategy: str, starts: Sequence[MixtureParameters], tol: float, memory: SampleRows
-) -> Strategy:
+) -> tuple[Fitting[Any], FitState]:
     """Set out as a fit does: only variance-reduced EM has its starts fitted to the sample."""
     model = MaximumLikelihood(starts[0].family, REG)
-    if strategy == "plain":
-        return PlainEM(starts[0], tol, 1000, model)
-    if strategy == "squarem":
-        return Squarem((starts[0],), tol, 1000, model)
-    return VarianceReducedEM(fit_sample(memory, starts, model), tol, 100, model, sample=memory)
+    if strategy == "variance-reduced":
+        led = VarianceReducedEM(tol, 100, MStep(model), sample=memory)
+        return led, led.begin(fit_sample(memory, starts, model))
+    way = PlainEM if strategy == "plain" else Squarem
+    fitting: Fitting[Any] = way(tol, 1000, MStep(model))
+    return fitting, fitting.begin(starts[:1])
 
 
 def summary(fits: Sequence[Fit], what: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dask.system import CPU_COUNT
@@ -39,22 +39,26 @@ from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample, thinned
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import StepKind
-from dask_gmm.fitting.loop import PlainEM, run
+from dask_gmm.fitting.loop import PlainEM
 from dask_gmm.fitting.sampling import automatic_size
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.rows import Rows
+from tests.fitting.runs import fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dask_gmm.fitting.loop import Strategy
+    from dask_gmm.fitting.loop import Fitting
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
+
+    Made = tuple[Fitting[Any], Sequence[MixtureParameters], SampleRows | None]
 
 REG = 1e-6
 LIMIT = 1e-9
@@ -239,14 +243,16 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[
 
     starts = [start() for _ in range(5)]
 
-    def led(count: int) -> tuple[Strategy, SampleRows]:
+    m_step = MStep(model)
+
+    def led(count: int) -> Made:
         memory = SampleRows(Rows(sample), n_threads=CPU_COUNT)
         fitted = fit_sample(memory, starts[:count], model)
-        return VarianceReducedEM(fitted, tol, 100, model, sample=memory), memory
+        return VarianceReducedEM(tol, 100, m_step, sample=memory), fitted, memory
 
-    contestants: dict[str, Callable[[], tuple[Strategy, SampleRows | None]]] = {
-        "plain": lambda: (PlainEM(starts[0], LIMIT, 5000, model), None),
-        "squarem": lambda: (Squarem((starts[0],), tol, 1000, model), None),
+    contestants: dict[str, Callable[[], Made]] = {
+        "plain": lambda: (PlainEM(LIMIT, 5000, m_step), (starts[0],), None),
+        "squarem": lambda: (Squarem(tol, 1000, m_step), (starts[0],), None),
         "same start": lambda: led(1),
         "best of 5": lambda: led(5),
     }
@@ -254,8 +260,8 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[
     for strategy, make in contestants.items():
         begun = time.perf_counter()
         reads = Reads(rows)
-        running, memory = make()
-        (result,) = run([running], reads)
+        running, begun_from, memory = make()
+        result = fit(running, reads, *begun_from)
         seconds = time.perf_counter() - begun
         if limit is None:
             limit = result.lower_bound

@@ -105,9 +105,9 @@ def test_several_components_collapse_at_once() -> None:
     )
     (statistics,) = get_kernel("reference").statistics(Rows(x), [Candidate(start)])
     step = MStep(likelihood("full"), "merge")
-    merged = step(statistics)
+    merged, notes = step(statistics)
     assert merged.n_components == 1
-    assert len(step.notes) == 3
+    assert len(notes) == 3
     np.testing.assert_allclose(merged.means[0], x.mean(axis=0), atol=1e-9)
     np.testing.assert_allclose(merged.covariances[0], np.cov(x.T, bias=True), atol=1e-9)
     with pytest.raises(CollapsedComponentError, match="component 0"):
@@ -125,12 +125,14 @@ def test_reseed_puts_it_where_the_mixture_fits_worst() -> None:
     )
     (statistics,) = get_kernel("reference").statistics(Rows(narrow()), [Candidate(start)])
     step = MStep(likelihood("full"), "reseed", Rows(x))
-    mended = step(statistics)
+    mended, notes = step(statistics, ("Another was before.",))
     assert mended.n_components == 2
     assert abs(mended.means[0, 0] + 20.0) < 4.0
-    assert "Component 0" in step.notes[0]
-    again = MStep(likelihood("full"), "reseed", Rows(x))(statistics)
-    assert again == mended
+    assert notes[0] == "Another was before."
+    assert "Component 0" in notes[1]
+    assert step(statistics)[0] == mended
+    with pytest.raises(CollapsedComponentError, match="2 components were reseeded before"):
+        step(statistics, ("One.", "Two."))
 
 
 def test_reseeding_ends_at_last() -> None:

@@ -5,6 +5,8 @@ The strategies here are scripts: what each pass finds and what each estimate say
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,20 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_gmm.fitting.acceleration.verified import VerifiedEM
-from dask_gmm.fitting.contest import GAIN_MARGIN, GAINS_COMPARED, Contestant, Scoreboard
-from dask_gmm.fitting.events import Outcome, PointFinished
-from dask_gmm.fitting.grid_starts import GridPoint
-from dask_gmm.fitting.loop import FitResult, run
+from dask_gmm.fitting.contest import GAIN_MARGIN, GAINS_COMPARED, Contest, Contestant, Standing
+from dask_gmm.fitting.events import Judgement, Outcome, PointFinished
+from dask_gmm.fitting.grid_starts import GridPoint, GridStart
+from dask_gmm.fitting.loop import FitResult, Fitting, run
+from dask_gmm.fitting.state import saved
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
-from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from dask_gmm.fitting.events import Event
 
 ROWS = 1000
@@ -54,51 +53,75 @@ def evaluate(candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...
     )
 
 
-class Scripted(VerifiedEM):
+Script = Sequence[tuple[float, float] | None]
+
+
+@saved
+@dataclass(frozen=True, eq=False)
+class ScriptState:
+    """How many steps of a script have been made, and where the last accepted one has led."""
+
+    steps: int = 0
+    outcome: Outcome | None = None
+    here: MixtureParameters | None = None
+    left: float | None = None
+    tried: MixtureParameters = field(default_factory=lambda: mixture(0.0))
+    judgements: tuple[Judgement, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Scripted(Fitting[ScriptState]):
     """Goes from height to height, each with an estimate of what remains; None: it was rejected."""
 
-    def __init__(
-        self,
-        script: Sequence[tuple[float, float] | None],
-        outcome: Outcome = Outcome.CONVERGED,
-    ) -> None:
-        super().__init__((mixture(0.0),), 0.0, 100, likelihood(DIAGONAL))
-        self._script = list(script)
-        self._ends = outcome
-        self._here: MixtureParameters | None = None
-        self._tried = mixture(0.0)
+    script: Script
+    ends: Outcome = Outcome.CONVERGED
 
-    @property
-    def accepted_parameters(self) -> MixtureParameters | None:
-        return self._here
+    def begin(
+        self, starts: Sequence[MixtureParameters], previous_bound: float = -INF
+    ) -> ScriptState:
+        return self.ahead(ScriptState())
 
-    def propose(self) -> tuple[Candidate, ...]:
-        step = self._script[0]
-        self._tried = mixture(-1e6 if step is None else step[0])
-        return (Candidate(self._tried),)
+    def ahead(self, state: ScriptState) -> ScriptState:
+        if state.steps == len(self.script):
+            return replace(state, outcome=self.ends)
+        step = self.script[state.steps]
+        return replace(state, tried=mixture(-1e6 if step is None else step[0]))
 
-    def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
-        step = self._script.pop(0)
+    def propose(self, state: ScriptState) -> tuple[Candidate, ...]:
+        return (Candidate(state.tried),)
+
+    def judge(self, state: ScriptState, statistics: Sequence[SufficientStatistics]) -> ScriptState:
+        step = self.script[state.steps]
+        state = replace(state, steps=state.steps + 1)
         if step is not None:
-            self._here, self.expected_gain = self._tried, step[1]
-        if not self._script:
-            self.outcome = self._ends
+            state = replace(state, here=state.tried, left=step[1])
+        return self.ahead(state)
 
-    def finish(self) -> FitResult:
-        assert self.outcome is not None
-        assert self._here is not None
-        return FitResult(self._here, (0.0,), 0.0, 1, self.outcome)
+    def stop(self, state: ScriptState, outcome: Outcome) -> ScriptState:
+        return replace(state, outcome=outcome)
+
+    def accepted(self, before: ScriptState, after: ScriptState) -> int | None:
+        return 0 if after.here is before.tried else None
+
+    def expected_gain(self, state: ScriptState) -> float | None:
+        return state.left
+
+    def end(self, state: ScriptState) -> MixtureParameters:
+        assert state.here is not None
+        return state.here
+
+    def finish(self, state: ScriptState) -> FitResult:
+        assert state.outcome is not None
+        return FitResult(self.end(state), (0.0,), 0.0, 1, state.outcome)
 
 
-def contest(*strategies: Scripted) -> tuple[list[Contestant], list[Event]]:
+def contest(*strategies: Scripted) -> tuple[tuple[Standing, ...], list[Event]]:
     events: list[Event] = []
-    scoreboard = Scoreboard("bic", events.append)
-    found = [
-        Contestant(GridPoint(k, DIAGONAL), strategy, scoreboard, ["kmeans"])
-        for k, strategy in enumerate(strategies, 1)
-    ]
-    run(found, evaluate)
-    return found, events
+    contestants = [Contestant(GridPoint(k, DIAGONAL), s) for k, s in enumerate(strategies, 1)]
+    held = Contest(tuple(contestants), "bic", notify=events.append)
+    begun = held.begin([[GridStart(mixture(0.0), 0.0, "kmeans")]] * len(strategies))
+    (end,) = run([held], [begun], evaluate)
+    return end.standings, events
 
 
 def test_the_larger_of_the_last_two_estimates_counts() -> None:
@@ -108,7 +131,9 @@ def test_the_larger_of_the_last_two_estimates_counts() -> None:
     assert loser.outcome is Outcome.DROPPED
     assert loser.passes == 1
     assert loser.judged is not None
-    assert loser.finish().parameters is loser.judged.parameters
+    finished = Contestant(GridPoint(2, DIAGONAL), Scripted(low)).finish(loser)
+    assert finished.parameters is loser.judged.parameters
+    assert finished.outcome is Outcome.DROPPED
     hopeful = [(-2.0, 1e-1), *low[1:]]
     assert contest(Scripted([(-1.0, 0.0)] * 2), Scripted(hopeful))[0][1].passes == 3
 

@@ -16,16 +16,19 @@ from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.driver_memory import check_driver_memory
-from dask_gmm.fitting.loop import PlainEM, run
+from dask_gmm.fitting.loop import PlainEM
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
+from tests.fitting.runs import fit
 from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
-    from dask_gmm.fitting.strategies import Fitting
+    from dask_gmm.fitting.loop import FitResult
+    from tests.fitting.runs import Evaluate
 
 K, D = 4, 128
 FULL = covariance_family("full")
@@ -33,13 +36,17 @@ MODEL = likelihood(FULL, 0.1)
 SET = 8 * (K * D * D + 2 * K * D)
 
 
-def strategy(kind: str | None, rows: np.ndarray, starts: list[MixtureParameters]) -> Fitting:
+def fitted(
+    kind: str | None, rows: np.ndarray, starts: list[MixtureParameters], passes: Evaluate
+) -> FitResult:
+    m_step = MStep(MODEL)
     if kind is None:
-        return PlainEM(starts[0], 0.0, 8, MODEL)
+        return fit(PlainEM(0.0, 8, m_step), passes, starts[0])
     if kind == "squarem":
-        return Squarem((starts[0],), 0.0, 8, MODEL)
+        return fit(Squarem(0.0, 8, m_step), passes, starts[0])
     sample = SampleRows(Rows(rows[::4].copy()), get_kernel("blas"))
-    return VarianceReducedEM(fit_sample(sample, starts, MODEL), 0.0, 8, MODEL, sample=sample)
+    led = VarianceReducedEM(0.0, 8, m_step, sample=sample)
+    return fit(led, passes, *fit_sample(sample, starts, MODEL))
 
 
 @pytest.mark.slow
@@ -58,7 +65,7 @@ def test_the_count_covers_what_a_fit_holds(kind: str | None) -> None:
     with single_threaded_blas():
         tracemalloc.start()
         try:
-            run([strategy(kind, rows, starts)], lambda some: kernel.statistics(Rows(rows), some))
+            fitted(kind, rows, starts, lambda some: kernel.statistics(Rows(rows), some))
             peak = tracemalloc.get_traced_memory()[1] / SET
         finally:
             tracemalloc.stop()

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome
-from dask_gmm.fitting.loop import FitResult, PlainEM, best_result, run
+from dask_gmm.fitting.loop import FitResult, PlainEM, best_result
 from dask_gmm.mixture.family import COVARIANCE_TYPES
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
+from tests.fitting.runs import fit, fit_restarts
 from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
@@ -48,22 +50,18 @@ def start(rows: NDArray[np.float64], k: int = 3, seed: int = 0) -> MixtureParame
     return MixtureParameters.create("full", np.full(k, 1 / k), means, np.stack([np.eye(2)] * k))
 
 
-def em(parameters: MixtureParameters, **settings: float) -> PlainEM:
+def em(family: str = "full", **settings: float) -> PlainEM:
     given = {"tol": 1e-3, "max_iter": 100, "reg_covar": 1e-6, **settings}
-    return PlainEM(
-        parameters,
-        tol=given["tol"],
-        max_iter=int(given["max_iter"]),
-        model=likelihood(parameters.family, given["reg_covar"]),
-    )
+    m_step = MStep(likelihood(family, given["reg_covar"]))
+    return PlainEM(given["tol"], int(given["max_iter"]), m_step)
 
 
 def test_restarts_share_every_pass() -> None:
     rows = blobs()
     starts = [start(rows, seed=seed) for seed in range(4)]
-    alone = [run([em(s)], Passes(rows))[0] for s in starts]
+    alone = [fit(em(), Passes(rows), s) for s in starts]
     passes = Passes(rows)
-    together = run([em(s) for s in starts], passes)
+    together = fit_restarts(em(), passes, starts)
     assert len(passes.candidates) == max(r.n_iter for r in alone)
     assert passes.candidates == [
         sum(r.n_iter > i for r in alone) for i in range(len(passes.candidates))
@@ -74,7 +72,7 @@ def test_restarts_share_every_pass() -> None:
 
 
 def test_bounds_never_go_down_without_regularisation() -> None:
-    (result,) = run([em(start(blobs()), reg_covar=0.0, tol=0.0, max_iter=200)], Passes(blobs()))
+    result = fit(em(reg_covar=0.0, tol=0.0, max_iter=200), Passes(blobs()), start(blobs()))
     steps = np.diff(result.lower_bounds)
     assert steps.min() > -1e-13
     assert result.outcome is Outcome.MAX_ITER
@@ -82,13 +80,13 @@ def test_bounds_never_go_down_without_regularisation() -> None:
 
 def test_tolerance_is_strict_and_zero_never_stops() -> None:
     rows = blobs()
-    (result,) = run([em(start(rows), tol=1e-4)], Passes(rows))
+    result = fit(em(tol=1e-4), Passes(rows), start(rows))
     steps = np.abs(np.diff(result.lower_bounds))
     assert result.outcome is Outcome.CONVERGED
     assert steps[-1] < 1e-4
     assert np.all(steps[:-1] >= 1e-4)
     single = start(rows, k=1)
-    (fixed,) = run([em(single, tol=0.0, max_iter=7)], Passes(rows))
+    fixed = fit(em(tol=0.0, max_iter=7), Passes(rows), single)
     assert fixed.n_iter == 7
     assert fixed.outcome is Outcome.MAX_ITER
 
@@ -96,7 +94,7 @@ def test_tolerance_is_strict_and_zero_never_stops() -> None:
 def test_no_iteration_reads_nothing_and_keeps_the_start() -> None:
     rows, passes = blobs(), Passes(blobs())
     given = start(rows)
-    (result,) = run([em(given, max_iter=0)], passes)
+    result = fit(em(max_iter=0), passes, given)
     assert passes.candidates == []
     assert result.parameters == given
     assert result.lower_bound == -np.inf
@@ -109,7 +107,7 @@ def test_a_far_start_is_recentred_once_and_ends_exact() -> None:
     rows = 1e7 + rng.normal(size=(500, 2))
     far = MixtureParameters.create("full", [1.0], np.zeros((1, 2)), [np.eye(2) * 1e14])
     passes = Passes(rows)
-    (result,) = run([em(far, max_iter=3, tol=0.0, reg_covar=0.0)], passes)
+    result = fit(em(max_iter=3, tol=0.0, reg_covar=0.0), passes, far)
     assert len(passes.candidates) == 4, "three iterations and one repeated read"
     expected = np.cov(rows.T, bias=True)
     np.testing.assert_allclose(result.parameters.covariances[0], expected, rtol=1e-8, atol=1e-9)
@@ -125,11 +123,12 @@ def test_a_component_that_suddenly_narrows_stays_exact() -> None:
         "full", [0.5, 0.5], [[300.0, 77.0], [0.0, 0.0]], [np.eye(2) * 400.0, np.eye(2) * 900.0]
     )
     passes = Passes(rows)
-    (result,) = run([em(given, max_iter=2, tol=0.0, reg_covar=1e-6)], passes)
+    result = fit(em(max_iter=2, tol=0.0, reg_covar=1e-6), passes, given)
     oracle = get_kernel("reference")
-    (truth,) = run(
-        [PlainEM(given, 0.0, 2, likelihood("full", 1e-6))],
+    truth = fit(
+        em(max_iter=2, tol=0.0, reg_covar=1e-6),
         lambda candidates: oracle.statistics(Rows(rows), candidates),
+        given,
     )
     np.testing.assert_allclose(result.lower_bounds, truth.lower_bounds, rtol=1e-9)
 
@@ -139,7 +138,7 @@ def test_a_collapse_keeps_the_last_sound_parameters() -> None:
     narrow = MixtureParameters.create(
         "full", [0.1, 0.9], [[0.0, 0.0], [0.1, 0.1]], [np.eye(2) * 1e-12, np.eye(2) * 9.0]
     )
-    (result,) = run([em(narrow, reg_covar=0.0)], Passes(rows))
+    result = fit(em(reg_covar=0.0), Passes(rows), narrow)
     assert result.outcome is Outcome.COLLAPSED
     assert result.error is not None
     assert "component 0" in str(result.error)
@@ -170,18 +169,15 @@ def test_covariances_stay_positive_definite(
         "spherical": np.ones(k),
     }[covariance_type]
     means = rows[rng.choice(len(rows), k)] + rng.normal(size=(k, d))
-    strategy = em(
-        MixtureParameters.create(covariance_type, np.full(k, 1 / k), means, identity),
-        tol=0.0,
-        max_iter=40,
-    )
-    passes = Passes(rows)
-    while strategy.outcome is None:
-        strategy.judge(passes(strategy.propose()))
-        parameters = strategy.parameters
+    begin = MixtureParameters.create(covariance_type, np.full(k, 1 / k), means, identity)
+    fitting, passes = em(covariance_type, tol=0.0, max_iter=40), Passes(rows)
+    state = fitting.begin((begin,))
+    while state.outcome is None:
+        state = fitting.judge(state, passes(fitting.propose(state)))
+        parameters = state.parameters
         dense = parameters.family.form.dense(parameters.covariances, k, d)
         assert np.all(np.linalg.eigvalsh(dense) > 0.0)
-    assert strategy.outcome is Outcome.MAX_ITER
+    assert state.outcome is Outcome.MAX_ITER
 
 
 def result(bound: float, outcome: Outcome = Outcome.CONVERGED) -> FitResult:

@@ -159,8 +159,9 @@ class TestUnits:
         (found,) = get_kernel().statistics(rows, [Candidate(MIXTURE)])
         assert found.row_weight == pytest.approx(1.0 / 600.0)
         step = MStep(likelihood("full", 1e-6), "merge")
-        assert step(found).n_components == 3
-        assert step.notes == []
+        after, notes = step(found)
+        assert after.n_components == 3
+        assert notes == ()
 
     def test_copies_leave_a_row_a_row(self) -> None:
         (found,) = get_kernel().statistics(WEIGHTED, [Candidate(MIXTURE)])

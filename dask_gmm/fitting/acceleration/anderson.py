@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_gmm.fitting.state import saved
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Step", "mix"]
 
 
+@saved
 @dataclass(frozen=True)
 class Step:
     """A point and where the fixed-point map moves it.

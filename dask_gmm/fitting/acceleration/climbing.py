@@ -9,6 +9,7 @@ import numpy as np
 
 from dask_gmm.fitting.acceleration.anderson import Step, mix
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
+from dask_gmm.fitting.state import saved
 from dask_gmm.mixture.model import maximizer
 from dask_gmm.mixture.moments import Moments, complete_moments, expected_log_density, per_row
 
@@ -25,6 +26,7 @@ _CUTOFF = 1e-6
 _DIFFERENCE = 1e-5
 
 
+@saved
 @dataclass(frozen=True)
 class Point:
     """An objective at one mixture, and its EM step from there.

@@ -20,7 +20,10 @@ taken to be left than a series brings that declines as slowly as the slowest of 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from math import isnan
+
+from dask_gmm.fitting.state import saved
 
 __all__ = ["RemainingGain"]
 
@@ -33,28 +36,41 @@ _TURNS = 3
 _SLOW_RATIO, _SLOWEST_RATIO = 0.5, 0.95
 
 
+@saved
+@dataclass(frozen=True)
 class RemainingGain:
     """Estimates from pass to pass; nats per row throughout.
 
     What a fit's first pass leaves is only what the sample says: nothing has been gained yet.
+
+    Attributes
+    ----------
+    gained : float
+        By the last accepted pass; NaN at a start.
+    gains : tuple of float
+        By the last few.
+    sample_rise, pull, left : float
+        What was said after the pass before: the sample's rise; ρ·rise, and what was left by it.
+        Infinite where it was not asked.
     """
 
-    def __init__(self) -> None:
-        self._gained = float("nan")
-        self._gains: list[float] = []
-        self.forget()
+    gained: float = float("nan")
+    gains: tuple[float, ...] = ()
+    sample_rise: float = _UNKNOWN
+    pull: float = _UNKNOWN
+    left: float = _UNKNOWN
 
-    def take(self, gained: float) -> None:
+    def take(self, gained: float) -> RemainingGain:
         """Take in what the last accepted pass has gained; NaN at a start."""
-        self._gained = gained
-        if not isnan(gained):
-            self._gains = [*self._gains[-_TURNS:], max(gained, 0.0)]
+        if isnan(gained):
+            return replace(self, gained=gained)
+        return replace(self, gained=gained, gains=(*self.gains[-_TURNS:], max(gained, 0.0)))
 
-    def forget(self) -> None:
+    def forget(self) -> RemainingGain:
         """Compare what is said next to nothing that was said before."""
-        self._sample_rise = self._pull = self._left = _UNKNOWN
+        return RemainingGain(self.gained, self.gains)
 
-    def by_sample(self, rise: float) -> float:
+    def by_sample(self, rise: float) -> tuple[float, RemainingGain]:
         """Estimate while the sample is trusted; never less than it says.
 
         Parameters
@@ -62,17 +78,15 @@ class RemainingGain:
         rise : float
             Rise to the maximum of the corrected sample.
         """
-        before = self._sample_rise
-        self.forget()
-        self._sample_rise = rise
-        if rise < _NOISE or before == _UNKNOWN:
-            return max(rise, self._by_gains())
-        declined = before - rise
+        after = replace(self.forget(), sample_rise=rise)
+        if rise < _NOISE or self.sample_rise == _UNKNOWN:
+            return max(rise, self._by_gains()), after
+        declined = self.sample_rise - rise
         if not declined > 0.0:
-            return _UNKNOWN
-        return max(rise * max(1.0, self._gained / declined), self._by_gains())
+            return _UNKNOWN, after
+        return max(rise * max(1.0, self.gained / declined), self._by_gains()), after
 
-    def by_decline(self, rise: float, rho: float) -> float:
+    def by_decline(self, rise: float, rho: float) -> tuple[float, RemainingGain]:
         """Estimate where the sample has been refuted, and its own maximum says nothing.
 
         A climb held back by ρ rises by g²/2(H + ρ), so that ρ·rise is about g²/2 whatever ρ. A pass
@@ -85,22 +99,20 @@ class RemainingGain:
         rho : float
             What held it; 1 for a plain step, which has no sample in it.
         """
-        before, earlier = self._pull, self._left - self._gained
-        self.forget()
-        self._pull = rho * rise
-        declined = before - self._pull
+        earlier, pull, left = self.left - self.gained, rho * rise, _UNKNOWN
+        declined = self.pull - pull
         if rise < _NOISE:
-            self._left = rise
+            left = rise
         elif 0.0 < declined < _UNKNOWN:
-            self._left = max(rise, self._gained * self._pull / declined)
-        left = max(self._left, earlier) if earlier < _UNKNOWN else self._left
-        return max(left, self._by_gains())
+            left = max(rise, self.gained * pull / declined)
+        larger = max(left, earlier) if earlier < _UNKNOWN else left
+        return max(larger, self._by_gains()), replace(self.forget(), pull=pull, left=left)
 
     def _by_gains(self) -> float:
         """The rest of a series of gains that declines slowly; 0 where they decline fast."""
-        pairs = zip(self._gains, self._gains[1:], strict=False)
+        pairs = zip(self.gains, self.gains[1:], strict=False)
         slowest = max((now / before for before, now in pairs if before > 0.0), default=0.0)
         if slowest <= _SLOW_RATIO:
             return 0.0
         ratio = min(slowest, _SLOWEST_RATIO)
-        return self._gains[-1] * ratio / (1.0 - ratio)
+        return self.gains[-1] * ratio / (1.0 - ratio)

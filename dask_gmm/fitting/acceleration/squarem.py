@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_gmm.fitting.acceleration.climbing import Point
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
-from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
-from dask_gmm.fitting.events import Outcome
+from dask_gmm.fitting.acceleration.verified import Choice, Trial, VerifiedEM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dask_gmm.fitting.acceleration.climbing import Point
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = ["Squarem"]
@@ -29,54 +28,52 @@ __all__ = ["Squarem"]
 _LEAST_STRETCH = 1.01
 
 
-@dataclass
-class Squarem(VerifiedEM):
+@dataclass(frozen=True)
+class Squarem(VerifiedEM[Point | None]):
     """EM with squared extrapolation steps; see the module.
+
+    All it remembers is the point before, where it has taken a plain step from that.
 
     The remaining gain is guessed as if the last two plain steps went on as a geometric series
     (Aitken): right near the end, too low on a plateau that EM will leave.
     """
 
-    _before: Point | None = None
+    def set_out(self, start: MixtureParameters) -> None:
+        """Take two plain steps before the first extrapolation."""
 
-    def choose(self, at: Point) -> Trial:
+    def choose(self, at: Point, gained: float, memory: Point | None) -> Choice[Point | None]:
         """Extrapolate after a plain step; take a plain step after anything else."""
         assert at.update is not None
-        before, self._before = self._before, None
-        self.expected_gain = float("inf")
-        plain = Trial(at.update)
-        if before is None:
-            self._before = at
-            return plain
-        self._estimate(before, at)
-        start, middle = to_vector(before.parameters), to_vector(at.parameters)
-        step = middle - start
-        change = to_vector(at.update) - middle - step
-        lengths = np.linalg.norm(Metric(at.parameters).scaled(np.stack([step, change])), axis=1)
-        stretch = float(lengths[0] / lengths[1]) if lengths[1] > 0.0 else 1.0
-        if not stretch > _LEAST_STRETCH:
-            self._before = at
-            return plain
-        target = start + 2.0 * stretch * step + stretch**2 * change
-        found = from_vector(target, at.parameters)
-        if found is None:
-            self._before = at
-            return plain
-        return Trial(found, bold=True, needed=at.gain)
-
-    def begin_anew(self, start: MixtureParameters) -> None:
-        """Take two plain steps before the next extrapolation."""
-        self._before = None
+        if memory is None:
+            return Choice(Trial(at.update), at, float("inf"))
+        left = _left(memory, at)
+        arrived = not self.by_change and left < self.tol
+        target = _extrapolated(memory, at, at.update)
+        if target is None:
+            return Choice(Trial(at.update), at, left, arrived)
+        return Choice(Trial(target, bold=True, needed=at.gain), None, left, arrived)
 
     def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
         """Go by the gains of cycles, each of which takes two passes."""
         cycles = heights[::-2][::-1]
         return super().at_most(at, cycles if len(cycles) > 1 else heights)
 
-    def _estimate(self, before: Point, at: Point) -> None:
-        ratio = at.gain / before.gain if before.gain > 0.0 else 0.0
-        if ratio >= 1.0:
-            return
-        self.expected_gain = max(at.value - before.value, at.gain) * ratio / (1.0 - ratio)
-        if not self.by_change and self.expected_gain < self.tol:
-            self.outcome = Outcome.CONVERGED
+
+def _extrapolated(before: Point, at: Point, update: MixtureParameters) -> MixtureParameters | None:
+    """Where three points lead; None where that is hardly beyond the last, or out of reach."""
+    start, middle = to_vector(before.parameters), to_vector(at.parameters)
+    step = middle - start
+    change = to_vector(update) - middle - step
+    lengths = np.linalg.norm(Metric(at.parameters).scaled(np.stack([step, change])), axis=1)
+    stretch = float(lengths[0] / lengths[1]) if lengths[1] > 0.0 else 1.0
+    if not stretch > _LEAST_STRETCH:
+        return None
+    return from_vector(start + 2.0 * stretch * step + stretch**2 * change, at.parameters)
+
+
+def _left(before: Point, at: Point) -> float:
+    """The rest of a geometric series of gains; infinite where they do not decline."""
+    ratio = at.gain / before.gain if before.gain > 0.0 else 0.0
+    if ratio >= 1.0:
+        return float("inf")
+    return max(at.value - before.value, at.gain) * ratio / (1.0 - ratio)

@@ -15,7 +15,7 @@ declines and not from the sample's own optimum, which then may be nobody else's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +25,8 @@ from dask_gmm.fitting.acceleration.climbing import CorrectedSample, climb, slope
 from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
 from dask_gmm.fitting.acceleration.one_sided import rise_of_halves
 from dask_gmm.fitting.acceleration.remaining import RemainingGain
-from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
-from dask_gmm.fitting.events import Outcome
+from dask_gmm.fitting.acceleration.verified import Choice, Trial, VerifiedEM
+from dask_gmm.fitting.state import saved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["VarianceReducedEM"]
+__all__ = ["SampleTrust", "VarianceReducedEM"]
 
 _MOST_RHO = 0.5
 _MOST_REFUTED_RHO = 8.0
@@ -54,115 +54,147 @@ _OUTER_CUTOFF = 1e-4
 _ROUNDING = 1e-14
 
 
-@dataclass
-class VarianceReducedEM(VerifiedEM):
+@saved
+@dataclass(frozen=True, eq=False)
+class SampleTrust:
+    """What the passes have taught about the sample.
+
+    Attributes
+    ----------
+    rho, first_rho, least_rho : float
+        The proximal weight, where it began, and its floor.
+    hedging : bool
+        A bold step has failed and none has succeeded since.
+    mixed : bool
+        The last trial was an Anderson step, which says nothing of ρ.
+    remaining : RemainingGain
+    outer : tuple of Step
+        The last turns, for Anderson steps.
+    """
+
+    rho: float
+    first_rho: float
+    least_rho: float
+    hedging: bool = False
+    mixed: bool = False
+    remaining: RemainingGain = field(default_factory=RemainingGain)
+    outer: tuple[Step, ...] = ()
+
+    @property
+    def refuted(self) -> bool:
+        """Whether it has failed, and has not made up for that yet."""
+        return self.rho > self.first_rho
+
+
+@dataclass(frozen=True)
+class VarianceReducedEM(VerifiedEM[SampleTrust]):
     """EM whose steps are found on a sample in memory; see the module.
 
     Parameters
     ----------
     sample : SampleRows
-        Rows drawn from all over the data; fifty for each free parameter do well.
+        Rows drawn from all over the data; fifty for each free parameter do well. No state holds
+        them: whoever goes on from one draws them again, by the same seed.
     """
 
     sample: SampleRows = field(kw_only=True)
-    _rho: float = 0.0
-    _first_rho: float = 0.0
-    _least_rho: float = 0.0
-    _hedging: bool = False
-    _remaining: RemainingGain = field(default_factory=RemainingGain)
-    _outer: list[Step] = field(default_factory=list)
-    _mixed: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.begin_anew(self.starts[0])
+    def set_out(self, start: MixtureParameters) -> SampleTrust:
+        """Trust the sample as far as its size says."""
+        size = self.sample.rows.effective_size
+        rho = min(_MOST_RHO, 0.5 * float(np.sqrt(start.n_parameters / size)))
+        return SampleTrust(rho, rho, rho * _LEAST_RHO_PART)
 
-    def choose(self, at: Point) -> Trial:
+    def choose(self, at: Point, gained: float, memory: SampleTrust) -> Choice[SampleTrust]:
         """Maximise the corrected sample; where that says nothing new, take the plain step."""
         assert at.update is not None
         objective = CorrectedSample.create(self.sample, at.parameters, at.moments)
-        best, rho = self._climb(objective, at), self._rho
-        self._remaining.take(self._gained)
-        if self._refuted:  # h_1 without the sample is what a plain step maximises
+        best, rho = self._climb(objective, at, memory)
+        memory = replace(memory, rho=rho)
+        remaining = memory.remaining.take(gained)
+        left: float | None
+        if memory.refuted:  # h_1 without the sample is what a plain step maximises
             rise, held = (at.gain, 1.0) if best is None else (best[1], rho)
-            self._settle(self._remaining.by_decline(max(rise, 0.0), held))
+            left, remaining = remaining.by_decline(max(rise, 0.0), held)
         elif best is None:
-            self._ask_sample(objective, objective.start(), at)
+            left, remaining = self._ask_sample(objective, objective.start(), at, remaining)
         else:
-            self._ask_sample(objective, objective.held(rho).released(best[0]), at)
+            reached = objective.held(rho).released(best[0])
+            left, remaining = self._ask_sample(objective, reached, at, remaining)
+        arrived = left is not None and self._may_stop and left < self.tol
+        memory = replace(memory, remaining=remaining)
         if best is None:
-            self._outer.clear()
-            if self._refuted:
-                self._rho /= 2.0  # so that the sample is asked again, some plain steps later
-            return Trial(at.update)
+            if memory.refuted:
+                rho /= 2.0  # so that the sample is asked again, some plain steps later
+            return Choice(Trial(at.update), replace(memory, rho=rho, outer=()), left, arrived)
         top, predicted = best
-        mixed = self._mix(at, top, predicted)
-        self._mixed = mixed is not None
-        return Trial(
+        here = to_vector(at.parameters)
+        step = Step(here, to_vector(top.parameters) - here)
+        outer = (*memory.outer, step)[-(_OUTER_MEMORY + 1) :]
+        mixed = _mix(at, outer, predicted)
+        trial = Trial(
             top.parameters if mixed is None else mixed,
             bold=True,
             needed=_NEEDED * at.gain,
             predicted=predicted,
-            hedged=self._hedging,
+            hedged=memory.hedging,
         )
+        memory = replace(memory, mixed=mixed is not None, outer=outer)
+        return Choice(trial, memory, left, arrived)
 
-    def accepted(self, trial: Trial, gain: float) -> None:
+    def confirm(self, memory: SampleTrust, trial: Trial, gain: float) -> SampleTrust:
         """Trust the sample more or less, by how its prediction has come true."""
-        self._hedging = False
-        self._least_rho = max(_LEAST_RHO_DECAY * self._least_rho, _LEAST_RHO_PART * self._first_rho)
-        if self._mixed:
-            return
-        if gain >= 0.9 * trial.predicted:
-            self._rho = max(self._rho / 2.0, self._least_rho)
-        elif gain < 0.5 * trial.predicted:
-            self._rho = max(self._rho, min(2.0 * self._rho, _MOST_RHO))
+        rho = memory.rho
+        least = max(_LEAST_RHO_DECAY * memory.least_rho, _LEAST_RHO_PART * memory.first_rho)
+        if not memory.mixed and gain >= 0.9 * trial.predicted:
+            rho = max(rho / 2.0, least)
+        elif not memory.mixed and gain < 0.5 * trial.predicted:
+            rho = max(rho, min(2.0 * rho, _MOST_RHO))
+        return replace(memory, rho=rho, least_rho=least, hedging=False)
 
-    def rejected(self, trial: Trial) -> None:
+    def refute(self, memory: SampleTrust, trial: Trial) -> SampleTrust:
         """Forget the outer steps, and stay nearer next time."""
-        self._outer.clear()
-        self._hedging = True
-        if not self._mixed:
-            self._least_rho = min(2.0 * self._rho, _MOST_REFUTED_RHO)
-            self._rho = min(4.0 * self._rho, _MOST_REFUTED_RHO)
-
-    def begin_anew(self, start: MixtureParameters) -> None:
-        """Trust the sample as far as its size says."""
-        size = self.sample.rows.effective_size
-        self._rho = min(_MOST_RHO, 0.5 * float(np.sqrt(start.n_parameters / size)))
-        self._first_rho, self._least_rho = self._rho, self._rho * _LEAST_RHO_PART
-        self._hedging, self._mixed = False, False
-        self._remaining = RemainingGain()
-        self._outer.clear()
+        after = replace(memory, outer=(), hedging=True)
+        if memory.mixed:
+            return after
+        return replace(
+            after,
+            least_rho=min(2.0 * memory.rho, _MOST_REFUTED_RHO),
+            rho=min(4.0 * memory.rho, _MOST_REFUTED_RHO),
+        )
 
     def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
         """Ask the sample and its halves."""
         return rise_of_halves(self.sample, at, len(heights))
 
-    @property
-    def _refuted(self) -> bool:
-        return self._rho > self._first_rho
+    def _climb(
+        self, objective: CorrectedSample, at: Point, memory: SampleTrust
+    ) -> tuple[tuple[Point, float] | None, float]:
+        """The corrected sample's maximum and its rise, and ρ, which has been adapted to it.
 
-    def _climb(self, objective: CorrectedSample, at: Point) -> tuple[Point, float] | None:
-        """The corrected sample's maximum and its rise; None if it promises less than plain EM."""
-        enough = max(_INNER * at.gain, _ROUNDING)
+        No maximum where it promises less than plain EM.
+        """
+        enough, rho = max(_INNER * at.gain, _ROUNDING), memory.rho
         for _ in range(_TRIES):
-            held = objective.held(self._rho)
+            held = objective.held(rho)
             start = held.start()
             top, sound = climb(held, start, enough, _EVALUATIONS)
             predicted = top.value - start.value
             if not sound:
-                if self._rho >= _MOST_RHO:
-                    return None
-                self._rho = min(4.0 * self._rho, _MOST_RHO)
+                if rho >= _MOST_RHO:
+                    return None, rho
+                rho = min(4.0 * rho, _MOST_RHO)
             elif predicted >= at.gain:
-                return top, predicted
-            elif self._rho <= self._least_rho or self._refuted:
-                return None
+                return (top, predicted), rho
+            elif rho <= memory.least_rho or rho > memory.first_rho:
+                return None, rho
             else:
-                self._rho = max(self._rho / 4.0, self._least_rho)
-        return None
+                rho = max(rho / 4.0, memory.least_rho)
+        return None, rho
 
-    def _ask_sample(self, free: CorrectedSample, reached: Point, at: Point) -> None:
+    def _ask_sample(
+        self, free: CorrectedSample, reached: Point, at: Point, remaining: RemainingGain
+    ) -> tuple[float | None, RemainingGain]:
         """Estimate what is left to gain as max h − h(θ) without the proximal term.
 
         As that term only lowers h, what the climb has found is a lower bound; only when it is below
@@ -173,29 +205,20 @@ class VarianceReducedEM(VerifiedEM):
             enough = max(_INNER * min(self.tol, at.gain), _ROUNDING)
             reached, sound = climb(free, reached, enough, _STOP_EVALUATIONS)
             if not sound:  # no maximum, or a singularity: nothing is known
-                self._remaining.forget()
-                return
-        self._settle(self._remaining.by_sample(max(reached.value - base, 0.0)))
-
-    def _settle(self, left: float) -> None:
-        """Keep an estimate, and stop if it is less than `tol`."""
-        self.expected_gain = left
-        if self._may_stop and left < self.tol:
-            self.outcome = Outcome.CONVERGED
+                return None, remaining.forget()
+        return remaining.by_sample(max(reached.value - base, 0.0))
 
     @property
     def _may_stop(self) -> bool:
         return self.tol > 0.0 and not self.by_change
 
-    def _mix(self, at: Point, top: Point, predicted: float) -> MixtureParameters | None:
-        """An Anderson step over the last turns, if it promises about as much as this turn alone."""
-        here = to_vector(at.parameters)
-        self._outer.append(Step(here, to_vector(top.parameters) - here))
-        self._outer = self._outer[-(_OUTER_MEMORY + 1) :]
-        metric = Metric(at.parameters)
-        for memory in range(len(self._outer) - 1, 0, -1):
-            target = mix(self._outer[-(memory + 1) :], metric, _OUTER_CUTOFF)
-            found = from_vector(target, at.parameters)
-            if found is not None and 0.5 * slope(at, target - here) >= 0.5 * predicted:
-                return found
-        return None
+
+def _mix(at: Point, outer: Sequence[Step], predicted: float) -> MixtureParameters | None:
+    """An Anderson step over the last turns, if it promises about as much as this turn alone."""
+    metric, here = Metric(at.parameters), outer[-1].point
+    for memory in range(len(outer) - 1, 0, -1):
+        target = mix(outer[-(memory + 1) :], metric, _OUTER_CUTOFF)
+        found = from_vector(target, at.parameters)
+        if found is not None and 0.5 * slope(at, target - here) >= 0.5 * predicted:
+            return found
+    return None

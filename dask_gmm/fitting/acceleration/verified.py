@@ -9,17 +9,18 @@ has failed lately hedges: the same read evaluates the plain step too, so that it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.acceleration.climbing import Point
-from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.fitting.gains import rest_of_gains
-from dask_gmm.fitting.loop import FitResult, better_centres
+from dask_gmm.fitting.loop import FitResult, Fitting, better_centres, last_said
+from dask_gmm.fitting.state import saved
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.moments import expected_log_density, per_row
 
@@ -28,14 +29,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.model import MixtureModel
+    from dask_gmm.fitting.collapse import MStep
     from dask_gmm.mixture.moments import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
-__all__ = ["Trial", "VerifiedEM"]
+__all__ = ["Accepted", "Choice", "Trial", "VerifiedEM", "VerifiedState"]
+
+M = TypeVar("M")
 
 
+@saved
 @dataclass(frozen=True)
 class Trial:
     """What the next pass evaluates.
@@ -60,6 +64,7 @@ class Trial:
     hedged: bool = False
 
 
+@saved
 @dataclass(frozen=True)
 class Accepted:
     """The last accepted point, and what makes the objective that it is to be left for.
@@ -78,84 +83,119 @@ class Accepted:
     regulariser: Moments
 
 
-@dataclass
-class VerifiedEM:
+@dataclass(frozen=True, eq=False)
+class Choice(Generic[M]):
+    """What a strategy does next, from an accepted point.
+
+    Attributes
+    ----------
+    trial : Trial
+    memory : M
+    expected_gain : float or None
+        The best guess at what is left to gain, in nats per row; None where there is none.
+    arrived : bool
+        Whether that is so little that the fit is to end.
+    """
+
+    trial: Trial
+    memory: M
+    expected_gain: float | None = None
+    arrived: bool = False
+
+
+@saved
+@dataclass(frozen=True, eq=False)
+class VerifiedState(Generic[M]):
+    """Where an accelerated strategy stands.
+
+    Attributes
+    ----------
+    starts : tuple of MixtureParameters
+        To be evaluated in the first read; the best of them from then on.
+    previous : float
+        The last lower bound, with which the next one is compared; -inf where they do not compare.
+    memory : M
+        What the strategy has learned on its way.
+    expected_gain : float or None
+        The best guess at what is left to gain, which decides when to stop; None where there is
+        none. What the fit says in the end (`FitResult.remaining_gain`) is another, larger estimate.
+    accepted : Accepted or None
+        None before the first accepted pass and after a mend.
+    trial : Trial or None
+        What is evaluated next; None while the starts are.
+    bounds : tuple of float
+        The lower bound at each accepted mixture.
+    centres : (K, D) float64 or None
+        Better centres, about which the same mixture is to be evaluated again.
+    collapse : str or None
+        Why there was no M-step, where it ended by a collapse.
+    mended : tuple of str
+        A sentence for each component that was mended.
+    begun : int
+        Accepted passes before the last mend.
+    """
+
+    starts: tuple[MixtureParameters, ...]
+    previous: float
+    memory: M
+    outcome: Outcome | None = None
+    judgements: tuple[Judgement, ...] = ()
+    expected_gain: float | None = None
+    accepted: Accepted | None = None
+    trial: Trial | None = None
+    bounds: tuple[float, ...] = ()
+    centres: NDArray[np.float64] | None = None
+    collapse: str | None = None
+    mended: tuple[str, ...] = ()
+    begun: int = 0
+
+    def judged(self, kind: StepKind, bound: float) -> VerifiedState[M]:
+        """The state with one more judgement."""
+        judgement = Judgement(kind, bound, self.expected_gain)
+        return replace(self, judgements=(*self.judgements, judgement))
+
+
+@dataclass(frozen=True)
+class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
     """Base of the accelerated strategies; a subclass chooses the next trial.
 
     Parameters
     ----------
-    starts : tuple of MixtureParameters
-        All are evaluated in the first read, and the best goes on.
     tol : float
         Nats per row.
     max_iter : int
         Most accepted passes.
-    model : MixtureModel
+    m_step : MStep
+        Of the plain steps. What it mends begins anew: the mended mixture is another one, and what
+        the strategy has learned is not about that.
     by_change : bool
         Stop by scikit-learn's rule, when an accepted pass changes the mean log-likelihood by less
         than `tol`, instead of by the gain that is expected yet. It also serves where nobody knows
         that.
-    previous_bound : float
-        The lower bound that a warm start continues from.
-    m_step : MStep, optional
-        Of the plain steps; by default one that stops at a collapse. What it mends begins anew: the
-        mended mixture is another one, and what the strategy has learned is not about that.
-
-    Attributes
-    ----------
-    expected_gain : float or None
-        The best guess at what is left to gain, which decides when to stop; None where there is
-        none. What the fit says in the end (`FitResult.remaining_gain`) is another, larger estimate.
     """
 
-    starts: tuple[MixtureParameters, ...]
     tol: float
     max_iter: int
-    model: MixtureModel
+    m_step: MStep
     by_change: bool = False
-    previous_bound: float = -np.inf
-    m_step: MStep | None = None
-    outcome: Outcome | None = None
-    judgements: list[Judgement] = field(default_factory=list)
-    expected_gain: float | None = None
-    _accepted: Accepted | None = None
-    _trial: Trial | None = None
-    _bounds: list[float] = field(default_factory=list)
-    _centres: NDArray[np.float64] | None = None
-    _gained: float = float("nan")  # by the last accepted pass; NaN at a start
-    _error: CollapsedComponentError | None = None
-    _begun: int = 0  # accepted passes before the last mend
-    _said: tuple[Point, float | None] | None = None
-
-    def __post_init__(self) -> None:
-        self._m_step = self.m_step or MStep(self.model)
-        self._previous = self.previous_bound
-        if self.max_iter == 0:
-            self.outcome = Outcome.MAX_ITER
-
-    @property
-    def _at(self) -> Point | None:
-        return None if self._accepted is None else self._accepted.point
-
-    @property
-    def accepted_parameters(self) -> MixtureParameters | None:
-        """The last accepted mixture, which a pass has evaluated; None before and after a mend."""
-        return None if self._at is None else self._at.parameters
 
     # -- what a subclass decides -----------------------------------------------------------------
 
-    def choose(self, at: Point) -> Trial:
-        """Choose the next trial from an accepted point; may set `outcome` or `expected_gain`."""
-        raise NotImplementedError
+    @abstractmethod
+    def set_out(self, start: MixtureParameters) -> M:
+        """What it knows before it has gone anywhere, or has forgotten: where a mend has led."""
 
-    def accepted(self, trial: Trial, gain: float) -> None:
+    @abstractmethod
+    def choose(self, at: Point, gained: float, memory: M) -> Choice[M]:
+        """Choose the next trial from an accepted point, which has gained so much (NaN: a start)."""
+
+    def confirm(self, memory: M, trial: Trial, gain: float) -> M:
         """Learn that a bold trial has gained so much."""
+        return memory
 
-    def rejected(self, trial: Trial) -> None:
+    def refute(self, memory: M, trial: Trial) -> M:
         """Learn that a bold trial has failed."""
-
-    def begin_anew(self, start: MixtureParameters) -> None:
-        """Forget the way so far: a component was mended or taken out, which led to `start`."""
+        return memory
 
     def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
         """Estimate what is left where the fit ends, rather too much; None where nobody knows.
@@ -169,147 +209,192 @@ class VerifiedEM:
 
     # -- the loop's side -------------------------------------------------------------------------
 
-    def propose(self) -> tuple[Candidate, ...]:
-        """Return the starts, and from then on one trial at a time."""
-        if self._trial is not None:
-            trial = Candidate(self._trial.parameters, self._centres)
-            if self._trial.hedged and self._at is not None and self._at.update is not None:
-                return (trial, Candidate(self._at.update))
-            return (trial,)
-        if self._centres is not None:
-            return (Candidate(self.starts[0], self._centres),)
-        return tuple(Candidate(start) for start in self.starts)
+    def begin(
+        self, starts: Sequence[MixtureParameters], previous_bound: float = -np.inf
+    ) -> VerifiedState[M]:
+        """Set out from the starts: the first read evaluates all, and the best goes on."""
+        outcome = None if self.max_iter else Outcome.MAX_ITER
+        return VerifiedState(tuple(starts), previous_bound, self.set_out(starts[0]), outcome)
 
-    def judge(self, statistics: Sequence[SufficientStatistics]) -> None:
+    def propose(self, state: VerifiedState[M]) -> tuple[Candidate, ...]:
+        """Return the starts, and from then on one trial at a time."""
+        if state.trial is not None:
+            trial, at = Candidate(state.trial.parameters, state.centres), state.accepted
+            if state.trial.hedged and at is not None and at.point.update is not None:
+                return (trial, Candidate(at.point.update))
+            return (trial,)
+        if state.centres is not None:
+            return (Candidate(state.starts[0], state.centres),)
+        return tuple(Candidate(start) for start in state.starts)
+
+    def judge(
+        self, state: VerifiedState[M], statistics: Sequence[SufficientStatistics]
+    ) -> VerifiedState[M]:
         """Accept or reject what the pass has evaluated, and choose what comes next."""
-        chosen = 0
-        if self._trial is None:
-            pairs = zip(statistics, self.starts, strict=True)
-            chosen = int(np.argmax([self.model.objective(s, start) for s, start in pairs]))
-            self.starts = (self.starts[chosen],)
+        model, chosen = self.m_step.model, 0
+        if state.trial is None:
+            pairs = zip(statistics, state.starts, strict=True)
+            chosen = int(np.argmax([model.objective(s, start) for s, start in pairs]))
+            state = replace(state, starts=(state.starts[chosen],))
         found = statistics[chosen]
-        trial = self._trial or Trial(self.starts[0])
-        if self._centres is None:
-            self._centres = better_centres(found, self.model)
-            if self._centres is not None and not trial.bold:
-                bound = self.model.objective(found, trial.parameters)
-                self.judgements.append(Judgement(StepKind.REPEATED, bound, self.expected_gain))
-                return
-        self._centres = None
-        self._take_in(trial, found, statistics[1] if trial.hedged else None)
+        trial = state.trial or Trial(state.starts[0])
+        if state.centres is None and not trial.bold:
+            centres = better_centres(found, model)
+            if centres is not None:
+                bound = model.objective(found, trial.parameters)
+                return replace(state, centres=centres).judged(StepKind.REPEATED, bound)
+        hedge = statistics[1] if trial.hedged else None
+        return self._take_in(replace(state, centres=None), trial, found, hedge)
 
     def _take_in(
-        self, trial: Trial, found: SufficientStatistics, hedge: SufficientStatistics | None
-    ) -> None:
-        bound = self.model.objective(found, trial.parameters)
-        update = self._m_step.sound(found)
+        self,
+        state: VerifiedState[M],
+        trial: Trial,
+        found: SufficientStatistics,
+        hedge: SufficientStatistics | None,
+    ) -> VerifiedState[M]:
+        model = self.m_step.model
+        bound = model.objective(found, trial.parameters)
+        update = self.m_step.sound(found)
         if update is None:
             if trial.bold:
-                self._reject(trial, bound, hedge)
-            else:
-                self._mend(found, bound)
-            return
-        beside = self.model.regulariser(found)
+                return self._reject(state, trial, bound, hedge)
+            return self._mend(state, found, bound)
+        beside = model.regulariser(found)
         moments = per_row(found) + beside
         gain = expected_log_density(moments, update) - expected_log_density(
             moments, trial.parameters
         )
-        likelihood, before = found.mean_log_likelihood, self._accepted
+        likelihood, before = found.mean_log_likelihood, state.accepted
         gained = float("nan")
         if before is not None:
-            gained = self._gain(before, trial.parameters, likelihood)
+            gained = _gain(before, trial.parameters, likelihood)
         if trial.bold and not gained >= trial.needed:  # NaN is no gain
-            self._reject(trial, bound, hedge)
-            return
-        kind = StepKind.ACCEPTED if trial.bold else self._plain_kind()
+            return self._reject(state, trial, bound, hedge)
+        kind = StepKind.ACCEPTED if trial.bold else _plain_kind(state)
         at = Point(trial.parameters, bound, moments, update, gain)
-        self._accepted = Accepted(at, likelihood, beside)
-        self._gained = gained
-        if trial.bold:
-            self.accepted(trial, gained)
-        previous, self._previous = self._previous, bound
-        self._bounds.append(bound)
-        self.expected_gain = None
-        self._trial = self.choose(at)
-        by_change = self.by_change or self.expected_gain is None
-        if self.outcome is None and by_change and abs(bound - previous) < self.tol:
-            self.outcome = Outcome.CONVERGED
-        if self.outcome is None and len(self._bounds) >= self.max_iter:
-            self.outcome = Outcome.MAX_ITER
-        self.judgements.append(Judgement(kind, bound, self.expected_gain))
+        memory = self.confirm(state.memory, trial, gained) if trial.bold else state.memory
+        choice = self.choose(at, gained, memory)
+        bounds, outcome = (*state.bounds, bound), None
+        by_change = self.by_change or choice.expected_gain is None
+        if choice.arrived or (by_change and abs(bound - state.previous) < self.tol):
+            outcome = Outcome.CONVERGED
+        elif len(bounds) >= self.max_iter:
+            outcome = Outcome.MAX_ITER
+        return replace(
+            state,
+            previous=bound,
+            memory=choice.memory,
+            outcome=outcome,
+            expected_gain=choice.expected_gain,
+            accepted=Accepted(at, likelihood, beside),
+            trial=choice.trial,
+            bounds=bounds,
+        ).judged(kind, bound)
 
-    def _mend(self, found: SufficientStatistics, bound: float) -> None:
+    def _mend(
+        self, state: VerifiedState[M], found: SufficientStatistics, bound: float
+    ) -> VerifiedState[M]:
         """After a plain pass whose M-step fails: mend it and begin anew, or end here."""
-        kind = self._plain_kind()
-        self._bounds.append(bound)
-        self.expected_gain = None
-        self.judgements.append(Judgement(kind, bound, None))
+        bounds = (*state.bounds, bound)
+        after = replace(state, expected_gain=None).judged(_plain_kind(state), bound)
+        after = replace(after, bounds=bounds)
         try:
-            mended = self._m_step(found)
+            start, mended = self.m_step(found, state.mended)
         except CollapsedComponentError as error:
-            if self._m_step.on_collapse == "raise":
+            if self.m_step.on_collapse == "raise":
                 raise
-            self._error, self.outcome = error, Outcome.COLLAPSED
-            return
-        self._accepted, self._trial, self._previous = None, Trial(mended), -np.inf
-        self._begun = len(self._bounds)
-        self.begin_anew(mended)
-        if len(self._bounds) >= self.max_iter:
-            self.outcome = Outcome.MAX_ITER
+            return replace(after, collapse=str(error), outcome=Outcome.COLLAPSED)
+        return replace(
+            after,
+            previous=-np.inf,
+            memory=self.set_out(start),
+            outcome=Outcome.MAX_ITER if len(bounds) >= self.max_iter else None,
+            accepted=None,
+            trial=Trial(start),
+            mended=mended,
+            begun=len(bounds),
+        )
 
-    def _plain_kind(self) -> StepKind:
-        return StepKind.PLAIN if self._bounds else StepKind.START
+    def _reject(
+        self,
+        state: VerifiedState[M],
+        trial: Trial,
+        bound: float,
+        hedge: SufficientStatistics | None,
+    ) -> VerifiedState[M]:
+        assert state.accepted is not None
+        assert state.accepted.point.update is not None
+        plain = Trial(state.accepted.point.update)
+        after = replace(state, memory=self.refute(state.memory, trial), trial=plain)
+        if hedge is not None and better_centres(hedge, self.m_step.model) is None:
+            return self._take_in(after, plain, hedge, None)
+        return after.judged(StepKind.REJECTED, bound)
 
-    def _gain(self, at: Accepted, trial: MixtureParameters, log_likelihood: float) -> float:
-        """By how much a trial raises the objective that belongs to the accepted point."""
-        beside = at.regulariser
-        before = at.log_likelihood + expected_log_density(beside, at.point.parameters)
-        return log_likelihood + expected_log_density(beside, trial) - before
+    def stop(self, state: VerifiedState[M], outcome: Outcome) -> VerifiedState[M]:
+        """End one plain M-step beyond the last accepted pass."""
+        return replace(state, outcome=outcome)
 
-    def _reject(self, trial: Trial, bound: float, hedge: SufficientStatistics | None) -> None:
-        assert self._at is not None
-        assert self._at.update is not None
-        self.rejected(trial)
-        self._trial = Trial(self._at.update)
-        self._centres = None
-        if hedge is not None and better_centres(hedge, self.model) is None:
-            self._take_in(self._trial, hedge, None)
-            return
-        self.judgements.append(Judgement(StepKind.REJECTED, bound, self.expected_gain))
-
-    def finish(self) -> FitResult:
+    def finish(self, state: VerifiedState[M]) -> FitResult:
         """Return where the fit stands: one plain M-step beyond the last accepted pass.
 
         That step needs no read to be certain of its gain, and scikit-learn's `lower_bound_` too is
         the one before the last M-step.
         """
-        assert self.outcome is not None
-        at, left = self._at, self._remaining_gain()
-        if self.judgements:
-            self.judgements[-1] = replace(self.judgements[-1], remaining_gain=left)
-        parameters = self._trial.parameters if self._trial is not None else self.starts[0]
-        if at is not None:
-            collapsed = self.outcome is Outcome.COLLAPSED
-            parameters = parameters if collapsed or at.update is None else at.update
+        assert state.outcome is not None
+        left, parameters = self._remaining_gain(state), _tried(state)
+        at, collapsed = state.accepted, state.outcome is Outcome.COLLAPSED
+        if at is not None and at.point.update is not None and not collapsed:
+            parameters = at.point.update
         return FitResult(
             parameters=parameters,
-            lower_bounds=tuple(self._bounds),
-            lower_bound=self._bounds[-1] if self._bounds else self.previous_bound,
-            n_iter=len(self._bounds),
-            outcome=self.outcome,
-            error=self._error,
+            lower_bounds=state.bounds,
+            lower_bound=state.bounds[-1] if state.bounds else state.previous,
+            n_iter=len(state.bounds),
+            outcome=state.outcome,
+            error=None if state.collapse is None else CollapsedComponentError(state.collapse),
             remaining_gain=left,
-            mended=tuple(self._m_step.notes),
-            judgements=tuple(self.judgements),
+            mended=state.mended,
+            judgements=last_said(state.judgements, left),
         )
 
-    def _remaining_gain(self) -> float | None:
-        """What may be left to gain, found once for each place; None where nobody knows."""
-        at = self._at
-        if at is None or self.outcome is Outcome.COLLAPSED:
+    def _remaining_gain(self, state: VerifiedState[M]) -> float | None:
+        """What may be left to gain; None where nobody knows."""
+        if state.accepted is None or state.outcome is Outcome.COLLAPSED:
             return None
-        if self._said is None or self._said[0] is not at:
-            estimates = (self.expected_gain, self.at_most(at, self._bounds[self._begun :]))
-            known = [e for e in estimates if e is not None and np.isfinite(e)]
-            self._said = at, max(known, default=None)
-        return self._said[1]
+        heights = state.bounds[state.begun :]
+        estimates = (state.expected_gain, self.at_most(state.accepted.point, heights))
+        return max((e for e in estimates if e is not None and np.isfinite(e)), default=None)
+
+    def accepted(self, before: VerifiedState[M], after: VerifiedState[M]) -> int | None:
+        """The trial or its hedge, if the pass has gained enough."""
+        if after.accepted is None:
+            return None
+        here = after.accepted.point.parameters
+        proposed = self.propose(before)
+        return next((i for i, c in enumerate(proposed) if c.parameters is here), None)
+
+    def expected_gain(self, state: VerifiedState[M]) -> float | None:
+        """The guess that decides when to stop."""
+        return state.expected_gain
+
+    def end(self, state: VerifiedState[M]) -> MixtureParameters:
+        """The last accepted mixture, which a pass has evaluated; the last one tried without one."""
+        if state.accepted is None or state.outcome is Outcome.COLLAPSED:
+            return _tried(state)
+        return state.accepted.point.parameters
+
+
+def _tried(state: VerifiedState[M]) -> MixtureParameters:
+    return state.starts[0] if state.trial is None else state.trial.parameters
+
+
+def _plain_kind(state: VerifiedState[M]) -> StepKind:
+    return StepKind.PLAIN if state.bounds else StepKind.START
+
+
+def _gain(at: Accepted, trial: MixtureParameters, log_likelihood: float) -> float:
+    """By how much a trial raises the objective that belongs to the accepted point."""
+    beside = at.regulariser
+    before = at.log_likelihood + expected_log_density(beside, at.point.parameters)
+    return log_likelihood + expected_log_density(beside, trial) - before

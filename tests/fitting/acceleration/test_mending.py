@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
-from dask_gmm.fitting.acceleration.verified import Trial, VerifiedEM
+from dask_gmm.fitting.acceleration.verified import Choice, Trial, VerifiedEM
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome, StepKind
-from dask_gmm.fitting.loop import run
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import Passes, overlapping, sample_of
+from tests.fitting.runs import fit
 from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
@@ -32,25 +32,28 @@ def emptied(start: MixtureParameters) -> MixtureParameters:
     return MixtureParameters.create(start.family, start.weights, means, start.covariances)
 
 
-@dataclass
-class Emptying(VerifiedEM):
+@dataclass(frozen=True)
+class Emptying(VerifiedEM[None]):
     """Tries, whenever it may, what leaves a component without rows and yet is taken for a gain."""
 
-    def choose(self, at: Point) -> Trial:
-        return Trial(emptied(at.parameters), bold=True, needed=-np.inf)
+    def set_out(self, start: MixtureParameters) -> None:
+        pass
+
+    def choose(self, at: Point, gained: float, memory: None) -> Choice[None]:
+        return Choice(Trial(emptied(at.parameters), bold=True, needed=-np.inf), None)
 
 
 @pytest.mark.parametrize("rule", ["merge", "reseed"])
 def test_a_bold_step_that_empties_a_component_is_rejected(rule: str) -> None:
     rows, start = overlapping(3)
     step = MStep(MODEL, rule, Rows(rows))
-    (result,) = run([Emptying((start,), 0.0, 3, MODEL, m_step=step)], Passes(rows))
+    result = fit(Emptying(0.0, 3, step), Passes(rows), start)
     assert [j.kind for j in result.judgements] == [
         StepKind.START,
         *[StepKind.REJECTED, StepKind.PLAIN] * 2,
     ]
     assert result.mended == ()
-    (kept,) = run([Emptying((start,), 0.0, 3, MODEL, m_step=MStep(MODEL))], Passes(rows))
+    kept = fit(Emptying(0.0, 3, MStep(MODEL)), Passes(rows), start)
     assert StepKind.ACCEPTED in [j.kind for j in kept.judgements]
 
 
@@ -60,18 +63,15 @@ def test_a_mended_mixture_begins_anew(kind: str, rule: str) -> None:
     """From its own M-step on, the way is that of a fit that starts there."""
     rows, start = overlapping(3)
 
-    def strategy(start: MixtureParameters) -> VerifiedEM:
-        step = MStep(MODEL, rule, Rows(rows))
-        if kind == "squarem":
-            return Squarem((start,), 1e-7, 300, MODEL, m_step=step)
-        return VarianceReducedEM((start,), 1e-7, 300, MODEL, m_step=step, sample=sample_of(rows))
-
-    broken = emptied(start)
-    (whole,) = run([strategy(broken)], Passes(rows))
+    step, broken = MStep(MODEL, rule, Rows(rows)), emptied(start)
+    fitting: VerifiedEM[Any] = Squarem(1e-7, 300, step)
+    if kind == "variance-reduced":
+        fitting = VarianceReducedEM(1e-7, 300, step, sample=sample_of(rows))
+    whole = fit(fitting, Passes(rows), broken)
     assert len(whole.mended) == 1
     assert whole.parameters.n_components == (2 if rule == "merge" else 3)
     assert whole.outcome is Outcome.CONVERGED
-    found = Passes(rows)(strategy(broken).propose())[0]
-    (rest,) = run([strategy(MStep(MODEL, rule, Rows(rows))(found))], Passes(rows))
+    found = Passes(rows)(fitting.propose(fitting.begin((broken,))))[0]
+    rest = fit(fitting, Passes(rows), step(found)[0])
     assert whole.lower_bounds[1:] == rest.lower_bounds
     assert whole.parameters == rest.parameters

@@ -26,13 +26,14 @@ from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.benchmarks.bench_passes import gaussians
 from tests.fitting.acceleration.problems import KERNEL, Passes, overlapping, sample_of
+from tests.fitting.runs import fit
 from tests.mixture.problems import likelihood
 
 if TYPE_CHECKING:
-    from dask_gmm.fitting.acceleration.verified import VerifiedEM
     from dask_gmm.mixture.statistics import SufficientStatistics
 
 MODEL = likelihood("full", 1e-6)
+M_STEP = MStep(MODEL)
 TOL, K = 1e-3, 6
 
 
@@ -45,14 +46,18 @@ def crowded(seed: int, tail: float | None) -> tuple[np.ndarray, MixtureParameter
     return rows, MixtureParameters.create("full", np.full(K, 1 / K), chosen, spread)
 
 
-def led(start: MixtureParameters, rows: np.ndarray, tol: float = TOL) -> VarianceReducedEM:
+def led(start: MixtureParameters, rows: np.ndarray) -> tuple[FitResult, float | None]:
+    """Where a fit that a sample leads ends, and what it then guesses is left."""
     sample = SampleRows(Rows(rows[:1600].copy()))
-    return VarianceReducedEM(fit_sample(sample, [start], MODEL), tol, 100, MODEL, sample=sample)
+    way = VarianceReducedEM(TOL, 100, M_STEP, sample=sample)
+    begun = way.begin(fit_sample(sample, [start], MODEL))
+    (end,) = run([way], [begun], Passes(rows))
+    return way.finish(end), way.expected_gain(end)
 
 
 def left(result: FitResult, rows: np.ndarray) -> float:
     """What 100 plain passes gain from the end of a fit on: not all, on a plateau."""
-    (end,) = run([PlainEM(result.parameters, 0.0, 100, MODEL)], Passes(rows))
+    end = fit(PlainEM(0.0, 100, M_STEP), Passes(rows), result.parameters)
     return end.lower_bound - result.lower_bound
 
 
@@ -69,10 +74,9 @@ def left(result: FitResult, rows: np.ndarray) -> float:
 )
 def test_enough_is_said_where_the_guess_is_too_small(seed: int, tail: float | None) -> None:
     rows, start = crowded(seed, tail)
-    running = led(start, rows)
-    (result,) = run([running], Passes(rows))
+    result, guess = led(start, rows)
     assert result.outcome is Outcome.CONVERGED
-    assert running.expected_gain is None or running.expected_gain < TOL, "by this it stopped"
+    assert guess is None or guess < TOL, "by this it stopped"
     assert result.remaining_gain is not None
     assert left(result, rows) <= 2.0 * result.remaining_gain
     assert result.remaining_gain < 0.3, "no more than such a fit gains in all"
@@ -82,10 +86,8 @@ def test_enough_is_said_where_the_guess_is_too_small(seed: int, tail: float | No
 @pytest.mark.parametrize("kind", ["squarem", "plain"])
 def test_enough_is_said_by_gains_alone(kind: str) -> None:
     rows, start = crowded(0, 3.0)
-    running: VerifiedEM | PlainEM = PlainEM(start, TOL, 500, MODEL)
-    if kind == "squarem":
-        running = Squarem((start,), TOL, 500, MODEL)
-    (result,) = run([running], Passes(rows))
+    way = Squarem if kind == "squarem" else PlainEM
+    result = fit(way(TOL, 500, M_STEP), Passes(rows), start)
     assert result.remaining_gain is not None
     assert TOL < left(result, rows) <= 2.0 * result.remaining_gain
     assert result.judgements[-1].remaining_gain == result.remaining_gain
@@ -93,8 +95,8 @@ def test_enough_is_said_by_gains_alone(kind: str) -> None:
 
 def test_not_much_more_is_said_where_the_sample_is_right() -> None:
     rows, start = overlapping(17, n=10_000, spread=2.0)
-    running = VarianceReducedEM((start,), TOL, 100, MODEL, sample=sample_of(rows, 2500))
-    (result,) = run([running], Passes(rows))
+    way = VarianceReducedEM(TOL, 100, M_STEP, sample=sample_of(rows, 2500))
+    result = fit(way, Passes(rows), start)
     truth = left(result, rows)
     assert result.remaining_gain is not None
     assert result.remaining_gain < TOL
@@ -106,8 +108,8 @@ def test_what_is_said_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, start = overlapping(17, n=4000)
 
     def fitted() -> FitResult:
-        sample = sample_of(rows, 1000)
-        return run([VarianceReducedEM((start,), 1e-5, 100, MODEL, sample=sample)], Passes(rows))[0]
+        way = VarianceReducedEM(1e-5, 100, M_STEP, sample=sample_of(rows, 1000))
+        return fit(way, Passes(rows), start)
 
     as_it_is = fitted()
     monkeypatch.setattr(VarianceReducedEM, "at_most", lambda *_: 1e9)
@@ -125,21 +127,20 @@ def test_it_is_found_once_and_not_on_the_way(monkeypatch: pytest.MonkeyPatch) ->
         VarianceReducedEM, "at_most", lambda _self, _at, heights: calls.append(len(heights))
     )
     rows, start = overlapping(17, n=4000)
-    running = VarianceReducedEM((start,), 1e-5, 100, MODEL, sample=sample_of(rows, 1000))
-    (result,) = run([running], Passes(rows))
-    running.finish()
+    way = VarianceReducedEM(1e-5, 100, M_STEP, sample=sample_of(rows, 1000))
+    result = fit(way, Passes(rows), start)
     assert calls == [result.n_iter]
 
 
 class _MendsOnce(MStep):
     """As if the first pass had left a component without rows."""
 
-    def __call__(self, statistics: SufficientStatistics) -> MixtureParameters:
+    def __call__(
+        self, statistics: SufficientStatistics, mended: tuple[str, ...] = ()
+    ) -> tuple[MixtureParameters, tuple[str, ...]]:
         """Do the M-step, and note a mend."""
-        found = super().__call__(statistics)
-        if not self.notes:
-            self.notes.append("a component was mended")
-        return found
+        found, notes = super().__call__(statistics, mended)
+        return found, notes or ("a component was mended",)
 
 
 def test_gains_before_a_mend_tell_nothing() -> None:
@@ -147,8 +148,8 @@ def test_gains_before_a_mend_tell_nothing() -> None:
     rows, start = overlapping(17, n=1000)
 
     def said(passes: int) -> float | None:
-        running = PlainEM(start, 0.0, passes, MODEL, m_step=_MendsOnce(MODEL))
-        return run([running], Passes(rows))[0].remaining_gain
+        way = PlainEM(0.0, passes, _MendsOnce(MODEL))
+        return fit(way, Passes(rows), start).remaining_gain
 
     assert said(2) is None
     assert said(3) is not None
@@ -160,14 +161,13 @@ def test_a_collapsed_fit_says_nothing() -> None:
     narrow = MixtureParameters.create(
         "full", [0.1, 0.9], [[0.0] * 3, [0.1] * 3], [np.eye(3) * 1e-12, np.eye(3) * 9.0]
     )
-    for running in (
-        PlainEM(narrow, 0.0, 50, likelihood("full")),
-        Squarem((narrow,), 0.0, 50, likelihood("full")),
-        VarianceReducedEM(
-            (narrow,), 0.0, 50, likelihood("full"), sample=SampleRows(Rows(rows[::2].copy()))
-        ),
+    m_step, sample = MStep(likelihood("full")), SampleRows(Rows(rows[::2].copy()))
+    for way in (
+        PlainEM(0.0, 50, m_step),
+        Squarem(0.0, 50, m_step),
+        VarianceReducedEM(0.0, 50, m_step, sample=sample),
     ):
-        (result,) = run([running], Passes(rows))
+        result = fit(way, Passes(rows), narrow)
         assert isinstance(result.error, CollapsedComponentError)
         assert result.remaining_gain is None
 
@@ -175,7 +175,7 @@ def test_a_collapsed_fit_says_nothing() -> None:
 def test_of_the_optimum_of_all_rows_next_to_nothing_is_said() -> None:
     """Whatever the sample's own optimum is: its gradient is that of all rows."""
     rows, start = overlapping(18, n=4000)
-    (there,) = run([PlainEM(start, 0.0, 600, MODEL)], Passes(rows))
+    there = fit(PlainEM(0.0, 600, M_STEP), Passes(rows), start)
     (found,) = KERNEL.statistics(Rows(rows), (Candidate(there.parameters),))
     moments = per_row(found)
     regular = moments + MODEL.regulariser(found)

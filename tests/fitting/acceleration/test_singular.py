@@ -9,11 +9,13 @@ from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome, StepKind
-from dask_gmm.fitting.loop import PlainEM, run
+from dask_gmm.fitting.loop import PlainEM
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import Passes, overlapping, sample_of
+from tests.fitting.runs import fit
 from tests.mixture.problems import likelihood
 
 COPIES = 12
@@ -58,9 +60,9 @@ def test_where_no_climb_has_a_bound_the_start_is_left_to_all_rows(
     narrow = doomed(start, rows[0])
     assert fit_sample(sample, [narrow], MODEL) == (narrow,)
     rows = np.vstack([rows, np.tile(rows[0], (8 * COPIES, 1))])
-    fitting = VarianceReducedEM((narrow,), 1e-6, 200, MODEL, sample=sample)
-    (result,) = run([fitting], Passes(rows))
-    (slow,) = run([PlainEM(narrow, 1e-6, 200, MODEL)], Passes(rows))
+    fitting = VarianceReducedEM(1e-6, 200, MStep(MODEL), sample=sample)
+    result = fit(fitting, Passes(rows), narrow)
+    slow = fit(PlainEM(1e-6, 200, MStep(MODEL)), Passes(rows), narrow)
     assert result.outcome is slow.outcome is Outcome.COLLAPSED
     assert len(result.judgements) <= len(slow.judgements) + 2
     assert "component 0" in str(result.error)
@@ -75,11 +77,11 @@ def test_a_singularity_of_the_sample_alone_ends_no_fit(
     near = MixtureParameters.create(
         "full", start.weights, [rows[0], *start.means[1:]], start.covariances
     )
-    fitting = VarianceReducedEM((near,), 1e-8, 200, MODEL, sample=sample)
-    (result,) = run([fitting], Passes(rows))
+    fitting = VarianceReducedEM(1e-8, 200, MStep(MODEL), sample=sample)
+    result = fit(fitting, Passes(rows), near)
     assert result.outcome is Outcome.CONVERGED
     assert np.all(np.diff(result.lower_bounds) >= -1e-12)
     assert StepKind.ACCEPTED in [j.kind for j in result.judgements]
-    honest = VarianceReducedEM((result.parameters,), 1e-10, 200, MODEL, sample=sample_of(rows))
-    (end,) = run([honest], Passes(rows))
+    honest = VarianceReducedEM(1e-10, 200, MStep(MODEL), sample=sample_of(rows))
+    end = fit(honest, Passes(rows), result.parameters)
     assert end.lower_bound - result.lower_bound < 1e-7
