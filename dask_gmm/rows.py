@@ -24,7 +24,7 @@ class Rows:
     ----------
     values : (n, D) real
         The rows, in any memory layout; n may be 0.
-    weights : (n,) float64, optional
+    weights : (n,) float64, C-contiguous, optional
         w_n > 0 of each row: as if there were w_n copies of it. 1 by default. Rows of weight zero
         are left out by the source and never come this far.
     places : (n,) integer, optional
@@ -33,7 +33,7 @@ class Rows:
         Rows of weight zero that the block holds beside these.
     """
 
-    __slots__ = ("left_out", "places", "values", "weights")
+    __slots__ = ("_total_weight", "left_out", "places", "values", "weights")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Rows:
         self.weights = weights
         self.places = places
         self.left_out = left_out
+        self._total_weight: float | None = None if weights is not None else float(len(values))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -57,8 +58,11 @@ class Rows:
 
     @property
     def total_weight(self) -> float:
-        """Σ_n w_n."""
-        return float(len(self.values)) if self.weights is None else float(self.weights.sum())
+        """Σ_n w_n; added up once."""
+        if self._total_weight is None:
+            assert self.weights is not None
+            self._total_weight = float(self.weights.sum())
+        return self._total_weight
 
     @property
     def effective_size(self) -> float:

@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from distributed import Client, LocalCluster
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# An example that takes long says that the machine is busy, or that a module was imported just now.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @contextmanager

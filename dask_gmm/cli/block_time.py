@@ -10,7 +10,8 @@ import numpy as np
 
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.stores import read_counter
-from dask_gmm.execution.machine import single_threaded_blas
+from dask_gmm.execution.opened import Opened
+from dask_gmm.execution.unit import working
 from dask_gmm.fitting.passes import StatisticsJob
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate
@@ -68,29 +69,29 @@ def _parameters(
 
 def time_block(source: Source, index: int, job: StatisticsJob) -> BlockTimes:
     """Read a block and compute its statistics once, after a warming-up; on one thread."""
-    with single_threaded_blas():
-        # The first read of a process opens the store and imports the codecs. It must not be of
-        # the block that is timed: a disk would answer the second time from memory.
-        # It is the one before: weights that several blocks share are decoded for one of them.
-        buffers = ReadBuffers()
-        source.read_into(source.block((index or source.n_blocks) - 1), buffers)
-        block = source.block(index)
-        before, begun = read_counter(), time.perf_counter()
-        rows = source.read_into(block, buffers.beside())
-        read = time.perf_counter() - begun
-        stored = (read_counter() - before).bytes
-        if not len(rows):
-            return BlockTimes(rows.n_read, read, 0.0, stored)
-        p = job.candidates[0].parameters
-        rng = np.random.default_rng(0)
-        chosen = rng.integers(0, len(rows), p.n_components)
-        sample = np.asarray(rows.values[:100_000], dtype=np.float64)
-        variances = np.var(sample, axis=0) / max(p.n_components, 1) + 1e-12
-        means = np.asarray(rows.values[chosen], dtype=np.float64)
-        spread = _parameters(means, variances, p.family.name)
-        job = replace(job, candidates=(Candidate(spread),) * len(job.candidates))
-        job(rows.take(slice(1024)), block)
+    # The first read of a process opens the store and imports the codecs. It must not be of
+    # the block that is timed: a disk would answer the second time from memory.
+    # It is the one before: weights that several blocks share are decoded for one of them.
+    buffers = ReadBuffers()
+    source.read_into(source.block((index or source.n_blocks) - 1), buffers)
+    block = source.block(index)
+    before, begun = read_counter(), time.perf_counter()
+    rows = source.read_into(block, buffers.beside())
+    read = time.perf_counter() - begun
+    stored = (read_counter() - before).bytes
+    if not len(rows):
+        return BlockTimes(rows.n_read, read, 0.0, stored)
+    p = job.candidates[0].parameters
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(0, len(rows), p.n_components)
+    sample = np.asarray(rows.values[:100_000], dtype=np.float64)
+    variances = np.var(sample, axis=0) / max(p.n_components, 1) + 1e-12
+    means = np.asarray(rows.values[chosen], dtype=np.float64)
+    spread = _parameters(means, variances, p.family.name)
+    job = replace(job, candidates=(Candidate(spread),) * len(job.candidates))
+    with working(Opened(job.open)) as opened:
+        opened(rows.take(slice(1024)), block)
         begun = time.perf_counter()
-        job(rows, block)
+        opened(rows, block)
         compute = time.perf_counter() - begun
     return BlockTimes(rows.n_read, read, compute, stored)

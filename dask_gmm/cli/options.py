@@ -150,8 +150,8 @@ weights_option = option(
     section="Data",
     help="Weights of the rows, of the samples' shape: the name of an array in the group that holds "
     "DATA, or else the path or URL of a Zarr array. A row of weight 2 counts as two copies of it, "
-    "one of weight 0 is left out, and may hold anything. Chunked like the rows of DATA they are "
-    "read fastest.",
+    "one of weight 0 is left out, and may hold anything. Their chunks need not be those of the "
+    "rows.",
 )
 
 

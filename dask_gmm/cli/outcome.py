@@ -98,7 +98,7 @@ def fit_story(mixture: GaussianMixture, totals: ReadTotals) -> list[tuple[str, s
     if mixture.remaining_gain_ is not None and isfinite(mixture.remaining_gain_):
         ended += f", at most about {mixture.remaining_gain_:.1e} nats a row below the optimum"
         if mixture.converged_ and mixture.remaining_gain_ > mixture.tol:
-            ended += ": a smaller --tol goes on"
+            ended += ": lower --tol"
     facts = [
         ("outcome", ended),
         ("log-likelihood", f"{mixture.lower_bound_:.6f} nats a row"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,13 +14,21 @@ from dask_gmm.errors import InputError, MissingValueError, RowError
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from dask_gmm.data.buffers import ReadBuffers
 
-__all__ = ["BlockRef", "ReadAhead", "Source", "check_dtype", "check_layout", "flatten_block"]
+__all__ = [
+    "BlockRef",
+    "GraphBlocks",
+    "ReadAhead",
+    "Source",
+    "check_dtype",
+    "check_layout",
+    "flatten_block",
+]
 
 
 class ReadAhead(NamedTuple):
@@ -41,6 +49,22 @@ class ReadAhead(NamedTuple):
     group: int = 1
     requests: int = 0
     request_bytes: int = 0
+
+
+class GraphBlocks(Protocol):
+    """Blocks that are tasks of a Dask graph, not something that a task can read."""
+
+    def block_key(self, i: int, /) -> Any:
+        """Return the key of a block's value in the graph."""
+
+    def graph(self) -> Mapping[Any, Any]:
+        """Return the graph of the collection."""
+
+    def futures(self) -> Sequence[Any]:
+        """Return the `distributed.Future`s of the blocks that lie on a cluster already."""
+
+    def row_maker(self) -> Callable[[Any], Rows]:
+        """Return what turns a block's value into rows; picklable without the source."""
 
 
 class Source(ABC):
@@ -81,6 +105,8 @@ class Source(ABC):
         decoded chunks that are yet to be copied into the block.
     stored_bytes : int or None
         Bytes that one pass moves from the store, None when only a listing of it could tell.
+    graph_blocks : GraphBlocks or None
+        How a pass comes by the blocks: tasks of a graph make them, or its own tasks read them.
     reads_cost : bool
         False where a block is in this process's memory already.
     """
@@ -111,6 +137,11 @@ class Source(ABC):
 
         Equal, also in another process, for sources of the same rows and blocks.
         """
+        return None
+
+    @property
+    def graph_blocks(self) -> GraphBlocks | None:
+        """The blocks as tasks of a Dask graph; None where a task reads them by `read_into`."""
         return None
 
     @property
@@ -258,8 +289,6 @@ class Source(ABC):
             With the place of the row.
         """
         if self.weights is not None:
-            if self.weights.looked_at is Looked.POSITIVE and not self.marks:
-                return Rows(values, self.weights.read(block, buffers, requested))
             return self._weighted(values, block, buffers, requested)
         if self.marks and block.index not in self._seen:
             try:
@@ -277,14 +306,22 @@ class Source(ABC):
         requested: Mapping[str, Any] | None,
     ) -> Rows:
         assert self.weights is not None
-        seen, looked_at = self._seen.get(block.index), self.weights.looked_at
-        direct = self.reader == "direct"  # it reads into memory of the buffers
+        looked_at = self.weights.looked_at
         try:
+            weights = self.weights.read(block, buffers, requested)
+            if looked_at is Looked.POSITIVE and not self.marks:
+                return Rows(values, weights)
+            seen = self._seen.get(block.index)
+            if seen is not None and looked_at is not Looked.POSITIVE:
+                looked_at = seen
+            if seen is not None and looked_at is Looked.POSITIVE:
+                return Rows(values, weights)
+            direct = self.reader == "direct"  # it reads into memory of the buffers
             rows = joined_rows(
                 values,
-                self.weights.read(block, buffers, requested),
+                weights,
                 self.marks if seen is None else None,
-                looked_at=looked_at if seen is None or looked_at is Looked.POSITIVE else seen,
+                looked_at=looked_at,
                 memory=None if buffers is None or direct else buffers.rows,
                 overwrite=direct,
             )

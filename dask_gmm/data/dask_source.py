@@ -31,6 +31,7 @@ from dask_gmm.data.weights import (
     ArrayWeights,
     Looked,
     Weights,
+    as_read,
     joined_rows,
     new_token,
     refuse_marked,
@@ -192,7 +193,7 @@ class BlockRows:
         check_dtype(value.dtype, f"A block of {self.weights}", "sample_weight")
         weights: NDArray[Any] = value.reshape(-1)
         refuse_marked(weights, self.weight_marks)
-        return weights if weights.dtype == np.float64 else weights.astype(np.float64)
+        return as_read(weights)
 
 
 def _check_block(value: Any, of: str, code: str) -> None:
@@ -289,6 +290,11 @@ class DaskSource(Source):
         return (
             self.weights is None or isinstance(self.weights, ArrayWeights) or self.weights.shippable
         )
+
+    @property
+    def graph_blocks(self) -> DaskSource:
+        """Tasks of the collection's graph make the blocks."""
+        return self
 
     @property
     def stays_because(self) -> str | None:

@@ -7,6 +7,7 @@ task each, so that neither is in the graph more than once, and data never are.
 from __future__ import annotations
 
 import uuid
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -77,7 +78,8 @@ def lazy_map(
     name = f"gmm-map-{token}"
     function_key, source_key, rows_key = f"{name}-function", f"{name}-source", f"{name}-rows"
     tail = () if n_outputs is None else (0,)
-    graph: dict[Key, Any] = {function_key: Task(function_key, _itself, function)}
+    # A copy for each time that the graph is run, which goes with what its calls keep in it.
+    graph: dict[Key, Any] = {function_key: Task(function_key, copy, function)}
     dependencies: list[Any] = []
     if isinstance(source, DaskSource):
         dependencies.append(source.collection)

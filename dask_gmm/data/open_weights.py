@@ -261,24 +261,28 @@ def _named(
     missing_chunks: MissingChunks,
 ) -> FoundArray:
     """Return the array beside the data, or the one at a path or URL."""
-    tried = []
-    plain = isinstance(name, str) and "://" not in name and not Path(name).is_absolute()
-    if plain and isinstance(source, ZarrSource) and not re.search(r"(^|/)\.\.?(/|$)", str(name)):
-        found = find_beside(source, str(name))
+    text = os.fspath(name)
+    # What no name of an array looks like is a path or URL.
+    place = "://" in text or Path(text).is_absolute() or re.search(r"(^|/)\.\.?(/|$)", text)
+    may_be_name = isinstance(name, str) and not place
+    if may_be_name and isinstance(source, ZarrSource):
+        found = find_beside(source, text)
         if found is not None:
             return found
-        tried.append(f"an array of that name beside {source.name}")
     spec = store_spec(name, None, missing_chunks)
     if scheme_of(spec.url) != "file" and storage_options:
         spec = store_spec(name, storage_options, missing_chunks)
     try:
         return find_by_url(spec)
     except (ArrayNotFoundError, StoreNotFoundError) as error:
-        if not tried:
+        if not may_be_name:
             raise
+        beside = f"beside {source.name}"
+        if not isinstance(source, ZarrSource):
+            beside += " (only data in a Zarr store have arrays beside them)"
         raise ArrayNotFoundError(
-            f"{_NAME}={str(name)!r} was found nowhere: there is neither {tried[0]}, nor anything "
-            f"at {spec.url}."
+            f"{_NAME}={text!r} was found nowhere: there is neither an array of that name {beside}, "
+            f"nor anything at {spec.url}."
         ) from error
 
 

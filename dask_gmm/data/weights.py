@@ -30,6 +30,7 @@ __all__ = [
     "ArrayWeights",
     "Looked",
     "Weights",
+    "as_read",
     "checked_array",
     "joined_rows",
     "new_token",
@@ -82,7 +83,9 @@ class Weights(ABC):
         buffers: ReadBuffers | None = None,
         requested: Mapping[str, Any] | None = None,
     ) -> NDArray[np.float64]:
-        """Return the weights of a block's rows, shape (n,), unchecked; never to be written to.
+        """Return the weights of a block's rows, shape (n,), in one piece; never to be written to.
+
+        Nobody has looked at them yet.
 
         Parameters
         ----------
@@ -151,7 +154,7 @@ class ArrayWeights(Weights):
         else:
             box = tuple(slice(a, b) for a, b in zip(block.start, block.stop, strict=True))
             part = self.array[box].reshape(-1)
-        return part if part.dtype == np.float64 else part.astype(np.float64)
+        return as_read(part)
 
     @property
     def stays_because(self) -> str:
@@ -160,6 +163,13 @@ class ArrayWeights(Weights):
             f"{self.name} lies in the memory of this process. Write it to a path or an object "
             f"store and pass that."
         )
+
+
+def as_read(weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Return weights as kernels take them: float64 in one piece, not copied where they are that."""
+    if weights.dtype == np.float64 and weights.flags.c_contiguous:
+        return weights
+    return np.ascontiguousarray(weights, dtype=np.float64)
 
 
 def checked_array(

@@ -151,7 +151,10 @@ def find_beside(source: ZarrSource, name: str) -> FoundArray | None:
     if not source.path:
         if source.store is not None or spec.pickled or spec.zip_version:
             return None  # the array is all of the store
-        spec = replace(spec, url=spec.url.rpartition("/")[0] or "/")
+        parent = spec.url.rpartition("/")[0]
+        if parent.endswith(":/"):
+            return None  # the array is all of the bucket
+        spec = replace(spec, url=parent or "/")
     store = (
         probe_store(spec)
         if source.store is None

@@ -28,7 +28,7 @@ from dask_gmm.data.stored_array import StoredArray, metadata_document
 from dask_gmm.data.stores import reaches_objects
 from dask_gmm.data.through_zarr import zarr_transient_bytes
 from dask_gmm.data.urls import join_url, scheme_of
-from dask_gmm.data.weights import Weights, new_token, refuse_marked
+from dask_gmm.data.weights import Weights, as_read, new_token, refuse_marked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -215,13 +215,15 @@ class ZarrWeights(StoredArray, Weights):
             boxed = elements.reshape([b - a for a, b in box])
             elements = boxed.transpose(self.axes).reshape(-1)
         refuse_marked(elements, self.marks)
-        return elements if elements.dtype == np.float64 else elements.astype(np.float64)
+        return as_read(elements)
 
     @property
     def _longest_box(self) -> int:
         return max(self.longest, self.chunk[0])
 
     def _box(self, block: BlockRef) -> Box:
+        if len(self.axes) == 1:  # once per block of every pass
+            return ((block.start[0], block.stop[0]),)
         box = [(0, 0)] * len(self.axes)
         for axis, start, stop in zip(self.axes, block.start, block.stop, strict=True):
             box[axis] = (start, stop)

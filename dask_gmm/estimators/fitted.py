@@ -20,7 +20,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
-from dask_gmm.execution import LocalBackend, choose_backend, plan_pass, single_threaded_blas
+from dask_gmm.execution import LocalBackend, choose_backend, single_threaded_blas
 from dask_gmm.fitting.events import Outcome, PassAdvanced, PassStarted
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob, first_pass
 from dask_gmm.fitting.prediction import (
@@ -28,10 +28,12 @@ from dask_gmm.fitting.prediction import (
     LogDensities,
     Posteriors,
     RowFunction,
+    SharedRowFunction,
     WriteJob,
     Written,
 )
 from dask_gmm.fitting.verbose import VerboseObserver
+from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_file import load_model, save_model
 
@@ -114,7 +116,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         source = open_input(self, X, reset=False)
         labels: NDArray[np.int64] | da.Array = self._map(
-            source, Labels(self._parameters(), self.kernel)
+            source, Labels(self._parameters(), get_kernel(self.kernel))
         )
         return labels
 
@@ -131,7 +133,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         source = open_input(self, X, reset=False)
-        function = Posteriors(self._parameters(), self.kernel, _real(source))
+        function = Posteriors(self._parameters(), get_kernel(self.kernel), _real(source))
         posteriors: NDArray[np.floating[Any]] | da.Array = self._map(source, function)
         return posteriors
 
@@ -148,7 +150,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         source = open_input(self, X, reset=False)
-        function = LogDensities(self._parameters(), self.kernel)
+        function = LogDensities(self._parameters(), get_kernel(self.kernel))
         densities: NDArray[np.float64] | da.Array = self._map(source, function)
         return densities
 
@@ -194,7 +196,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
         _check_output_dtype(kind, k, probabilities=probabilities)
         function: RowFunction = (Posteriors if probabilities else Labels)(
-            parameters, self.kernel, kind
+            parameters, get_kernel(self.kernel), kind
         )
         chunks = output_chunks(source)  # refuses chunks of unknown sizes
         shape = [int(n) for n in source.sample_shape if n is not None]
@@ -255,7 +257,9 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             check_n_effective(n_effective)
         parameters = self._parameters()
         source = open_input(self, X, sample_weight, reset=False)
-        found: LogLikelihood = self._run(source, LogLikelihoodJob(parameters, self.kernel))
+        found: LogLikelihood = self._run(
+            source, LogLikelihoodJob(parameters, get_kernel(self.kernel))
+        )
         if not found.rows:
             raise InputError(
                 f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
@@ -338,7 +342,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _map(self, source: Source, function: RowFunction) -> Any:
         """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
         k = function.parameters.n_components if isinstance(function, Posteriors) else None
-        lazy = lazy_map(source, function, np.dtype(function.dtype), k)
+        lazy = lazy_map(source, SharedRowFunction(function), np.dtype(function.dtype), k)
         if not isinstance(source, NumpySource):
             return lazy
         # Threads of its own: in a task of a configured pool, that pool may have no thread to spare.
@@ -356,9 +360,9 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
         for observer in observers:
             observer(PassStarted(1, 1))
-        plan = plan_pass(source, n_threads=backend.n_threads)
         on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
-        return first_pass(backend, plan, job, on_progress).value
+        with backend.open(source) as passes:
+            return first_pass(passes, job, on_progress).value
 
     def _observers(self) -> tuple[Observer, ...]:
         observers = tuple(self.callbacks or ())

@@ -24,7 +24,7 @@ from dask_gmm.fitting.prediction import Labels
 from dask_gmm.fitting.settings import FitSettings, WarmStart
 from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
-from dask_gmm.mixture.kernels import KERNELS
+from dask_gmm.mixture.kernels import KERNELS, get_kernel
 from dask_gmm.mixture.model import MaximumLikelihood
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ class GaussianMixture(FittedMixture):
             source = open_input(self, X, sample_weight, reset=True)
             self._fit(source)
         labels: NDArray[np.int64] | da.Array = self._map(
-            source, Labels(self._parameters(), self.kernel)
+            source, Labels(self._parameters(), get_kernel(self.kernel))
         )
         return labels
 
@@ -353,7 +353,7 @@ class GaussianMixture(FittedMixture):
             n_init=self.n_init,
             init_params=self.init_params,
             init_size=None if isinstance(self.init_size, str) else self.init_size,
-            kernel=self.kernel,
+            kernel=get_kernel(self.kernel),
             given=given,
             cache=cache_size(self.cache),
             on_collapse=self.on_collapse,

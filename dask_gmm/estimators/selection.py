@@ -22,6 +22,7 @@ from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.model import MaximumLikelihood
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
         n_init=model.n_init,
         init_params=model.init_params,
         init_size=None if isinstance(model.init_size, str) else model.init_size,
-        kernel=model.kernel,
+        kernel=get_kernel(model.kernel),
         given=GivenParameters(),
         cache=cache_size(model.cache),
         on_collapse=model.on_collapse,

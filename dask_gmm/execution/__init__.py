@@ -6,7 +6,7 @@ process does not need.
 
 from __future__ import annotations
 
-from dask_gmm.execution.backend import Backend, PassProgress, PassResult
+from dask_gmm.execution.backend import Backend, Passes, PassProgress, PassResult
 from dask_gmm.execution.choose import choose_backend
 from dask_gmm.execution.jobs import BlockJob
 from dask_gmm.execution.local import LocalBackend
@@ -19,6 +19,7 @@ __all__ = [
     "LocalBackend",
     "PassProgress",
     "PassResult",
+    "Passes",
     "Plan",
     "check_memory",
     "choose_backend",

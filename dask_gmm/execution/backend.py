@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dask_gmm.errors import IncompletePassError
 from dask_gmm.execution.machine import single_threaded_blas
+from dask_gmm.execution.pinned import CacheSpec
+from dask_gmm.execution.plan import plan_pass, resize_units
 from dask_gmm.execution.tree import Summable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
+    from dask_gmm.data.source import Source
     from dask_gmm.execution.jobs import BlockJob
-    from dask_gmm.execution.pinned import CacheSpec
     from dask_gmm.execution.plan import Plan
     from dask_gmm.execution.unit import UnitResult
 
@@ -24,9 +29,9 @@ __all__ = [
     "Meter",
     "PassProgress",
     "PassResult",
+    "Passes",
     "ProgressReporter",
     "conclude",
-    "single_threaded_blas",
 ]
 
 T = TypeVar("T", bound=Summable)
@@ -79,17 +84,86 @@ class PassResult(Generic[T]):
     threads: int
 
 
-class Backend(Protocol):
+class Passes:
+    """Passes over the same blocks, one after the other. Use `Backend.open`.
+
+    Units are sized by how long the pass before has taken.
+
+    Attributes
+    ----------
+    source : Source
+    blocks : range or tuple of int
+        Those that each pass reads.
+    n_threads : int
+        Threads of the backend when the passes were opened.
+    """
+
+    def __init__(self, backend: Backend, plan: Plan, n_threads: int) -> None:
+        self.source = plan.source
+        self.blocks = plan.blocks
+        self.n_threads = n_threads
+        self._backend = backend
+        self._plan = plan
+
+    def run(
+        self,
+        job: BlockJob[T],
+        *,
+        on_progress: Callable[[PassProgress], None] | None = None,
+    ) -> PassResult[T]:
+        """Read every block once and return the sum of the job's values; see `Backend.run`."""
+        result = self._backend.run(self._plan, job, on_progress=on_progress)
+        self._plan = resize_units(self._plan, result.seconds, result.threads)
+        return result
+
+
+class Backend(ABC):
     """Runs passes. All backends return the same bits and raise the same errors."""
 
+    @contextmanager
+    def open(
+        self, source: Source, *, blocks: Sequence[int] | None = None, cache: int | None = 0
+    ) -> Iterator[Passes]:
+        """Open a source for some passes, with BLAS at one thread in this process.
+
+        Parameters
+        ----------
+        source : Source
+        blocks : sequence of int, optional
+            Read only these blocks, in this order. All of them by default.
+        cache : int or None
+            Bytes of decoded blocks that each process may pin from pass to pass, and lets go of in
+            the end; None leaves it to them.
+
+        Raises
+        ------
+        InputError
+            There is no block to read.
+        ClusterError
+            Nobody is there to work.
+        """
+        n_threads = self.n_threads
+        pins = None if cache == 0 else CacheSpec(uuid.uuid4().hex, cache)
+        plan = plan_pass(source, n_threads=n_threads, blocks=blocks, cache=pins)
+        try:
+            # Once for all passes, and whatever is computed between them: it costs milliseconds.
+            with single_threaded_blas():
+                yield Passes(self, plan, n_threads)
+        finally:
+            if plan.cache is not None:
+                self.unpin(plan.cache)
+
     @property
+    @abstractmethod
     def name(self) -> str:
         """What messages call it."""
 
     @property
+    @abstractmethod
     def n_threads(self) -> int:
         """Threads that run tasks, over all processes."""
 
+    @abstractmethod
     def run(
         self,
         plan: Plan,
@@ -102,6 +176,7 @@ class Backend(Protocol):
         `on_progress` is called in the caller's thread, about once a second and at the end.
         """
 
+    @abstractmethod
     def unpin(self, cache: CacheSpec) -> None:
         """Let go of what the processes have pinned for a fit; it is over."""
 

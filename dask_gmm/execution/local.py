@@ -21,22 +21,24 @@ from dask.system import CPU_COUNT
 
 from dask_gmm.data.buffers import SpareBuffers
 from dask_gmm.errors import PassInterruptedError
-from dask_gmm.execution.backend import Meter, PassResult, ProgressReporter, conclude
-from dask_gmm.execution.jobs import is_graph_source
-from dask_gmm.execution.machine import machine_memory, single_threaded_blas
+from dask_gmm.execution.backend import Backend, Meter, PassResult, ProgressReporter, conclude
+from dask_gmm.execution.machine import machine_memory
+from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import pinned_blocks, unpin
 from dask_gmm.execution.plan import check_memory, process_memory
 from dask_gmm.execution.tree import Summable, TreeFold
-from dask_gmm.execution.unit import UnitResult, run_unit, run_value
+from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from dask_gmm.data.base import GraphBlocks
     from dask_gmm.execution.backend import PassProgress
-    from dask_gmm.execution.jobs import BlockJob
+    from dask_gmm.execution.jobs import BlockJob, OpenJob
     from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks
     from dask_gmm.execution.plan import Plan
+    from dask_gmm.rows import Rows
 
 __all__ = ["LocalBackend"]
 
@@ -46,7 +48,7 @@ TICK = 0.1
 T = TypeVar("T", bound=Summable)
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """Run passes on the cores of this process.
 
     Parameters
@@ -121,9 +123,9 @@ class LocalBackend:
             needed = process_memory(plan, job, n_threads)
             pinned = pinned_blocks(plan.cache, needed=needed)
         state = _LocalPass(plan, job, pinned)
-        with single_threaded_blas(), self._pool(n_threads) as pool:
-            if is_graph_source(plan.source):
-                graph, keys = state.graph()
+        with self._pool(n_threads) as pool:
+            if plan.source.graph_blocks is not None:
+                graph, keys = state.graph(plan.source.graph_blocks)
                 state.run_graph(partial(dask.threaded.get, graph, keys, pool=pool), reporter)
                 tasks = len(graph)
             else:
@@ -139,8 +141,8 @@ class LocalBackend:
     def _pool(self, n_threads: int) -> Iterator[ThreadPoolExecutor | ThreadPool]:
         """Yield the pool of Dask's configuration, or threads that stay for the next pass.
 
-        A thread keeps what its kernel has prepared, and the memory that the first passes have
-        touched. Threads end with this object, or a pass that fails.
+        A thread keeps the memory that the first passes have touched. Threads end with this object,
+        or a pass that fails.
 
         A pass that is itself a task of that pool has threads of its own: as many passes as the
         pool has threads would otherwise wait for each other without end.
@@ -179,7 +181,7 @@ class _LocalPass(Generic[T]):
 
     def __init__(self, plan: Plan, job: BlockJob[T], pinned: PinnedBlocks | None) -> None:
         self.plan = plan
-        self.job = job
+        self._job: Opened[OpenJob[T]] = Opened(job.open)
         self.pinned = pinned
         self.spare = SpareBuffers() if pinned is None else pinned.spare
         self.meter = Meter()
@@ -229,8 +231,8 @@ class _LocalPass(Generic[T]):
                 return
             self._taking += 1
         try:
-            with single_threaded_blas():  # once, and not again by each unit
-                while not self._stop.is_set() and self._run_next_unit():
+            with working(self._job) as job:
+                while not self._stop.is_set() and self._run_next_unit(job):
                     pass
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             with self._lock:
@@ -242,7 +244,7 @@ class _LocalPass(Generic[T]):
                 self._taking -= 1
                 self._idle.notify_all()
 
-    def _run_next_unit(self) -> bool:
+    def _run_next_unit(self, job: OpenJob[T]) -> bool:
         with self._lock:
             unit = next(self._units, None)
         if unit is None:
@@ -250,7 +252,7 @@ class _LocalPass(Generic[T]):
         result = run_unit(
             self.plan.source,
             self.plan.blocks_of(self.plan.unit(unit)),
-            self.job,
+            job,
             pinned=self.pinned,
             spare=self.spare,
             report=self.meter,
@@ -265,31 +267,28 @@ class _LocalPass(Generic[T]):
 
     # -- blocks that are tasks of a Dask graph ---------------------------------------------------
 
-    def graph(self) -> tuple[dict[Any, Any], list[Any]]:
+    def graph(self, blocks: GraphBlocks) -> tuple[dict[Any, Any], list[Any]]:
         """Return the pass as a Dask graph, and the keys to ask for."""
-        source = self.plan.source
-        assert is_graph_source(source)
-        tasks = dict(source.graph())
+        tasks, rows_of = dict(blocks.graph()), blocks.row_maker()
         keys: list[Any] = [("dask-gmm-block", p) for p in range(self.plan.n_positions)]
         for key in keys:
-            block = TaskRef(source.block_key(self.plan.blocks[key[1]]))
-            tasks[key] = Task(key, self._run_block, key[1], block)
+            block = TaskRef(blocks.block_key(self.plan.blocks[key[1]]))
+            tasks[key] = Task(key, self._run_block, rows_of, key[1], block)
         return tasks, keys
 
-    def _run_block(self, position: int, value: Any) -> None:
+    def _run_block(self, rows_of: Callable[[Any], Rows], position: int, value: Any) -> None:
         if self._stop.is_set():
             raise PassInterruptedError(f"A pass over {self.plan.source.name} was told to stop.")
         source = self.plan.source
-        assert is_graph_source(source)
-        block = self.plan.source.block(self.plan.blocks[position])
-        with single_threaded_blas():
+        block = source.block(self.plan.blocks[position])
+        with working(self._job) as job:
             found, rows = run_value(
-                self.job,
+                job,
                 value,
-                source.row_maker(),
+                rows_of,
                 block,
-                self.plan.source.name,
-                self.plan.source.locate,
+                source.name,
+                source.locate,
             )
         self.meter(1, rows.n_read, rows.nbytes)
         with self._lock:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from threadpoolctl import ThreadpoolController, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,6 @@ __all__ = [
     "machine_fingerprint",
     "machine_memory",
     "single_threaded_blas",
-    "single_threaded_openmp",
 ]
 
 
@@ -37,24 +36,25 @@ class _BlasGuard:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holders = 0
-        self._libraries: list[Any] = []
         self._modules = -1
-        self._shared: list[tuple[Any, int]] = []
+        self._process_wide: list[Any] = []
         self._per_thread: list[Any] = []
+        self._shared: list[tuple[Any, int]] = []
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         with self._lock:
-            if self._holders == 0:
-                # A look at all loaded libraries takes a millisecond or more, once per unit on a
-                # cluster. New ones come with new modules.
-                if self._modules != len(sys.modules):
-                    self._modules = len(sys.modules)
-                    self._libraries = ThreadpoolController().lib_controllers
-                self._per_thread = [lib for lib in self._libraries if _is_per_thread(lib)]
-                shared = [lib for lib in self._libraries if not _is_per_thread(lib)]
-                self._shared = [(lib, lib.get_num_threads()) for lib in shared]
-                for library in shared:
+            # A look at all loaded libraries takes a millisecond or more, once per unit on a
+            # cluster. New ones come with new modules, also while somebody is inside.
+            if self._modules != len(sys.modules):
+                self._modules = len(sys.modules)
+                libraries = ThreadpoolController().lib_controllers
+                self._per_thread = [lib for lib in libraries if _is_per_thread(lib)]
+                self._process_wide = [lib for lib in libraries if not _is_per_thread(lib)]
+            limited = {lib.filepath for lib, _ in self._shared}
+            for library in self._process_wide:
+                if library.filepath not in limited:
+                    self._shared.append((library, library.get_num_threads()))
                     _set_threads(library, 1)
             self._holders += 1
             mine = [(lib, lib.get_num_threads()) for lib in self._per_thread]
@@ -70,6 +70,7 @@ class _BlasGuard:
                 if self._holders == 0:
                     for library, before in self._shared:
                         _set_threads(library, before)
+                    self._shared = []
 
 
 def _is_per_thread(library: Any) -> bool:
@@ -94,23 +95,13 @@ _GUARD = _BlasGuard()
 
 
 @contextmanager
-def single_threaded_openmp() -> Iterator[None]:
-    """Limit what this thread runs on OpenMP to one thread: sums in another order, other bits.
-
-    scikit-learn's k-means adds float32 rows up by thread. OpenMP keeps the limit per thread, so
-    unlike that of OpenBLAS it needs no counting.
-    """
-    with threadpool_limits(limits=1, user_api="openmp"):
-        yield
-
-
-@contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Keep BLAS at one thread in the whole process while any caller is inside.
+    """Keep BLAS at one thread in the whole process while any caller is inside, and OpenMP in this.
 
     A threaded BLAS splits its sums by the number of threads, which changes their last bits, and
-    fights the backend's own threads for the cores. Many threads may enter and leave in any order;
-    the last one out restores what the first one found.
+    fights the backend's own threads for the cores. So does scikit-learn's k-means, which adds
+    float32 rows up by thread of OpenMP; its limit is the calling thread's own. Many threads may
+    enter and leave in any order; the last one out restores what the first one found.
     """
     with _GUARD.hold():
         yield

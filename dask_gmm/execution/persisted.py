@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import InputError
-from dask_gmm.execution.jobs import is_graph_source
 
 if TYPE_CHECKING:
     from dask_gmm.data.source import Source
@@ -29,10 +28,11 @@ def check_persisted(source: Source, client: Any = None) -> None:
         A block is on another cluster than the client's, or has been cancelled.
     """
     name = source.name
-    if not is_graph_source(source):
+    blocks = source.graph_blocks
+    if blocks is None:
         return
     here = None if client is None else _address(client)
-    for future in source.futures():
+    for future in blocks.futures():
         cluster = _address(future.client)
         if cluster is None or future.cancelled():
             raise InputError(

@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import InputError, MemoryPlanError
-from dask_gmm.execution.jobs import is_graph_source
 from dask_gmm.execution.prefetch import blocks_ahead
 from dask_gmm.execution.tree import node_count, root_level
 
@@ -182,7 +181,7 @@ def plan_pass(
         chosen = blocks if isinstance(blocks, range) else tuple(int(b) for b in blocks)
     if unit_level is None:
         unit_level = _level(len(chosen), UNITS_PER_THREAD * n_threads, n_threads)
-        if is_graph_source(source):
+        if source.graph_blocks is not None:
             unit_level = min(unit_level, GRAPH_UNIT_LEVEL)
     return Plan(source, chosen, unit_level, cache if source.reads_cost else None)
 
@@ -208,7 +207,7 @@ def resize_units(plan: Plan, seconds: float, n_threads: int) -> Plan:
     n_threads : int
         Threads that ran it.
     """
-    if is_graph_source(plan.source):
+    if plan.source.graph_blocks is not None:
         return plan
     fewest = FEWEST_UNITS_PER_THREAD if seconds < SHORT_PASS else UNITS_PER_THREAD
     units = max(fewest * n_threads, math.ceil(seconds * n_threads / UNIT_SECONDS))
@@ -317,6 +316,9 @@ def check_memory(
         remedies = [f"set cache to at most {_mb(allowed - needed + pinned)}", remedies[0]]
     elif fitting >= 1:
         remedies.insert(0, f"use at most {fitting} of its {threads_per_worker} threads")
+    weights = plan.source.weights
+    if weights is not None and weights.read_bytes > plan.source.block_bytes:
+        remedies.append(f"store {weights.name} in chunks of fewer rows")
     if parts.values + parts.workspace > parts.blocks + parts.reading:
         remedies.append("use fewer components, restarts or a smaller covariance family")
     kept = f", and the cache pins {_mb(pinned)}" if pinned else ""

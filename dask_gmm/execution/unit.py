@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -32,15 +32,16 @@ from dask_gmm.execution.prefetch import read_in_order
 from dask_gmm.execution.tree import Summable, TreeFold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dask_gmm.data.buffers import ReadBuffers, SpareBuffers
     from dask_gmm.data.source import BlockRef, Source
-    from dask_gmm.execution.jobs import BlockJob
+    from dask_gmm.execution.jobs import OpenJob
+    from dask_gmm.execution.opened import Opened
     from dask_gmm.execution.pinned import PinnedBlocks
     from dask_gmm.rows import Rows
 
-__all__ = ["UnitResult", "is_transient", "run_block", "run_unit", "run_value"]
+__all__ = ["UnitResult", "is_transient", "run_unit", "run_value", "working"]
 
 #: A failed read is tried this many times in all, with these pauses (seconds, jittered) between.
 READ_PAUSES = (0.2, 1.0)
@@ -103,6 +104,13 @@ class UnitResult(Generic[T]):
         )
 
 
+@contextmanager
+def working(job: Opened[OpenJob[T]]) -> Iterator[OpenJob[T]]:
+    """Lend a thread the pass's job to work on some blocks, with BLAS at one thread."""
+    with single_threaded_blas(), job.one() as mine:
+        yield mine
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether reading again may help: an I/O error that is no statement about the data."""
     return isinstance(error, OSError) and not isinstance(error, PERMANENT)
@@ -144,8 +152,8 @@ def _read_and_pin(
     return pinned.keep(block.index, rows, size)
 
 
-def run_block(
-    job: BlockJob[T],
+def _run_block(
+    job: OpenJob[T],
     rows: Rows,
     block: BlockRef,
     source_name: str,
@@ -164,7 +172,7 @@ def run_block(
 
 
 def run_value(
-    job: BlockJob[T],
+    job: OpenJob[T],
     value: Any,
     rows_of: Callable[[Any], Rows],
     block: BlockRef,
@@ -176,13 +184,13 @@ def run_value(
         rows = rows_of(value)
     except RowError as error:
         raise error.at(locate(block, error.row)) from None
-    return run_block(job, rows, block, source_name, locate), rows
+    return _run_block(job, rows, block, source_name, locate), rows
 
 
 def run_unit(
     source: Source,
     blocks: Sequence[int],
-    job: BlockJob[T],
+    job: OpenJob[T],
     *,
     pinned: PinnedBlocks | None = None,
     spare: SpareBuffers | None = None,
@@ -197,7 +205,7 @@ def run_unit(
         Where the rows come from.
     blocks : sequence of int
         Block indices in order of position; the first position is a multiple of the unit's size.
-    job : BlockJob
+    job : OpenJob
         What is computed from a block.
     pinned : PinnedBlocks, optional
         What this process keeps of the source from pass to pass.
@@ -224,7 +232,7 @@ def run_unit(
     read = _read if pinned is None else partial(_read_and_pin, pinned)
     if spare is None and pinned is not None:
         spare = pinned.spare
-    with single_threaded_blas(), closing(read_in_order(source, missing, read, spare)) as reading:
+    with closing(read_in_order(source, missing, read, spare)) as reading:
         for position, index in enumerate(blocks):
             if stopped is not None and stopped():
                 raise PassInterruptedError(f"A pass over {source.name} was told to stop.")
@@ -232,7 +240,7 @@ def run_unit(
                 block, rows = source.block(index), kept.pop(index)
             else:
                 block, rows = next(reading)
-            value = run_block(job, rows, block, source.name, source.locate)
+            value = _run_block(job, rows, block, source.name, source.locate)
             size = rows.n_read, rows.nbytes
             del rows  # its memory is read into again, or it would be one block too many
             fold.add(0, position, value)

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.mixture.kernels import FASTEST
 from dask_gmm.mixture.merging import absorb_component, take_components
 from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
@@ -57,14 +58,14 @@ class MStep:
         components that hold less than one row.
     rows : Rows or None
         Rows to reseed from: a sample of the data. Without them "reseed" cannot mend.
-    kernel : str
+    kernel : Kernel
         What computes the densities of those rows.
     """
 
     model: MixtureModel
     on_collapse: str = "stop"
     rows: Rows | None = None
-    kernel: str = "auto"
+    kernel: Kernel = FASTEST
 
     def __call__(
         self, statistics: SufficientStatistics, mended: tuple[str, ...] = ()
@@ -171,7 +172,7 @@ class MStep:
         return parameters, notes
 
 
-def worst_place(rows: Rows, parameters: MixtureParameters, kernel: str = "auto") -> Array:
+def worst_place(rows: Rows, parameters: MixtureParameters, kernel: Kernel = FASTEST) -> Array:
     """The row, of those with the lowest densities, that has most of the others near it.
 
     The single worst row is an outlier more often than not, and a component put there would collapse
@@ -181,7 +182,7 @@ def worst_place(rows: Rows, parameters: MixtureParameters, kernel: str = "auto")
     -------
     (D,) float64
     """
-    densities = get_kernel(kernel).log_densities(rows.values, parameters)
+    densities = kernel.log_densities(rows.values, parameters)
     d = parameters.n_features
     count = min(len(rows), _MOST_WORST, max(d + 1, int(_WORST_PART * len(rows))))
     worst = np.sort(np.argsort(densities, kind="stable")[:count])

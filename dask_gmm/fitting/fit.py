@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import time
-import uuid
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from dask_gmm.execution.machine import single_threaded_blas
-from dask_gmm.execution.pinned import CacheSpec
-from dask_gmm.execution.plan import plan_pass
 from dask_gmm.fitting.budget import Budget
 from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.fitting.events import FitFinished, FitStarted, PassJudged
@@ -20,13 +15,12 @@ from dask_gmm.fitting.loop import FitResult, best_result, run
 from dask_gmm.fitting.passes import Evaluator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend
-    from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Event, Judgement, Observer, PassFinished
     from dask_gmm.fitting.loop import FitState
     from dask_gmm.fitting.settings import FitSettings, WarmStart
@@ -34,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FitReport",
     "fit_mixture",
-    "repeated_passes",
 ]
 
 
@@ -116,36 +109,37 @@ def fit_mixture(
     )
     acceleration, sample = fit_sample_of(source, backend, settings, random_state, notify, warm)
     budget.check()
-    with repeated_passes(source, backend, settings) as plan:
-        fittings, states = begin(
-            plan, backend, settings, random_state, notify, warm, acceleration, sample
-        )
-        evaluator = Evaluator(backend, plan, settings.kernel, observers)
+    with backend.open(source, cache=settings.pinned) as passes:
+        fittings, states = begin(passes, settings, random_state, notify, warm, acceleration, sample)
+        evaluator = Evaluator(passes, settings.kernel, observers)
 
         def after_turn(now: Sequence[FitState]) -> None:
             if any(state.outcome is None for state in now):
                 _tell_last([state.judgements for state in now], notify)
 
-        with single_threaded_blas():  # once for all passes: taking the guard costs milliseconds
-            ends = run(
-                fittings,
-                states,
-                evaluator.evaluate,
-                lambda _: budget.spent(evaluator.history),
-                after_turn,
-            )
-            pairs = zip(fittings, ends, strict=True)
-            results = [fitting.finish(end) for fitting, end in pairs]
+        ends = run(
+            fittings,
+            states,
+            evaluator.evaluate,
+            lambda _: budget.spent(evaluator.history),
+            after_turn,
+        )
+        pairs = zip(fittings, ends, strict=True)
+        results = [fitting.finish(end) for fitting, end in pairs]
     # Of the last pass a fit says what it leaves to gain, which is known when it has finished.
     _tell_last([result.judgements for result in results], notify)
     best = best_result(results)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components)
     seconds = time.perf_counter() - begun
-    passes = len(evaluator.history)
     notify(
         FitFinished(
-            best.outcome, best.n_iter, best.lower_bound, passes, seconds, best.remaining_gain
+            best.outcome,
+            best.n_iter,
+            best.lower_bound,
+            len(evaluator.history),
+            seconds,
+            best.remaining_gain,
         )
     )
     history = [
@@ -161,21 +155,3 @@ def _tell_last(judgements: Sequence[Sequence[Judgement]], notify: Observer) -> N
     if passes:
         latest = [mine[-1] for mine in judgements if len(mine) == passes]
         notify(PassJudged(passes, max(latest, key=lambda j: j.objective)))
-
-
-@contextmanager
-def repeated_passes(source: Source, backend: Backend, settings: FitSettings) -> Iterator[Plan]:
-    """Plan passes over all blocks, and let go of what they pin when the last one is over."""
-    plan = plan_pass(source, n_threads=backend.n_threads, cache=_cache(settings))
-    try:
-        yield plan
-    finally:
-        if plan.cache is not None:
-            backend.unpin(plan.cache)
-
-
-def _cache(settings: FitSettings) -> CacheSpec | None:
-    """Return what this fit may pin, under a token of its own; None where nothing is read twice."""
-    if settings.cache == 0 or settings.max_iter <= 1 or settings.max_passes == 1:
-        return None
-    return CacheSpec(uuid.uuid4().hex, settings.cache)

@@ -11,8 +11,6 @@ import numpy as np
 
 from dask_gmm.errors import InputError, UnitsWarning
 from dask_gmm.execution.local import LocalBackend
-from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
-from dask_gmm.execution.plan import plan_pass
 from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
@@ -24,9 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import Backend
+    from dask_gmm.execution.backend import Backend, Passes
     from dask_gmm.execution.jobs import BlockJob
-    from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.loop import FitState, Fitting
     from dask_gmm.fitting.sampling import Sample
@@ -90,8 +87,7 @@ def fit_sample_of(
 
 
 def begin(
-    plan: Plan,
-    backend: Backend,
+    passes: Passes,
     settings: FitSettings,
     random_state: np.random.RandomState,
     notify: Observer,
@@ -103,9 +99,8 @@ def begin(
 
     Parameters
     ----------
-    plan : Plan
-        All blocks of the source, for a start that is drawn from all rows.
-    backend : Backend
+    passes : Passes
+        Over all blocks of the source, for a start that is drawn from all rows.
     settings : FitSettings
     random_state : numpy.random.RandomState
     notify : Observer
@@ -120,23 +115,21 @@ def begin(
             check_distinct(
                 sample.rows.values, settings.n_components
             )  # else as scikit-learn: what it can
-    with single_threaded_blas(), single_threaded_openmp():
-        if warm is not None:
-            starts = [warm.parameters]
-        elif start_reads(settings, warm):
-            starts = _drawn_starts(plan, backend, settings, random_state, notify, sample)
-        else:
-            starts = _starts(sample, settings, random_state, acceleration)
-        threads = LocalBackend().n_threads
-        begun_from = make_strategies(settings, acceleration, starts, sample, warm, threads)
+    if warm is not None:
+        starts = [warm.parameters]
+    elif start_reads(settings, warm):
+        starts = _drawn_starts(passes, settings, random_state, notify, sample)
+    else:
+        starts = _starts(sample, settings, random_state, acceleration)
+    threads = LocalBackend().n_threads
+    begun_from = make_strategies(settings, acceleration, starts, sample, warm, threads)
     if computed or acceleration == "variance-reduced":
         notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
     return begun_from
 
 
 def _drawn_starts(
-    plan: Plan,
-    backend: Backend,
+    passes: Passes,
     settings: FitSettings,
     random_state: np.random.RandomState,
     notify: Observer,
@@ -146,8 +139,7 @@ def _drawn_starts(
     assert sample is not None
     k, model = settings.n_components, settings.model
     places = draw_places(
-        backend,
-        plan,
+        passes,
         sample.rows,
         n_components=k,
         forms=(model.family.form,),
@@ -202,8 +194,8 @@ def starting_sample(
     # A start on all rows must take scikit-learn's draws from `random_state` and no other.
     # So do chunks of unknown sizes that turn out to be few: the seed comes from a copy.
     seed = 0 if everything else int(deepcopy(random_state).randint(np.iinfo(np.int32).max))
-    plan = plan_pass(source, n_threads=backend.n_threads, blocks=sample_blocks(source, size))
-    sample, result = draw_sample(backend, plan, size, seed, wrap)
+    with backend.open(source, blocks=sample_blocks(source, size)) as passes:
+        sample, result = draw_sample(passes, size, seed, wrap)
     notify(
         SampleDrawn(
             rows=len(sample.rows),

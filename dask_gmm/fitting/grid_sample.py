@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.execution.local import LocalBackend
-from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import StartsFound
@@ -28,9 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import Backend
+    from dask_gmm.execution.backend import Backend, Passes
     from dask_gmm.execution.jobs import BlockJob
-    from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.grid_starts import GridPoint, GridStart, StartsOfSize
     from dask_gmm.fitting.holdout import HoldOut
@@ -131,8 +129,7 @@ class GridSample:
 
     def begin(
         self,
-        plan: Plan,
-        backend: Backend,
+        passes: Passes,
         random_state: np.random.RandomState,
         notify: Observer,
     ) -> Iterator[tuple[GridPoint, Fitting[Any], Sequence[GridStart]]]:
@@ -146,7 +143,7 @@ class GridSample:
         CollapsedComponentError
             No point has a start with positive definite covariances.
         """
-        for point, starts in self._starts(plan, backend, random_state, notify).items():
+        for point, starts in self._starts(passes, random_state, notify).items():
             reduced = self.accelerations[point] == "variance-reduced"
             for group in [starts] if reduced and starts else [[start] for start in starts]:
                 yield point, self._strategy(point), group
@@ -159,15 +156,14 @@ class GridSample:
 
     def _starts(
         self,
-        plan: Plan,
-        backend: Backend,
+        passes: Passes,
         random_state: np.random.RandomState,
         notify: Observer,
     ) -> dict[GridPoint, list[GridStart]]:
         begun = time.perf_counter()
         settings, points = self._settings, self._points
         draw = (
-            self._draw_from_all(plan, backend, random_state, notify)
+            self._draw_from_all(passes, random_state, notify)
             if settings.init_params == "k-means||"
             else starts_on_sample(self._rows.rows, settings, self.accelerations, random_state)
         )
@@ -186,25 +182,22 @@ class GridSample:
 
     def _draw_from_all(
         self,
-        plan: Plan,
-        backend: Backend,
+        passes: Passes,
         random_state: np.random.RandomState,
         notify: Observer,
     ) -> StartsOfSize:
         """Starts by k-means||: rows drawn once, for the most components, serve all points."""
         settings = self._settings
-        with single_threaded_blas(), single_threaded_openmp():
-            places = draw_places(
-                backend,
-                plan,
-                self._rows.rows,
-                n_components=max(p.n_components for p in self._points),
-                forms=tuple(dict.fromkeys(p.family.form for p in self._points)),
-                n_init=settings.n_init,
-                random_state=random_state,
-                notify=notify,
-                wrap=self._wrap,
-            )
+        places = draw_places(
+            passes,
+            self._rows.rows,
+            n_components=max(p.n_components for p in self._points),
+            forms=tuple(dict.fromkeys(p.family.form for p in self._points)),
+            n_init=settings.n_init,
+            random_state=random_state,
+            notify=notify,
+            wrap=self._wrap,
+        )
 
         def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:
             found: dict[GridPoint, list[MixtureParameters]] = {p: [] for p in points}

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
 from dask_gmm.fitting.acceleration.sample_fit import best_ends, thinned
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.starts import responsibilities, start_from
-from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.merging import merge_down
 
 if TYPE_CHECKING:
@@ -136,21 +135,20 @@ def grid_starts(
         Called when a point has its starts.
     """
     found: dict[GridPoint, list[GridStart]] = {}
-    with single_threaded_blas(), single_threaded_openmp():
-        drawn: dict[GridPoint, list[MixtureParameters]] = {}
-        for n_components in sorted({p.n_components for p in points}):
-            drawn.update(draw([p for p in points if p.n_components == n_components]))
-        for family in dict.fromkeys(p.family for p in points):
-            larger: GridPoint | None = None
-            mine = [p for p in points if p.family is family]
-            for point in sorted(mine, key=lambda p: -p.n_components):
-                starts = [(start, settings.init_params) for start in drawn.pop(point)]
-                if larger is not None and found[larger]:
-                    starts += _merged_start(found[larger][0].parameters, point, sample, settings)
-                fitted = _fitted if accelerations[point] == "variance-reduced" else _polished
-                found[point] = fitted(starts, sample, settings)
-                larger = point
-                advanced()
+    drawn: dict[GridPoint, list[MixtureParameters]] = {}
+    for n_components in sorted({p.n_components for p in points}):
+        drawn.update(draw([p for p in points if p.n_components == n_components]))
+    for family in dict.fromkeys(p.family for p in points):
+        larger: GridPoint | None = None
+        mine = [p for p in points if p.family is family]
+        for point in sorted(mine, key=lambda p: -p.n_components):
+            starts = [(start, settings.init_params) for start in drawn.pop(point)]
+            if larger is not None and found[larger]:
+                starts += _merged_start(found[larger][0].parameters, point, sample, settings)
+            fitted = _fitted if accelerations[point] == "variance-reduced" else _polished
+            found[point] = fitted(starts, sample, settings)
+            larger = point
+            advanced()
     return found
 
 
@@ -160,7 +158,7 @@ def _merged_start(
     """The start that a larger mixture gives, with its cheapest pairs merged; none if it cannot."""
     if larger.n_components > MOST_MERGED_FROM:
         return []
-    (statistics,) = get_kernel(settings.kernel).statistics(sample.rows, [Candidate(larger)])
+    (statistics,) = settings.kernel.statistics(sample.rows, [Candidate(larger)])
     if statistics.n_components <= point.n_components:  # it has lost components itself
         return []
     try:
@@ -190,14 +188,13 @@ def _polished(
     starts: Sequence[tuple[MixtureParameters, str]], sample: SampleRows, settings: FitSettings
 ) -> list[GridStart]:
     """The starts after some EM on the sample, the best `n_init` of them."""
-    kernel = get_kernel(settings.kernel)
     steps = min(settings.max_iter, POLISH_ITERATIONS)
     tol, model = POLISH_TOL * settings.tol, settings.model
     fittings = [PlainEM(tol, steps, MStep(model.with_family(p.family))) for p, _ in starts]
     states = run(
         fittings,
         [fitting.begin((p,)) for fitting, (p, _) in zip(fittings, starts, strict=True)],
-        lambda candidates: kernel.statistics(sample.rows, candidates),
+        lambda candidates: settings.kernel.statistics(sample.rows, candidates),
     )
     polished = []
     for fitting, state, (_, origin) in zip(fittings, states, starts, strict=True):

@@ -13,7 +13,6 @@ import numpy as np
 
 from dask_gmm.errors import NonFiniteError
 from dask_gmm.fitting.passes import Evaluation, Evaluator, LogLikelihood, StatisticsJob
-from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef
-    from dask_gmm.execution.jobs import BlockJob
-    from dask_gmm.mixture.kernels import Candidate
+    from dask_gmm.execution.jobs import BlockJob, OpenJob
+    from dask_gmm.mixture.kernels import Candidate, Predictor
     from dask_gmm.rows import Rows
 
 __all__ = ["HoldOut", "HoldOutEvaluator", "HoldOutJob", "ScoredStatistics", "TrainingRowsJob"]
@@ -71,13 +70,9 @@ class TrainingRowsJob(Generic[T]):
     held_out: HoldOut
     block_bytes: int
 
-    def __call__(self, rows: Rows, block: BlockRef) -> T:
-        """Return the job's value for the block's other rows."""
-        chosen = np.flatnonzero(~self.held_out.mask(block, len(rows)))
-        try:
-            return self.job(rows.take(chosen), block)
-        except NonFiniteError as error:
-            raise _placed(error, chosen) from None
+    def open(self) -> OpenTrainingRowsJob[T]:
+        """Open the job."""
+        return OpenTrainingRowsJob(self.job.open(), self.held_out)
 
     @property
     def value_bytes(self) -> int:
@@ -88,6 +83,22 @@ class TrainingRowsJob(Generic[T]):
     def workspace_bytes(self) -> int:
         """Bytes one call needs besides the block and its result."""
         return self.job.workspace_bytes + self.block_bytes
+
+
+@dataclass(frozen=True)
+class OpenTrainingRowsJob(Generic[T]):
+    """An open job that sees only the rows that are not held out."""
+
+    job: OpenJob[T]
+    held_out: HoldOut
+
+    def __call__(self, rows: Rows, block: BlockRef) -> T:
+        """Return the job's value for the block's other rows."""
+        chosen = np.flatnonzero(~self.held_out.mask(block, len(rows)))
+        try:
+            return self.job(rows.take(chosen), block)
+        except NonFiniteError as error:
+            raise _placed(error, chosen) from None
 
 
 @dataclass(frozen=True)
@@ -137,20 +148,13 @@ class HoldOutJob:
     held_out: HoldOut
     block_bytes: int
 
-    def __call__(self, rows: Rows, block: BlockRef) -> _SplitEvaluation:
-        """Return what the block says."""
-        mask = self.held_out.mask(block, len(rows))
-        evaluation = TrainingRowsJob(self.training, self.held_out, 0)(rows, block)
-        chosen = np.flatnonzero(mask)
-        kernel, others = get_kernel(self.training.kernel), rows.take(chosen)
-        try:
-            scores = tuple(
-                LogLikelihood.of(others, kernel.log_densities(others.values, c.parameters))
-                for c in self.training.candidates
-            )
-        except NonFiniteError as error:
-            raise _placed(error, chosen) from None
-        return _SplitEvaluation(evaluation, scores)
+    def open(self) -> OpenHoldOutJob:
+        """Prepare the kernel for the candidates, to train and to score."""
+        kernel, candidates = self.training.kernel, self.training.candidates
+        return OpenHoldOutJob(
+            OpenTrainingRowsJob(self.training.open(), self.held_out),
+            tuple(kernel.predictor(c.parameters) for c in candidates),
+        )
 
     @property
     def value_bytes(self) -> int:
@@ -160,7 +164,30 @@ class HoldOutJob:
     @property
     def workspace_bytes(self) -> int:
         """Bytes one call needs besides the block and its result; the rows are copied in parts."""
-        return self.training.workspace_bytes + self.block_bytes
+        # Twice: every candidate is prepared to train and to score.
+        return 2 * self.training.workspace_bytes + self.block_bytes
+
+
+@dataclass(frozen=True)
+class OpenHoldOutJob:
+    """A `HoldOutJob` with its kernel prepared."""
+
+    training: OpenTrainingRowsJob[Evaluation]
+    predictors: tuple[Predictor, ...]
+
+    def __call__(self, rows: Rows, block: BlockRef) -> _SplitEvaluation:
+        """Return what the block says."""
+        evaluation = self.training(rows, block)
+        chosen = np.flatnonzero(self.training.held_out.mask(block, len(rows)))
+        others = rows.take(chosen)
+        try:
+            scores = tuple(
+                LogLikelihood.of(others, predictor.log_densities(others.values))
+                for predictor in self.predictors
+            )
+        except NonFiniteError as error:
+            raise _placed(error, chosen) from None
+        return _SplitEvaluation(evaluation, scores)
 
 
 class HoldOutEvaluator(Evaluator):
@@ -180,7 +207,7 @@ class HoldOutEvaluator(Evaluator):
     def job(self, candidates: Sequence[Candidate]) -> Any:
         """What a task does with each block; see `Evaluator.job`."""
         training = StatisticsJob(tuple(candidates), self._kernel)
-        return HoldOutJob(training, self._held_out, self._plan.source.block_bytes)
+        return HoldOutJob(training, self._held_out, self._passes.source.block_bytes)
 
 
 def _placed(error: NonFiniteError, chosen: NDArray[np.intp]) -> NonFiniteError:

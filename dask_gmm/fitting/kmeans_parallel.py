@@ -16,7 +16,7 @@ the start are those of all rows too. Restarts, families and numbers of component
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef
-    from dask_gmm.execution.backend import Backend
+    from dask_gmm.execution.backend import Passes
     from dask_gmm.execution.jobs import BlockJob
-    from dask_gmm.execution.plan import Plan
     from dask_gmm.fitting.events import Observer
     from dask_gmm.mixture.form import CovarianceForm
     from dask_gmm.mixture.model import MixtureModel
@@ -99,8 +98,7 @@ class DrawnPlaces:
 
 
 def draw_places(
-    backend: Backend,
-    plan: Plan,
+    passes: Passes,
     sample: Rows,
     *,
     n_components: int,
@@ -110,13 +108,12 @@ def draw_places(
     notify: Observer,
     wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
 ) -> list[DrawnPlaces]:
-    """Run the rounds: `READS` reads of the plan's blocks.
+    """Run the rounds: `READS` passes.
 
     Parameters
     ----------
-    backend : Backend
-    plan : Plan
-        All blocks of the source.
+    passes : Passes
+        Over all blocks of the source.
     sample : Rows
         Rows in memory; k-means++ chooses the first K places among them.
     n_components : int
@@ -137,7 +134,7 @@ def draw_places(
     ]
 
     def read(job: BlockJob[Any], number: int) -> Any:
-        result = backend.run(plan, wrap(job))
+        result = passes.run(wrap(job))
         notify(
             StartRead(
                 number=number,
@@ -152,7 +149,7 @@ def draw_places(
         return result.value
 
     for number in range(1, ROUNDS + 1):
-        size, block_rows = OVERSAMPLING * n_components, plan.source.max_block_rows or 0
+        size, block_rows = OVERSAMPLING * n_components, passes.source.max_block_rows or 0
         found = read(_DrawJob(tuple(places), size, seed, number, block_rows), number)
         places = [
             np.concatenate([p, drawn.rows]) for p, drawn in zip(places, found.parts, strict=True)
@@ -200,6 +197,10 @@ class _DrawJob:
     round: int
     block_rows: int
 
+    def open(self) -> Self:
+        """Nothing to prepare."""
+        return self
+
     def __call__(self, rows: Rows, block: BlockRef) -> _Parts:
         """Return the rows with the largest keys."""
         values = checked_values(rows.values, self.places[0].shape[1])
@@ -243,6 +244,10 @@ class _MomentsJob:
 
     places: tuple[Array, ...]
     forms: tuple[CovarianceForm, ...]
+
+    def open(self) -> Self:
+        """Nothing to prepare."""
+        return self
 
     def __call__(self, rows: Rows, block: BlockRef) -> _Parts:
         """Return statistics about the places, a `_Parts` of forms for each restart."""

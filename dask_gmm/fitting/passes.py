@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dask_gmm.errors import FillValueWarning, IncompletePassError
-from dask_gmm.execution.plan import resize_units
 from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
-from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.mixture.kernels import FASTEST
 from dask_gmm.mixture.statistics import number_of_sums
 
 if TYPE_CHECKING:
@@ -21,11 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef
-    from dask_gmm.execution.backend import Backend, PassProgress, PassResult
-    from dask_gmm.execution.jobs import BlockJob
-    from dask_gmm.execution.plan import Plan
+    from dask_gmm.execution.backend import Passes, PassProgress, PassResult
+    from dask_gmm.execution.jobs import BlockJob, OpenJob
     from dask_gmm.fitting.events import Observer
-    from dask_gmm.mixture.kernels import Candidate
+    from dask_gmm.mixture.kernels import Candidate, EStep, Kernel, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
@@ -61,11 +58,11 @@ class StatisticsJob:
     """What a task does with each block of a pass: the E-step of all candidates."""
 
     candidates: tuple[Candidate, ...]
-    kernel: str = "auto"
+    kernel: Kernel = FASTEST
 
-    def __call__(self, rows: Rows, block: BlockRef) -> Evaluation:
-        """Return the block's statistics."""
-        return Evaluation(get_kernel(self.kernel).statistics(rows, self.candidates))
+    def open(self) -> OpenStatisticsJob:
+        """Prepare the kernel for the candidates."""
+        return OpenStatisticsJob(self.kernel.e_step(self.candidates))
 
     @property
     def value_bytes(self) -> int:
@@ -83,8 +80,18 @@ class StatisticsJob:
         n_features = self.candidates[0].parameters.n_features
         parameters = sum(c.parameters.nbytes + c.reference.nbytes for c in self.candidates)
         forms = [c.parameters.form for c in self.candidates]
-        kernel = get_kernel(self.kernel)
-        return parameters + kernel.workspace_bytes(n_features, components, forms)
+        return parameters + self.kernel.workspace_bytes(n_features, components, forms)
+
+
+@dataclass(frozen=True)
+class OpenStatisticsJob:
+    """A `StatisticsJob` with its kernel prepared."""
+
+    e_step: EStep
+
+    def __call__(self, rows: Rows, block: BlockRef) -> Evaluation:
+        """Return the block's statistics."""
+        return Evaluation(self.e_step.statistics(rows))
 
 
 @dataclass(frozen=True)
@@ -118,12 +125,11 @@ class LogLikelihoodJob:
     """What a task does with each block when data are only scored."""
 
     parameters: MixtureParameters
-    kernel: str = "auto"
+    kernel: Kernel = FASTEST
 
-    def __call__(self, rows: Rows, block: BlockRef) -> LogLikelihood:
-        """Return the block's total log-likelihood."""
-        kernel = get_kernel(self.kernel)
-        return LogLikelihood.of(rows, kernel.log_densities(rows.values, self.parameters))
+    def open(self) -> OpenLogLikelihoodJob:
+        """Prepare the kernel for the mixture."""
+        return OpenLogLikelihoodJob(self.kernel.predictor(self.parameters))
 
     @property
     def value_bytes(self) -> int:
@@ -133,8 +139,19 @@ class LogLikelihoodJob:
     @property
     def workspace_bytes(self) -> int:
         """Bytes one call needs besides the block; its densities are counted as one tile's worth."""
-        p, kernel = self.parameters, get_kernel(self.kernel)
-        return p.nbytes + kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
+        p = self.parameters
+        return p.nbytes + self.kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
+
+
+@dataclass(frozen=True)
+class OpenLogLikelihoodJob:
+    """A `LogLikelihoodJob` with its kernel prepared."""
+
+    predictor: Predictor
+
+    def __call__(self, rows: Rows, block: BlockRef) -> LogLikelihood:
+        """Return the block's total log-likelihood."""
+        return LogLikelihood.of(rows, self.predictor.log_densities(rows.values))
 
 
 @dataclass(frozen=True)
@@ -158,12 +175,9 @@ class _CountingJob:
     job: BlockJob[Any]
     value: float | int
 
-    def __call__(self, rows: Rows, block: BlockRef) -> _Counted:
-        """Return the job's own value with the count."""
-        values, step = rows.values, max(1, _FLAGS // max(1, rows.values.shape[1]))
-        tiles = (values[start : start + step] for start in range(0, len(values), step))
-        held = sum(int((tile == self.value).any(axis=1).sum()) for tile in tiles)
-        return _Counted(self.job(rows, block), held)
+    def open(self) -> _OpenCountingJob:
+        """Open the other job."""
+        return _OpenCountingJob(self.job.open(), self.value)
 
     @property
     def value_bytes(self) -> int:
@@ -176,9 +190,21 @@ class _CountingJob:
         return self.job.workspace_bytes + _FLAGS
 
 
+@dataclass(frozen=True)
+class _OpenCountingJob:
+    job: OpenJob[Any]
+    value: float | int
+
+    def __call__(self, rows: Rows, block: BlockRef) -> _Counted:
+        """Return the job's own value with the count."""
+        values, step = rows.values, max(1, _FLAGS // max(1, rows.values.shape[1]))
+        tiles = (values[start : start + step] for start in range(0, len(values), step))
+        held = sum(int((tile == self.value).any(axis=1).sum()) for tile in tiles)
+        return _Counted(self.job(rows, block), held)
+
+
 def first_pass(
-    backend: Backend,
-    plan: Plan,
+    passes: Passes,
     job: BlockJob[Any],
     on_progress: Callable[[PassProgress], None] | None = None,
 ) -> PassResult[Any]:
@@ -187,10 +213,10 @@ def first_pass(
     Only a fill value that somebody chose and that no attribute explains is looked for: then nobody
     has said whether it is a measurement.
     """
-    source, fill = plan.source, plan.source.fill
+    source, fill = passes.source, passes.source.fill
     if fill is None:
-        return backend.run(plan, job, on_progress=on_progress)
-    result = backend.run(plan, _CountingJob(job, fill.value), on_progress=on_progress)
+        return passes.run(job, on_progress=on_progress)
+    result = passes.run(_CountingJob(job, fill.value), on_progress=on_progress)
     held: int = result.value.rows
     if held:
         share = held / result.rows
@@ -207,26 +233,27 @@ def first_pass(
 
 
 class Evaluator:
-    """Runs passes over one plan and tells the observers.
+    """Evaluates candidates, a pass a time, and tells the observers.
 
     Parameters
     ----------
-    backend : Backend
-    plan : Plan
-        All blocks of the source; the units of later passes are sized by how long the last one took.
-    kernel : str
+    passes : Passes
+        Over all blocks of the source.
+    kernel : Kernel
     observers : sequence of Observer
     """
 
     def __init__(
-        self, backend: Backend, plan: Plan, kernel: str = "auto", observers: Sequence[Observer] = ()
+        self,
+        passes: Passes,
+        kernel: Kernel = FASTEST,
+        observers: Sequence[Observer] = (),
     ) -> None:
-        self._backend = backend
-        self._plan = plan
+        self._passes = passes
         self._kernel = kernel
         self._observers = tuple(observers)
         # Rows of weight zero are none, and only a pass finds them.
-        self._rows = plan.source.n_rows if plan.source.weights is None else None
+        self._rows = passes.source.n_rows if passes.source.weights is None else None
         self.history: list[PassFinished] = []
 
     @property
@@ -249,11 +276,12 @@ class Evaluator:
         def advanced(progress: PassProgress) -> None:
             self._notify(PassAdvanced(number, progress))
 
-        run = self._backend.run if self.history else partial(first_pass, self._backend)
-        result: PassResult[Any] = run(
-            self._plan, job, on_progress=advanced if self._observers else None
+        on_progress = advanced if self._observers else None
+        result: PassResult[Any] = (
+            self._passes.run(job, on_progress=on_progress)
+            if self.history
+            else first_pass(self._passes, job, on_progress)
         )
-        self._plan = resize_units(self._plan, result.seconds, result.threads)
         self._check_rows(result.value.rows, number)
         statistics: tuple[SufficientStatistics, ...] = result.value.statistics
         bounds = tuple(s.mean_log_likelihood for s in statistics)
@@ -281,7 +309,7 @@ class Evaluator:
             self._rows = rows
         elif rows != self._rows:
             raise IncompletePassError(
-                f"Pass {number} over {self._plan.source.name} read {rows} rows where "
+                f"Pass {number} over {self._passes.source.name} read {rows} rows where "
                 f"{self._rows} were expected: the input changed while it was being fitted. "
                 f"Fit a copy that nothing writes to."
             )

@@ -8,18 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.execution.opened import Opened
+from dask_gmm.mixture.kernels import FASTEST
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from dask_gmm.data.sink import BlockWriter
     from dask_gmm.data.source import BlockRef
-    from dask_gmm.mixture.kernels import Kernel
+    from dask_gmm.mixture.kernels import Kernel, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
 
-__all__ = ["Labels", "LogDensities", "Posteriors", "RowFunction", "WriteJob", "Written"]
+__all__ = [
+    "Labels",
+    "LogDensities",
+    "Posteriors",
+    "RowFunction",
+    "SharedRowFunction",
+    "WriteJob",
+    "Written",
+]
 
 
 @dataclass(frozen=True)
@@ -30,22 +39,62 @@ class RowFunction(ABC):
     ----------
     parameters : MixtureParameters
         The fitted mixture.
-    kernel : str
+    kernel : Kernel
         What computes it.
     dtype : dtype
         Type of the values.
     """
 
     parameters: MixtureParameters
-    kernel: str = "auto"
+    kernel: Kernel = FASTEST
     dtype: DTypeLike = np.float64
+
+    def open(self) -> OpenRowFunction:
+        """Prepare the kernel for the mixture."""
+        return OpenRowFunction(self, self.kernel.predictor(self.parameters))
+
+    @abstractmethod
+    def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return what the predictor says of the rows."""
+
+
+@dataclass(frozen=True)
+class OpenRowFunction:
+    """A `RowFunction` with its kernel prepared; one thread's at a time."""
+
+    function: RowFunction
+    predictor: Predictor
 
     def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return one value, or K values, for each of the (n, D) rows."""
-        return self._values(get_kernel(self.kernel), rows).astype(self.dtype, copy=False)
+        values = self.function.values(self.predictor, rows)
+        return values.astype(self.function.dtype, copy=False)
 
-    @abstractmethod
-    def _values(self, kernel: Kernel, rows: NDArray[np.generic]) -> NDArray[Any]: ...
+
+class SharedRowFunction:
+    """A `RowFunction` for the tasks of a graph, which any thread may call.
+
+    It holds what they open of it, and a copy or a pickle is without.
+
+    Parameters
+    ----------
+    function : RowFunction
+    """
+
+    def __init__(self, function: RowFunction) -> None:
+        self._function = function
+        self._opened: Opened[OpenRowFunction] = Opened(function.open)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._function,)
+
+    def __dask_tokenize__(self) -> object:
+        return type(self), self._function
+
+    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return one value, or K values, for each of the (n, D) rows."""
+        with self._opened.one() as function:
+            return function(rows)
 
 
 @dataclass(frozen=True)
@@ -54,24 +103,27 @@ class Labels(RowFunction):
 
     dtype: DTypeLike = np.int64
 
-    def _values(self, kernel: Kernel, rows: NDArray[np.generic]) -> NDArray[Any]:
-        return kernel.labels(rows, self.parameters)
+    def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return the labels."""
+        return predictor.labels(rows)
 
 
 @dataclass(frozen=True)
 class Posteriors(RowFunction):
     """The responsibilities r_nk, which add up to one in each row; (n, K) of `dtype`."""
 
-    def _values(self, kernel: Kernel, rows: NDArray[np.generic]) -> NDArray[Any]:
-        return kernel.posteriors(rows, self.parameters)
+    def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return the responsibilities."""
+        return predictor.posteriors(rows)
 
 
 @dataclass(frozen=True)
 class LogDensities(RowFunction):
     """log p(x_n), in nats; (n,) of `dtype`."""
 
-    def _values(self, kernel: Kernel, rows: NDArray[np.generic]) -> NDArray[Any]:
-        return kernel.log_densities(rows, self.parameters)
+    def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return the log-densities."""
+        return predictor.log_densities(rows)
 
 
 @dataclass(frozen=True)
@@ -95,10 +147,9 @@ class WriteJob:
     writer: BlockWriter
     output_bytes: int
 
-    def __call__(self, rows: Rows, block: BlockRef) -> Written:
-        """Write the block's values and return how many rows they belong to."""
-        self.writer.write(block, self.function(rows.values))
-        return Written(len(rows))
+    def open(self) -> OpenWriteJob:
+        """Open the function."""
+        return OpenWriteJob(self.function.open(), self.writer)
 
     @property
     def value_bytes(self) -> int:
@@ -109,6 +160,18 @@ class WriteJob:
     def workspace_bytes(self) -> int:
         """Bytes one call needs besides the block: the kernel's tiles and the block of output."""
         p = self.function.parameters
-        kernel = get_kernel(self.function.kernel)
-        tiles = kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
+        tiles = self.function.kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
         return p.nbytes + tiles + 2 * self.output_bytes
+
+
+@dataclass(frozen=True)
+class OpenWriteJob:
+    """A `WriteJob` with its function open."""
+
+    function: OpenRowFunction
+    writer: BlockWriter
+
+    def __call__(self, rows: Rows, block: BlockRef) -> Written:
+        """Write the block's values and return how many rows they belong to."""
+        self.writer.write(block, self.function(rows.values))
+        return Written(len(rows))

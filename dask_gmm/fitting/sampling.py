@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef, Source
-    from dask_gmm.execution.backend import Backend, PassResult
+    from dask_gmm.execution.backend import Passes, PassResult
     from dask_gmm.execution.jobs import BlockJob
-    from dask_gmm.execution.plan import Plan
 
 __all__ = ["Sample", "SampleJob", "automatic_size", "bounded_size", "draw_sample", "sample_blocks"]
 
@@ -131,6 +130,10 @@ class SampleJob:
     seed: int
     n_features: int
 
+    def open(self) -> Self:
+        """Nothing to prepare."""
+        return self
+
     def __call__(self, rows: Rows, block: BlockRef) -> _Drawn:
         """Return the drawn rows in the order of the block."""
         values, weights, n = rows.values, rows.weights, len(rows)
@@ -212,18 +215,16 @@ def _joined(parts: tuple[Rows, ...], n_features: int) -> Rows:
 
 
 def draw_sample(
-    backend: Backend,
-    plan: Plan,
+    passes: Passes,
     size: int,
     seed: int,
     wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
 ) -> tuple[Sample, PassResult[_Drawn]]:
-    """Draw up to `size` rows from the plan's blocks.
+    """Draw up to `size` rows from the blocks of a pass.
 
     Parameters
     ----------
-    backend : Backend
-    plan : Plan
+    passes : Passes
         Over `sample_blocks(source, size)`.
     size : int
         Rows wanted; the sample may be up to one row a block larger.
@@ -239,8 +240,8 @@ def draw_sample(
     InputError
         The blocks that were read hold no row at all.
     """
-    source = plan.source
-    blocks = tuple(plan.blocks)
+    source = passes.source
+    blocks = tuple(passes.blocks)
     if source.n_rows is None:
         share, most = 1.0, max(1, -(-size // len(blocks)))
     else:
@@ -248,7 +249,7 @@ def draw_sample(
         share = min(1.0, size / held) if held else 1.0
         most = min(size, ceil(share * (source.max_block_rows or 1)))
     job = SampleJob(share, most, seed, source.n_features)
-    result: PassResult[_Drawn] = backend.run(plan, wrap(job))
+    result: PassResult[_Drawn] = passes.run(wrap(job))
     rows = _joined(result.value.parts, source.n_features)
     if not len(rows):
         raise InputError(

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.budget import Budget
 from dask_gmm.fitting.contest import Contest, Contestant, ContestState, best_of
 from dask_gmm.fitting.driver_memory import check_grid_memory
 from dask_gmm.fitting.events import Outcome, SelectionFinished, SelectionStarted
-from dask_gmm.fitting.fit import repeated_passes
 from dask_gmm.fitting.fit_starts import check_row_count, start_reads
 from dask_gmm.fitting.grid_reads import GridReads
 from dask_gmm.fitting.grid_sample import choose_accelerations, draw_grid_sample
@@ -165,12 +163,12 @@ def select_mixture(
     held_out = _hold_out(settings, random_state)
     sample = draw_grid_sample(source, backend, settings.points, fit, random_state, held_out, notify)
     budget.check()
-    with repeated_passes(source, backend, fit) as plan:
-        entered = list(sample.begin(plan, backend, random_state, notify))
+    with backend.open(source, cache=fit.pinned) as passes:
+        entered = list(sample.begin(passes, random_state, notify))
         contestants = tuple(Contestant(point, fitting) for point, fitting, _ in entered)
         contest = Contest(contestants, settings.criterion, settings.n_effective, notify)
         state = contest.begin([starts for _, _, starts in entered])
-        arguments = (backend, plan, fit.kernel, observers)
+        arguments = (passes, fit.kernel, observers)
         evaluator = (
             Evaluator(*arguments)
             if held_out is None
@@ -178,12 +176,11 @@ def select_mixture(
         )
         reads = GridReads(evaluator, budget, notify)
         clock = _Clock(reads, contestants)
-        with single_threaded_blas():
-            (state,) = run([contest], [state], clock.evaluate, reads.spent, clock.share_out)
-            results = tuple(
-                _point_result(p, contest, state, clock.seconds, sample.accelerations[p])
-                for p in settings.points
-            )
+        (state,) = run([contest], [state], clock.evaluate, reads.spent, clock.share_out)
+        results = tuple(
+            _point_result(p, contest, state, clock.seconds, sample.accelerations[p])
+            for p in settings.points
+        )
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most)
     winner = _winner(results, settings.criterion)

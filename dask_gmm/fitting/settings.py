@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.starts import GivenParameters
+    from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -27,7 +28,7 @@ class FitSettings:
     n_init: int
     init_params: str
     init_size: int | None
-    kernel: str
+    kernel: Kernel
     given: GivenParameters
     cache: int | None = None
     on_collapse: str = "stop"
@@ -35,6 +36,11 @@ class FitSettings:
     stopping: str = "auto"
     max_passes: int | None = None
     max_bytes: int | None = None
+
+    @property
+    def pinned(self) -> int | None:
+        """Bytes to pin in each process, None for "auto"; 0 where nothing is read twice."""
+        return 0 if self.max_iter <= 1 or self.max_passes == 1 else self.cache
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class Fit:
     estimate : float or None
         `remaining_gain_`.
     guess : float or None
-        What has ended the fit; no promise.
+        What has ended the fit; no promise. None where it is none or infinite, as in plain EM.
     truth : float
     reads : int
         The sample's included.
@@ -256,6 +256,7 @@ def measure(
         (end,) = run([fitting], [state], reads)
         result = fitting.finish(end)
         seconds = time.perf_counter() - begun
+        guess = fitting.expected_gain(end)
         found.append(
             Fit(
                 name,
@@ -267,7 +268,7 @@ def measure(
                 len(sample),
                 tol,
                 result.remaining_gain,
-                fitting.expected_gain(end),
+                guess if guess is not None and math.isfinite(guess) else None,
                 truth(rows, result),
                 reads.reads,
                 memory.evaluations - before,

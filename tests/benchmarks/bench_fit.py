@@ -18,6 +18,9 @@ scikit-learn<1.6.) A peer that is not given is left out, and a line says so.
 All cases with a fifth of the rows take about a quarter of an hour, `--full` takes all rows,
 `--quick` a sample of the cases, `--case "full D=16 float64"` those with these words.
 
+How a change did: `--ours --before CHECKOUT`, a worktree of the commit before it, lets only this
+package take part, as it was, as it is, and as it is with weights of rows (`git worktree add`).
+
 What is measured: each contestant is a process, with so many threads (for OpenMP, BLAS, oneDAL,
 PyTorch, local cores of Spark). All are given the same rows in memory and the same start: weights,
 means and covariances. A turn is a fit of one iteration and a fit of three; half of the difference
@@ -52,16 +55,25 @@ if TYPE_CHECKING:
     import argparse
 
 OURS = ("ours (compiled)", "ours (blas)")
+WEIGHED = "ours (weights)"
+"""All rows have the weight 2: neither 0 nor 1, which programs take a short way for."""
 
 #: Largest relative difference of log-likelihoods that passes for the same.
 SAME = {"float64": 1e-8, "float32": 1e-5}
 
 
 def entries(arguments: argparse.Namespace) -> list[Entry]:
-    """Who takes part; scikit-learn and both of our kernels always do."""
+    """Who takes part; scikit-learn and both of our kernels, unless only this package is wanted."""
     here = sys.executable
     found = [
         Entry(OURS[0], here, "ours", ("compiled",)),
+        Entry(WEIGHED, here, "ours", ("compiled", "2")),
+    ]
+    if arguments.before:
+        found.append(Entry("before", here, "ours", ("compiled",), path=arguments.before))
+    if arguments.ours:
+        return found
+    found += [
         Entry(OURS[1], here, "ours", ("blas",)),
         Entry("scikit-learn", here, "scikit_learn"),
     ]
@@ -110,7 +122,9 @@ def case_lines(results: list[Result]) -> list[str]:
     lines[0] += f"{case.dtype}, {case.kind}"
     for r in results:
         beside = "".join(
-            f"  {r.ratios[ours]:6.2f} x {ours}" for ours in OURS if ours != r.contestant
+            f"  {r.ratios[name]:6.3f} x {name}"
+            for name in (*OURS, "before")
+            if name != r.contestant and name in r.ratios
         )
         lines.append(
             f"  {r.contestant:16} {1e3 * r.median:9.2f} ms ± {1e3 * r.spread:6.2f} "
@@ -169,6 +183,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=4.0, help="seconds a contestant and case")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--case", metavar="WORDS", default="", help="only cases with these words")
+    parser.add_argument("--ours", action="store_true", help="nobody but this package")
+    parser.add_argument("--before", metavar="CHECKOUT", help="this package at another commit")
     parser.add_argument("--onedal", metavar="PYTHON", help="an interpreter with daal4py")
     parser.add_argument("--pomegranate", metavar="PYTHON", help="an interpreter with pomegranate")
     parser.add_argument("--spark", metavar="PYTHON", help="an interpreter with pyspark")

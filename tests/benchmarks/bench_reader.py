@@ -33,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import dask.array as da
 import numpy as np
@@ -94,6 +94,10 @@ class Nothing:
 
     value_bytes: int = 8
     workspace_bytes: int = 0
+
+    def open(self) -> Self:
+        """Nothing to prepare."""
+        return self
 
     def __call__(self, rows: Rows, block: Any) -> float:
         return float(rows.values[0, 0])

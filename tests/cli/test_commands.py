@@ -70,6 +70,19 @@ def test_an_accelerated_fit_says_what_is_left(points: Path, run: Run) -> None:
     assert printed["history"][-1]["remaining_gain"] == printed["remaining_gain"]
 
 
+def test_where_more_than_tol_may_be_left_a_smaller_one_goes_on(points: Path, run: Run) -> None:
+    words = ("fit", points, "-k", 6, "--seed", 0, "--acceleration", "none")
+    rough = run(*words, "--tol", 1e-2)
+    assert re.search(
+        r"at most about \S+ nats a row below the optimum: lower --tol",
+        " ".join(rough.stdout.split()),
+    )
+    told, better = (json.loads(run(*words, "--tol", tol, "--json").stdout) for tol in (1e-2, 1e-5))
+    assert told["remaining_gain"] > 1e-2
+    assert better["lower_bound"] > told["lower_bound"]
+    assert better["remaining_gain"] < told["remaining_gain"]
+
+
 def test_a_budget_of_passes_ends_a_fit(points: Path, run: Run) -> None:
     words = ("--acceleration", "none", "--max-passes", 2, "--tol", 0)
     done = run("fit", points, "-k", 3, *words)

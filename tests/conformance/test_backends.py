@@ -354,3 +354,26 @@ def test_images_have_their_features_anywhere(backend: Backend) -> None:
     result = backend.run(plan_pass(source, n_threads=2), SumJob())
     assert result.rows == 1000
     np.testing.assert_allclose(result.value, X[:1000].sum(), rtol=1e-12)
+
+
+def test_passes_that_are_opened_pin_until_they_are_closed(backend: Backend, tmp_path: Path) -> None:
+    source = even_fake(32, rows=2, trail=str(tmp_path))
+    expected = alone(even_fake(32, rows=2), SumJob()).value
+    read = 0
+    for fails in (True, False):
+        with (
+            pytest.raises(ZeroDivisionError) if fails else nullcontext(),
+            backend.open(source, cache=1_000_000) as passes,
+        ):
+            assert passes.n_threads == backend.n_threads
+            first, second = passes.run(SumJob()), passes.run(SumJob())
+            assert first.value.hex() == second.value.hex() == expected.hex()
+            assert first.blocks_from_cache == 0  # also after a fit that failed
+            assert second.blocks_from_cache > 0
+            read += 64 - second.blocks_from_cache
+            assert traces(str(tmp_path), "read").total() == read
+            if fails:
+                passes.run(FailingJob(3, ZeroDivisionError()))
+    with backend.open(source, blocks=[4, 0]) as passes:
+        assert tuple(passes.blocks) == (4, 0)
+        assert passes.run(ExpressionJob()).value.text == "(4+0)"

@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -15,8 +16,7 @@ import zarr
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_limits
 
-import dask_gmm.fitting.fit
-import dask_gmm.fitting.passes
+import dask_gmm.execution.backend
 from dask_gmm import GaussianMixture
 from dask_gmm.data.stores import read_counter, writable_store
 from dask_gmm.execution import plan_pass
@@ -81,22 +81,22 @@ def test_any_grouping_into_units(
     store: str, expected: list[bytes], unit_level: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grouped = partial(plan_pass, unit_level=unit_level)
-    monkeypatch.setattr(dask_gmm.fitting.fit, "plan_pass", grouped)
-    monkeypatch.setattr(dask_gmm.fitting.passes, "resize_units", lambda plan, *_: plan)
+    monkeypatch.setattr(dask_gmm.execution.backend, "plan_pass", grouped)
+    monkeypatch.setattr(dask_gmm.execution.backend, "resize_units", lambda plan, *_: plan)
     assert fit(store)[0] == expected
 
 
 def test_units_of_another_size_in_each_pass(
     store: str, expected: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    levels = iter([5, 0, 3, 1, 6, 2, 4, 0])
+    levels = cycle([5, 0, 3, 1, 6, 2, 4, 0])
 
     def resize(plan: Plan, seconds: float, n_threads: int) -> Plan:
         assert seconds > 0
         assert n_threads == 2
         return replace(plan, unit_level=next(levels))
 
-    monkeypatch.setattr(dask_gmm.fitting.passes, "resize_units", resize)
+    monkeypatch.setattr(dask_gmm.execution.backend, "resize_units", resize)
     with dask.config.set(num_workers=2):
         found, gm = fit(store)
     assert len({record.tasks for record in gm.history_}) > 4
@@ -173,6 +173,7 @@ def test_pinned_blocks_on_a_cluster(
             assert set(two_processes.run(pinned_bytes).values()) == {0}
 
 
+@pytest.mark.slow  # of one pass tests/faults says the same at once
 def test_a_killed_worker_changes_no_bit(
     store: str, expected: list[bytes], mortal_processes: Client
 ) -> None:

@@ -288,21 +288,24 @@ def test_a_hundred_thousand_blocks_cost_nothing() -> None:
 # Weights.
 
 
-def write_whole(path: Path, w: Values, chunks: Chunks) -> Any:
+def write_whole(path: Path, w: Values, chunks: Chunks, **options: Any) -> Any:
     """Write an array, chunks of zeros too."""
-    options: dict[str, Any] = {"config": {"write_empty_chunks": True}}
+    options["config"] = {"write_empty_chunks": True}
     array = zarr.create_array(path, shape=w.shape, chunks=chunks, dtype=w.dtype, **options)
     array[...] = w
     return array
 
 
-def stored_weights(stretch: int, more: int) -> Callable[[Values, Chunks, Path], Any]:
-    """In chunks so many times as long as the blocks, and longer."""
+def stored_weights(
+    stretch: int, more: int, shard: int = 0
+) -> Callable[[Values, Chunks, Path], Any]:
+    """In chunks so many times as long as the blocks, and longer; of such, so many to a shard."""
 
     def make(w: Values, chunks: Chunks, folder: Path) -> Any:
         path = folder / f"{uuid.uuid4().hex}.zarr"
         sizes = tuple(max(1, c * stretch + more) for c in chunks)
-        write_whole(path, w, sizes)
+        shards = {"shards": tuple(shard * n for n in sizes)} if shard else {}
+        write_whole(path, w, sizes, **shards)
         return str(path)
 
     return make
@@ -313,6 +316,7 @@ WEIGHTS: dict[str, Callable[[Values, Chunks, Path], Any]] = {
     "tiled": stored_weights(1, 0),
     "shared": stored_weights(1, 1),
     "large": stored_weights(3, 0),
+    "sharded": stored_weights(1, 0, shard=2),
     "dask": lambda w, chunks, folder: dask_array.from_array(w, chunks=2),
 }
 every_weights = pytest.mark.parametrize("weigh", WEIGHTS.values(), ids=WEIGHTS.keys())
@@ -350,6 +354,7 @@ def check_weights(source: Source, x: Values, w: Values, feature_axis: int) -> No
             np.testing.assert_array_equal(rows.weights, weights[weights > 0])
             assert rows.weights is not None
             assert rows.weights.dtype == np.float64
+            assert rows.weights.flags.c_contiguous
             assert rows.n_read == block.rows
             assert [rows.place(j) for j in range(len(rows))] == np.flatnonzero(weights).tolist()
 

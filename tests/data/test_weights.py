@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import xarray as xr
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_gmm.data import weights as weights_module
@@ -32,6 +32,7 @@ from dask_gmm.errors import (
     MissingChunkError,
     MissingValueError,
     SampleWeightError,
+    StoreNotFoundError,
 )
 from dask_gmm.execution import LocalBackend, plan_pass
 from tests.execution.fakes import WeightedSumJob
@@ -59,6 +60,7 @@ def weights_of(source: Source) -> NDArray[np.float64]:
     for i in range(source.n_blocks):
         rows = source.read(source.block(i))
         assert rows.weights is not None
+        assert rows.weights.flags.c_contiguous, "or kernels would read other numbers"
         part = np.zeros(rows.n_read)
         part[[rows.place(j) for j in range(len(rows))]] = rows.weights
         parts.append(part)
@@ -77,6 +79,7 @@ def store_with(values: NDArray[Any], **options: Any) -> Any:
 
 FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "array": lambda w: w,
+    "strided": lambda w: np.repeat(w, 2)[::2],
     "list": lambda w: w.tolist(),
     "objects": lambda w: w.astype(object),
     "unmasked": np.ma.masked_array,
@@ -205,6 +208,10 @@ def test_a_string_is_a_name_first_and_then_a_path(
     np.testing.assert_array_equal(weights_of(open_source(X, sample_weight="w")), W + 2)
     with pytest.raises(ArrayNotFoundError, match=r"'u'.* beside .*g.zarr/x, nor .*/u\."):
         open_source("g.zarr", array="x", sample_weight="u")
+    with pytest.raises(ArrayNotFoundError, match=r"'u'.* data in a Zarr store.* nor .*/u\."):
+        open_source(X, sample_weight="u")
+    with pytest.raises(StoreNotFoundError, match="no such path"):
+        open_source(X, sample_weight="./u")
 
 
 def test_credentials_do_not_come_with_weights() -> None:
@@ -404,6 +411,7 @@ def test_a_lost_chunk_of_weights_is_an_error(tmp_path: Path) -> None:
 # -- rows and weights meet -------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     shape=st.tuples(st.integers(0, 30), st.integers(1, 4)),
     kept=st.lists(st.booleans(), min_size=30, max_size=30),

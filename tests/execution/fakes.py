@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -135,8 +135,15 @@ def interrupted_after(reads: int, trail: str) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+class BareJob:
+    """A job with nothing to prepare."""
+
+    def open(self) -> Self:
+        return self
+
+
 @dataclass(frozen=True)
-class SumJob:
+class SumJob(BareJob):
     """The rows' sum as one float, so that a different tree shows in the bits."""
 
     value_bytes: int = 8
@@ -150,7 +157,7 @@ class SumJob:
 
 
 @dataclass(frozen=True)
-class WeightedSumJob:
+class WeightedSumJob(BareJob):
     """Σ w·x of the rows that count, in their order."""
 
     value_bytes: int = 8
@@ -172,7 +179,7 @@ class Expression:
 
 
 @dataclass(frozen=True)
-class ExpressionJob:
+class ExpressionJob(BareJob):
     """Each block's index, to be joined by the tree."""
 
     value_bytes: int = 100
@@ -203,7 +210,7 @@ def expected_tree(names: list[str]) -> str:
 
 
 @dataclass(frozen=True)
-class FailingJob:
+class FailingJob(BareJob):
     """Raises in one block."""
 
     at: int
@@ -221,7 +228,7 @@ class FailingJob:
 
 
 @dataclass(frozen=True)
-class NonFiniteJob:
+class NonFiniteJob(BareJob):
     """Finds a NaN in row 2, feature 1 of one block."""
 
     at: int
@@ -235,7 +242,7 @@ class NonFiniteJob:
 
 
 @dataclass(frozen=True)
-class DeadlyJob:
+class DeadlyJob(BareJob):
     """Kills its own process in one block: the first time, or whenever it meets it."""
 
     at: int

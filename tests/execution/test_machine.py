@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import psutil
 import pytest
 import scipy.linalg  # noqa: F401 - a second BLAS library
+import sklearn.cluster  # noqa: F401 - OpenMP
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from dask_gmm.execution.machine import machine_fingerprint, machine_memory, single_threaded_blas
+from dask_gmm.execution import machine
+from dask_gmm.execution.machine import (
+    _BlasGuard,
+    machine_fingerprint,
+    machine_memory,
+    single_threaded_blas,
+)
 
 
 def blas_threads() -> set[int]:
@@ -48,6 +57,51 @@ def test_the_guard_lasts_until_the_last_thread_leaves() -> None:
         leave[1].set()
         second.result(10)
     assert blas_threads() == before
+
+
+def openmp_threads() -> set[int]:
+    libraries = ThreadpoolController().info()
+    return {lib["num_threads"] for lib in libraries if lib["user_api"] == "openmp"}
+
+
+def test_openmp_has_one_thread_in_each_that_is_inside() -> None:
+    """Also in one that comes while another is inside; its limit is the thread's own."""
+
+    def inside_and_after() -> tuple[set[int], set[int]]:
+        with threadpool_limits(limits=2, user_api="openmp"):
+            with single_threaded_blas():
+                inside = openmp_threads()
+            return inside, openmp_threads()
+
+    with ThreadPoolExecutor(1) as pool, single_threaded_blas():
+        assert openmp_threads() == {1}
+        assert pool.submit(inside_and_after).result() == ({1}, {2})
+
+
+def test_a_library_that_comes_while_somebody_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        user_api, internal_api, filepath = "blas", "some", "/nowhere/libsome.so"
+        threads = 7
+
+        def get_num_threads(self) -> int:
+            return self.threads
+
+        def set_num_threads(self, n: int) -> None:
+            self.threads = n
+
+    late, guard = Library(), _BlasGuard()
+
+    class Controller:
+        lib_controllers: ClassVar[list[Library]] = []
+
+    monkeypatch.setattr(machine, "ThreadpoolController", Controller)
+    with guard.hold():
+        monkeypatch.setattr(Controller, "lib_controllers", [late])
+        monkeypatch.setitem(sys.modules, "a_module_that_brings_it", machine)
+        with guard.hold():
+            assert late.threads == 1
+        assert late.threads == 1
+    assert late.threads == 7
 
 
 def test_many_threads_in_and_out() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,7 @@ from dask_gmm.execution.plan import PROCESS_BYTES, check_memory
 from dask_gmm.execution.unit import run_unit
 from dask_gmm.rows import Rows
 
-from .fakes import FakeSource, SumJob, even_fake, fake, traces
+from .fakes import FakeSource, SumJob, WeightedSumJob, even_fake, fake, traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,6 +152,27 @@ def test_kept_rows_are_their_own_and_cannot_be_written() -> None:
     assert not np.shares_memory(held[1].values, buffer)
     assert np.shares_memory(held[2].values, buffer), "what is wholly ours needs no copy"
     assert buffer.flags.writeable
+
+
+@pytest.mark.parametrize("room", [5, 12, 100])
+def test_weights_are_kept_with_their_rows(room: int, tmp_path: Path) -> None:
+    """Within the budget: what is left out is not kept, and what each row brings along counts."""
+    x, w = np.random.default_rng(0).normal(size=(640, 2)), np.tile([2.0, 0.0, 1.0, 0.5], 160)
+    rows = zarr.create_array(tmp_path / "x", data=x, chunks=(64, 2))
+    zarr.create_array(tmp_path / "w", data=w, chunks=(100,))
+    source = open_source(rows, sample_weight="w")
+    spec = CacheSpec(uuid.uuid4().hex, room * 64 * 16)
+    try:
+        plan = plan_pass(source, n_threads=1, cache=spec)
+        first, again = (LocalBackend(1).run(plan, WeightedSumJob()) for _ in range(2))
+        assert pinned_bytes() <= room * 64 * 16
+        assert again.blocks_from_cache == min(10, pinned_bytes() // (48 * 32))
+        assert again.blocks_from_cache > 0
+    finally:
+        unpin(spec.token)
+    assert first.value.hex() == again.value.hex()
+    assert first.rows == again.rows == 640
+    assert first.value == pytest.approx((w @ x).sum())
 
 
 def test_a_new_fit_evicts_the_one_before_which_cannot_come_back(spec: CacheSpec) -> None:

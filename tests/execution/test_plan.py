@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,9 @@ from dask_gmm.execution.plan import (
 )
 
 from .fakes import SumJob, even_fake, fake
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @given(n_blocks=st.integers(1, 3000), level=st.integers(0, 13))
@@ -110,6 +114,17 @@ def test_the_fingerprint_is_of_the_input_and_the_tree() -> None:
     assert len(others) == 5
     assert mark(3, 3, blocks=[0]) != mark(3, 3)
     assert mark(3, 3, blocks=[1, 0]) != mark(3, 3, blocks=[0, 1])
+
+
+def test_weights_in_chunks_too_large_are_named(tmp_path: Path) -> None:
+    rows = zarr.create_array(tmp_path / "x", shape=(10**8, 2), chunks=(1000, 2), dtype="f8")
+    zarr.create_array(tmp_path / "w", shape=(10**8,), chunks=(10**8,), dtype="f8")
+    plan = plan_pass(open_source(rows, sample_weight="w"), n_threads=1)
+    with pytest.raises(MemoryPlanError, match=r"store .*/w in chunks of fewer rows"):
+        check_memory(plan, SumJob(), 10**9, 1)
+    assert task_memory_parts(plan, SumJob()).reading >= 8 * 10**8
+    fine = replace(plan, source=replace(plan.source, weights=None))  # type: ignore[type-var]
+    check_memory(fine, SumJob(), 10**9, 1)
 
 
 def test_plans_travel() -> None:

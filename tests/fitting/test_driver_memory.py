@@ -44,7 +44,7 @@ def fitted(
         return fit(PlainEM(0.0, 8, m_step), passes, starts[0])
     if kind == "squarem":
         return fit(Squarem(0.0, 8, m_step), passes, starts[0])
-    sample = SampleRows(Rows(rows[::4].copy()), "blas")
+    sample = SampleRows(Rows(rows[::4].copy()), get_kernel("blas"))
     led = VarianceReducedEM(0.0, 8, m_step, sample=sample)
     return fit(led, passes, *fit_sample(sample, starts, MODEL))
 

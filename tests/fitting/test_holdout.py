@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dask_gmm.data.source import NumpySource
 from dask_gmm.errors import NonFiniteError
-from dask_gmm.execution import LocalBackend, plan_pass
+from dask_gmm.execution import LocalBackend, Passes, plan_pass
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.grid_sample import draw_grid_sample
 from dask_gmm.fitting.grid_starts import GridPoint
@@ -25,7 +25,7 @@ from dask_gmm.fitting.holdout import (
 from dask_gmm.fitting.sampling import draw_sample
 from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
-from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.mixture.kernels import FASTEST, Candidate, get_kernel
 from dask_gmm.rows import Rows
 from tests.mixture.problems import draw, likelihood, random_mixture
 
@@ -53,7 +53,7 @@ def test_the_two_parts_are_the_rows(unit_level: int) -> None:
     held = masks(rows)
     assert 0.17 < held.mean() < 0.23
     plan = plan_pass(source(rows), n_threads=2, unit_level=unit_level)
-    evaluator = HoldOutEvaluator(LocalBackend(2), plan, held_out=SPLIT)
+    evaluator = HoldOutEvaluator(Passes(LocalBackend(2), plan, 2), held_out=SPLIT)
     (found,) = evaluator.evaluate([Candidate(P)])
     assert isinstance(found, ScoredStatistics)
     assert found.rows == int((~held).sum())
@@ -82,9 +82,11 @@ def test_a_bad_row_is_named_by_its_place_in_the_data(wanted: bool) -> None:
     rows = draw(1, P, 500)
     row = int(np.flatnonzero(masks(rows) == wanted)[-1])
     rows[row, 1] = np.nan
-    plan = plan_pass(source(rows), n_threads=1)
-    with pytest.raises(NonFiniteError, match=rf"row {row} of NumPy array"):
-        HoldOutEvaluator(LocalBackend(1), plan, held_out=SPLIT).evaluate([Candidate(P)])
+    with (
+        LocalBackend(1).open(source(rows)) as passes,
+        pytest.raises(NonFiniteError, match=rf"row {row} of NumPy array"),
+    ):
+        HoldOutEvaluator(passes, held_out=SPLIT).evaluate([Candidate(P)])
 
 
 @pytest.mark.parametrize("init_size", [300, 5000])
@@ -93,15 +95,15 @@ def test_what_leads_a_grid_has_seen_no_held_out_row(init_size: int) -> None:
     rows = draw(3, P, 2000)
     points = [GridPoint(2, P.family)]
     fit = FitSettings(
-        2, likelihood(P.family, 1e-6), 1e-3, 9, 1, "kmeans", init_size, "auto", GivenParameters()
+        2, likelihood(P.family, 1e-6), 1e-3, 9, 1, "kmeans", init_size, FASTEST, GivenParameters()
     )
     fit = replace(fit, acceleration="variance-reduced")
     random_state, backend = np.random.RandomState(0), LocalBackend(1)
     sample = draw_grid_sample(
         source(rows), backend, points, fit, random_state, SPLIT, lambda event: None
     )
-    plan = plan_pass(source(rows), n_threads=1)
-    ((_, strategy, _),) = sample.begin(plan, backend, random_state, lambda event: None)
+    with backend.open(source(rows)) as passes:
+        ((_, strategy, _),) = sample.begin(passes, random_state, lambda event: None)
     assert isinstance(strategy, VarianceReducedEM)
     seen = {row.tobytes() for row in strategy.sample.rows.values}
     held = masks(rows)
@@ -111,8 +113,6 @@ def test_what_leads_a_grid_has_seen_no_held_out_row(init_size: int) -> None:
 
 def test_a_sample_for_the_start_holds_no_held_out_row() -> None:
     rows = draw(2, P, 1000)
-    plan = plan_pass(source(rows), n_threads=1)
-    sample, _ = draw_sample(
-        LocalBackend(1), plan, 10_000, 0, lambda job: TrainingRowsJob(job, SPLIT, 4000)
-    )
+    with LocalBackend(1).open(source(rows)) as passes:
+        sample, _ = draw_sample(passes, 10_000, 0, lambda job: TrainingRowsJob(job, SPLIT, 4000))
     np.testing.assert_array_equal(sample.rows.values, rows[~masks(rows)])

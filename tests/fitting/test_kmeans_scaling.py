@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from dask_gmm.execution.machine import single_threaded_blas, single_threaded_openmp
+from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.kmeans_scaling import exponent_of, for_k_means, for_k_means_plus_plus
 from dask_gmm.fitting.starts import cluster_weighted, responsibilities, spread_out
 from dask_gmm.rows import Rows
@@ -28,7 +28,7 @@ REACH: dict[Any, float] = {np.float32: 37.0, np.float64: 305.0}
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """As in a fit."""
-    with single_threaded_blas(), single_threaded_openmp():
+    with single_threaded_blas():
         yield
 
 

@@ -18,7 +18,7 @@ from dask_gmm.fitting.fit import FitReport, fit_mixture
 from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.family import covariance_family
-from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.mixture.kernels import FASTEST, Candidate, get_kernel
 from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.mixture.moments import Moments, expected_log_density
 from dask_gmm.mixture.statistics import SufficientStatistics
@@ -112,7 +112,7 @@ def fit(family: str, model: Any, values: Any, backend: Any = None, **given: Any)
         asked["n_init"],
         "kmeans",
         500,
-        "auto",
+        FASTEST,
         GivenParameters(),
         acceleration=asked["acceleration"],
     )

@@ -183,7 +183,7 @@ class TestUnits:
 
 class TestScores:
     def test_the_likelihood_of_copies(self) -> None:
-        job = LogLikelihoodJob(MIXTURE)
+        job = LogLikelihoodJob(MIXTURE).open()
         weighted, repeated = job(WEIGHTED, BLOCK), job(REPEATED, BLOCK)
         assert (weighted.rows, weighted.weight) == (600, TIMES.sum())
         assert weighted.total == pytest.approx(repeated.total, rel=1e-13)
@@ -192,7 +192,7 @@ class TestScores:
     def test_rows_held_out_are_scored_by_their_weights(self) -> None:
         split = HoldOut(0.3, 1)
         held = split.mask(BLOCK, 600)
-        found = HoldOutJob(StatisticsJob((Candidate(MIXTURE),)), split, 0)(WEIGHTED, BLOCK)
+        found = HoldOutJob(StatisticsJob((Candidate(MIXTURE),)), split, 0).open()(WEIGHTED, BLOCK)
         (scored,) = found.held_out
         densities = get_kernel().log_densities(VALUES[held], MIXTURE)
         assert scored.weight == TIMES[held].sum()
@@ -215,7 +215,7 @@ class TestScores:
 
     def test_observations_are_shared_with_the_rows_held_out(self) -> None:
         split, job = HoldOut(0.3, 1), StatisticsJob((Candidate(MIXTURE),))
-        (statistics,) = HoldOutJob(job, split, 0)(WEIGHTED, BLOCK).statistics
+        (statistics,) = HoldOutJob(job, split, 0).open()(WEIGHTED, BLOCK).statistics
         total = float(TIMES.sum())
         by_weight, told = (Judged.of(MIXTURE, statistics, n) for n in (None, total))
         assert told.criteria.bic == pytest.approx(by_weight.criteria.bic, rel=1e-12)

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from dask_gmm.data.source import NumpySource, Source, open_source
 from dask_gmm.errors import InputError, NonFiniteError
-from dask_gmm.execution import LocalBackend, plan_pass
+from dask_gmm.execution import LocalBackend
 from dask_gmm.fitting.sampling import Sample, automatic_size, draw_sample, sample_blocks
 
 
 def draw(source: Source, size: int, seed: int = 0, threads: int = 1) -> Sample:
-    backend = LocalBackend(threads)
-    plan = plan_pass(source, n_threads=threads, blocks=sample_blocks(source, size))
-    return draw_sample(backend, plan, size, seed)[0]
+    with LocalBackend(threads).open(source, blocks=sample_blocks(source, size)) as passes:
+        return draw_sample(passes, size, seed)[0]
 
 
 def numbered(n: int, block_rows: int) -> NumpySource:

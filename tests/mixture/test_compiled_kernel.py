@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, product
@@ -19,7 +20,6 @@ from dask_gmm.mixture.kernels.compiled import (
     kernel,
     moments,
     packing,
-    prepared,
     store,
 )
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
@@ -189,7 +189,7 @@ def test_every_shape_of_panels_and_blocks(family: str, d: int, width: int) -> No
 @pytest.mark.parametrize(("k", "d"), [(1, 1), (1024, 2), (64, 128), (3, 1000)])
 def test_tiles_fit_every_step(k: int, d: int) -> None:
     for family, width, single in product(FAMILIES, (512, 256, 128), (False, True)):
-        design = CompiledKernel(width)._design(family, d, k, single, single)
+        design = CompiledKernel(width).design(family, d, k, single, single)
         assert design.tile == tile_rows(d, k)
         assert design.tile % design.step == 0
         assert design.tile % design.lanes.count == 0
@@ -198,10 +198,9 @@ def test_tiles_fit_every_step(k: int, d: int) -> None:
 
 
 def compile_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget all programs for the length of a test, and what calls have prepared."""
+    """Forget all programs for the length of a test."""
     monkeypatch.setattr(compiler, "_programs", {})
     monkeypatch.setattr(store, "recall", lambda key, make: make())
-    monkeypatch.setattr(prepared, "_of_thread", prepared._OfThread())
 
 
 def test_many_components() -> None:
@@ -214,7 +213,7 @@ def test_many_components() -> None:
 
 
 def test_without_llvmlite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dask_gmm.mixture.kernels.find_spec", lambda name: None)
+    monkeypatch.setattr("dask_gmm.mixture.kernels.installed.find_spec", lambda name: None)
     assert get_kernel().name == "blas"
     with pytest.raises(InputError, match="llvmlite"):
         get_kernel("compiled")
@@ -241,7 +240,7 @@ def test_ruling_out_components_changes_no_bit(
     asked = CompiledKernel()
     found = asked.statistics(Rows(rows), [Candidate(p)]), asked.log_densities(rows, p)
     labels, posteriors = asked.labels(rows, p), asked.posteriors(rows, p)
-    assert asked._design("full", d, 7, False, False).eliminates
+    assert asked.design("full", d, 7, False, False).eliminates
     monkeypatch.setattr(Design, "eliminates", False)
     compile_anew(monkeypatch)
     assert asked.statistics(Rows(rows), [Candidate(p)]) == found[0]
@@ -283,7 +282,7 @@ def test_many_features_make_no_square_matrices(family: str) -> None:
 
 def shares(p: MixtureParameters) -> bool:
     d, k = p.n_features, p.n_components
-    design = KERNEL._design(p.family.name, d, k, False, False)
+    design = KERNEL.design(p.family.name, d, k, False, False)
     return packing.may_share(design, Candidate(p), features.common_centre(p))
 
 
@@ -335,46 +334,71 @@ def test_a_component_that_collapses_spoils_no_other(family: str) -> None:
     assert error <= 1e-6 * np.abs(true.second).max()
 
 
-def test_what_is_kept_for_the_next_call_changes_no_bit() -> None:
-    """Candidates, dtypes and weights take turns; so do two threads."""
+def test_what_is_kept_for_the_next_block_changes_no_bit() -> None:
+    """Dtypes and weights take turns, and rows that float32 loses; each thread has its own."""
     mixtures = [random_mixture(30 + i, "full", 3, 5, spread=s) for i, s in enumerate((0.1, 3.0))]
+    candidates = [Candidate(p) for p in mixtures]
     rows = draw(31, mixtures[0], 900)
     weights = np.random.default_rng(32).uniform(size=900)
-    calls = [
-        (block, [Candidate(p) for p in chosen], w)
-        for block in (rows, rows[:7], rows.astype(np.float32))
-        for chosen in (mixtures, mixtures[:1], mixtures[::-1])
+    far = rows.astype(np.float32)
+    far[5] = 1e25  # beyond the squares of float32
+    blocks = [
+        Rows(block, w)
+        for block in (rows, rows.astype(np.float32), rows[:7], far, rows.astype(np.float32)[:9])
         for w in (None, weights[: len(block)])
     ]
+    fresh = [KERNEL.statistics(block, candidates) for block in blocks]
+    densities = [KERNEL.log_densities(block.values, mixtures[0]) for block in blocks]
 
-    def results() -> list[object]:
-        return [KERNEL.statistics(Rows(block, w), group) for block, group, w in calls]
+    def agrees() -> bool:
+        e_step, predictor = KERNEL.e_step(candidates), KERNEL.predictor(mixtures[0])
+        return all(
+            e_step.statistics(block) == found
+            and np.array_equal(predictor.log_densities(block.values), values)
+            for _ in range(2)
+            for block, found, values in zip(blocks, fresh, densities, strict=True)
+        )
 
-    fresh = []
-    for block, group, w in calls:
-        prepared._of_thread.kept.clear()
-        fresh.append(KERNEL.statistics(Rows(block, w), group))
-    assert results() == fresh
     with ThreadPoolExecutor(2) as threads:
-        for found in [threads.submit(results) for _ in range(4)]:
-            assert found.result() == fresh
+        assert all(future.result() for future in [threads.submit(agrees) for _ in range(4)])
 
 
-def test_little_is_kept_and_only_for_the_same_numbers() -> None:
-    prepared._of_thread.kept.clear()
-    p = random_mixture(33, "full", 3, 5)
-    rows = draw(34, p, 50)
-    for _ in range(3):
-        KERNEL.statistics(Rows(rows), [Candidate(p)])
-    (kept,) = prepared._of_thread.kept.values()
-    assert kept.nbytes <= KERNEL.workspace_bytes(5, [3])
-    copied = MixtureParameters.create("full", p.weights, p.means, p.covariances)
-    assert kept.suits([Candidate(copied)])
-    assert not kept.suits([Candidate(copied), Candidate(copied)])
-    assert not kept.suits([Candidate(copied, p.means + 1.0)])
-    assert not kept.suits(
-        [Candidate(MixtureParameters.create("full", p.weights, p.means, 2.0 * p.covariances))]
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_e_step_holds_no_more_than_promised(dtype: str) -> None:
+    """What is prepared and what a call takes, also where float32 loses a component's digits."""
+    wide, rows = (
+        random_mixture(33, "full", 24, 40),
+        draw(34, random_mixture(33, "full", 2, 40), 900),
     )
-    large = random_mixture(35, "full", 24, 130)
-    KERNEL.statistics(Rows(draw(36, large, 20)), [Candidate(large)])
-    assert all(one.nbytes <= prepared.MOST_KEPT for one in prepared._of_thread.kept.values())
+    rows = (1e-20 * rows).astype(
+        dtype
+    )  # narrow: float32 suits the parameters and not what is found
+    KERNEL.statistics(Rows(rows), [Candidate(wide)])
+
+    def use() -> None:
+        e_step = KERNEL.e_step([Candidate(wide)])
+        for _ in range(3):
+            e_step.statistics(Rows(rows))
+
+    assert peak_of(use) <= KERNEL.workspace_bytes(40, [24]) + 20_000
+
+
+def test_a_kernel_is_a_value() -> None:
+    kernels = [get_kernel(name) for name in ("auto", "compiled", "blas", "reference")]
+    kernels += [CompiledKernel(), CompiledKernel(256), CompiledKernel(single=False)]
+    assert len(set(kernels)) == len(kernels)
+    for one in kernels:
+        assert pickle.loads(pickle.dumps(one)) == one
+        assert len(pickle.dumps(one)) < 200
+
+
+def test_a_kernel_is_found_where_it_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver has llvmlite and the worker has not."""
+    p = random_mixture(37, "full", 2, 3)
+    rows, candidates = Rows(draw(38, p, 50)), [Candidate(p)]
+    fastest, compiled = get_kernel("auto"), get_kernel("compiled")
+    monkeypatch.setattr("dask_gmm.mixture.kernels.installed.find_spec", lambda name: None)
+    there = pickle.loads(pickle.dumps(fastest))
+    assert there.statistics(rows, candidates) == get_kernel("blas").statistics(rows, candidates)
+    with pytest.raises(InputError, match="llvmlite"):
+        pickle.loads(pickle.dumps(compiled)).e_step(candidates)

@@ -85,7 +85,7 @@ def test_in_memory_a_program_is_made_once(folder: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(compiler, "_programs", {})
     monkeypatch.setattr(compiler, "compile_design", compile_design)
-    design = CompiledKernel()._design("diag", 2, 2, False, False)
+    design = CompiledKernel().design("diag", 2, 2, False, False)
     assert compiler.program(design) is compiler.program(design)
     monkeypatch.setattr(compiler, "_programs", {})
     compiler.program(design)  # as in a new process
@@ -166,7 +166,7 @@ def test_the_key_names_the_cpu_and_the_compiler() -> None:
 @pytest.mark.slow
 def test_compiling_is_quick() -> None:
     """CPU seconds, which others on the machine hardly touch: about 0.5 on a machine of 2024."""
-    design = CompiledKernel()._design("full", 64, 16, False, False)
+    design = CompiledKernel().design("full", 64, 16, False, False)
     before = time.process_time()
     compiler.compile_design(design)
     assert time.process_time() - before < 3.0

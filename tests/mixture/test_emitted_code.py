@@ -124,7 +124,7 @@ def check(functions: dict[str, Function], design: Design) -> None:
     for name, function in functions.items():
         if name.endswith("_of_tile"):
             # Exponentials and logarithms have more constants than AVX2 has registers.
-            assert all(p.loads + p.stores <= 2 * p.multiply_adds for p in function.loops), function
+            assert all(p.loads + p.stores <= 4 * p.multiply_adds for p in function.loops), function
             assert function.spills <= function.instructions // 5, function
         else:
             spilled = [loop for loop in function.loops if loop.spills > allowed]

@@ -141,7 +141,7 @@ def prepared(family: str, d: int, width: int, *, single: bool, seed: int, scale:
     centre = features.common_centre(p)
     if single:
         centre = centre.astype(np.float32).astype(np.float64)
-    design = CompiledKernel(width)._design(family, d, K, single, single)
+    design = CompiledKernel(width).design(family, d, K, single, single)
     return Run(design, [Candidate(p)], centre)
 
 

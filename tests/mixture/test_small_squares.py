@@ -12,12 +12,15 @@ from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.form import FULL
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.kernels.compiled import CompiledKernel
+from dask_gmm.mixture.kernels.compiled.kernel import CompiledEStep
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, maximize, random_mixture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from dask_gmm.mixture.statistics import SufficientStatistics
 
 
 def scaled(p: MixtureParameters, scale: float) -> MixtureParameters:
@@ -34,7 +37,7 @@ def rows_of(p: MixtureParameters, scale: float) -> NDArray[np.float32]:
 def test_float32_rows_of_small_units(family: str, d: int, scale: float) -> None:
     p = random_mixture(0, family, 3, d)
     rows, small = rows_of(p, scale), scaled(p, scale)
-    assert not CompiledKernel()._plan(rows, small)[0].lanes.single
+    assert not CompiledKernel().plan(small, single_rows=True)[0].lanes.single
     found, right = (
         k.statistics(Rows(rows), [Candidate(small)])[0]
         for k in (CompiledKernel(), get_kernel("reference"))
@@ -50,7 +53,7 @@ def test_a_step_from_wide_to_tiny_keeps_the_digits(family: str, d: int, scale: f
     """Float32 suits the parameters, and not the covariances that are found."""
     wide = random_mixture(0, family, 1, d, spread=0.0)
     rows = rows_of(random_mixture(2, family, 1, d, spread=0.0), scale)
-    assert CompiledKernel()._plan(rows, wide)[0].lanes.single
+    assert CompiledKernel().plan(wide, single_rows=True)[0].lanes.single
     exact = rows.astype(np.float64)
     found = maximize(CompiledKernel().statistics(Rows(rows), [Candidate(wide)])[0], 0.0)
     np.testing.assert_allclose(found.means[0], exact.mean(axis=0), rtol=1e-6)
@@ -64,7 +67,7 @@ def test_a_step_from_wide_to_tiny_keeps_the_digits(family: str, d: int, scale: f
 
 
 @pytest.mark.parametrize("d", [3, pytest.param(16, marks=pytest.mark.slow)])
-def test_features_without_scatter_stay_in_float32(d: int) -> None:
+def test_features_without_scatter_stay_in_float32(d: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Padding is no small square: it must not make every block twice as dear."""
     p = random_mixture(0, "full", 2, d)
     rows = rows_of(p, 1.0)
@@ -75,12 +78,14 @@ def test_features_without_scatter_stay_in_float32(d: int) -> None:
     padded = MixtureParameters.create(p.family, p.weights, means, covariances)
     asked: list[int] = []
 
-    class Counting(CompiledKernel):
-        def _gather_in_doubles(self, rows, group):  # type: ignore[no-untyped-def]
-            asked.append(len(rows))
-            return super()._gather_in_doubles(rows, group)
+    gather = CompiledEStep._gather_in_doubles
 
-    Counting().statistics(Rows(rows), [Candidate(padded)])
+    def counting(self: CompiledEStep, rows: Rows, place: int) -> SufficientStatistics:
+        asked.append(len(rows))
+        return gather(self, rows, place)
+
+    monkeypatch.setattr(CompiledEStep, "_gather_in_doubles", counting)
+    CompiledKernel().statistics(Rows(rows), [Candidate(padded)])
     assert asked == []
 
 

@@ -13,7 +13,7 @@ import distributed
 from dask.utils import parse_timedelta
 
 from dask_gmm.errors import ClusterError, MixedClusterWarning
-from dask_gmm.execution.backend import ProgressReporter, conclude
+from dask_gmm.execution.backend import Backend, ProgressReporter, conclude
 from dask_gmm.execution.cluster.affinity import Affinity
 from dask_gmm.execution.cluster.connection import (
     CONNECTION_ERRORS,
@@ -23,7 +23,6 @@ from dask_gmm.execution.cluster.connection import (
 )
 from dask_gmm.execution.cluster.graph import anchors
 from dask_gmm.execution.cluster.run import ClusterPass
-from dask_gmm.execution.jobs import GraphSource
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import unpin
 from dask_gmm.execution.plan import check_memory
@@ -49,7 +48,7 @@ UNPIN_TIMEOUT = 5.0
 T = TypeVar("T", bound=Summable)
 
 
-class ClusterBackend:
+class ClusterBackend(Backend):
     """Run passes on the workers of a Dask cluster.
 
     Parameters
@@ -191,7 +190,7 @@ class ClusterBackend:
     def _keep_groups(self, plan: Plan) -> None:
         """From the second pass on, hold on to the groups of tasks that all passes share."""
         self._passes += 1
-        if self._passes != 2 or isinstance(plan.source, GraphSource):
+        if self._passes != 2 or plan.source.graph_blocks is not None:
             return
         tasks = anchors([f"gmm-{kind}-{self._group}" for kind in ("run", "unit")])
         with scheduler_errors(self._client):

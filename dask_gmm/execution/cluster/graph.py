@@ -31,7 +31,7 @@ from dask.optimization import cull
 from distributed.protocol import pickle
 
 from dask_gmm.execution.cluster.worker import BlockRunner, UnitRunner, fold_results
-from dask_gmm.execution.jobs import GraphSource
+from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.plan import task_memory
 from dask_gmm.execution.tree import node_count, root_level
 
@@ -82,7 +82,7 @@ def tree_shape(plan: Plan, job: BlockJob[Any]) -> TreeShape:
     top = root_level(plan.n_positions)
     while output < top and node_count(plan.n_positions, output) * job.value_bytes > DRIVER_BYTES:
         output = min(output + step, top)
-    base = 0 if isinstance(plan.source, GraphSource) else plan.unit_level
+    base = plan.unit_level if plan.source.graph_blocks is None else 0
     return TreeShape(base, output, step)
 
 
@@ -90,12 +90,12 @@ def make_runner(plan: Plan, job: BlockJob[Any], topic: str, token: str) -> bytes
     """Return the pickled callable that the pass's base tasks call."""
     source = plan.source
     runner: Any
-    if isinstance(source, GraphSource):
+    if source.graph_blocks is not None:
         # Not the source itself, which would carry the collection's whole graph along.
-        runner = BlockRunner(source.row_maker(), plan.source.name, job)
+        runner = BlockRunner(source.graph_blocks.row_maker(), source.name, Opened(job.open))
     else:
         size = task_memory(plan, job)
-        runner = UnitRunner(source, job, topic, token, plan.cache, size)
+        runner = UnitRunner(source, Opened(job.open), topic, token, plan.cache, size)
     return _dumps(runner)
 
 
@@ -169,8 +169,8 @@ def pass_graph(
     builder.ship("run", runner)
     if shape.output > shape.base:
         builder.ship("fold", _dumps(fold_results))
-    if isinstance(plan.source, GraphSource):
-        graph = plan.source.graph()
+    if plan.source.graph_blocks is not None:
+        graph = plan.source.graph_blocks.graph()
         needed = set(builder.block_keys)
         if len(needed) < plan.source.n_blocks:
             # A selection of blocks, or what a lost worker takes with it: not the whole collection.
@@ -213,11 +213,11 @@ class _Builder:
 
     def _base(self, index: int) -> Key:
         plan, run = self.plan, TaskRef(self.key("run"))
-        source = plan.source
-        if isinstance(source, GraphSource):
+        source, graph_blocks = plan.source, plan.source.graph_blocks
+        if graph_blocks is not None:
             key = self.key("block", index)
-            block = plan.source.block(plan.blocks[index])
-            self.block_keys.append(source.block_key(block.index))
+            block = source.block(plan.blocks[index])
+            self.block_keys.append(graph_blocks.block_key(block.index))
             value = TaskRef(self.block_keys[-1])
             self.tasks[key] = Task(
                 key,

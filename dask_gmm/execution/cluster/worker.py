@@ -1,4 +1,10 @@
-"""What runs on the workers. Everything here is frozen and pickled once per pass."""
+"""What runs on the workers. Everything here is frozen and pickled once per pass.
+
+The result of the task that unpickles a runner is one object in each process, which all tasks of the
+pass there share, and which the scheduler lets go of when the pass is over. So it holds what the
+threads of the process have opened of the job. (Dask's memory manager may drop it from a worker that
+is idle for a moment; its next task fetches another, and opens anew.)
+"""
 
 from __future__ import annotations
 
@@ -9,17 +15,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import distributed
 
 from dask_gmm.data.source import BlockRef
-from dask_gmm.execution.machine import machine_fingerprint, single_threaded_blas
+from dask_gmm.execution.machine import machine_fingerprint
 from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks, pinned_blocks
 from dask_gmm.execution.plan import PROCESS_BYTES
 from dask_gmm.execution.tree import Summable, fold_in_order
-from dask_gmm.execution.unit import UnitResult, run_unit, run_value
+from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.jobs import BlockJob
+    from dask_gmm.execution.jobs import OpenJob
+    from dask_gmm.execution.opened import Opened
     from dask_gmm.rows import Rows
 
 __all__ = ["BlockRunner", "UnitRunner", "fold_results"]
@@ -36,8 +43,9 @@ class UnitRunner(Generic[T]):
 
     Parameters
     ----------
-    source, job
-        The pass.
+    source : Source
+    job : Opened
+        What the tasks of this process have opened of the pass's job.
     topic, token : str
         Where to send progress, and whose progress it is.
     cache : CacheSpec or None
@@ -47,7 +55,7 @@ class UnitRunner(Generic[T]):
     """
 
     source: Source
-    job: BlockJob[T]
+    job: Opened[OpenJob[T]]
     topic: str
     token: str
     cache: CacheSpec | None = None
@@ -65,14 +73,15 @@ class UnitRunner(Generic[T]):
             return task is None or task.state == "cancelled"
 
         pinned = self._pinned(worker)
-        result = run_unit(
-            self.source,
-            blocks,
-            self.job,
-            pinned=pinned,
-            report=_UnitProgress(worker, self.topic, self.token, unit),
-            stopped=cancelled,
-        )
+        with working(self.job) as job:
+            result = run_unit(
+                self.source,
+                blocks,
+                job,
+                pinned=pinned,
+                report=_UnitProgress(worker, self.topic, self.token, unit),
+                stopped=cancelled,
+            )
         holds = pinned is not None and any(index in pinned for index in blocks)
         return replace(
             result,
@@ -94,7 +103,7 @@ class BlockRunner(Generic[T]):
 
     rows_of: Callable[[Any], Rows]
     name: str
-    job: BlockJob[T]
+    job: Opened[OpenJob[T]]
 
     def __call__(
         self,
@@ -106,8 +115,8 @@ class BlockRunner(Generic[T]):
     ) -> UnitResult[T]:
         """Return the leaf of one block; the arguments after `value` are its `BlockRef`."""
         block = BlockRef(index, start, stop, rows)
-        with single_threaded_blas():
-            found, here = run_value(self.job, value, self.rows_of, block, self.name, self._locate)
+        with working(self.job) as job:
+            found, here = run_value(job, value, self.rows_of, block, self.name, self._locate)
         machines = frozenset({machine_fingerprint()})
         return UnitResult(found, here.n_read, 1, here.nbytes, machines)
 

@@ -8,8 +8,9 @@ of the whole sample is, and the highest of the three rises counts. Along a direc
 bend alike the three are the same; where a half finds a way on to another optimum, all rows may.
 
 A climb without a maximum ends where a component closes in on a few rows, or when it has taken long
-enough. It has then come part of the way, and counts twice; but if it is only a half that has none,
-no more than ten times the rise of the whole.
+enough. It has then come part of the way, and counts twice. But nothing counts more than a hundred
+times what as many plain steps as the fit has made passes would gain from here, except a rise of the
+whole sample to its maximum.
 
 No local look finds every way out of a saddle, where EM gains next to nothing for hundreds of passes
 before it rises again: what is said there may still be too little.
@@ -32,11 +33,11 @@ _EVALUATIONS = 100
 # The climb ends when its next step would gain this part of what a plain pass gains for certain.
 _INNER = 0.05
 _ROUNDING = 1e-14
-# How often the rise of a climb without a maximum counts, and that of the whole sample at most.
-_WITHOUT_END, _OF_WHOLE = 2.0, 10.0
+# How often the rise of a climb without a maximum counts, and all that plain steps would gain.
+_WITHOUT_END, _OF_STEPS = 2.0, 100.0
 
 
-def rise_of_halves(sample: SampleRows, at: Point) -> float:
+def rise_of_halves(sample: SampleRows, at: Point, turns: int) -> float:
     """The highest rise to a maximum, of the corrected sample and of its halves, in nats per row.
 
     Parameters
@@ -44,16 +45,19 @@ def rise_of_halves(sample: SampleRows, at: Point) -> float:
     sample : SampleRows
     at : Point
         Where the fit stands, with the moments of all rows.
+    turns : int
+        How many passes the fit has accepted.
     """
     whole, ended = _rise(sample, at)
-    rises, open_rises = [whole], [] if ended else [whole]
+    closed, unfinished = [whole], [0.0 if ended else whole]
     for first in range(_HALVES):
         half = sample.every(_HALVES, first)
         rise, half_ended = _rise(half, at)
-        (rises if half_ended else open_rises).append(rise)
+        (closed if half_ended else unfinished).append(rise)
         sample.evaluations += half.evaluations
-    without_end = _WITHOUT_END * max(open_rises, default=0.0)
-    return max(*rises, min(without_end, _OF_WHOLE * whole) if ended else without_end)
+    steps = turns * 2.0 * max(at.gain, 0.0)  # twice what is certain of one: see `at_most`
+    left = min(max(*closed, _WITHOUT_END * max(unfinished)), _OF_STEPS * steps)
+    return max(left, whole) if ended else left
 
 
 def _rise(sample: SampleRows, at: Point) -> tuple[float, bool]:

@@ -1,4 +1,7 @@
-"""What is left to gain: what the sample says, held against what the passes have gained.
+"""The best guess at what is left: what the sample says, held against what the passes have gained.
+
+It decides when a fit has converged and when a contestant drops out, and may be too small; what a
+fit says is left when it has ended is another, larger estimate (`one_sided`).
 
 Along one direction let g be the gradient of all rows, H how much their log-likelihood bends, and
 H_Y how much the sample's does. What is left is g²/2H; the sample says g²/2H_Y, its rise. On

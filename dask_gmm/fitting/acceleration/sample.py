@@ -5,13 +5,15 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from dask_gmm.mixture.kernels import Candidate, get_kernel
+from dask_gmm.execution.opened import Opened
+from dask_gmm.mixture.kernels import FASTEST, Candidate
 from dask_gmm.mixture.moments import per_row
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.kernels import EStep, Kernel
     from dask_gmm.mixture.moments import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
@@ -33,7 +35,7 @@ class SampleRows:
     Parameters
     ----------
     rows : Rows
-    kernel : str
+    kernel : Kernel
     n_threads : int
 
     Attributes
@@ -42,11 +44,10 @@ class SampleRows:
         E-steps so far, those over parts of the rows included.
     """
 
-    def __init__(self, rows: Rows, kernel: str = "auto", n_threads: int = 1) -> None:
+    def __init__(self, rows: Rows, kernel: Kernel = FASTEST, n_threads: int = 1) -> None:
         self.rows = rows
         self.kernel = kernel
         self.n_threads = n_threads
-        self._compute = get_kernel(kernel)
         self.evaluations = 0
 
     def __len__(self) -> int:
@@ -72,8 +73,11 @@ class SampleRows:
         places = range(0, len(self), _PART_ROWS)
         parts = [self.rows.take(slice(i, i + _PART_ROWS)) for i in places]
 
+        opened: Opened[EStep] = Opened(lambda: self.kernel.e_step(candidates))
+
         def statistics(part: Rows) -> SufficientStatistics:
-            return self._compute.statistics(part, candidates)[0]
+            with opened.one() as e_step:
+                return e_step.statistics(part)[0]
 
         if len(parts) == 1 or self.n_threads == 1:
             found = [statistics(part) for part in parts]

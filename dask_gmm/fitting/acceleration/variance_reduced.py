@@ -165,7 +165,7 @@ class VarianceReducedEM(VerifiedEM[SampleTrust]):
 
     def at_most(self, at: Point, heights: Sequence[float]) -> float | None:
         """Ask the sample and its halves."""
-        return rise_of_halves(self.sample, at)
+        return rise_of_halves(self.sample, at, len(heights))
 
     def _climb(
         self, objective: CorrectedSample, at: Point, memory: SampleTrust

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
-
 from dask_gmm.errors import InputError
-from dask_gmm.mixture.kernels.base import Candidate, Kernel
+from dask_gmm.mixture.kernels.base import Candidate, EStep, Kernel, Predictor
 from dask_gmm.mixture.kernels.blas import BlasKernel
+from dask_gmm.mixture.kernels.installed import COMPILED, FASTEST
 from dask_gmm.mixture.kernels.reference import ReferenceKernel
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["FASTEST", "KERNELS", "Candidate", "EStep", "Kernel", "Predictor", "get_kernel"]
 
-__all__ = ["KERNELS", "Candidate", "Kernel", "get_kernel"]
-
-
-def _compiled() -> Kernel:
-    if not _llvm_is_installed():
-        raise InputError(
-            "kernel='compiled' needs the package llvmlite, which is not installed; install it, or "
-            "choose kernel='auto' or 'blas'."
-        )
-    from dask_gmm.mixture.kernels.compiled import CompiledKernel
-
-    return CompiledKernel()
-
-
-def _llvm_is_installed() -> bool:
-    return find_spec("llvmlite") is not None
-
-
-def _fastest() -> Kernel:
-    return _compiled() if _llvm_is_installed() else BlasKernel()
-
-
-_KERNELS: dict[str, Callable[[], Kernel]] = {
-    "compiled": _compiled,
-    "blas": BlasKernel,
-    "reference": ReferenceKernel,
+_KERNELS: dict[str, Kernel] = {
+    "compiled": COMPILED,
+    "blas": BlasKernel(),
+    "reference": ReferenceKernel(),
 }
 KERNELS: tuple[str, ...] = tuple(_KERNELS)
 
@@ -53,10 +28,10 @@ def get_kernel(name: str = "auto") -> Kernel:
     InputError
         There is no such kernel, or it needs a package that is not installed.
     """
-    try:
-        make = _fastest if name == "auto" else _KERNELS[name]
-    except KeyError:
-        raise InputError(
-            f"kernel={name!r} is unknown; choose one of auto, {', '.join(KERNELS)}."
-        ) from None
-    return make()
+    if name == "auto":
+        return FASTEST
+    if name not in _KERNELS:
+        raise InputError(f"kernel={name!r} is unknown; choose one of auto, {', '.join(KERNELS)}.")
+    if _KERNELS[name] is COMPILED:
+        COMPILED.here()  # say so now if it is not
+    return _KERNELS[name]

@@ -1,16 +1,19 @@
 """What every kernel is: rows and candidates in, sufficient statistics out.
 
-A kernel is a stateless value. It may be called from many threads at once, keeps nothing of the rows
-between calls (a thread may keep what it prepared for the candidates, within `workspace_bytes`),
-reads the rows once per call whatever number of candidates there are, and never holds an
-array with as many entries as rows times components (unless that is the answer, as in
-`Kernel.posteriors`). The laws that all kernels obey are in `tests/conformance/test_kernels.py`.
+A kernel is a value: equal to another that computes alike, and small in a pickle. What it prepares
+for some candidates (packed parameters, buffers, memory of a device) is an object of its own, an
+`EStep` or a `Predictor`, which one thread at a time calls with block after block, and which goes
+with whoever holds it. None keeps anything of the rows between two calls; each takes a block's rows
+once per call whatever number of candidates there are, and holds no array with as many entries as
+rows times components (unless that is the answer, as of `Predictor.posteriors`). The laws that all
+kernels obey are in `tests/conformance/test_kernels.py`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Candidate",
+    "EStep",
     "Kernel",
+    "Predictor",
     "beyond_range",
     "check_finite",
     "checked_values",
@@ -73,13 +78,52 @@ class Candidate:
         return hash(self.parameters)
 
 
-class Kernel(Protocol):
-    """The E-step over one block of rows.
+class EStep(ABC):
+    """A kernel that is prepared for some candidates: rows in, sufficient statistics out.
+
+    Prepared memory stays within `Kernel.workspace_bytes`, together with what a call takes. One
+    thread at a time may call it; what it returns depends on the rows of that call alone.
+    """
+
+    @abstractmethod
+    def statistics(self, rows: Rows) -> tuple[SufficientStatistics, ...]:
+        """Statistics of the rows for each candidate, each about its own reference.
+
+        A row of weight w counts for w rows, also where that is no whole number.
+
+        A candidate's statistics have the same bits whatever other candidates come with it.
+        """
+
+
+class Predictor(ABC):
+    """A kernel that is prepared for one mixture: values of rows in, a value for each row out.
+
+    As an `EStep`, it is one thread's at a time.
+    """
+
+    @abstractmethod
+    def log_densities(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Log-densities log p(x_n) in nats, shape (n,)."""
+
+    @abstractmethod
+    def posteriors(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Responsibilities r_nk, shape (n, K); each row sums to one."""
+
+    @abstractmethod
+    def labels(self, values: NDArray[Any]) -> NDArray[np.intp]:
+        """The most probable component of each row, shape (n,); the lowest index of equals."""
+
+
+class Kernel(ABC):
+    """The E-step over one block of rows after another; a value that any thread may use.
 
     Values of rows are an (n, D) array of any real dtype (floating, integer, boolean) with any
     strides; n may be 0. Arithmetic is float64 or better, but for float32 rows that lose less
     than 1e-4 of a log-density or a covariance in float32. The same block gives the same bits each
     time on the same kind of CPU, in whatever memory layout it comes.
+
+    A pass prepares once in each thread, by `e_step` or `predictor`; the methods that take rows and
+    parameters together prepare anew for each call.
 
     Raises
     ------
@@ -92,39 +136,26 @@ class Kernel(Protocol):
     """
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What `get_kernel` calls this kernel."""
 
-    def statistics(
-        self, rows: Rows, candidates: Sequence[Candidate]
-    ) -> tuple[SufficientStatistics, ...]:
-        """Statistics of the rows for each candidate, each about its own reference.
+    @abstractmethod
+    def e_step(self, candidates: Sequence[Candidate]) -> EStep:
+        """Prepare for statistics of block after block about these candidates."""
 
-        A row of weight w counts for w rows, also where that is no whole number.
+    @abstractmethod
+    def predictor(self, parameters: MixtureParameters) -> Predictor:
+        """Prepare for predictions of block after block by this mixture."""
 
-        A candidate's statistics have the same bits whatever other candidates come with it.
-        """
-
-    def log_densities(
-        self, values: NDArray[Any], parameters: MixtureParameters
-    ) -> NDArray[np.float64]:
-        """Log-densities log p(x_n) in nats, shape (n,)."""
-
-    def posteriors(
-        self, values: NDArray[Any], parameters: MixtureParameters
-    ) -> NDArray[np.float64]:
-        """Responsibilities r_nk, shape (n, K); each row sums to one."""
-
-    def labels(self, values: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
-        """The most probable component of each row, shape (n,); the lowest index of equals."""
-
+    @abstractmethod
     def workspace_bytes(
         self,
         n_features: int,
         n_components: Sequence[int],
         forms: Sequence[CovarianceForm] | None = None,
     ) -> int:
-        """Most bytes that `statistics` allocates, its result included.
+        """Most bytes that an `e_step` holds while it is called, its result included.
 
         Parameters
         ----------
@@ -135,6 +166,28 @@ class Kernel(Protocol):
         forms : sequence of CovarianceForm, optional
             Family of each candidate; by default, whichever needs most.
         """
+
+    def statistics(
+        self, rows: Rows, candidates: Sequence[Candidate]
+    ) -> tuple[SufficientStatistics, ...]:
+        """`EStep.statistics` of one block."""
+        return self.e_step(candidates).statistics(rows)
+
+    def log_densities(
+        self, values: NDArray[Any], parameters: MixtureParameters
+    ) -> NDArray[np.float64]:
+        """`Predictor.log_densities` of one block."""
+        return self.predictor(parameters).log_densities(values)
+
+    def posteriors(
+        self, values: NDArray[Any], parameters: MixtureParameters
+    ) -> NDArray[np.float64]:
+        """`Predictor.posteriors` of one block."""
+        return self.predictor(parameters).posteriors(values)
+
+    def labels(self, values: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
+        """`Predictor.labels` of one block."""
+        return self.predictor(parameters).labels(values)
 
 
 def possible_forms(

@@ -22,6 +22,9 @@ import numpy as np
 from dask_gmm.mixture.form import FULL, TIED
 from dask_gmm.mixture.kernels.base import (
     Candidate,
+    EStep,
+    Kernel,
+    Predictor,
     beyond_range,
     check_finite,
     checked_values,
@@ -66,7 +69,8 @@ _LONGEST_WHITENING_TILE = 960
 _TILE_BYTES = 4 << 20
 
 
-class BlasKernel:
+@dataclass(frozen=True)
+class BlasKernel(Kernel):
     """Matrix products on tiles; about the speed of oneDAL."""
 
     @property
@@ -74,51 +78,13 @@ class BlasKernel:
         """The kernel's name: blas."""
         return "blas"
 
-    def statistics(
-        self, rows: Rows, candidates: Sequence[Candidate]
-    ) -> tuple[SufficientStatistics, ...]:
-        """Statistics of the rows for each candidate; see `Kernel.statistics`."""
-        for candidate in candidates:
-            checked_values(rows.values, candidate.parameters.n_features)
-        with np.errstate(all="ignore"):
-            members = [_Member(candidate) for candidate in candidates]
-            for group in _groups(members):
-                _gather(rows, group)
-            return tuple(member.statistics(rows) for member in members)
+    def e_step(self, candidates: Sequence[Candidate]) -> EStep:
+        """Keep the candidates: schemes are made for each block; see `Kernel.e_step`."""
+        return _BlasEStep(tuple(candidates))
 
-    def log_densities(
-        self, values: NDArray[Any], parameters: MixtureParameters
-    ) -> NDArray[np.float64]:
-        """Log-densities log p(x_n); see `Kernel.log_densities`."""
-        values = checked_values(values, parameters.n_features)
-        out = np.empty(len(values))
-        with np.errstate(all="ignore"):
-            for where, joint, peak in _scan(values, parameters):
-                out[where], _ = _normalise(joint, peak)
-        return out
-
-    def posteriors(
-        self, values: NDArray[Any], parameters: MixtureParameters
-    ) -> NDArray[np.float64]:
-        """Responsibilities; see `Kernel.posteriors`."""
-        values = checked_values(values, parameters.n_features)
-        out = np.empty((len(values), parameters.n_components))
-
-        with np.errstate(all="ignore"):
-            for where, joint, peak in _scan(values, parameters):
-                _, total = _normalise(joint, peak)
-                np.divide(joint.T, total[:, None], out=out[where])
-        return out
-
-    def labels(self, values: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
-        """Most probable components; see `Kernel.labels`."""
-        values = checked_values(values, parameters.n_features)
-        out = np.empty(len(values), dtype=np.intp)
-
-        with np.errstate(all="ignore"):
-            for where, joint, _ in _scan(values, parameters):
-                np.argmax(joint, axis=0, out=out[where])
-        return out
+    def predictor(self, parameters: MixtureParameters) -> Predictor:
+        """Keep the mixture; see `Kernel.predictor`."""
+        return _BlasPredictor(parameters)
 
     def workspace_bytes(
         self,
@@ -126,11 +92,55 @@ class BlasKernel:
         n_components: Sequence[int],
         forms: Sequence[CovarianceForm] | None = None,
     ) -> int:
-        """Most bytes that `statistics` allocates; see `Kernel.workspace_bytes`."""
+        """Most bytes that an `e_step` holds; see `Kernel.workspace_bytes`."""
         return 8 * sum(
             max(_numbers(n_features, k, form) for form in kinds)
             for k, kinds in possible_forms(n_components, forms)
         )
+
+
+@dataclass(frozen=True)
+class _BlasEStep(EStep):
+    candidates: tuple[Candidate, ...]
+
+    def statistics(self, rows: Rows) -> tuple[SufficientStatistics, ...]:
+        for candidate in self.candidates:
+            checked_values(rows.values, candidate.parameters.n_features)
+        with np.errstate(all="ignore"):
+            members = [_Member(candidate) for candidate in self.candidates]
+            for group in _groups(members):
+                _gather(rows, group)
+            return tuple(member.statistics(rows) for member in members)
+
+
+@dataclass(frozen=True)
+class _BlasPredictor(Predictor):
+    parameters: MixtureParameters
+
+    def log_densities(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        values = checked_values(values, self.parameters.n_features)
+        out = np.empty(len(values))
+        with np.errstate(all="ignore"):
+            for where, joint, peak in _scan(values, self.parameters):
+                out[where], _ = _normalise(joint, peak)
+        return out
+
+    def posteriors(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        values = checked_values(values, self.parameters.n_features)
+        out = np.empty((len(values), self.parameters.n_components))
+        with np.errstate(all="ignore"):
+            for where, joint, peak in _scan(values, self.parameters):
+                _, total = _normalise(joint, peak)
+                np.divide(joint.T, total[:, None], out=out[where])
+        return out
+
+    def labels(self, values: NDArray[Any]) -> NDArray[np.intp]:
+        values = checked_values(values, self.parameters.n_features)
+        out = np.empty(len(values), dtype=np.intp)
+        with np.errstate(all="ignore"):
+            for where, joint, _ in _scan(values, self.parameters):
+                np.argmax(joint, axis=0, out=out[where])
+        return out
 
 
 def whitening_bytes(n_features: int, n_components: int, form: CovarianceForm) -> int:

@@ -8,6 +8,7 @@ arithmetic and not its own. Roughly a hundred times slower than `blas`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ import numpy as np
 
 from dask_gmm.mixture.kernels.base import (
     Candidate,
+    EStep,
+    Kernel,
+    Predictor,
     beyond_range,
     check_finite,
     checked_values,
@@ -39,7 +43,8 @@ _TILE_ROWS = 512
 _LONG_BYTES = np.dtype(np.longdouble).itemsize
 
 
-class ReferenceKernel:
+@dataclass(frozen=True)
+class ReferenceKernel(Kernel):
     """Obvious and slow; for tests and for doubts."""
 
     @property
@@ -47,39 +52,13 @@ class ReferenceKernel:
         """The kernel's name: reference."""
         return "reference"
 
-    def statistics(
-        self, rows: Rows, candidates: Sequence[Candidate]
-    ) -> tuple[SufficientStatistics, ...]:
-        """Statistics of the rows for each candidate; see `Kernel.statistics`."""
-        return tuple(_statistics(rows, c) for c in candidates)
+    def e_step(self, candidates: Sequence[Candidate]) -> EStep:
+        """Keep the candidates; see `Kernel.e_step`."""
+        return _ReferenceEStep(tuple(candidates))
 
-    def log_densities(
-        self, values: NDArray[Any], parameters: MixtureParameters
-    ) -> NDArray[np.float64]:
-        """Log-densities log p(x_n); see `Kernel.log_densities`."""
-        values = checked_values(values, parameters.n_features)
-        out = np.empty(len(values))
-        for where, _, joint in _tiles(values, parameters):
-            out[where] = _log_sum_exp(joint)
-        return out
-
-    def posteriors(
-        self, values: NDArray[Any], parameters: MixtureParameters
-    ) -> NDArray[np.float64]:
-        """Responsibilities; see `Kernel.posteriors`."""
-        values = checked_values(values, parameters.n_features)
-        out = np.empty((len(values), parameters.n_components))
-        for where, _, joint in _tiles(values, parameters):
-            out[where] = np.exp(joint - _log_sum_exp(joint)[:, None])
-        return out
-
-    def labels(self, values: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
-        """Most probable components; see `Kernel.labels`."""
-        values = checked_values(values, parameters.n_features)
-        out = np.empty(len(values), dtype=np.intp)
-        for where, _, joint in _tiles(values, parameters):
-            out[where] = np.argmax(joint, axis=1)
-        return out
+    def predictor(self, parameters: MixtureParameters) -> Predictor:
+        """Keep the mixture; see `Kernel.predictor`."""
+        return _ReferencePredictor(parameters)
 
     def workspace_bytes(
         self,
@@ -87,7 +66,7 @@ class ReferenceKernel:
         n_components: Sequence[int],
         forms: Sequence[CovarianceForm] | None = None,
     ) -> int:
-        """Most bytes that `statistics` allocates; see `Kernel.workspace_bytes`."""
+        """Most bytes that an `e_step` holds; see `Kernel.workspace_bytes`."""
         d, working, results = n_features, 0, 0
         for k, kinds in possible_forms(n_components, forms):
             # One candidate after the other, so that only the results add up.
@@ -99,6 +78,40 @@ class ReferenceKernel:
             working = max(working, _LONG_BYTES * numbers)
             results += 8 * (moments + 2 * k * d + k)
         return working + results
+
+
+@dataclass(frozen=True)
+class _ReferenceEStep(EStep):
+    candidates: tuple[Candidate, ...]
+
+    def statistics(self, rows: Rows) -> tuple[SufficientStatistics, ...]:
+        return tuple(_statistics(rows, c) for c in self.candidates)
+
+
+@dataclass(frozen=True)
+class _ReferencePredictor(Predictor):
+    parameters: MixtureParameters
+
+    def log_densities(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        values = checked_values(values, self.parameters.n_features)
+        out = np.empty(len(values))
+        for where, _, joint in _tiles(values, self.parameters):
+            out[where] = _log_sum_exp(joint)
+        return out
+
+    def posteriors(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        values = checked_values(values, self.parameters.n_features)
+        out = np.empty((len(values), self.parameters.n_components))
+        for where, _, joint in _tiles(values, self.parameters):
+            out[where] = np.exp(joint - _log_sum_exp(joint)[:, None])
+        return out
+
+    def labels(self, values: NDArray[Any]) -> NDArray[np.intp]:
+        values = checked_values(values, self.parameters.n_features)
+        out = np.empty(len(values), dtype=np.intp)
+        for where, _, joint in _tiles(values, self.parameters):
+            out[where] = np.argmax(joint, axis=1)
+        return out
 
 
 def _tiles(

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from serving import Fit, Fitted, Problem
 
 
-def fit_of(estimator: Callable[..., Any], **settings: Any) -> Callable[[Problem], Fit]:
+def fit_of(
+    estimator: Callable[..., Any], weight: float | None = None, **settings: Any
+) -> Callable[[Problem], Fit]:
     """Make what `serving.serve` calls to prepare a problem: plain EM from the given start.
 
     Parameters
     ----------
     estimator : callable
         The class.
+    weight : float, optional
+        Of each row; without it `fit` is given none.
     settings : Any
         Arguments of its own.
     """
@@ -28,6 +32,7 @@ def fit_of(estimator: Callable[..., Any], **settings: Any) -> Callable[[Problem]
 
     def prepare(problem: Problem) -> Fit:
         full = problem.family == "full"
+        given = {} if weight is None else {"sample_weight": np.full(len(problem.rows), weight)}
         precisions = np.linalg.inv(problem.covariances) if full else 1.0 / problem.covariances
 
         def fit(iterations: int) -> Fitted:
@@ -41,7 +46,7 @@ def fit_of(estimator: Callable[..., Any], **settings: Any) -> Callable[[Problem]
                 means_init=problem.means,
                 precisions_init=precisions,
                 **settings,
-            ).fit(problem.rows)
+            ).fit(problem.rows, **given)
             return lambda: {
                 "weights": gm.weights_,
                 "means": gm.means_,

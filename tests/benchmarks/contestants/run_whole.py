@@ -20,7 +20,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import dask
 import numpy as np
@@ -43,6 +43,10 @@ class CountRows:
 
     value_bytes: int = 8
     workspace_bytes: int = 0
+
+    def open(self) -> Self:
+        """Nothing to prepare."""
+        return self
 
     def __call__(self, rows: Rows, block: Any) -> int:
         return len(rows)

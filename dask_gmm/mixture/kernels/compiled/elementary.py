@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code, Lanes, Value
 
-__all__ = ["exp", "exp_numbers", "log"]
+__all__ = ["exp", "exp_numbers", "inverse_and_log", "least_exponent", "log", "log_single"]
 
 _ATANH = (  # minimax for (log(1+f) − f + f²/2 − …)/s as in FreeBSD's msun e_log.c
     6.666666666666735130e-01,
@@ -23,6 +23,19 @@ _ATANH = (  # minimax for (log(1+f) − f + f²/2 − …)/s as in FreeBSD's msu
 )
 _LN2_HIGH = 6.93147180369123816490e-01
 _LN2_LOW = 1.90821492927058770002e-10
+_LOG_SINGLE = (  # of (log(1+f) − f + f²/2)/f³, highest power first, as in Cephes' logf
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+_LN2_HIGH_SINGLE = 0.693359375
+_LN2_LOW_SINGLE = -2.12194440e-4
 
 
 _EXP = {  # c_2, c_3, … of eʳ ≈ 1 + r + c_2 r² + …, minimax in relative error for |r| ≤ ½ log 2
@@ -48,14 +61,27 @@ _EXP = {  # c_2, c_3, … of eʳ ≈ 1 + r + c_2 r² + …, minimax in relative 
 }
 
 
+def least_exponent(single: bool, *, to_be_weighed: bool = False) -> float:
+    """The least a for which `exp` is eᵃ; for any below it is the same as there.
+
+    That is nearly the smallest normal number. What is to be multiplied by a row's weight ends well
+    above: a number that is not normal takes a processor some hundred cycles. It is nothing all the
+    same, far below any responsibility that counts.
+    """
+    if to_be_weighed:
+        return -60.0 if single else -650.0
+    return -87.0 if single else -708.0
+
+
 def exp_numbers(single: bool) -> tuple[float, ...]:
-    """The numbers that `exp` reads, in its order."""
-    lowest, shift = (-87.0, 1.5 * 2.0**23) if single else (-708.0, 1.5 * 2.0**52)
-    return (lowest, 1.0 / math.log(2.0), shift, -math.log(2.0), 1.0, *_EXP[single])
+    """The numbers that `exp` reads, in its order; the first is `least_exponent`."""
+    shift = 1.5 * 2.0**23 if single else 1.5 * 2.0**52
+    rest = (1.0 / math.log(2.0), shift, -math.log(2.0), 1.0, *_EXP[single])
+    return (least_exponent(single), *rest)
 
 
 def exp(code: Code, lanes: Lanes, vectors: Sequence[Value], numbers: Array) -> list[Value]:
-    """eᵃ for a ≤ 0, to the rounding of a; the smallest normal numbers where it would be less.
+    """eᵃ for a ≤ 0, to the rounding of a; as at `least_exponent` where a is less.
 
     a = n log 2 + r with n the nearest integer, eʳ is a polynomial, and n is added to the
     exponent's bits. A multiplication and addition rounded once leave in r an error of |a|·3e-17
@@ -100,16 +126,61 @@ def log(code: Code, lanes: Lanes, a: Value) -> Value:
     def number(x: float) -> Value:
         return code.constant(lanes, x)
 
-    root_half = 0x3FE6A09E667F3BCD
-    bits = code.as_integers(lanes, a) - code.whole(lanes, root_half)
-    exponent = code.shifted(lanes, bits, -52)
-    mantissa = code.as_integers(lanes, a) - code.shifted(lanes, exponent, 52)
-    # An integer below 2^51 as a float: put it in the lowest bits of 1.5·2^52.
-    magic = 1.5 * 2.0**52
-    biased = code.as_integers(lanes, number(magic)) + exponent
-    e = code.as_floats(lanes, biased) - number(magic)
-    f = code.as_floats(lanes, mantissa) - number(1.0)
-    s = f / (f + number(2.0))
+    e, mantissa = _split(code, lanes, a)
+    f = mantissa - number(1.0)
+    return _log_of_parts(code, lanes, e, f, f / (f + number(2.0)))
+
+
+def inverse_and_log(code: Code, lanes: Lanes, a: Value) -> tuple[Value, Value]:
+    """1/a and log a of float64 for normal a ≥ 1, to a few units in the last place.
+
+    One division serves both, 1/(a (m + 1)) with m as in `log`: it takes as long as all the rest.
+    """
+    one = code.constant(lanes, 1.0)
+    e, mantissa = _split(code, lanes, a)
+    f, above = mantissa - one, mantissa + one
+    both = one / (a * above)
+    return both * above, _log_of_parts(code, lanes, e, f, f * (both * a))
+
+
+def log_single(code: Code, lanes: Lanes, a: Value) -> Value:
+    """Logarithm of float32 for normal a > 0, to about one unit in the last place.
+
+    With m as in `log` and f = m − 1: log m = f − f²/2 + f³ P(f), as in Cephes' `logf`.
+    """
+
+    def number(x: float) -> Value:
+        return code.constant(lanes, x)
+
+    e, mantissa = _split(code, lanes, a)
+    f = mantissa - number(1.0)
+    z = f * f
+    series = number(_LOG_SINGLE[0])
+    for coefficient in _LOG_SINGLE[1:]:
+        series = code.fma(lanes, series, f, number(coefficient))
+    rest = code.fma(lanes, z * f, series, e * number(_LN2_LOW_SINGLE))
+    rest = code.fma(lanes, z, number(-0.5), rest)
+    return code.fma(lanes, e, number(_LN2_HIGH_SINGLE), f + rest)
+
+
+def _split(code: Code, lanes: Lanes, a: Value) -> tuple[Value, Value]:
+    """The e and m of a = 2ᵉ m with m between √½ and √2, as floats."""
+    root_half, bits = (0x3F3504F3, 23) if lanes.single else (0x3FE6A09E667F3BCD, 52)
+    above = code.as_integers(lanes, a) - code.whole(lanes, root_half)
+    exponent = code.shifted(lanes, above, -bits)
+    mantissa = code.as_integers(lanes, a) - code.shifted(lanes, exponent, bits)
+    # A small integer as a float: put it in the lowest bits of 1.5·2^bits.
+    magic = code.constant(lanes, 1.5 * 2.0**bits)
+    biased = code.as_integers(lanes, magic) + exponent
+    return code.as_floats(lanes, biased) - magic, code.as_floats(lanes, mantissa)
+
+
+def _log_of_parts(code: Code, lanes: Lanes, e: Value, f: Value, s: Value) -> Value:
+    """E·log 2 + log(1 + f) with s = f/(2 + f)."""
+
+    def number(x: float) -> Value:
+        return code.constant(lanes, x)
+
     z = s * s
     series = number(_ATANH[-1])
     for coefficient in _ATANH[-2::-1]:

@@ -8,6 +8,8 @@ the candidate alone, so that its statistics have the same bits in any company.
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ import numpy as np
 
 from dask_gmm.mixture.kernels.base import (
     Candidate,
+    EStep,
+    Kernel,
+    Predictor,
     beyond_range,
     checked_values,
     possible_forms,
@@ -31,14 +36,13 @@ from dask_gmm.mixture.kernels.compiled.moments import (
     NOT_FINITE,
     SHARED,
 )
-from dask_gmm.mixture.kernels.compiled.prepared import Members, Prepared, keep
 from dask_gmm.mixture.kernels.compiled.run import RowsOutOfRangeError, Run, bytes_needed, room
 from dask_gmm.mixture.kernels.features import common_centre
 from dask_gmm.mixture.rounding import far_apart
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -47,7 +51,6 @@ if TYPE_CHECKING:
     from dask_gmm.rows import Rows
 
     Array = NDArray[np.float64]
-    ByBlas = Callable[[Design, MixtureParameters, Array], bool]
 
 __all__ = ["CompiledKernel"]
 
@@ -68,7 +71,8 @@ def _say_once(message: str) -> None:
     _log.info(message)
 
 
-class CompiledKernel:
+@dataclass(frozen=True)
+class CompiledKernel(Kernel):
     """Vector code for this CPU and this shape of problem; several times the speed of BLAS.
 
     Parameters
@@ -79,47 +83,21 @@ class CompiledKernel:
         Whether float32 rows may be computed in float32.
     """
 
-    def __init__(self, width: int | None = None, *, single: bool = True) -> None:
-        self._width = width
-        self._single = single
+    width: int | None = None
+    single: bool = field(default=True, kw_only=True)
 
     @property
     def name(self) -> str:
         """The kernel's name: compiled."""
         return "compiled"
 
-    def statistics(
-        self, rows: Rows, candidates: Sequence[Candidate]
-    ) -> tuple[SufficientStatistics, ...]:
-        """Statistics of the rows for each candidate; see `Kernel.statistics`."""
-        for candidate in candidates:
-            checked_values(rows.values, candidate.parameters.n_features)
-        found: dict[int, SufficientStatistics] = {}
-        prepared = self._prepare(rows.values, candidates, _slower_than_blas)
-        for j in prepared.by_blas:
-            found[j] = BlasKernel().statistics(rows, [candidates[j]])[0]
-        for members in prepared.members:
-            group = [candidates[j] for j in members.places]
-            statistics = self._gather(rows, group, members)
-            found.update(zip(members.places, statistics, strict=True))
-        return tuple(found[j] for j in range(len(candidates)))
+    def e_step(self, candidates: Sequence[Candidate]) -> CompiledEStep:
+        """Prepare for statistics; see `Kernel.e_step`."""
+        return CompiledEStep(self, candidates)
 
-    def log_densities(
-        self, values: NDArray[Any], parameters: MixtureParameters
-    ) -> NDArray[np.float64]:
-        """Log-densities log p(x_n); see `Kernel.log_densities`."""
-        return self._predict("log_densities", values, parameters, np.float64)
-
-    def posteriors(
-        self, values: NDArray[Any], parameters: MixtureParameters
-    ) -> NDArray[np.float64]:
-        """Responsibilities; see `Kernel.posteriors`."""
-        return self._predict("posteriors", values, parameters, np.float64, parameters.n_components)
-
-    def labels(self, values: NDArray[Any], parameters: MixtureParameters) -> NDArray[np.intp]:
-        """Most probable components; see `Kernel.labels`."""
-        found = self._predict("labels", values, parameters, np.int64)
-        return found.astype(np.intp, copy=False)
+    def predictor(self, parameters: MixtureParameters) -> CompiledPredictor:
+        """Prepare for predictions; see `Kernel.predictor`."""
+        return CompiledPredictor(self, parameters)
 
     def workspace_bytes(
         self,
@@ -127,21 +105,25 @@ class CompiledKernel:
         n_components: Sequence[int],
         forms: Sequence[CovarianceForm] | None = None,
     ) -> int:
-        """Most bytes that `statistics` allocates; see `Kernel.workspace_bytes`."""
+        """Most bytes that an `e_step` holds; see `Kernel.workspace_bytes`."""
         return sum(
-            max(_bytes(self._width, n_features, k, form) for form in kinds)
+            max(_bytes(self.width, n_features, k, form) for form in kinds)
             for k, kinds in possible_forms(n_components, forms)
         )
 
-    def _design(self, form: str, d: int, k: int, single_rows: bool, single: bool) -> Design:
-        return _design(self._width, form, d, k, single_rows, single)
+    def exact(self) -> CompiledKernel:
+        """The same kernel in float64 alone."""
+        return replace(self, single=False)
 
-    def _plan(self, values: NDArray[Any], parameters: MixtureParameters) -> tuple[Design, Array]:
-        """How to compute these rows for these parameters: arithmetic and centre."""
+    def design(self, form: str, d: int, k: int, single_rows: bool, single: bool) -> Design:
+        """The program for a shape of problem on this CPU."""
+        return _design(self.width, form, d, k, single_rows, single)
+
+    def plan(self, parameters: MixtureParameters, *, single_rows: bool) -> tuple[Design, Array]:
+        """How to compute rows, float32 or not, for these parameters: arithmetic and centre."""
         centre = common_centre(parameters)
-        single_rows = values.dtype == np.dtype(np.float32)
         single = False
-        if single_rows and self._single:
+        if single_rows and self.single:
             rounded = centre.astype(np.float32).astype(np.float64)
             if _suits_single(parameters, rounded):
                 single, centre = True, rounded
@@ -151,95 +133,180 @@ class CompiledKernel:
                     f"{LARGEST_SINGLE_ERROR:.0e} of a log-density or a covariance"
                 )
         k, d = parameters.means.shape
-        return self._design(parameters.form.name, d, k, single_rows, single), centre
+        return self.design(parameters.form.name, d, k, single_rows, single), centre
 
-    def _prepare(
-        self, values: NDArray[Any], candidates: Sequence[Candidate], blas: ByBlas
-    ) -> Prepared:
-        """What these candidates need before rows like these are read; from the last call if so."""
-        settings = values.dtype == np.float32, self._width, self._single, blas
-        return keep(settings, candidates, lambda: self._prepare_now(values, candidates, blas))
 
-    def _prepare_now(
-        self, values: NDArray[Any], candidates: Sequence[Candidate], blas: ByBlas
-    ) -> Prepared:
-        by_blas: list[int] = []
+@dataclass(frozen=True, eq=False)
+class _Members:
+    """Candidates that share their tiles.
+
+    Attributes
+    ----------
+    places : tuple of int
+        Which of the E-step's candidates they are.
+    single : bool
+        Whether their arithmetic is float32.
+    run : Run
+    """
+
+    places: tuple[int, ...]
+    single: bool
+    run: Run
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """How the candidates of an E-step are taken: some by BLAS, the others in company."""
+
+    by_blas: tuple[tuple[int, EStep], ...]
+    members: tuple[_Members, ...]
+
+
+class CompiledEStep(EStep):
+    """Packed candidates and the memory of their runs.
+
+    Packing, predicting the rounding and finding memory take longer than the rows of a small block;
+    they are done when the first rows come, which say whether they are float32.
+
+    Parameters
+    ----------
+    kernel : CompiledKernel
+    candidates : sequence of Candidate
+    """
+
+    def __init__(self, kernel: CompiledKernel, candidates: Sequence[Candidate]) -> None:
+        self._kernel = kernel
+        self._candidates = tuple(candidates)
+        self._prepared: dict[bool, _Prepared] = {}
+        self._in_doubles: dict[int, CompiledEStep] = {}
+
+    def statistics(self, rows: Rows) -> tuple[SufficientStatistics, ...]:
+        """Statistics of the rows for each candidate; see `EStep.statistics`."""
+        for candidate in self._candidates:
+            checked_values(rows.values, candidate.parameters.n_features)
+        found: dict[int, SufficientStatistics] = {}
+        prepared = self._prepare(single_rows=rows.values.dtype == np.float32)
+        for j, e_step in prepared.by_blas:
+            found[j] = e_step.statistics(rows)[0]
+        for members in prepared.members:
+            found.update(zip(members.places, self._gather(rows, members), strict=True))
+        return tuple(found[j] for j in range(len(self._candidates)))
+
+    def _prepare(self, *, single_rows: bool) -> _Prepared:
+        """What these candidates need before rows of a kind are read."""
+        found = self._prepared.get(single_rows)
+        if found is not None:
+            return found
+        by_blas = []
         groups: dict[tuple[Design, bytes], list[int]] = {}
         members = []
         with np.errstate(all="ignore"):
-            for j, candidate in enumerate(candidates):
-                design, centre = self._plan(values, candidate.parameters)
-                if blas(design, candidate.parameters, centre):
-                    by_blas.append(j)
+            for j, candidate in enumerate(self._candidates):
+                design, centre = self._kernel.plan(candidate.parameters, single_rows=single_rows)
+                if _slower_than_blas(design, candidate.parameters, centre):
+                    by_blas.append((j, BlasKernel().e_step([candidate])))
                     continue
                 groups.setdefault((design, centre.tobytes()), []).append(j)
             for (design, bits), places in groups.items():
-                run = Run(design, [candidates[j] for j in places], np.frombuffer(bits))
-                members.append(Members(tuple(places), design, run))
-        return Prepared(tuple(candidates), tuple(by_blas), tuple(members))
+                run = Run(design, [self._candidates[j] for j in places], np.frombuffer(bits))
+                members.append(_Members(tuple(places), design.lanes.single, run))
+        prepared = self._prepared[single_rows] = _Prepared(tuple(by_blas), tuple(members))
+        return prepared
 
-    def _gather(
-        self,
-        rows: Rows,
-        group: Sequence[Candidate],
-        members: Members,
-    ) -> list[SufficientStatistics]:
+    def _gather(self, rows: Rows, members: _Members) -> list[SufficientStatistics]:
         """Statistics of candidates that share their tiles."""
-        run, single = members.run, members.design.lanes.single
-        values, weights, exponent = rows.values, rows.weights, _exponent(rows.weights)
+        run, single = members.run, members.single
+        values, weights, exponent = rows.values, rows.weights, _exponent(rows)
         try:
             run.go("statistics", values, weights=weights, exponent=exponent)
         except RowsOutOfRangeError:
-            return self._gather_in_doubles(rows, group)
+            return [self._gather_in_doubles(rows, place) for place in members.places]
         weight = rows.total_weight
         results = []
         # All of them first: who goes apart takes the place of the others' sums.
-        finished = [run.finish(j) for j in range(len(group))]
-        for j, candidate in enumerate(group):
+        finished = [run.finish(j) for j in range(len(members.places))]
+        for j, place in enumerate(members.places):
             sums, said = finished[j]
             if said & SHARED and said & (NARROW_FOR_SHARED | NOT_FINITE):
                 run.go("statistics", values, weights=weights, exponent=exponent, apart=j)
                 sums, said = run.finish(j)
             if single and said & (NARROW_FOR_SINGLE | NOT_FINITE):
-                results += self._gather_in_doubles(rows, [candidate])
+                results.append(self._gather_in_doubles(rows, place))
                 continue
             if said & NOT_FINITE:
                 raise beyond_range(values, 0, np.zeros(len(values), dtype=bool))
             if exponent:
                 np.ldexp(sums, exponent, out=sums)
             sums[1] = weight
+            candidate = self._candidates[place]
             form, reference = candidate.parameters.form, candidate.reference
             results.append(SufficientStatistics.around(form, reference, len(rows), sums))
         return results
 
-    def _gather_in_doubles(
-        self, rows: Rows, group: Sequence[Candidate]
-    ) -> list[SufficientStatistics]:
-        exact = CompiledKernel(self._width, single=False)
-        return list(exact.statistics(rows, group))
+    def _gather_in_doubles(self, rows: Rows, place: int) -> SufficientStatistics:
+        """Statistics of a candidate that float32 loses; its memory lies beside that of float32."""
+        if place not in self._in_doubles:
+            self._in_doubles[place] = self._kernel.exact().e_step([self._candidates[place]])
+        return self._in_doubles[place].statistics(rows)[0]
+
+
+class CompiledPredictor(Predictor):
+    """A packed mixture and the memory of its runs.
+
+    Parameters
+    ----------
+    kernel : CompiledKernel
+    parameters : MixtureParameters
+    """
+
+    def __init__(self, kernel: CompiledKernel, parameters: MixtureParameters) -> None:
+        self._kernel = kernel
+        self._parameters = parameters
+        self._prepared: dict[bool, tuple[Design, Run] | Predictor] = {}
+        self._in_doubles: CompiledPredictor | None = None
+
+    def log_densities(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Log-densities log p(x_n); see `Predictor.log_densities`."""
+        return self._predict("log_densities", values, np.float64)
+
+    def posteriors(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Responsibilities; see `Predictor.posteriors`."""
+        return self._predict("posteriors", values, np.float64, self._parameters.n_components)
+
+    def labels(self, values: NDArray[Any]) -> NDArray[np.intp]:
+        """Most probable components; see `Predictor.labels`."""
+        return self._predict("labels", values, np.int64).astype(np.intp, copy=False)
 
     def _predict(
-        self,
-        entry: str,
-        values: NDArray[Any],
-        parameters: MixtureParameters,
-        dtype: type,
-        *columns: int,
+        self, entry: str, values: NDArray[Any], dtype: type, *columns: int
     ) -> NDArray[Any]:
-        values = checked_values(values, parameters.n_features)
-        prepared = self._prepare(values, [Candidate(parameters)], _worse_than_blas)
-        if prepared.by_blas:
-            found: NDArray[Any] = getattr(BlasKernel(), entry)(values, parameters)
+        values = checked_values(values, self._parameters.n_features)
+        prepared = self._prepare(single_rows=values.dtype == np.float32)
+        if isinstance(prepared, Predictor):
+            found: NDArray[Any] = getattr(prepared, entry)(values)
             return found
-        (members,) = prepared.members
-        n = room(len(values), members.design)
-        output: NDArray[Any] = np.empty((n, *columns), dtype=dtype)
+        design, run = prepared
+        output: NDArray[Any] = np.empty((room(len(values), design), *columns), dtype=dtype)
         try:
-            members.run.go(entry, values, output=output)
+            run.go(entry, values, output=output)
         except RowsOutOfRangeError:
-            exact = CompiledKernel(self._width, single=False)
-            return exact._predict(entry, values, parameters, dtype, *columns)
+            if self._in_doubles is None:
+                self._in_doubles = self._kernel.exact().predictor(self._parameters)
+            return self._in_doubles._predict(entry, values, dtype, *columns)
         return output[: len(values)]
+
+    def _prepare(self, *, single_rows: bool) -> tuple[Design, Run] | Predictor:
+        """A run for rows of a kind, or BLAS where that is the better one."""
+        found = self._prepared.get(single_rows)
+        if found is None:
+            with np.errstate(all="ignore"):
+                design, centre = self._kernel.plan(self._parameters, single_rows=single_rows)
+                if _worse_than_blas(design, self._parameters, centre):
+                    found = BlasKernel().predictor(self._parameters)
+                else:
+                    found = design, Run(design, [Candidate(self._parameters)], centre)
+            self._prepared[single_rows] = found
+        return found
 
 
 def _design(
@@ -273,15 +340,15 @@ def _suits_single(parameters: MixtureParameters, centre: Array) -> bool:
     return packing.rounding(parameters, centre, _EPS_SINGLE) <= LARGEST_SINGLE_ERROR
 
 
-def _exponent(weights: Array | None) -> int:
+def _exponent(rows: Rows) -> int:
     """The e by which a program reads row weights times 2^-e; 0 where they are near 1.
 
     Scaling by a power of two is exact. Else float32 could not hold the weights, and what a program
     makes of a component depends on how many rows it has.
     """
-    if weights is None or not len(weights):
+    if rows.weights is None or not len(rows):
         return 0
-    exponent = int(np.frexp(weights.mean())[1])
+    exponent = math.frexp(rows.total_weight / len(rows))[1]
     return 0 if abs(exponent) <= _USUAL_WEIGHT else exponent
 
 

@@ -53,11 +53,17 @@ def _weights(
     def given() -> None:
         source = code.array(block.word(Block.weights), ir.DoubleType())
 
-        def body(t: Value) -> None:
-            one = source.read(start + t)
-            weights.write(_narrowed(code, design, one), t)
+        def several(t: Value) -> None:
+            places = range(0, lanes.count, lanes.doubles.count)
+            parts = [source.vector(lanes.doubles, start + t + place) for place in places]
+            weights.put(code.from_doubles(lanes, parts), t)
 
-        code.loop(count, body)
+        def one(t: Value) -> None:
+            weights.write(_narrowed(code, design, source.read(start + t)), t)
+
+        whole = count // lanes.count * lanes.count
+        code.loop(whole, several, step=lanes.count)
+        code.loop(count, one, start=whole)
 
     def equal() -> None:
         one = code.constant(lanes, 1.0)

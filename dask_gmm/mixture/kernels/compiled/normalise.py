@@ -8,17 +8,18 @@ there is one in the tile and 0 else, and leaves the peaks to be looked at.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llvmlite import ir
 
-from dask_gmm.mixture.kernels.compiled.elementary import exp, log
-from dask_gmm.mixture.kernels.compiled.records import Block
+from dask_gmm.mixture.kernels.compiled.elementary import exp, inverse_and_log, log, log_single
 from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dask_gmm.mixture.kernels.compiled.design import Design
-    from dask_gmm.mixture.kernels.compiled.records import Member
+    from dask_gmm.mixture.kernels.compiled.records import Block, Member
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code, Lanes
 
 __all__ = [
@@ -31,25 +32,21 @@ __all__ = [
 
 def responsibilities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Turn `joint` into weighted responsibilities w_n r_nk; gather N_k and the log-likelihood."""
-    lanes, totals = design.lanes, member.log_likelihood
-    weights, row_sums = block.row_weights, block.row_sums
-    peak_of, doubles = block.peak, lanes.doubles
+    lanes, doubles, totals = design.lanes, design.lanes.doubles, member.log_likelihood
     bad = _peaks(code, design, block, member, end)
     _relative_densities(code, design, block, member, end)
 
     def rows(t: Value, *gathered: Value) -> list[Value]:
         places = [t + c * lanes.count for c in range(design.abreast)]
-        weight = [weights.vector(lanes, u) for u in places]
-        total = [row_sums.vector(lanes, u) for u in places]
-        for u, w, s in zip(places, weight, total, strict=True):
-            row_sums.put(w / s, u)
-        peak = [peak_of.vector(lanes, u) for u in places]
-        logarithms = _weighted_logarithms(code, design, weight, total)
-        after = [g + part for g, part in zip(gathered, logarithms, strict=True)]
-        for p, w in zip(peak, weight, strict=True):
-            parts = zip(code.to_doubles(lanes, p), code.to_doubles(lanes, w), after, strict=True)
-            after = [code.fma(doubles, b, a, g) for a, b, g in parts]
-        return after
+        weights = [block.row_weights.vector(lanes, u) for u in places]
+        sums = [block.row_sums.vector(lanes, u) for u in places]
+        peaks = [block.peak.vector(lanes, u) for u in places]
+        some = _Rows(block.row_sums, places, weights, sums, peaks)
+        return code.when(
+            _are_zero_or_one(code, lanes, weights),
+            lambda: _by_product(code, lanes, some, gathered),
+            lambda: _one_by_one(code, lanes, some, gathered),
+        )
 
     places = range(0, lanes.count, doubles.count)
     start = [totals.vector(doubles, place) for place in places]
@@ -60,30 +57,47 @@ def responsibilities(code: Code, design: Design, block: Block, member: Member, e
     return bad
 
 
-def _weighted_logarithms(
-    code: Code, design: Design, weights: list[Value], totals: list[Value]
-) -> list[Value]:
-    """Σ w log s over some vectors of rows, as vectors of float64.
+class _Rows(NamedTuple):
+    """Some vectors of rows: their weights w, the sums s of their densities, and their peaks p."""
 
-    Where all weights are 0 or 1 it is one logarithm, that of the product of the sums that count.
+    row_sums: Array
+    places: list[Value]
+    weights: list[Value]
+    sums: list[Value]
+    peaks: list[Value]
+
+
+def _by_product(code: Code, lanes: Lanes, rows: _Rows, gathered: Sequence[Value]) -> list[Value]:
+    """`gathered` plus Σ w (p + log s); w/s takes the place of s. For weights of 0 and 1.
+
+    One logarithm does, that of the product of the sums that count.
     """
-    lanes, doubles = design.lanes, design.lanes.doubles
-    one = code.constant(lanes, 1.0)
+    doubles, one = lanes.doubles, code.constant(lanes, 1.0)
+    product = one
+    for u, w, s in zip(rows.places, rows.weights, rows.sums, strict=True):
+        rows.row_sums.put(w / s, u)
+        product = product * code.select(code.greater(w, code.constant(lanes, 0.5)), s, one)
+    logarithms = [log(code, doubles, part) for part in code.to_doubles(lanes, product)]
+    after = [g + part for g, part in zip(gathered, logarithms, strict=True)]
+    for p, w in zip(rows.peaks, rows.weights, strict=True):
+        parts = zip(code.to_doubles(lanes, p), code.to_doubles(lanes, w), after, strict=True)
+        after = [code.fma(doubles, b, a, g) for a, b, g in parts]
+    return after
 
-    def of_product() -> list[Value]:
-        product = one
-        for w, s in zip(weights, totals, strict=True):
-            product = product * code.select(code.greater(w, code.constant(lanes, 0.5)), s, one)
-        return [log(code, doubles, part) for part in code.to_doubles(lanes, product)]
 
-    def one_by_one() -> list[Value]:
-        sums = [code.constant(doubles, 0.0)] * (lanes.count // doubles.count)
-        for w, s in zip(weights, totals, strict=True):
-            parts = zip(code.to_doubles(lanes, w), code.to_doubles(lanes, s), sums, strict=True)
-            sums = [code.fma(doubles, b, log(code, doubles, a), g) for b, a, g in parts]
-        return sums
-
-    return code.when(_are_zero_or_one(code, lanes, weights), of_product, one_by_one)
+def _one_by_one(code: Code, lanes: Lanes, rows: _Rows, gathered: Sequence[Value]) -> list[Value]:
+    """As `_by_product`, for any weights."""
+    after = list(gathered)
+    for u, w, s, p in zip(rows.places, rows.weights, rows.sums, rows.peaks, strict=True):
+        if lanes.single:
+            scale, logarithm = w / s, log_single(code, lanes, s)
+        else:
+            inverse, logarithm = inverse_and_log(code, lanes, s)
+            scale = w * inverse
+        rows.row_sums.put(scale, u)
+        parts = zip(*(code.to_doubles(lanes, v) for v in (w, p, logarithm)), after, strict=True)
+        after = [code.fma(lanes.doubles, a, b + c, g) for a, b, c, g in parts]
+    return after
 
 
 def _are_zero_or_one(code: Code, lanes: Lanes, vectors: list[Value]) -> Value:
@@ -97,14 +111,18 @@ def _are_zero_or_one(code: Code, lanes: Lanes, vectors: list[Value]) -> Value:
 
 
 def _share(code: Code, design: Design, block: Block, member: Member, end: Value) -> None:
-    """Scale the densities to responsibilities; note which matter, and add up N_k."""
+    """Scale the densities to responsibilities; note which matter, and add up N_k.
+
+    What counts as nothing is a part of an average row, whatever the row weighs: it is the sums over
+    all rows that must not miss it.
+    """
     lanes, scale = design.lanes, block.row_sums
     zero = code.constant(lanes, 0.0)
     mask_type = ir.IntType(lanes.mask_bits)
     masks = code.array(member.masks.raw, mask_type)
     mask_stride = design.mask_words * 64 // lanes.mask_bits
 
-    def component(k: Value, weights: Array | None) -> None:
+    def component(k: Value) -> None:
         joint = member.joint.at(k * design.pitch)
         count = member.sums.at(k * design.sums)
         mask = masks.at(k * mask_stride)
@@ -112,8 +130,7 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
 
         def rows(t: Value, count: Value) -> list[Value]:
             share = joint.vector(lanes, t) * scale.vector(lanes, t)
-            own = threshold if weights is None else threshold * weights.vector(lanes, t)
-            matters = code.greater(share, own)
+            matters = code.greater(share, threshold)
             share = code.select(matters, share, zero)
             joint.put(share, t)
             if not design.short_rows:
@@ -126,11 +143,7 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
         start = [count.vector(lanes)]
         count.put(code.loop(end, rows, step=lanes.count, carry=start)[0])
 
-    def components(weights: Array | None) -> None:
-        code.loop(member.n_components, lambda k: component(k, weights))
-
-    weighted = code.compare(block.word(Block.weights), "!=", 0)
-    code.when(weighted, lambda: components(block.row_weights), lambda: components(None))
+    code.loop(member.n_components, component)
 
 
 def log_densities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:

@@ -1,6 +1,6 @@
-"""One call of a program: its memory, its records, and the rows brought before it.
+"""Calls of a program: their memory, their records, and the rows brought before it.
 
-All memory of a call is one stretch, cut into arrays that begin on cache lines: a vector of 512
+All memory of a run is one stretch, cut into arrays that begin on cache lines: a vector of 512
 bits that straddles two lines takes twice as long to load.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from dask_gmm.mixture.kernels.base import beyond_range, check_finite
 from dask_gmm.mixture.kernels.compiled import packing
 from dask_gmm.mixture.kernels.compiled.compiler import program
-from dask_gmm.mixture.kernels.compiled.elementary import exp_numbers
+from dask_gmm.mixture.kernels.compiled.elementary import exp_numbers, least_exponent
 from dask_gmm.mixture.kernels.compiled.records import Block, Member
 from dask_gmm.mixture.statistics import number_of_sums
 
@@ -64,8 +64,7 @@ class Run:
         tile = Block.allocated(design, 0)
         sizes = [Member.allocated(design, k) for k in self._components]
         of_rows = [Member.allocated(design, k, gathered=True) for k in self._components]
-        self.nbytes = sum(map(_bytes_of, [tile, *sizes, *of_rows]))
-        memory = _Memory(self.nbytes)
+        memory = _Memory(sum(map(_bytes_of, [tile, *sizes, *of_rows])))
         self._tile = memory.cut(tile)
         self._members = [memory.cut(s) for s in sizes]
         begin = memory.used
@@ -124,6 +123,9 @@ class Run:
             A row is too far out for float32 arithmetic.
         """
         self.clear()
+        single, lanes = self._design.lanes.single, self._design.lanes.count
+        weighed = entry == "statistics"
+        self._tile["numbers"][:lanes] = least_exponent(single, to_be_weighed=weighed)
         members, at = self._records, self._records_at
         if apart is not None:
             members = members[apart : apart + 1].copy()

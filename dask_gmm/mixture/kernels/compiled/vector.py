@@ -267,6 +267,14 @@ class Code:
             parts.append(Value(self, self.builder.fpext(part.raw, lanes.doubles.vector)))
         return parts
 
+    def from_doubles(self, lanes: Lanes, parts: Sequence[Value]) -> Value:
+        """Vectors of float64 as one of elements, rounded where these are float32."""
+        if not lanes.single:
+            return parts[0]
+        half = ir.VectorType(lanes.element, lanes.doubles.count)
+        lower, upper = (Value(self, self.builder.fptrunc(part.raw, half)) for part in parts)
+        return self.shuffled(lanes, lower, upper, range(lanes.count))
+
     def call(self, function: Any, *arguments: Value | Array) -> None:
         """Call another function of the module."""
         self.builder.call(function, [a.raw for a in arguments])
