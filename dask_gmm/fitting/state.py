@@ -200,15 +200,10 @@ class _Writer:
     def _array(self, value: NDArray[Any]) -> dict[str, Any]:
         if type(value) is not np.ndarray:
             raise TypeError(f"a state cannot hold a {type(value).__name__}: make it an array")
-        # The axes as they lie in memory, so that a Fortran array comes back as one. An axis of one
-        # element lies anywhere: its stride says nothing.
+        # A Fortran array comes back as one; a view that lies in no order of its own in C order.
         axes = list(range(value.ndim))
         if value.flags.f_contiguous and not value.flags.c_contiguous:
             axes.reverse()
-        elif not value.flags.c_contiguous:
-            long = [axis for axis in axes if value.shape[axis] > 1]
-            ordered = iter(sorted(long, key=lambda axis: -abs(value.strides[axis])))
-            axes = [next(ordered) if value.shape[axis] > 1 else axis for axis in axes]
         return {
             "array": self._put(value.transpose(axes)),
             "axes": axes,
