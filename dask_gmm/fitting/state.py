@@ -200,10 +200,14 @@ class _Writer:
     def _array(self, value: NDArray[Any]) -> dict[str, Any]:
         if type(value) is not np.ndarray:
             raise TypeError(f"a state cannot hold a {type(value).__name__}: make it an array")
-        # A Fortran array comes back as one; a view that lies in no order of its own in C order.
+        # The axes as they lie in memory, so that a Fortran array comes back as one. An axis of one
+        # element lies anywhere: its stride says nothing.
         axes = list(range(value.ndim))
-        if value.flags.f_contiguous and not value.flags.c_contiguous:
-            axes.reverse()
+        if not value.flags.c_contiguous:
+            long = [axis for axis in axes if value.shape[axis] > 1]
+            ordered = sorted(long, key=lambda axis: -abs(value.strides[axis]))
+            if ordered != long:
+                axes = [axis for axis in axes if axis not in long] + ordered
         return {
             "array": self._put(value.transpose(axes)),
             "axes": axes,
