@@ -11,12 +11,11 @@ from dask_gmm.fitting.budget import BudgetSpentError
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.loop import FitResult, PlainEM, PlainState, best_result, run
-from dask_gmm.mixture.family import COVARIANCE_TYPES
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.fitting.runs import fit, fit_restarts
-from tests.mixture.problems import likelihood
+from tests.mixture.problems import FAMILIES, likelihood
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,7 +146,7 @@ def test_a_collapse_keeps_the_last_sound_parameters() -> None:
     assert np.isfinite(result.lower_bound)
 
 
-@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.parametrize("covariance_type", FAMILIES)
 @pytest.mark.parametrize(
     "rows",
     [
