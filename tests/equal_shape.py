@@ -37,19 +37,24 @@ class EqualShape(CovarianceFamily):
     def estimate(self, counts: Array, first: Array, second: Array, reg_covar: float) -> Array:
         """Minimise Σ_k N_k D log λ_k + tr(S_k A⁻¹)/λ_k in turns, which converges (1995, 3.4).
 
-        S_k is the diagonal scatter of component k about its own mean.
+        S_k is the diagonal scatter of component k about its own mean. Where there is none the
+        variances are zero, which is a collapse; 0/0 would be taken for an overflow.
         """
         scatter = second - first * (first / counts[:, None]) + reg_covar * counts[:, None]
-        d = scatter.shape[1]
-        volumes: Array = np.ones(len(counts))
-        with np.errstate(divide="ignore", invalid="ignore"):  # `factor` says what has no variance
-            for _ in range(_MOST_ROUNDS):
-                shape = np.sum(scatter / volumes[:, None], axis=0)
-                shape = shape / np.exp(np.mean(np.log(shape)))
-                before, volumes = volumes, np.sum(scatter / shape, axis=1) / (counts * d)
-                if not np.any(np.abs(volumes - before) > _SETTLED * before):
-                    break
-        covariances: Array = volumes[:, None] * shape
+        scatter = np.maximum(scatter, 0.0)
+        covariances = np.zeros_like(scatter)
+        if not scatter.any(axis=0).all():
+            return covariances
+        alive = scatter.any(axis=1)
+        scatter, n_values = scatter[alive], counts[alive] * scatter.shape[1]
+        volumes: Array = np.ones(len(scatter))
+        for _ in range(_MOST_ROUNDS):
+            shape = np.sum(scatter / volumes[:, None], axis=0)
+            shape = shape / np.exp(np.mean(np.log(shape)))
+            before, volumes = volumes, np.sum(scatter / shape, axis=1) / n_values
+            if not np.any(np.abs(volumes - before) > _SETTLED * before):
+                break
+        covariances[alive] = volumes[:, None] * shape
         return covariances
 
 

@@ -30,7 +30,6 @@ FLOORS = {
     "fitting": 3.0,
     "model_file": 3.5,
     "estimators": 4.0,
-    "report": 4.5,
     "__init__": 4.75,
     "cli": 5.0,
     "__main__": 6.0,

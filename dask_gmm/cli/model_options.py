@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,9 +19,11 @@ class _CovarianceType(click.Choice[str]):
     """A covariance family: one of scikit-learn's, or one that somebody has registered."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        family = sys.modules.get("dask_gmm.mixture.family")  # help and completion need no NumPy
-        known = getattr(family, "COVARIANCE_TYPES", ())
-        return value if value in known else super().convert(value, param, ctx)
+        if value in self.choices:  # most runs need no NumPy before they begin
+            return super().convert(value, param, ctx)
+        from dask_gmm.mixture.family import COVARIANCE_TYPES
+
+        return value if value in COVARIANCE_TYPES else super().convert(value, param, ctx)
 
 
 covariance_choice = _CovarianceType(["full", "tied", "diag", "spherical"])

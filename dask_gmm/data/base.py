@@ -331,6 +331,9 @@ class Source(ABC):
             self._seen[block.index] = Looked.USABLE if rows.left_out else Looked.POSITIVE
         return rows
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_looked_at"}
+
     @property
     def _seen(self) -> dict[int, Looked]:
         """What this process has seen of the blocks' weights; their values are all measurements."""

@@ -412,7 +412,7 @@ class DaskSource(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         # The optimised graph is made again where it is needed: its output keys are the same.
-        return {name: value for name, value in self.__dict__.items() if name != "_made"}
+        return {name: value for name, value in super().__getstate__().items() if name != "_made"}
 
     @property
     def reads_cost(self) -> bool:

@@ -183,7 +183,8 @@ def output_chunks(source: Source) -> tuple[int, ...]:
             where = axis if axis < source.feature_axis else axis + 1
             raise InputError(
                 f"{source.name} has chunks of uneven sizes along axis {where}, but those of a Zarr "
-                f"array are even: rechunk({{{where}: {max(1, int(max(sizes)))}}}) first."
+                f"array are even: give it even chunks first, as "
+                f"`X.rechunk({{{where}: {max(1, int(max(sizes)))}}})` does with a Dask array."
             )
         chunks.append(max(1, int(sizes[0])))
     return tuple(chunks)

@@ -12,6 +12,8 @@ In the notation of Celeux & Govaert (1995) and mclust, *full* is VVV, *tied* EEE
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import KeysView
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -20,14 +22,13 @@ from dask_gmm.errors import InputError
 from dask_gmm.mixture.form import DIAGONAL, FULL, SPHERICAL, TIED, CovarianceForm
 
 if TYPE_CHECKING:
-    from collections.abc import KeysView
-
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
 __all__ = [
     "COVARIANCE_TYPES",
+    "ENTRY_POINTS",
     "CovarianceFamily",
     "covariance_family",
     "register_family",
@@ -35,8 +36,19 @@ __all__ = [
 
 _REGISTERED: dict[str, CovarianceFamily] = {}
 
-COVARIANCE_TYPES: KeysView[str] = _REGISTERED.keys()
+
+class _Names(KeysView[str]):
+    """Names of the families there are; that of an entry point is one before it is loaded."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _known(name)
+
+
+COVARIANCE_TYPES: KeysView[str] = _Names(_REGISTERED)
 """Names of the families that are registered; it grows with them."""
+
+ENTRY_POINTS = "dask_gmm.families"
+"""The group of entry points by which another package names its families."""
 
 
 class CovarianceFamily(ABC):
@@ -110,7 +122,8 @@ class CovarianceFamily(ABC):
 def register_family(family: CovarianceFamily) -> None:
     """Make a family known by its name, to estimators, model files and the command line.
 
-    A worker that unpickles a model must have imported the module that registers its family.
+    A process that unpickles a model must have imported the module that registers its family, or
+    have it installed with an entry point (`covariance_family`).
 
     Raises
     ------
@@ -125,17 +138,28 @@ def register_family(family: CovarianceFamily) -> None:
 def covariance_family(name: str) -> CovarianceFamily:
     """Return the family called `name`.
 
+    A name that is none yet may be an entry point of the group `dask_gmm.families`: a module of
+    another package, which registers the family when it is imported. So workers, the command line
+    and whoever opens a model file find it without being told.
+
     Raises
     ------
     InputError
         None is.
     """
-    try:
-        return _REGISTERED[name]
-    except KeyError:
+    if not _known(name):
         raise InputError(
-            f"covariance_type={name!r} is unknown; choose one of {', '.join(_REGISTERED)}."
-        ) from None
+            f"covariance_type={name!r} is unknown; choose one of {', '.join(_REGISTERED)}, or "
+            f"import the module that registers it, on every worker too."
+        )
+    return _REGISTERED[name]
+
+
+def _known(name: str) -> bool:
+    if name not in _REGISTERED:
+        for point in entry_points(group=ENTRY_POINTS, name=name):
+            point.load()
+    return name in _REGISTERED
 
 
 class Full(CovarianceFamily):

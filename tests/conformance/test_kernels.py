@@ -415,7 +415,15 @@ class TestWeights:
         assert_close(found, true, 1e-11)
 
     @pytest.mark.parametrize("family", FAMILIES)
-    @pytest.mark.parametrize("exponent", [-300, -40, 40, 300])
+    @pytest.mark.parametrize(
+        "exponent",
+        [
+            -300,
+            pytest.param(-40, marks=pytest.mark.slow),
+            pytest.param(40, marks=pytest.mark.slow),
+            300,
+        ],
+    )
     @pytest.mark.parametrize("dtype", ["float64", "float32"])
     def test_their_unit_does_not_matter(
         self, kernel: Kernel, family: str, exponent: int, dtype: str
@@ -462,7 +470,7 @@ class TestWeights:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("ks", "d"), [((1,), 1), ((8,), 3), ((3, 20), 16), ((2, 2), 80)])
-@pytest.mark.parametrize("scale", [None, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [None, pytest.param(1.0, marks=pytest.mark.slow), 1e30])
 def test_workspace_is_not_more_than_promised(
     kernel: Kernel, family: str, ks: tuple[int, ...], d: int, scale: float | None
 ) -> None:

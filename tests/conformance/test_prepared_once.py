@@ -77,8 +77,15 @@ def check(trail: Path, passes: int, threads: int) -> None:
     assert passes <= found["prepared"] <= passes * threads
 
 
-@pytest.mark.parametrize("kind", ["zarr", "dask"])
-@pytest.mark.parametrize("place", ["threads", "processes"])
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("threads", "zarr"),
+        ("threads", "dask"),
+        ("processes", "zarr"),
+        pytest.param("processes", "dask", marks=pytest.mark.slow),
+    ],
+)
 def test_a_fit(kind: str, place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     data: Any = str(tmp_path / "x.zarr")
     zarr.create_array(data, data=X, chunks=(50, 4))

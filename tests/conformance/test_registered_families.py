@@ -8,6 +8,7 @@ name: kernels, starts, accelerated steps, collapse, merging, selection, files, t
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -19,10 +20,11 @@ import pytest
 from click.testing import CliRunner
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
-from dask_gmm.errors import InputError
+from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.fitting.acceleration.coordinates import from_vector, to_vector
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.mixture.family import Diagonal, covariance_family, register_family
+from dask_gmm.mixture.form import TIED
 from dask_gmm.mixture.kernels import KERNELS, Candidate, get_kernel
 from dask_gmm.mixture.merging import absorb_component, merge_down
 from dask_gmm.mixture.parameters import MixtureParameters
@@ -174,6 +176,25 @@ def test_an_empty_component_is_mended(family: str, rule: str) -> None:
 
 
 @families
+@pytest.mark.parametrize("at", [0.0, 2.0])
+def test_no_variance_is_a_collapse(family: str, at: float) -> None:
+    """Not an overflow, which no rule would mend."""
+    apart, same = rows_of(family), np.full((60, D), at)
+    with pytest.raises(CollapsedComponentError):
+        GaussianMixture(1, covariance_type=family, reg_covar=0.0).fit(same)
+    p = mixture(family)
+    start = MixtureParameters.create(
+        p.family, p.weights, np.vstack([np.full(D, 500.0 + at), p.means[1:]]), p.covariances
+    )
+    rows = Rows(np.vstack([np.full((60, D), 500.0 + at), apart]))
+    (found,) = get_kernel().statistics(rows, [Candidate(start)])
+    mended, notes = MStep(likelihood(family, 0.0), "reseed", Rows(apart[:300]))(found)
+    tied = covariance_family(family).form is TIED
+    assert len(notes) == (0 if tied else 1)
+    assert is_of_family(mended)
+
+
+@families
 def test_a_selection_compares_it(family: str) -> None:
     found = select_gaussian_mixture(
         rows_of(family), [2, 3], list(dict.fromkeys(["full", family])), random_state=0
@@ -205,6 +226,40 @@ def test_the_command_line_takes_its_name(family: str, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["covariance_type"] == family
 
 
+FROM_OUTSIDE = """
+from dask_gmm.mixture.family import Diagonal, register_family
+class Outside(Diagonal):
+    name = "outside"
+register_family(Outside())
+"""
+COMMAND = "from dask_gmm.cli.main import main; main()"
+POINT = "[dask_gmm.families]\noutside = families_of_another_package\n"
+
+
+def test_one_of_another_package_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    """By a command line and a process that have not been told."""
+    package, store, model = tmp_path / "site", str(tmp_path / "x.zarr"), str(tmp_path / "m.gmm")
+    (package / "another-1.0.dist-info").mkdir(parents=True)
+    (package / "another-1.0.dist-info" / "entry_points.txt").write_text(POINT)
+    (package / "another-1.0.dist-info" / "METADATA").write_text("Name: another\nVersion: 1.0\n")
+    (package / "families_of_another_package.py").write_text(FROM_OUTSIDE)
+    da.from_array(rows_of("diag"), chunks=(500, D)).to_zarr(store)
+    paths = [str(package), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    fit = ["fit", store, "-k", str(K), "--covariance", "outside", "--output", model, "-q"]
+    script = (
+        "from dask_gmm import GaussianMixture; import sys;"
+        "GaussianMixture(1, covariance_type='outside').fit([[0.0], [1.0], [3.0]]);"
+        "print(GaussianMixture.load(sys.argv[1]).covariance_type)"
+    )
+    for words in (["-c", COMMAND, *fit], ["-c", script, model]):
+        run = subprocess.run(
+            [sys.executable, *words], env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+    assert run.stdout == "outside\n"
+
+
 def test_it_travels_to_a_process_that_has_imported_it() -> None:
     p = mixture(equal_shape.EQUAL_SHAPE.name)
     script = (
@@ -226,5 +281,7 @@ def test_names_are_taken_once() -> None:
         register_family(Another())
     register_family(equal_shape.EQUAL_SHAPE)  # the same one twice is none too many
     unknown: Any = "equal"
-    with pytest.raises(InputError, match="choose one of full, tied, diag, spherical, equal-shape"):
+    with pytest.raises(
+        InputError, match=r"choose one of full, tied, diag, spherical, .*equal-shape"
+    ):
         covariance_family(unknown)

@@ -122,7 +122,10 @@ def fit(family: str, model: Any, values: Any, backend: Any = None, **given: Any)
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=() if f in ("full", "tied") else pytest.mark.slow) for f in FAMILIES],
+)
 def test_plain_fits_with_restarts_climb_the_posterior(family: str) -> None:
     model, values = map_model(family, 30.0, 2), draw(2, random_mixture(1, family, 3, 2), 900)
     report = fit(family, model, values)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.statistics import SufficientStatistics
 
 RESUMED = ("plain merge", "variance-reduced", "accelerated selection")
+SLOWER = ("plain merge",)
 fits = pytest.mark.parametrize("name", FITS)
 
 
@@ -99,7 +100,9 @@ def _resumed_everywhere(name: str, elsewhere: Elsewhere, some: slice) -> None:
         assert elsewhere.end_of(name, turn) == whole.digest
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOWER else n for n in RESUMED]
+)
 def test_another_process_goes_on_to_the_same_end(name: str, elsewhere: Elsewhere) -> None:
     _resumed_everywhere(name, elsewhere, slice(2, 3))
 
