@@ -35,6 +35,7 @@ from tests.execution.fakes import (
     fake,
     traces,
 )
+from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +93,7 @@ def alone(source: Source, job: Any, **options: Any) -> Any:
     return LocalBackend(1).run(plan_pass(source, n_threads=1, unit_level=level, **options), job)
 
 
-@pytest.mark.parametrize("n_blocks", [1, 3, 13, 64])
+@pytest.mark.parametrize("n_blocks", quick_ones([1, 3, 13, 64], [1, 13]))
 def test_the_tree_depends_on_the_blocks_alone(backend: Backend, n_blocks: int) -> None:
     source = even_fake(n_blocks, rows=2)
     expected = expected_tree([str(i) for i in range(n_blocks)])
@@ -298,7 +299,7 @@ def weighted_sources(path: str) -> dict[str, Source]:
     }
 
 
-@pytest.mark.parametrize("level", [None, 3])
+@pytest.mark.parametrize("level", quick_ones([None, 3], [3]))
 def test_weights_come_to_the_same_bits_by_every_road(
     backend: Backend, weighted: str, level: int | None
 ) -> None:

@@ -469,7 +469,15 @@ class TestWeights:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("ks", "d"), [((1,), 1), ((8,), 3), ((3, 20), 16), ((2, 2), 80)])
+@pytest.mark.parametrize(
+    ("ks", "d"),
+    [
+        pytest.param((1,), 1, marks=pytest.mark.slow),
+        ((8,), 3),
+        ((3, 20), 16),
+        pytest.param((2, 2), 80, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("scale", [None, pytest.param(1.0, marks=pytest.mark.slow), 1e30])
 def test_workspace_is_not_more_than_promised(
     kernel: Kernel, family: str, ks: tuple[int, ...], d: int, scale: float | None

@@ -236,6 +236,7 @@ COMMAND = "from dask_gmm.cli.main import main; main()"
 POINT = "[dask_gmm.families]\noutside = families_of_another_package\n"
 
 
+@pytest.mark.slow
 def test_one_of_another_package_is_found_by_its_entry_point(tmp_path: Path) -> None:
     """By a command line and a process that have not been told."""
     package, store, model = tmp_path / "site", str(tmp_path / "x.zarr"), str(tmp_path / "m.gmm")

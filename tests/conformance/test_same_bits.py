@@ -21,6 +21,7 @@ from dask_gmm import GaussianMixture
 from dask_gmm.data.stores import read_counter, writable_store
 from dask_gmm.execution import plan_pass
 from dask_gmm.execution.pinned import pinned_bytes
+from tests.marks import quick_ones
 from tests.object_store import CREDENTIALS, object_store  # noqa: F401
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def test_any_number_of_library_threads() -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("unit_level", [0, 2, 6])
+@pytest.mark.parametrize("unit_level", quick_ones([0, 2, 6], [2]))
 def test_any_grouping_into_units(
     store: str, expected: list[bytes], unit_level: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +142,7 @@ def test_one_read_of_each_block_per_pass_on_a_cluster(store: str, two_processes:
 BLOCK_BYTES = 500 * 5 * 8
 
 
-@pytest.mark.parametrize("kept", [0, 1, 18, N_BLOCKS])
+@pytest.mark.parametrize("kept", quick_ones([0, 1, 18, N_BLOCKS], [18]))
 def test_pinned_blocks_are_read_once_in_a_fit(store: str, expected: list[bytes], kept: int) -> None:
     before = read_counter()
     found, gm = fit(store, cache=kept * BLOCK_BYTES)

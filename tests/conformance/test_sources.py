@@ -26,6 +26,7 @@ from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError, SampleWeightError
 from dask_gmm.execution import LocalBackend, plan_pass
 from tests.execution.fakes import SumJob
+from tests.marks import quick_ones
 
 dask_array: Any = da  # most of it is untyped
 Values = NDArray[Any]
@@ -408,7 +409,7 @@ def test_a_weight_that_is_none_names_its_row(
 
 @few_kinds
 @every_weights
-@pytest.mark.parametrize("dtype", ["f4", ">f8", "i8", "?"])
+@pytest.mark.parametrize("dtype", quick_ones(["f4", ">f8", "i8", "?"], [">f8", "i8"]))
 def test_every_type_of_weights(
     make: Make, weigh: Callable[..., Any], dtype: str, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ from dask_gmm.data.source import open_source
 from dask_gmm.errors import InputError, StaysHereWarning, StoreError, StoreNotFoundError
 from dask_gmm.execution import LocalBackend, choose_backend
 from dask_gmm.execution.cluster import ClusterBackend
+from tests.marks import quick_ones
 from tests.object_store import object_store  # noqa: F401  a fixture
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ TRAVELLERS: dict[str, Callable[[Path, str], Store]] = {
 }
 
 
-@pytest.mark.parametrize("kind", TRAVELLERS)
+@pytest.mark.parametrize("kind", quick_ones(TRAVELLERS, ("a log", "a wrapper")))
 def test_a_store_that_travels(kind: str, place: Path, web: str, two_processes: Client) -> None:
     store = TRAVELLERS[kind](place, web)
     array = zarr.open_array(store, mode="r")

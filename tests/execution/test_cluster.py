@@ -24,6 +24,7 @@ from dask_gmm.execution import LocalBackend, PassProgress, choose_backend, plan_
 from dask_gmm.execution.cluster import ClusterBackend, graph
 from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
 from dask_gmm.execution.unit import UnitResult
+from tests.marks import quick_ones
 
 from .fakes import (
     ExpressionJob,
@@ -181,7 +182,9 @@ def weighted_by(kind: str, folder: Path) -> Source:
     return open_source(x, sample_weight=forms[kind])
 
 
-@pytest.mark.parametrize("kind", ["none", "memory", "stored", "Dask"])
+@pytest.mark.parametrize(
+    "kind", quick_ones(["none", "memory", "stored", "Dask"], ["none", "stored"])
+)
 def test_the_scheduler_needs_none_of_our_code(kind: str, tmp_path: Path) -> None:
     source = even_fake(8) if kind == "none" else weighted_by(kind, tmp_path)
     plan = plan_pass(source, n_threads=2, unit_level=0)

@@ -24,6 +24,7 @@ from dask_gmm.fitting.state import VERSION, from_arrays, from_bytes, saved, to_a
 from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
 from dask_gmm.mixture.form import FORMS
 from tests.fitting.travelling import FITS, Elsewhere, Fit, rows_of
+from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.statistics import SufficientStatistics
 
 RESUMED = ("plain merge", "variance-reduced", "accelerated selection")
-SLOWER = ("plain merge",)
 fits = pytest.mark.parametrize("name", FITS)
 
 
@@ -83,7 +83,9 @@ class Whole:
         return Whole(fit, turns, ends, fit.digest(ends))
 
 
-@fits
+@pytest.mark.parametrize(
+    "name", quick_ones(FITS, ("squarem restarts", "plain merge", "variance-reduced reseed"))
+)
 def test_states_that_travel_at_every_turn_end_with_the_same_bits(
     name: str, elsewhere: Elsewhere
 ) -> None:
@@ -100,9 +102,7 @@ def _resumed_everywhere(name: str, elsewhere: Elsewhere, some: slice) -> None:
         assert elsewhere.end_of(name, turn) == whole.digest
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOWER else n for n in RESUMED]
-)
+@pytest.mark.parametrize("name", quick_ones(RESUMED, ("variance-reduced", "accelerated selection")))
 def test_another_process_goes_on_to_the_same_end(name: str, elsewhere: Elsewhere) -> None:
     _resumed_everywhere(name, elsewhere, slice(2, 3))
 

@@ -165,7 +165,13 @@ DESIGNS = [
 
 
 @pytest.mark.parametrize("cpu", CPUS)
-@pytest.mark.parametrize(("family", "n_features", "single"), DESIGNS)
+@pytest.mark.parametrize(
+    ("family", "n_features", "single"),
+    [
+        pytest.param(*design, marks=() if design[1] in (3, 32) else pytest.mark.slow)
+        for design in DESIGNS
+    ],
+)
 def test_innermost_loops_are_as_they_were_written(
     cpu: str, family: str, n_features: int, single: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,7 +66,9 @@ def left(result: FitResult, rows: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("seed", "tail"),
     [
-        pytest.param(2, 3.0, id="a plateau that the sample's curvature hides"),
+        pytest.param(
+            2, 3.0, id="a plateau that the sample's curvature hides", marks=pytest.mark.slow
+        ),
         pytest.param(0, None, id="a sample without a maximum", marks=pytest.mark.slow),
         pytest.param(3, None, id="a refuted sample on a plateau", marks=pytest.mark.slow),
         pytest.param(0, 3.0, id="gains that decline by a power of the pass"),

@@ -21,6 +21,7 @@ from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import KERNEL, Passes, overlapping, sample_of
 from tests.fitting.runs import fit
+from tests.marks import quick_ones
 from tests.mixture.problems import FAMILIES, likelihood
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def test_a_misleading_sample_costs_reads_and_no_truth(kind: str) -> None:
 
 @kinds
 @pytest.mark.parametrize("reg", [0.0, 0.05])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick_ones(FAMILIES, ["full", "tied"]))
 def test_fixed_points_are_those_of_plain_em(kind: str, reg: float, family: str) -> None:
     """Also where reg_covar is large: a converged plain fit does not move."""
     rows, start = overlapping(5, family, n=800, spread=4.0)
