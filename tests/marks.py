@@ -11,7 +11,15 @@ if TYPE_CHECKING:
 
 
 def quick_ones(values: Iterable[Any], quick: Collection[Any]) -> list[Any]:
-    """All values, as parameters; those that are not among the quick ones are marked slow."""
+    """All values, as parameters; those that are not among the quick ones are marked slow.
+
+    A tuple holds the values of several arguments.
+    """
     values = list(values)
     assert set(quick) <= set(values), "a quick one that is no value is a slip"
-    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow) for v in values]
+    return [
+        pytest.param(
+            *(v if isinstance(v, tuple) else (v,)), marks=() if v in quick else pytest.mark.slow
+        )
+        for v in values
+    ]

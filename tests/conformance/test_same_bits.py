@@ -154,6 +154,7 @@ def test_pinned_blocks_are_read_once_in_a_fit(store: str, expected: list[bytes],
     assert pinned_bytes() == 0
 
 
+@pytest.mark.slow
 def test_pinned_blocks_on_a_cluster(
     store: str, expected: list[bytes], two_processes: Client
 ) -> None:

@@ -14,7 +14,6 @@ from dask_gmm import GaussianMixture
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError
 from dask_gmm.fitting.events import StepKind
-from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,9 +197,8 @@ def test_ends_of_the_sample_that_are_the_same_are_evaluated_once(store: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(
-    "acceleration", quick_ones(["variance-reduced", "squarem"], ["variance-reduced"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("acceleration", ["variance-reduced", "squarem"])
 def test_the_same_bits_on_a_cluster(store: str, two_processes: Client, acceleration: str) -> None:
     here = fit(store, acceleration=acceleration, max_iter=4, tol=1e-5)
     with two_processes.as_current():

@@ -24,6 +24,7 @@ from dask_gmm.mixture.kernels.compiled.packing import SMALLEST_SHARED_VARIANCE
 from dask_gmm.mixture.kernels.compiled.run import Run
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
+from tests.marks import quick_ones
 from tests.mixture.problems import FAMILIES, random_mixture
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def prepared(family: str, d: int, width: int, *, single: bool, seed: int, scale:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("d", [3, 16])
+@pytest.mark.parametrize("d", quick_ones([3, 16], [3]))
 @pytest.mark.parametrize("single", [False, True])
 def test_sums_become_statistics(family: str, d: int, single: bool) -> None:
     heard = set()
