@@ -34,6 +34,7 @@ __all__ = [
     "checked_array",
     "joined_rows",
     "new_token",
+    "no_weight",
     "refuse_marked",
 ]
 
@@ -209,10 +210,15 @@ def checked_array(
             looked = found
         n_kept += int(np.count_nonzero(part))
     if flat.size and not n_kept:
-        raise InputError(
-            f"Sample weights must contain at least one non-zero number: {name} is 0 for each row."
-        )
+        raise no_weight(name)
     return ArrayWeights(array, name, looked)
+
+
+def no_weight(name: str) -> InputError:
+    """What is raised where no row counts."""
+    return InputError(
+        f"Sample weights must contain at least one non-zero number: {name} is 0 for each row."
+    )
 
 
 def look_at(weights: NDArray[np.float64]) -> Looked:

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.sink import create_output, output_chunks
 from dask_gmm.data.source import NumpySource
+from dask_gmm.data.weights import no_weight
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
@@ -261,6 +262,8 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             source, LogLikelihoodJob(parameters, get_kernel(self.kernel))
         )
         if not found.rows:
+            if source.weights is not None and source.n_rows != 0:
+                raise no_weight("sample_weight")
             raise InputError(
                 f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
                 f"of 1 is required."

@@ -130,7 +130,9 @@ def fit_mixture(
     _tell_last([result.judgements for result in results], notify)
     best = best_result(results)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
-        check_row_count(evaluator.n_rows, settings.n_components)
+        check_row_count(
+            evaluator.n_rows, settings.n_components, weighted=source.weights is not None
+        )
     seconds = time.perf_counter() - begun
     notify(
         FitFinished(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.data.weights import no_weight
 from dask_gmm.errors import InputError, UnitsWarning
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample_fit import thinned
@@ -44,10 +45,12 @@ __all__ = [
 SAMPLE_STARTS = 5
 
 
-def check_row_count(n_rows: int | None, n_components: int) -> None:
+def check_row_count(n_rows: int | None, n_components: int, *, weighted: bool = False) -> None:
     """Refuse fewer rows than components, or than two; in scikit-learn's words."""
     if n_rows is None:
         return
+    if weighted and not n_rows:
+        raise no_weight("sample_weight")
     if n_rows < 2:
         raise InputError(f"Found array with {n_rows} sample(s) while a minimum of 2 is required.")
     if n_rows < n_components:

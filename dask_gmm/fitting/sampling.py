@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from dask_gmm.data.weights import no_weight
 from dask_gmm.errors import InputError, NonFiniteError
 from dask_gmm.rows import Rows
 
@@ -214,6 +215,20 @@ def _joined(parts: tuple[Rows, ...], n_features: int) -> Rows:
     return Rows(values, np.concatenate(weights) if weights else None)
 
 
+def _nothing_drawn(source: Source, n_blocks: int) -> InputError:
+    if source.weights is None or source.n_rows == 0:
+        return InputError(
+            f"Found array with 0 sample(s) (shape=(0, {source.n_features})) while a minimum of 1 "
+            f"is required: {source.name} holds no rows in the {n_blocks} blocks that were read."
+        )
+    if n_blocks == source.n_blocks:
+        return no_weight("sample_weight")
+    return InputError(
+        f"No row of {source.name} has a weight in the {n_blocks} of {source.n_blocks} blocks that "
+        f"were read for the start. A larger `init_size` reads more of them."
+    )
+
+
 def draw_sample(
     passes: Passes,
     size: int,
@@ -252,9 +267,6 @@ def draw_sample(
     result: PassResult[_Drawn] = passes.run(wrap(job))
     rows = _joined(result.value.parts, source.n_features)
     if not len(rows):
-        raise InputError(
-            f"Found array with 0 sample(s) (shape=(0, {source.n_features})) while a minimum of 1 "
-            f"is required: {source.name} holds no rows in the {len(blocks)} blocks that were read."
-        )
+        raise _nothing_drawn(source, len(blocks))
     complete = len(blocks) == source.n_blocks and result.value.rows == len(rows)
     return Sample(rows, complete), result

@@ -182,7 +182,7 @@ def select_mixture(
             for p in settings.points
         )
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
-    check_row_count(evaluator.n_rows, most)
+    check_row_count(evaluator.n_rows, most, weighted=source.weights is not None)
     winner = _winner(results, settings.criterion)
     assert winner.best is not None
     seconds = time.perf_counter() - begun

@@ -14,7 +14,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
+from dask_gmm.data.source import open_source
 from dask_gmm.errors import InputError
+from dask_gmm.fitting.sampling import sample_blocks
 from dask_gmm.mixture.kernels import get_kernel
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
@@ -236,3 +238,38 @@ def test_predictions_know_no_weights() -> None:
     weights = np.where(np.arange(N) % 3, W, 0.0)
     found = GaussianMixture(K, random_state=0).fit_predict(lazy, sample_weight=weights)
     assert found.compute().shape == (N,)
+
+
+@pytest.mark.parametrize("start", ["drawn", "given"])
+@pytest.mark.parametrize("road", ["memory", "Dask", "Zarr"])
+def test_somebody_must_count(road: str, start: str, tmp_path: Path) -> None:
+    """Where weights are read only in the pass, too."""
+    weights, data = np.zeros(N), da.from_array(X, chunks=(300, D))
+    of: dict[str, Any] = {"memory": weights, "Dask": da.from_array(weights, chunks=300)}
+    if road == "Zarr":
+        zarr.create_array(
+            tmp_path / "w", data=weights, chunks=(300,), config={"write_empty_chunks": True}
+        )
+        of[road] = str(tmp_path / "w")
+    gm, fitted = few_steps() if start == "given" else GaussianMixture(K), few_steps().fit(X)
+    for ask in (
+        lambda: gm.fit(data, sample_weight=of[road]),
+        lambda: fitted.score(data, sample_weight=of[road]),
+        lambda: select_gaussian_mixture(data, [1, 2], sample_weight=of[road]),
+    ):
+        with pytest.raises(InputError, match="at least one non-zero number"):
+            ask()
+
+
+def test_blocks_of_the_start_without_weight_are_said() -> None:
+    chunks, n_blocks = 100, 80
+    rows = np.tile(X, (8, 1))[: chunks * n_blocks]
+    weights = np.zeros(len(rows))
+    weights[:chunks] = 1.0  # the first of 80 blocks, which 64 evenly spaced rows leave out
+    data = da.from_array(rows, chunks=(chunks, D))
+    gm = GaussianMixture(2, random_state=0, init_size=50, max_iter=2)
+    chosen = sample_blocks(open_source(data), 50)
+    assert 0 in chosen
+    weights = np.roll(weights, chunks * next(i for i in range(n_blocks) if i not in chosen))
+    with pytest.raises(InputError, match=r"64 of 80 blocks .* larger `init_size`"):
+        gm.fit(data, sample_weight=da.from_array(weights, chunks=chunks))
