@@ -151,6 +151,7 @@ def test_a_budget_for_less_than_a_pass_is_refused(store: str, most: int) -> None
     assert read_counter().gets - before == (0 if most == 100 else N_BLOCKS)
 
 
+@pytest.mark.slow
 def test_scikit_learns_rule_on_request(store: str) -> None:
     gm = fit(store, stopping="change", tol=1e-4)
     changes = np.abs(np.diff(gm.lower_bounds_))

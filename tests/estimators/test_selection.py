@@ -271,6 +271,7 @@ def test_restarts_are_candidates_of_the_same_passes(rows: NDArray[np.float64]) -
         assert many.log_likelihood >= one.log_likelihood - 1e-3 * found.n_rows
 
 
+@pytest.mark.slow
 def test_a_grid_that_does_not_fit_takes_more_reads(
     rows: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +306,7 @@ def test_what_remains_is_in_the_table(whole: tuple[Selection, int, list[Any]]) -
         assert row.remaining_gain < 1e-3 or row.n_components > TRUE_K or row.outcome == "dropped"
 
 
+@pytest.mark.slow
 def test_what_is_said_to_remain_decides_nothing(
     store: str, whole: tuple[Selection, int, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

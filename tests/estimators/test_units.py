@@ -247,7 +247,7 @@ def test_any_units(
     st.sampled_from(ACCELERATIONS),
     st.sampled_from(KERNELS),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_units_any_way(
     dtype: str,
     size: float,

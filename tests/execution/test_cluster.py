@@ -69,6 +69,7 @@ def tasks_left(client: Client) -> int:
     return int(left)
 
 
+@pytest.mark.slow
 def test_nothing_stays_on_the_cluster(client: Client) -> None:
     ClusterBackend(client).run(plan_pass(even_fake(64), n_threads=2), SumJob())
     assert tasks_left(client) == 0
@@ -201,7 +202,7 @@ def test_the_scheduler_needs_none_of_our_code(kind: str, tmp_path: Path) -> None
     assert kind != "none" or int(done.stdout) == 15
 
 
-@pytest.mark.parametrize("level", [None, 0, 5])
+@pytest.mark.parametrize("level", quick_ones([None, 0, 5], [5]))
 def test_persisted_collections(client: Client, level: int | None) -> None:
     x = np.random.default_rng(0).normal(size=(500, 3))
     persisted = client.persist(da.from_array(x, chunks=(10, 3)) * 2.0)
@@ -285,6 +286,7 @@ def test_a_unit_that_could_not_be_read_is_tried_on_a_worker_once_more(
     assert traces(str(tmp_path), "read-0") == {"read-0": 1}
 
 
+@pytest.mark.slow
 def test_progress_is_told_within_a_single_long_unit(client: Client) -> None:
     seen: list[PassProgress] = []
     plan = plan_pass(even_fake(14), n_threads=1, unit_level=5)

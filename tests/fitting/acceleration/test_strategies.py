@@ -141,6 +141,7 @@ def test_the_fit_stops_as_far_from_the_optimum_as_it_says(seed: int, tol: float)
     assert abs(left - result.remaining_gain) < tol
 
 
+@pytest.mark.slow
 def test_the_first_read_decides_between_starts() -> None:
     rows, start = overlapping(19, spread=4.0)
     good = plain(start, rows, 1e-6).parameters
