@@ -147,10 +147,8 @@ def workers_of(client: Client) -> dict[str, Any]:
     SchedulerLostError
     """
     with scheduler_errors(client):
-        try:
-            found: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
-        except TypeError:  # before 2025.4 there was no limit to lift
-            found = client.sync(client.scheduler.identity)
+        # Of all workers: the client's own limit is no default here, and 2025.1 knows none.
+        found: dict[str, Any] = client.sync(client.scheduler.identity)
     return dict(found["workers"])
 
 
