@@ -84,7 +84,12 @@ def test_benchmark_writes_a_record(name: str, tmp_path: Path) -> None:
 
 def check_contestants(results: list[dict[str, Any]], table: str) -> None:
     """All arrived at the same log-likelihood, and the table has a row for each case."""
-    assert {r["contestant"] for r in results} == {"ours (compiled)", "ours (blas)", "scikit-learn"}
+    assert {r["contestant"] for r in results} == {
+        "ours (compiled)",
+        "ours (weights)",
+        "ours (blas)",
+        "scikit-learn",
+    }
     for r in results:
         assert r["off"] < {"float64": 1e-10, "float32": 1e-5}[r["case"]["dtype"]], r
         assert r["iterations"] == 3, r
