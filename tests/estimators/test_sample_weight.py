@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -83,11 +84,18 @@ def test_a_weight_is_so_many_copies(family: str, acceleration: str | None) -> No
     assert weighted.aic(X, sample_weight=W) == found.aic
 
 
+# A fault that is known: led by a weighted sample these stop at a saddle, all means alike, which is
+# a nat a row below the optimum that the same fits without weights, or without acceleration, find.
+SADDLE: defaultdict[tuple[str, str], list[pytest.MarkDecorator]] = defaultdict(list)
+for _init in ("k-means++", "random_from_data"):
+    SADDLE["tied", _init].append(pytest.mark.xfail(strict=True, reason="ends at a saddle"))
+
+
 @pytest.mark.parametrize(
     ("family", "init_params"),
     [("full", "kmeans"), ("full", "k-means||")]
     + [
-        pytest.param(family, init_params, marks=pytest.mark.slow)
+        pytest.param(family, init_params, marks=[pytest.mark.slow, *SADDLE[family, init_params]])
         for family in ("full", "tied")
         for init_params in ("k-means++", "random", "random_from_data")
     ],
