@@ -225,7 +225,7 @@ def _nothing_drawn(source: Source, n_blocks: int) -> InputError:
         return no_weight("sample_weight")
     return InputError(
         f"No row of {source.name} has a weight in the {n_blocks} of {source.n_blocks} blocks that "
-        f"were read for the start. A larger `init_size` reads more of them."
+        f"were read for the start. A larger init_size reads more of them."
     )
 
 

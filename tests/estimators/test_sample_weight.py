@@ -279,5 +279,5 @@ def test_blocks_of_the_start_without_weight_are_said() -> None:
     chosen = sample_blocks(open_source(data), 50)
     assert 0 in chosen
     weights = np.roll(weights, chunks * next(i for i in range(n_blocks) if i not in chosen))
-    with pytest.raises(InputError, match=r"64 of 80 blocks .* larger `init_size`"):
+    with pytest.raises(InputError, match=r"64 of 80 blocks .* larger init_size"):
         gm.fit(data, sample_weight=da.from_array(weights, chunks=chunks))
