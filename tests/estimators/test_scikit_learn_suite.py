@@ -105,7 +105,17 @@ def test_estimator_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
+# Rows repeated are other draws for k-means than rows with weights, and the check compares components
+# in their order, or ends of one start each: with one component it passes.
+_OTHER_DRAWS = {
+    "check_sample_weight_equivalence_on_dense_data": "another start, perhaps another order",
+}
+
+
 @pytest.mark.slow
-@parametrize_with_checks([GaussianMixture(n_components=2, covariance_type="diag")])
+@parametrize_with_checks(
+    [GaussianMixture(n_components=2, covariance_type="diag")],
+    expected_failed_checks=lambda estimator: _OTHER_DRAWS,
+)
 def test_estimator_checks_of_variances(estimator: Any, check: Any) -> None:
     check(estimator)
