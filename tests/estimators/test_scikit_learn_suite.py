@@ -105,8 +105,8 @@ def test_estimator_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-# Rows repeated are other draws for k-means than rows with weights, and the check compares components
-# in their order, or ends of one start each: with one component it passes.
+# Rows repeated are other draws for k-means than rows with weights, and the check compares the ends
+# of one start each, components in their order: with one component it passes.
 _OTHER_DRAWS = {
     "check_sample_weight_equivalence_on_dense_data": "another start, perhaps another order",
 }
