@@ -259,13 +259,17 @@ def _pooled_start(rows: Rows, computed: MixtureParameters, reg_covar: float) -> 
     estimate takes the moments of *all* rows here, which gives a wide start that finds better
     optima; a start must be the same for the same `random_state`, so this is its formula. It is
     about the origin; so far from there that nothing else were left of it, about the rows' mean.
+    Weights count as parts of an average one: neither their unit nor how many rows each of a sample
+    stands for may make it wider.
     """
     x, means, k = np.asarray(rows.values, dtype=np.float64), computed.means, computed.n_components
     comfortable = for_k_means_plus_plus(rows.values)
     if comfortable.centre is not None:
         middle = comfortable.back(np.zeros((1, x.shape[1])))
         x, means = x - middle, means - middle
-    weighted = x if rows.weights is None else x * rows.weights[:, None]
+    weighted = x
+    if rows.weights is not None:
+        weighted = x * (rows.weights * (len(rows) / rows.total_weight))[:, None]
     covariance = (weighted.T @ x - means.T @ means) / k
     covariance.flat[:: covariance.shape[0] + 1] += reg_covar
     computed.form.factor(covariance)  # says what is wrong with it, if anything is
