@@ -78,7 +78,9 @@ class ReadTotals:
         if self.start_reads:
             reads += f", {self.start_reads} reads for the start"
         if self.sample_blocks:
-            reads += f" and a sample of {self.sample_blocks:,} of {self.blocks:,} blocks"
+            again = self.sample_blocks > self.blocks  # drawn twice, as most rows had no weight
+            whole = "" if again else f" of {self.blocks:,}"
+            reads += f" and a sample of {self.sample_blocks:,}{whole} blocks"
         return reads
 
 

@@ -96,6 +96,7 @@ class GaussianMixture(FittedMixture):
         Whether a chunk that is not in the store is an error or stands for the fill value.
     init_size : int or 'auto', default='auto'
         Rows of the sample for the start; 'auto' takes 50 per free parameter and at least 100,000.
+        Rows of weight zero are none: more is read for it where few have a weight.
     kernel : {'auto', 'compiled', 'blas', 'reference'}, default='auto'
         How the E-step is computed: by machine code made for this CPU, by matrix products, or
         slowly in extended precision. 'auto' is 'compiled' where llvmlite is installed, else 'blas'.

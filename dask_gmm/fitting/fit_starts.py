@@ -15,7 +15,7 @@ from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
-from dask_gmm.fitting.sampling import automatic_size, draw_sample, sample_blocks
+from dask_gmm.fitting.sampling import automatic_size, draw_enough
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
 from dask_gmm.fitting.strategies import choose_acceleration, make_strategies
 
@@ -189,7 +189,7 @@ def starting_sample(
     notify: Observer,
     wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
 ) -> Sample:
-    """Draw `size` rows for the starts and say so; see `draw_sample`.
+    """Draw `size` rows for the starts and say so; see `draw_enough`.
 
     Warns of features that `reg_covar` hides.
     """
@@ -197,15 +197,14 @@ def starting_sample(
     # A start on all rows must take scikit-learn's draws from `random_state` and no other.
     # So do chunks of unknown sizes that turn out to be few: the seed comes from a copy.
     seed = 0 if everything else int(deepcopy(random_state).randint(np.iinfo(np.int32).max))
-    with backend.open(source, blocks=sample_blocks(source, size)) as passes:
-        sample, result = draw_sample(passes, size, seed, wrap)
+    sample, results = draw_enough(source, backend, size, seed, wrap)
     notify(
         SampleDrawn(
             rows=len(sample.rows),
             complete=sample.complete,
-            blocks=result.blocks,
-            bytes_read=result.bytes_read,
-            seconds=result.seconds,
+            blocks=sum(result.blocks for result in results),
+            bytes_read=sum(result.bytes_read for result in results),
+            seconds=sum(result.seconds for result in results),
         )
     )
     _warn_of_small_features(sample, reg_covar)

@@ -23,16 +23,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import BlockRef, Source
-    from dask_gmm.execution.backend import Passes, PassResult
+    from dask_gmm.execution.backend import Backend, Passes, PassResult
     from dask_gmm.execution.jobs import BlockJob
 
-__all__ = ["Sample", "SampleJob", "automatic_size", "bounded_size", "draw_sample", "sample_blocks"]
+__all__ = [
+    "Sample",
+    "SampleJob",
+    "automatic_size",
+    "bounded_size",
+    "draw_enough",
+    "draw_sample",
+    "sample_blocks",
+]
 
 _MIN_BLOCKS = 64
 _MIN_ROWS = 100_000
 _ROWS_PER_PARAMETER = 50
 _MAX_BYTES = 256 * 2**20
 _PROBED = 1024
+# Where weights of zero leave less than this part of a sample, more is read, so much more at a time.
+_ENOUGH = 0.25
+_MOST_MORE = 8
 
 
 def automatic_size(n_parameters: int, n_features: int) -> int:
@@ -45,23 +56,25 @@ def bounded_size(wanted: int, n_features: int) -> int:
     return max(1, min(wanted, _MAX_BYTES // (8 * n_features)))
 
 
-def sample_blocks(source: Source, size: int) -> tuple[int, ...]:
+def sample_blocks(source: Source, size: int, more: int = 1) -> tuple[int, ...]:
     """Choose the blocks to draw `size` rows from, evenly spaced over the rows, in order.
+
+    `more` asks for so many times the rows and the places.
 
     All blocks when all rows fit; otherwise those in which evenly spaced rows lie: at least 64
     such rows, and as many as it takes until the blocks hold `size` rows. A block is therefore
     chosen by how much of the data it holds, and empty ones never are. Chunks of unknown sizes can
     only be spaced by their number.
     """
-    n, total = source.n_blocks, source.n_rows
+    n, total, size = source.n_blocks, source.n_rows, size * more
     if total is not None and total <= size:
         return tuple(range(n))
     if total is None:
-        count = min(n, _MIN_BLOCKS)
+        count = min(n, _MIN_BLOCKS * more)
         return tuple(int((i + 0.5) * n / count) for i in range(count))
     ends = np.cumsum([source.block(i).rows or 0 for i in range(n)])
     starts = np.concatenate([[0], ends[:-1]])
-    count = _MIN_BLOCKS
+    count = _MIN_BLOCKS * more
     while True:
         targets = (np.arange(count) + 0.5) * (total / count)
         chosen = np.unique(np.searchsorted(ends, targets, side="right"))
@@ -215,18 +228,62 @@ def _joined(parts: tuple[Rows, ...], n_features: int) -> Rows:
     return Rows(values, np.concatenate(weights) if weights else None)
 
 
-def _nothing_drawn(source: Source, n_blocks: int) -> InputError:
-    if source.weights is None or source.n_rows == 0:
-        return InputError(
+def draw_enough(
+    source: Source,
+    backend: Backend,
+    size: int,
+    seed: int,
+    wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
+) -> tuple[Sample, tuple[PassResult[Any], ...]]:
+    """Draw about `size` rows; more blocks are read where too few of their rows have a weight.
+
+    Who masks most of the data, all land or all sea, is to have as good a start as who leaves it
+    out. Each draw reads up to eight times as much as the one before, at most everything, and that
+    once more where the rows met last are but few of those that have a weight.
+
+    Parameters
+    ----------
+    source : Source
+    backend : Backend
+    size, seed, wrap
+        See `draw_sample`.
+
+    Returns
+    -------
+    Sample
+    tuple of PassResult
+        What was read for it.
+
+    Raises
+    ------
+    NonFiniteError
+        A drawn row holds NaN or infinity.
+    InputError
+        There is no row, or none has a weight.
+    """
+    more = 1
+    results: list[PassResult[Any]] = []
+    while True:
+        with backend.open(source, blocks=sample_blocks(source, size, more)) as passes:
+            sample, result = draw_sample(passes, size, seed, wrap, more)
+        results.append(result)
+        found = len(sample.rows)
+        if source.weights is None or sample.complete or found >= _ENOUGH * size:
+            break
+        times = -(-size // found) if found else _MOST_MORE
+        # Once everything is read the part that has a weight is known; before it is a guess.
+        more *= times if result.blocks == source.n_blocks else min(times, _MOST_MORE)
+    if not found:
+        if source.weights is not None and source.n_rows != 0:
+            raise no_weight("sample_weight")
+        raise InputError(
             f"Found array with 0 sample(s) (shape=(0, {source.n_features})) while a minimum of 1 "
-            f"is required: {source.name} holds no rows in the {n_blocks} blocks that were read."
+            f"is required: {source.name} holds no rows in the {result.blocks} blocks that were "
+            f"read."
         )
-    if n_blocks == source.n_blocks:
-        return no_weight("sample_weight")
-    return InputError(
-        f"No row of {source.name} has a weight in the {n_blocks} of {source.n_blocks} blocks that "
-        f"were read for the start. A larger init_size reads more of them."
-    )
+    if more > 1 and found >= 2 * size:  # those with a weight lie together, and much was met at once
+        sample = Sample(sample.rows.take(slice(None, None, found // size)), False)
+    return sample, tuple(results)
 
 
 def draw_sample(
@@ -234,39 +291,38 @@ def draw_sample(
     size: int,
     seed: int,
     wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
+    more: int = 1,
 ) -> tuple[Sample, PassResult[_Drawn]]:
     """Draw up to `size` rows from the blocks of a pass.
 
     Parameters
     ----------
     passes : Passes
-        Over `sample_blocks(source, size)`.
+        Over `sample_blocks(source, size, more)`.
     size : int
         Rows wanted; the sample may be up to one row a block larger.
     seed : int
         Keys the draw; unused when all rows are taken.
     wrap : callable
         Makes what runs on each block of the job that draws; to leave rows out, for example.
+    more : int, default=1
+        One in so many rows is expected to have a weight.
 
     Raises
     ------
     NonFiniteError
         A drawn row holds NaN or infinity.
-    InputError
-        The blocks that were read hold no row at all.
     """
     source = passes.source
     blocks = tuple(passes.blocks)
     if source.n_rows is None:
-        share, most = 1.0, max(1, -(-size // len(blocks)))
+        share, most = 1.0, max(1, -(-size * more // len(blocks)))
     else:
         held = sum(source.block(i).rows or 0 for i in blocks)
-        share = min(1.0, size / held) if held else 1.0
+        share = min(1.0, size * more / held) if held else 1.0
         most = min(size, ceil(share * (source.max_block_rows or 1)))
     job = SampleJob(share, most, seed, source.n_features)
     result: PassResult[_Drawn] = passes.run(wrap(job))
     rows = _joined(result.value.parts, source.n_features)
-    if not len(rows):
-        raise _nothing_drawn(source, len(blocks))
     complete = len(blocks) == source.n_blocks and result.value.rows == len(rows)
     return Sample(rows, complete), result

@@ -14,9 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
-from dask_gmm.data.source import open_source
 from dask_gmm.errors import InputError
-from dask_gmm.fitting.sampling import sample_blocks
 from dask_gmm.mixture.kernels import get_kernel
 from tests.marks import quick_ones
 from tests.mixture.problems import FAMILIES, draw, random_mixture
@@ -262,20 +260,6 @@ def test_somebody_must_count(road: str, start: str, tmp_path: Path) -> None:
             ask()
 
 
-def test_blocks_of_the_start_without_weight_are_said() -> None:
-    chunks, n_blocks = 100, 80
-    rows = np.tile(X, (8, 1))[: chunks * n_blocks]
-    weights = np.zeros(len(rows))
-    weights[:chunks] = 1.0  # the first of 80 blocks, which 64 evenly spaced rows leave out
-    data = da.from_array(rows, chunks=(chunks, D))
-    gm = GaussianMixture(2, random_state=0, init_size=50, max_iter=2)
-    chosen = sample_blocks(open_source(data), 50)
-    assert 0 in chosen
-    weights = np.roll(weights, chunks * next(i for i in range(n_blocks) if i not in chosen))
-    with pytest.raises(InputError, match=r"64 of 80 blocks .* larger init_size"):
-        gm.fit(data, sample_weight=da.from_array(weights, chunks=chunks))
-
-
 @pytest.mark.parametrize("acceleration", quick_ones([None, "variance-reduced"], [None]))
 @pytest.mark.parametrize(
     ("family", "init_params"),
@@ -303,7 +287,8 @@ def test_the_unit_of_weights_does_not_matter(
             tol=1e-5,
             random_state=0,
         )
-        return gm.fit(da.from_array(X, chunks=(100, D)), sample_weight=da.from_array(weights))
+        gm.fit(da.from_array(X, chunks=(100, D)), sample_weight=da.from_array(weights))
+        return gm
 
     copies = fitted(W)
     for weights in (W / W.sum(), np.ldexp(W, 80)):

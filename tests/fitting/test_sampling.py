@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from dask_gmm.data.source import NumpySource, Source, open_source
 from dask_gmm.errors import InputError, NonFiniteError
 from dask_gmm.execution import LocalBackend
-from dask_gmm.fitting.sampling import Sample, automatic_size, draw_sample, sample_blocks
+from dask_gmm.fitting.sampling import Sample, automatic_size, draw_enough, sample_blocks
 
 
 def draw(source: Source, size: int, seed: int = 0, threads: int = 1) -> Sample:
-    with LocalBackend(threads).open(source, blocks=sample_blocks(source, size)) as passes:
-        return draw_sample(passes, size, seed)[0]
+    return draw_enough(source, LocalBackend(threads), size, seed)[0]
 
 
 def numbered(n: int, block_rows: int) -> NumpySource:
@@ -117,3 +116,59 @@ def test_no_rows_at_all() -> None:
 )
 def test_the_automatic_size(n_parameters: int, n_features: int, expected: int) -> None:
     assert automatic_size(n_parameters, n_features) == expected
+
+
+N, BLOCK = 6_000, 30
+POSITIONS = np.arange(float(N))[:, None]
+
+
+def masked(weights: np.ndarray, *, known: bool = True) -> Source:
+    """Rows that say where they stand, in 200 blocks."""
+    rows, w = (da.from_array(a, chunks=BLOCK) for a in (POSITIONS, weights))
+    if not known:
+        rows, w = rows[rows[:, 0] > -1.0], w[w > -1.0]
+    return open_source(rows, sample_weight=w)
+
+
+@given(
+    kept=st.one_of(st.integers(1, 100), st.integers(100, N)),
+    together=st.booleans(),
+    known=st.booleans(),
+    size=st.sampled_from([20, 200, 1500]),
+)
+@settings(max_examples=15, deadline=None)
+def test_rows_without_weight_do_not_take_the_others_places(
+    kept: int, together: bool, known: bool, size: int
+) -> None:
+    """A mask leaves a sample as large as the rows it shows allow, wherever these lie."""
+    rng = np.random.default_rng(kept)
+    first = int(rng.integers(N - kept + 1))
+    shown = np.arange(first, first + kept) if together else rng.choice(N, kept, replace=False)
+    weights = np.zeros(N)
+    weights[shown] = 2.0
+    sample, _ = draw_enough(masked(weights, known=known), LocalBackend(1), size, 0)
+    assert min(kept, size / 4) <= len(sample.rows) <= 3 * size + N / BLOCK
+    assert np.isin(sample.rows.values[:, 0], shown).all()
+    assert len(np.unique(sample.rows.values)) == len(sample.rows)
+    assert sample.complete <= (len(sample.rows) == kept)
+
+
+def test_where_all_rows_have_weights_one_draw_does() -> None:
+    source = masked(np.linspace(1e-3, 5.0, N))
+    _, results = draw_enough(source, LocalBackend(1), 300, 0)
+    assert [result.blocks for result in results] == [len(sample_blocks(source, 300))]
+
+
+def test_each_draw_reads_more_until_one_knows() -> None:
+    weights = np.zeros(N)
+    weights[5 * BLOCK : 6 * BLOCK] = 1.0  # a block that no evenly spaced 64 rows lie in
+    source = masked(weights)
+    assert 5 not in sample_blocks(source, 30)
+    sample, results = draw_enough(source, LocalBackend(1), 30, 0)
+    assert [result.blocks for result in results] == [64, 200, 200]
+    assert len(sample.rows) >= 8
+
+
+def test_nobody_has_a_weight() -> None:
+    with pytest.raises(InputError, match="at least one non-zero number"):
+        draw_enough(masked(np.zeros(N)), LocalBackend(1), 30, 0)
