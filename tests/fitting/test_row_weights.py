@@ -136,12 +136,16 @@ class TestStarts:
         assert all(r.tolist() == [1.0] for _, r in chosen)
 
     def test_the_wide_start_of_tied_mixtures(self) -> None:
-        model, starts = likelihood("tied", 1e-6), []
-        last = np.cumsum(TIMES) - 1
-        for rows, places in ((WEIGHTED, np.array([3, 50, 400])), (REPEATED, last[[3, 50, 400]])):
-            pieces = [(np.array([i]), np.ones(1)) for i in places]
-            starts.append(start_from(rows, pieces, 3, model, "k-means++").covariances)
-        np.testing.assert_allclose(starts[0], starts[1], rtol=1e-11)
+        """Of copies, but as wide as so many rows make it; no unit of weights widens it."""
+        model, places = likelihood("tied", 1e-6), np.array([3, 50, 400])
+        means, scatters = VALUES[places], []
+        copies = (np.cumsum(TIMES) - 1)[places]
+        for rows, chosen in ((WEIGHTED, places), (REPEATED, copies)):
+            pieces = [(np.array([i]), np.ones(1)) for i in chosen]
+            start = start_from(rows, pieces, 3, model, "k-means++")
+            wide = 3.0 * (start.covariances - 1e-6 * np.eye(2)) + means.T @ means
+            scatters.append(wide / len(rows))
+        np.testing.assert_allclose(scatters[0], scatters[1], rtol=1e-11)
 
 
 def test_reseeding_goes_where_the_weight_is() -> None:
