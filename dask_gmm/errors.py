@@ -13,6 +13,7 @@ from typing import Any, Self
 __all__ = [
     "ArrayNotFoundError",
     "CheckpointError",
+    "CheckpointWarning",
     "ClusterError",
     "CollapsedComponentError",
     "CollapsedComponentWarning",
@@ -31,6 +32,7 @@ __all__ = [
     "NonFiniteError",
     "OutputExistsError",
     "PassInterruptedError",
+    "ResumedElsewhereWarning",
     "RowError",
     "SampleWeightError",
     "SchedulerLostError",
@@ -260,6 +262,14 @@ class CollapsedComponentWarning(UserWarning):
 
 class StaysHereWarning(UserWarning):
     """The input cannot travel to the workers of a cluster, so this process does the work alone."""
+
+
+class CheckpointWarning(UserWarning):
+    """A commit was damaged, so an older one is used; or not written, and the fit goes on."""
+
+
+class ResumedElsewhereWarning(UserWarning):
+    """A fit goes on with another CPU or other packages than it began with: last bits may differ."""
 
 
 class UnitsWarning(UserWarning):

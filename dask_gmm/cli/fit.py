@@ -9,6 +9,7 @@ import click
 from dask_gmm.cli.model_options import fit_options
 from dask_gmm.cli.options import (
     Command,
+    checkpoint_options,
     compute_options,
     data_options,
     model_output_options,
@@ -16,7 +17,7 @@ from dask_gmm.cli.options import (
     weights_option,
 )
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
-from dask_gmm.cli.settings import Compute, DataPlace, EMSettings, check_data
+from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, EMSettings, check_data
 
 if TYPE_CHECKING:
     from dask_gmm.cli.outcome import ReadTotals
@@ -47,12 +48,18 @@ __all__ = ["fit"]
             """dask-gmm fit s3://bucket/points.zarr -k 16 --n-init 10 --tol 1e-5 \\
     --scheduler tcp://10.0.0.1:8786 -o s3://bucket/model.zarr""",
         ),
+        (
+            "for hours: if it dies, the same command goes on from the last pass",
+            """dask-gmm fit s3://bucket/points.zarr -k 64 --workers 8 \\
+    --checkpoint s3://bucket/points.checkpoint -o s3://bucket/model.zarr""",
+        ),
     ],
 )
 @data_options
 @weights_option
 @fit_options()
 @compute_options()
+@checkpoint_options
 @model_output_options("the model to write")
 @output_options
 @click.pass_obj
@@ -70,17 +77,17 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
     from dask_gmm.estimators import GaussianMixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
-    settings = EMSettings.take(values)
+    settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
     totals = ReadTotals()
-    check_fit_output(output, data, overwrite=overwrite)
+    check_fit_output(output, data, checkpoint.url, overwrite=overwrite)
     check_weights_stay(output, check_data(data, settings.components))
     with computing(compute, session), observing(session) as observe:
         mixture = GaussianMixture(
             **settings.estimator_arguments(),
-            **data.estimator_arguments(),
+            **data.estimator_arguments(checkpoint.url),
             callbacks=[totals, observe],
         )
-        mixture.fit(data.data, sample_weight=data.weights)
+        mixture.fit(data.data, sample_weight=data.weights, **checkpoint.arguments())
         if output is not None:
             save_model(mixture, output, data.storage_options, overwrite=overwrite)
     _report(session, mixture, totals, data, output)

@@ -166,6 +166,25 @@ n_effective_option = option(
 )
 
 
+checkpoint_options = stack(
+    option(
+        "--checkpoint",
+        metavar="PATH|URL",
+        section="Checkpoint",
+        help="Write down there what is known after each pass, so that the same command goes on "
+        "from there if this one dies: a folder, or a prefix in an object store, of its own. "
+        "'dask-gmm show' prints it.",
+    ),
+    option(
+        "--resume/--no-resume",
+        default=None,
+        section="Checkpoint",
+        help="--resume refuses to begin where --checkpoint holds nothing to go on from, "
+        "--no-resume begins anew in its place. Default: go on if there is something.",
+    ),
+)
+
+
 def model_option(purpose: str) -> Callable[[F], F]:
     """Declare --model."""
     return option("--model", "-m", required=True, metavar="MODEL", section="Model", help=purpose)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.fitting.events import (
     FitFinished,
+    FitResumed,
     FitStarted,
     PassFinished,
     PassJudged,
@@ -28,7 +30,10 @@ __all__ = ["ReadTotals", "fit_json", "fit_story", "print_result"]
 
 
 class ReadTotals:
-    """Counts what a fit reads; an observer."""
+    """Counts what a fit reads; an observer.
+
+    Bytes, seconds and rejected steps are those of this process, passes all of the fit.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -42,12 +47,17 @@ class ReadTotals:
         self.start_reads = 0
         self.resubmitted = 0
         self.rejected = 0
+        self.resumed_after: int | None = None
+        self._begun = time.perf_counter()
 
     def __call__(self, event: Event) -> None:
         """Take in an event."""
         match event:
             case FitStarted() | SelectionStarted():
                 self.blocks = event.n_blocks
+                self._begun = time.perf_counter()
+            case FitResumed():
+                self.resumed_after = self.passes = event.passes
             case SampleDrawn():
                 self.sample_blocks, self.sample_rows = event.blocks, event.rows
                 self.bytes_read += event.bytes_read
@@ -62,7 +72,7 @@ class ReadTotals:
             case PassJudged():
                 self.rejected += event.judgement.kind is StepKind.REJECTED
             case FitFinished() | SelectionFinished():
-                self.seconds = event.seconds
+                self.seconds = time.perf_counter() - self._begun
 
     @property
     def reads(self) -> float:
@@ -73,6 +83,8 @@ class ReadTotals:
     def in_words(self) -> str:
         """Say what was read."""
         reads = f"{self.passes} pass{'' if self.passes == 1 else 'es'}"
+        if self.resumed_after:
+            reads += f" ({self.resumed_after} of them before the fit was taken up)"
         if self.rejected:
             reads += f" ({self.rejected} rejected)"
         if self.start_reads:
@@ -133,6 +145,7 @@ def fit_json(mixture: GaussianMixture, totals: ReadTotals) -> dict[str, Any]:
         "n_rows": totals.rows,
         "n_blocks": totals.blocks,
         "passes": totals.passes,
+        "resumed_after": totals.resumed_after,
         "sample_blocks": totals.sample_blocks,
         "sample_rows": totals.sample_rows,
         "reads": totals.reads,

@@ -39,8 +39,10 @@ def local_path(url: str) -> Path | None:
     return Path(normal) if scheme_of(normal) == "file" else None
 
 
-def check_fit_output(output: str | None, data: DataPlace, *, overwrite: bool) -> None:
-    """Make sure that the model of a fit of `data`, if it is to be kept, can be written.
+def check_fit_output(
+    output: str | None, data: DataPlace, checkpoint: str | None, *, overwrite: bool
+) -> None:
+    """Make sure that what a fit of `data` is to write, if anything, can be written.
 
     Raises
     ------
@@ -49,7 +51,9 @@ def check_fit_output(output: str | None, data: DataPlace, *, overwrite: bool) ->
     OutputExistsError, StoreError
         As `check_model_place`.
     """
-    check_storage_options(data.storage_options, data.data, data.weights, output)
+    check_storage_options(data.storage_options, data.data, data.weights, output, checkpoint)
+    if checkpoint is not None:
+        refuse_overlap(checkpoint, data.data, data.weights, output)
     if output is not None:
         refuse_overlap(output, data.data)
         check_model_place(output, data.storage_options, overwrite=overwrite)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.values import show_bytes, show_count, show_seconds
 from dask_gmm.fitting.events import (
+    FitResumed,
     FitStarted,
     PassAdvanced,
     PassFinished,
@@ -86,6 +87,8 @@ class ProgressState:
                 self.stage = "drawing a sample for the start"
                 if isinstance(event, SelectionStarted):
                     self.among, self.tol = "candidates", 0.0  # several ends: none to foresee
+            case FitResumed():
+                self.stage = f"going on after pass {event.passes}"
             case StartRead():
                 self.stage = f"start: read {event.number} of {event.reads} is done"
             case SampleDrawn():
@@ -239,6 +242,12 @@ def _outlook(state: ProgressState) -> list[str]:
     return []
 
 
+def _taken_up(event: FitResumed) -> str:
+    if event.ended:
+        return f"checkpoint: the fit has ended after pass {event.passes}, nothing is left to do"
+    return f"checkpoint: going on after pass {event.passes}"
+
+
 def _from_cache(event: PassFinished) -> list[str]:
     share = event.blocks_from_cache / event.blocks if event.blocks else 0.0
     return [f"{share:.0%} from the cache"] if share else []
@@ -258,6 +267,8 @@ class _Lines:
     def __call__(self, event: Event) -> None:
         self._state.take(event)
         match event:
+            case FitResumed():
+                self._say(_taken_up(event))
             case SampleDrawn():
                 rows = "all rows" if event.complete else f"{event.rows:,} rows"
                 self._say(f"sample: {rows} from {event.blocks:,} block(s)", event.seconds)

@@ -11,6 +11,7 @@ import click
 from dask_gmm.cli.model_options import selection_options
 from dask_gmm.cli.options import (
     Command,
+    checkpoint_options,
     compute_options,
     data_options,
     model_output_options,
@@ -19,7 +20,7 @@ from dask_gmm.cli.options import (
     weights_option,
 )
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
-from dask_gmm.cli.settings import Compute, DataPlace, SelectionChoice, check_data
+from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, SelectionChoice, check_data
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,6 +56,7 @@ __all__ = ["select"]
 @n_effective_option
 @selection_options()
 @compute_options()
+@checkpoint_options
 @model_output_options("the best model")
 @output_options
 @click.pass_obj
@@ -74,17 +76,18 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     from dask_gmm.estimators import select_gaussian_mixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
-    choice = SelectionChoice.take(values)
+    choice, checkpoint = SelectionChoice.take(values), CheckpointPlace.take(values)
     totals = ReadTotals()
-    check_fit_output(output, data, overwrite=overwrite)
+    check_fit_output(output, data, checkpoint.url, overwrite=overwrite)
     check_weights_stay(output, check_data(data, max(choice.components)))
     with computing(compute, session), observing(session) as observe:
         found = select_gaussian_mixture(
             data.data,
             **choice.arguments(),
-            **data.estimator_arguments(),
+            **data.estimator_arguments(checkpoint.url),
             callbacks=[totals, observe],
             sample_weight=data.weights,
+            **checkpoint.arguments(),
         )
         if output is not None:
             save_model(found.best_model, output, data.storage_options, overwrite=overwrite)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.base import Source
 
 __all__ = [
+    "CheckpointPlace",
     "Compute",
     "DataPlace",
     "EMSettings",
@@ -35,11 +36,10 @@ class DataPlace:
     storage_options: Mapping[str, Any]
     weights: str | None = None
 
-    def estimator_arguments(self) -> dict[str, Any]:
-        """Return what `GaussianMixture` calls these."""
-        options = options_for(self.data, self.storage_options)
-        if not options and self.weights is not None:
-            options = options_for(self.weights, self.storage_options)
+    def estimator_arguments(self, *others: str | None) -> dict[str, Any]:
+        """Return what `GaussianMixture` calls these; `others` are URLs that it uses too."""
+        places = [url for url in (self.data, self.weights, *others) if url is not None]
+        options = next(filter(None, (options_for(u, self.storage_options) for u in places)), {})
         return {
             "array": self.array,
             "feature_axis": self.feature_axis,
@@ -72,6 +72,33 @@ def options_for(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     So one set of options can serve remote data and a local model.
     """
     return dict(options) if "://" in url and not url.startswith("file://") else {}
+
+
+@dataclass(frozen=True)
+class CheckpointPlace:
+    """Where a fit commits, and whether it may begin there."""
+
+    url: str | None
+    resume: bool | None
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> CheckpointPlace:
+        """Take its own values out of a command's arguments.
+
+        Raises
+        ------
+        click.UsageError
+        """
+        place = cls(values.pop("checkpoint"), values.pop("resume"))
+        if place.url is None and place.resume is not None:
+            switch = "--resume" if place.resume else "--no-resume"
+            raise click.UsageError(f"{switch} needs to know where: say so with --checkpoint.")
+        return place
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `GaussianMixture.fit` calls these."""
+        how = {None: "auto", True: "must", False: "never"}[self.resume]
+        return {"checkpoint": self.url, "resume": how}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import set_parameters
 from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.fitted import FittedMixture
-from dask_gmm.estimators.inputs import keeping_features, open_input
+from dask_gmm.estimators.inputs import checkpoint_at, keeping_features, open_input
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_size
 from dask_gmm.fitting.collapse import ON_COLLAPSE
@@ -28,6 +28,7 @@ from dask_gmm.mixture.kernels import KERNELS, get_kernel
 from dask_gmm.mixture.model import MaximumLikelihood
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     import dask.array as da
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import Source
     from dask_gmm.estimators.fitted import LazyData
+    from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.events import Observer
 
 __all__ = ["GaussianMixture"]
@@ -279,7 +281,15 @@ class GaussianMixture(FittedMixture):
     # -- fitting ---------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: object = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: object = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: str = "auto",
+    ) -> Self:
         """Fit the mixture.
 
         Parameters
@@ -291,6 +301,15 @@ class GaussianMixture(FittedMixture):
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
             an array beside them. A row of weight w counts for w rows, one of weight zero for none:
             it may even be NaN.
+        checkpoint : path or URL, optional
+            A folder, or a prefix in an object store, of this fit's own. All that it knows is
+            written there after the start and each pass, while the next one runs; so another process
+            goes on from the last pass, to the same bits. Reached by `storage_options` where it is a
+            URL. Three commits are kept. A store that fails on the way is a `CheckpointWarning`.
+        resume : {'auto', 'must', 'never'}, default='auto'
+            Go on where the checkpoint stands and begin if there is nothing; refuse to begin; or
+            begin anew in its place. A fit that has ended there is returned as it was, one that a
+            budget has stopped goes on if that is raised. Data and settings must be the same.
 
         Returns
         -------
@@ -306,11 +325,15 @@ class GaussianMixture(FittedMixture):
             component. When that happens later, `on_collapse` says what becomes of it.
         MemoryPlanError
             A pass would not fit in the memory of a worker; said before any work is submitted.
+        CheckpointError (an OSError)
+            The checkpoint cannot be used: it is that of another fit, which the message tells, or
+            not to be read or written; or, as `FencedError`, another process fits from it too.
         ClusterError (a RuntimeError)
             The cluster could not do it: `SchedulerLostError`, `NoWorkersError`, `UnitFailedError`.
         """
         with keeping_features(self):
-            self._fit(open_input(self, X, sample_weight, reset=True))
+            place = checkpoint_at(checkpoint, resume, self.storage_options, self.random_state)
+            self._fit(open_input(self, X, sample_weight, reset=True), place)
         return self
 
     @overload
@@ -336,7 +359,7 @@ class GaussianMixture(FittedMixture):
         )
         return labels
 
-    def _fit(self, source: Source) -> None:
+    def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:
         family = covariance_family(self.covariance_type)
         given = check_given(
             family,
@@ -370,6 +393,7 @@ class GaussianMixture(FittedMixture):
             random_state=check_random_state(self.random_state),
             observers=self._observers(),
             warm=self._warm_start(source.n_features),
+            checkpoint=checkpoint,
         )
         self._keep(report, source.dtype)
         warn_of_ending(report, settings)

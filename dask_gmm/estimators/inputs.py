@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import contextmanager
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,15 +18,16 @@ from zarr.abc.store import Store
 from dask_gmm.data.conversion import frame_layout, plain_array
 from dask_gmm.data.source import Source, open_memory, open_source, with_weights
 from dask_gmm.data.stores import check_missing_chunks
-from dask_gmm.data.urls import check_options
+from dask_gmm.data.urls import check_options, scheme_of
 from dask_gmm.errors import InputError
+from dask_gmm.fitting.checkpoint import RESUME, Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["check_n_effective", "keeping_features", "open_input"]
+__all__ = ["check_n_effective", "checkpoint_at", "keeping_features", "open_input"]
 
 
 def check_n_effective(n_effective: object) -> None:
@@ -41,6 +43,42 @@ def check_n_effective(n_effective: object) -> None:
             f"n_effective={n_effective!r} is no number of observations: give a positive number, or "
             f"leave it out for the sum of the weights."
         )
+
+
+def checkpoint_at(
+    url: str | os.PathLike[str] | None,
+    resume: str,
+    storage_options: Mapping[str, Any] | None,
+    random_state: Any,
+) -> Checkpoint | None:
+    """Where a fit is to commit, None for nowhere.
+
+    Raises
+    ------
+    InputError
+        `url` is no place, or `resume` is unknown.
+    """
+    if resume not in RESUME:
+        raise InputError(f"resume={resume!r} is unknown; choose one of {', '.join(RESUME)}.")
+    if url is None:
+        if resume == "must":
+            raise InputError('resume="must" needs a checkpoint: say where it is by checkpoint=.')
+        return None
+    if not isinstance(url, str | os.PathLike):
+        raise InputError(f"checkpoint={url!r} is no place: give a path or a URL.")
+    place = os.fspath(url)
+    if not place:
+        raise InputError("checkpoint is empty: give a path or a URL.")
+    options = None if scheme_of(place) in {"file", "local"} else storage_options
+    return Checkpoint(place, options, resume, _draws(random_state))
+
+
+def _draws(random_state: Any) -> int | str | None:
+    """What tells a `random_state` from others; None where it is left open."""
+    if random_state is None or isinstance(random_state, Integral):
+        return None if random_state is None else int(random_state)
+    kind, keys, *rest = random_state.get_state(legacy=True)
+    return hashlib.sha256(repr((kind, keys.tolist(), rest)).encode()).hexdigest()[:16]
 
 
 @contextmanager

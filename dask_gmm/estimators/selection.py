@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
-from dask_gmm.estimators.inputs import check_n_effective, open_input
+from dask_gmm.estimators.inputs import check_n_effective, checkpoint_at, open_input
 from dask_gmm.estimators.selection_table import Selection, row_of
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_size
@@ -26,6 +26,7 @@ from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.model import MaximumLikelihood
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     import numpy as np
@@ -67,6 +68,8 @@ def select_gaussian_mixture(
     kernel: str = "auto",
     cache: int | str = "auto",
     callbacks: Sequence[Observer] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: str = "auto",
 ) -> Selection:
     """Choose the number of components and the covariance type, in the reads of about one fit.
 
@@ -113,6 +116,8 @@ def select_gaussian_mixture(
     init_size : int or 'auto', default='auto'
         Rows of the sample; 'auto' takes 50 per parameter of the largest mixture, up to 256 MiB,
         and at least 100,000, or 25,000 where it leads no mixture.
+    checkpoint, resume
+        As for `GaussianMixture.fit`.
 
     Returns
     -------
@@ -163,6 +168,7 @@ def select_gaussian_mixture(
     model._validate_params()
     if n_effective is not None:
         check_n_effective(n_effective)
+    place = checkpoint_at(checkpoint, resume, storage_options, random_state)
     source = open_input(model, X, sample_weight, reset=True)
     points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
     settings = _fit_settings(model, points[0])
@@ -172,6 +178,7 @@ def select_gaussian_mixture(
         SelectionSettings(points, criterion, fraction, settings, n_effective),
         random_state=check_random_state(random_state),
         observers=tuple(callbacks or ()),
+        checkpoint=place,
     )
     model.set_params(callbacks=None)
     table = tuple(row_of(result) for result in report.results)

@@ -68,6 +68,10 @@ class Budget:
         if isinstance(event, StartRead):
             self.start_reads -= 1
 
+    def go_on(self, start_bytes: int) -> None:
+        """Take a fit up whose start has decoded so many bytes."""
+        self.start_bytes, self.start_reads = start_bytes, 0
+
     def check(self) -> None:
         """Refuse a budget that does not pay for a single pass.
 

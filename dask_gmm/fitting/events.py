@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from dask_gmm.execution.backend import PassProgress
 
 __all__ = [
+    "CheckpointWritten",
     "Event",
     "FitFinished",
+    "FitResumed",
     "FitStarted",
     "Judgement",
     "Observer",
@@ -96,6 +98,41 @@ class FitStarted:
     n_init: int
     max_iter: int
     tol: float
+
+
+@dataclass(frozen=True)
+class FitResumed:
+    """A fit or a selection goes on from a checkpoint.
+
+    Attributes
+    ----------
+    checkpoint : str
+    commit : int
+        Which of its commits.
+    passes : int
+        That were made before.
+    ended : bool
+        Nothing is left to do.
+    """
+
+    checkpoint: str
+    commit: int
+    passes: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class CheckpointWritten:
+    """What is known after so many passes is safe; said when the next pass is over, or the fit.
+
+    `size` are bytes, `seconds` were spent beside the pass.
+    """
+
+    checkpoint: str
+    commit: int
+    passes: int
+    size: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -262,6 +299,8 @@ class SelectionFinished:
 
 Event: TypeAlias = (
     FitStarted
+    | FitResumed
+    | CheckpointWritten
     | SampleDrawn
     | SampleAdvanced
     | StartRead

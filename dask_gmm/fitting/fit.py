@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dask_gmm.fitting.budget import Budget
+from dask_gmm.fitting.checkpoint import (
+    Progress,
+    Recorder,
+    Standing,
+    data_identity,
+    settings_identity,
+)
 from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.fitting.events import FitFinished, FitStarted, PassJudged
-from dask_gmm.fitting.fit_starts import begin, check_row_count, fit_sample_of, start_reads
+from dask_gmm.fitting.fit_starts import (
+    begin,
+    check_row_count,
+    drawn_again,
+    fit_sample_of,
+    go_on,
+    start_reads,
+)
 from dask_gmm.fitting.loop import FitResult, best_result, run
 from dask_gmm.fitting.passes import Evaluator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend
+    from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.events import Event, Judgement, Observer, PassFinished
-    from dask_gmm.fitting.loop import FitState
+    from dask_gmm.fitting.fit_starts import FitSample
+    from dask_gmm.fitting.loop import FitState, Fitting
     from dask_gmm.fitting.settings import FitSettings, WarmStart
 
 __all__ = [
@@ -62,11 +77,13 @@ def fit_mixture(
     random_state: np.random.RandomState,
     observers: Sequence[Observer] = (),
     warm: WarmStart | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> FitReport:
     """Fit a mixture to a source.
 
     Reads the blocks of the sample once (all blocks, when all rows fit in it), then every block
-    once a pass, however many restarts there are.
+    once a pass, however many restarts there are. With a checkpoint it goes on where that stands,
+    and commits after the start and each pass.
 
     Raises
     ------
@@ -74,9 +91,9 @@ def fit_mixture(
         Fewer rows than components, or a row holds NaN or infinity.
     CollapsedComponentError
         A start has a covariance that is not positive definite.
+    CheckpointError
+        The checkpoint cannot be used, or is that of another fit.
     """
-    begun = time.perf_counter()
-
     budget = Budget.of(settings, source, start_reads(settings, warm))
 
     def notify(event: Event) -> None:
@@ -94,38 +111,48 @@ def fit_mixture(
         settings.init_size,
     )
     budget.check()
-    notify(
-        FitStarted(
-            source=source.name,
-            backend=backend.name,
-            n_rows=source.n_rows,
-            n_features=source.n_features,
-            n_blocks=source.n_blocks,
-            n_components=settings.n_components,
-            n_init=1 if warm else settings.n_init,
-            max_iter=settings.max_iter,
-            tol=settings.tol,
-        )
-    )
-    acceleration, sample = fit_sample_of(source, backend, settings, random_state, notify, warm)
-    budget.check()
-    with backend.open(source, cache=settings.pinned) as passes:
-        fittings, states = begin(passes, settings, random_state, notify, warm, acceleration, sample)
-        evaluator = Evaluator(passes, settings.kernel, observers)
+    notify(_started(source, backend, settings, warm))
 
-        def after_turn(now: Sequence[FitState]) -> None:
-            if any(state.outcome is None for state in now):
-                _tell_last([state.judgements for state in now], notify)
+    def identity() -> dict[str, Any]:
+        return {"data": data_identity(source), "settings": settings_identity(settings, warm)}
 
-        ends = run(
-            fittings,
-            states,
-            evaluator.evaluate,
-            lambda _: budget.spent(evaluator.history),
-            after_turn,
-        )
-        pairs = zip(fittings, ends, strict=True)
-        results = [fitting.finish(end) for fitting, end in pairs]
+    with Recorder(checkpoint, "fit", identity, notify) as recorder:
+        found = recorder.progress
+        if found is None:
+            drawn = fit_sample_of(source, backend, settings, random_state, notify, warm)
+            budget.check()
+        else:
+            (acceleration,) = found.accelerations
+            drawn = drawn_again(source, backend, settings, acceleration, found.sample, notify)
+        digest = recorder.digest(drawn.sample, source, backend)
+        with backend.open(source, cache=settings.pinned) as passes:
+            evaluator = Evaluator(passes, settings.kernel, observers)
+            if found is None:
+                fitting, states = begin(passes, settings, random_state, notify, warm, drawn)
+            else:
+                fitting, states = go_on(settings, drawn), list(found.states)
+                evaluator.go_on(found.history, found.n_rows)
+                budget.go_on(found.start_bytes)
+
+            def after_turn(now: Sequence[FitState]) -> None:
+                if any(state.outcome is None for state in now):
+                    _tell_last([state.judgements for state in now], notify)
+
+            def at_rest(now: tuple[FitState, ...]) -> None:
+                if recorder.active:
+                    progress = _progress(now, evaluator, budget, recorder.seconds, drawn, digest)
+                    recorder.save(progress, _standing(fitting, now))
+
+            ends = run(
+                [fitting] * len(states),
+                states,
+                evaluator.evaluate,
+                lambda _: budget.spent(evaluator.history),
+                after_turn,
+                at_rest,
+            )
+            results = [fitting.finish(end) for end in ends]
+        recorder.settle()
     # Of the last pass a fit says what it leaves to gain, which is known when it has finished.
     _tell_last([result.judgements for result in results], notify)
     best = best_result(results)
@@ -133,22 +160,84 @@ def fit_mixture(
         check_row_count(
             evaluator.n_rows, settings.n_components, weighted=source.weights is not None
         )
-    seconds = time.perf_counter() - begun
-    notify(
-        FitFinished(
-            best.outcome,
-            best.n_iter,
-            best.lower_bound,
-            len(evaluator.history),
-            seconds,
-            best.remaining_gain,
-        )
+    report = FitReport(
+        best,
+        _judged(evaluator.history, best.judgements),
+        evaluator.n_rows,
+        recorder.seconds,
+        drawn.acceleration,
     )
-    history = [
+    notify(_finished(report))
+    return report
+
+
+def _started(
+    source: Source, backend: Backend, settings: FitSettings, warm: WarmStart | None
+) -> FitStarted:
+    return FitStarted(
+        source=source.name,
+        backend=backend.name,
+        n_rows=source.n_rows,
+        n_features=source.n_features,
+        n_blocks=source.n_blocks,
+        n_components=settings.n_components,
+        n_init=1 if warm else settings.n_init,
+        max_iter=settings.max_iter,
+        tol=settings.tol,
+    )
+
+
+def _finished(report: FitReport) -> FitFinished:
+    best = report.best
+    return FitFinished(
+        best.outcome,
+        best.n_iter,
+        best.lower_bound,
+        len(report.history),
+        report.seconds,
+        best.remaining_gain,
+    )
+
+
+def _judged(
+    history: Sequence[PassFinished], judgements: Sequence[Judgement]
+) -> tuple[PassFinished, ...]:
+    """The history with what the best restart made of each pass."""
+    return tuple(
         replace(record, judgement=judgement)
-        for record, judgement in zip_longest(evaluator.history, best.judgements)
-    ]
-    return FitReport(best, tuple(history), evaluator.n_rows, seconds, acceleration)
+        for record, judgement in zip_longest(history, judgements)
+    )
+
+
+def _progress(
+    states: tuple[FitState, ...],
+    evaluator: Evaluator,
+    budget: Budget,
+    seconds: float,
+    drawn: FitSample,
+    digest: str,
+) -> Progress:
+    return Progress(
+        states=states,
+        history=tuple(evaluator.history),
+        n_rows=evaluator.n_rows,
+        start_bytes=budget.start_bytes,
+        seconds=seconds,
+        sample=drawn.recipe,
+        digest=digest,
+        accelerations=(drawn.acceleration,),
+    )
+
+
+def _standing(fitting: Fitting[Any], states: Sequence[FitState]) -> Standing:
+    """The restart that the last passes found best."""
+
+    def objective(state: FitState) -> float:
+        return state.judgements[-1].objective if state.judgements else -np.inf
+
+    best = max(states, key=objective)
+    said = objective(best) if best.judgements else None
+    return Standing(fitting.end(best), said, fitting.expected_gain(best))
 
 
 def _tell_last(judgements: Sequence[Sequence[Judgement]], notify: Observer) -> None:

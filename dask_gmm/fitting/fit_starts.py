@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import numpy as np
 from dask_gmm.data.weights import no_weight
 from dask_gmm.errors import InputError, UnitsWarning
 from dask_gmm.execution.local import LocalBackend
+from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
-from dask_gmm.fitting.sampling import automatic_size, draw_enough
+from dask_gmm.fitting.sampling import SampleRecipe, automatic_size, draw_enough
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
-from dask_gmm.fitting.strategies import choose_acceleration, make_strategies
+from dask_gmm.fitting.strategies import choose_acceleration, configure, set_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,9 +35,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLE_STARTS",
+    "FitSample",
     "begin",
     "check_row_count",
+    "drawn_again",
     "fit_sample_of",
+    "go_on",
+    "sample_recipe",
     "start_reads",
     "starting_sample",
 ]
@@ -66,6 +72,23 @@ def start_reads(settings: FitSettings, warm: WarmStart | None = None) -> int:
     return READS if computed and settings.init_params == "k-means||" else 0
 
 
+@dataclass(frozen=True)
+class FitSample:
+    """What accelerates a fit, and the sample that it begins from.
+
+    Attributes
+    ----------
+    acceleration : {"variance-reduced", "squarem", None}
+    sample : Sample or None
+        None where neither the start, the acceleration nor a reseeding needs one.
+    recipe : SampleRecipe or None
+    """
+
+    acceleration: str | None
+    sample: Sample | None = None
+    recipe: SampleRecipe | None = None
+
+
 def fit_sample_of(
     source: Source,
     backend: Backend,
@@ -73,7 +96,7 @@ def fit_sample_of(
     random_state: np.random.RandomState,
     notify: Observer,
     warm: WarmStart | None,
-) -> tuple[str | None, Sample | None]:
+) -> FitSample:
     """Choose the acceleration, and draw the sample if that, the start or a reseeding needs one."""
     n_parameters = settings.model.family.n_parameters(settings.n_components, source.n_features)
     size = settings.init_size or automatic_size(n_parameters, source.n_features)
@@ -81,12 +104,27 @@ def fit_sample_of(
     acceleration = choose_acceleration(settings.acceleration, source, size, n_parameters)
     computed = warm is None and not settings.given.complete
     if not (computed or acceleration == "variance-reduced" or settings.on_collapse == "reseed"):
-        return acceleration, None
-    reg_covar = settings.model.reg_covar
-    sample = starting_sample(source, backend, size, reg_covar, random_state, notify)
+        return FitSample(acceleration)
+    recipe = sample_recipe(source, size, random_state)
+    sample = starting_sample(source, backend, recipe, settings.model.reg_covar, notify)
     if sample.complete and settings.acceleration == "auto":
         acceleration = None  # chunks of unknown sizes turn out to be few
-    return acceleration, sample
+    return FitSample(acceleration, sample, recipe)
+
+
+def drawn_again(
+    source: Source,
+    backend: Backend,
+    settings: FitSettings,
+    acceleration: str | None,
+    recipe: SampleRecipe | None,
+    notify: Observer,
+) -> FitSample:
+    """What `fit_sample_of` has returned when the fit began, which goes on now."""
+    if recipe is None:
+        return FitSample(acceleration)
+    sample = starting_sample(source, backend, recipe, settings.model.reg_covar, notify)
+    return FitSample(acceleration, sample, recipe)
 
 
 def begin(
@@ -95,9 +133,8 @@ def begin(
     random_state: np.random.RandomState,
     notify: Observer,
     warm: WarmStart | None,
-    acceleration: str | None,
-    sample: Sample | None,
-) -> tuple[list[Fitting[Any]], list[FitState]]:
+    drawn: FitSample,
+) -> tuple[Fitting[Any], list[FitState]]:
     """Find the starts, all before the first pass so that they can share it, and set out from them.
 
     Parameters
@@ -108,9 +145,9 @@ def begin(
     random_state : numpy.random.RandomState
     notify : Observer
     warm : WarmStart or None
-    acceleration, sample
-        From `fit_sample_of`.
+    drawn : FitSample
     """
+    acceleration, sample = drawn.acceleration, drawn.sample
     begun, computed = time.perf_counter(), warm is None and not settings.given.complete
     if sample is not None and computed:
         check_row_count(len(sample.rows), settings.n_components)
@@ -124,11 +161,23 @@ def begin(
         starts = _drawn_starts(passes, settings, random_state, notify, sample)
     else:
         starts = _starts(sample, settings, random_state, acceleration)
-    threads = LocalBackend().n_threads
-    begun_from = make_strategies(settings, acceleration, starts, sample, warm, threads)
+    rows = _sample_rows(settings, sample)
+    fitting = configure(settings, acceleration, rows)
+    states = set_out(fitting, settings, acceleration, rows, starts, warm)
     if computed or acceleration == "variance-reduced":
         notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
-    return begun_from
+    return fitting, states
+
+
+def go_on(settings: FitSettings, drawn: FitSample) -> Fitting[Any]:
+    """Return the strategy of a fit, configured as it was when it set out."""
+    return configure(settings, drawn.acceleration, _sample_rows(settings, drawn.sample))
+
+
+def _sample_rows(settings: FitSettings, sample: Sample | None) -> SampleRows | None:
+    if sample is None:
+        return None
+    return SampleRows(sample.rows, settings.kernel, LocalBackend().n_threads)
 
 
 def _drawn_starts(
@@ -180,24 +229,28 @@ def _starts(
     ]
 
 
-def starting_sample(
-    source: Source,
-    backend: Backend,
-    size: int,
-    reg_covar: float,
-    random_state: np.random.RandomState,
-    notify: Observer,
-    wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
-) -> Sample:
-    """Draw `size` rows for the starts and say so; see `draw_enough`.
-
-    Warns of features that `reg_covar` hides.
-    """
+def sample_recipe(source: Source, size: int, random_state: np.random.RandomState) -> SampleRecipe:
+    """How to draw `size` rows for the starts; `random_state` stays as it is."""
     everything = source.n_rows is not None and source.n_rows <= size
     # A start on all rows must take scikit-learn's draws from `random_state` and no other.
     # So do chunks of unknown sizes that turn out to be few: the seed comes from a copy.
     seed = 0 if everything else int(deepcopy(random_state).randint(np.iinfo(np.int32).max))
-    sample, results = draw_enough(source, backend, size, seed, wrap)
+    return SampleRecipe(size, seed)
+
+
+def starting_sample(
+    source: Source,
+    backend: Backend,
+    recipe: SampleRecipe,
+    reg_covar: float,
+    notify: Observer,
+    wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
+) -> Sample:
+    """Draw the rows for the starts and say so; see `draw_enough`.
+
+    Warns of features that `reg_covar` hides.
+    """
+    sample, results = draw_enough(source, backend, recipe.size, recipe.seed, wrap)
     notify(
         SampleDrawn(
             rows=len(sample.rows),

@@ -38,7 +38,7 @@ class GridReads:
         self._budget = budget
         self._notify = notify
         self._too_much = np.inf
-        self._turns = 0
+        self._turns = len(evaluator.history)
 
     def spent(self, candidates: Sequence[Candidate]) -> Outcome | None:
         """Say which budget does not pay for the reads of a turn, as far as they are known.

@@ -12,7 +12,7 @@ from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import StartsFound
-from dask_gmm.fitting.fit_starts import check_row_count, starting_sample
+from dask_gmm.fitting.fit_starts import check_row_count, sample_recipe, starting_sample
 from dask_gmm.fitting.grid_starts import grid_starts, starts_on_sample
 from dask_gmm.fitting.holdout import TrainingRowsJob
 from dask_gmm.fitting.kmeans_parallel import draw_places
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.grid_starts import GridPoint, GridStart, StartsOfSize
     from dask_gmm.fitting.holdout import HoldOut
     from dask_gmm.fitting.loop import Fitting
-    from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.sampling import Sample, SampleRecipe
     from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -75,8 +75,9 @@ def draw_grid_sample(
     random_state: np.random.RandomState,
     held_out: HoldOut | None,
     notify: Observer,
+    recipe: SampleRecipe | None = None,
 ) -> GridSample:
-    """Draw the sample of a grid; rows held out are not in it.
+    """Draw the sample of a grid, by its `recipe` if it was drawn before; without rows held out.
 
     Raises
     ------
@@ -88,14 +89,16 @@ def draw_grid_sample(
     def wrap(job: BlockJob[Any]) -> BlockJob[Any]:
         return job if held_out is None else TrainingRowsJob(job, held_out, source.block_bytes)
 
+    if recipe is None:
+        recipe = sample_recipe(source, size, random_state)
     reg_covar = settings.model.reg_covar
-    sample = starting_sample(source, backend, size, reg_covar, random_state, notify, wrap)
+    sample = starting_sample(source, backend, recipe, reg_covar, notify, wrap)
     most = max(p.n_components for p in points)
     check_row_count(len(sample.rows), most)
     check_distinct(sample.rows.values, most)
     if sample.complete and settings.acceleration == "auto":
         accelerations = dict.fromkeys(points)  # chunks of unknown sizes turn out to be few
-    return GridSample(points, settings, accelerations, sample, wrap)
+    return GridSample(points, settings, accelerations, sample, recipe, wrap)
 
 
 class GridSample:
@@ -109,6 +112,7 @@ class GridSample:
     accelerations : dict
         Of each point.
     sample : Sample
+    recipe : SampleRecipe
     wrap : callable
         Makes of a job over all rows one over the rows trained on.
     """
@@ -119,9 +123,12 @@ class GridSample:
         settings: FitSettings,
         accelerations: Accelerations,
         sample: Sample,
+        recipe: SampleRecipe,
         wrap: Wrap,
     ) -> None:
         self.accelerations = accelerations
+        self.sample = sample
+        self.recipe = recipe
         self._points = tuple(points)
         self._settings = settings
         self._wrap = wrap
@@ -146,9 +153,10 @@ class GridSample:
         for point, starts in self._starts(passes, random_state, notify).items():
             reduced = self.accelerations[point] == "variance-reduced"
             for group in [starts] if reduced and starts else [[start] for start in starts]:
-                yield point, self._strategy(point), group
+                yield point, self.strategy(point), group
 
-    def _strategy(self, point: GridPoint) -> Fitting[Any]:
+    def strategy(self, point: GridPoint) -> Fitting[Any]:
+        """Return the strategy of a point, the same whenever it is asked for."""
         model = self._settings.model.with_family(point.family)
         mine = replace(self._settings, n_components=point.n_components, model=model)
         m_step = MStep(model, mine.on_collapse, self._rows.rows, mine.kernel)

@@ -177,6 +177,7 @@ def run(
     evaluate: Callable[[Sequence[Candidate]], tuple[SufficientStatistics, ...]],
     spent: Callable[[Sequence[Candidate]], Outcome | None] = lambda _: None,
     after_turn: Callable[[tuple[S, ...]], None] = lambda _: None,
+    at_rest: Callable[[tuple[S, ...]], None] = lambda _: None,
 ) -> tuple[S, ...]:
     """Advance all strategies together, one read a turn, until each has ended.
 
@@ -193,6 +194,9 @@ def run(
         budget does not allow it. All that still run are then stopped.
     after_turn : callable
         Told the states when each turn is over, those that a spent budget has ended included.
+    at_rest : callable
+        Told the states before each turn and when all have ended, without regard to any budget: from
+        there a run with a larger one goes on.
 
     Returns
     -------
@@ -200,6 +204,7 @@ def run(
     """
     now, turns = tuple(states), 0
     while True:
+        at_rest(now)
         active = [i for i, state in enumerate(now) if state.outcome is None]
         proposals = [strategies[i].propose(now[i]) for i in active]
         candidates = [c for proposal in proposals for c in proposal]

@@ -256,6 +256,10 @@ class Evaluator:
         self._rows = passes.source.n_rows if passes.source.weights is None else None
         self.history: list[PassFinished] = []
 
+    def go_on(self, history: Sequence[PassFinished], n_rows: int | None) -> None:
+        """Take a fit up that has made these passes, over so many rows."""
+        self.history, self._rows = list(history), n_rows
+
     @property
     def n_rows(self) -> int | None:
         """Rows of the source; None while no pass has found out how many there are."""

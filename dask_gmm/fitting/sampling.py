@@ -7,6 +7,7 @@ generator keyed with (seed, block index): the same rows whoever reads them.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any, Self
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Sample",
     "SampleJob",
+    "SampleRecipe",
     "automatic_size",
     "bounded_size",
     "draw_enough",
@@ -84,6 +86,22 @@ def sample_blocks(source: Source, size: int, more: int = 1) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class SampleRecipe:
+    """How a sample is drawn: the same rows again from the same source.
+
+    Attributes
+    ----------
+    size : int
+        Rows wanted.
+    seed : int
+        Keys the draw; unused when all rows are taken.
+    """
+
+    size: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Sample:
     """Rows drawn from a source.
 
@@ -98,6 +116,15 @@ class Sample:
 
     rows: Rows
     complete: bool
+
+    def digest(self) -> str:
+        """What tells these rows and weights from any others: SHA-256 of their bytes, as hex."""
+        values, weights = self.rows.values, self.rows.weights
+        found = hashlib.sha256(f"{values.dtype.str} {values.shape}".encode())
+        for array in (values, weights):
+            if array is not None:
+                found.update(np.ascontiguousarray(array).data.cast("B"))
+        return found.hexdigest()
 
     def below(self, deviation: float) -> tuple[int, ...]:
         """Features that vary, but by less than this standard deviation, on every 1,000th row or so.

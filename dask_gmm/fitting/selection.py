@@ -12,11 +12,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dask_gmm.fitting.budget import Budget
+from dask_gmm.fitting.checkpoint import (
+    Progress,
+    Recorder,
+    Standing,
+    data_identity,
+    settings_identity,
+)
 from dask_gmm.fitting.contest import Contest, Contestant, ContestState, best_of
 from dask_gmm.fitting.driver_memory import check_grid_memory
 from dask_gmm.fitting.events import Outcome, SelectionFinished, SelectionStarted
@@ -31,9 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import Backend
+    from dask_gmm.execution.backend import Backend, Passes
+    from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.contest import Judged
     from dask_gmm.fitting.events import Event, Observer, PassFinished
+    from dask_gmm.fitting.grid_sample import GridSample
     from dask_gmm.fitting.grid_starts import GridPoint
     from dask_gmm.fitting.loop import FitResult
     from dask_gmm.fitting.settings import FitSettings
@@ -130,10 +139,12 @@ def select_mixture(
     *,
     random_state: np.random.RandomState,
     observers: Sequence[Observer] = (),
+    checkpoint: Checkpoint | None = None,
 ) -> SelectionReport:
     """Fit all points of a grid and choose the best by the criterion.
 
-    Reads the blocks of one sample, then all blocks once a pass for everybody.
+    Reads the blocks of one sample, then all blocks once a pass for everybody. With a checkpoint it
+    goes on where that stands, and commits after the start and each turn.
 
     Raises
     ------
@@ -144,8 +155,9 @@ def select_mixture(
         No point has a start with positive definite covariances.
     MemoryPlanError
         A single candidate does not fit, or all of them together exceed this process's memory.
+    CheckpointError
+        The checkpoint cannot be used, or is that of another selection.
     """
-    begun = time.perf_counter()
     fit = settings.fit
     budget = Budget.of(fit, source, start_reads(fit))
 
@@ -160,44 +172,119 @@ def select_mixture(
     check_grid_memory(source, settings.points, fit.n_init, accelerations)
     budget.check()
     notify(_started(source, backend, settings))
-    held_out = _hold_out(settings, random_state)
-    sample = draw_grid_sample(source, backend, settings.points, fit, random_state, held_out, notify)
-    budget.check()
-    with backend.open(source, cache=fit.pinned) as passes:
-        entered = list(sample.begin(passes, random_state, notify))
-        contestants = tuple(Contestant(point, fitting) for point, fitting, _ in entered)
-        contest = Contest(contestants, settings.criterion, settings.n_effective, notify)
-        state = contest.begin([starts for _, _, starts in entered])
-        arguments = (passes, fit.kernel, observers)
-        evaluator = (
-            Evaluator(*arguments)
-            if held_out is None
-            else HoldOutEvaluator(*arguments, held_out=held_out)
+    with Recorder(checkpoint, "selection", lambda: _identity(source, settings), notify) as recorder:
+        found = recorder.progress
+        held_out = _hold_out(settings, random_state, found)
+        sample = draw_grid_sample(
+            source,
+            backend,
+            settings.points,
+            fit,
+            random_state,
+            held_out,
+            notify,
+            recipe=None if found is None else found.sample,
         )
-        reads = GridReads(evaluator, budget, notify)
-        clock = _Clock(reads, contestants)
-        (state,) = run([contest], [state], clock.evaluate, reads.spent, clock.share_out)
-        results = tuple(
-            _point_result(p, contest, state, clock.seconds, sample.accelerations[p])
-            for p in settings.points
-        )
+        digest = recorder.digest(sample.sample, source, backend)
+        if found is None:
+            budget.check()
+        else:
+            sample.accelerations = dict(zip(settings.points, found.accelerations, strict=True))
+        with backend.open(source, cache=fit.pinned) as passes:
+            arguments = (passes, fit.kernel, observers)
+            evaluator = (
+                Evaluator(*arguments)
+                if held_out is None
+                else HoldOutEvaluator(*arguments, held_out=held_out)
+            )
+            if found is None:
+                contest, state = _set_out(sample, settings, passes, random_state, notify)
+            else:
+                contest, (state,) = _go_on(sample, settings, found, notify), found.states
+                evaluator.go_on(found.history, found.n_rows)
+                budget.go_on(found.start_bytes)
+            reads = GridReads(evaluator, budget, notify)
+            clock = _Clock(reads, state, () if found is None else found.shares)
+
+            def at_rest(states: tuple[ContestState, ...]) -> None:
+                clock.share_out(states)
+                if recorder.active:
+                    progress = Progress(
+                        states=states,
+                        history=tuple(evaluator.history),
+                        n_rows=evaluator.n_rows,
+                        start_bytes=budget.start_bytes,
+                        seconds=recorder.seconds,
+                        sample=sample.recipe,
+                        digest=digest,
+                        accelerations=tuple(sample.accelerations[p] for p in settings.points),
+                        entered=tuple(settings.points.index(c.point) for c in contest.contestants),
+                        shares=tuple(clock.seconds),
+                        held_out_seed=None if held_out is None else held_out.seed,
+                    )
+                    recorder.save(progress, _standing(contest, states[0]))
+
+            (state,) = run([contest], [state], clock.evaluate, reads.spent, at_rest=at_rest)
+            results = tuple(
+                _point_result(p, contest, state, clock.seconds, sample.accelerations[p])
+                for p in settings.points
+            )
+        recorder.settle()
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most, weighted=source.weights is not None)
     winner = _winner(results, settings.criterion)
-    assert winner.best is not None
-    seconds = time.perf_counter() - begun
-    value = winner.best.judged.value(settings.criterion)
-    notify(
-        SelectionFinished(
-            n_components=winner.point.n_components,
-            covariance_type=winner.point.family.name,
-            criterion=settings.criterion,
-            value=-value if settings.criterion == "heldout" else value,
-            passes=len(evaluator.history),
-            seconds=seconds,
-        )
-    )
-    return SelectionReport(results, winner, tuple(evaluator.history), evaluator.n_rows, seconds)
+    history, seconds = tuple(evaluator.history), recorder.seconds
+    notify(_finished(winner, settings.criterion, len(history), seconds))
+    return SelectionReport(results, winner, history, evaluator.n_rows, seconds)
+
+
+def _identity(source: Source, settings: SelectionSettings) -> dict[str, Any]:
+    """What must be the same for a selection to go on, as JSON."""
+    asked = settings_identity(settings.fit, None)
+    del asked["n_components"], asked["family"]  # each point has its own
+    return {
+        "data": data_identity(source),
+        "settings": {
+            **asked,
+            "points": [[p.n_components, p.family.name] for p in settings.points],
+            "criterion": settings.criterion,
+            "heldout_fraction": settings.heldout_fraction,
+            "n_effective": settings.n_effective,
+        },
+    }
+
+
+def _set_out(
+    sample: GridSample,
+    settings: SelectionSettings,
+    passes: Passes,
+    random_state: np.random.RandomState,
+    notify: Observer,
+) -> tuple[Contest, ContestState]:
+    entered = list(sample.begin(passes, random_state, notify))
+    contestants = tuple(Contestant(point, fitting) for point, fitting, _ in entered)
+    contest = Contest(contestants, settings.criterion, settings.n_effective, notify)
+    return contest, contest.begin([starts for _, _, starts in entered])
+
+
+def _go_on(
+    sample: GridSample, settings: SelectionSettings, found: Progress, notify: Observer
+) -> Contest:
+    """The contest as it was when it set out."""
+    points = [settings.points[i] for i in found.entered]
+    contestants = tuple(Contestant(point, sample.strategy(point)) for point in points)
+    return Contest(contestants, settings.criterion, settings.n_effective, notify)
+
+
+def _standing(contest: Contest, state: ContestState) -> Standing:
+    """The mixture that is best by the criterion; before the first pass some start."""
+    judged = [s.judged for s in state.standings if s.judged is not None]
+    if not judged:
+        first = contest.contestants[0].fitting
+        return Standing(first.end(state.standings[0].fit), None, None)
+    best = min(judged, key=lambda j: j.value(contest.criterion))
+    score = best.criteria.log_likelihood / best.criteria.n_effective
+    return Standing(best.parameters, score, None)
 
 
 class _Clock:
@@ -206,7 +293,10 @@ class _Clock:
     Parameters
     ----------
     reads : GridReads
-    contestants : sequence of Contestant
+    state : ContestState
+        Where the contest sets out, or goes on.
+    seconds : sequence of float
+        What each contestant was charged with before; none if it sets out.
 
     Attributes
     ----------
@@ -214,9 +304,9 @@ class _Clock:
         Of each contestant.
     """
 
-    def __init__(self, reads: GridReads, contestants: Sequence[Contestant]) -> None:
-        self.seconds = [0.0] * len(contestants)
-        self._evaluated = [0] * len(contestants)
+    def __init__(self, reads: GridReads, state: ContestState, seconds: Sequence[float]) -> None:
+        self.seconds = list(seconds) or [0.0] * len(state.standings)
+        self._evaluated = [standing.evaluated for standing in state.standings]
         self._reads = reads
         self._each = 0.0
 
@@ -249,10 +339,29 @@ def _started(source: Source, backend: Backend, settings: SelectionSettings) -> S
     )
 
 
-def _hold_out(settings: SelectionSettings, random_state: np.random.RandomState) -> HoldOut | None:
+def _finished(
+    winner: PointResult, criterion: str, passes: int, seconds: float
+) -> SelectionFinished:
+    assert winner.best is not None
+    value = winner.best.judged.value(criterion)
+    return SelectionFinished(
+        n_components=winner.point.n_components,
+        covariance_type=winner.point.family.name,
+        criterion=criterion,
+        value=-value if criterion == "heldout" else value,
+        passes=passes,
+        seconds=seconds,
+    )
+
+
+def _hold_out(
+    settings: SelectionSettings, random_state: np.random.RandomState, found: Progress | None
+) -> HoldOut | None:
     if settings.heldout_fraction is None:
         return None
-    seed = int(random_state.randint(np.iinfo(np.int32).max))
+    seed = None if found is None else found.held_out_seed
+    if seed is None:
+        seed = int(random_state.randint(np.iinfo(np.int32).max))
     return HoldOut(settings.heldout_fraction, seed)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.data.source import NumpySource
-from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dask_gmm.data.source import Source
+    from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.fitting.loop import FitState, Fitting
-    from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["ACCELERATIONS", "choose_acceleration", "make_strategies", "make_strategy"]
+__all__ = ["ACCELERATIONS", "choose_acceleration", "configure", "make_strategy", "set_out"]
 
 ACCELERATIONS = ("auto", "variance-reduced", "squarem")
 # Below this many rows for each free parameter a sample misleads as often as it leads.
@@ -94,43 +93,51 @@ def make_strategy(
     return VarianceReducedEM(*rules, by_change, sample=rows)
 
 
-def make_strategies(
-    settings: FitSettings,
-    acceleration: str | None,
-    starts: Sequence[MixtureParameters],
-    sample: Sample | None,
-    warm: WarmStart | None,
-    n_threads: int,
-) -> tuple[list[Fitting[Any]], list[FitState]]:
-    """Build the strategies of a fit, and the states in which they set out.
+def configure(
+    settings: FitSettings, acceleration: str | None, sample: SampleRows | None
+) -> Fitting[Any]:
+    """Build the strategy that all starts of a fit share.
 
     Parameters
     ----------
     settings : FitSettings
     acceleration : {"variance-reduced", "squarem", None}
-    starts : sequence of MixtureParameters
-        With a warm start the one it continues from.
-    sample : Sample or None
+    sample : SampleRows or None
         What variance-reduced EM works on, and what components are reseeded from.
-    warm : WarmStart or None
-    n_threads : int
-        Threads of this process for the sample's E-steps.
     """
     reseeding = None if sample is None else sample.rows
     m_step = MStep(settings.model, settings.on_collapse, reseeding, settings.kernel)
-    rows = None
+    return make_strategy(settings, acceleration, m_step, sample)
+
+
+def set_out(
+    fitting: Fitting[Any],
+    settings: FitSettings,
+    acceleration: str | None,
+    sample: SampleRows | None,
+    starts: Sequence[MixtureParameters],
+    warm: WarmStart | None,
+) -> list[FitState]:
+    """Return the states before the first pass, one for each restart.
+
+    Parameters
+    ----------
+    fitting : Fitting
+        From `configure`, with the same arguments.
+    settings, acceleration, sample
+    starts : sequence of MixtureParameters
+        With a warm start the one it continues from.
+    warm : WarmStart or None
+    """
     together: list[tuple[MixtureParameters, ...]] = [(start,) for start in starts]
     if acceleration == "variance-reduced":
         assert sample is not None
-        rows = SampleRows(sample.rows, settings.kernel, n_threads)
-        tried = fit_sample(rows, starts, settings.model, settings.n_init)
+        tried = fit_sample(sample, starts, settings.model, settings.n_init)
         if warm is not None or settings.given.any:
             # Whoever gave it may know more than the sample: the first read tells.
             tried = (*tried, starts[0])
         elif settings.init_params == "k-means||":
             tried = (*tried, *starts)  # they come from all rows, and so they do know more
         together = [tried]  # the first read chooses the best
-    fitting = make_strategy(settings, acceleration, m_step, rows)
     bound = -np.inf if warm is None else warm.lower_bound
-    states = [fitting.begin(some, bound) for some in together]
-    return [fitting] * len(states), states
+    return [fitting.begin(some, bound) for some in together]

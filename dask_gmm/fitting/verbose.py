@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import isnan
 from typing import TYPE_CHECKING
 
-from dask_gmm.fitting.events import FitFinished, FitStarted, PassFinished, SampleDrawn
+from dask_gmm.fitting.events import FitFinished, FitResumed, FitStarted, PassFinished, SampleDrawn
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.events import Event
@@ -32,6 +32,8 @@ class VerboseObserver:
                     f"Fitting {event.n_components} components to {rows} rows of "
                     f"{event.n_features} features in {event.n_blocks:,} block(s)"
                 )
+            case FitResumed():
+                _write(f"  Going on after pass {event.passes} of {event.checkpoint}")
             case SampleDrawn():
                 whole = "all" if event.complete else "a sample of"
                 _write(f"  Start from {whole} {event.rows:,} rows ({event.seconds:.1f} s)")

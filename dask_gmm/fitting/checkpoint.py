@@ -1,0 +1,430 @@
+"""What a fit writes down between two passes, and how another process goes on from there.
+
+After the start and after each pass all that is known goes to a place (`data.commits`): the
+strategies' states and the history. What is large and follows from the data, the sample, is drawn
+again by its recipe, and must come out the same. So whoever goes on ends with the bits of a fit that
+nothing has interrupted; and as data and settings must be the same for that, they are compared
+first, and what differs is named.
+
+A commit is written while the next pass runs. Should a place fail in mid-fit, its disk full or its
+network down, the fit goes on and says so: it tries again after the next pass. A place that fails
+before the first pass ends the fit, and so does another driver that has committed there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillWritingError
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from dask_gmm.data.commits import Commits
+from dask_gmm.errors import (
+    CheckpointError,
+    CheckpointWarning,
+    FencedError,
+    ResumedElsewhereWarning,
+    StateError,
+)
+from dask_gmm.execution.machine import machine_fingerprint
+from dask_gmm.fitting.events import CheckpointWritten, FitResumed, PassFinished
+from dask_gmm.fitting.sampling import SampleRecipe, draw_sample
+from dask_gmm.fitting.state import from_bytes, saved, to_bytes
+from dask_gmm.mixture.family import CovarianceFamily
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Future
+
+    from dask_gmm.data.source import Source
+    from dask_gmm.execution.backend import Backend
+    from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.settings import FitSettings, WarmStart
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+__all__ = [
+    "RESUME",
+    "Checkpoint",
+    "Progress",
+    "Recorder",
+    "Standing",
+    "data_identity",
+    "settings_identity",
+]
+
+RESUME = ("auto", "must", "never")
+
+# Rows and blocks that are looked at again where a fit has no sample: enough to see other data.
+_PROBED_ROWS, _PROBED_BLOCKS = 4096, 8
+# Seconds that a fit which is being interrupted waits for its last commit.
+_LAST_COMMIT = 60.0
+
+saved(PassFinished)
+saved(SampleRecipe)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a fit commits, as its user asks for it.
+
+    Attributes
+    ----------
+    url : str
+    storage_options : mapping or None
+    resume : {"auto", "must", "never"}
+        Go on if there is something to go on from, refuse to begin anew, or begin anew.
+    draws : int, str or None
+        What tells the fit's `random_state` from others; None where it was left open.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any] | None = None
+    resume: str = "auto"
+    draws: int | str | None = None
+
+
+@saved
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """All that a fit or a selection knows between two passes.
+
+    Attributes
+    ----------
+    states : tuple of State
+        Of each restart; of a selection that of the contest alone.
+    history : tuple of PassFinished
+    n_rows : int or None
+        Rows of the source, None while no pass has found out.
+    start_bytes : int
+        Decoded for the sample and the start.
+    seconds : float
+        That the fit has taken so far.
+    sample : SampleRecipe or None
+        How the sample is drawn.
+    digest : str
+        Of the sample's rows, or of those that were looked at instead.
+    accelerations : tuple of str or None
+        What was chosen: for the fit, or for each point of the grid.
+    entered : tuple of int
+        Of each contestant the index of its point; of a fit empty.
+    shares : tuple of float
+        Of each contestant the seconds of passes that it was charged with.
+    held_out_seed : int or None
+    """
+
+    states: tuple[Any, ...]
+    history: tuple[PassFinished, ...]
+    n_rows: int | None
+    start_bytes: int
+    seconds: float
+    sample: SampleRecipe | None
+    digest: str
+    accelerations: tuple[str | None, ...]
+    entered: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
+    held_out_seed: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to do."""
+        return all(state.outcome is not None for state in self.states)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a commit says in words about where a fit stands, for whoever looks at it.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+        The mixture that stands best.
+    objective : float or None
+        Its mean log-likelihood in nats per row; None before the first pass.
+    remaining_gain : float or None
+    """
+
+    parameters: MixtureParameters
+    objective: float | None
+    remaining_gain: float | None
+
+
+class Recorder:
+    """Takes a fit up where a checkpoint stands, and commits its progress; or does neither.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint or None
+        None for a fit that writes nothing down.
+    kind : {"fit", "selection"}
+    identity : callable
+        Returns what must be the same for a commit to be of this fit, as JSON: `data_identity` and
+        `settings_identity`. Asked only if there is a checkpoint.
+    notify : Observer
+
+    Raises
+    ------
+    CheckpointError
+        The place cannot be used, holds another fit, or nothing where there must be something.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        kind: str,
+        identity: Callable[[], Mapping[str, Any]],
+        notify: Observer,
+    ) -> None:
+        self._notify = notify
+        self._pool: ThreadPoolExecutor | None = None
+        self._under_way: Future[CheckpointWritten] | None = None
+        self._safe = False  # something is written
+        self._begun = time.perf_counter()
+        self._identity: dict[str, Any] = {}
+        self.progress: Progress | None = None
+        self._commits: Commits | None = None
+        if checkpoint is not None:
+            self._identity = {"kind": kind, **identity()}
+            self._identity["settings"]["random_state"] = checkpoint.draws
+            self._commits = Commits(checkpoint.url, checkpoint.storage_options)
+            self._take_up(self._commits, checkpoint.resume)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is written down."""
+        return self._commits is not None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the fit has taken, those before it was taken up included."""
+        before = 0.0 if self.progress is None else self.progress.seconds
+        return before + time.perf_counter() - self._begun
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is None:
+            return
+        try:
+            self.settle(_LAST_COMMIT)
+        finally:
+            self._pool.shutdown(wait=False)
+
+    def digest(self, sample: Sample | None, source: Source, backend: Backend) -> str:
+        """Return the digest of the sample's rows, or of a few others where there is none.
+
+        "" if nothing is written down.
+
+        Raises
+        ------
+        CheckpointError
+            They are other rows than those that the fit began with.
+        """
+        if not self.active:
+            return ""
+        digest = _probe(source, backend) if sample is None else sample.digest()
+        if self._commits is not None and self.progress and digest != self.progress.digest:
+            raise CheckpointError(
+                f"{self._commits.name} holds a fit to other rows: those drawn again from the data "
+                f"differ from those that it began with. Give it the same data in the same chunks, "
+                f'another checkpoint, or resume="never" (--no-resume) to begin anew.'
+            )
+        return digest
+
+    def save(self, progress: Progress, standing: Standing) -> None:
+        """Commit; what was committed before is through, or has failed and is said, by then.
+
+        Raises
+        ------
+        CheckpointError
+            The first commit has failed; a later one only warns.
+        FencedError
+            Another driver goes on from this checkpoint.
+        """
+        if self._commits is None or self._known(progress):
+            return
+        self.settle()
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, "dask-gmm-checkpoint")
+        self._under_way = self._pool.submit(self._commit, self._commits, progress, standing)
+        if not self._safe:
+            self.settle()
+            self._safe = True
+
+    def _known(self, progress: Progress) -> bool:
+        """Whether this is where the fit was taken up."""
+        known = self.progress
+        return known is not None and len(known.history) == len(progress.history)
+
+    def _commit(
+        self, commits: Commits, progress: Progress, standing: Standing
+    ) -> CheckpointWritten:
+        begun = time.perf_counter()
+        payload = to_bytes((progress, standing.parameters))
+        about = {
+            **self._identity,
+            "passes": len(progress.history),
+            "objective": _finite(standing.objective),
+            "remaining_gain": _finite(standing.remaining_gain),
+            "ended": progress.ended,
+            "seconds": progress.seconds,
+            "written": time.time(),
+            "machine": machine_fingerprint(),
+            "host": platform.node(),
+            "pid": os.getpid(),
+        }
+        number = commits.commit(payload, about)
+        took = time.perf_counter() - begun
+        return CheckpointWritten(commits.name, number, len(progress.history), len(payload), took)
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait for the commit under way and say what came of it."""
+        if self._under_way is None:
+            return
+        under_way, self._under_way = self._under_way, None
+        try:
+            self._notify(under_way.result(timeout))
+        except FencedError:
+            raise
+        except (CheckpointError, StillWritingError) as error:
+            if not self._safe:
+                raise
+            why = str(error) or f"it took more than {timeout:.0f} s."
+            warnings.warn(
+                f"The checkpoint was not written, the one before still holds and the fit goes on "
+                f"without: {why}",
+                CheckpointWarning,
+                stacklevel=2,
+            )
+
+    def _take_up(self, commits: Commits, resume: str) -> None:
+        """Find where to go on, and compare whose it is.
+
+        Raises
+        ------
+        CheckpointError
+        """
+        if resume == "never":
+            commits.begin_again()
+            return
+        commit = commits.newest()
+        for sentence in commits.skipped:
+            warnings.warn(sentence, CheckpointWarning, stacklevel=2)
+        if commit is None:
+            if resume == "must":
+                raise CheckpointError(
+                    f"{commits.name} holds nothing to go on from, and the fit is not to begin "
+                    f'anew. Give the place where it committed, or resume="auto" (no --resume).'
+                )
+            return
+        self._compare(commits, commit.about)
+        try:
+            self.progress, _ = from_bytes(commit.payload)
+        except StateError as error:
+            raise CheckpointError(f"{commits.name}: {error}") from error
+        self._safe = True
+        self._notify(
+            FitResumed(commits.name, commit.number, len(self.progress.history), self.progress.ended)
+        )
+
+    def _compare(self, commits: Commits, about: Mapping[str, Any]) -> None:
+        differences = list(_differences(about, self._identity))
+        if differences:
+            raise CheckpointError(
+                f"{commits.name} holds another fit: {'; '.join(differences)}. Give the same data "
+                f'and settings, another checkpoint, or resume="never" (--no-resume) to begin anew '
+                f"in its place."
+            )
+        if about.get("machine") != machine_fingerprint():
+            warnings.warn(
+                f"The fit in {commits.name} goes on elsewhere than it began ({about['machine']} "
+                f"then, {machine_fingerprint()} now): its last bits may differ from those of a fit "
+                f"that nothing has interrupted.",
+                ResumedElsewhereWarning,
+                stacklevel=2,
+            )
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no infinity."""
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def data_identity(source: Source) -> dict[str, Any]:
+    """What tells a source's data from others without reading them, as JSON.
+
+    Not where they lie: they may have moved. Their metadata are None where there are none.
+    """
+    return {
+        "rows": source.n_rows,
+        "features": source.n_features,
+        "dtype": source.dtype.str,
+        "weighted": source.weights is not None,
+        "chunks": hashlib.sha256(repr(source.grid).encode()).hexdigest(),
+        "metadata": source.metadata_digest(),
+    }
+
+
+def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str, Any]:
+    """What a fit was asked to do, as JSON; but what it may spend, which may be raised.
+
+    The kernel is no setting: with another one only last bits differ.
+    """
+    free = {"kernel", "cache", "max_passes", "max_bytes", "model", "given"}
+    asked = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in free}
+    model = settings.model
+    asked["model"] = type(model).__name__
+    asked |= {name: _plain(value) for name, value in vars(model).items()}
+    given = {f.name: getattr(settings.given, f.name) for f in fields(settings.given)}
+    asked |= {f"given {name}": _plain(value) for name, value in given.items()}
+    if warm is not None:
+        asked["warm start"] = hashlib.sha256(to_bytes(warm.parameters)).hexdigest()[:16]
+    return asked
+
+
+def _plain(value: object) -> Any:
+    """A value as JSON has it; of arrays and all else a digest."""
+    if isinstance(value, CovarianceFamily):
+        return value.name
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    content = np.asarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _probe(source: Source, backend: Backend) -> str:
+    """Return a digest of a few rows from a few blocks, for fits that draw no sample.
+
+    Raises
+    ------
+    NonFiniteError
+        One of them holds NaN or infinity.
+    """
+    n = source.n_blocks
+    count = min(n, _PROBED_BLOCKS)
+    blocks = tuple(int((i + 0.5) * n / count) for i in range(count))
+    with backend.open(source, blocks=blocks) as passes:
+        sample, _ = draw_sample(passes, _PROBED_ROWS, 0)
+    return sample.digest()
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any], of: str = "") -> Iterator[str]:
+    """Say of each thing that differs what it was and what it is."""
+    for name in [*now, *(name for name in then if of and name not in now)]:
+        before, value = then.get(name), now.get(name)
+        if isinstance(value, dict):
+            yield from _differences(before if isinstance(before, dict) else {}, value, name)
+        elif before == value or (name == "metadata" and None in (before, value)):
+            continue  # who does not know the metadata cannot say that they differ
+        elif name in ("metadata", "chunks"):
+            yield f"the {name} of the data have changed"
+        else:
+            yield f"{name} was {before!r} and is {value!r}"
