@@ -1,17 +1,22 @@
-"""`dask-gmm show`: a model, or two side by side."""
+"""`dask-gmm show`: a model, two side by side, or where a fit stands."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dask_gmm.cli.options import Command, option, output_options, storage_options
 from dask_gmm.cli.settings import check_storage_options, options_for
+from dask_gmm.cli.values import show_bytes, show_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.tables import Comparison
+    from dask_gmm.fitting.checkpoint import Found
     from dask_gmm.model_file import ModelFile
 
 __all__ = ["show"]
@@ -19,11 +24,12 @@ __all__ = ["show"]
 
 @click.command(
     cls=Command,
-    short_help="Print a model, or compare two.",
+    short_help="Print a model or a checkpoint, or compare two.",
     examples=[
         ("weights, means and widths", "dask-gmm show model.zarr"),
         ("did the fit find the truth?", "dask-gmm show model.zarr --compare points.truth.zarr"),
         ("every number, for a script", "dask-gmm show model.zarr --json | jq .means"),
+        ("how far is the fit that commits there?", "dask-gmm show points.checkpoint"),
     ],
 )
 @click.argument("model")
@@ -38,16 +44,22 @@ __all__ = ["show"]
 @output_options
 @click.pass_obj
 def show(session: Session, /, model: str, compare: str | None, storage_option: Any) -> None:
-    """Print the mixture that MODEL holds."""
+    """Print the mixture that MODEL holds.
+
+    MODEL may also be the checkpoint of a fit or a selection: then it is the mixture that stands
+    best there, and how far the fit has come.
+    """
     from dask_gmm.cli.tables import key_values, mixture_json, mixture_table
-    from dask_gmm.model_file import load_model
+    from dask_gmm.fitting.checkpoint import Found
 
     options = dict(storage_option)
     check_storage_options(options, model, compare)
-    file = load_model(model, storage_options=options_for(model, options) or None)
+    file = _open(model, options)
     if compare is not None:
-        other = load_model(compare, storage_options=options_for(compare, options) or None)
-        _show_both(session, (model, file), (compare, other))
+        _show_both(session, (model, file), (compare, _open(compare, options)))
+        return
+    if isinstance(file, Found):
+        _show_checkpoint(session, file)
         return
     if session.json:
         session.emit(
@@ -65,6 +77,66 @@ def show(session: Session, /, model: str, compare: str | None, storage_option: A
     session.out.print(mixture_table(file.parameters, session.out.width))
     session.out.print()
     session.out.print(key_values(_facts(file)))
+
+
+def _open(url: str, options: Mapping[str, Any]) -> ModelFile | Found:
+    """Read a model, or a checkpoint where there is none."""
+    from dask_gmm.errors import StoreError
+    from dask_gmm.fitting.checkpoint import read_checkpoint
+    from dask_gmm.model_file import load_model
+
+    own = options_for(url, options) or None
+    try:
+        return load_model(url, storage_options=own)
+    except StoreError:
+        found = read_checkpoint(url, own)
+        if found is None:
+            raise
+        return found
+
+
+def _show_checkpoint(session: Session, found: Found) -> None:
+    from dask_gmm.cli.tables import key_values, mixture_json, mixture_table
+
+    for sentence in found.skipped:
+        session.complain("warning", sentence)
+    if session.json:
+        session.emit(
+            {
+                "command": "show",
+                "checkpoint": found.name,
+                "commit": found.commit,
+                "bytes": found.size,
+                **found.about,
+                **mixture_json(found.parameters),
+            }
+        )
+        return
+    session.out.print(mixture_table(found.parameters, session.out.width))
+    session.out.print()
+    session.out.print(key_values(_checkpoint_facts(found)))
+
+
+def _checkpoint_facts(found: Found) -> list[tuple[str, str]]:
+    about, data = found.about, found.about["data"]
+    passes = about["passes"]
+    after = f"after pass {passes}" if passes else "before its first pass"
+    ended = "has ended" if about["ended"] else "goes on from here with --checkpoint"
+    rows = "rows of unknown number" if data["rows"] is None else f"{data['rows']:,} rows"
+    settings = about["settings"]
+    what = f"a {about['kind']} to {rows} of {data['features']} features"
+    if about["kind"] == "selection":
+        what += f", among {len(settings['points'])} mixtures by {settings['criterion']}"
+    facts = [("checkpoint", what), ("stands", f"{after}; it {ended}")]
+    if about["objective"] is not None:
+        facts.append(("log-likelihood", f"{about['objective']:.6f} nats a row"))
+    if about["remaining_gain"] is not None:
+        facts.append(("left", f"about {about['remaining_gain']:.1e} nats a row"))
+    facts.append(("took", show_seconds(about["seconds"])))
+    when = datetime.fromtimestamp(about["written"]).astimezone().isoformat(" ", "seconds")
+    writer = f"by process {about['pid']} on {about['host']}"
+    facts.append(("written", f"{when} {writer}, commit {found.commit}, {show_bytes(found.size)}"))
+    return facts
 
 
 def _facts(file: ModelFile) -> list[tuple[str, str]]:
@@ -94,7 +166,9 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
 
 
 def _show_both(
-    session: Session, first: tuple[str, ModelFile], second: tuple[str, ModelFile]
+    session: Session,
+    first: tuple[str, ModelFile | Found],
+    second: tuple[str, ModelFile | Found],
 ) -> None:
     from dask_gmm.cli.tables import compare, comparison_table, key_values
     from dask_gmm.errors import InputError
@@ -117,7 +191,8 @@ def _show_both(
             }
         )
         return
-    names = ("truth" if other.fit.get("outcome") == "simulated" else "other", "model")
+    simulated = getattr(other, "fit", {}).get("outcome") == "simulated"
+    names = ("truth" if simulated else "other", "model")
     session.out.print(comparison_table(a, b, comparison, names, session.out.width))
     session.out.print()
     session.out.print(key_values(comparison_facts(comparison)))

@@ -175,6 +175,16 @@ class Commits:
         self._sound = sorted(n for n in numbers if found is not None and n <= found.number)
         return found
 
+    def present(self) -> bool:
+        """Whether there is any commit, whole or not, whatever else is there.
+
+        Raises
+        ------
+        CheckpointError
+            The place cannot be read.
+        """
+        return bool(self._list(strict=False).records)
+
     def begin_again(self) -> None:
         """Let the next `commit` begin another history, whatever is there: it replaces all of it.
 

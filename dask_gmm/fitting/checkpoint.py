@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
 
+    from dask_gmm.data.commits import Commit
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend
     from dask_gmm.fitting.events import Observer
@@ -53,10 +54,12 @@ if TYPE_CHECKING:
 __all__ = [
     "RESUME",
     "Checkpoint",
+    "Found",
     "Progress",
     "Recorder",
     "Standing",
     "data_identity",
+    "read_checkpoint",
     "settings_identity",
 ]
 
@@ -154,6 +157,60 @@ class Standing:
     parameters: MixtureParameters
     objective: float | None
     remaining_gain: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stands in a checkpoint.
+
+    Attributes
+    ----------
+    name : str
+    commit : int
+        The newest one that is whole.
+    size : int
+        Its bytes.
+    skipped : tuple of str
+        A sentence for each newer one that is not.
+    about : mapping
+        What it says of itself; see `Recorder`.
+    parameters : MixtureParameters
+        The mixture that stands best.
+    """
+
+    name: str
+    commit: int
+    size: int
+    skipped: tuple[str, ...]
+    about: Mapping[str, Any]
+    parameters: MixtureParameters
+
+
+def read_checkpoint(url: str, storage_options: Mapping[str, Any] | None = None) -> Found | None:
+    """Return what stands in a checkpoint, None where there is none.
+
+    Raises
+    ------
+    CheckpointError
+        There is one that cannot be read.
+    """
+    commits = Commits(url, storage_options)
+    if not commits.present():
+        return None
+    commit = commits.newest()
+    if commit is None:
+        return None
+    _, parameters = _state_of(commits, commit)
+    size = len(commit.payload)
+    return Found(commits.name, commit.number, size, commits.skipped, commit.about, parameters)
+
+
+def _state_of(commits: Commits, commit: Commit) -> tuple[Progress, MixtureParameters]:
+    try:
+        progress, parameters = from_bytes(commit.payload)
+    except StateError as error:
+        raise CheckpointError(f"{commits.name}: {error}") from error
+    return progress, parameters
 
 
 class Recorder:
@@ -326,10 +383,7 @@ class Recorder:
                 )
             return
         self._compare(commits, commit.about)
-        try:
-            self.progress, _ = from_bytes(commit.payload)
-        except StateError as error:
-            raise CheckpointError(f"{commits.name}: {error}") from error
+        self.progress, _ = _state_of(commits, commit)
         self._safe = True
         self._notify(
             FitResumed(commits.name, commit.number, len(self.progress.history), self.progress.ended)
