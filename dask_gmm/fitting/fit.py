@@ -149,7 +149,7 @@ def fit_mixture(
                 evaluator.evaluate,
                 lambda _: budget.spent(evaluator.history),
                 after_turn,
-                at_rest,
+                at_rest=at_rest,
             )
             results = [fitting.finish(end) for end in ends]
         recorder.settle()

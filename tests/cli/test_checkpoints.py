@@ -94,8 +94,8 @@ def test_places_that_would_destroy_something(points: Path, tmp_path: Path, run: 
 
 
 def test_a_selection_goes_on(points: Path, tmp_path: Path, run: Run) -> None:
-    words = ("select", points, "-k", "2:4", "--covariance", "full", "--seed", 0, "--tol", 1e-9)
-    words = (*words, "--acceleration", "none")
+    settings = ("--covariance", "full", "--seed", 0, "--tol", 1e-9, "--acceleration", "none")
+    words = ("select", points, "-k", "2:4", *settings)
     whole = json.loads(run(*words, "--max-passes", 4, "--json").stdout)
     place = ("--checkpoint", tmp_path / "c")
     run(*words, *place, "--max-passes", 2)

@@ -89,10 +89,10 @@ def fitted(
     resume: str = "auto",
     **changes: Any,
 ) -> Any:
-    settings = {"tol": 1e-6, "max_iter": 6, "random_state": 0, "init_size": 400}
+    settings: dict[str, Any] = {"tol": 1e-6, "max_iter": 6, "random_state": 0, "init_size": 400}
     settings |= {**FITS[name], **changes}
     weights = da.from_array(W, chunks=500) if settings.pop("weights", False) else None
-    where = {"checkpoint": place, "resume": resume, "sample_weight": weights}
+    where: dict[str, Any] = {"checkpoint": place, "resume": resume, "sample_weight": weights}
     callbacks = [] if watch is None else [watch]
     if (among := settings.pop("select", None)) is not None:
         return select_gaussian_mixture(
