@@ -12,11 +12,13 @@ from typing import Any, Self
 
 __all__ = [
     "ArrayNotFoundError",
+    "CheckpointError",
     "ClusterError",
     "CollapsedComponentError",
     "CollapsedComponentWarning",
     "CorruptChunkError",
     "DaskGMMError",
+    "FencedError",
     "FillValueWarning",
     "IncompletePassError",
     "InputError",
@@ -206,6 +208,14 @@ class OutputExistsError(StoreError, FileExistsError):
 
 class ModelFileError(StoreError, ValueError):
     """What was found is not a model file that this version can read."""
+
+
+class CheckpointError(StoreError):
+    """A checkpoint could not be written, or what was found is none that this fit can go on from."""
+
+
+class FencedError(CheckpointError):
+    """Another fit has taken over this fit's checkpoint, so this one must write no more."""
 
 
 class StateError(DaskGMMError, ValueError):

@@ -32,16 +32,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from obstore.store import ClientConfig, RetryConfig
+    from obstore.store import MemoryStore as MemoryObjects
 
 __all__ = [
     "MissingChunks",
     "ReadCount",
     "StoreSpec",
+    "bare_object_store",
     "check_missing_chunks",
     "objects_of",
     "probe_store",
     "reaches_objects",
     "read_counter",
+    "refuse_local_options",
     "store_for",
     "store_spec",
     "writable_store",
@@ -151,6 +154,7 @@ _MAX_STORES = 64
 _lock = threading.Lock()
 _stores: dict[tuple[StoreSpec, bool], Store] = {}
 _memory: dict[str, zarr.storage.MemoryStore] = {}
+_memory_objects: dict[str, MemoryObjects] = {}
 _owner = os.getpid()
 
 
@@ -230,15 +234,48 @@ def writable_store(
     return _cached_store(StoreSpec(url, pairs), read_only=False)
 
 
+def bare_object_store(spec: StoreSpec, *, probing: bool = False) -> Any:
+    """Return the obstore store behind a URL, for objects that are no Zarr's and are made only once.
+
+    Parameters
+    ----------
+    spec : StoreSpec
+        Of an object store, or of ``memory://``, whose objects are apart from its arrays.
+    probing : bool, default=False
+        Whether a wrong address fails within seconds, as in `probe_store`.
+
+    Raises
+    ------
+    InputError
+        For options that cannot be used, and for a place that cannot refuse to write an object
+        that is there already.
+    """
+    scheme = scheme_of(spec.url)
+    refuse_local_options(spec)
+    if scheme == "memory":
+        import obstore.store
+
+        with _lock:
+            return _memory_objects.setdefault(spec.url, obstore.store.MemoryStore())
+    if scheme not in _OBJECT_SCHEMES - {"http", "https"}:
+        raise InputError(
+            f"{spec.url} cannot be used here: it takes a store that writes an object only if it is "
+            f"not there yet. Use a path, s3://, gs:// or az://."
+        )
+    if probing:
+        store = _build(spec, read_only=False, retry=_PROBE_RETRIES)
+    else:
+        store = _cached_store(spec, read_only=False)
+    assert isinstance(store, zarr.storage.ObjectStore)
+    return store.store
+
+
 def _build(spec: StoreSpec, *, read_only: bool, retry: RetryConfig) -> Store:
     if spec.pickled:
         return _unpickled(spec)
     url, options = spec.url, spec.options
     scheme = scheme_of(url)
-    if scheme in {"file", "memory"} and options:
-        raise InputError(
-            f"Storage option {options[0][0]!r} has no meaning for {url}: it is for remote stores."
-        )
+    refuse_local_options(spec)
     if spec.zip_version:
         return _zip_store(url)
     if scheme == "file":
@@ -248,6 +285,15 @@ def _build(spec: StoreSpec, *, read_only: bool, retry: RetryConfig) -> Store:
     if scheme in _OBJECT_SCHEMES:
         return _object_store(url, dict(options), read_only=read_only, retry=retry)
     return _fsspec_store(url, dict(options), read_only=read_only)
+
+
+def refuse_local_options(spec: StoreSpec) -> None:
+    """Refuse storage options of a store on this machine, to which they say nothing."""
+    if scheme_of(spec.url) in {"file", "memory"} and spec.options:
+        raise InputError(
+            f"Storage option {spec.options[0][0]!r} has no meaning for {spec.url}: it is for "
+            f"remote stores."
+        )
 
 
 def zip_version(path: str) -> str:
