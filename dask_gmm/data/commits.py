@@ -35,10 +35,10 @@ import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dask_gmm.data.checked_store import first_line
-from dask_gmm.data.exclusive import place_of
+from dask_gmm.data.exclusive import CLAIM, place_of
 from dask_gmm.data.stores import store_spec
 from dask_gmm.data.urls import join_url
 from dask_gmm.errors import CheckpointError, DaskGMMError, FencedError, InputError
@@ -56,6 +56,7 @@ FORMAT = 1
 _RECORD = re.compile(r"(\d{12})\.commit")
 _STATE = re.compile(r"(\d{12})-[0-9a-f]{16}\.state")
 _SCRAP = re.compile(r"\.(\d{12})\.commit-[0-9a-f]{16}\.tmp")
+_CLAIM = re.compile(rf"(\d{{12}}){re.escape(CLAIM)}")
 _NOBODYS = re.compile(r"\.nfs[0-9a-f]+")  # NFS's own name for a file that is deleted and open
 _SHOWN = 3
 _LOOKS = 10
@@ -242,7 +243,9 @@ class Commits:
             for name in self._place.names(patient=patient):
                 if record := _RECORD.fullmatch(name):
                     records.add(int(record[1]))
-                elif part := _STATE.fullmatch(name) or _SCRAP.fullmatch(name):
+                elif part := (
+                    _STATE.fullmatch(name) or _SCRAP.fullmatch(name) or _CLAIM.fullmatch(name)
+                ):
                     files[name] = int(part[1])
                 elif not _NOBODYS.fullmatch(name):
                     foreign.append(name)
@@ -302,7 +305,7 @@ class Commits:
 
     def _look_first(self) -> None:
         listing = self._list()
-        if listing.records:
+        if listing.highest:
             raise FencedError(self._taken(listing.highest))
         self._follow(listing)
 
@@ -345,7 +348,7 @@ class Commits:
             self._stop(listing.highest, _record_name(number), state)
         self._files = {**listing.files, **self._files}
 
-    def _stop(self, number: int, *own: str) -> None:
+    def _stop(self, number: int, *own: str) -> NoReturn:
         """Delete what is this writer's own, and raise that commit `number` is another's."""
         self._fenced = self._taken(number)
         self._delete(own)
@@ -461,7 +464,7 @@ class _Record:
         try:
             record = cls(**fields)
             named = _STATE.fullmatch(record.state)  # a name in the place, and no path out of it
-            sound = found == FORMAT and record.number == number
+            sound = type(found) is int and found == FORMAT and record.number == number
             sound = sound and named is not None and int(named[1]) == number
         except TypeError:
             sound = False
@@ -507,10 +510,13 @@ class _Listing:
 
     @property
     def highest(self) -> int:
-        """The highest number that has a record, whole or not; 0 if there is none."""
-        return max(self.records, default=0)
+        """The highest number that is taken, by a record, whole or not, or a claim; 0 if none is."""
+        return max(self.records | self._numbers(_CLAIM), default=0)
 
     @property
     def states(self) -> frozenset[int]:
         """The numbers that have a state."""
-        return frozenset(number for name, number in self.files.items() if _STATE.fullmatch(name))
+        return self._numbers(_STATE)
+
+    def _numbers(self, kind: re.Pattern[str]) -> frozenset[int]:
+        return frozenset(number for name, number in self.files.items() if kind.fullmatch(name))

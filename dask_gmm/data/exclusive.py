@@ -1,9 +1,9 @@
 """Places in which an object can be made only if it is not there yet, and is durable then.
 
 **On disk** such an object is written beside its place, synced, and linked to it, which fails if
-there is one, as no rename does; then the folder is synced. A file system without hard links gets
-the object made in place, which is as exclusive; but a writer that dies just then leaves a part of
-it, so whoever reads one must be able to tell.
+there is one, as no rename does; then the folder is synced. Where a file system has no hard links it
+is moved there by whoever could make an empty file beside it, its claim, which only one can. A
+writer that dies just then leaves its claim: the object's name is taken, though it is not there.
 
 **On object stores** it is a conditional put (``If-None-Match: *``). Old S3 servers ignore the
 condition: `Place.refuses_again` tells.
@@ -26,7 +26,10 @@ from dask_gmm.data.urls import scheme_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["Doing", "Folder", "Objects", "Place", "place_of"]
+__all__ = ["CLAIM", "Doing", "Folder", "Objects", "Place", "place_of"]
+
+CLAIM = ".claim"
+"""How the name of a claim ends, instead of what its object's name ends with."""
 
 Doing = Literal["read", "written"]
 
@@ -111,7 +114,7 @@ class Folder(Place):
         scrap = self._path / f".{name}-{secrets.token_hex(8)}.tmp"
         try:
             _write_new(scrap, content)
-            made = self._link(scrap, self._path / name, content)
+            made = self._link(scrap, self._path / name)
         finally:
             with suppress(OSError):
                 scrap.unlink()
@@ -120,16 +123,13 @@ class Folder(Place):
         return made
 
     @staticmethod
-    def _link(scrap: Path, path: Path, content: bytes) -> bool:
+    def _link(scrap: Path, path: Path) -> bool:
         try:
             os.link(scrap, path)
         except FileExistsError:
             return False
-        except OSError:  # no hard links here; whatever else it was, the next meets it too
-            try:
-                _write_new(path, content)
-            except FileExistsError:
-                return False
+        except OSError:  # no hard links here; whatever else it was, a rename meets it too
+            return _rename_claimed(scrap, path)
         return True
 
     def refuses_again(self, name: str, content: bytes) -> bool:
@@ -144,27 +144,37 @@ class Folder(Place):
 
     def refusal(self, error: Exception, where: str, doing: Doing) -> str:
         """Say what the file system said."""
-        failed = f"{where} could not be {doing}"
         number = error.errno if isinstance(error, OSError) else None
+        why = os.strerror(number) if number else first_line(error)
         if number in {errno.ENOSPC, errno.EDQUOT}:
-            return (
-                f"{failed}: the disk or the quota is full. Make room, or choose another place for "
-                f"the checkpoint."
-            )
-        if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            return (
-                f"{failed}: {first_line(error)}. Give this user the right to read and write there, "
-                f"or choose another place for the checkpoint."
-            )
-        if number == errno.ENOTDIR:
-            return (
-                f"{failed}: a file lies in the place of a folder. Choose another place for the "
-                f"checkpoint."
-            )
+            why, remedy = "the disk or the quota is full", "Make room"
+        elif number in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            remedy = "Give this user the right to read and write there"
+        elif number == errno.ENOTDIR:
+            why, remedy = "a file lies in the place of a folder", "Move it"
+        else:
+            remedy = "Check the disk or the mount"
         return (
-            f"{failed}: {first_line(error)}. Check the disk or the mount, or choose another place "
-            f"for the checkpoint."
+            f"{where} could not be {doing}: {why}. {remedy}, or choose another place for the "
+            f"checkpoint."
         )
+
+
+def _rename_claimed(scrap: Path, path: Path) -> bool:
+    """Move a file to where none is yet, while a claim keeps all others from doing so."""
+    claim = path.with_suffix(CLAIM)
+    try:
+        os.close(os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except FileExistsError:
+        return False
+    try:
+        if os.path.lexists(path):
+            return False
+        scrap.rename(path)
+    finally:
+        with suppress(OSError):
+            claim.unlink()
+    return True
 
 
 def _write_new(path: Path, content: bytes) -> None:
@@ -268,7 +278,7 @@ class Objects(Place):
         import obstore.exceptions as told
 
         failed = f"{where} could not be {doing}: {first_line(error)}"
-        if isinstance(error, told.NotSupportedError):
+        if isinstance(error, NotImplementedError | told.NotSupportedError):
             return (
                 f"{failed}. A checkpoint needs a store that writes an object only if it is not "
                 f"there: leave out the storage option conditional_put, or use another store."
