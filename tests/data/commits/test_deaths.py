@@ -153,7 +153,7 @@ def die() -> None:
     ),
     st.integers(1, 4),
 )
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_history(tmp_path: Path, events: list[str | int], keep: int) -> None:
     """After commits, deaths, new writers: the last commit that returned, or the one under way."""
     for url in (str(tmp_path / uuid.uuid4().hex), f"memory://{uuid.uuid4().hex}"):
