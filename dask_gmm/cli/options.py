@@ -26,7 +26,7 @@ __all__ = [
     "weights_option",
 ]
 
-SECTIONS = ("Data", "Mixture", "Model", "Compute", "Output")
+SECTIONS = ("Data", "Mixture", "Model", "Compute", "Checkpoint", "Output")
 """Headings of the options, in this order."""
 
 F = TypeVar("F", bound=Callable[..., Any])
