@@ -9,6 +9,7 @@ import numpy as np
 
 from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
 from dask_gmm.data.grid import BlockRef, SampleGrid
+from dask_gmm.data.stored_metadata import StoredMetadata, digest_of
 from dask_gmm.data.weights import Looked, Weights, joined_rows
 from dask_gmm.errors import InputError, MissingValueError, RowError
 from dask_gmm.rows import Rows
@@ -109,6 +110,8 @@ class Source(ABC):
         How a pass comes by the blocks: tasks of a graph make them, or its own tasks read them.
     reads_cost : bool
         False where a block is in this process's memory already.
+    rereads_alike : bool
+        True where a block is the same bits each time, until somebody writes to its store.
     """
 
     name: str
@@ -139,6 +142,33 @@ class Source(ABC):
         """
         return None
 
+    def stored_metadata(self) -> tuple[StoredMetadata, ...]:
+        """Read anew what the stores of rows and weights hold as metadata, an array after another.
+
+        Costs a small request for each array, two where it is Zarr v2. Works wherever the source
+        can be read. Arrays that are not read from a Zarr store have none.
+
+        Raises
+        ------
+        StoreError
+            A store does not answer, or what it holds is no metadata.
+        """
+        return () if self.weights is None else self.weights.stored_metadata()
+
+    def metadata_digest(self) -> str | None:
+        """Return the hex SHA-256 of what `stored_metadata` reads, None where it finds nothing.
+
+        Equal in every process and for every copy of the same data; another where the shape, type,
+        chunks, codecs or fill value of an array is another, or an attribute that says what its
+        elements mean. Chunks that are written anew do not change it.
+
+        Raises
+        ------
+        StoreError
+            As by `stored_metadata`.
+        """
+        return digest_of(self.stored_metadata())
+
     @property
     def graph_blocks(self) -> GraphBlocks | None:
         """The blocks as tasks of a Dask graph; None where a task reads them by `read_into`."""
@@ -153,6 +183,11 @@ class Source(ABC):
     def stored_bytes(self) -> int | None:
         """Bytes that one pass moves from the store, None when unknown."""
         return None
+
+    @property
+    def rereads_alike(self) -> bool:
+        """Whether a block is the same bits each time, until somebody writes to its store."""
+        return False
 
     @property
     def reads_cost(self) -> bool:
@@ -332,13 +367,18 @@ class Source(ABC):
         return rows
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_looked_at"}
+        own = {"_looked_at", "_watch"}  # this process's
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     @property
     def _seen(self) -> dict[int, Looked]:
         """What this process has seen of the blocks' weights; their values are all measurements."""
         seen: dict[int, Looked] = self.__dict__.setdefault("_looked_at", {})
         return seen
+
+    def place_of(self, block: BlockRef) -> str:
+        """Say where a block lies in its store, for messages."""
+        return f"Block {block.index} of {self.name}"
 
     def locate(self, block: BlockRef, row: int) -> str:
         """Say where row `row` of a block lies in the whole array, for messages."""

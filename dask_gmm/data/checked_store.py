@@ -134,6 +134,10 @@ class CheckedStore(Store):
         """Return the same store with one array's shard layout to check."""
         return CheckedStore(self._store, self.url, self.missing_chunks, shards)
 
+    def tolerant(self) -> CheckedStore:
+        """Return the same store where metadata that may not be read count as absent."""
+        return CheckedStore(self._store, self.url, self.missing_chunks, self._shards, probing=True)
+
     def for_one_read(self) -> CheckedStore:
         """Return a store that fetches each object whole, once, for a read that needs all of it.
 

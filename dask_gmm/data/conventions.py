@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_MARKS",
+    "TELLING_ATTRIBUTES",
     "Mark",
     "Marks",
     "Remedies",
@@ -214,6 +215,18 @@ _OTHER_SIGN = {"i": "u", "u": "i"}
 
 _FILL_ATTRIBUTES = ("_FillValue", "missing_value")
 _RANGE_ATTRIBUTES = ("valid_min", "valid_max", "valid_range")
+TELLING_ATTRIBUTES = (
+    "_ARRAY_DIMENSIONS",
+    *_FILL_ATTRIBUTES,
+    *_RANGE_ATTRIBUTES,
+    "scale_factor",
+    "add_offset",
+    "_Unsigned",
+    "units",
+    "dtype",
+)
+"""All attributes that are asked what elements mean."""
+
 _NOT_A_TIME = np.iinfo(np.int64).min
 _TIME_UNITS = (
     "days",

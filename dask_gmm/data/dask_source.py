@@ -17,6 +17,7 @@ from dask.task_spec import DataNode, Task, TaskRef
 
 from dask_gmm.data.base import Source, check_dtype, check_layout, flatten_block
 from dask_gmm.data.buffers import ReadBuffers
+from dask_gmm.data.checked_store import CheckedStore
 from dask_gmm.data.conventions import (
     NO_MARKS,
     Mark,
@@ -27,6 +28,9 @@ from dask_gmm.data.conventions import (
     stored_marks,
 )
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
+from dask_gmm.data.open_stores import store_name, store_url
+from dask_gmm.data.stored_metadata import StoredMetadata, document_in, read_metadata
+from dask_gmm.data.urls import join_url
 from dask_gmm.data.weights import (
     ArrayWeights,
     Looked,
@@ -77,6 +81,14 @@ class DaskWeights(Weights):
     def content_token(self) -> object:
         """Return the collection's own name."""
         return self.collection.name, self.marks
+
+    @cached_property
+    def _stored(self) -> tuple[zarr.Array[Any], ...]:
+        return tuple(zarr_arrays_of(self.collection))
+
+    def stored_metadata(self) -> tuple[StoredMetadata, ...]:
+        """Read anew the metadata of the Zarr arrays that the collection reads."""
+        return tuple(_metadata_of(array) for array in self._stored)
 
     def read(
         self,
@@ -326,6 +338,18 @@ class DaskSource(Source):
         """
         return self._made[0]
 
+    @cached_property
+    def _stored(self) -> tuple[zarr.Array[Any], ...]:
+        return tuple(zarr_arrays_of(self.collection))
+
+    def stored_metadata(self) -> tuple[StoredMetadata, ...]:
+        """Read anew the metadata of the Zarr arrays that the collection reads, and its weights'.
+
+        Those of ``dask.array.from_zarr`` and of ``xarray.open_zarr``, whatever is done to their
+        elements; of those that a function of the graph opens nothing is known.
+        """
+        return (*(_metadata_of(array) for array in self._stored), *super().stored_metadata())
+
     def content_token(self) -> object:
         """Return the collection's own name, and what is made of its blocks."""
         own = self.collection.name, self.feature_axis, self.marks
@@ -412,7 +436,13 @@ class DaskSource(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         # The optimised graph is made again where it is needed: its output keys are the same.
-        return {name: value for name, value in super().__getstate__().items() if name != "_made"}
+        made = {"_made", "_stored", "rereads_alike"}
+        return {name: value for name, value in super().__getstate__().items() if name not in made}
+
+    @cached_property
+    def rereads_alike(self) -> bool:
+        """Whether the graph only moves what is stored; what it computes may round differently."""
+        return bool(stored_arrays(self.collection))
 
     @property
     def reads_cost(self) -> bool:
@@ -508,15 +538,45 @@ def stored_arrays(collection: da.Array) -> list[Any]:
     for name, layer in collection.dask.layers.items():
         if re.split("[-_]", str(name), maxsplit=1)[0] not in _MOVES:
             return []
-        held = layer.values() if len(layer) == 1 else ()
-        literals = (item for item, index in getattr(layer, "indices", ()) if index is None)
-        values = (getattr(item, "value", item) for item in (*held, *literals))
         found += [
             value
-            for value in values
+            for value in _held_by(layer)
             if isinstance(value, zarr.Array) or (attributes_of(value) and hasattr(value, "dtype"))
         ]
     return found
+
+
+def zarr_arrays_of(collection: da.Array) -> Iterator[zarr.Array[Any]]:
+    """Yield the Zarr arrays that a collection's layers hold, each once; makes no layer's tasks."""
+    seen: set[int] = set()
+    for layer in collection.dask.layers.values():
+        for held in _held_by(layer):
+            array = _unwrapped(held)
+            if isinstance(array, zarr.Array) and id(array) not in seen:
+                seen.add(id(array))
+                yield array
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return what lies inside of xarray's wrappers, which are put around each other."""
+    while type(value).__module__.startswith("xarray."):
+        value = getattr(value, "_array", getattr(value, "array", None))
+    return value
+
+
+def _held_by(layer: Any) -> Iterator[Any]:
+    """Yield what a layer of a graph holds beside keys and functions, not counting many tasks'."""
+    held = layer.values() if len(layer) == 1 else ()
+    literals = (item for item, index in getattr(layer, "indices", ()) if index is None)
+    return (getattr(item, "value", item) for item in (*held, *literals))
+
+
+def _metadata_of(array: zarr.Array[Any]) -> StoredMetadata:
+    store = array.store_path.store
+    if not isinstance(store, CheckedStore):
+        store = CheckedStore(store, store_url(store) or store_name(store), "error")
+    name = join_url(store.url, array.path)
+    return read_metadata(document_in(store, array.path), name, array.metadata.zarr_format)
 
 
 def conventions_of(collection: da.Array, name: str, code: str = "X") -> tuple[Marks, Mark | None]:

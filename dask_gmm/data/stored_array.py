@@ -20,8 +20,15 @@ from dask_gmm.data.content import content_name
 from dask_gmm.data.direct.reader import DirectReader
 from dask_gmm.data.open_stores import IN_MEMORY, reason_to_stay
 from dask_gmm.data.shards import shard_layout
-from dask_gmm.data.stores import StoreSpec, objects_of, store_for
+from dask_gmm.data.stored_metadata import (
+    StoredMetadata,
+    document_below,
+    document_in,
+    read_metadata,
+)
+from dask_gmm.data.stores import StoreSpec, objects_of, reaches_objects, store_for
 from dask_gmm.data.through_zarr import read_through_zarr
+from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,6 +95,24 @@ class StoredArray:
         """Return a name of what is stored, None where nothing tells when it changes."""
         return content_name(self.spec, self.path) if self._opens_anywhere else None
 
+    def own_metadata(self) -> StoredMetadata:
+        """Read the array's metadata anew from its store.
+
+        Raises
+        ------
+        StoreError
+            The store does not answer, or what it holds is no metadata.
+        """
+        if self.store is not None:
+            checked = CheckedStore(self.store, self.spec.url, self.spec.missing_chunks)
+            read = document_in(checked, self.path)
+        elif scheme_of(self.spec.url) == "file" and reaches_objects(self.spec):
+            read = document_below(join_url(self.spec.url, self.path))
+        else:
+            read = document_in(store_for(self.spec), self.path)
+        zarr_format: int = json.loads(self.metadata)["zarr_format"]
+        return read_metadata(read, self.name, zarr_format)
+
     def open(self) -> zarr.Array[Any]:
         """Return the array, opened once per process unless it lives in this one's memory."""
         if self.store is not None:
@@ -152,7 +177,7 @@ class StoredArray:
             raise InputError(
                 f"{self.name} can only be read in the process that opened it: {self.stays_because}"
             )
-        own = {"_reader", "_looked_at"}  # this process's
+        own = {"_reader", "_looked_at", "_watch"}  # this process's
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
 
@@ -175,7 +200,7 @@ def _cached_array(stored: StoredArray) -> zarr.Array[Any]:
 
 def _attach(store: CheckedStore, stored: StoredArray) -> zarr.Array[Any]:
     """Make an array of a store and a metadata document, without reading."""
-    document = json.loads(stored.metadata)
+    document: Any = json.loads(stored.metadata)
     strict = stored.spec.missing_chunks == "error"
     checked = store.with_shards(shard_layout(document, stored.name, strict=strict))
     return zarr.Array(zarr.AsyncArray(document, StorePath(checked, stored.path)))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.buffers import Memory, ReadBuffers
     from dask_gmm.data.conventions import Marks
     from dask_gmm.data.grid import BlockRef
+    from dask_gmm.data.stored_metadata import StoredMetadata
 
 __all__ = [
     "ArrayWeights",
@@ -126,6 +127,10 @@ class Weights(ABC):
     def content_token(self) -> object:
         """Return what Dask can name the weights by, None where nothing tells when they change."""
         return None
+
+    def stored_metadata(self) -> tuple[StoredMetadata, ...]:
+        """Read anew what the store of the weights holds as their metadata, if there is one."""
+        return ()
 
 
 @dataclass(frozen=True, eq=False)

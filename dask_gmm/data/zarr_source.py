@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
+    from dask_gmm.data.stored_metadata import StoredMetadata
     from dask_gmm.data.weights import Weights
     from dask_gmm.rows import Rows
 
@@ -234,6 +235,25 @@ class ZarrSource(StoredArray, Source):
     @property
     def _whole_shards(self) -> bool:
         return self.whole_shards
+
+    @property
+    def rereads_alike(self) -> bool:
+        """True: they are stored."""
+        return True
+
+    def place_of(self, block: BlockRef) -> str:
+        """Name the chunk or shard that a block lies in, or the first of them."""
+        array = self.open()
+        unit = array.shards or array.chunks
+        spans = [(a // n, -(-b // n)) for (a, b), n in zip(self._box(block), unit, strict=True)]
+        key = array.metadata.encode_chunk_key(tuple(first for first, _ in spans))
+        count = math.prod(last - first for first, last in spans)
+        others = f" and {count - 1} more" if count > 1 else ""
+        return f"Chunk {key!r}{others} of {self.name}"
+
+    def stored_metadata(self) -> tuple[StoredMetadata, ...]:
+        """Read the array's metadata anew, and those of its weights."""
+        return (self.own_metadata(), *super().stored_metadata())
 
     def content_token(self) -> object:
         """Return what says where the rows lie, how they are read, and whether they changed."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
+    from dask_gmm.data.stored_metadata import StoredMetadata
     from dask_gmm.data.stores import StoreSpec
 
     Box = tuple[tuple[int, int], ...]
@@ -177,6 +178,10 @@ class ZarrWeights(StoredArray, Weights):
         """Return what says where the weights lie and whether they changed."""
         content = self.content_name()
         return None if content is None else (content, self.path, self.axes)
+
+    def stored_metadata(self) -> tuple[StoredMetadata, ...]:
+        """Read the array's metadata anew."""
+        return (self.own_metadata(),)
 
     def read(
         self,
