@@ -17,6 +17,7 @@ __all__ = [
     "CollapsedComponentWarning",
     "CorruptChunkError",
     "DaskGMMError",
+    "DataChangedError",
     "FillValueWarning",
     "IncompletePassError",
     "InputError",
@@ -198,6 +199,10 @@ class MissingChunkError(StoreError):
 
 class CorruptChunkError(StoreError):
     """A chunk is there but cannot be decoded: truncated, or its checksum does not hold."""
+
+
+class DataChangedError(StoreError):
+    """What is stored was written anew while it was being read."""
 
 
 class OutputExistsError(StoreError, FileExistsError):
