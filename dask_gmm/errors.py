@@ -21,6 +21,7 @@ __all__ = [
     "FillValueWarning",
     "IncompletePassError",
     "InputError",
+    "ManifestError",
     "MemoryPlanError",
     "MissingChunkError",
     "MissingValueError",
@@ -211,6 +212,10 @@ class OutputExistsError(StoreError, FileExistsError):
 
 class ModelFileError(StoreError, ValueError):
     """What was found is not a model file that this version can read."""
+
+
+class ManifestError(StoreError, ValueError):
+    """What was found is not a manifest that this version can read."""
 
 
 class StateError(DaskGMMError, ValueError):

@@ -407,7 +407,7 @@ def test_damages_in_stores_without_an_address(kind: str, tmp_path: Path) -> None
                 for key, value in held.items():
                     file.writestr(key, value)
         else:
-            buffers = {key: Buffer.from_bytes(value) for key, value in held.items()}
+            buffers: Any = {key: Buffer.from_bytes(value) for key, value in held.items()}
             given = zarr.storage.MemoryStore(buffers)
         found = outcome(open_source(given))
         assert isinstance(found, tuple), what

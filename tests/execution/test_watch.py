@@ -88,7 +88,7 @@ def test_other_metadata(what: str, tmp_path: Path) -> None:
 
 def test_other_metadata_of_weights(tmp_path: Path) -> None:
     path, weights = write(tmp_path / "x.zarr"), tmp_path / "w.zarr"
-    one = {"data": np.ones(40), "overwrite": True}
+    one: dict[str, Any] = {"data": np.ones(40), "overwrite": True}
     zarr.create_array(weights, chunks=(5,), **one)
     message = error_after(
         lambda: zarr.create_array(weights, chunks=(4,), **one),
