@@ -219,7 +219,8 @@ def _title(state: ProgressState) -> str:
 
 def _details(state: ProgressState) -> str:
     rows, size = state.rates()
-    parts = [f"{show_count(rows)} rows/s", f"{show_bytes(size)}/s"] if rows else []
+    parts = [f"{show_count(rows)} rows/s"] if rows else []
+    parts += [f"{show_bytes(size)}/s"] if size else []
     if state.bounds:
         parts.append(f"log-likelihood {state.bounds[-1]:.6f}{_signed(state.change)}")
     if state.remaining is not None:

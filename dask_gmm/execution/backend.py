@@ -7,7 +7,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dask_gmm.errors import IncompletePassError
@@ -15,6 +15,7 @@ from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import plan_pass, resize_units
 from dask_gmm.execution.tree import Summable
+from dask_gmm.execution.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -104,6 +105,7 @@ class Passes:
         self.n_threads = n_threads
         self._backend = backend
         self._plan = plan
+        self._watch = Watch.of(plan.source)
 
     def run(
         self,
@@ -111,10 +113,19 @@ class Passes:
         *,
         on_progress: Callable[[PassProgress], None] | None = None,
     ) -> PassResult[T]:
-        """Read every block once and return the sum of the job's values; see `Backend.run`."""
-        result = self._backend.run(self._plan, job, on_progress=on_progress)
+        """Read every block once and return the sum of the job's values; see `Backend.run`.
+
+        Raises
+        ------
+        DataChangedError
+            Somebody has written to the data since they were opened for passes.
+        """
+        watched = self._watch.over(job, self.blocks)
+        with self._watch.explaining():
+            result = self._backend.run(self._plan, watched, on_progress=on_progress)
+        self._watch.look()
         self._plan = resize_units(self._plan, result.seconds, result.threads)
-        return result
+        return replace(result, value=self._watch.taken(watched, result.value))
 
 
 class Backend(ABC):
@@ -276,11 +287,16 @@ def conclude(
 
 
 def _check_complete(plan: Plan, rows: int, blocks: int) -> None:
-    if blocks != plan.n_positions or (plan.n_rows is not None and rows != plan.n_rows):
-        raise IncompletePassError(
-            f"A pass over {plan.source.name} read {rows:,} rows in {blocks:,} blocks where "
-            f"{plan.n_rows:,} rows in {plan.n_positions:,} blocks were expected. Did the input "
-            f"change while it was read? Open it again and repeat the fit."
-            if plan.n_rows is not None
-            else f"A pass over {plan.source.name} read {blocks:,} of {plan.n_positions:,} blocks."
-        )
+    if blocks == plan.n_positions and plan.n_rows in (None, rows):
+        return
+    if plan.n_rows in (None, rows):
+        expected, lacking, unit = "", plan.n_positions - blocks, "blocks"
+    else:
+        assert plan.n_rows is not None
+        expected, lacking, unit = f"{plan.n_rows:,} rows in ", plan.n_rows - rows, "rows"
+    raise IncompletePassError(
+        f"A pass over {plan.source.name} read {rows:,} rows in {blocks:,} blocks where {expected}"
+        f"{plan.n_positions:,} blocks were expected: {abs(lacking):,} {unit} "
+        f"{'missing' if lacking > 0 else 'too many'}. Did the input change while it was read? Open "
+        f"it again and repeat the fit."
+    )
