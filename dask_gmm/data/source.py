@@ -35,6 +35,7 @@ __all__ = [
     "NumpySource",
     "Source",
     "ZarrSource",
+    "is_remote",
     "open_memory",
     "open_source",
     "with_weights",
@@ -93,14 +94,15 @@ def open_source(
     if sample_weight is None:
         return _open_rows(X, feature_axis, storage_options, policy, array, block_rows)
     # One set of options serves data and weights, whichever of them lie behind a URL.
-    own = storage_options if _is_remote(X) or not _is_remote(sample_weight) else None
+    own = storage_options if is_remote(X) or not is_remote(sample_weight) else None
     source = _open_rows(X, feature_axis, own, policy, array, block_rows)
     return with_weights(
         source, sample_weight, storage_options=storage_options, missing_chunks=policy
     )
 
 
-def _is_remote(X: Any) -> bool:
+def is_remote(X: Any) -> bool:
+    """Whether X is a URL of something that is not on this machine's disks."""
     return isinstance(X, str | os.PathLike) and scheme_of(os.fspath(X)) != "file"
 
 
