@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import zarr
+from distributed import LocalCluster
 
 from dask_gmm import GaussianMixture
 from dask_gmm.errors import CheckpointError, CheckpointWarning
@@ -125,7 +127,7 @@ def test_a_disk_that_runs_full(points: Path, small_disk: Path) -> None:  # noqa:
 
 
 DRIVER = """
-import sys, time, warnings
+import contextlib, sys, time, warnings
 from dask_gmm import GaussianMixture
 from dask_gmm.fitting.events import PassFinished
 warnings.simplefilter("ignore")
@@ -136,14 +138,18 @@ def slow(event):
 gm = GaussianMixture(3, acceleration=None, tol=0.0, max_iter=6, random_state=0, callbacks=[slow])
 print("ready", flush=True)
 sys.stdin.readline()
-gm.fit(sys.argv[1], checkpoint=sys.argv[2])
+with contextlib.ExitStack() as stack:
+    if len(sys.argv) > 4:
+        from distributed import Client
+        stack.enter_context(Client(sys.argv[4]))
+    gm.fit(sys.argv[1], checkpoint=sys.argv[2])
 print(gm.means_.tobytes().hex(), flush=True)
 """
 
 
-def driver(points: Path, place: Path, pause: float) -> subprocess.Popen[str]:
+def driver(points: Path, place: Path, pause: float, *scheduler: str) -> subprocess.Popen[str]:
     """A process that fits once it is told to, and rests so long after each pass."""
-    words = [sys.executable, "-c", DRIVER, str(points), str(place), str(pause)]
+    words = [sys.executable, "-c", DRIVER, str(points), str(place), str(pause), *scheduler]
     pipe = subprocess.PIPE
     process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     wait_for(process, "ready")
@@ -205,3 +211,27 @@ def test_a_driver_that_was_stopped_for_long_is_fenced_off(points: Path, tmp_path
     assert before is not None
     assert after is not None
     assert (before.commit, before.about["ended"]) == (after.commit, True)
+
+
+def test_a_driver_that_dies_leaves_the_cluster_to_the_next(points: Path, tmp_path: Path) -> None:
+    """Which goes on there with the same bits; nothing of the dead one's stays."""
+    whole = GaussianMixture(K, **SETTINGS).fit(points).means_.tobytes().hex()
+    place = tmp_path / "c"
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        where = cluster.scheduler_address
+        with (
+            driver(points, place, 0.2, where) as first,
+            driver(points, place, 0.0, where) as second,
+        ):
+            begin(first)
+            wait_for(first, "pass 3")
+            first.kill()
+            begin(second)
+            out, complaint = second.communicate(timeout=120)
+        assert second.returncode == 0, complaint
+        assert out.split()[-1] == whole
+        assert out.startswith(("pass 3", "pass 4"))
+        until = time.monotonic() + 30
+        while cluster.scheduler.tasks and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not cluster.scheduler.tasks
