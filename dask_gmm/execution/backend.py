@@ -127,6 +127,16 @@ class Passes:
         self._plan = resize_units(self._plan, result.seconds, result.threads)
         return replace(result, value=self._watch.taken(watched, result.value))
 
+    def end(self) -> None:
+        """Make sure that the data are still what they were; there will be no other pass.
+
+        Raises
+        ------
+        DataChangedError
+            They are not.
+        """
+        self._watch.look(last=True)
+
 
 class Backend(ABC):
     """Runs passes. All backends return the same bits and raise the same errors."""
@@ -159,7 +169,9 @@ class Backend(ABC):
         try:
             # Once for all passes, and whatever is computed between them: it costs milliseconds.
             with single_threaded_blas():
-                yield Passes(self, plan, n_threads)
+                passes = Passes(self, plan, n_threads)
+                yield passes
+                passes.end()
         finally:
             if plan.cache is not None:
                 self.unpin(plan.cache)

@@ -4,9 +4,10 @@ A fit reads the same blocks again and again, for hours perhaps, and every pass t
 what they were. Should somebody write to the store meanwhile, the passes would be over different
 data: no likelihood rises any more, and nothing says why. So two things are looked at again:
 
-- the metadata of the arrays, before the first pass and after each one, by whoever drives it;
+- the metadata of the arrays, by whoever drives the passes: before the first, after each, and after
+  the last, though looking takes no more than a hundredth of the time;
 - the rows of some blocks, the *witnesses*, by the tasks that read them in any case: a checksum of
-  up to 64 KiB of each, from its beginning to its end. One block in sixteen is a witness, and no
+  up to 32 KiB of each, from its beginning to its end. One block in sixteen is a witness, and no
   more than 64 are, so that it costs less than a hundredth of a pass however small blocks are.
 
 Data that are all written anew are found out by that. A few values that somebody changes in place
@@ -42,7 +43,9 @@ BLOCKS_PER_WITNESS = 16
 MOST_WITNESSES = 64
 #: A witness is looked at in so many places, at so many bytes in each.
 PLACES = 8
-PLACE_BYTES = 8192
+PLACE_BYTES = 4096
+#: The part of the time that may go into looking at metadata.
+SHARE = 0.01
 #: Pauses (seconds, jittered) before the metadata are asked for again.
 PAUSES = (0.2, 1.0)
 
@@ -59,7 +62,10 @@ class Watch:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._cost = 0.0
+        self._looked = 0.0
         self._metadata = self._first_look()
+        self._unseen = False
         self._digests: dict[int, int] = {}
 
     @classmethod
@@ -99,8 +105,13 @@ class Watch:
         self._digests.update(value.digests)
         return value.value
 
-    def look(self) -> None:
-        """Look at the metadata again.
+    def look(self, *, last: bool = False) -> None:
+        """Look at the metadata again, unless the last look was only just.
+
+        Parameters
+        ----------
+        last : bool
+            Whether there will be no other: then it is never too early.
 
         Raises
         ------
@@ -109,8 +120,19 @@ class Watch:
         StoreError
             They cannot be read.
         """
-        if self._metadata:
-            self._compare(_patiently(self._source))
+        early = time.perf_counter() - self._looked < self._cost / SHARE
+        self._unseen = self._unseen or not last
+        if self._metadata and self._unseen and (last or not early):
+            self._unseen = False
+            self._compare(self._read())
+
+    def _read(self) -> tuple[StoredMetadata, ...]:
+        """Read the metadata and note what that takes."""
+        begun = time.perf_counter()
+        found = _patiently(self._source)
+        self._looked = time.perf_counter()
+        self._cost = self._looked - begun
+        return found
 
     def _compare(self, found: tuple[StoredMetadata, ...]) -> None:
         for before, now in zip(self._metadata, found, strict=True):
@@ -139,7 +161,7 @@ class Watch:
 
     def _first_look(self) -> tuple[StoredMetadata, ...]:
         try:
-            return _patiently(self._source)
+            return self._read()
         except StoreError:
             if self._source.graph_blocks is None:
                 raise
@@ -174,7 +196,7 @@ def digest_of_rows(rows: Rows) -> int:
     each = max(1, PLACE_BYTES // max(1, values.shape[1] * values.itemsize))
     starts = [0] if n <= PLACES * each else [i * (n - each) // (PLACES - 1) for i in range(PLACES)]
     length = n if len(starts) == 1 else each
-    digest: int = google_crc32c.value(f"{rows.n_read} {n} {values.dtype}".encode())
+    digest: int = google_crc32c.value(f"{rows.n_read} {n} {values.dtype.str}".encode())
     for start in starts:
         digest = google_crc32c.extend(digest, values[start : start + length].tobytes())
         if rows.weights is not None:
