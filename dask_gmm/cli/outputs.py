@@ -220,10 +220,14 @@ def _node_at(url: str, options: Mapping[str, Any]) -> str | None:
     path = local_path(url)
     if path is not None and not path.exists():
         return None
+    from dask_gmm.data.provenance import is_incomplete
     from dask_gmm.data.stores import probe_store, store_spec
 
     try:
         node = zarr.open(store=probe_store(store_spec(url, options or None)), mode="r")
     except FileNotFoundError:
         return None
-    return "array" if isinstance(node, zarr.Array) else "group"
+    if not isinstance(node, zarr.Array):
+        return "group"
+    # In an object store: the local ones lie beside their place until they are complete.
+    return "incomplete" if path is None and is_incomplete(node.attrs) else "array"

@@ -18,6 +18,7 @@ from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.open_weights import with_weights
+from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stores import MissingChunks, check_missing_chunks, store_spec
 from dask_gmm.data.urls import scheme_of
 from dask_gmm.data.zarr_open import find_by_url, find_in_node, find_in_store
@@ -197,6 +198,7 @@ def _open_dataarray(X: Any, feature_axis: int | str, block_rows: int | None) -> 
             axis_names=names,
             block_rows=block_rows,
         )
+    check_complete(X.attrs, name)
     marks = marks_of(X.attrs, source.dtype, name, _LABELLED, decoded=X.encoding)
     fill = None if marks.values else chosen_fill(X.encoding.get("fill_value"), source.dtype)
     dim = X.dims[source.feature_axis]

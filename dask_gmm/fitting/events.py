@@ -21,6 +21,7 @@ __all__ = [
     "Judgement",
     "Observer",
     "Outcome",
+    "OutputResumed",
     "PassAdvanced",
     "PassFinished",
     "PassJudged",
@@ -138,6 +139,23 @@ class StartRead:
     blocks: int
     bytes_read: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class OutputResumed:
+    """An output that an earlier run has begun goes on.
+
+    Attributes
+    ----------
+    output : str
+    blocks : int
+        Those that are finished, and not computed again.
+    blocks_total : int
+    """
+
+    output: str
+    blocks: int
+    blocks_total: int
 
 
 @dataclass(frozen=True)
@@ -266,6 +284,7 @@ Event: TypeAlias = (
     | SampleAdvanced
     | StartRead
     | StartsFound
+    | OutputResumed
     | PassStarted
     | PassAdvanced
     | PassFinished
