@@ -135,7 +135,7 @@ def replace_file(path: str, content: bytes) -> None:
 
 
 def settle(path: str) -> None:
-    """Return when everything below a directory is on the disk.
+    """Return when a directory and everything below it are on the disk.
 
     Raises
     ------
@@ -146,6 +146,7 @@ def settle(path: str) -> None:
         for name in names:
             _sync(Path(folder) / name)
         _sync(Path(folder))
+    _sync(Path(path).parent)
 
 
 def sweep(path: str) -> None:

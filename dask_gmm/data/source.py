@@ -182,6 +182,7 @@ def _open_lazy_frame(X: Any, feature_axis: int | str) -> Source:
 def _open_dataarray(X: Any, feature_axis: int | str, block_rows: int | None) -> Source:
     names = [str(dim) for dim in X.dims]
     name = f"DataArray {X.name!r}" if X.name is not None else "DataArray"
+    check_complete(X.attrs, name)
     if X.chunks is None and not X._in_memory:
         # Opened lazily without Dask: reading .values would load all of it.
         X = X.chunk({})
@@ -198,7 +199,6 @@ def _open_dataarray(X: Any, feature_axis: int | str, block_rows: int | None) -> 
             axis_names=names,
             block_rows=block_rows,
         )
-    check_complete(X.attrs, name)
     marks = marks_of(X.attrs, source.dtype, name, _LABELLED, decoded=X.encoding)
     fill = None if marks.values else chosen_fill(X.encoding.get("fill_value"), source.dtype)
     dim = X.dims[source.feature_axis]
