@@ -25,7 +25,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import GroupMetadata
 from zarr.core.sync import sync
 
-from dask_gmm.data.atomic_replace import replace_file, settle
+from dask_gmm.data.atomic_replace import holds_only_rests, replace_file, settle, sweep
 from dask_gmm.data.checked_store import first_line
 from dask_gmm.data.stores import probe_store, store_spec, writable_store
 from dask_gmm.data.urls import join_url, normalize_url, scheme_of
@@ -336,6 +336,9 @@ def _what_is_there(
     if group is not None:
         return "another Zarr group"
     with _writing(name):
+        # A first save that is killed at once leaves no more than that.
+        if scheme_of(name) == "file" and Path(name).is_dir() and holds_only_rests(name):
+            sweep(name)
         empty = sync(writable_store(url, storage_options).is_empty(""))
     return None if empty else "something else"
 

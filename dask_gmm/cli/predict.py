@@ -111,7 +111,8 @@ def predict(
     refuse_overlap(output, data.data, model)
     mixture = _load(model, data)
     # Where it must go on it deletes nothing, and a complete one is what it may find.
-    check_array_output(output, data.storage_options, overwrite=overwrite or bool(resume))
+    replaces = overwrite or bool(resume)
+    check_array_output(output, data.storage_options, overwrite=replaces, beside=True)
     begun = time.perf_counter()
     found, computed = 0, 0
 

@@ -29,6 +29,7 @@ __all__ = [
     "Claim",
     "copies_beside",
     "copy_beside",
+    "holds_only_rests",
     "is_copy",
     "put_in_place",
     "remove",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 _COPY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.(partial|old)")
+# What a file is called while it is written, by Zarr or by `replace_file`.
+_HALF_WRITTEN = re.compile(r".+\.[0-9a-f]{32}\.partial")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # A file system waits once for what many ask for at the same time: 16 threads settle thousands of
 # small files ten times as fast as one.
@@ -160,8 +163,13 @@ def sweep(path: str) -> None:
     """Delete the files that a killed process has left half written below a directory."""
     for folder, _, names in os.walk(path):
         for name in names:
-            if name.endswith(".partial"):
+            if _HALF_WRITTEN.fullmatch(name):
                 remove(str(Path(folder) / name))
+
+
+def holds_only_rests(path: str) -> bool:
+    """Whether all that a directory holds, if anything, is what `sweep` would delete."""
+    return all(_HALF_WRITTEN.fullmatch(p.name) and p.is_file() for p in Path(path).iterdir())
 
 
 class Claim:

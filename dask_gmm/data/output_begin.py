@@ -173,7 +173,7 @@ def begin_output(
     except (InputError, StoreError):
         raise
     except Exception as error:  # every kind of store has errors of its own
-        raise not_written(error, url) from error
+        raise not_written(error, url, "Nothing there was changed." if local else "") from error
 
 
 @dataclass(frozen=True)

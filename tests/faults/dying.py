@@ -25,7 +25,10 @@ from zarr.core.sync import sync
 
 from dask_gmm import GaussianMixture
 from dask_gmm.data import atomic_replace
+from dask_gmm.data.output_array import read_attributes
+from dask_gmm.data.provenance import is_incomplete, recipe_in
 from dask_gmm.data.stores import writable_store
+from dask_gmm.data.urls import check_options
 from dask_gmm.errors import StoreError
 
 if TYPE_CHECKING:
@@ -107,7 +110,7 @@ def objects(url: str, options: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def mixture(seed: int) -> GaussianMixture:
+def fitted(seed: int) -> GaussianMixture:
     """A mixture of another seed is another."""
     model = GaussianMixture(2, random_state=seed, max_iter=1, kernel="reference")
     with warnings.catch_warnings(action="ignore"):  # of not having converged
@@ -121,6 +124,10 @@ class Scenario:
     def __init__(self, url: str, folder: Path, options: dict[str, str]) -> None:
         self.url, self.folder, self.options = url, folder, options
         self.on_disk = url.startswith("/")
+
+    def mixture(self, seed: int) -> GaussianMixture:
+        """Return one that `prepare` has left."""
+        return GaussianMixture.load(self.folder / f"m{seed}.zarr")
 
     def write(self, url: str, seed: int, **how: Any) -> None:
         """Write to a place."""
@@ -137,7 +144,7 @@ class Outputs(Scenario):
     def write(self, url: str, seed: int, **how: Any) -> None:
         source = str(self.folder / "x.zarr")
         with dask.config.set(scheduler="synchronous"):
-            mixture(seed).predict_to(source, url, storage_options=self.options or None, **how)
+            self.mixture(seed).predict_to(source, url, storage_options=self.options or None, **how)
 
     def reading(self, url: str) -> str:
         try:
@@ -155,7 +162,7 @@ class Models(Scenario):
 
     def write(self, url: str, seed: int, **how: Any) -> None:
         how.pop("resume", None)
-        mixture(seed).save(url, storage_options=self.options or None, **how)
+        self.mixture(seed).save(url, storage_options=self.options or None, **how)
 
     def reading(self, url: str) -> str:
         try:
@@ -170,7 +177,10 @@ def look(scenario: Scenario, url: str, expected: dict[str, str]) -> dict[str, An
     beside = list(Path(url).parent.glob(".*.partial")) if scenario.on_disk else []
     found: dict[str, Any] = {"reading": scenario.reading(url)}
     place = str(beside[0]) if beside else url
-    there = set(objects(place, scenario.options)) if found["reading"] != expected["new"] else set()
+    attributes = read_attributes(place, check_options(scenario.options)) or {}
+    # Beside its place it may have been called complete, and not put there.
+    begun = recipe_in(attributes) is not None and (beside or is_incomplete(attributes))
+    there = set(objects(place, scenario.options)) if begun else set()
     put = set()
     for name in ("LocalStore", "ObjectStore"):
         original = getattr(zarr.storage, name).set
@@ -220,6 +230,8 @@ def forked(act: Callable[[], Any]) -> tuple[int, Any]:
 def prepare(scenario: Scenario, expected_at: str, before: str) -> dict[str, Any]:
     """Write the rows and an undisturbed output; return what readers find of old and new."""
     zarr.create_array(scenario.folder / "x.zarr", data=ROWS, chunks=(50, 2))
+    for seed in (0, 1):
+        fitted(seed).save(scenario.folder / f"m{seed}.zarr")
     scenario.write(expected_at, 0)
     old = scenario.reading(expected_at)
     scenario.write(expected_at, 1, overwrite=True)
