@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.group import GroupMetadata
 from zarr.core.sync import sync
 
-from dask_gmm.data.atomic_replace import holds_only_rests, replace_file, settle, sweep
+from dask_gmm.data.atomic_replace import holds_only_rests, settle, sweep
 from dask_gmm.data.checked_store import first_line
+from dask_gmm.data.output_array import put_document
 from dask_gmm.data.stores import probe_store, store_spec, writable_store
-from dask_gmm.data.urls import join_url, normalize_url, scheme_of
+from dask_gmm.data.urls import check_options, join_url, normalize_url, scheme_of
 from dask_gmm.errors import (
     DaskGMMError,
     ModelFileError,
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
-    from zarr.abc.store import Store
 
 __all__ = ["ModelFile", "check_model_output", "fingerprint", "load_model", "save_model"]
 
@@ -177,7 +175,8 @@ def save_model(
             with suppress(Exception):  # where a disk is full, this makes room
                 sync(store.delete_dir(name))
             raise
-        _put_root(place, store, attributes)
+        root_document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        put_document(place, check_options(storage_options), root_document)
         if isinstance(previous, str):
             # The new model is whole: what is left of the old one, or of a save that broke off, is
             # in nobody's way.
@@ -254,16 +253,6 @@ def _write_arrays(group: zarr.Group, model: ModelFile) -> None:
             config={"write_empty_chunks": True},
         )
         array[...] = value
-
-
-def _put_root(place: str, store: Store, attributes: dict[str, Any]) -> None:
-    """Replace the root's metadata in one step."""
-    document = GroupMetadata(attributes, zarr_format=3).to_buffer_dict(default_buffer_prototype())
-    content = document["zarr.json"]
-    if scheme_of(place) == "file":
-        replace_file(join_url(place, "zarr.json"), content.to_bytes())
-    else:
-        sync(store.set("zarr.json", content))
 
 
 def _read_model(group: zarr.Group, attributes: Mapping[str, Any]) -> ModelFile:

@@ -124,16 +124,20 @@ def predict(
             case PassAdvanced():
                 computed = event.progress.rows_done
 
-    with computing(compute, session), observing(session, "labelling") as observe:
-        mixture.set_params(callbacks=[observe, count])
-        rows = mixture.predict_to(
-            data.data,
-            output,
-            probabilities=probabilities,
-            overwrite=overwrite,
-            resume={None: "auto", True: "must", False: "never"}[resume],
-            storage_options=options_for(output, data.storage_options) or None,
-        )
+    try:
+        with computing(compute, session), observing(session, "labelling") as observe:
+            mixture.set_params(callbacks=[observe, count])
+            rows = mixture.predict_to(
+                data.data,
+                output,
+                probabilities=probabilities,
+                overwrite=overwrite,
+                resume={None: "auto", True: "must", False: "never"}[resume],
+                storage_options=options_for(output, data.storage_options) or None,
+            )
+    except KeyboardInterrupt:
+        session.note(f"What is finished of {output} is kept: the same command goes on from it.")
+        raise
     seconds = time.perf_counter() - begun
     if session.json:
         session.emit(

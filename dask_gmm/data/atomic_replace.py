@@ -84,7 +84,8 @@ def put_in_place(copy: str, path: str) -> None:
         return
     old = _sibling(place, uuid.uuid4().hex[:12], "old")
     if _exchange(copy, str(place)):
-        Path(copy).rename(old)
+        with suppress(FileNotFoundError):  # another process has cleaned up already
+            Path(copy).rename(old)
     else:
         place.rename(old)
         try:

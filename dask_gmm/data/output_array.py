@@ -7,6 +7,7 @@ one step.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from contextlib import suppress
@@ -18,7 +19,6 @@ import psutil
 import zarr
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
@@ -86,7 +86,7 @@ def read_attributes(place: str, options: Options) -> Mapping[str, Any] | None:
     return attributes if isinstance(attributes, dict) else {}
 
 
-def put_document(place: str, options: Options, document: dict[str, Any]) -> None:
+def put_document(place: str, options: Options, document: Mapping[str, Any]) -> None:
     """Write a metadata document whole; a local one is on the disk when this returns."""
     if scheme_of(place) == "file":
         replace_file(str(Path(place) / METADATA), document_buffer(document).to_bytes())
@@ -94,9 +94,9 @@ def put_document(place: str, options: Options, document: dict[str, Any]) -> None
         sync(writable_store(place, options).set(METADATA, document_buffer(document)))
 
 
-def document_buffer(document: dict[str, Any]) -> Buffer:
+def document_buffer(document: Mapping[str, Any]) -> Buffer:
     """Return a metadata document as a store takes it."""
-    text = json.dumps(document, indent=2, allow_nan=False)
+    text = json.dumps(document, indent=2)
     return default_buffer_prototype().buffer.from_bytes(text.encode())
 
 
@@ -158,9 +158,9 @@ async def delete_all_but_metadata(store: Store) -> None:
     keys = [key async for key in store.list() if key != METADATA]
     # What makes it an array of the older format goes first.
     keys.sort(key=lambda key: not key.startswith(".z"))
-    await concurrent_map(
-        [(key,) for key in keys], store.delete, zarr.config.get("async.concurrency")
-    )
+    limit = zarr.config.get("async.concurrency")
+    for first in range(0, len(keys), limit):
+        await asyncio.gather(*(store.delete(key) for key in keys[first : first + limit]))
 
 
 def new_document(

@@ -189,11 +189,11 @@ class _Begin:
     def beside(self, document: dict[str, Any]) -> Output:
         """Begin, or go on with, a local output."""
         restore(self.url)
+        begun = [copy for copy in copies_beside(self.url) if self._is_work(copy)]
         if self._is_done():
             return self._output(self.url, None, finished=None)
         make_room(writable_store(self.url, self.options), self.url, overwrite=self.overwrite)
         place = copy_beside(self.url, self.recipe.digest)
-        begun = [copy for copy in copies_beside(self.url) if self._is_work(copy)]
         goes_on = self._goes_on([self._recipe_at(copy) for copy in begun])
         for copy in begun:
             if not goes_on:
@@ -325,7 +325,10 @@ class _Begin:
         None stands for all of them, and nothing left to do.
         """
         document = read_document(place, self.options)
-        assert document is not None
+        if document is None:  # moved away since it was looked at
+            raise OutputExistsError(
+                f"Another process has completed {self.url} at this moment: have a look at it."
+            )
         document["attributes"] = {}
         if finished == ():
             finished = finished_blocks(place, self.options, document)
