@@ -16,6 +16,7 @@ from dask_gmm.cli.values import show_bytes, show_count, show_seconds
 from dask_gmm.fitting.events import (
     FitResumed,
     FitStarted,
+    OutputResumed,
     PassAdvanced,
     PassFinished,
     PassJudged,
@@ -62,6 +63,8 @@ class ProgressState:
         What became of the last pass's step.
     remaining : float or None
         Estimate of what is left to gain, in nats per row, where an accelerated fit makes one.
+    skipped : int
+        Blocks of an output that an earlier run has finished.
     """
 
     verb: str = "pass"
@@ -78,6 +81,7 @@ class ProgressState:
     pass_seconds: float | None = None
     kind: str = ""
     remaining: float | None = None
+    skipped: int = 0
 
     def take(self, event: Event) -> None:
         """Take in an event."""
@@ -96,6 +100,8 @@ class ProgressState:
             case SampleAdvanced():
                 self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
                 self.between = True
+            case OutputResumed():
+                self.skipped = event.blocks
             case PassStarted():
                 self.number, self.advance, self.between = event.number, None, False
                 if event.candidates != self.candidates:
@@ -227,6 +233,8 @@ def _details(state: ProgressState) -> str:
         parts.append(f"{state.remaining:.1e} nats/row remaining")
     if state.candidates > 1:
         parts.append(f"{state.candidates} {state.among}")
+    if state.skipped:
+        parts.append(f"{state.skipped:,} blocks were finished before")
     parts += _outlook(state)
     return " · ".join(parts)
 
@@ -279,6 +287,11 @@ class _Lines:
                     event.seconds,
                     event.rows,
                     event.bytes_read,
+                )
+            case OutputResumed():
+                self._say(
+                    f"going on with {event.output}: {event.blocks:,} of {event.blocks_total:,} "
+                    f"blocks are finished"
                 )
             case PassSplit():
                 self._say(

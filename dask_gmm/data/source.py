@@ -18,6 +18,7 @@ from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.open_weights import with_weights
+from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stores import MissingChunks, check_missing_chunks, store_spec
 from dask_gmm.data.urls import scheme_of
 from dask_gmm.data.zarr_open import find_by_url, find_in_node, find_in_store
@@ -183,6 +184,7 @@ def _open_lazy_frame(X: Any, feature_axis: int | str) -> Source:
 def _open_dataarray(X: Any, feature_axis: int | str, block_rows: int | None) -> Source:
     names = [str(dim) for dim in X.dims]
     name = f"DataArray {X.name!r}" if X.name is not None else "DataArray"
+    check_complete(X.attrs, name)
     if X.chunks is None and not X._in_memory:
         # Opened lazily without Dask: reading .values would load all of it.
         X = X.chunk({})
