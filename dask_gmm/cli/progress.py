@@ -82,26 +82,12 @@ class ProgressState:
     kind: str = ""
     remaining: float | None = None
     skipped: int = 0
+    resumed: bool = False
 
     def take(self, event: Event) -> None:
         """Take in an event."""
+        self._take_between(event)
         match event:
-            case FitStarted() | SelectionStarted():
-                self.max_iter, self.tol = event.max_iter, event.tol
-                self.stage = "drawing a sample for the start"
-                if isinstance(event, SelectionStarted):
-                    self.among, self.tol = "candidates", 0.0  # several ends: none to foresee
-            case FitResumed():
-                self.stage = f"going on after pass {event.passes}"
-            case StartRead():
-                self.stage = f"start: read {event.number} of {event.reads} is done"
-            case SampleDrawn():
-                self.stage = f"computing the start from {show_count(event.rows)} rows"
-            case SampleAdvanced():
-                self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
-                self.between = True
-            case OutputResumed():
-                self.skipped = event.blocks
             case PassStarted():
                 self.number, self.advance, self.between = event.number, None, False
                 if event.candidates != self.candidates:
@@ -115,6 +101,26 @@ class ProgressState:
                 self.kind = event.judgement.kind.value
                 gain = event.judgement.remaining_gain
                 self.remaining = None if gain is None or not math.isfinite(gain) else gain
+
+    def _take_between(self, event: Event) -> None:
+        """Take in what happens before and between passes."""
+        match event:
+            case FitStarted() | SelectionStarted():
+                self.max_iter, self.tol = event.max_iter, event.tol
+                self.stage = "drawing a sample for the start"
+                if isinstance(event, SelectionStarted):
+                    self.among, self.tol = "candidates", 0.0  # several ends: none to foresee
+            case FitResumed():
+                self.resumed, self.stage = True, f"going on after pass {event.passes}"
+            case StartRead():
+                self.stage = f"start: read {event.number} of {event.reads} is done"
+            case SampleDrawn() if not self.resumed:
+                self.stage = f"computing the start from {show_count(event.rows)} rows"
+            case SampleAdvanced():
+                self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
+                self.between = True
+            case OutputResumed():
+                self.skipped = event.blocks
 
     def _finish(self, event: PassFinished) -> None:
         bound = max(event.lower_bounds)
