@@ -27,6 +27,7 @@ from dask_gmm.execution.watch import (
 from dask_gmm.fitting.events import PassFinished
 from dask_gmm.rows import Rows
 from tests.execution.fakes import SumJob, even_fake
+from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,7 +214,9 @@ def test_a_change_between_the_sample_and_the_first_pass(tmp_path: Path) -> None:
         passes.run(SumJob())
 
 
-@pytest.mark.parametrize("acceleration", [None, "squarem", "variance-reduced"])
+@pytest.mark.parametrize(
+    "acceleration", quick_ones([None, "squarem", "variance-reduced"], [None, "squarem"])
+)
 @pytest.mark.parametrize("what", ["rows", "codecs"])
 def test_a_fit(what: str, acceleration: str | None, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)

@@ -277,7 +277,7 @@ values = st.recursive(
 
 
 @given(value=values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_value_comes_back_to_the_last_bit(value: Any) -> None:
     assert same(from_bytes(to_bytes(value)), value)
     assert to_bytes(from_bytes(to_bytes(value))) == to_bytes(value)
