@@ -366,6 +366,20 @@ def test_chunks_that_a_machine_may_have_lost_are_looked_at(
         assert output.n_finished == 4
 
 
+def test_what_is_removed_while_it_is_written_is_not_written_into(
+    place: Place, source: Source
+) -> None:
+    with begin(place, source) as output:
+        writer = output.writer.open()
+        if place.url.startswith("/"):
+            shutil.rmtree(output.writer.place)
+        else:
+            sync(place.store.delete("zarr.json"))
+        with pytest.raises(StoreError, match=r"is not at .*somebody has removed it"):
+            writer.write(source.block(0), np.zeros(4))
+        assert place.objects() == {}
+
+
 # -- two at a time ---------------------------------------------------------------------------------
 
 
