@@ -258,9 +258,12 @@ class ClusterPass(Generic[T]):
             self._connection.check()
             return []
         until = time.monotonic() + COLLECT_SECONDS
+        asked = len(self._ready) + sum(len(fetch.keys) for fetch in self._fetches.values())
+        running = len(self._attempts) - asked - (not isinstance(events[0], Answer))
         with suppress(Empty):
-            while not isinstance(events[-1], Answer) and len(events) < len(self._attempts):
+            while running > 0:
                 events.append(self._events.get(timeout=max(until - time.monotonic(), 0)))
+                running -= not isinstance(events[-1], Answer)
         return events
 
     def _take(self, keys: list[Any]) -> None:
