@@ -67,8 +67,8 @@ RESUME = ("auto", "must", "never")
 
 # Rows and blocks that are looked at again where a fit has no sample: enough to see other data.
 _PROBED_ROWS, _PROBED_BLOCKS = 4096, 8
-# Seconds that a fit which is being interrupted waits for its last commit.
-_LAST_COMMIT = 60.0
+# Seconds that a fit waits for a commit when it could commit again, and when it ends.
+_PATIENCE, _LAST_COMMIT = 10.0, 60.0
 
 saved(PassFinished)
 saved(SampleRecipe)
@@ -243,6 +243,7 @@ class Recorder:
         self._pool: ThreadPoolExecutor | None = None
         self._under_way: Future[CheckpointWritten] | None = None
         self._safe = False  # something is written
+        self._slow = False  # it was said that commits take long
         self._begun = time.perf_counter()
         self._identity: dict[str, Any] = {}
         self.progress: Progress | None = None
@@ -268,12 +269,17 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Wait for the last commit, which takes a minute at most."""
         if self._pool is None:
             return
+        pool, self._pool = self._pool, None
         try:
             self.settle(_LAST_COMMIT)
         finally:
-            self._pool.shutdown(wait=False)
+            pool.shutdown(wait=False)
 
     def digest(self, sample: Sample | None, source: Source, backend: Backend) -> str:
         """Return the digest of the sample's rows, or of a few others where there is none.
@@ -299,6 +305,8 @@ class Recorder:
     def save(self, progress: Progress, standing: Standing) -> None:
         """Commit; what was committed before is through, or has failed and is said, by then.
 
+        A commit that takes too long is left to itself, and this one is left out: the fit goes on.
+
         Raises
         ------
         CheckpointError
@@ -306,9 +314,8 @@ class Recorder:
         FencedError
             Another driver goes on from this checkpoint.
         """
-        if self._commits is None or self._known(progress):
+        if self._commits is None or self._known(progress) or not self.settle(_PATIENCE):
             return
-        self.settle()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "dask-gmm-checkpoint")
         self._under_way = self._pool.submit(self._commit, self._commits, progress, standing)
@@ -342,25 +349,41 @@ class Recorder:
         took = time.perf_counter() - begun
         return CheckpointWritten(commits.name, number, len(progress.history), len(payload), took)
 
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait for the commit under way and say what came of it."""
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait for the commit under way and say what came of it; False if it still is under way.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait.
+        """
         if self._under_way is None:
-            return
-        under_way, self._under_way = self._under_way, None
+            return True
         try:
-            self._notify(under_way.result(timeout))
+            self._notify(self._under_way.result(timeout))
         except FencedError:
+            self._under_way = None
             raise
-        except (CheckpointError, StillWritingError) as error:
+        except StillWritingError:
+            if not self._slow:
+                self._slow = True
+                self._warn(f"it takes more than {timeout:.0f} s, and may yet come to an end.")
+            return False
+        except CheckpointError as error:
+            self._under_way = None
             if not self._safe:
                 raise
-            why = str(error) or f"it took more than {timeout:.0f} s."
-            warnings.warn(
-                f"The checkpoint was not written, the one before still holds and the fit goes on "
-                f"without: {why}",
-                CheckpointWarning,
-                stacklevel=2,
-            )
+            self._warn(str(error))
+        self._under_way = None
+        return True
+
+    def _warn(self, why: str) -> None:
+        warnings.warn(
+            f"The checkpoint was not written, the one before still holds and the fit goes on "
+            f"without: {why}",
+            CheckpointWarning,
+            stacklevel=2,
+        )
 
     def _take_up(self, commits: Commits, resume: str) -> None:
         """Find where to go on, and compare whose it is.
