@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.cli.conftest import program, write
+from tests.cli.conftest import write
 from tests.object_store import object_store  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ def test_as_json(rows: Path, run: Run) -> None:
     assert told["bytes"] == made["bytes"]
 
 
-def test_without_a_place_it_goes_to_stdout(rows: Path) -> None:
-    done = program("manifest", rows, "-q")
-    assert done.returncode == 0, done.stderr
+def test_without_a_place_it_goes_to_stdout(rows: Path, run: Run) -> None:
+    done = run("manifest", rows, "-q")
+    assert done.exit_code == 0, done.stderr
     rows.with_name("x.manifest").write_text(done.stdout)
     assert json.loads(done.stdout.splitlines()[0])["array"] == str(rows)
-    assert program("manifest", rows, "--verify", rows.with_name("x.manifest")).returncode == 0
+    assert run("manifest", rows, "--verify", rows.with_name("x.manifest")).exit_code == 0
 
 
 def test_chunks_that_are_not_stored_are_told_of(rows: Path, run: Run) -> None:
