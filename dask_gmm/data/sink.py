@@ -210,6 +210,8 @@ class Output:
     ----------
     writer : BlockWriter
         What tasks write with.
+    recipe : Recipe
+        What it is made of.
     blocks : tuple of int or None
         Those of the source that are to be computed; None for all of them.
     n_finished : int
@@ -230,7 +232,7 @@ class Output:
     ) -> None:
         self.writer = writer
         self.complete = complete
-        self._recipe = recipe
+        self.recipe = recipe
         self._claim = claim
         self._overwrite = overwrite
         self.n_finished = len(finished) - len(writer.witnesses)
@@ -263,7 +265,7 @@ class Output:
         """
         writer = self.writer
         document = json.loads(writer.metadata)
-        document["attributes"] = attributes_of_output(self._recipe.parts, complete=True)
+        document["attributes"] = attributes_of_output(self.recipe.parts, complete=True)
         try:
             writer.check_mine()
             self._check_blocks(document)

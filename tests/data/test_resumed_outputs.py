@@ -306,6 +306,12 @@ def test_a_process_that_dies_while_it_replaces_the_old_output(
         whole(place, source, overwrite=True)
     assert not Path(place.url).exists()
     monkeypatch.setattr(Path, "rename", original)
+    (copy,) = (str(p) for p in tmp_path.iterdir() if p.name.endswith(".partial"))
+    claim = atomic_replace.Claim(copy)  # as while the process is alive, between the two steps
+    with pytest.raises(OutputExistsError, match="is being written by another process"):
+        begin(place, source, resume="never")
+    claim.release()
+    assert not Path(place.url).exists()
     with pytest.raises(OutputExistsError, match="already exists"):
         begin(place, source)
     assert place.objects() == old
