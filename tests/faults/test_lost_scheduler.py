@@ -159,7 +159,20 @@ def test_whatever_reads_the_data_goes_on(verb: str, tmp_path: Path) -> None:
 def test_the_command_line_goes_on(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((60_000, 8))
     zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(100, 8))
-    words = ("fit", "x.zarr", "-k", "8", "--tol", "0", "--acceleration", "none", "--max-iter", "8")
+    words = (
+        "fit",
+        "x.zarr",
+        "-k",
+        "8",
+        "--tol",
+        "0",
+        "--acceleration",
+        "none",
+        "--max-iter",
+        "8",
+        "--seed",
+        "0",
+    )
     command = [sys.executable, "-c", "from dask_gmm.cli.main import main; main()", *words]
     calm = subprocess.run(
         [*command, "-o", "calm"], capture_output=True, text=True, cwd=tmp_path, check=False

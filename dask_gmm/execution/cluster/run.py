@@ -56,10 +56,10 @@ GATHER_BYTES = 64_000_000
 MOST_LOSSES = 4
 #: Attempts at one node at the same time.
 MOST_ATTEMPTS = 4
-#: Seconds after which a request for results is looked into, where some worker does not answer.
-FETCH_SECONDS = 2.0
-#: Seconds of silence of the whole pass, where some worker is unfit, after which what is under way
-#: is taken to wait for what that one holds. Longer where such pauses have been before.
+#: Seconds after which a request for results is made again, where some worker is unfit or has gone.
+FETCH_SECONDS = 3.0
+#: Seconds of silence of the whole pass, where some worker is unfit or has gone, after which what is
+#: under way is taken to wait for what that one holds. Longer where such pauses have been before.
 STALL_SECONDS = 3.0
 
 T = TypeVar("T", bound=Summable)
@@ -364,7 +364,8 @@ class ClusterPass(Generic[T]):
     # ------------------------------------------------------------- what does not get on
 
     def _late_keys(self) -> list[Any]:
-        return [key for fetch in self._fetches.values() if fetch.is_late for key in fetch.keys]
+        late = [fetch for fetch in self._fetches.values() if fetch.is_late]
+        return [key for fetch in late for key in fetch.keys] if self._watch.troubled else []
 
     def _rescue(self) -> None:
         """Begin elsewhere what does not get on where it is; the first attempt to end counts."""
@@ -376,7 +377,7 @@ class ClusterPass(Generic[T]):
             for attempt in self._attempts
             if attempt.workers and not attempt.workers & now.usable
         }
-        if now.unfit:
+        if self._watch.troubled:
             stuck.update(self._given_to_unfit())
             stuck.update(self._held_by_silent())
             if time.monotonic() - self._life > max(STALL_SECONDS, 3 * self._longest_pause):
@@ -414,13 +415,14 @@ class ClusterPass(Generic[T]):
         ]
 
     def _held_by_silent(self) -> Iterable[Attempt]:
-        """Results that are asked of workers which do not answer; ask for the others again."""
+        """Return whose results only workers have that do not answer; ask for the others again."""
+        holders = self._watch.now.holders
         lost = self._watch.now.stuck_results()
-        for fetch in [f for f in self._fetches.values() if not lost.isdisjoint(f.keys)]:
+        for fetch in [f for f in self._fetches.values() if f.is_late and f.keys[0] in holders]:
             del self._fetches[fetch.answer]
             fetch.answer.cancel()
-            self._ready.extend(key for key in fetch.keys if key not in lost)
-        self._start_fetching()
+            for key in set(fetch.keys) - lost:
+                self._events.put(key)
         return [attempt for key in lost if (attempt := self._attempts.get(key))]
 
     def _overtake(self) -> None:
