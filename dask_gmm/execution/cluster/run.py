@@ -205,7 +205,9 @@ class ClusterPass(Generic[T]):
         while self._messages:
             message = self._messages.popleft()
             self._totals.message(message.unit, message.counts)
-            self._running[message.submission, message.unit] = Running.of(message)
+            self._running[message.submission, message.unit] = Running.now(
+                message.worker, message.seconds
+            )
             self._note_life()
         if not events:
             lost, self._lost = self._lost, []
