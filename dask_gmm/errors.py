@@ -32,6 +32,7 @@ __all__ = [
     "NonFiniteError",
     "OutputExistsError",
     "PassInterruptedError",
+    "PassLostError",
     "ResumedElsewhereWarning",
     "RowError",
     "SampleWeightError",
@@ -42,6 +43,7 @@ __all__ = [
     "StoreNotFoundError",
     "UnitFailedError",
     "UnitsWarning",
+    "VersionsDifferError",
 ]
 
 
@@ -240,15 +242,29 @@ class ClusterError(DaskGMMError, RuntimeError):
     """The Dask cluster could not do what was asked."""
 
 
-class NoWorkersError(ClusterError):
-    """The scheduler has no workers, and none came within the timeout."""
+class VersionsDifferError(ClusterError):
+    """Workers run other versions than the driver of what decides the bits of a result."""
 
 
-class SchedulerLostError(ClusterError):
-    """The connection to the scheduler broke and the results of the pass are gone with it."""
+class PassLostError(ClusterError):
+    """The cluster could not end a pass; what earlier passes have found is still true."""
+
+    def saying(self, sentence: str) -> Self:
+        """Return the same error with one more sentence, of what is left to begin again from."""
+        more = type(self)(f"{self} {sentence}").with_traceback(self.__traceback__)
+        more.__cause__ = self.__cause__
+        return more
 
 
-class UnitFailedError(ClusterError):
+class NoWorkersError(PassLostError):
+    """The scheduler has no workers that answer, and none came within the timeout."""
+
+
+class SchedulerLostError(PassLostError):
+    """The connection to the scheduler broke, and it did not come back within the timeout."""
+
+
+class UnitFailedError(PassLostError):
     """One unit of work kept losing its worker, more often than chance explains."""
 
 

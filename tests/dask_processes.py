@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["started", "started_scheduler", "started_worker"]
+
+
+def _drain(stream: IO[str]) -> None:
+    with stream:
+        stream.read()
 
 
 @contextmanager
@@ -34,11 +40,12 @@ def started(*arguments: str, wait_for: str = "") -> Iterator[tuple[subprocess.Po
                 found = match.group(0)
                 break
         assert found, f"dask {arguments} ended without saying {wait_for}"
+        # Nobody reads on, and a process whose log is full stands still.
+        threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
         yield process, found
     finally:
         process.kill()
         process.wait(10)
-        process.stderr.close()
 
 
 @contextmanager

@@ -152,6 +152,7 @@ class Backend(ABC):
         finally:
             if plan.cache is not None:
                 self.unpin(plan.cache)
+            self.close()
 
     @property
     @abstractmethod
@@ -175,6 +176,9 @@ class Backend(ABC):
 
         `on_progress` is called in the caller's thread, about once a second and at the end.
         """
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Let go of what passes have opened; another may follow, and open it again."""
 
     @abstractmethod
     def unpin(self, cache: CacheSpec) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +21,7 @@ __all__ = [
     "available_memory",
     "machine_fingerprint",
     "machine_memory",
+    "package_versions",
     "single_threaded_blas",
 ]
 
@@ -182,3 +183,18 @@ def machine_fingerprint() -> str:
             *packages,
         ]
     )
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Return the versions here of what decides a result's bits and what travels, by name.
+
+    Python's without the last number. A package that is no installed distribution (a checkout on
+    the path) does not know its version, and is left out.
+    """
+    import numpy as np
+
+    found = {"Python": ".".join(platform.python_version_tuple()[:2]), "numpy": np.__version__}
+    with suppress(PackageNotFoundError):
+        found["dask-gmm"] = version("dask-gmm")
+    return found

@@ -27,6 +27,7 @@ __all__ = [
     "Plan",
     "TaskMemory",
     "check_memory",
+    "in_mb",
     "plan_pass",
     "process_memory",
     "resize_units",
@@ -265,7 +266,8 @@ def _pinned(plan: Plan) -> int:
     return min(plan.cache.size, plan.n_positions * plan.source.block_bytes)
 
 
-def _mb(size: float) -> str:
+def in_mb(size: float) -> str:
+    """Return a number of bytes as messages write it."""
     return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e6:,.3f} MB"
 
 
@@ -307,13 +309,13 @@ def check_memory(
     if needed <= allowed:
         return
     fitting = int((allowed - PROCESS_BYTES - pinned) // parts.total)
-    block = _mb(plan.source.block_bytes)
+    block = in_mb(plan.source.block_bytes)
     remedies = [
-        f"give {place} at least {_mb(needed / usable)}",
+        f"give {place} at least {in_mb(needed / usable)}",
         f"store {plan.source.name} in chunks smaller than {block}",
     ]
     if needed - pinned <= allowed:
-        remedies = [f"set cache to at most {_mb(allowed - needed + pinned)}", remedies[0]]
+        remedies = [f"set cache to at most {in_mb(allowed - needed + pinned)}", remedies[0]]
     elif fitting >= 1:
         remedies.insert(0, f"use at most {fitting} of its {threads_per_worker} threads")
     weights = plan.source.weights
@@ -321,12 +323,12 @@ def check_memory(
         remedies.append(f"store {weights.name} in chunks of fewer rows")
     if parts.values + parts.workspace > parts.blocks + parts.reading:
         remedies.append("use fewer components, restarts or a smaller covariance family")
-    kept = f", and the cache pins {_mb(pinned)}" if pinned else ""
+    kept = f", and the cache pins {in_mb(pinned)}" if pinned else ""
     raise MemoryPlanError(
-        f"A pass over {plan.source.name} does not fit {place} of {_mb(limit_per_worker)} with "
-        f"{threads_per_worker} thread(s): each task holds {_mb(parts.total)} "
-        f"({_mb(parts.blocks)} of blocks at {block} each, {_mb(parts.reading)} while reading, "
-        f"{_mb(parts.workspace)} of workspace, {_mb(parts.values)} of statistics), and an idle "
-        f"process {_mb(PROCESS_BYTES)}{kept}, against {_mb(allowed)} usable. "
+        f"A pass over {plan.source.name} does not fit {place} of {in_mb(limit_per_worker)} with "
+        f"{threads_per_worker} thread(s): each task holds {in_mb(parts.total)} "
+        f"({in_mb(parts.blocks)} of blocks at {block} each, {in_mb(parts.reading)} while reading, "
+        f"{in_mb(parts.workspace)} of workspace, {in_mb(parts.values)} of statistics), and an idle "
+        f"process {in_mb(PROCESS_BYTES)}{kept}, against {in_mb(allowed)} usable. "
         f"To make it fit: {'; or '.join(remedies)}."
     )

@@ -82,6 +82,8 @@ class UnitResult(Generic[T]):
         Blocks that were pinned and not read.
     holders : tuple of (int, str)
         Units of which some blocks are pinned, and the address of the worker that holds them.
+    seconds : float
+        What its units took on their workers, added up (left out by in-process runs).
     """
 
     value: T
@@ -91,6 +93,7 @@ class UnitResult(Generic[T]):
     machines: frozenset[str] = frozenset()
     cached: int = 0
     holders: tuple[tuple[int, str], ...] = ()
+    seconds: float = 0.0
 
     def __add__(self, other: UnitResult[T]) -> UnitResult[T]:
         return UnitResult(
@@ -101,6 +104,7 @@ class UnitResult(Generic[T]):
             self.machines | other.machines,
             self.cached + other.cached,
             self.holders + other.holders,
+            self.seconds + other.seconds,
         )
 
 

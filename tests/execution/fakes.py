@@ -243,17 +243,17 @@ class NonFiniteJob(BareJob):
 
 @dataclass(frozen=True)
 class DeadlyJob(BareJob):
-    """Kills its own process in one block: the first time, or whenever it meets it."""
+    """Kills its own process in one block, the first so many times that it meets it."""
 
     at: int
     trail: str
-    always: bool = False
+    times: float = 1
     seconds: float = 0.0
     value_bytes: int = 8
     workspace_bytes: int = 0
 
     def __call__(self, rows: Rows, block: BlockRef) -> float:
-        if block.index == self.at and (self.always or not traces(self.trail, "death")):
+        if block.index == self.at and traces(self.trail, "death").total() < self.times:
             leave_trace(self.trail, "death")
             os.kill(os.getpid(), signal.SIGKILL)
         if self.seconds:

@@ -7,22 +7,26 @@ import uuid
 import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import dask
 import distributed
 from dask.utils import parse_timedelta
 
-from dask_gmm.errors import ClusterError, MixedClusterWarning
+from dask_gmm.errors import ClusterError, MixedClusterWarning, SchedulerLostError
 from dask_gmm.execution.backend import Backend, ProgressReporter, conclude
 from dask_gmm.execution.cluster.affinity import Affinity
 from dask_gmm.execution.cluster.connection import (
     CONNECTION_ERRORS,
-    address_of,
+    Connection,
+    check_versions,
     scheduler_errors,
     wait_for_workers,
 )
 from dask_gmm.execution.cluster.graph import anchors
 from dask_gmm.execution.cluster.run import ClusterPass
+from dask_gmm.execution.cluster.stragglers import UnitTimes
+from dask_gmm.execution.cluster.workers import WorkerWatch
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import unpin
 from dask_gmm.execution.plan import check_memory
@@ -47,17 +51,25 @@ UNPIN_TIMEOUT = 5.0
 
 T = TypeVar("T", bound=Summable)
 
+#: The workers whose versions are known to be ours, by client.
+_KNOWN: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
 
 class ClusterBackend(Backend):
     """Run passes on the workers of a Dask cluster.
+
+    Passes survive whatever leaves somebody to do the work: the death of workers, workers that stop
+    or are cut off, tasks that are cancelled, and a scheduler that dies and is there again at the
+    same address. What has reached the driver is not done again.
 
     Parameters
     ----------
     client : distributed.Client
         A synchronous client.
-    worker_timeout : float, optional
-        Seconds to wait for a first worker, and for one to come back when all are gone. By default
-        what Dask's configuration says (``distributed.scheduler.no-workers-timeout``), else 60.
+    no_progress_timeout : float, optional
+        Seconds to wait for a first worker, for one to come back when all are gone, and for a
+        scheduler that was lost. By default what Dask's configuration says
+        (``distributed.scheduler.no-workers-timeout``), else 60.
 
     Raises
     ------
@@ -65,17 +77,18 @@ class ClusterBackend(Backend):
         The client is asynchronous.
     """
 
-    def __init__(self, client: Client, *, worker_timeout: float | None = None) -> None:
+    def __init__(self, client: Client, *, no_progress_timeout: float | None = None) -> None:
         if client.asynchronous:
             raise ClusterError(
                 "The Dask client is asynchronous here, and a fit waits for its passes: call it by "
                 "'await asyncio.to_thread(...)', or use a client without asynchronous=True."
             )
-        # `distributed` is annotated in places only, and differently from release to release.
-        self._client: Any = client
-        if worker_timeout is None:
-            worker_timeout = parse_timedelta(dask.config.get(_TIMEOUT_SETTING, None) or "60s")
-        self._worker_timeout = worker_timeout
+        self._connection = Connection(client)
+        if no_progress_timeout is None:
+            no_progress_timeout = parse_timedelta(dask.config.get(_TIMEOUT_SETTING, None) or "60s")
+        self._timeout = no_progress_timeout
+        self._watch = WorkerWatch(no_progress_timeout)
+        self._times = UnitTimes()
         self._warned = False
         self._group = uuid.uuid4().hex
         self._passes = 0
@@ -86,9 +99,14 @@ class ClusterBackend(Backend):
         return f"ClusterBackend({self._client!r})"
 
     @property
+    def _client(self) -> Any:
+        # `distributed` is annotated in places only, and differently from release to release.
+        return self._connection.client
+
+    @property
     def name(self) -> str:
         """What messages call it."""
-        return f"the Dask cluster at {address_of(self._client)}"
+        return f"the Dask cluster at {self._connection.address}"
 
     @property
     def n_threads(self) -> int:
@@ -124,7 +142,9 @@ class ClusterBackend(Backend):
         MemoryPlanError
             The tasks of one worker exceed its memory limit.
         NoWorkersError, SchedulerLostError
-            The cluster is gone.
+            The cluster is gone, and did not come back in time.
+        VersionsDifferError
+            A worker differs from this process in what decides the bits of a result.
         UnitFailedError
             A unit lost its worker again and again.
         ClusterError
@@ -144,15 +164,17 @@ class ClusterBackend(Backend):
         self._keep_groups(plan)
         with _outside_of_task():
             cluster_pass = ClusterPass(
-                self._client,
+                self._connection,
                 plan,
                 job,
                 reporter,
-                self._worker_timeout,
+                self._watch,
+                self._times,
+                self._begin_again,
                 group=self._group,
                 affinity=self._affinity_of(plan),
             )
-            root = cluster_pass.run(workers)
+            root = cluster_pass.run()
         self._warn_if_mixed(root.machines)
         return conclude(
             plan,
@@ -162,6 +184,12 @@ class ClusterBackend(Backend):
             threads=sum(int(worker["nthreads"]) for worker in workers.values()),
             resubmitted=cluster_pass.resubmitted,
         )
+
+    def close(self) -> None:
+        """Close what the passes have opened, beside the user's client."""
+        self._watch.close()
+        self._anchors = []
+        self._connection.close()
 
     def unpin(self, cache: CacheSpec) -> None:
         """Let go of what the workers have pinned for a fit.
@@ -196,10 +224,29 @@ class ClusterBackend(Backend):
         with scheduler_errors(self._client):
             self._anchors = self._client.get(tasks, list(tasks), sync=False)
 
+    def _begin_again(self) -> None:
+        """Take in the workers of a scheduler that is back; it has forgotten the groups."""
+        self._passes, self._anchors = 0, []
+        self._admit()
+
     def _workers(self) -> dict[str, Any]:
         """Return the scheduler's description of each worker; wait until there is one."""
+        try:
+            return self._admit()
+        except SchedulerLostError as error:
+            self._connection.recover(error, self._timeout)
+            return self._admit()
+
+    def _admit(self) -> dict[str, Any]:
         longer = f"dask.config.set({{{_TIMEOUT_SETTING!r}: '10 min'}})"
-        return wait_for_workers(self._client, self._worker_timeout, longer)
+        workers = wait_for_workers(self._client, self._timeout, longer)
+        self._watch.begin(workers)
+        known = _KNOWN.setdefault(self._client, set())
+        answering = set(workers) - self._watch.now.silent
+        if not answering <= known:
+            known &= set(workers)  # of those that are gone another may get the address
+            known |= check_versions(self._client, answering - known)
+        return workers
 
     def _warn_if_mixed(self, machines: frozenset[str]) -> None:
         if len(machines) < 2 or self._warned:
@@ -207,7 +254,7 @@ class ClusterBackend(Backend):
         self._warned = True
         listing = "\n".join(f"  - {machine}" for machine in sorted(machines))
         warnings.warn(
-            f"The workers of {address_of(self._client)} are not all alike, so the last bits of a "
+            f"The workers of {self._connection.address} are not all alike, so the last bits of a "
             f"result depend on which of them computes which unit. Use one kind of machine and one "
             f"image where bitwise reproducibility matters. Found:\n{listing}",
             MixedClusterWarning,

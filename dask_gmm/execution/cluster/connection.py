@@ -1,12 +1,18 @@
-"""The connection to a scheduler: who works there, and what it looks like when it breaks."""
+"""The connection to a scheduler: who works there, what it looks like when it breaks, and back.
+
+A client whose scheduler is gone has lost all its futures, and tries by itself to connect again, for
+as long as a first connection may take (``distributed.comm.timeouts.connect``, 30 s); then it closes
+for good. A fit may wait for longer, and goes on with a client of its own.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import operator
 import time
 import uuid
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -14,15 +20,19 @@ import distributed
 from distributed.comm.core import CommClosedError
 
 from dask_gmm.errors import ClusterError, DaskGMMError, NoWorkersError, SchedulerLostError
+from dask_gmm.execution.cluster.worker import versions_differ
+from dask_gmm.execution.machine import package_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 __all__ = [
     "CONNECTION_ERRORS",
+    "Connection",
     "address_of",
-    "check_running",
+    "check_versions",
     "current_client",
+    "explained",
     "scheduler_errors",
     "scheduler_lost",
     "wait_for_workers",
@@ -32,6 +42,12 @@ __all__ = [
 #: What requests to a scheduler that is gone, or of a client that is being closed, end with. What
 #: was asked of a scheduler that died is cancelled, also where the client has found its successor.
 CONNECTION_ERRORS = (CancelledError, CommClosedError, OSError, RuntimeError, TimeoutError)
+
+#: Seconds between two looks at a client that tries to connect.
+LOOK_SECONDS = 0.1
+#: Seconds that workers have to say which versions they run. Who has not by then is asked by the
+#: first task that it is given.
+VERSIONS_TIMEOUT = 10.0
 
 # `distributed` is annotated in places only, and differently from release to release.
 Client = Any
@@ -106,29 +122,114 @@ def scheduler_errors(client: Client) -> Iterator[None]:
         raise scheduler_lost(client) from error
 
 
-def scheduler_lost(client: Client) -> SchedulerLostError:
+def scheduler_lost(client: Client, address: str = "") -> SchedulerLostError:
     """Return the error for a connection that broke during a pass."""
+    where = address or address_of(client)
     if client.status in ("closing", "closed"):
         return SchedulerLostError(
-            f"The Dask client of {address_of(client)} was closed in the middle of a pass (by "
-            f"another thread, or because its scheduler went away for good), and the results of the "
-            f"pass are gone with it. Make a new client once the scheduler is up, and begin again."
+            f"The Dask client of {where} was closed in the middle of a pass (by another thread, or "
+            f"because its scheduler went away for good), and the results of the pass are gone with "
+            f"it. Make a new client once the scheduler is up, and begin again."
         )
     return SchedulerLostError(
-        f"The connection to the Dask scheduler at {address_of(client)} broke in the middle of a "
-        f"pass, and the results of the pass are gone with it: the scheduler died, was restarted, "
-        f"or cannot be reached. Start it and its workers again (workers exit with their scheduler) "
-        f"where nothing does that by itself, and begin again."
+        f"The connection to the Dask scheduler at {where} broke in the middle of a pass: the "
+        f"scheduler died, was restarted, or cannot be reached. Start it and its workers again "
+        f"(workers exit with their scheduler) where nothing does that by itself, and begin again."
     )
 
 
-def check_running(client: Client) -> None:
-    """Raise if a client has no scheduler to ask.
+class Connection:
+    """The client that passes go through: the user's, or one of ours where that has given up.
 
-    Raises
-    ------
-    SchedulerLostError
+    Parameters
+    ----------
+    client : distributed.Client
+        The user's.
     """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.address = address_of(client)
+        self._theirs = client
+        self._security = getattr(client, "security", None)
+        self._tried = False  # a client that closes while it tries to connect was not told to
+
+    def check(self) -> None:
+        """Raise if there is no scheduler to ask.
+
+        Raises
+        ------
+        SchedulerLostError
+        """
+        if self.client.status != "running":
+            raise self.lost()
+
+    def lost(self) -> SchedulerLostError:
+        """Return the error for a connection that broke."""
+        self._tried = self._tried or self.client.status in ("running", "connecting")
+        return scheduler_lost(self.client, self.address)
+
+    def recover(
+        self, error: SchedulerLostError, timeout: float, waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait until there is a scheduler at the same address.
+
+        Parameters
+        ----------
+        error : SchedulerLostError
+            What was lost; raised where nothing can bring it back.
+        timeout : float
+            Seconds to wait.
+        waiting : callable
+            Called again and again meanwhile.
+
+        Raises
+        ------
+        SchedulerLostError
+            None came within the timeout, or somebody has closed the client.
+        """
+        deadline = time.monotonic() + timeout
+        while self.client.status == "connecting" and time.monotonic() < deadline:
+            self._tried = True
+            waiting()
+            time.sleep(LOOK_SECONDS)
+        if self.client.status == "running":
+            return
+        cluster = getattr(self._theirs, "cluster", None)
+        closed = cluster is not None and cluster.status.name in ("closing", "closed")
+        if not self._tried or closed or self.address.startswith("inproc:"):
+            raise error
+        if self.client.status == "connecting" or not self._replace(deadline, waiting):
+            raise SchedulerLostError(
+                f"The connection to the Dask scheduler at {self.address} broke in the middle of a "
+                f"pass, and nobody answered there within {timeout:g} s. Start it and its workers "
+                f"again (workers exit with their scheduler) and begin again, with a new client."
+            ) from error
+
+    def _replace(self, deadline: float, waiting: Callable[[], None]) -> bool:
+        """Connect with a client of our own; return whether that worked in time."""
+        make: Callable[..., Client] = _distributed.Client
+        while (left := deadline - time.monotonic()) > 0:
+            waiting()
+            try:
+                self.client = make(
+                    self.address, security=self._security, set_as_default=False, timeout=left
+                )
+            except (OSError, ValueError):  # the latter while a scheduler ends that has answered
+                time.sleep(LOOK_SECONDS)
+            else:
+                return True
+        return False
+
+    def close(self) -> None:
+        """Close the client, if it is ours. The next pass may make another."""
+        if self.client is not self._theirs:
+            mine, self.client = self.client, self._theirs
+            with suppress(*CONNECTION_ERRORS):
+                mine.close(timeout=5)
+
+
+def _check_running(client: Client) -> None:
     if client.status != "running":
         raise SchedulerLostError(
             f"The Dask client of {address_of(client)} is {client.status}. Is the scheduler up? "
@@ -136,11 +237,17 @@ def check_running(client: Client) -> None:
         )
 
 
-def workers_of(client: Client) -> dict[str, Any]:
+def workers_of(client: Client, timeout: float = 60.0) -> dict[str, Any]:
     """Ask the scheduler for its description of each worker, by address.
 
     `Client.scheduler_info` puts the answer where a refresh of the totals, every two seconds, puts
     one without any worker: now and then it would return that.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    timeout : float
+        Seconds to wait for an answer.
 
     Raises
     ------
@@ -148,7 +255,7 @@ def workers_of(client: Client) -> dict[str, Any]:
     """
     with scheduler_errors(client):
         # Of all workers: the client's own limit is no default here, and 2025.1 knows none.
-        found: dict[str, Any] = client.sync(client.scheduler.identity)
+        found: dict[str, Any] = client.sync(client.scheduler.identity, callback_timeout=timeout)
     return dict(found["workers"])
 
 
@@ -171,7 +278,7 @@ def wait_for_workers(client: Client, timeout: float, longer_timeout: str) -> dic
         None came.
     SchedulerLostError
     """
-    check_running(client)
+    _check_running(client)
     workers = workers_of(client)
     if workers:
         return workers
@@ -191,3 +298,48 @@ def wait_for_workers(client: Client, timeout: float, longer_timeout: str) -> dic
             f"longer)"
         )
     return workers
+
+
+def check_versions(client: Client, addresses: Collection[str]) -> frozenset[str]:
+    """Ask workers for their versions; return who has answered.
+
+    Raises
+    ------
+    VersionsDifferError
+        One differs from this process in what changes the bits of a result.
+    ClusterError
+        A worker has not got the package.
+    """
+    where = address_of(client)
+    asking = asyncio.run_coroutine_threadsafe(
+        client.run(package_versions, workers=list(addresses), on_error="return", asynchronous=True),
+        client.loop.asyncio_loop,
+    )
+    try:
+        answers: dict[str, Any] = asking.result(VERSIONS_TIMEOUT)
+    except CONNECTION_ERRORS:  # one is stopped or cut off, and all wait for it; or all are gone
+        asking.cancel()
+        return frozenset()
+    for worker, answer in sorted(answers.items()):
+        if isinstance(answer, ImportError):
+            raise explained(answer) from None
+        # A release before this one has no function that says which it is.
+        old = {"dask-gmm": "of an earlier release"} if isinstance(answer, AttributeError) else {}
+        there = answer if isinstance(answer, dict) else old
+        error = versions_differ(there, package_versions(), worker, where)
+        if error is not None:
+            raise error
+    return frozenset(w for w, answer in answers.items() if isinstance(answer, dict))
+
+
+def explained(error: BaseException) -> BaseException:
+    """Return a task's error, or what it means for the cluster."""
+    if not isinstance(error, ModuleNotFoundError):
+        return error
+    explained = ClusterError(
+        f"A worker of this cluster cannot import {error.name!r}. Workers need the same packages "
+        f"as this process: install them in the workers' environment or image (pip install "
+        f"dask-gmm), or send your own module with client.upload_file."
+    )
+    explained.__cause__ = error
+    return explained

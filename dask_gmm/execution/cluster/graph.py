@@ -8,6 +8,9 @@
   pinned prefer that worker; they wait there, and not in the queue.
 - Only where values are large, tasks that fold them before the driver sees them.
 
+While some worker does not answer, all tasks that are submitted are restricted to those that do: the
+scheduler takes a silent worker for an idle one, and gives it more.
+
 A scheduler remembers every *group* of tasks (keys with the same first element) for ever, in the
 span it was part of. All passes of a backend therefore name their groups alike; an anchor, a task
 that is kept from pass to pass, keeps a group from ending and beginning anew. Such a group says
@@ -25,7 +28,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dask._task_spec import Task, TaskRef
+from dask._task_spec import GraphNode, Task, TaskRef, convert_legacy_graph
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.optimization import cull
 from distributed.protocol import pickle
@@ -44,8 +47,17 @@ if TYPE_CHECKING:
 Key = tuple[str, str, int]
 
 _cull: Callable[..., Any] = cull  # untyped in Dask
+_convert: Callable[..., Any] = convert_legacy_graph
 
-__all__ = ["PassGraph", "TreeShape", "anchors", "make_runner", "pass_graph", "tree_shape"]
+__all__ = [
+    "PassGraph",
+    "TreeShape",
+    "anchors",
+    "level_of",
+    "make_runner",
+    "pass_graph",
+    "tree_shape",
+]
 
 #: Bytes of values that the driver gathers and folds itself; beyond, workers fold first.
 DRIVER_BYTES = 200_000_000
@@ -110,29 +122,45 @@ class PassGraph:
 
     Attributes
     ----------
+    name : str
+        Part of the keys of its tasks, and of no other's.
     tasks : dict
     outputs : dict of key to int
     preferred_workers : dict of key to str
         Tasks that had better run on one worker, and its address.
+    workers : tuple of str
+        The only ones that may run tasks; empty for all there are.
     """
 
+    name: str
     tasks: dict[Any, Any]
     outputs: dict[Any, int]
     preferred_workers: dict[Any, str]
+    workers: tuple[str, ...] = ()
 
     def submission(self) -> Any:
         """Return what `Client.get` takes: one layer for each worker that tasks prefer."""
-        if not self.preferred_workers:
+        if not self.preferred_workers and not self.workers:
             return self.tasks
         layers: dict[str, Any] = {}
         for key, task in self.tasks.items():
             layers.setdefault(self.preferred_workers.get(key, ""), {})[key] = task
-        annotations = {w: {"workers": [w], "allow_other_workers": True} for w in layers if w}
         rest = {w: {""} if w and "" in layers else set() for w in layers}
         make: Callable[..., Any] = MaterializedLayer
         return HighLevelGraph(
-            {w: make(tasks, annotations=annotations.get(w)) for w, tasks in layers.items()}, rest
+            {w: make(tasks, annotations=self._annotations(w)) for w, tasks in layers.items()}, rest
         )
+
+    def _annotations(self, preferred: str) -> dict[str, Any] | None:
+        if self.workers:
+            return {"workers": [preferred] if preferred else list(self.workers)}
+        return {"workers": [preferred], "allow_other_workers": True} if preferred else None
+
+    def confined_to(self, key: Any) -> frozenset[str]:
+        """Return the workers that alone may make the value of an output; none if any may."""
+        if self.workers and key in self.preferred_workers:
+            return frozenset([self.preferred_workers[key]])
+        return frozenset(self.workers)
 
 
 def anchors(groups: Iterable[str]) -> dict[Any, Any]:
@@ -149,6 +177,8 @@ def pass_graph(
     *,
     group: str | None = None,
     preferred: Mapping[int, str] | None = None,
+    workers: Iterable[str] = (),
+    anew: bool = False,
 ) -> PassGraph:
     """Build the tasks for some nodes of the output level.
 
@@ -163,6 +193,11 @@ def pass_graph(
         Part of the names of the tasks' groups; a new one by default.
     preferred : mapping of int to str, optional
         Units and the addresses of the workers that have pinned their blocks.
+    workers : iterable of str, optional
+        Addresses of the only workers that may run the tasks.
+    anew : bool
+        Whether the tasks of a Dask collection get new keys as well. Under their own a scheduler
+        waits for whoever has begun them.
     """
     builder = _Builder(plan, shape, group or uuid.uuid4().hex, preferred or {})
     outputs = {builder.node(shape.output, index): index for index in nodes}
@@ -176,7 +211,37 @@ def pass_graph(
             # A selection of blocks, or what a lost worker takes with it: not the whole collection.
             graph = _cull(graph, needed.intersection(graph))[0]
         builder.tasks.update(graph)
-    return PassGraph(builder.tasks, outputs, builder.preferred_workers)
+        if anew:
+            builder.tasks = _renamed(builder.tasks, needed.union(graph), builder.token)
+    chosen = tuple(sorted(workers))
+    return PassGraph(builder.token, builder.tasks, outputs, builder.preferred_workers, chosen)
+
+
+def _renamed(tasks: Mapping[Any, Any], names: Iterable[Any], token: str) -> dict[Any, Any]:
+    """Give tasks new names, wherever they stand; the futures of persisted blocks keep theirs."""
+    is_future = {
+        k for k, v in tasks.items() if isinstance(v, TaskRef) and not isinstance(v, GraphNode)
+    }
+    new = {name: _with(name, token) for name in names if name not in is_future and name in tasks}
+    kept = {key: tasks[key] for key in is_future}
+    rest = _convert({k: v for k, v in tasks.items() if k not in is_future}, set(tasks))
+    moved = {new.get(k, k): task.substitute(new, key=new.get(k, k)) for k, task in rest.items()}
+    return kept | moved
+
+
+def _with(name: Any, token: str) -> Any:
+    """Return a key with a token in its first word, which is that of its group."""
+    if isinstance(name, tuple):
+        return (f"{name[0]}-{token}", *name[1:])
+    return f"{name}-{token}"
+
+
+def level_of(key: Any, shape: TreeShape) -> int | None:
+    """Return the level of the node that a task of a pass makes; None for what all nodes need."""
+    kind = key[0].split("-")[1]
+    if kind in ("unit", "block"):
+        return shape.base
+    return int(kind[4:]) if kind[4:] else None  # "fold12", and "fold" and "run"
 
 
 class _Builder:

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from dask_gmm.execution.unit import UnitResult
 
-__all__ = ["ProgressFeed", "ProgressTotals"]
+__all__ = ["Message", "ProgressFeed", "ProgressTotals"]
 
 Counts = tuple[int, int, int]
+
+
+class Message(NamedTuple):
+    """What a running unit says of itself.
+
+    Attributes
+    ----------
+    submission : str
+        Which of the pass's submissions its task belongs to.
+    unit : int
+    worker : str
+        Address of the one that runs it.
+    seconds : float
+        How long it has been running.
+    counts : (int, int, int)
+        Blocks, rows and bytes so far.
+    """
+
+    submission: str
+    unit: int
+    worker: str
+    seconds: float
+    counts: Counts
+
+
 # `distributed` is annotated in places only, and differently from release to release.
 Client = Any
 
@@ -26,7 +51,7 @@ class ProgressFeed:
 
     def __init__(self, client: Client) -> None:
         self.topic = f"dask-gmm-{client.id}"
-        self._passes: dict[str, deque[tuple[int, Counts]]] = {}
+        self._passes: dict[str, deque[Message]] = {}
 
     @classmethod
     def of(cls, client: Client) -> ProgressFeed:
@@ -38,8 +63,8 @@ class ProgressFeed:
         client.subscribe_topic(feed.topic, feed._receive)
         return feed
 
-    def open(self, token: str) -> deque[tuple[int, Counts]]:
-        """Return the queue in which a pass's messages will arrive: (unit, counts so far)."""
+    def open(self, token: str) -> deque[Message]:
+        """Return the queue in which a pass's messages will arrive."""
         return self._passes.setdefault(token, deque())
 
     def close(self, token: str) -> None:
@@ -47,10 +72,11 @@ class ProgressFeed:
         self._passes.pop(token, None)
 
     def _receive(self, event: tuple[float, Any]) -> None:
-        token, unit, blocks, rows, bytes_read = event[1]
+        token, submission, unit, worker, seconds, *counts = event[1]
         queue = self._passes.get(token)
         if queue is not None:
-            queue.append((unit, (blocks, rows, bytes_read)))
+            blocks, rows, bytes_read = counts
+            queue.append(Message(submission, unit, worker, seconds, (blocks, rows, bytes_read)))
 
 
 class ProgressTotals:

@@ -1,7 +1,8 @@
-"""One pass on a cluster: submit its units, gather them as they finish, resubmit what is lost.
+"""One pass on a cluster: submit its units, gather them as they finish, redo what is lost.
 
 Values are folded in the shape of the fixed tree, whatever their order of arrival. Gathering at
-once is what makes a lost worker cheap: results that have reached the driver are safe.
+once is what makes a loss cheap: results that have reached the driver are safe, from the death of
+workers and from that of the scheduler. A node is folded once, whichever attempt at it comes first.
 """
 
 from __future__ import annotations
@@ -10,39 +11,38 @@ import asyncio
 import time
 import uuid
 import warnings
-from collections import Counter, deque
-from concurrent.futures import CancelledError, wait
+from collections import deque
+from concurrent.futures import CancelledError
+from concurrent.futures import Future as Answer
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from distributed import KilledWorker
-
-from dask_gmm.errors import (
-    ClusterError,
-    NoWorkersError,
-    PassInterruptedError,
-    UnitFailedError,
-)
-from dask_gmm.execution.cluster.connection import (
-    CONNECTION_ERRORS,
-    address_of,
-    scheduler_errors,
-    scheduler_lost,
-)
-from dask_gmm.execution.cluster.graph import make_runner, pass_graph, tree_shape
+from dask_gmm.errors import NoWorkersError, SchedulerLostError
+from dask_gmm.execution.cluster.attempts import Attempts
+from dask_gmm.execution.cluster.connection import CONNECTION_ERRORS, scheduler_errors
+from dask_gmm.execution.cluster.failures import Failures
+from dask_gmm.execution.cluster.graph import FOLD_LEVELS, make_runner, pass_graph, tree_shape
 from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
+from dask_gmm.execution.cluster.stragglers import Running, late_ones
+from dask_gmm.execution.cluster.worker import REPORT_INTERVAL
+from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.tree import Summable, TreeFold
-from dask_gmm.execution.unit import UnitResult, is_transient
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from dask_gmm.execution.backend import ProgressReporter
     from dask_gmm.execution.cluster.affinity import Affinity
+    from dask_gmm.execution.cluster.attempts import Attempt
+    from dask_gmm.execution.cluster.connection import Connection
+    from dask_gmm.execution.cluster.progress import Message
+    from dask_gmm.execution.cluster.stragglers import UnitTimes
+    from dask_gmm.execution.cluster.workers import WorkerWatch
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
+    from dask_gmm.execution.unit import UnitResult
 
 __all__ = ["ClusterPass"]
 
@@ -52,30 +52,52 @@ TICK = 0.2
 COLLECT_SECONDS = 0.02
 #: Bytes of values fetched in one request.
 GATHER_BYTES = 64_000_000
-#: How often one unit is submitted again, by what happened to it. `KilledWorker` stands for four
-#: dead workers already (Dask's ``allowed-failures``), so two of them are no bad luck.
-MOST_FAILURES = {"killed": 1, "unreadable": 1, "cancelled": 4}
+#: How often in a row the scheduler may be lost before a unit comes to an end.
+MOST_LOSSES = 4
+#: Attempts at one node at the same time.
+MOST_ATTEMPTS = 4
+#: Seconds after which a request for results is looked into, where some worker does not answer.
+FETCH_SECONDS = 2.0
+#: Seconds of silence of the whole pass, where some worker is unfit, after which what is under way
+#: is taken to wait for what that one holds. Longer where such pauses have been before.
+STALL_SECONDS = 3.0
 
 T = TypeVar("T", bound=Summable)
 
 # `distributed` is annotated in places only, and differently from release to release.
-Client = Any
 Future = Any
 
 
+@dataclass(eq=False)
+class _Fetch:
+    """Results that are on their way."""
+
+    keys: list[Any]
+    answer: Answer[dict[Any, Any]]
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() - self.since > FETCH_SECONDS
+
+
 class ClusterPass(Generic[T]):
-    """The live side of one pass: futures, fold and counters.
+    """The live side of one pass: attempts, fold and counters.
 
     Parameters
     ----------
-    client : distributed.Client
+    connection : Connection
         Where it runs.
     plan, job
         What to read and to compute.
     reporter : ProgressReporter
         Who wants to know how far it is.
-    worker_timeout : float
-        Seconds the cluster may be without workers.
+    watch : WorkerWatch
+        Who is there; it looks on over all passes, and has seen the workers of this one.
+    times : UnitTimes
+        How long units take, from pass to pass.
+    admit : callable
+        Waits for workers of a scheduler that is back, and looks at who they are.
     group : str
         Part of the names of all passes' groups of tasks.
     affinity : Affinity, optional
@@ -84,273 +106,388 @@ class ClusterPass(Generic[T]):
 
     def __init__(
         self,
-        client: Client,
+        connection: Connection,
         plan: Plan,
         job: BlockJob[T],
         reporter: ProgressReporter,
-        worker_timeout: float,
+        watch: WorkerWatch,
+        times: UnitTimes,
+        admit: Callable[[], Any],
         *,
         group: str,
         affinity: Affinity | None = None,
     ) -> None:
         self.tasks = 0
         self.resubmitted = 0
-        self._client = client
+        self._connection = connection
         self._plan = plan
+        self._job = job
         self._reporter = reporter
+        self._watch = watch
+        self._times = times
+        self._admit = admit
         self._group = group
         self._affinity = affinity
         self._shape = tree_shape(plan, job)
         self._token = uuid.uuid4().hex
-        with scheduler_errors(client):
-            self._feed = ProgressFeed.of(client)
-        self._runner = make_runner(plan, job, self._feed.topic, self._token)
         self._batch = max(1, GATHER_BYTES // max(job.value_bytes, 1))
-        self._futures: dict[Any, tuple[int, Future]] = {}
-        self._finished: SimpleQueue[Any] = SimpleQueue()
+        self._missing = set(range(-(-plan.n_positions >> self._shape.output)))
+        self._attempts = Attempts(self._shape)
+        self._given_up: list[Future] = []
+        self._events: SimpleQueue[Any] = SimpleQueue()
+        self._ready: deque[Any] = deque()
+        self._fetches: dict[Any, _Fetch] = {}
         self._fold: TreeFold[UnitResult[T]] = TreeFold(plan.n_positions)
         self._totals = ProgressTotals(self._shape.output - self._shape.base)
+        self._running: dict[tuple[str, int], Running] = {}
         # Units whose workers died. Dask blames all tasks of a dead worker alike; so these wait
         # until nothing else is under way and then go one at a time: that tells victims from
         # culprits.
         self._suspects: deque[int] = deque()
-        self._failures: Counter[tuple[int, str]] = Counter()
-        self._watch = _WorkerWatch(client, worker_timeout)
+        self._failures = Failures(plan, job, self._shape)
+        self._losses = 0
+        self._feed: ProgressFeed | None = None
+        self._messages: deque[Message] = deque()
+        self._runner = b""
+        self._life, self._longest_pause = time.monotonic(), 0.0
 
-    def run(self, workers: Collection[str] = ()) -> UnitResult[T]:
-        """Return the root; see `ClusterBackend.run` for what it raises.
-
-        `workers`: addresses of those that are there.
-        """
-        messages = self._feed.open(self._token)
-        top = self._shape.output
-        n_outputs = -(-self._plan.n_positions >> top)
+    def run(self) -> UnitResult[T]:
+        """Return the root; see `ClusterBackend.run` for what it raises."""
+        self._times.begin()
+        begun = False
         try:
-            preferred = self._affinity.preferred(self._plan, workers) if self._affinity else {}
-            self._submit(range(n_outputs), preferred)
-            while self._futures or self._suspects:
-                if not self._futures:
-                    self._submit([self._suspects.popleft()])
-                keys = self._wait()
-                self._take(keys)
-                while messages:
-                    self._totals.message(*messages.popleft())
-                    self._watch.alive()
+            while self._missing:
+                try:
+                    if begun:
+                        self._advance()
+                    else:
+                        self._begin()
+                        begun = True
+                except SchedulerLostError as error:
+                    self._recover(error)
+                    begun = False
+                self._check_bounds()
                 self._reporter.tick(self._totals.counts())
         except BaseException:
             self._abandon()
             raise
         finally:
-            self._feed.close(self._token)
+            self._close_feed()
         return self._fold.root()
 
-    def _submit(self, nodes: Iterable[int], preferred: Mapping[int, str] | None = None) -> None:
+    def _begin(self) -> None:
+        """Submit all that is missing, to a scheduler that knows nothing of it."""
+        client = self._connection.client
+        self._close_feed()
+        with scheduler_errors(client):
+            self._feed = ProgressFeed.of(client)
+        self._messages = self._feed.open(self._token)
+        self._runner = make_runner(self._plan, self._job, self._feed.topic, self._token)
+        there = self._watch.now.usable
+        preferred = self._affinity.preferred(self._plan, there) if self._affinity else {}
+        self._submit(sorted(self._missing.difference(self._suspects)), preferred)
+
+    def _close_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.close(self._token)
+
+    def _advance(self) -> None:
+        """Take in what happens next, and start what follows from it."""
+        if not len(self._attempts):
+            self._submit([self._suspects.popleft()])
+        events = self._wait()
+        self._take([event for event in events if not isinstance(event, Answer)])
+        for event in events:
+            if isinstance(event, Answer) and event in self._fetches:
+                self._receive(self._fetches.pop(event))
+        self._start_fetching()
+        while self._messages:
+            message = self._messages.popleft()
+            self._totals.message(message.unit, message.counts)
+            self._running[message.submission, message.unit] = Running.of(message)
+            self._note_life()
+        if not events and self._watch.look(self._connection, self._late_keys()):
+            self._rescue()
+
+    def _submit(
+        self,
+        nodes: Collection[int],
+        preferred: Mapping[int, str] | None = None,
+        *,
+        workers: Iterable[str] = (),
+        anew: bool = False,
+    ) -> None:
         """Submit some nodes of the output level with one call."""
+        now = self._watch.now
         graph = pass_graph(
-            self._plan, self._shape, self._runner, nodes, group=self._group, preferred=preferred
+            self._plan,
+            self._shape,
+            self._runner,
+            nodes,
+            group=self._group,
+            preferred=preferred,
+            workers=workers or (now.usable if now.silent else ()),
+            anew=anew,
         )
         self.tasks += len(graph.tasks)
         keys = list(graph.outputs)
-        with scheduler_errors(self._client), warnings.catch_warnings():
+        client = self._connection.client
+        with scheduler_errors(client), warnings.catch_warnings():
             # Parameters travel once, inside the graph, however large they are: that is the plan.
             warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
-            futures = self._client.get(graph.submission(), keys, sync=False)
-            for key, future in zip(keys, futures, strict=True):
-                self._futures[key] = graph.outputs[key], future
+            futures = client.get(graph.submission(), keys, sync=False)
+            self._attempts.add(graph, dict(zip(keys, futures, strict=True)))
+            for future in futures:
                 future.add_done_callback(self._note)
 
     def _note(self, future: Future) -> None:
         # Runs in one of distributed's threads: hand over the key only, and never the future, so
         # that releasing a future here releases its result on the cluster.
-        self._finished.put(future.key)
+        self._events.put(future.key)
+
+    def _note_life(self) -> None:
+        now = time.monotonic()
+        self._longest_pause = max(self._longest_pause, now - self._life)
+        self._life = now
 
     def _wait(self) -> list[Any]:
-        """Return keys that came to an end, or none after a tick."""
+        """Return keys that came to an end and requests that were answered, or none after a tick."""
         try:
-            keys = [self._finished.get(timeout=TICK)]
+            events = [self._events.get(timeout=TICK)]
         except Empty:
-            if self._client.status != "running":
-                raise scheduler_lost(self._client) from None
-            self._watch.look()
+            self._connection.check()
             return []
         until = time.monotonic() + COLLECT_SECONDS
+        asked = len(self._ready) + sum(len(fetch.keys) for fetch in self._fetches.values())
+        running = len(self._attempts) - asked - (not isinstance(events[0], Answer))
         with suppress(Empty):
-            while len(keys) < len(self._futures):
-                keys.append(self._finished.get(timeout=max(until - time.monotonic(), 0)))
-        self._watch.alive()
-        return [key for key in keys if key in self._futures]
+            while running > 0:
+                events.append(self._events.get(timeout=max(until - time.monotonic(), 0)))
+                running -= not isinstance(events[-1], Answer)
+        return events
 
     def _take(self, keys: list[Any]) -> None:
-        """Fold what finished, raise what failed, submit again what was lost."""
-        ready: list[Any] = []
+        """Note what can be fetched, raise what failed, submit again what was lost."""
         again: list[int] = []
         for key in keys:
-            node, future = self._futures[key]
+            attempt = self._attempts.get(key)
+            if attempt is None:
+                continue
+            future, node = attempt.future, attempt.node
             if future.status == "finished":
-                ready.append(key)
+                self._ready.append(key)
             elif future.status in ("error", "cancelled"):
-                failure = self._judge(node, future)
-                self._forget(key)
-                self.resubmitted += 1
-                (self._suspects if failure == "killed" else again).append(node)
+                failure = self._failures.judge(node, future, self._connection)
+                self._attempts.pop(key)
+                future.release()
+                if self._attempts.hopeless(node):
+                    (self._suspects if failure == "killed" else again).append(node)
+                    self.resubmitted += 1
             else:  # its data was lost and is being made again
                 future.add_done_callback(self._note)
-        for first in range(0, len(ready), self._batch):
-            self._gather(ready[first : first + self._batch])
         if again:
             self._submit(again)
 
-    def _gather(self, keys: list[Any]) -> None:
-        results = self._fetch({key: self._futures[key][1] for key in keys})
-        for key in keys:
-            result = results[key]
-            if result is None:  # lost between "finished" and now: `_take` looks at it again
-                self._finished.put(key)
-                continue
-            node = self._futures[key][0]
-            self._forget(key)
-            if self._affinity is not None and result.holders:
-                self._affinity.record(self._plan, result.holders)
-                result = replace(result, holders=())
-            self._fold.add(self._shape.output, node, result)
-            self._totals.result(node, result)
+    # -------------------------------------------------------------------------------- results
 
-    def _fetch(self, futures: dict[Any, Future]) -> dict[Any, Any]:
-        """Return the results of finished futures, None for those that were lost meanwhile.
+    def _start_fetching(self) -> None:
+        """Ask for the results that are ready; one request at a time, unless it hangs.
 
         `Client.gather` waits without end for a result whose holder died until somebody has made
-        it again, and there may be nobody. So it runs beside, and this keeps an eye on the workers.
+        it again, and there may be nobody; or for a holder that does not answer.
         """
-        with scheduler_errors(self._client):
-            gathering = asyncio.run_coroutine_threadsafe(
-                self._client.gather(futures, errors="skip", asynchronous=True),
-                self._client.loop.asyncio_loop,
-            )
+        while self._ready and all(fetch.is_late for fetch in self._fetches.values()):
+            keys = [self._ready.popleft() for _ in range(min(self._batch, len(self._ready)))]
+            futures = {key: attempt.future for key in keys if (attempt := self._attempts.get(key))}
+            if not futures:
+                continue
+            client = self._connection.client
+            with scheduler_errors(client):
+                answer = asyncio.run_coroutine_threadsafe(
+                    client.gather(futures, errors="skip", asynchronous=True),
+                    client.loop.asyncio_loop,
+                )
+            self._fetches[answer] = _Fetch(list(futures), answer)
+            answer.add_done_callback(self._events.put)
+
+    def _receive(self, fetch: _Fetch) -> None:
+        """Fold what has arrived."""
         try:
-            while not wait([gathering], timeout=TICK).done:
-                if self._client.status != "running":
-                    raise scheduler_lost(self._client)
-                self._watch.look()
-                self._reporter.tick(self._totals.counts())
-        except BaseException:
-            gathering.cancel()
-            raise
-        with scheduler_errors(self._client):
+            with scheduler_errors(self._connection.client):
+                results = fetch.answer.result()
+        except SchedulerLostError as error:
+            if not isinstance(error.__cause__, CancelledError):
+                raise
+            # With a connection that broke, or by another pass of this process: requests that
+            # are made at the same time are sent as one. `_take` finds out which.
+            self._connection.check()
+            results = {}
+        for key in fetch.keys:
+            attempt = self._attempts.get(key)
+            if attempt is None:
+                continue
+            result = results.get(key)
+            if result is None:  # lost between "finished" and now: `_take` looks at it again
+                self._events.put(key)
+                continue
+            self._land(attempt.node, result)
+
+    def _land(self, node: int, result: UnitResult[T]) -> None:
+        """Fold the value of a node, and let go of all attempts at it."""
+        for attempt in self._attempts.of(node):
+            self._attempts.pop(attempt.future.key)
+            if attempt.stuck:
+                # To the scheduler a silent worker without tasks is an idle one, to be given more.
+                self._given_up.append(attempt.future)
+            else:
+                attempt.future.release()
+        self._missing.discard(node)
+        with suppress(ValueError):
+            self._suspects.remove(node)
+        self._losses = 0
+        self._note_life()
+        self._times.add(result.seconds, result.blocks)
+        if self._affinity is not None and result.holders:
+            self._affinity.record(self._plan, result.holders)
+        self._totals.result(node, result)
+        self._fold.add(self._shape.output, node, replace(result, holders=()))
+
+    # ------------------------------------------------------------- what does not get on
+
+    def _late_keys(self) -> list[Any]:
+        return [key for fetch in self._fetches.values() if fetch.is_late for key in fetch.keys]
+
+    def _rescue(self) -> None:
+        """Begin elsewhere what does not get on where it is; the first attempt to end counts."""
+        now = self._watch.now
+        if not now.usable:
+            return
+        stuck = {
+            attempt
+            for attempt in self._attempts
+            if attempt.workers and not attempt.workers & now.usable
+        }
+        if now.unfit:
+            stuck.update(self._given_to_unfit())
+            stuck.update(self._held_by_silent())
+            if time.monotonic() - self._life > max(STALL_SECONDS, 3 * self._longest_pause):
+                self._life = time.monotonic()
+                stuck.update(a for a in self._attempts if a.age > STALL_SECONDS)
+        for attempt in stuck:
+            attempt.stuck = True
+        nodes = {attempt.node for attempt in stuck if self._attempts.hopeless(attempt.node)}
+        self._begin_elsewhere(nodes, now.usable)
+        self._overtake()
+
+    def _given_to_unfit(self) -> Iterable[Attempt]:
+        """What waits for tasks of workers that will not run them, as far as one can tell.
+
+        Of a paused worker those that it has begun go on, and say so once a second.
+        """
+        now = self._watch.now
+        for key, worker in now.given.items():
+            for attempt in self._attempts.needing(key):
+                unheard = attempt.age > 2 * REPORT_INTERVAL and not self._heard_of(attempt)
+                if worker in now.silent or unheard:
+                    yield attempt
+
+    def _heard_of(self, attempt: Attempt) -> bool:
+        shift = self._shape.output - self._shape.base
+        units = range(attempt.node << shift, (attempt.node + 1) << shift)
+        since = time.monotonic() - 3 * REPORT_INTERVAL
+        heard = (self._running.get((attempt.name, unit)) for unit in units)
+        return any(running is not None and running.heard > since for running in heard)
+
+    def _held_by_silent(self) -> Iterable[Attempt]:
+        """Results that are asked of workers which do not answer; ask for the others again."""
+        lost = self._watch.now.stuck_results()
+        for fetch in [f for f in self._fetches.values() if not lost.isdisjoint(f.keys)]:
+            del self._fetches[fetch.answer]
+            fetch.answer.cancel()
+            self._ready.extend(key for key in fetch.keys if key not in lost)
+        self._start_fetching()
+        return [attempt for key in lost if (attempt := self._attempts.get(key))]
+
+    def _overtake(self) -> None:
+        """Begin units once more that take much longer than the others do."""
+        shift, threads = self._shape.output - self._shape.base, self._watch.now.threads
+        if shift > FOLD_LEVELS:  # a second attempt would be half a pass
+            return
+        attempts = {u: a for u in self._running if (a := self._attempts.running(*u)) is not None}
+        self._running = {unit: self._running[unit] for unit in attempts}
+        limits: dict[tuple[str, int], float] = {}
+        for name, unit in attempts:
+            limit = self._times.limit(len(self._plan.node(self._shape.base, unit)))
+            if limit is not None:
+                limits[name, unit] = limit
+        usable = self._watch.now.usable
+        late = late_ones(self._running, limits, sum(threads[w] for w in usable))
+        for which, worker in late.items():
+            node = attempts[which].node
+            if len(self._attempts.of(node)) == 1:
+                self._begin_elsewhere([node], usable - {worker})
+
+    def _begin_elsewhere(self, nodes: Collection[int], workers: Collection[str]) -> None:
+        few = [node for node in nodes if len(self._attempts.of(node)) < MOST_ATTEMPTS]
+        if few and workers:
+            self._submit(sorted(few), workers=workers, anew=True)
+            self.resubmitted += len(few)
+
+    def _recover(self, error: SchedulerLostError) -> None:
+        """Wait for a scheduler and its workers; nothing is known there of what is missing."""
+        self._forget_all()
+        timeout = self._watch.timeout
+        while True:
+            self._losses += 1
+            if self._losses > MOST_LOSSES:
+                raise error
+            self._connection.recover(error, timeout, self._still_waiting)
             try:
-                results: dict[Any, Any] = gathering.result()
-            except CancelledError:
-                # With a connection that broke, or by another pass of this process: requests that
-                # are made at the same time are sent as one. `_take` finds out which.
-                return dict.fromkeys(futures)
-        return results
+                self._admit()
+                break
+            except SchedulerLostError as again:
+                error = again
+        check_persisted(self._plan.source, self._connection.client)
+        self.resubmitted += len(self._missing)
 
-    def _forget(self, key: Any) -> None:
-        self._futures.pop(key)[1].release()
+    def _still_waiting(self) -> None:
+        self._reporter.tick(self._totals.counts())
 
-    def _judge(self, node: int, future: Future) -> str:
-        """Say what happened to a node that may be submitted again; raise if it may not."""
-        if future.status == "cancelled":
-            if self._client.status != "running" or "connection-lost" in _reason(future):
-                raise scheduler_lost(self._client)
-            return self._count_failure(node, "cancelled", ClusterError(_reason(future)))
-        with scheduler_errors(self._client):
-            error, traceback = future.exception(), future.traceback()
-        if error is None:  # somebody retried it meanwhile
-            return "retried"
-        if isinstance(error, KilledWorker):
-            return self._count_failure(node, "killed", error)
-        if isinstance(error, PassInterruptedError | CancelledError):
-            return self._count_failure(node, "cancelled", error)
-        if is_transient(error):
-            return self._count_failure(node, "unreadable", error)
-        raise _explained(error).with_traceback(traceback)
+    def _check_bounds(self) -> None:
+        """Raise where nobody has been there for too long."""
+        where, seconds = self._connection.address, self._watch.timeout
+        if self._watch.unanswered():
+            raise SchedulerLostError(
+                f"The Dask scheduler at {where} has not answered for {seconds:g} s, and "
+                f"{self._what_is_missing()}. Is it stopped, or cut off? Begin again once it is not."
+            )
+        if self._watch.deserted():
+            raise NoWorkersError(
+                f"For {seconds:g} s nobody has been at work for the Dask scheduler at {where} "
+                f"({self._watch.missing()}), and {self._what_is_missing()}. Start workers and "
+                f"begin again."
+            )
 
-    def _count_failure(self, node: int, kind: str, error: BaseException) -> str:
-        self._failures[node, kind] += 1
-        if self._failures[node, kind] <= MOST_FAILURES[kind]:
-            return kind
-        if kind == "unreadable":
-            raise error
-        positions = self._plan.node(self._shape.output, node)
-        blocks = self._plan.blocks_of(positions)
-        where = f"blocks {blocks[0]} to {blocks[-1]}" if len(blocks) > 1 else f"block {blocks[0]}"
-        if kind == "killed":
-            assert isinstance(error, KilledWorker)
-            deaths = self._failures[node, kind] * (error.allowed_failures + 1)
-            raise UnitFailedError(
-                f"Unit {node} ({where} of {self._plan.source.name}) ran on {deaths} workers and "
-                f"all of them died, the last one at {error.last_worker.address}. Most often such "
-                f"a worker ran out of memory: look at its log, then give workers more memory or "
-                f"fewer threads, or store the data in smaller chunks."
-            ) from error
-        raise UnitFailedError(
-            f"Unit {node} ({where} of {self._plan.source.name}) was cancelled "
-            f"{self._failures[node, kind]} times ({error}). Does something restart the cluster "
-            f"again and again, or was a collection that is read here cancelled? Begin again once "
-            f"that is over."
-        ) from error
+    def _what_is_missing(self) -> str:
+        plan = self._plan
+        shift = self._shape.output - plan.unit_level
+        missing = sum(min(1 << shift, plan.n_units - (node << shift)) for node in self._missing)
+        return f"{missing} of {plan.n_units} units of the pass over {plan.source.name} are missing"
+
+    def _forget_all(self) -> None:
+        for answer in self._fetches:
+            answer.cancel()
+        self._fetches.clear()
+        self._attempts.clear()
+        self._given_up.clear()
+        self._ready.clear()
+        self._running.clear()
 
     def _abandon(self) -> None:
         """Cancel what is still wanted; running units stop at their next block."""
-        futures = [future for _, future in self._futures.values()]
-        self._futures.clear()
-        if futures and self._client.status == "running":
+        futures = [attempt.future for attempt in self._attempts] + self._given_up
+        self._forget_all()
+        client = self._connection.client
+        if futures and client.status == "running":
             with suppress(*CONNECTION_ERRORS):
-                self._client.cancel(futures)
-
-
-def _explained(error: BaseException) -> BaseException:
-    """Return a task's error, or what it means for the cluster."""
-    if not isinstance(error, ModuleNotFoundError):
-        return error
-    explained = ClusterError(
-        f"A worker of this cluster cannot import {error.name!r}. Workers need the same packages "
-        f"as this process: install them in the workers' environment or image (pip install "
-        f"dask-gmm), or send your own module with client.upload_file."
-    )
-    explained.__cause__ = error
-    return explained
-
-
-def _reason(future: Future) -> str:
-    """Return why a future was cancelled, in the words of distributed."""
-    try:
-        future.result()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the reason
-        return str(error)
-    return "unknown"
-
-
-class _WorkerWatch:
-    """Raises when a pass waits for workers that do not come back."""
-
-    def __init__(self, client: Client, timeout: float) -> None:
-        self._client = client
-        self._timeout = timeout
-        self._interval = min(5.0, timeout / 2)
-        self._looked = time.monotonic()
-        self._without_since: float | None = None
-
-    def alive(self) -> None:
-        """Note a sign of life."""
-        self._looked = time.monotonic()
-        self._without_since = None
-
-    def look(self) -> None:
-        """Ask the scheduler for its workers, if nothing was heard for a while."""
-        now = time.monotonic()
-        if now - self._looked < self._interval:
-            return
-        self._looked = now
-        with scheduler_errors(self._client):
-            n_workers = len(self._client.nthreads())
-        if n_workers:
-            self._without_since = None
-            return
-        if self._without_since is None:
-            self._without_since = now
-        if now - self._without_since >= self._timeout:
-            raise NoWorkersError(
-                f"All workers of {address_of(self._client)} are gone, and none came back "
-                f"within {self._timeout:g} s. Start workers and begin again."
-            )
+                client.cancel(futures)

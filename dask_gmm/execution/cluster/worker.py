@@ -9,36 +9,96 @@ is idle for a moment; its next task fetches another, and opens anew.)
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import distributed
+from distributed.protocol import pickle
 
 from dask_gmm.data.source import BlockRef
-from dask_gmm.execution.machine import machine_fingerprint
+from dask_gmm.errors import VersionsDifferError
+from dask_gmm.execution.machine import machine_fingerprint, package_versions
 from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks, pinned_blocks
 from dask_gmm.execution.plan import PROCESS_BYTES
 from dask_gmm.execution.tree import Summable, fold_in_order
 from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.jobs import OpenJob
     from dask_gmm.execution.opened import Opened
     from dask_gmm.rows import Rows
 
-__all__ = ["BlockRunner", "UnitRunner", "fold_results"]
+__all__ = ["BlockRunner", "Heartbeat", "UnitRunner", "fold_results", "versions_differ"]
 
-#: Seconds between two progress messages of a running unit; shorter units send none.
+#: Seconds between two messages of a running unit; shorter units send none.
 REPORT_INTERVAL = 1.0
 
 T = TypeVar("T", bound=Summable)
 
 
+def versions_differ(
+    there: Mapping[str, str], here: Mapping[str, str], worker: str, scheduler: str = ""
+) -> VersionsDifferError | None:
+    """Return what is wrong with a worker's versions, if they differ from the driver's.
+
+    A package whose version one side does not know tells nothing.
+
+    Parameters
+    ----------
+    there, here : mapping of str to str
+        What the worker and the driver have.
+    worker, scheduler : str
+        Whose they are.
+    """
+    other = [name for name in here if there.get(name, here[name]) != here[name]]
+    if not other:
+        return None
+    theirs = " and ".join(f"{name} {there[name]}" for name in other)
+    ours = " and ".join(f"{name} {here[name]}" for name in other)
+    of = f" of {scheduler}" if scheduler else ""
+    return VersionsDifferError(
+        f"The worker at {worker}{of} has {theirs} where this process has {ours}: results would "
+        f"depend on which of them computes what. Give both the same versions, by one image or one "
+        f"lock file for all of them."
+    )
+
+
+def _open_runner(versions: dict[str, str], pickled: bytes) -> Any:
+    """Unpickle a runner, if this process has the driver's versions.
+
+    A worker may come when a pass has begun, where nobody has asked it; and what one version has
+    pickled another may fail to read, for reasons that say nothing.
+    """
+    try:
+        worker = distributed.get_worker().address
+    except ValueError:
+        worker = "an unknown address"
+    error = versions_differ(package_versions(), versions, worker)
+    if error is not None:
+        raise error
+    loads: Callable[[bytes], Any] = pickle.loads
+    kind, fields = loads(pickled)
+    return kind(**fields)
+
+
+class _Travelling:
+    """A runner that is opened by workers of the driver's versions alone."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_runner, (package_versions(), _dumps((type(self), vars(self))))
+
+
+def _dumps(thing: Any) -> bytes:
+    dumps: Callable[[Any], bytes] = pickle.dumps
+    return dumps(thing)
+
+
 @dataclass(frozen=True)
-class UnitRunner(Generic[T]):
+class UnitRunner(_Travelling, Generic[T]):
     """Reads and folds units; one call is one task.
 
     Parameters
@@ -64,7 +124,7 @@ class UnitRunner(Generic[T]):
     def __call__(self, unit: int, blocks: Sequence[int]) -> UnitResult[T]:
         """Return the node of the tree over `blocks`."""
         worker = distributed.get_worker()
-        key = worker.get_current_task()
+        key: Any = worker.get_current_task()
 
         def cancelled() -> bool:
             # Nothing stops a running thread from outside. A task that nobody wants any more
@@ -73,13 +133,15 @@ class UnitRunner(Generic[T]):
             return task is None or task.state == "cancelled"
 
         pinned = self._pinned(worker)
-        with working(self.job) as job:
+        began = time.monotonic()
+        heartbeat = Heartbeat(worker, self.topic, (self.token, key[1], unit))
+        with heartbeat.beating(), working(self.job) as job:
             result = run_unit(
                 self.source,
                 blocks,
                 job,
                 pinned=pinned,
-                report=_UnitProgress(worker, self.topic, self.token, unit),
+                report=heartbeat.count,
                 stopped=cancelled,
             )
         holds = pinned is not None and any(index in pinned for index in blocks)
@@ -87,6 +149,7 @@ class UnitRunner(Generic[T]):
             result,
             machines=frozenset({machine_fingerprint()}),
             holders=((unit, worker.address),) if holds else (),
+            seconds=time.monotonic() - began,
         )
 
     def _pinned(self, worker: Any) -> PinnedBlocks | None:
@@ -98,7 +161,7 @@ class UnitRunner(Generic[T]):
 
 
 @dataclass(frozen=True)
-class BlockRunner(Generic[T]):
+class BlockRunner(_Travelling, Generic[T]):
     """Applies the job to the value of one task of a Dask collection."""
 
     rows_of: Callable[[Any], Rows]
@@ -129,20 +192,48 @@ def fold_results(*results: UnitResult[T]) -> UnitResult[T]:
     return fold_in_order(results, len(results))
 
 
-class _UnitProgress:
-    """Sends a running unit's counts to the driver, about once a second."""
+class Heartbeat:
+    """Tells the driver about once a second that a unit is running, since when, and how far it is.
 
-    def __init__(self, worker: Any, topic: str, token: str, unit: int) -> None:
+    The worker's event loop sends it, so that a unit which waits for its store is heard of too, and
+    silence says that the whole worker has stopped or is cut off.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+    topic : str
+        Where the driver listens.
+    unit : (str, str, int)
+        The pass, the submission, and the number of the unit.
+    """
+
+    def __init__(self, worker: Any, topic: str, unit: tuple[str, str, int]) -> None:
         self._worker = worker
         self._topic = topic
-        self._message = (token, unit)
+        self._unit = unit
         self._counts = [0, 0, 0]
-        self._sent = time.monotonic()
+        self._began = time.monotonic()
+        self._over = False
 
-    def __call__(self, blocks: int, rows: int, bytes_read: int) -> None:
+    def count(self, blocks: int, rows: int, bytes_read: int) -> None:
+        """Take in what has been done since the last call."""
         for i, count in enumerate((blocks, rows, bytes_read)):
             self._counts[i] += count
-        now = time.monotonic()
-        if now - self._sent >= REPORT_INTERVAL:
-            self._sent = now
-            self._worker.log_event(self._topic, [*self._message, *self._counts])
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Send messages while the caller is inside; one that leaves within a second sends none."""
+        loop = self._worker.loop
+        loop.add_callback(loop.call_later, REPORT_INTERVAL, self._beat)
+        try:
+            yield
+        finally:
+            self._over = True
+
+    def _beat(self) -> None:
+        if self._over:
+            return
+        seconds = time.monotonic() - self._began
+        message = [*self._unit, self._worker.address, seconds, *self._counts]
+        self._worker.log_event(self._topic, message)
+        self._worker.loop.call_later(REPORT_INTERVAL, self._beat)
