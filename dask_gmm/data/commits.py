@@ -204,7 +204,7 @@ class Commits:
     def _follow(self, listing: _Listing) -> None:
         self._last = listing.highest
         self._certain = False
-        self._files = dict(listing.files)
+        self._files = {}
         self._fenced = ""
 
     def _search(self, listing: _Listing) -> tuple[Commit | None, tuple[str, ...]]:
@@ -356,7 +356,7 @@ class Commits:
         listing = self._list(patient=True, strict=False)
         if listing.highest > number:
             self._stop(listing.highest, _record_name(number), state)
-        self._files = {**listing.files, **self._files}
+        self._files |= listing.files  # of those before it
 
     def _stop(self, number: int, *own: str) -> NoReturn:
         """Delete what is this writer's own, and raise that commit `number` is another's."""

@@ -118,8 +118,7 @@ class Folder(Place):
         finally:
             with suppress(OSError):
                 scrap.unlink()
-        if made:
-            _sync_folder(self._path)
+        _sync_folder(self._path)  # if not made too: NFS may say so of what it has made
         return made
 
     @staticmethod

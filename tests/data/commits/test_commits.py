@@ -282,19 +282,20 @@ def test_whoever_goes_on_after_damage(folder: Path) -> None:
 
 
 def test_no_commit_is_whole(folder: Path) -> None:
-    three(folder)
+    commits = Commits(folder)
+    for n in range(1, 7):
+        commits.commit(payload(n), {})
     for state in folder.glob("*.state"):
         state.write_bytes(b"")
-    with pytest.raises(
-        CheckpointError, match=r"No commit in .* is whole. Commit 3 in .*start over"
-    ):
-        Commits(folder).newest()
+    reader = Commits(folder)
+    said = r"No commit in .* is whole. Commit 6 in .*start over"
+    with pytest.raises(CheckpointError, match=said):
+        reader.newest()
+    assert [sentence[:9] for sentence in reader.skipped] == ["Commit 6 ", "Commit 5 ", "Commit 4 "]
     for state in folder.glob("*.state"):
         state.unlink()
-    with pytest.raises(
-        CheckpointError, match=r"No commit in .* is whole. Commit 3 in .*start over"
-    ):
-        Commits(folder).newest()
+    with pytest.raises(CheckpointError, match=said):
+        reader.newest()
 
 
 def test_a_later_format_is_refused(folder: Path) -> None:

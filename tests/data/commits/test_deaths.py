@@ -75,6 +75,20 @@ def check_what_a_dead_writer_left(folder: Path, returned: int) -> None:
     assert first + 3 == int(states[-1][:12])
 
 
+def test_killed_while_it_deletes(folder: Path) -> None:
+    """A state without a record is cleared away later; a record without a state would stay."""
+    commits = Commits(folder, keep=1)
+    for n in range(1, 4):
+        commits.commit(payload(n), {})
+    with pytest.raises(KilledError):  # write, create, delete: before and after each
+        stepped(commits, 6, die).commit(payload(4), {})
+    assert state_numbers(commits) == [3, 4]
+    assert [name[:12] for name in names(commits) if name.endswith(".commit")] == [
+        "000000000001",
+        "000000000004",
+    ]
+
+
 SIGKILLED = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
@@ -139,7 +153,7 @@ def die() -> None:
     ),
     st.integers(1, 4),
 )
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_history(tmp_path: Path, events: list[str | int], keep: int) -> None:
     """After commits, deaths, new writers: the last commit that returned, or the one under way."""
     for url in (str(tmp_path / uuid.uuid4().hex), f"memory://{uuid.uuid4().hex}"):

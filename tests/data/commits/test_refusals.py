@@ -153,18 +153,45 @@ def test_a_file_system_without_hard_links(folder: Path, monkeypatch: pytest.Monk
     assert {name.rpartition(".")[2] for name in names(commits)} == {"state", "commit"}
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_folder_that_cannot_be_synced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Some file systems have no such thing; from others an error is one."""
+    commits = Commits(folder)
+    commits.commit(payload(1), {})
+
+    def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", sync)
+        if number == errno.EINVAL:
+            assert commits.commit(payload(2), {}) == 2
+        else:
+            with pytest.raises(CheckpointError, match=r"Input/output error\. Check the disk"):
+                commits.commit(payload(2), {})
+    assert commits.commit(payload(3), {}) == 3
+    assert Commits(folder).newest() == Commit(3, {}, payload(3))
+
+
 def test_a_claim_of_a_writer_that_died(folder: Path) -> None:
     """Its number is taken, though there is no such commit; it goes once it is old."""
     three(folder)
     claim = folder / "000000000004.claim"
     claim.touch()
-    commits = Commits(folder)
-    newest = commits.newest()
-    assert newest is not None
-    assert newest.number == 3
-    assert [commits.commit(payload(n), {}) for n in range(2)] == [5, 6]
+    (folder / "000000000004-0123456789abcdef.state").write_bytes(b"of no commit")
+    for number in (5, 6):
+        commits = Commits(folder)
+        newest = commits.newest()
+        assert newest is not None
+        assert newest.number == {5: 3, 6: 5}[number]
+        assert commits.commit(payload(number), {}) == number
+    assert state_numbers(commits) == [3, 4, 5, 6]  # three commits, and what is no older
     assert claim.exists()
     commits.commit(payload(7), {})
+    assert state_numbers(commits) == [5, 6, 7]
     assert not claim.exists()
 
 

@@ -160,6 +160,17 @@ def test_a_store_that_is_not_there() -> None:
             attempt()
 
 
+@pytest.mark.parametrize("name", ["list", "put"])
+def test_access_is_denied(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def deny(*args: Any, **kwargs: Any) -> None:
+        raise obstore.exceptions.PermissionDeniedError("403 Forbidden")
+
+    monkeypatch.setattr(obstore, name, deny)
+    doing = {"list": "read", "put": "written"}[name]
+    with pytest.raises(CheckpointError, match=rf"could not be {doing}: .*it must list, get, put"):
+        Commits(f"memory://{uuid.uuid4().hex}").commit(b"", {})
+
+
 def test_a_bucket_that_is_not_there(object_store: ObjectStoreServer) -> None:
     place = Commits("s3://no-such-bucket/ckpt", object_store.options)
     with pytest.raises(CheckpointError, match=r"s3://no-such-bucket/ckpt could not be read: "):
