@@ -6,18 +6,18 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from dask_gmm.errors import IncompletePassError
 from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import plan_pass, resize_units
 from dask_gmm.execution.tree import Summable
+from dask_gmm.interrupts import allowed, held, take_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.jobs import BlockJob
@@ -85,9 +85,17 @@ class PassResult(Generic[T]):
 
 
 class Passes:
-    """Passes over the same blocks, one after the other. Use `Backend.open`.
+    """Passes over the same blocks, one after the other, inside of a ``with``. Use `Backend.open`.
 
-    Units are sized by how long the pass before has taken.
+    Units are sized by how long the pass before has taken. What begins and ends here does so whole:
+    signals are held meanwhile, and taken where a pass waits.
+
+    Parameters
+    ----------
+    backend : Backend
+    source : Source
+    blocks : range or sequence of int
+    cache : CacheSpec or None
 
     Attributes
     ----------
@@ -98,12 +106,45 @@ class Passes:
         Threads of the backend when the passes were opened.
     """
 
-    def __init__(self, backend: Backend, plan: Plan, n_threads: int) -> None:
-        self.source = plan.source
-        self.blocks = plan.blocks
-        self.n_threads = n_threads
+    blocks: Sequence[int]
+    n_threads: int
+
+    def __init__(
+        self,
+        backend: Backend,
+        source: Source,
+        blocks: Sequence[int] | None,
+        cache: CacheSpec | None,
+    ) -> None:
+        self.source = source
         self._backend = backend
-        self._plan = plan
+        self._asked = blocks
+        self._cache = cache
+        self._blas = single_threaded_blas()
+
+    def __enter__(self) -> Self:
+        try:
+            with held():
+                self.n_threads = self._backend.n_threads
+                self._plan = plan_pass(
+                    self.source, n_threads=self.n_threads, blocks=self._asked, cache=self._cache
+                )
+                self.blocks, self._cache = self._plan.blocks, self._plan.cache
+                # Once for all passes, and whatever is computed between them: it takes a while.
+                self._blas.__enter__()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with held():
+            self._blas.__exit__()
+            try:
+                if self._cache is not None:
+                    self._backend.unpin(self._cache)
+            finally:
+                self._backend.close()
 
     def run(
         self,
@@ -112,7 +153,8 @@ class Passes:
         on_progress: Callable[[PassProgress], None] | None = None,
     ) -> PassResult[T]:
         """Read every block once and return the sum of the job's values; see `Backend.run`."""
-        result = self._backend.run(self._plan, job, on_progress=on_progress)
+        with held():
+            result = self._backend.run(self._plan, job, on_progress=on_progress)
         self._plan = resize_units(self._plan, result.seconds, result.threads)
         return result
 
@@ -120,11 +162,10 @@ class Passes:
 class Backend(ABC):
     """Runs passes. All backends return the same bits and raise the same errors."""
 
-    @contextmanager
     def open(
         self, source: Source, *, blocks: Sequence[int] | None = None, cache: int | None = 0
-    ) -> Iterator[Passes]:
-        """Open a source for some passes, with BLAS at one thread in this process.
+    ) -> Passes:
+        """Open a source for some passes in a ``with``, with BLAS at one thread in this process.
 
         Parameters
         ----------
@@ -133,7 +174,7 @@ class Backend(ABC):
             Read only these blocks, in this order. All of them by default.
         cache : int or None
             Bytes of decoded blocks that each process may pin from pass to pass, and lets go of in
-            the end; None leaves it to them.
+            the end, however that comes; None leaves it to them.
 
         Raises
         ------
@@ -142,17 +183,8 @@ class Backend(ABC):
         ClusterError
             Nobody is there to work.
         """
-        n_threads = self.n_threads
         pins = None if cache == 0 else CacheSpec(uuid.uuid4().hex, cache)
-        plan = plan_pass(source, n_threads=n_threads, blocks=blocks, cache=pins)
-        try:
-            # Once for all passes, and whatever is computed between them: it costs milliseconds.
-            with single_threaded_blas():
-                yield Passes(self, plan, n_threads)
-        finally:
-            if plan.cache is not None:
-                self.unpin(plan.cache)
-            self.close()
+        return Passes(self, source, blocks, pins)
 
     @property
     @abstractmethod
@@ -232,7 +264,8 @@ class ProgressReporter:
         return time.perf_counter() - self._started
 
     def tick(self, counts: tuple[int, int, int], *, final: bool = False) -> None:
-        """Report `counts` (blocks, rows, bytes) if it is time to."""
+        """Report `counts` (blocks, rows, bytes) if it is time to; take a signal that is held."""
+        take_signals()
         if self._on_progress is None:
             return
         now = time.perf_counter()
@@ -241,11 +274,11 @@ class ProgressReporter:
             return
         self._reported, self._last = now, counts
         blocks, rows, bytes_read = counts
-        self._on_progress(
-            PassProgress(
-                blocks, self._blocks_total, rows, self._rows_total, bytes_read, now - self._started
-            )
+        progress = PassProgress(
+            blocks, self._blocks_total, rows, self._rows_total, bytes_read, now - self._started
         )
+        with allowed():
+            self._on_progress(progress)
 
 
 def conclude(
