@@ -117,9 +117,14 @@ class held:  # noqa: N801 - reads as the words of a `with`
         self._outermost = _in_main_thread() and not _GATE.shut
         if self._outermost:
             self._first = not _GATE.installed
-            if self._first:
-                _GATE.install()
-            _GATE.shut = True
+            try:
+                if self._first:
+                    _GATE.install()
+                _GATE.shut = True
+            except BaseException:
+                if self._first:
+                    _GATE.remove()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:

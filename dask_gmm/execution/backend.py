@@ -138,11 +138,19 @@ class Passes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        try:
+            self._end()
+        except KeyboardInterrupt:  # it may have come before they were held
+            self._end()
+            raise
+
+    def _end(self) -> None:
         with held():
             self._blas.__exit__()
+            cache, self._cache = self._cache, None
             try:
-                if self._cache is not None:
-                    self._backend.unpin(self._cache)
+                if cache is not None:
+                    self._backend.unpin(cache)
             finally:
                 self._backend.close()
 

@@ -121,6 +121,13 @@ class single_threaded_blas:  # noqa: N801 - reads as the words of a `with`
             raise
 
     def __exit__(self, *_: object) -> None:
+        try:
+            self._end()
+        except KeyboardInterrupt:  # it may have come before they were held
+            self._end()
+            raise
+
+    def _end(self) -> None:
         with held():
             mine, self._mine = self._mine, None
             if mine is not None:

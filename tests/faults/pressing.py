@@ -1,0 +1,163 @@
+"""Ctrl-C at any moment, and what must not be left of what it has interrupted."""
+
+from __future__ import annotations
+
+import dis
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from threadpoolctl import threadpool_info
+
+import dask_gmm
+from dask_gmm.execution.pinned import pinned_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
+
+    from distributed import Client
+
+__all__ = ["Steps", "default_handler", "left_behind", "press_after", "wait_until_clean"]
+
+OURS = str(Path(dask_gmm.__file__).parent)
+LIBRARIES = tuple(str(Path(m.__file__).parent) for m in (threading, dis) if m.__file__)
+# Behind these the interpreter looks for signals; a call of C does so, and one of Python at its begin.
+LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "RESUME", "JUMP_BACKWARD"}
+
+
+@contextmanager
+def default_handler() -> Iterator[None]:
+    """Have Ctrl-C raise, whatever this process does with it: a shell may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@cache
+def _names(code: CodeType) -> dict[int, str]:
+    return {i.offset: i.opname for i in dis.get_instructions(code)}
+
+
+class Steps:
+    """Counts the steps of this thread at which Python looks for signals, and presses at one.
+
+    Those of the package and of the standard library; all but the package's own only where they
+    were called from there.
+
+    Parameters
+    ----------
+    at : int or None
+        Where to press; None to count only.
+    """
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at = at
+        self.count = 0
+        self.pressed = False
+        self.where = ""
+
+    def __enter__(self) -> Steps:
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _enter(self, frame: FrameType, _event: str, _argument: object) -> Any:
+        file = frame.f_code.co_filename
+        if not file.startswith(OURS) and ("contextlib" not in file and "concurrent" not in file):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        names, last = _names(frame.f_code), ""
+
+        def step(frame: FrameType, event: str, _argument: object) -> Any:
+            nonlocal last
+            if event == "opcode":
+                before, last = last, names.get(frame.f_lasti, "")
+                if before in LOOKS:
+                    self._step(frame)
+            return step
+
+        return step
+
+    def _step(self, frame: FrameType) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.where = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
+            self.pressed = True
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def press_after(seconds: float) -> Iterator[None]:
+    """Press Ctrl-C for real after some time, unless the block is over by then."""
+    over = threading.Event()
+
+    def press() -> None:
+        if not over.wait(seconds):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _blas() -> list[int]:
+    return sorted(library["num_threads"] for library in threadpool_info())
+
+
+def left_behind(folder: Path, client: Client | None = None) -> Callable[[], dict[str, Any]]:
+    """Return what says how this process, its cluster and a folder differ from how they are now."""
+
+    def state() -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "threads": sorted(t.name for t in threading.enumerate() if "dask-gmm" in t.name),
+            "BLAS": _blas(),
+            "pinned": pinned_bytes(),
+            "files": sorted(p.name for p in folder.iterdir()),
+        }
+        if client is None:
+            found["descriptors"] = _descriptors()
+        else:
+            there: Any = client
+            found["futures"] = sorted(map(str, client.futures))
+            found["tasks"] = there.run_on_scheduler(
+                lambda dask_scheduler: sorted(map(str, dask_scheduler.tasks))
+            )
+            found["pinned there"] = sum(there.run(pinned_bytes).values())
+        return found
+
+    before = state()
+
+    def difference() -> dict[str, Any]:
+        now = state()
+        return {key: now[key] for key in now if now[key] != before[key]}
+
+    return difference
+
+
+def wait_until_clean(dirt: Callable[[], dict[str, Any]], what: str, seconds: float = 5.0) -> None:
+    """Wait until nothing is left, some seconds at most."""
+    deadline = time.monotonic() + seconds
+    while left := dirt():
+        assert time.monotonic() < deadline, f"{what}: {left}"
+        time.sleep(0.02)

@@ -1,0 +1,152 @@
+"""Ctrl-C at any moment of all that takes long: nothing of it stays, and the next one is as ever."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+import warnings
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import dask
+import numpy as np
+import pytest
+import zarr
+
+from dask_gmm import GaussianMixture, select_gaussian_mixture
+from tests.faults.pressing import (
+    Steps,
+    default_handler,
+    left_behind,
+    press_after,
+    wait_until_clean,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from distributed import Client
+
+    Road = Callable[[str, Path], bytes]
+
+COMMON: dict[str, Any] = {"random_state": 0, "init_size": 60, "cache": "1 MB", "tol": 0.0}
+
+
+def _bits(model: Any) -> bytes:
+    return b"".join(np.asarray(v).tobytes() for v in (model.means_, model.weights_))
+
+
+def _fit(x: str, checkpoint: str | None = None, **options: Any) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = GaussianMixture(3, **{**COMMON, "max_iter": 4, "acceleration": None, **options})
+        return _bits(model.fit(x, checkpoint=checkpoint, resume="never"))
+
+
+def plain(x: str, _folder: Path) -> bytes:
+    return _fit(x)
+
+
+def committed(x: str, folder: Path) -> bytes:
+    return _fit(x, str(folder / "checkpoint"))
+
+
+def accelerated(x: str, _folder: Path) -> bytes:
+    return _fit(x, acceleration="squarem", max_iter=5)
+
+
+def parallel_start(x: str, _folder: Path) -> bytes:
+    return _fit(x, init_params="k-means||", max_iter=1)
+
+
+def selection(x: str, folder: Path) -> bytes:
+    options = {**COMMON, "acceleration": None, "max_iter": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = select_gaussian_mixture(
+            x, [1, 2, 3], checkpoint=str(folder / "checkpoint"), resume="never", **options
+        )
+    return _bits(found.best_model)
+
+
+@cache
+def _model(x: str) -> GaussianMixture:
+    with dask.config.set(scheduler="threads"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return GaussianMixture(3, **COMMON, max_iter=2).fit(x)
+
+
+def labels(x: str, folder: Path) -> bytes:
+    _model(x).predict_to(x, str(folder / "labels.zarr"), overwrite=True)
+    return np.asarray(zarr.open_array(str(folder / "labels.zarr"))[:]).tobytes()
+
+
+def score(x: str, _folder: Path) -> bytes:
+    return _model(x).criteria(x).bic.hex().encode()
+
+
+def lazy_labels(x: str, _folder: Path) -> bytes:
+    lazy: Any = _model(x).predict(x)
+    return np.asarray(lazy.compute()).tobytes()
+
+
+ROADS: list[Road] = [
+    plain,
+    committed,
+    accelerated,
+    parallel_start,
+    selection,
+    labels,
+    score,
+    lazy_labels,
+]
+
+
+@pytest.fixture(scope="module")
+def x(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(scale=2.0, size=(3, 2))
+    rows = centres[rng.integers(0, 3, 240)] + rng.standard_normal((240, 2))
+    path = str(tmp_path_factory.mktemp("data") / "x.zarr")
+    zarr.create_array(path, data=rows, chunks=(30, 2))
+    return path
+
+
+def _refresh(folder: Path) -> None:
+    """Outputs that are whole may be there or not."""
+    for name in ("checkpoint", "labels.zarr"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def between_steps(road: Road, x: str, folder: Path, times: int, seed: int) -> None:
+    """Press between two steps of Python, often, and see that nothing stays."""
+    whole = road(x, folder)
+    assert road(x, folder) == whole
+    with Steps() as steps:
+        road(x, folder)
+    _refresh(folder)
+    dirt = left_behind(folder)
+    draw = random.Random(seed)
+    pressed = 0
+    for at in sorted(draw.sample(range(1, steps.count), min(times, steps.count - 1))):
+        caught: BaseException | None = None
+        try:
+            with Steps(at) as here:
+                road(x, folder)
+        except KeyboardInterrupt as error:
+            caught = error  # and kept, with all that its traceback holds, as a notebook does
+        pressed += here.pressed
+        assert (caught is not None) == here.pressed, here.where
+        _refresh(folder)
+        wait_until_clean(dirt, here.where)
+    assert pressed > times // 2
+    assert road(x, folder) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("road", ROADS)
+def test_between_any_two_steps(road: Road, x: str, tmp_path: Path) -> None:
+    with default_handler(), dask.config.set(scheduler="threads"):
+        between_steps(road, x, tmp_path, 150, seed=1)
