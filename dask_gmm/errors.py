@@ -19,10 +19,12 @@ __all__ = [
     "CollapsedComponentWarning",
     "CorruptChunkError",
     "DaskGMMError",
+    "DataChangedError",
     "FencedError",
     "FillValueWarning",
     "IncompletePassError",
     "InputError",
+    "ManifestError",
     "MemoryPlanError",
     "MissingChunkError",
     "MissingValueError",
@@ -206,6 +208,10 @@ class CorruptChunkError(StoreError):
     """A chunk is there but cannot be decoded: truncated, or its checksum does not hold."""
 
 
+class DataChangedError(StoreError):
+    """What is stored was written anew while it was being read."""
+
+
 class OutputExistsError(StoreError, FileExistsError):
     """The output is already there and overwriting was not asked for."""
 
@@ -220,6 +226,10 @@ class CheckpointError(StoreError):
 
 class FencedError(CheckpointError):
     """Another fit has taken over this fit's checkpoint, so this one must write no more."""
+
+
+class ManifestError(StoreError, ValueError):
+    """What was found is not a manifest that this version can read."""
 
 
 class StateError(DaskGMMError, ValueError):

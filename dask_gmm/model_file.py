@@ -4,7 +4,8 @@ The root's attributes say what it is, which version wrote it, the fit's settings
 subgroup the arrays `weights`, `means`, `covariances`, `precisions_cholesky` and `lower_bounds` lie,
 as float64. A save writes a new subgroup first and the root's one metadata object last, which is
 atomic on every store: whoever reads meanwhile, or after a save that broke off, finds the old model
-whole. A digest over all of it tells a changed or damaged file.
+whole. On a disk each of the two is there to stay before the next step, so that a machine which goes
+down takes no model along. A digest over all of it tells a changed or damaged file.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
+from dask_gmm.data.atomic_replace import holds_only_rests, settle, sweep
 from dask_gmm.data.checked_store import first_line
+from dask_gmm.data.output_array import put_document
 from dask_gmm.data.stores import probe_store, store_spec, writable_store
-from dask_gmm.data.urls import normalize_url, scheme_of
+from dask_gmm.data.urls import check_options, join_url, normalize_url, scheme_of
 from dask_gmm.errors import (
     DaskGMMError,
     ModelFileError,
@@ -46,6 +49,7 @@ __all__ = ["ModelFile", "check_model_output", "fingerprint", "load_model", "save
 
 FORMAT = "dask-gmm-model"
 FORMAT_VERSION = 1
+_BROKEN_OFF = "the beginning of a model"
 _ARRAYS = ("weights", "means", "covariances", "precisions_cholesky", "lower_bounds")
 # Codecs that turn bytes into bytes, or bytes into numbers. Zarr knows others that unpickle.
 _CODECS = frozenset({"bytes", "zstd", "blosc", "gzip", "crc32c"})
@@ -98,26 +102,33 @@ def check_model_output(
 ) -> None:
     """Refuse an output place that already holds something, before any work is done.
 
-    Only a model file may be overwritten, never anything else that happens to lie there.
+    Only a model file may be overwritten, never anything else that happens to lie there. What a
+    first save has left that broke off is no model, and in nobody's way.
 
     Raises
     ------
     OutputExistsError
     """
+    _check_output(url, overwrite, storage_options)
+
+
+def _check_output(
+    url: str | os.PathLike[str], overwrite: bool, storage_options: Mapping[str, Any] | None
+) -> bool:
+    """As `check_model_output`; return whether a model is there."""
     found = _what_is_there(url, storage_options)
-    if found is None:
-        return
     name = normalize_url(url)
-    if found != FORMAT:
+    if found not in (None, FORMAT, _BROKEN_OFF):
         raise OutputExistsError(
             f"{name} exists and is no model file but {found}; it will not be overwritten. Choose "
             f"another place for the model."
         )
-    if not overwrite:
+    if found == FORMAT and not overwrite:
         raise OutputExistsError(
             f"{name} already holds a model; pass overwrite=True (--overwrite) or choose another "
             f"place."
         )
+    return found == FORMAT
 
 
 def save_model(
@@ -136,8 +147,9 @@ def save_model(
     StoreError
         The store cannot be written.
     """
-    check_model_output(url, overwrite=overwrite, storage_options=storage_options)
-    with _writing(normalize_url(url)):
+    replaces = _check_output(url, overwrite, storage_options)
+    place = normalize_url(url)
+    with _writing(place, " The model that was there is as it was." if replaces else ""):
         store = writable_store(url, storage_options)
         marker: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION}
         if sync(store.is_empty("")):
@@ -146,20 +158,29 @@ def save_model(
             root = zarr.open_group(store=store, mode="r+", zarr_format=3)
         previous = root.attrs.get("arrays")
         name = f"arrays-{uuid.uuid4().hex[:12]}"
-        _write_arrays(root.create_group(name), model)
-        root.attrs.put(
-            {
-                **marker,
-                "arrays": name,
-                "covariance_type": model.parameters.family.name,
-                "digest": model.digest,
-                "settings": dict(model.settings),
-                "fit": dict(model.fit),
-                "written_by": dict(model.written_by),
-            }
-        )
+        attributes = {
+            **marker,
+            "arrays": name,
+            "covariance_type": model.parameters.family.name,
+            "digest": model.digest,
+            "settings": dict(model.settings),
+            "fit": dict(model.fit),
+            "written_by": dict(model.written_by),
+        }
+        try:
+            _write_arrays(root.create_group(name), model)
+            if scheme_of(place) == "file":
+                settle(join_url(place, name))
+        except BaseException:
+            with suppress(Exception):  # where a disk is full, this makes room
+                sync(store.delete_dir(name))
+            raise
+        root_document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        put_document(place, check_options(storage_options), root_document)
         if isinstance(previous, str):
-            with suppress(KeyError):  # a save that broke off may have left no such group
+            # The new model is whole: what is left of the old one, or of a save that broke off, is
+            # in nobody's way.
+            with suppress(Exception):
                 del root[previous]
 
 
@@ -299,20 +320,27 @@ def _what_is_there(
         return "another Zarr array or damaged metadata"
     except StoreNotFoundError:
         return None
+    if group is not None and group.attrs.get("format") == FORMAT:
+        return FORMAT if "digest" in group.attrs else _BROKEN_OFF
     if group is not None:
-        return FORMAT if group.attrs.get("format") == FORMAT else "another Zarr group"
+        return "another Zarr group"
     with _writing(name):
+        # A first save that is killed at once leaves no more than that.
+        if scheme_of(name) == "file" and Path(name).is_dir() and holds_only_rests(name):
+            sweep(name)
         empty = sync(writable_store(url, storage_options).is_empty(""))
     return None if empty else "something else"
 
 
 @contextmanager
-def _writing(name: str) -> Iterator[None]:
-    """Turn what a store says when it cannot be written into one sentence."""
+def _writing(name: str, more: str = "") -> Iterator[None]:
+    """Turn what a store says when it cannot be written into one sentence, and say what holds."""
     try:
         yield
     except DaskGMMError:
         raise
     except Exception as error:  # every kind of store has errors of its own
         reason = error.strerror if isinstance(error, OSError) and error.strerror else None
-        raise StoreError(f"{name} could not be written: {reason or first_line(error)}.") from error
+        raise StoreError(
+            f"{name} could not be written: {reason or first_line(error)}.{more}"
+        ) from error

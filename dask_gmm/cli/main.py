@@ -17,6 +17,7 @@ import click
 from dask_gmm.cli.demo import demo
 from dask_gmm.cli.explain import explain
 from dask_gmm.cli.fit import fit
+from dask_gmm.cli.manifest import manifest
 from dask_gmm.cli.plan import plan
 from dask_gmm.cli.predict import predict, score
 from dask_gmm.cli.select import select
@@ -149,5 +150,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, plan, fit, select, show, predict, score, simulate):
+for _command in (demo, plan, fit, select, show, predict, score, simulate, manifest):
     main.add_command(_command)

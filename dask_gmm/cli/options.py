@@ -13,6 +13,7 @@ from dask_gmm.cli.values import AXIS, BYTES, STORAGE_OPTION
 __all__ = [
     "Command",
     "Option",
+    "array_option",
     "compute_options",
     "data_options",
     "model_option",
@@ -26,7 +27,7 @@ __all__ = [
     "weights_option",
 ]
 
-SECTIONS = ("Data", "Mixture", "Model", "Compute", "Output")
+SECTIONS = ("Data", "Mixture", "Model", "Compute", "Checkpoint", "Output")
 """Headings of the options, in this order."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -115,14 +116,16 @@ storage_options = option(
     "process takes those from its own environment or role.",
 )
 
+array_option = option(
+    "--array",
+    metavar="NAME",
+    section="Data",
+    help="Name of the array, when the path or URL is a Zarr group that holds several.",
+)
+
 data_options = stack(
     click.argument("data"),
-    option(
-        "--array",
-        metavar="NAME",
-        section="Data",
-        help="Name of the array, when DATA is a Zarr group that holds several.",
-    ),
+    array_option,
     option(
         "--feature-axis",
         type=AXIS,

@@ -98,11 +98,16 @@ def check_model_place(url: str, options: Mapping[str, Any], *, overwrite: bool) 
     check_model_output(url, overwrite=overwrite, storage_options=own or None)
 
 
-def check_array_output(url: str, options: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Make sure that a Zarr array can be written to `url`; raises as `check_model_place`."""
+def check_array_output(
+    url: str, options: Mapping[str, Any], *, overwrite: bool, beside: bool = False
+) -> None:
+    """Make sure that a Zarr array can be written to `url`, or first beside it.
+
+    Raises as `check_model_place`.
+    """
     own = options_for(url, options)
     _check_replaceable(url)
-    _check_writable(url, own)
+    _check_writable(url, own, beside=beside)
     found = _node_at(url, own)
     if found == "group":
         raise OutputExistsError(
@@ -165,6 +170,8 @@ def remove_output(url: str, options: Mapping[str, Any]) -> None:
 
 def _check_replaceable(url: str) -> None:
     """Refuse a local directory or file that is no Zarr store: it is somebody's, not ours."""
+    from dask_gmm.data.atomic_replace import holds_only_rests
+
     path = local_path(url)
     if path is None or not path.exists():
         return
@@ -173,17 +180,17 @@ def _check_replaceable(url: str) -> None:
             f"{path} is a file, and will not be replaced: choose another place."
         )
     marks = ("zarr.json", ".zarray", ".zgroup")
-    if any(path.iterdir()) and not any((path / mark).exists() for mark in marks):
+    if not holds_only_rests(str(path)) and not any((path / mark).exists() for mark in marks):
         raise OutputExistsError(
             f"{path} is a directory that holds other things than a Zarr store: choose a new name "
             f"inside of it, for example {path / 'model.zarr'}."
         )
 
 
-def _check_writable(url: str, options: Mapping[str, Any]) -> None:
+def _check_writable(url: str, options: Mapping[str, Any], *, beside: bool = False) -> None:
     path = local_path(url)
     if path is not None:
-        place = _existing(path)
+        place = _existing(path.parent if beside else path)
         if not place.is_dir():
             raise StoreError(f"{url} cannot be written: {place} is a file, not a directory.")
         try:  # the only honest way to ask: permissions do not tell of read-only disks
@@ -224,10 +231,14 @@ def _node_at(url: str, options: Mapping[str, Any]) -> str | None:
     path = local_path(url)
     if path is not None and not path.exists():
         return None
+    from dask_gmm.data.provenance import is_incomplete
     from dask_gmm.data.stores import probe_store, store_spec
 
     try:
         node = zarr.open(store=probe_store(store_spec(url, options or None)), mode="r")
     except FileNotFoundError:
         return None
-    return "array" if isinstance(node, zarr.Array) else "group"
+    if not isinstance(node, zarr.Array):
+        return "group"
+    # In an object store: the local ones lie beside their place until they are complete.
+    return "incomplete" if path is None and is_incomplete(node.attrs) else "array"

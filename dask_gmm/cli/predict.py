@@ -23,6 +23,7 @@ from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options, opt
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.fitting.events import Event
 
 __all__ = ["predict", "score"]
 
@@ -44,6 +45,10 @@ __all__ = ["predict", "score"]
             """dask-gmm predict s3://bucket/scene.zarr --feature-axis 0 -m model.zarr \\
     -o s3://bucket/labels.zarr --workers 8""",
         ),
+        (
+            "go on after an interruption: the same command again, or, to be sure of it",
+            "dask-gmm predict points.zarr -m model.zarr -o labels.zarr --resume",
+        ),
     ],
 )
 @data_options
@@ -62,9 +67,19 @@ __all__ = ["predict", "score"]
     required=True,
     metavar="LABELS",
     section="Output",
-    help="Path or URL of the new Zarr array: the samples' shape of DATA, chunked like it.",
+    help="Path or URL of the new Zarr array: the samples' shape of DATA, chunked like it. Its "
+    "attribute 'dask_gmm' says whether it is complete.",
 )
 @overwrite_option("a Zarr array")
+@option(
+    "--resume/--no-resume",
+    default=None,
+    section="Output",
+    help="What becomes of an output there that an earlier run has not completed. --resume goes on "
+    "with it and fails where there is none (and does nothing where it is complete by now); "
+    "--no-resume begins it anew. Without either: go on if there is one, else begin. One of another "
+    "model or of other data is never gone on with.",
+)
 @output_options
 @click.pass_obj
 def predict(
@@ -74,30 +89,55 @@ def predict(
     probabilities: bool,
     output: str,
     overwrite: bool,
+    resume: bool | None,
     **values: Any,
 ) -> None:
-    """Write each sample's most probable component to a new Zarr array, in one read of DATA."""
+    """Write each sample's most probable component to a new Zarr array, in one read of DATA.
+
+    A run that is stopped, or whose disk is full, keeps its finished blocks, and the same command
+    goes on from them. On a disk LABELS appears when it is complete, and what it replaces stays
+    until then; in an object store it is marked as incomplete until then, and what it replaces goes
+    at once.
+    """
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.outputs import check_array_output, refuse_overlap
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.tables import key_values
     from dask_gmm.cli.values import show_count, show_seconds
+    from dask_gmm.fitting.events import OutputResumed, PassAdvanced
 
     data, compute = DataPlace.take(values), Compute.take(values)
     check_storage_options(data.storage_options, data.data, model, output)
     refuse_overlap(output, data.data, model)
     mixture = _load(model, data)
-    check_array_output(output, data.storage_options, overwrite=overwrite)
+    # Where it must go on it deletes nothing, and a complete one is what it may find.
+    replaces = overwrite or bool(resume)
+    check_array_output(output, data.storage_options, overwrite=replaces, beside=True)
     begun = time.perf_counter()
-    with computing(compute, session), observing(session, "labelling") as observe:
-        mixture.set_params(callbacks=[observe])
-        rows = mixture.predict_to(
-            data.data,
-            output,
-            probabilities=probabilities,
-            overwrite=overwrite,
-            storage_options=options_for(output, data.storage_options) or None,
-        )
+    found, computed = 0, 0
+
+    def count(event: Event) -> None:
+        nonlocal found, computed
+        match event:
+            case OutputResumed():
+                found = event.blocks
+            case PassAdvanced():
+                computed = event.progress.rows_done
+
+    try:
+        with computing(compute, session), observing(session, "labelling") as observe:
+            mixture.set_params(callbacks=[observe, count])
+            rows = mixture.predict_to(
+                data.data,
+                output,
+                probabilities=probabilities,
+                overwrite=overwrite,
+                resume={None: "auto", True: "must", False: "never"}[resume],
+                storage_options=options_for(output, data.storage_options) or None,
+            )
+    except KeyboardInterrupt:
+        session.note(f"What is finished of {output} is kept: the same command goes on from it.")
+        raise
     seconds = time.perf_counter() - begun
     if session.json:
         session.emit(
@@ -108,20 +148,19 @@ def predict(
                 "output": output,
                 "probabilities": probabilities,
                 "n_rows": rows,
+                "n_rows_computed": computed,
+                "blocks_skipped": found,
                 "seconds": seconds,
             }
         )
         return
     what = "posteriors" if probabilities else "labels"
-    speed = show_count(rows / seconds)
-    session.out.print(
-        key_values(
-            [
-                (what, output),
-                ("rows", f"{rows:,} in {show_seconds(seconds)} ({speed} rows/s)"),
-            ]
-        )
-    )
+    facts = [(what, output), ("rows", f"{rows:,} in {show_seconds(seconds)}")]
+    if computed:
+        facts[1] = ("rows", f"{facts[1][1]} ({show_count(computed / seconds)} rows/s)")
+    if found:
+        facts.append(("skipped", f"{found:,} blocks that were finished before"))
+    session.out.print(key_values(facts))
 
 
 @click.command(

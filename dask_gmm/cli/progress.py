@@ -17,6 +17,7 @@ from dask_gmm.fitting.events import (
     CheckpointWritten,
     FitResumed,
     FitStarted,
+    OutputResumed,
     PassAdvanced,
     PassFinished,
     PassJudged,
@@ -63,6 +64,8 @@ class ProgressState:
         What became of the last pass's step.
     remaining : float or None
         Estimate of what is left to gain, in nats per row, where an accelerated fit makes one.
+    skipped : int
+        Blocks of an output that an earlier run has finished.
     """
 
     verb: str = "pass"
@@ -79,24 +82,13 @@ class ProgressState:
     pass_seconds: float | None = None
     kind: str = ""
     remaining: float | None = None
+    skipped: int = 0
+    resumed: bool = False
 
     def take(self, event: Event) -> None:
         """Take in an event."""
+        self._take_between(event)
         match event:
-            case FitStarted() | SelectionStarted():
-                self.max_iter, self.tol = event.max_iter, event.tol
-                self.stage = "drawing a sample for the start"
-                if isinstance(event, SelectionStarted):
-                    self.among, self.tol = "candidates", 0.0  # several ends: none to foresee
-            case FitResumed():
-                self.stage = f"going on after pass {event.passes}"
-            case StartRead():
-                self.stage = f"start: read {event.number} of {event.reads} is done"
-            case SampleDrawn():
-                self.stage = f"computing the start from {show_count(event.rows)} rows"
-            case SampleAdvanced():
-                self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
-                self.between = True
             case PassStarted():
                 self.number, self.advance, self.between = event.number, None, False
                 if event.candidates != self.candidates:
@@ -110,6 +102,26 @@ class ProgressState:
                 self.kind = event.judgement.kind.value
                 gain = event.judgement.remaining_gain
                 self.remaining = None if gain is None or not math.isfinite(gain) else gain
+
+    def _take_between(self, event: Event) -> None:
+        """Take in what happens before and between passes."""
+        match event:
+            case FitStarted() | SelectionStarted():
+                self.max_iter, self.tol = event.max_iter, event.tol
+                self.stage = "drawing a sample for the start"
+                if isinstance(event, SelectionStarted):
+                    self.among, self.tol = "candidates", 0.0  # several ends: none to foresee
+            case FitResumed():
+                self.resumed, self.stage = True, f"going on after pass {event.passes}"
+            case StartRead():
+                self.stage = f"start: read {event.number} of {event.reads} is done"
+            case SampleDrawn() if not self.resumed:
+                self.stage = f"computing the start from {show_count(event.rows)} rows"
+            case SampleAdvanced():
+                self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
+                self.between = True
+            case OutputResumed():
+                self.skipped = event.blocks
 
     def _finish(self, event: PassFinished) -> None:
         bound = max(event.lower_bounds)
@@ -220,13 +232,16 @@ def _title(state: ProgressState) -> str:
 
 def _details(state: ProgressState) -> str:
     rows, size = state.rates()
-    parts = [f"{show_count(rows)} rows/s", f"{show_bytes(size)}/s"] if rows else []
+    parts = [f"{show_count(rows)} rows/s"] if rows else []
+    parts += [f"{show_bytes(size)}/s"] if size else []
     if state.bounds:
         parts.append(f"log-likelihood {state.bounds[-1]:.6f}{_signed(state.change)}")
     if state.remaining is not None:
         parts.append(f"{state.remaining:.1e} nats/row remaining")
     if state.candidates > 1:
         parts.append(f"{state.candidates} {state.among}")
+    if state.skipped:
+        parts.append(f"{state.skipped:,} blocks were finished before")
     parts += _outlook(state)
     return " · ".join(parts)
 
@@ -279,6 +294,11 @@ class _Lines:
                     event.seconds,
                     event.rows,
                     event.bytes_read,
+                )
+            case OutputResumed():
+                self._say(
+                    f"going on with {event.output}: {event.blocks:,} of {event.blocks_total:,} "
+                    f"blocks are finished"
                 )
             case PassSplit():
                 self._say(

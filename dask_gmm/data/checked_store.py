@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.shards import ShardLayout
 
 __all__ = [
+    "METADATA_NAMES",
     "CheckedStore",
     "ReadCount",
     "count_read",
@@ -36,7 +37,7 @@ __all__ = [
     "translate_error",
 ]
 
-_METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class CheckedStore(Store):
         """Return an object or part of it; see the class for what is refused."""
         if self._whole is not None and byte_range is not None:
             return await self._part_of_whole(self._whole, key, prototype, byte_range)
-        is_metadata = key.rpartition("/")[2] in _METADATA
+        is_metadata = key.rpartition("/")[2] in METADATA_NAMES
         try:
             value = await self._store.get(key, prototype, byte_range)
         except (DaskGMMError, MemoryError):

@@ -18,6 +18,7 @@ from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.open_weights import with_weights
+from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stores import MissingChunks, check_missing_chunks, store_spec
 from dask_gmm.data.urls import scheme_of
 from dask_gmm.data.zarr_open import find_by_url, find_in_node, find_in_store
@@ -35,6 +36,7 @@ __all__ = [
     "NumpySource",
     "Source",
     "ZarrSource",
+    "is_remote",
     "open_memory",
     "open_source",
     "with_weights",
@@ -93,14 +95,15 @@ def open_source(
     if sample_weight is None:
         return _open_rows(X, feature_axis, storage_options, policy, array, block_rows)
     # One set of options serves data and weights, whichever of them lie behind a URL.
-    own = storage_options if _is_remote(X) or not _is_remote(sample_weight) else None
+    own = storage_options if is_remote(X) or not is_remote(sample_weight) else None
     source = _open_rows(X, feature_axis, own, policy, array, block_rows)
     return with_weights(
         source, sample_weight, storage_options=storage_options, missing_chunks=policy
     )
 
 
-def _is_remote(X: Any) -> bool:
+def is_remote(X: Any) -> bool:
+    """Whether X is a URL of something that is not on this machine's disks."""
     return isinstance(X, str | os.PathLike) and scheme_of(os.fspath(X)) != "file"
 
 
@@ -181,6 +184,7 @@ def _open_lazy_frame(X: Any, feature_axis: int | str) -> Source:
 def _open_dataarray(X: Any, feature_axis: int | str, block_rows: int | None) -> Source:
     names = [str(dim) for dim in X.dims]
     name = f"DataArray {X.name!r}" if X.name is not None else "DataArray"
+    check_complete(X.attrs, name)
     if X.chunks is None and not X._in_memory:
         # Opened lazily without Dask: reading .values would load all of it.
         X = X.chunk({})

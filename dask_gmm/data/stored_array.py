@@ -15,6 +15,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import StorePath
 
+from dask_gmm.data.bounded_codecs import bounded
 from dask_gmm.data.checked_store import CheckedStore
 from dask_gmm.data.content import content_name
 from dask_gmm.data.direct.reader import DirectReader
@@ -203,6 +204,7 @@ def _attach(store: CheckedStore, stored: StoredArray) -> zarr.Array[Any]:
     document: Any = json.loads(stored.metadata)
     strict = stored.spec.missing_chunks == "error"
     checked = store.with_shards(shard_layout(document, stored.name, strict=strict))
+    document = bounded(document)
     return zarr.Array(zarr.AsyncArray(document, StorePath(checked, stored.path)))
 
 

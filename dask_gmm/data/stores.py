@@ -42,6 +42,7 @@ __all__ = [
     "check_missing_chunks",
     "objects_of",
     "probe_store",
+    "raw_store",
     "reaches_objects",
     "read_counter",
     "refuse_local_options",
@@ -184,6 +185,11 @@ def store_for(spec: StoreSpec) -> CheckedStore:
     """
     raw = _cached_store(spec, read_only=True)
     return CheckedStore(raw, spec.url, spec.missing_chunks)
+
+
+def raw_store(spec: StoreSpec) -> Store:
+    """Return the read-only store of a spec as it is, unchecked, by the same connections."""
+    return _cached_store(spec, read_only=True)
 
 
 def reaches_objects(spec: StoreSpec) -> bool:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zarr
 
+from dask_gmm.data.atomic_replace import is_copy
 from dask_gmm.data.checked_store import CheckedStore, first_line
 from dask_gmm.data.open_stores import spec_of_store, store_name
+from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stores import MissingChunks, StoreSpec, probe_store, zip_version
 from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.data.zarr_source import ZarrSource
@@ -52,6 +54,16 @@ class FoundArray(NamedTuple):
     store: Store | None = None
     code: str | None = None
 
+    def checked(self) -> FoundArray:
+        """Return it, unless it is an output that is not complete.
+
+        Raises
+        ------
+        InputError
+        """
+        check_complete(self.array.attrs, join_url(self.spec.url, self.array.path))
+        return self
+
     def source(self, feature_axis: int | str) -> ZarrSource:
         """Describe it as rows and features."""
         return ZarrSource.of(
@@ -87,7 +99,7 @@ def find_by_url(spec: StoreSpec, array: str | None = None) -> FoundArray:
         spec = replace(spec, zip_version=zip_version(spec.url))
     path = (array or "").strip("/")
     node = _open_node(probe_store(spec), path, spec.url)
-    return FoundArray(_array_of(node, join_url(spec.url, path)), spec)
+    return FoundArray(_array_of(node, join_url(spec.url, path)), spec).checked()
 
 
 def find_in_node(
@@ -120,8 +132,8 @@ def find_in_node(
         found = _array_of(inside, join_url(name, path))
         code = f"{code}[{found.path.removeprefix(node.path).strip('/')!r}]"
     if spec is not None:
-        return FoundArray(found, spec, code=code)
-    return FoundArray(found, StoreSpec(name, (), missing_chunks), original, code)
+        return FoundArray(found, spec, code=code).checked()
+    return FoundArray(found, StoreSpec(name, (), missing_chunks), original, code).checked()
 
 
 def find_in_store(
@@ -167,7 +179,7 @@ def find_beside(source: ZarrSource, name: str) -> FoundArray | None:
         return None
     if not isinstance(node, zarr.Array):
         return None
-    return FoundArray(node, spec, source.store)
+    return FoundArray(node, spec, source.store).checked()
 
 
 def _is_zip_file(path: str) -> bool:
@@ -225,16 +237,17 @@ def _array_of(node: Node, where: str) -> zarr.Array[Any]:
         return node
     names = _array_names(node)
     if names is not None and len(names) == 1:
-        only = node[names[0]]
-        assert isinstance(only, zarr.Array)
-        return only
+        # By its own metadata: a group's consolidated ones may be older.
+        return zarr.open_array(
+            node.store_path.store, path=f"{node.path}/{names[0]}".strip("/"), mode="r"
+        )
     raise ArrayNotFoundError(f"{where} is a Zarr group: say which of its arrays. {_listing(node)}")
 
 
 def _array_names(group: zarr.Group) -> list[str] | None:
     """Return the names of a group's arrays, None if its store cannot list."""
     try:
-        return sorted(group.array_keys())
+        return sorted(name for name in group.array_keys() if not is_copy(name))
     except Exception:  # noqa: BLE001  plain HTTP servers answer a listing in many ways
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 import numpy as np
@@ -14,7 +15,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.sink import create_output, output_chunks
+from dask_gmm.data.output_begin import begin_output, output_chunks
+from dask_gmm.data.provenance import recipe_of
 from dask_gmm.data.source import NumpySource
 from dask_gmm.data.weights import no_weight
 from dask_gmm.errors import InputError
@@ -22,7 +24,7 @@ from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.execution import LocalBackend, choose_backend, single_threaded_blas
-from dask_gmm.fitting.events import Outcome, PassAdvanced, PassStarted
+from dask_gmm.fitting.events import Outcome, OutputResumed, PassAdvanced, PassStarted
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob, first_pass
 from dask_gmm.fitting.prediction import (
     Labels,
@@ -31,7 +33,6 @@ from dask_gmm.fitting.prediction import (
     RowFunction,
     SharedRowFunction,
     WriteJob,
-    Written,
 )
 from dask_gmm.fitting.verbose import VerboseObserver
 from dask_gmm.mixture.kernels import get_kernel
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import DTypeLike, NDArray
 
+    from dask_gmm.data.sink import Output
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import PassProgress
     from dask_gmm.execution.jobs import BlockJob
@@ -163,9 +165,20 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         probabilities: bool = False,
         dtype: DTypeLike | None = None,
         overwrite: bool = False,
+        resume: str = "auto",
         storage_options: Mapping[str, Any] | None = None,
     ) -> int:
         """Write labels, or posteriors, to a new Zarr array in one read of the data.
+
+        The array's attribute `dask_gmm` says whether it is `complete`, which is written last; `fit`
+        and its kin refuse one that is not. On a disk it appears at its path only then, and what was
+        there before is as it was until then. Object stores cannot rename: there it is written in
+        place, marked as incomplete from its first object to its last, and one that it overwrites
+        is lost at once.
+
+        A call that ended early, however it ended, leaves its finished blocks, on a disk in a hidden
+        folder beside the output, and the same call goes on from them. Of two at the same time on a
+        disk the second is refused; in an object store two of the same call do each other no harm.
 
         Parameters
         ----------
@@ -179,13 +192,30 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         dtype : numpy dtype, optional
             uint8 for labels of up to 255 components, else int32; float64 for posteriors.
         overwrite : bool, default=False
+            Replace a complete array that is there, never anything else.
+        resume : {"auto", "must", "never"}, default="auto"
+            What becomes of an output there that is not complete. "auto" goes on with one of the
+            same mixture and data, and refuses any other, with the difference named; "must" also
+            refuses to begin one, and has nothing to do where the same is there and complete;
+            "never" deletes it and begins anew. Whether local data are the same is seen from their
+            files; of all other data the metadata are compared, and two finished blocks are computed
+            again. Rows in memory cannot be told from others, and begin anew.
         storage_options : mapping, optional
             For the output; the data have the estimator's own.
 
         Returns
         -------
         int
-            Rows written.
+            Rows of the output, those included that were there already.
+
+        Raises
+        ------
+        OutputExistsError
+            Something is there that may not be replaced, or another process is writing it.
+        InputError (a ValueError)
+            The output is the input, or what was begun there is another one.
+        StoreError
+            The output cannot be written. What was finished is kept.
         """
         check_is_fitted(self)
         source = open_input(self, X, reset=False)
@@ -199,27 +229,42 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         function: RowFunction = (Posteriors if probabilities else Labels)(
             parameters, get_kernel(self.kernel), kind
         )
-        chunks = output_chunks(source)  # refuses chunks of unknown sizes
-        shape = [int(n) for n in source.sample_shape if n is not None]
-        writer = create_output(
-            str(output),
-            (*shape, *tail),
-            (*chunks, *tail),
-            kind,
-            storage_options,
-            overwrite=overwrite,
-            attributes={"source": source.name, "model": parameters.fingerprint},
-            source=source,
+        chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
+        shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)
+        recipe = recipe_of(
+            source,
+            values="posteriors" if probabilities else "labels",
+            model=parameters.fingerprint,
+            kernel=function.kernel.name,
+            output={"shape": list(shape), "chunks": list(chunks), "dtype": kind.name},
         )
         per_row = kind.itemsize * (k if probabilities else 1)
-        job = WriteJob(function, writer, per_row * (source.max_block_rows or 0))
-        try:
-            written: Written = self._run(source, job)
-        except BaseException:
-            writer.discard()
-            raise
-        writer.finish()
-        return written.rows
+        with begin_output(
+            str(output),
+            shape,
+            chunks,
+            kind,
+            storage_options,
+            recipe=recipe,
+            overwrite=overwrite,
+            resume=resume,
+            source=source,
+        ) as begun:
+            job = WriteJob(function, begun.writer, per_row * (source.max_block_rows or 0))
+            self._write(source, job, begun)
+        return prod(shape[: len(source.sample_shape)])
+
+    def _write(self, source: Source, job: WriteJob, output: Output) -> None:
+        """Write what an output lacks, and call it complete."""
+        if output.n_finished or output.complete:
+            done = source.n_blocks if output.complete else output.n_finished
+            for observer in self._observers():
+                observer(OutputResumed(output.writer.url, done, source.n_blocks))
+        if output.complete:
+            return
+        if output.blocks is None or output.blocks:
+            self._run(source, job, output.blocks)
+        output.finish()
 
     def score(self, X: Any, y: object = None, sample_weight: Any = None) -> float:
         """Return the mean log-likelihood per row (per unit of weight), in nats."""
@@ -352,8 +397,8 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with single_threaded_blas(), ThreadPoolExecutor(LocalBackend().n_threads) as pool:
             return lazy.compute(scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
 
-    def _run(self, source: Source, job: BlockJob[Any]) -> Any:
-        """Run a job over all blocks and return the root of its tree."""
+    def _run(self, source: Source, job: BlockJob[Any], blocks: Sequence[int] | None = None) -> Any:
+        """Run a job over all blocks, or some of them, and return the root of its tree."""
         backend = choose_backend(source)
         observers = self._observers()
 
@@ -364,7 +409,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         for observer in observers:
             observer(PassStarted(1, 1))
         on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
-        with backend.open(source) as passes:
+        with backend.open(source, blocks=blocks) as passes:
             return first_pass(passes, job, on_progress).value
 
     def _observers(self) -> tuple[Observer, ...]:

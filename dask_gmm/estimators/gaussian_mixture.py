@@ -333,7 +333,7 @@ class GaussianMixture(FittedMixture):
         """
         with keeping_features(self):
             place = checkpoint_at(checkpoint, resume, self.storage_options, self.random_state)
-            self._fit(open_input(self, X, sample_weight, reset=True), place)
+            self._fit(open_input(self, X, sample_weight, reset=True, checkpoint=place), place)
         return self
 
     @overload

@@ -16,7 +16,7 @@ from sklearn.utils.validation import validate_data
 from zarr.abc.store import Store
 
 from dask_gmm.data.conversion import frame_layout, plain_array
-from dask_gmm.data.source import Source, open_memory, open_source, with_weights
+from dask_gmm.data.source import Source, is_remote, open_memory, open_source, with_weights
 from dask_gmm.data.stores import check_missing_chunks
 from dask_gmm.data.urls import check_options, scheme_of
 from dask_gmm.errors import InputError
@@ -97,8 +97,17 @@ def keeping_features(estimator: Any) -> Iterator[None]:
         raise
 
 
-def open_input(estimator: Any, X: Any, sample_weight: Any = None, *, reset: bool) -> Source:
+def open_input(
+    estimator: Any,
+    X: Any,
+    sample_weight: Any = None,
+    *,
+    reset: bool,
+    checkpoint: Checkpoint | None = None,
+) -> Source:
     """Describe the data that an estimator is given, and check or set its features.
+
+    Storage options that the checkpoint takes may mean nothing to the data.
 
     Two-dimensional data in memory go through scikit-learn's own validation, so that its users
     meet its messages and feature names; everything else is opened by its metadata.
@@ -110,6 +119,8 @@ def open_input(estimator: Any, X: Any, sample_weight: Any = None, *, reset: bool
     """
     options = estimator.storage_options
     check_options(options)  # nobody should find out on a cluster that keys are not taken
+    if checkpoint is not None and checkpoint.storage_options:
+        options = options if is_remote(X) or is_remote(sample_weight) else None
     in_memory = not _is_lazy(X) and _is_plain(X, estimator.feature_axis)
     if in_memory:
         source: Source = open_memory(X, _plain_rows(estimator, X, reset=reset))

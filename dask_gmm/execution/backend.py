@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from dask_gmm.errors import IncompletePassError
@@ -14,6 +14,7 @@ from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import plan_pass, resize_units
 from dask_gmm.execution.tree import Summable
+from dask_gmm.execution.watch import Watch
 from dask_gmm.interrupts import allowed, held, take_signals
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Passes:
         self._blas = single_threaded_blas()
 
     def __enter__(self) -> Self:
+        self._watch = Watch.of(self.source)
         try:
             with held():
                 self.n_threads = self._backend.n_threads
@@ -133,18 +135,21 @@ class Passes:
                 # Once for all passes, and whatever is computed between them: it takes a while.
                 self._blas.__enter__()
         except BaseException:
-            self.__exit__()
+            self._close()
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self._end()
-        except KeyboardInterrupt:  # it may have come before they were held
-            self._end()
+            if kind is None:
+                self._watch.look(last=True)
+            self._close()
+        except BaseException:  # a signal may have come before it was held
+            self._close()
             raise
 
-    def _end(self) -> None:
+    def _close(self) -> None:
+        """Let go of what the passes have used; may be called again."""
         with held():
             self._blas.__exit__()
             cache, self._cache = self._cache, None
@@ -160,11 +165,19 @@ class Passes:
         *,
         on_progress: Callable[[PassProgress], None] | None = None,
     ) -> PassResult[T]:
-        """Read every block once and return the sum of the job's values; see `Backend.run`."""
-        with held():
-            result = self._backend.run(self._plan, job, on_progress=on_progress)
+        """Read every block once and return the sum of the job's values; see `Backend.run`.
+
+        Raises
+        ------
+        DataChangedError
+            Somebody has written to the data since they were opened for passes.
+        """
+        watched = self._watch.over(job, self.blocks)
+        with self._watch.explaining(), held():
+            result = self._backend.run(self._plan, watched, on_progress=on_progress)
+        self._watch.look()
         self._plan = resize_units(self._plan, result.seconds, result.threads)
-        return result
+        return replace(result, value=self._watch.taken(watched, result.value))
 
 
 class Backend(ABC):
@@ -321,11 +334,16 @@ def conclude(
 
 
 def _check_complete(plan: Plan, rows: int, blocks: int) -> None:
-    if blocks != plan.n_positions or (plan.n_rows is not None and rows != plan.n_rows):
-        raise IncompletePassError(
-            f"A pass over {plan.source.name} read {rows:,} rows in {blocks:,} blocks where "
-            f"{plan.n_rows:,} rows in {plan.n_positions:,} blocks were expected. Did the input "
-            f"change while it was read? Open it again and repeat the fit."
-            if plan.n_rows is not None
-            else f"A pass over {plan.source.name} read {blocks:,} of {plan.n_positions:,} blocks."
-        )
+    if blocks == plan.n_positions and plan.n_rows in (None, rows):
+        return
+    if plan.n_rows in (None, rows):
+        expected, lacking, unit = "", plan.n_positions - blocks, "blocks"
+    else:
+        assert plan.n_rows is not None
+        expected, lacking, unit = f"{plan.n_rows:,} rows in ", plan.n_rows - rows, "rows"
+    raise IncompletePassError(
+        f"A pass over {plan.source.name} read {rows:,} rows in {blocks:,} blocks where {expected}"
+        f"{plan.n_positions:,} blocks were expected: {abs(lacking):,} {unit} "
+        f"{'missing' if lacking > 0 else 'too many'}. Did the input change while it was read? Open "
+        f"it again and repeat the fit."
+    )

@@ -202,6 +202,7 @@ class _LocalPass(Generic[T]):
         self.spare = SpareBuffers() if pinned is None else pinned.spare
         self.meter = Meter()
         self._fold: TreeFold[T] = TreeFold(plan.n_positions)
+        self._folded = 0, 0, 0
         self._cached = 0
         self._units = iter(range(plan.n_units))
         self._lock = threading.Lock()
@@ -213,8 +214,14 @@ class _LocalPass(Generic[T]):
 
     def root(self) -> UnitResult[T]:
         """Return the root of the tree once all has been folded."""
-        blocks, rows, bytes_read = self.meter.read()
+        blocks, rows, bytes_read = self._folded
         return UnitResult(self._fold.root(), rows, blocks, bytes_read, cached=self._cached)
+
+    def _add(self, level: int, index: int, value: T, counts: tuple[int, int, int]) -> None:
+        """Fold the value of a node and what it is made of: blocks, rows and bytes."""
+        self._fold.add(level, index, value)
+        blocks, rows, bytes_read = self._folded
+        self._folded = blocks + counts[0], rows + counts[1], bytes_read + counts[2]
 
     # -- blocks that a task can read -------------------------------------------------------------
 
@@ -277,7 +284,8 @@ class _LocalPass(Generic[T]):
             stopped=self._stop.is_set,
         )
         with self._lock:
-            self._fold.add(self.plan.unit_level, unit, result.value)
+            counts = result.blocks, result.rows, result.bytes_read
+            self._add(self.plan.unit_level, unit, result.value, counts)
             self._cached += result.cached
             if self._fold.complete:
                 self._ended.set()
@@ -308,9 +316,10 @@ class _LocalPass(Generic[T]):
                 source.name,
                 source.locate,
             )
-        self.meter(1, rows.n_read, rows.nbytes)
+        counts = 1, rows.n_read, rows.nbytes
+        self.meter(*counts)
         with self._lock:
-            self._fold.add(0, position, found)
+            self._add(0, position, found, counts)
 
     def run_graph(self, get: Callable[[], Any], reporter: ProgressReporter) -> None:
         """Run Dask's scheduler in a helper thread and report from this one.

@@ -19,6 +19,7 @@ from dask_gmm.errors import (
     ArrayNotFoundError,
     CorruptChunkError,
     DaskGMMError,
+    DataChangedError,
     InputError,
     MissingChunkError,
     ModelFileError,
@@ -52,6 +53,7 @@ READ_PATIENCE = 30.0
 PERMANENT = (
     ArrayNotFoundError,
     CorruptChunkError,
+    DataChangedError,
     InputError,
     MissingChunkError,
     ModelFileError,

@@ -23,6 +23,7 @@ __all__ = [
     "Judgement",
     "Observer",
     "Outcome",
+    "OutputResumed",
     "PassAdvanced",
     "PassFinished",
     "PassJudged",
@@ -178,6 +179,23 @@ class StartRead:
 
 
 @dataclass(frozen=True)
+class OutputResumed:
+    """An output that an earlier run has begun goes on.
+
+    Attributes
+    ----------
+    output : str
+    blocks : int
+        Those that are finished, and not computed again.
+    blocks_total : int
+    """
+
+    output: str
+    blocks: int
+    blocks_total: int
+
+
+@dataclass(frozen=True)
 class PassStarted:
     """A pass over all blocks begins; `candidates` sets of parameters share its read."""
 
@@ -305,6 +323,7 @@ Event: TypeAlias = (
     | SampleAdvanced
     | StartRead
     | StartsFound
+    | OutputResumed
     | PassStarted
     | PassAdvanced
     | PassFinished

@@ -312,10 +312,12 @@ class Evaluator:
         if self._rows is None:
             self._rows = rows
         elif rows != self._rows:
+            lacking = self._rows - rows
             raise IncompletePassError(
-                f"Pass {number} over {self._passes.source.name} read {rows} rows where "
-                f"{self._rows} were expected: the input changed while it was being fitted. "
-                f"Fit a copy that nothing writes to."
+                f"Pass {number} over {self._passes.source.name} read {rows:,} rows where "
+                f"{self._rows:,} were expected, {abs(lacking):,} "
+                f"{'missing' if lacking > 0 else 'too many'}: the input changed while it was being "
+                f"fitted. Fit a copy that nothing writes to."
             )
 
     def _notify(self, event: PassStarted | PassAdvanced | PassFinished) -> None:

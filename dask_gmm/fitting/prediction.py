@@ -14,7 +14,7 @@ from dask_gmm.mixture.kernels import FASTEST
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-    from dask_gmm.data.sink import BlockWriter
+    from dask_gmm.data.sink import BlockWriter, OpenBlockWriter
     from dask_gmm.data.source import BlockRef
     from dask_gmm.mixture.kernels import Kernel, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -148,8 +148,8 @@ class WriteJob:
     output_bytes: int
 
     def open(self) -> OpenWriteJob:
-        """Open the function."""
-        return OpenWriteJob(self.function.open(), self.writer)
+        """Open the function and the output."""
+        return OpenWriteJob(self.function.open(), self.writer.open())
 
     @property
     def value_bytes(self) -> int:
@@ -166,10 +166,10 @@ class WriteJob:
 
 @dataclass(frozen=True)
 class OpenWriteJob:
-    """A `WriteJob` with its function open."""
+    """A `WriteJob` with its function and its output open."""
 
     function: OpenRowFunction
-    writer: BlockWriter
+    writer: OpenBlockWriter
 
     def __call__(self, rows: Rows, block: BlockRef) -> Written:
         """Write the block's values and return how many rows they belong to."""

@@ -17,6 +17,7 @@ from dask_gmm.fitting.events import (
     FitStarted,
     Judgement,
     Outcome,
+    OutputResumed,
     PassAdvanced,
     PassFinished,
     PassJudged,
@@ -154,6 +155,22 @@ def test_lines() -> None:
         "pass 1: log-likelihood -3.000000, 2.0 s, 500 rows/s, 8.00 kB/s",
         "pass 2: log-likelihood -2.500000 (+5.0e-01), 2.0 s, 500 rows/s, 8.00 kB/s",
     ]
+
+
+def test_what_was_finished_before_is_told() -> None:
+    out = io.StringIO()
+    resumed = OutputResumed("labels.zarr", 7, 17)
+    _Lines(ProgressState(), Console(file=out, width=200))(resumed)
+    assert out.getvalue() == "going on with labels.zarr: 7 of 17 blocks are finished\n"
+    out = io.StringIO()
+    bar = _Bar(ProgressState(verb="labelling"))
+    for event in (resumed, PassStarted(1, 1), advanced(1, 4, 2.0)):
+        bar(event)
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    console.print(bar)
+    first, second = out.getvalue().splitlines()
+    assert "4/10 blocks · 3.0 s left" in first, "of those that are left"
+    assert second.endswith("· 7 blocks were finished before")
 
 
 def test_what_remains_is_told_and_no_passes_are_guessed() -> None:

@@ -196,6 +196,7 @@ def test_a_killed_worker_changes_no_bit(
     assert gm.history_[-1].blocks_from_cache > 0
 
 
+@pytest.mark.slow
 def test_object_store(
     expected: list[bytes],
     object_store: ObjectStoreServer,  # noqa: F811

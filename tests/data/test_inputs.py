@@ -265,6 +265,7 @@ def test_pickles_that_nobody_reads_hold_few_sources(cube: NDArray[np.float64]) -
     assert len(anchor._under_way) <= 16
 
 
+@pytest.mark.slow
 def test_a_store_in_memory_anywhere_else(cube: NDArray[np.float64]) -> None:
     lazy: list[Any] = [
         lazy_map(memory_source(cube, kind), np.ascontiguousarray, "f8", 9)

@@ -13,11 +13,13 @@ import obstore.store
 import pytest
 import zarr
 
-from dask_gmm.data.sink import create_output, output_chunks
+from dask_gmm.data.output_begin import begin_output, output_chunks
+from dask_gmm.data.provenance import Recipe
 from dask_gmm.data.source import open_source
 from dask_gmm.data.stores import read_counter, writable_store
 from dask_gmm.errors import (
     ArrayNotFoundError,
+    InputError,
     MissingChunkError,
     OutputExistsError,
     StoreError,
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tests.object_store import ObjectStoreServer
+
+
+RECIPE = Recipe({"values": "labels", "metadata": "x"})
 
 
 def put(server: ObjectStoreServer, url: str, values: NDArray[Any], **kwargs: Any) -> None:
@@ -57,17 +62,18 @@ def test_read_and_write_back(
 
     labels = object_store.url("labels.zarr")
     shape = [n for n in source.sample_shape if n is not None]
-    writer = create_output(
-        labels, shape, output_chunks(source), "uint8", object_store.options, source=source
-    )
+    how: Any = (labels, shape, output_chunks(source), "uint8", object_store.options)
+    with begin_output(*how, recipe=RECIPE, source=source) as output:
+        with pytest.raises(InputError, match="was begun and is not complete"):
+            begin_output(*how, recipe=Recipe({"metadata": "other"}))
+        for i, rows in enumerate(parts):
+            output.writer.open().write(source.block(i), (rows.sum(axis=1) % 7).astype("u1"))
+        output.finish()
     with pytest.raises(OutputExistsError, match="already exists"):
-        create_output(labels, shape, output_chunks(source), "uint8", object_store.options)
-    for i, rows in enumerate(parts):
-        writer.write(source.block(i), (rows.sum(axis=1) % 7).astype("u1"))
-    writer.finish()
+        begin_output(*how, recipe=RECIPE)
     written: Any = zarr.open_array(writable_store(labels, object_store.options))
     np.testing.assert_array_equal(written[...], cube.sum(axis=1) % 7)
-    assert written.attrs["complete"] is True
+    assert written.attrs["dask_gmm"]["complete"] is True
 
 
 def test_weights(
@@ -149,7 +155,7 @@ def test_groups_are_listed(object_store: ObjectStoreServer, cube: NDArray[np.flo
     with pytest.raises(ArrayNotFoundError, match=r"'cube' \(13, 5, 9\), 'other'"):
         open_source(url, storage_options=object_store.options)
     with pytest.raises(OutputExistsError, match="a Zarr group, which is never deleted"):
-        create_output(url, (4,), (2,), "u1", object_store.options, overwrite=True)
+        begin_output(url, (4,), (2,), "u1", object_store.options, recipe=RECIPE, overwrite=True)
 
 
 def test_nothing_there(object_store: ObjectStoreServer) -> None:
@@ -165,5 +171,6 @@ def test_nobody_listens() -> None:
     with pytest.raises(StoreError, match=r"could not be read.*Check the address") as caught:
         open_source("s3://bucket/x.zarr", storage_options=options)
     assert "\n" not in str(caught.value)
+    options = {**options, "timeout": "1s"}
     with pytest.raises(StoreError, match="could not be written"):
-        create_output("s3://bucket/y.zarr", (4,), (2,), options={**options, "timeout": "1s"})
+        begin_output("s3://bucket/y.zarr", (4,), (2,), options=options, recipe=RECIPE)

@@ -217,7 +217,7 @@ ELSEWHERE = {
     "conventions.py": "tests/conformance/test_conventions.py",
     "open_weights.py": "tests/data/test_weights.py",
     "passes.py": "tests/conformance/test_conventions.py",
-    "sink.py": "test_an_output_of_unknown_chunks",
+    "output_begin.py": "test_an_output_of_unknown_chunks",
     "shards.py": "tests/data/test_lost_chunks.py",
 }
 

@@ -129,6 +129,7 @@ def test_the_history_says_what_each_pass_was(fitted: GaussianMixture) -> None:
     assert all(record.bytes_read == 20_000 * 16 for record in gm.history_)
 
 
+@pytest.mark.slow
 def test_budgets_end_a_fit_and_say_so(store: str) -> None:
     with pytest.warns(ConvergenceWarning, match="max_passes=2"):
         gm = fit(store, max_passes=2, tol=0.0)

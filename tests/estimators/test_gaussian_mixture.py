@@ -123,7 +123,8 @@ def test_predict_to_writes_what_predict_says(cube: NDArray[np.float64], tmp_path
     written = zarr.open_array(output, mode="r")
     assert written.dtype == np.uint8
     assert written.chunks == (10, 25)
-    assert written.attrs["complete"] is True
+    own: Any = written.attrs["dask_gmm"]
+    assert own["complete"] is True
     np.testing.assert_array_equal(written[...], gm.predict(X).compute())
     with pytest.raises(OutputExistsError):
         gm.predict_to(X, output)

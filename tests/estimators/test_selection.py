@@ -161,6 +161,7 @@ def test_observers_are_told(whole: tuple[Selection, int, list[Any]]) -> None:
     assert points == {(r.n_components, r.covariance_type) for r in found.table}
 
 
+@pytest.mark.slow
 def test_the_same_bits_anywhere(store: str, two_processes: Client) -> None:
     """Accelerated: the sample of 150 rows leads the smallest mixtures, the others go without."""
     settings: dict[str, Any] = {

@@ -225,7 +225,7 @@ def test_other_units_accelerated(units: Units, acceleration: str) -> None:
     st.sampled_from(sorted(COVARIANCE_TYPES)),
     st.sampled_from(INITS),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_any_units(
     dtype: str, size: float, distance: float, covariance_type: str, init_params: str
 ) -> None:

@@ -110,6 +110,7 @@ def known_after_passes(client: Client, passes: int) -> list[dict[str, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_scheduler_remembers_no_pass(client: Client) -> None:
     early, late = known_after_passes(client, 10)
     assert late == early

@@ -55,6 +55,7 @@ class Killer:
             os.kill(self.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_running_units_and_no_bits(
     mortal_processes: Client, tmp_path: Path
 ) -> None:

@@ -140,7 +140,7 @@ def stopped(name: str, place: Path, after: int, **changes: Any) -> None:
 # -- going on ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", quick_ones(FITS, ["plain", "variance-reduced", "selection"]))
+@pytest.mark.parametrize("name", quick_ones(FITS, ["plain", "squarem", "selection"]))
 def test_a_fit_that_stops_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
     same, n = whole(name)
     assert n >= 3
@@ -433,6 +433,7 @@ def test_every_commit_is_told(tmp_path: Path) -> None:
     assert all(e.size > 0 and e.seconds > 0.0 for e in written)
 
 
+@pytest.mark.slow
 def test_the_sample_is_drawn_again_and_counts_once(tmp_path: Path) -> None:
     same, n = whole("variance-reduced")
     stopped("variance-reduced", tmp_path, 2)

@@ -72,7 +72,7 @@ def test_uneven_blocks_give_rows_in_proportion(chunks: list[int], size: int) -> 
     lazy = da.from_array(np.arange(float(total))[:, None], chunks=(tuple(chunks), (1,)))
     source = open_source(lazy)
     sample = draw(source, size)
-    assert sample.complete == (size >= total)
+    assert sample.complete == (len(sample.rows) == total)
     assert min(size, total) <= len(sample.rows) <= min(size, total) + len(chunks)
 
 

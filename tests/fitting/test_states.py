@@ -158,14 +158,22 @@ def test_public_fits_and_selections_may_travel_too(
     expected = all_of_them()
     turns: list[tuple[State, ...]] = []
 
-    def run(strategies: Any, states: Any, *others: Any, at_rest: Any) -> Any:
+    def run(
+        strategies: Any,
+        states: Any,
+        evaluate: Any,
+        spent: Any,
+        after_turn: Any = lambda _: None,
+        *,
+        at_rest: Any,
+    ) -> Any:
         def resting(now: Any) -> None:
             turns.append(now)
             at_rest(now)
 
         travelling = [Travelling(s, elsewhere) for s in strategies]
         begun = [elsewhere.echo(state) for state in states]
-        return loop.run(travelling, begun, *others, at_rest=resting)
+        return loop.run(travelling, begun, evaluate, spent, after_turn, resting)
 
     monkeypatch.setattr(fit_module, "run", run)
     monkeypatch.setattr(selection, "run", run)
@@ -269,7 +277,7 @@ values = st.recursive(
 
 
 @given(value=values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_value_comes_back_to_the_last_bit(value: Any) -> None:
     assert same(from_bytes(to_bytes(value)), value)
     assert to_bytes(from_bytes(to_bytes(value))) == to_bytes(value)

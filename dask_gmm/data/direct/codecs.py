@@ -7,16 +7,14 @@ before it is let at the buffer, or it decodes into memory of its own whose size 
 
 from __future__ import annotations
 
-import struct
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numcodecs.blosc
-import numcodecs.zstd
 import numpy as np
 from google_crc32c import value as _crc32c
 
+from dask_gmm.data.direct.inflate import check_blosc, inflate
 from dask_gmm.data.direct.zstd import decode_frame, read_frame
 
 if TYPE_CHECKING:
@@ -27,8 +25,6 @@ __all__ = ["COMPRESSORS", "ChunkCodec"]
 COMPRESSORS = frozenset({"blosc", "gzip", "zlib", "zstd"})
 
 _CRC_BYTES = 4
-_BLOSC_HEADER = 16
-_BLOSC_SIZES = struct.Struct("<4xI4xI")  # of the content and of the frame
 
 
 @dataclass(frozen=True)
@@ -87,50 +83,18 @@ class ChunkCodec:
             Whatever the compressor raises, and ValueError for a content of another size.
         """
         content = self.unwrapped(encoded)
-        frame = read_frame(content) if self.compressor == "zstd" else None
-        if frame is not None and frame.content > target.size:  # before anybody makes room for it
-            raise ValueError(f"{frame.content} bytes where a chunk has {target.size}")
-        if frame == (target.size, content.size):
+        if self.compressor == "zstd" and read_frame(content) == (target.size, content.size):
             decode_frame(content, target)
         elif self.compressor == "blosc":
-            _check_blosc(content, target.size)
+            check_blosc(content, target.size)
             numcodecs.blosc.decompress(content, target)
         else:
-            decoded = self._decompressed(content)
+            decoded = self._decompressed(content, target.size)
             if decoded.size != target.size:
                 raise ValueError(f"{decoded.size} bytes where a chunk has {target.size}")
             target[:] = decoded
 
-    def _decompressed(self, content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _decompressed(self, content: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         if self.compressor is None:
             return content
-        decompress: Any = {
-            "zstd": numcodecs.zstd.decompress,
-            "gzip": _gunzip,
-            "zlib": zlib.decompress,
-        }[self.compressor]
-        return np.frombuffer(decompress(content), np.uint8)
-
-
-def _gunzip(content: NDArray[np.uint8]) -> bytes:
-    """Inflate all members of a gzip file, checking the CRC-32 of each."""
-    parts: list[bytes] = []
-    rest: Any = content
-    while len(rest):
-        member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        parts.append(member.decompress(rest))
-        if not member.eof:
-            raise ValueError("the gzip stream ends early")
-        rest = member.unused_data.lstrip(b"\0")
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _check_blosc(content: NDArray[np.uint8], size: int) -> None:
-    """Hold the sizes that the header states against what is there."""
-    if content.size < _BLOSC_HEADER:
-        raise ValueError("it is shorter than a Blosc header")
-    stated, frame = _BLOSC_SIZES.unpack_from(content.data)
-    if stated != size:
-        raise ValueError(f"{stated} bytes where a chunk has {size}")
-    if frame > content.size:
-        raise ValueError(f"a Blosc frame of {frame} bytes in an object of {content.size}")
+        return np.frombuffer(inflate(self.compressor, content, size), np.uint8)

@@ -20,6 +20,7 @@ from tests.data.commits.writers import (
     state_numbers,
     three,
 )
+from tests.small_disk import small_disk  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,27 +29,11 @@ if TYPE_CHECKING:
     from tests.data.commits.writers import Open
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no file system can be mounted here: {error}")
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
-
-
 def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
-def test_a_full_disk(small_disk: Path) -> None:
+def test_a_full_disk(small_disk: Path) -> None:  # noqa: F811
     folder = small_disk / "ckpt"
     commits = Commits(folder)
     big = os.urandom(300_000)
@@ -89,7 +74,7 @@ def test_a_disk_that_fills_up_at_the_record(folder: Path, monkeypatch: pytest.Mo
     assert state_numbers(commits) == [3, 4, 5]
 
 
-def test_a_disk_that_can_only_be_read(small_disk: Path) -> None:
+def test_a_disk_that_can_only_be_read(small_disk: Path) -> None:  # noqa: F811
     folder = small_disk / "ckpt"
     commits = Commits(folder)
     commits.commit(b"x", {})

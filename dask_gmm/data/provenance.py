@@ -1,0 +1,185 @@
+"""What an output says of itself: whether it is complete, and what it is made of.
+
+The attribute `dask_gmm` of an output's metadata holds both, so that whoever opens the array, with
+Zarr alone, can tell one that is being written from one that is whole, and a later run can tell its
+own work from another's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from dask_gmm.data.dask_source import DaskSource
+from dask_gmm.data.zarr_source import ZarrSource
+from dask_gmm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dask_gmm.data.base import Source
+
+__all__ = [
+    "ATTRIBUTE",
+    "Recipe",
+    "attributes_of_output",
+    "check_complete",
+    "is_incomplete",
+    "recipe_in",
+    "recipe_of",
+]
+
+ATTRIBUTE = "dask_gmm"
+
+# What the parts of a recipe are called where two differ; those of digests say no more than that.
+_NAMES = {
+    "values": "what is written",
+    "shape": "the shape",
+    "chunks": "the chunks",
+    "dtype": "the type",
+    "version": "the version of dask-gmm",
+    "kernel": "the kernel",
+    "data": "the data",
+    "data_dtype": "the type of the data",
+    "feature_axis": "the axis of the features",
+    "missing_chunks": "missing_chunks",
+}
+_DIGESTS = {
+    "model": "the model is another",
+    "metadata": "the metadata of the data are others",
+    "content": "the data have been written to since",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides every byte of an output.
+
+    Attributes
+    ----------
+    parts : mapping
+        By name; JSON values.
+    exact : bool
+        Whether equal recipes mean equal rows: a digest of the data is among the parts. Otherwise
+        it is their metadata, and chunks may have been written anew.
+    comparable : bool
+        Whether a later run can tell at all that it has the same rows. Arrays in memory have
+        neither a place nor metadata.
+    """
+
+    parts: Mapping[str, Any]
+    exact: bool = True
+    comparable: bool = True
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits, equal for equal parts in every process."""
+        text = json.dumps(dict(self.parts), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def differences(self, other: Mapping[str, Any]) -> str:
+        """Say in a clause how the parts of another recipe, written down before, differ."""
+        found = []
+        for name in sorted({*self.parts, *other}):
+            now, then = self.parts.get(name), other.get(name)
+            if now == then:
+                continue
+            if name in _DIGESTS:
+                found.append(_DIGESTS[name])
+            else:
+                found.append(f"{_NAMES.get(name, name)} was {_shown(then)} and is {_shown(now)}")
+        return "; ".join(found)
+
+
+def recipe_of(
+    source: Source, *, values: str, model: str, kernel: str, output: Mapping[str, Any]
+) -> Recipe:
+    """Describe what an output is made of; nothing but metadata is read.
+
+    Parameters
+    ----------
+    source : Source
+        The rows.
+    values : str
+        What is computed from them.
+    model : str
+        Digest of the mixture's parameters.
+    kernel : str
+        What computes it.
+    output : mapping
+        Shape, chunks and dtype of the output; JSON values.
+    """
+    parts: dict[str, Any] = {
+        **output,
+        "values": values,
+        "model": model,
+        "kernel": kernel,
+        "version": version("dask-gmm"),
+        "data": source.name,
+        "data_dtype": str(source.dtype),
+        "feature_axis": source.feature_axis,
+    }
+    if isinstance(source, ZarrSource):
+        content = source.content_name()
+        marks = source.marks
+        parts["metadata"] = _digest(f"{source.metadata} {marks.values} {marks.low} {marks.high}")
+        parts["missing_chunks"] = source.spec.missing_chunks
+        parts["content"] = content
+        return Recipe(parts, content is not None, comparable=source.store is None)
+    if isinstance(source, DaskSource):
+        parts["metadata"] = _digest(repr(source.content_token()))
+        return Recipe(parts, exact=False)
+    return Recipe(parts, exact=False, comparable=False)
+
+
+def attributes_of_output(recipe: Mapping[str, Any] | None, *, complete: bool) -> dict[str, Any]:
+    """Return the attributes of an output; without a recipe nobody can go on with it."""
+    own: dict[str, Any] = {"complete": complete}
+    if recipe is not None:
+        own["recipe"] = dict(recipe)
+    return {ATTRIBUTE: own}
+
+
+def is_incomplete(attributes: Mapping[str, Any]) -> bool:
+    """Whether the attributes are those of an output that is being written, or was not finished."""
+    own = attributes.get(ATTRIBUTE)
+    return isinstance(own, dict) and own.get("complete") is False
+
+
+def recipe_in(attributes: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the recipe in an array's attributes, None if there is none."""
+    own = attributes.get(ATTRIBUTE)
+    recipe = own.get("recipe") if isinstance(own, dict) else None
+    return recipe if isinstance(recipe, dict) else None
+
+
+def check_complete(attributes: Mapping[str, Any], name: str) -> None:
+    """Refuse to read an output of this package that is not whole.
+
+    Raises
+    ------
+    InputError
+    """
+    if not is_incomplete(attributes):
+        return
+    recipe = recipe_in(attributes) or {}
+    what = recipe.get("values", "values")
+    of = f" of {recipe['data']}" if "data" in recipe else ""
+    raise InputError(
+        f"{name} is an output of dask-gmm that is not complete: the {what}{of} are being written "
+        f"there, or were when a run broke off. Wait for its end, or run its predict_to (dask-gmm "
+        f"predict) again, which goes on from what is there."
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return f"({', '.join(map(str, value))})"
+    return "unknown" if value is None else str(value)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,289 @@
+"""What a fit has seen of its input, held against what it sees later.
+
+A fit reads the same blocks again and again, for hours perhaps, and every pass trusts that they are
+what they were. Should somebody write to the store meanwhile, the passes would be over different
+data: no likelihood rises any more, and nothing says why. So two things are looked at again:
+
+- the metadata of the arrays, by whoever drives the passes: before the first, after each, and after
+  the last, though looking takes no more than a hundredth of the time;
+- the rows of some blocks, the *witnesses*, by the tasks that read them in any case: a checksum of
+  up to 32 KiB of each, from its beginning to its end. One block in sixteen is a witness, and no
+  more than 64 are, so that it costs less than a hundredth of a pass however small blocks are.
+
+Data that are all written anew are found out by that. A few values that somebody changes in place
+are found only if they lie in what is looked at.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import google_crc32c
+
+from dask_gmm.data.stored_metadata import changes
+from dask_gmm.errors import DataChangedError, StoreError
+from dask_gmm.execution.tree import Summable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dask_gmm.data.source import BlockRef, Source
+    from dask_gmm.data.stored_metadata import StoredMetadata
+    from dask_gmm.execution.jobs import BlockJob, OpenJob
+    from dask_gmm.rows import Rows
+
+__all__ = ["Watch", "WatchedJob", "digest_of_rows"]
+
+#: One block in so many is a witness, and no more than this.
+BLOCKS_PER_WITNESS = 16
+MOST_WITNESSES = 64
+#: A witness is looked at in so many places, at so many bytes in each.
+PLACES = 8
+PLACE_BYTES = 4096
+#: The part of the time that may go into looking at metadata.
+SHARE = 0.01
+#: Pauses (seconds, jittered) before the metadata are asked for again.
+PAUSES = (0.2, 1.0)
+
+T = TypeVar("T", bound=Summable)
+
+
+class Watch:
+    """What this process has seen of a source. It stays with the source; use `Watch.of`.
+
+    Parameters
+    ----------
+    source : Source
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._cost = 0.0
+        self._looked = 0.0
+        self._metadata = self._first_look()
+        self._unseen = False
+        self._digests: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, source: Source) -> Watch:
+        """Return the source's watch, which begins now if it has not begun before.
+
+        Raises
+        ------
+        StoreError
+            The metadata cannot be read.
+        """
+        watch: Watch | None = source.__dict__.get("_watch")
+        if watch is None:
+            watch = source.__dict__["_watch"] = cls(source)
+        return watch
+
+    def over(self, job: BlockJob[T], blocks: Sequence[int]) -> BlockJob[Any]:
+        """Return a job that looks at the witnesses among a pass's blocks too.
+
+        What `taken` makes of the result is the result of `job`.
+        """
+        chosen = self._witnesses(blocks)
+        if not chosen:
+            return job
+        source = self._source
+        witnesses = {
+            index: _Witness(source.place_of(source.block(index)), self._digests.get(index))
+            for index in chosen
+        }
+        looked_at = min(PLACES * PLACE_BYTES, source.block_bytes)
+        return WatchedJob(job, witnesses, all(i in self._digests for i in chosen), looked_at)
+
+    def taken(self, job: BlockJob[Any], value: Any) -> Any:
+        """Return a pass's root without what the watch has added; `job` is from `over`."""
+        if not isinstance(job, WatchedJob) or job.known:
+            return value
+        self._digests.update(value.digests)
+        return value.value
+
+    def look(self, *, last: bool = False) -> None:
+        """Look at the metadata again, unless the last look was only just.
+
+        Parameters
+        ----------
+        last : bool
+            Whether there will be no other: then it is never too early.
+
+        Raises
+        ------
+        DataChangedError
+            They are others.
+        StoreError
+            They cannot be read.
+        """
+        early = time.perf_counter() - self._looked < self._cost / SHARE
+        self._unseen = self._unseen or not last
+        if self._metadata and self._unseen and (last or not early):
+            self._unseen = False
+            self._compare(self._read())
+
+    def _read(self) -> tuple[StoredMetadata, ...]:
+        """Read the metadata and note what that takes."""
+        begun = time.perf_counter()
+        found = _patiently(self._source)
+        self._looked = time.perf_counter()
+        self._cost = self._looked - begun
+        return found
+
+    def _compare(self, found: tuple[StoredMetadata, ...]) -> None:
+        for before, now in zip(self._metadata, found, strict=True):
+            if before.content and before != now:
+                raise DataChangedError(
+                    f"{before.name} was rewritten while it was being read: {changes(before, now)}. "
+                    f"Use a copy that nothing writes to."
+                )
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Let what goes wrong in a pass be explained by a look at the metadata."""
+        try:
+            yield
+        except DataChangedError:
+            raise
+        except Exception as error:  # of the tasks of a graph, it may be anything
+            found = self._metadata
+            with suppress(StoreError):  # nothing is explained then
+                found = self._source.stored_metadata() if found else ()
+            try:
+                self._compare(found)
+            except DataChangedError as reason:
+                raise reason from error
+            raise
+
+    def _first_look(self) -> tuple[StoredMetadata, ...]:
+        try:
+            return self._read()
+        except StoreError:
+            if self._source.graph_blocks is None:
+                raise
+            return ()  # only those who run the graph reach its stores
+
+    def _witnesses(self, blocks: Sequence[int]) -> list[int]:
+        if not self._source.rereads_alike:
+            return []
+        count = max(1, min(MOST_WITNESSES, len(blocks) // BLOCKS_PER_WITNESS))
+        held = [blocks[int((i + 0.5) * len(blocks) / count)] for i in range(count)]
+        seen = set(blocks) if isinstance(blocks, tuple) else blocks
+        known = [index for index in self._digests if index in seen]
+        return sorted({*known, *held[len(known) :]})
+
+
+def _patiently(source: Source) -> tuple[StoredMetadata, ...]:
+    """Read the metadata, and again after a pause where they may be half written."""
+    for pause in PAUSES:
+        try:
+            return source.stored_metadata()
+        except StoreError:
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+    return source.stored_metadata()
+
+
+def digest_of_rows(rows: Rows) -> int:
+    """Return a checksum (CRC32C) of a block's rows and weights: of parts, evenly spaced.
+
+    It does not depend on how they are laid out in memory.
+    """
+    n, values = len(rows), rows.values
+    each = max(1, PLACE_BYTES // max(1, values.shape[1] * values.itemsize))
+    starts = [0] if n <= PLACES * each else [i * (n - each) // (PLACES - 1) for i in range(PLACES)]
+    length = n if len(starts) == 1 else each
+    digest: int = google_crc32c.value(f"{rows.n_read} {n} {values.dtype.str}".encode())
+    for start in starts:
+        digest = google_crc32c.extend(digest, values[start : start + length].tobytes())
+        if rows.weights is not None:
+            digest = google_crc32c.extend(digest, rows.weights[start : start + length].tobytes())
+    return digest
+
+
+@dataclass(frozen=True)
+class _Witness:
+    """Where a block lies, and the digest of its rows if it was seen before."""
+
+    place: str
+    digest: int | None
+
+
+@dataclass(frozen=True)
+class _Seen(Generic[T]):
+    """A job's value, and what was seen of witnesses."""
+
+    value: T
+    digests: tuple[tuple[int, int], ...]
+
+    def __add__(self, other: _Seen[T]) -> _Seen[T]:
+        return _Seen(self.value + other.value, self.digests + other.digests)
+
+
+@dataclass(frozen=True)
+class WatchedJob(Generic[T]):
+    """Another job that also looks at the witnesses.
+
+    Attributes
+    ----------
+    job : BlockJob
+    witnesses : mapping of int to _Witness
+        By their block's index.
+    known : bool
+        Whether all were seen before. Then the values are those of `job`; else they carry what is
+        seen.
+    looked_at : int
+        Bytes of a witness that are looked at.
+    """
+
+    job: BlockJob[T]
+    witnesses: Mapping[int, _Witness] = field(repr=False)
+    known: bool
+    looked_at: int
+
+    def open(self) -> OpenWatchedJob[T]:
+        """Open the other job."""
+        return OpenWatchedJob(self.job.open(), self.witnesses, self.known)
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of what one call returns."""
+        return self.job.value_bytes + (0 if self.known else 16)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes one call needs beside the block; the witness is looked at before the job begins."""
+        return max(self.job.workspace_bytes, self.looked_at)
+
+
+@dataclass(frozen=True)
+class OpenWatchedJob(Generic[T]):
+    """A `WatchedJob` with the other job open."""
+
+    job: OpenJob[T]
+    witnesses: Mapping[int, _Witness]
+    known: bool
+
+    def __call__(self, rows: Rows, block: BlockRef) -> T | _Seen[T]:
+        """Return the other job's value.
+
+        Raises
+        ------
+        DataChangedError
+            The block was seen before, and is another now.
+        """
+        witness = self.witnesses.get(block.index)
+        if witness is None:
+            value = self.job(rows, block)
+            return value if self.known else _Seen(value, ())
+        found = digest_of_rows(rows)
+        if witness.digest is not None and found != witness.digest:
+            raise DataChangedError(
+                f"{witness.place} was rewritten while it was being read: its rows are not those of "
+                f"an earlier pass. Use a copy that nothing writes to."
+            )
+        value = self.job(rows, block)
+        return value if self.known else _Seen(value, ((block.index, found),))
