@@ -18,7 +18,7 @@ from tests.execution.fakes import traces
 from tests.faults import traps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["MortalCluster", "wait_until"]
 
@@ -46,7 +46,7 @@ class MortalCluster(ExitStack):
         What each block takes at least.
     host : str
         Where the scheduler listens.
-    settings : str
+    settings : mapping of str to str
         Dask's, as environment variables.
     """
 
@@ -57,7 +57,7 @@ class MortalCluster(ExitStack):
         *,
         seconds: float = 0.02,
         host: str = "127.0.0.1",
-        **settings: str,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.folder = folder
@@ -68,7 +68,7 @@ class MortalCluster(ExitStack):
         self._host, self._port = host, 0
         self._environment = {
             **os.environ,
-            **settings,
+            **(settings or {}),
             traps.FOLDER: str(self.traps),
             traps.SECONDS: str(seconds),
             "PYTHONPATH": str(ROOT),
@@ -99,7 +99,8 @@ class MortalCluster(ExitStack):
     def start_scheduler(self) -> None:
         """Start a scheduler where the last one was."""
         where = ("--host", self._host, "--port", str(self._port), "--no-dashboard", "--no-show")
-        self.scheduler, log = self._start("scheduler", *where)
+        # Should the tests be killed themselves, it ends by and by, and its workers with it.
+        self.scheduler, log = self._start("scheduler", *where, "--idle-timeout", "3 minutes")
         wait_until(lambda: "Scheduler at" in log.read_text(), "a scheduler")
         found = re.search(r"Scheduler at:\s+(tcp://\S+)", log.read_text())
         assert found

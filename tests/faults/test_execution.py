@@ -165,7 +165,7 @@ def test_all_workers_gone_for_good() -> None:
         plan = plan_pass(even_fake(100), n_threads=1, unit_level=0)
         with pytest.raises(
             NoWorkersError,
-            match=r"For 1 s nobody has been at work.*1 is gone \(tcp://.*units of the pass over fake",
+            match=r"For 1 s nobody has been at work.*1 is gone \(tcp://.*units of the pass over",
         ):
             ClusterBackend(client, no_progress_timeout=1).run(
                 plan, SumJob(seconds=0.05), on_progress=Killer(worker.pid, 5)

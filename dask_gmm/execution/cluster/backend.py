@@ -240,7 +240,7 @@ class ClusterBackend(Backend):
     def _admit(self) -> dict[str, Any]:
         longer = f"dask.config.set({{{_TIMEOUT_SETTING!r}: '10 min'}})"
         workers = wait_for_workers(self._client, self._timeout, longer)
-        self._watch.begin(workers)
+        self._watch.begin(self._client, workers)
         known = _KNOWN.setdefault(self._client, set())
         answering = set(workers) - self._watch.now.silent
         if not answering <= known:

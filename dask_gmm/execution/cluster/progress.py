@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
+
+from dask_gmm.execution.cluster.stragglers import Running
 
 if TYPE_CHECKING:
     from dask_gmm.execution.unit import UnitResult
@@ -52,6 +54,9 @@ class ProgressFeed:
     def __init__(self, client: Client) -> None:
         self.topic = f"dask-gmm-{client.id}"
         self._passes: dict[str, deque[Message]] = {}
+        #: Units that run on though nobody wants them any more: nothing stops a thread from outside,
+        #: and to the scheduler it is free.
+        self.leftovers: dict[tuple[str, int], Running] = {}
 
     @classmethod
     def of(cls, client: Client) -> ProgressFeed:
@@ -68,15 +73,27 @@ class ProgressFeed:
         return self._passes.setdefault(token, deque())
 
     def close(self, token: str) -> None:
-        """Drop a pass's queue; messages that are still on their way are ignored."""
+        """Drop a pass's queue; what its units still say tells that they run on."""
         self._passes.pop(token, None)
 
     def _receive(self, event: tuple[float, Any]) -> None:
         token, submission, unit, worker, seconds, *counts = event[1]
+        blocks, rows, bytes_read = counts
+        message = Message(submission, unit, worker, seconds, (blocks, rows, bytes_read))
         queue = self._passes.get(token)
         if queue is not None:
-            blocks, rows, bytes_read = counts
-            queue.append(Message(submission, unit, worker, seconds, (blocks, rows, bytes_read)))
+            queue.append(message)
+        else:
+            self.leftovers[submission, unit] = Running.of(message)
+
+    @classmethod
+    def occupied(cls, client: Client) -> Counter[str]:
+        """Return how many threads of each worker are busy with what nobody wants any more."""
+        feed = _FEEDS.get(client)
+        if feed is None or not feed.leftovers:
+            return Counter()
+        feed.leftovers = {unit: at for unit, at in list(feed.leftovers.items()) if at.still}
+        return Counter(at.worker for at in feed.leftovers.values())
 
 
 class ProgressTotals:

@@ -136,6 +136,7 @@ class ClusterPass(Generic[T]):
         self._given_up: list[Future] = []
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._ready: deque[Any] = deque()
+        self._lost: list[Any] = []
         self._fetches: dict[Any, _Fetch] = {}
         self._fold: TreeFold[UnitResult[T]] = TreeFold(plan.n_positions)
         self._totals = ProgressTotals(self._shape.output - self._shape.base)
@@ -206,8 +207,11 @@ class ClusterPass(Generic[T]):
             self._totals.message(message.unit, message.counts)
             self._running[message.submission, message.unit] = Running.of(message)
             self._note_life()
-        if not events and self._watch.look(self._connection, self._late_keys()):
-            self._rescue()
+        if not events:
+            lost, self._lost = self._lost, []
+            self._take(lost)
+            if self._watch.look(self._connection, self._late_keys()):
+                self._rescue()
 
     def _submit(
         self,
@@ -226,7 +230,7 @@ class ClusterPass(Generic[T]):
             nodes,
             group=self._group,
             preferred=preferred,
-            workers=workers or (now.usable if now.silent else ()),
+            workers=workers or (now.usable if now.shunned else ()),
             anew=anew,
         )
         self.tasks += len(graph.tasks)
@@ -283,7 +287,9 @@ class ClusterPass(Generic[T]):
                 if self._attempts.hopeless(node):
                     (self._suspects if failure == "killed" else again).append(node)
                     self.resubmitted += 1
-            else:  # its data was lost and is being made again
+            elif future.status == "lost":  # with who had it, and will be made again some time
+                self._lost.append(key)
+            else:
                 future.add_done_callback(self._note)
         if again:
             self._submit(again)
@@ -330,12 +336,15 @@ class ClusterPass(Generic[T]):
             if result is None:  # lost between "finished" and now: `_take` looks at it again
                 self._events.put(key)
                 continue
-            self._land(attempt.node, result)
+            self._land(attempt, result)
 
-    def _land(self, node: int, result: UnitResult[T]) -> None:
+    def _land(self, winner: Attempt, result: UnitResult[T]) -> None:
         """Fold the value of a node, and let go of all attempts at it."""
+        node = winner.node
         for attempt in self._attempts.of(node):
             self._attempts.pop(attempt.future.key)
+            if attempt is not winner and self._feed is not None:
+                self._feed.leftovers.update(self._running_units(attempt))
             if attempt.stuck:
                 # To the scheduler a silent worker without tasks is an idle one, to be given more.
                 self._given_up.append(attempt.future)
@@ -388,15 +397,21 @@ class ClusterPass(Generic[T]):
         for key, worker in now.given.items():
             for attempt in self._attempts.needing(key):
                 unheard = attempt.age > 2 * REPORT_INTERVAL and not self._heard_of(attempt)
-                if worker in now.silent or unheard:
+                if worker in now.shunned or unheard:
                     yield attempt
 
     def _heard_of(self, attempt: Attempt) -> bool:
+        return any(running.still for _, running in self._running_units(attempt))
+
+    def _running_units(self, attempt: Attempt) -> Iterable[tuple[tuple[str, int], Running]]:
+        """Return those units of an attempt that have been heard of."""
         shift = self._shape.output - self._shape.base
-        units = range(attempt.node << shift, (attempt.node + 1) << shift)
-        since = time.monotonic() - 3 * REPORT_INTERVAL
-        heard = (self._running.get((attempt.name, unit)) for unit in units)
-        return any(running is not None and running.heard > since for running in heard)
+        names = ((attempt.name, unit) for unit in range(1 << shift))
+        return [
+            (which, self._running[which])
+            for name, unit in names
+            if (which := (name, unit + (attempt.node << shift))) in self._running
+        ]
 
     def _held_by_silent(self) -> Iterable[Attempt]:
         """Results that are asked of workers which do not answer; ask for the others again."""
@@ -481,6 +496,7 @@ class ClusterPass(Generic[T]):
         self._attempts.clear()
         self._given_up.clear()
         self._ready.clear()
+        self._lost.clear()
         self._running.clear()
 
     def _abandon(self) -> None:

@@ -26,6 +26,9 @@ LATE = 3.0
 FEWEST_SECONDS = 2.0
 #: Units that must have ended before their median says what to expect.
 FEWEST_UNITS = 3
+#: Seconds after which a unit that is not heard of any more has ended; each says something once a
+#: second.
+HEARD_SECONDS = 3.0
 
 
 class UnitTimes:
@@ -55,7 +58,7 @@ class UnitTimes:
         return max(FEWEST_SECONDS, LATE * usual * blocks)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Running:
     """A unit that has been heard of, and when."""
 
@@ -68,6 +71,11 @@ class Running:
         """Take in what the unit says; it knows best when it has begun."""
         now = time.monotonic()
         return cls(message.worker, now - message.seconds, now)
+
+    @property
+    def still(self) -> bool:
+        """Whether it has been heard of lately."""
+        return time.monotonic() - self.heard < HEARD_SECONDS
 
 
 def late_ones(

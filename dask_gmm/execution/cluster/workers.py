@@ -5,6 +5,10 @@ takes no new tasks (it is paused for its memory, or retires). Dask waits for it:
 until it takes a silent worker for dead, for ever where one is paused. So whatever such a worker has
 been given and has not begun is to be done elsewhere meanwhile.
 
+A worker may answer and yet do nothing: all its threads are busy with units that were done elsewhere
+meanwhile, because they took too long (a read that hangs, say). The scheduler has forgotten them and
+takes the worker for an idle one.
+
 A scheduler writes down when it heard of each worker last, by its own clock. Who has been silent for
 long is seen against the one who was heard of last; where all are silent alike it may be the
 scheduler that had no time to listen.
@@ -19,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.execution.cluster.connection import scheduler_errors
+from dask_gmm.execution.cluster.progress import ProgressFeed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -50,6 +55,8 @@ class Snapshot:
         Why some of them will not do what they were given.
     silent : frozenset of str
         Those of them that do not answer.
+    shunned : frozenset of str
+        Those of them that the scheduler takes for idle ones; the silent ones among them.
     given : mapping of key to str
         Tasks that unfit workers have been given and have not ended, and who.
     holders : mapping of key to addresses
@@ -59,6 +66,7 @@ class Snapshot:
     threads: Mapping[str, int]
     unfit: Mapping[str, str]
     silent: frozenset[str]
+    shunned: frozenset[str]
     given: Mapping[Any, str] = field(default_factory=dict)
     holders: Mapping[Any, Collection[str]] = field(default_factory=dict)
 
@@ -84,19 +92,19 @@ class WorkerWatch:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self.now = Snapshot({}, {}, frozenset())
+        self.now = Snapshot({}, {}, frozenset(), frozenset())
         self._seen: set[str] = set()
         self._asking: tuple[Answer[Snapshot], float] | None = None
         self._looked = self._asked = time.monotonic()
         self._without_since: float | None = None
         self._newest = -1.0, time.monotonic()
 
-    def begin(self, described: Mapping[str, Any]) -> None:
+    def begin(self, client: Any, described: Mapping[str, Any]) -> None:
         """Take in the workers at the begin of a pass."""
         self._drop()
         self._looked = time.monotonic()
         self._without_since = None
-        self._take(self._snapshot(described))
+        self._take(self._snapshot(client, described))
 
     def look(self, connection: Connection, results: Collection[Any] = ()) -> bool:
         """Ask the scheduler, if it is time to; return whether there is news.
@@ -156,7 +164,7 @@ class WorkerWatch:
 
     async def _ask(self, client: Any, results: list[Any]) -> Snapshot:
         scheduler = client.scheduler
-        found = self._snapshot((await scheduler.identity())["workers"])
+        found = self._snapshot(client, (await scheduler.identity())["workers"])
         if found.unfit:
             try:
                 tasks = await scheduler.processing(workers=list(found.unfit))
@@ -168,7 +176,7 @@ class WorkerWatch:
             found = replace(found, holders=await scheduler.who_has(keys=results))
         return found
 
-    def _snapshot(self, described: Mapping[str, Any]) -> Snapshot:
+    def _snapshot(self, client: Any, described: Mapping[str, Any]) -> Snapshot:
         """Judge who is fit."""
         threads = {w: int(worker["nthreads"]) for w, worker in described.items()}
         heard = {w: float(worker["last_seen"]) for w, worker in described.items()}
@@ -179,13 +187,17 @@ class WorkerWatch:
         patience = SILENT_SECONDS if n < 50 else 3 * max(2.0, 1 + n / WORKERS_PER_SECOND)
         all_silent = now - self._newest[1] > patience
         silent = {w for w in threads if all_silent or newest - heard[w] > patience}
+        busy = ProgressFeed.occupied(client)
+        shunned = silent | {w for w in threads if busy[w] >= threads[w]}
         unfit: dict[str, str] = {}
         for w, worker in described.items():
             if w in silent:
                 unfit[w] = "does not answer"
+            elif w in shunned:
+                unfit[w] = "is busy with what it does in vain"
             elif worker["status"] != "running":
                 unfit[w] = f"is {worker['status']}"
-        return Snapshot(threads, unfit, frozenset(silent))
+        return Snapshot(threads, unfit, frozenset(silent), frozenset(shunned))
 
     def _take(self, found: Snapshot) -> None:
         self.now = found
