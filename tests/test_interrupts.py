@@ -31,10 +31,13 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[dict[int, Any]]:
     """Those of a program that stops at both; afterwards they are there as before."""
-    mine = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}
+    mine: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: terminate,
+    }
     before = {number: signal.signal(number, handler) for number, handler in mine.items()}
     try:
-        yield dict(mine)
+        yield mine
         assert {number: signal.getsignal(number) for number in mine} == mine
     finally:
         for number, handler in before.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dis
 import os
 import signal
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-__all__ = ["Steps", "default_handler", "left_behind", "press_after", "wait_until_clean"]
+__all__ = ["PressAfter", "Steps", "default_handler", "left_behind", "wait_until_clean"]
 
 OURS = str(Path(dask_gmm.__file__).parent)
-LIBRARIES = tuple(str(Path(m.__file__).parent) for m in (threading, dis) if m.__file__)
-# Behind these the interpreter looks for signals; a call of C does so, and one of Python at its begin.
+LIBRARIES = ("contextlib.py", str(Path(concurrent.futures.__file__).parent))
+# Behind these the interpreter looks for signals.
 LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "RESUME", "JUMP_BACKWARD"}
 
 
 @contextmanager
 def default_handler() -> Iterator[None]:
-    """Have Ctrl-C raise, whatever this process does with it: a shell may have it ignored."""
+    """Have Ctrl-C raise, though a shell may have it ignored; afterwards it is to raise still."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -51,8 +52,7 @@ def _names(code: CodeType) -> dict[int, str]:
 class Steps:
     """Counts the steps of this thread at which Python looks for signals, and presses at one.
 
-    Those of the package and of the standard library; all but the package's own only where they
-    were called from there.
+    Those of the package, and of what it uses of the standard library for threads and `with`.
 
     Parameters
     ----------
@@ -66,6 +66,9 @@ class Steps:
         self.pressed = False
         self.where = ""
 
+    def __repr__(self) -> str:
+        return f"step {self.at} ({self.where})"
+
     def __enter__(self) -> Steps:
         sys.settrace(self._enter)
         return self
@@ -75,7 +78,7 @@ class Steps:
 
     def _enter(self, frame: FrameType, _event: str, _argument: object) -> Any:
         file = frame.f_code.co_filename
-        if not file.startswith(OURS) and ("contextlib" not in file and "concurrent" not in file):
+        if not file.startswith(OURS) and not any(name in file for name in LIBRARIES):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         names, last = _names(frame.f_code), ""
@@ -99,26 +102,39 @@ class Steps:
             signal.raise_signal(signal.SIGINT)
 
 
-@contextmanager
-def press_after(seconds: float) -> Iterator[None]:
-    """Press Ctrl-C for real after some time, unless the block is over by then."""
-    over = threading.Event()
+class PressAfter:
+    """Presses Ctrl-C for real after some time, unless the block is over by then.
 
-    def press() -> None:
-        if not over.wait(seconds):
+    Parameters
+    ----------
+    seconds : float
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.pressed = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._press)
+
+    def __repr__(self) -> str:
+        return f"after {self.seconds:.3f} s"
+
+    def __enter__(self) -> PressAfter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _press(self) -> None:
+        if not self._over.wait(self.seconds):
+            self.pressed = True
             os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _blas() -> list[int]:

@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 import warnings
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -16,15 +16,15 @@ import zarr
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
 from tests.faults.pressing import (
+    PressAfter,
     Steps,
     default_handler,
     left_behind,
-    press_after,
     wait_until_clean,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from distributed import Client
@@ -75,7 +75,8 @@ def selection(x: str, folder: Path) -> bytes:
 def _model(x: str) -> GaussianMixture:
     with dask.config.set(scheduler="threads"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return GaussianMixture(3, **COMMON, max_iter=2).fit(x)
+        model: GaussianMixture = GaussianMixture(3, **COMMON, max_iter=2).fit(x)
+        return model
 
 
 def labels(x: str, folder: Path) -> bytes:
@@ -115,38 +116,87 @@ def x(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _refresh(folder: Path) -> None:
-    """Outputs that are whole may be there or not."""
-    for name in ("checkpoint", "labels.zarr"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    """Remove outputs that are whole, and the one that the next run would go on with."""
+    begun = list(folder.glob(".labels.zarr.*"))
+    assert len(begun) <= 1, begun
+    for path in (folder / "checkpoint", folder / "labels.zarr", *begun):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def between_steps(road: Road, x: str, folder: Path, times: int, seed: int) -> None:
-    """Press between two steps of Python, often, and see that nothing stays."""
+def press_often(
+    road: Road,
+    x: str,
+    folder: Path,
+    presses: Iterable[Callable[[], Any]],
+    client: Client | None = None,
+) -> int:
+    """Interrupt a road again and again, and see each time that nothing stays; count successes."""
     whole = road(x, folder)
-    assert road(x, folder) == whole
-    with Steps() as steps:
-        road(x, folder)
     _refresh(folder)
-    dirt = left_behind(folder)
-    draw = random.Random(seed)
-    pressed = 0
-    for at in sorted(draw.sample(range(1, steps.count), min(times, steps.count - 1))):
+    dirt = left_behind(folder, client)
+    interrupted = 0
+    for press in presses:
         caught: BaseException | None = None
+        pressing = press()
         try:
-            with Steps(at) as here:
-                road(x, folder)
+            with pressing:
+                assert road(x, folder) == whole
         except KeyboardInterrupt as error:
             caught = error  # and kept, with all that its traceback holds, as a notebook does
-        pressed += here.pressed
-        assert (caught is not None) == here.pressed, here.where
+        interrupted += caught is not None
+        assert (caught is not None) == pressing.pressed, pressing
         _refresh(folder)
-        wait_until_clean(dirt, here.where)
-    assert pressed > times // 2
+        wait_until_clean(dirt, str(pressing))
     assert road(x, folder) == whole
+    return interrupted
+
+
+def between_steps(
+    road: Road, x: str, folder: Path, times: int, client: Client | None = None
+) -> None:
+    """Press between two steps of Python, which may be any."""
+    road(x, folder)  # what is imported and compiled at the first time only
+    with Steps() as steps:
+        road(x, folder)
+    times = min(times, steps.count - 1)
+    at = random.Random(1).sample(range(1, steps.count), times)
+    presses = [partial(Steps, step) for step in sorted(at)]
+    assert press_often(road, x, folder, presses, client) > times // 2
+
+
+# Of each road some moments in every run, so that what breaks all of them is seen at once.
+@pytest.mark.parametrize("road", ROADS)
+def test_between_two_steps(road: Road, x: str, tmp_path: Path) -> None:
+    with default_handler(), dask.config.set(scheduler="threads"):
+        between_steps(road, x, tmp_path, 5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("road", ROADS)
 def test_between_any_two_steps(road: Road, x: str, tmp_path: Path) -> None:
     with default_handler(), dask.config.set(scheduler="threads"):
-        between_steps(road, x, tmp_path, 150, seed=1)
+        between_steps(road, x, tmp_path, 150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("road", ROADS)
+def test_between_two_steps_on_a_cluster(
+    road: Road, x: str, tmp_path: Path, two_processes: Client
+) -> None:
+    with default_handler(), two_processes.as_current():
+        between_steps(road, x, tmp_path, 15, two_processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("road", ROADS)
+def test_at_any_time_on_a_cluster(
+    road: Road, x: str, tmp_path: Path, two_processes: Client
+) -> None:
+    draw = random.Random(2)
+    with default_handler(), two_processes.as_current():
+        road(x, tmp_path)
+        begun = time.monotonic()
+        road(x, tmp_path)
+        seconds = time.monotonic() - begun
+        presses = [partial(PressAfter, draw.uniform(0.0, seconds)) for _ in range(15)]
+        assert press_often(road, x, tmp_path, presses, two_processes) > 3
