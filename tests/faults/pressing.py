@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-__all__ = ["PressAfter", "Steps", "default_handler", "left_behind", "wait_until_clean"]
+__all__ = [
+    "PressAfter",
+    "Steps",
+    "default_handler",
+    "descriptors",
+    "left_behind",
+    "wait_until_clean",
+]
 
 OURS = str(Path(dask_gmm.__file__).parent)
 LIBRARIES = ("contextlib.py", str(Path(concurrent.futures.__file__).parent))
@@ -133,7 +140,7 @@ class PressAfter:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def _descriptors() -> int:
+def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -141,37 +148,33 @@ def _blas() -> list[int]:
     return sorted(library["num_threads"] for library in threadpool_info())
 
 
-def left_behind(folder: Path, client: Client | None = None) -> Callable[[], dict[str, Any]]:
-    """Return what says how this process, its cluster and a folder differ from how they are now."""
+def left_behind(folder: Path, client: Client | None = None) -> Callable[[], list[str]]:
+    """Return what says what this process, its cluster and a folder have more than they have now."""
 
-    def state() -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "threads": sorted(t.name for t in threading.enumerate() if "dask-gmm" in t.name),
-            "BLAS": _blas(),
-            "pinned": pinned_bytes(),
-            "files": sorted(p.name for p in folder.iterdir()),
-        }
-        if client is None:
-            found["descriptors"] = _descriptors()
-        else:
+    def things() -> set[str]:
+        found = {f"thread {t.name}" for t in threading.enumerate() if "dask-gmm" in t.name}
+        found |= {f"file {path.name}" for path in folder.iterdir()}
+        if client is not None:
             there: Any = client
-            found["futures"] = sorted(map(str, client.futures))
-            found["tasks"] = there.run_on_scheduler(
-                lambda dask_scheduler: sorted(map(str, dask_scheduler.tasks))
-            )
-            found["pinned there"] = sum(there.run(pinned_bytes).values())
-        return found
+            tasks = there.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
+            found |= {f"task {key}" for key in tasks}
+            found |= {f"future {key}" for key in client.futures}
+            held = {"here": pinned_bytes(), **there.run(pinned_bytes)}
+        else:
+            held = {"here": pinned_bytes()}
+            found |= {f"descriptor {n}" for n in range(descriptors())}
+        return found | {f"{n} bytes pinned {where}" for where, n in held.items() if n}
 
-    before = state()
+    before, blas = things(), _blas()
 
-    def difference() -> dict[str, Any]:
-        now = state()
-        return {key: now[key] for key in now if now[key] != before[key]}
+    def difference() -> list[str]:
+        more = things() - before
+        return sorted(more if _blas() == blas else {*more, f"threads of BLAS {_blas()}"})
 
     return difference
 
 
-def wait_until_clean(dirt: Callable[[], dict[str, Any]], what: str, seconds: float = 5.0) -> None:
+def wait_until_clean(dirt: Callable[[], list[str]], what: str, seconds: float = 5.0) -> None:
     """Wait until nothing is left, some seconds at most."""
     deadline = time.monotonic() + seconds
     while left := dirt():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
+import threading
 import time
 import warnings
 from functools import cache, partial
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
+import psutil
 import pytest
 import zarr
 
@@ -19,6 +22,7 @@ from tests.faults.pressing import (
     PressAfter,
     Steps,
     default_handler,
+    descriptors,
     left_behind,
     wait_until_clean,
 )
@@ -93,16 +97,9 @@ def lazy_labels(x: str, _folder: Path) -> bytes:
     return np.asarray(lazy.compute()).tobytes()
 
 
-ROADS: list[Road] = [
-    plain,
-    committed,
-    accelerated,
-    parallel_start,
-    selection,
-    labels,
-    score,
-    lazy_labels,
-]
+ROADS: list[Road] = [plain, committed, accelerated, parallel_start, selection, labels, score]
+# What is lazy Dask computes itself: on a cluster its own futures live as long as a traceback.
+HERE: list[Road] = [*ROADS, lazy_labels]
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +162,14 @@ def between_steps(
 
 
 # Of each road some moments in every run, so that what breaks all of them is seen at once.
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("road", HERE)
 def test_between_two_steps(road: Road, x: str, tmp_path: Path) -> None:
     with default_handler(), dask.config.set(scheduler="threads"):
         between_steps(road, x, tmp_path, 5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("road", HERE)
 def test_between_any_two_steps(road: Road, x: str, tmp_path: Path) -> None:
     with default_handler(), dask.config.set(scheduler="threads"):
         between_steps(road, x, tmp_path, 150)
@@ -200,3 +197,53 @@ def test_at_any_time_on_a_cluster(
         seconds = time.monotonic() - begun
         presses = [partial(PressAfter, draw.uniform(0.0, seconds)) for _ in range(15)]
         assert press_often(road, x, tmp_path, presses, two_processes) > 3
+
+
+def _many(x: str, folder: Path, times: int) -> list[tuple[int, int, int]]:
+    """Fit often, some of them to be broken off; threads, descriptors and memory now and then."""
+    draw = random.Random(3)
+    with Steps() as steps:
+        whole = committed(x, folder)
+    found = []
+    for n in range(times):
+        if n % 10 == 5:
+            with pytest.raises(KeyboardInterrupt), Steps(draw.randrange(1, steps.count // 2)):
+                committed(x, folder)
+        elif n % 10 == 7:
+            with pytest.raises(ZeroDivisionError):
+                _fit(x, callbacks=[lambda event: 1 / (getattr(event, "number", 0) - 2)])
+        else:
+            assert committed(x, folder) == whole
+        if n >= times // 3 and n % 10 == 9:
+            gc.collect()
+            found.append(
+                (threading.active_count(), descriptors(), psutil.Process().memory_info().rss)
+            )
+    return found
+
+
+def _flat(found: list[tuple[int, int, int]]) -> None:
+    threads, files, memory = (np.array(column) for column in zip(*found, strict=True))
+    half = len(found) // 2
+    assert np.median(threads[half:]) <= np.median(threads[:half])
+    # Connections to workers come and go.
+    assert np.median(files[half:]) <= np.median(files[:half]) + 2
+    assert np.median(memory[half:]) - np.median(memory[:half]) < 15e6
+
+
+@pytest.mark.slow
+def test_300_fits_in_one_process(x: str, tmp_path: Path) -> None:
+    with default_handler(), dask.config.set(scheduler="threads"):
+        _flat(_many(x, tmp_path, 300))
+
+
+@pytest.mark.slow
+def test_60_fits_on_one_cluster(x: str, tmp_path: Path, two_processes: Client) -> None:
+    there: Any = two_processes
+    with default_handler(), two_processes.as_current():
+        _many(x, tmp_path, 10)
+        before = there.run(lambda: psutil.Process().memory_info().rss)
+        _flat(_many(x, tmp_path, 60))
+        after = there.run(lambda: psutil.Process().memory_info().rss)
+    assert max(after[w] - before[w] for w in before) < 40e6
+    assert two_processes.futures == {}
