@@ -23,6 +23,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dask_gmm"
 # shows the public names, and only the command line enters through it.
 FLOORS = {
     "errors": 0.0,
+    "interrupts": 0.25,
     "rows": 0.5,
     "mixture": 1.0,
     "data": 2.0,

@@ -128,6 +128,12 @@ def _started(compute: Compute, session: Session) -> Iterator[Place]:
     # Of its own, so that it can be removed whatever becomes of the workers.
     scratch = Path(tempfile.mkdtemp(prefix="dask-gmm-"))
     cluster: Any = None
+
+    def remove() -> None:
+        _kill(cluster)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    session.at_once.append(remove)
     try:
         with dask.config.set(_worker_settings(session)):
             cluster = _distributed.LocalCluster(
@@ -162,6 +168,7 @@ def _started(compute: Compute, session: Session) -> Iterator[Place]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        session.at_once.remove(remove)
 
 
 def _count(workers: int) -> str:
@@ -216,6 +223,16 @@ def _abandon(cluster: Any) -> None:
     """End local workers now; what they were computing is not wanted any more."""
     if cluster is None:
         return
+    _kill(cluster)
+    # Closing politely may wait for connections that are gone: give it a second, in the background.
+    closing = threading.Thread(target=_close, args=(cluster,), daemon=True)
+    closing.start()
+    closing.join(1.0)
+
+
+def _kill(cluster: Any) -> None:
+    if cluster is None:
+        return
     for nanny in list(cluster.workers.values()):
         nanny.auto_restart = False
         process = getattr(nanny, "process", None)
@@ -223,10 +240,6 @@ def _abandon(cluster: Any) -> None:
         if pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    # Closing politely may wait for connections that are gone: give it a second, in the background.
-    closing = threading.Thread(target=_close, args=(cluster,), daemon=True)
-    closing.start()
-    closing.join(1.0)
 
 
 def _close(cluster: Any) -> None:

@@ -78,6 +78,7 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
 
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
+    session.checkpoint = checkpoint if checkpoint.url is not None else None
     totals = ReadTotals()
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite)
     check_weights_stay(output, check_data(data, settings.components))

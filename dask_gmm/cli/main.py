@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -20,16 +21,22 @@ from dask_gmm.cli.manifest import manifest
 from dask_gmm.cli.plan import plan
 from dask_gmm.cli.predict import predict, score
 from dask_gmm.cli.select import select
-from dask_gmm.cli.session import DONE, FAILED, Session, Terminated, sigterm_as_exception
+from dask_gmm.cli.session import DONE, FAILED, Session
 from dask_gmm.cli.show import show
+from dask_gmm.cli.signals import (
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    ending_at_second_signal,
+    farewell,
+    signals_as_exceptions,
+)
 from dask_gmm.cli.simulate import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["main"]
-
-INTERRUPTED, TERMINATED = 130, 143
 
 
 class _InterruptedError(Exception):
@@ -46,7 +53,7 @@ class _ErrorBoundary(click.Group):
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run as a program: from a shell, and for nothing else in this process."""
         try:
-            self.main(*args, **kwargs)
+            self.main(*args, **kwargs, program=True)
         except SystemExit as end:
             if end.code in (INTERRUPTED, TERMINATED):
                 # Threads that wait for a store or are deep in BLAS cannot be stopped, and an
@@ -76,7 +83,9 @@ class _ErrorBoundary(click.Group):
         """Run and exit; `standalone_mode` is ignored, for this group always stands alone."""
         extra.pop("standalone_mode", None)
         session = Session()
-        with sigterm_as_exception():
+        program = extra.pop("program", False)
+        at_once = ending_at_second_signal(session) if program else nullcontext()
+        with at_once, signals_as_exceptions():
             code = self._run_explained(session, args, prog_name or "dask-gmm", extra)
         sys.exit(code)
 
@@ -86,8 +95,7 @@ class _ErrorBoundary(click.Group):
         try:
             code = super().main(args, prog_name, standalone_mode=False, obj=session, **extra)
         except _InterruptedError as end:
-            name = "Terminated" if end.exit_code == TERMINATED else "Interrupted"
-            return _leave(session, end, f"{name}; nothing is left running.", end.exit_code)
+            return _leave(session, end, farewell(session, end.exit_code), end.exit_code)
         except click.exceptions.NoArgsIsHelpError as usage:
             click.echo(usage.ctx.get_help() if usage.ctx else "")
             return usage.exit_code
@@ -97,7 +105,8 @@ class _ErrorBoundary(click.Group):
         except click.ClickException as error:
             return _leave(session, error, error.format_message(), error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
-            return _leave(session, error, "Interrupted.", INTERRUPTED)
+            code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+            return _leave(session, error, farewell(session, code), code)
         except BrokenPipeError:
             # `dask-gmm show MODEL | head`: the reader has had enough. Python flushes stdout once
             # more when it exits, so give it somewhere to go.

@@ -8,10 +8,10 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.cli.session import defer_signals
 from dask_gmm.cli.settings import check_storage_options, options_for
 from dask_gmm.cli.values import show_bytes
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
+from dask_gmm.interrupts import held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +74,7 @@ def save_model(
     mixture: GaussianMixture, url: str, options: Mapping[str, Any], *, overwrite: bool
 ) -> None:
     """Write a fitted mixture without its observers; Ctrl-C waits until it is whole."""
-    with defer_signals():
+    with held():
         mixture.set_params(callbacks=None).save(
             url, overwrite=overwrite, storage_options=options_for(url, options) or None
         )

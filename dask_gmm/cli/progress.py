@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.values import show_bytes, show_count, show_seconds
 from dask_gmm.fitting.events import (
+    CheckpointWritten,
     FitResumed,
     FitStarted,
     OutputResumed,
@@ -388,6 +389,18 @@ def observing(session: Session, verb: str = "pass") -> Iterator[Observer]:
     verb : str
         What is done, where it is no fit: ``scoring``, for example.
     """
+    with _shown(session, verb) as observer:
+
+        def observe(event: Event) -> None:
+            if isinstance(event, CheckpointWritten | FitResumed):
+                session.committed = event.passes
+            observer(event)
+
+        yield observe
+
+
+@contextmanager
+def _shown(session: Session, verb: str) -> Iterator[Observer]:
     state = ProgressState(verb=verb)
     how = "none" if session.quiet else session.progress
     if how == "auto":

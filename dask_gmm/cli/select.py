@@ -78,6 +78,7 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     data, compute = DataPlace.take(values), Compute.take(values)
     choice, checkpoint = SelectionChoice.take(values), CheckpointPlace.take(values)
     totals = ReadTotals()
+    session.checkpoint = checkpoint if checkpoint.url is not None else None
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite)
     check_weights_stay(output, check_data(data, max(choice.components)))
     with computing(compute, session), observing(session) as observe:

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
+    from collections.abc import Callable
 
     from rich.console import Console
 
-__all__ = [
-    "DONE",
-    "FAILED",
-    "NOT_CONVERGED",
-    "Session",
-    "Terminated",
-    "defer_signals",
-    "sigterm_as_exception",
-]
+    from dask_gmm.cli.settings import CheckpointPlace
+
+__all__ = ["DONE", "FAILED", "NOT_CONVERGED", "Session"]
 
 DONE, FAILED, NOT_CONVERGED = 0, 1, 3
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: whoever cleans up after Ctrl-C cleans up after it too."""
 
 
 @dataclass
@@ -56,6 +42,12 @@ class Session:
         Where the log of Dask's cluster goes.
     leaving : bool
         The run is being interrupted: what libraries complain about now is of no interest.
+    checkpoint : CheckpointPlace or None
+        Where the run commits.
+    committed : int or None
+        Passes that are known to be safe there; None before the first commit.
+    at_once : list of callables
+        What to do where the run ends at once.
     """
 
     json: bool = False
@@ -64,6 +56,9 @@ class Session:
     debug: bool = False
     log_file: str | None = None
     leaving: bool = False
+    checkpoint: CheckpointPlace | None = None
+    committed: int | None = None
+    at_once: list[Callable[[], None]] = field(default_factory=list)
 
     @cached_property
     def out(self) -> Console:
@@ -117,50 +112,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-@contextmanager
-def sigterm_as_exception() -> Iterator[None]:
-    """Turn SIGTERM into `Terminated` for the length of a run."""
-
-    def stop(_signum: int, _frame: FrameType | None) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def defer_signals() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM while something short must not be cut in half.
-
-    The signal is delivered at the end; a second one is delivered at once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-    def hold(signum: int, _frame: FrameType | None) -> None:
-        held.append(signum)
-        restore()
-
-    for number in handlers:
-        signal.signal(number, hold)
-    try:
-        yield
-    finally:
-        restore()
-        if held:
-            signal.raise_signal(held[0])

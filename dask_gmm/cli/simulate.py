@@ -253,8 +253,8 @@ def simulate_store(
     import numpy as np
 
     from dask_gmm.cli.outputs import remove_output
-    from dask_gmm.cli.session import defer_signals
     from dask_gmm.cli.synthetic import Rows, write_rows
+    from dask_gmm.interrupts import held
     from dask_gmm.model_file import save_model
 
     begun = time.perf_counter()
@@ -280,7 +280,7 @@ def simulate_store(
             storage_options=options_for(place, job.storage_options) or None,
         )
     except BaseException:
-        with defer_signals():
+        with held():
             for url in written:
                 remove_output(url, job.storage_options)
         raise

@@ -25,6 +25,8 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
+from dask_gmm.interrupts import held
+
 __all__ = [
     "Claim",
     "copies_beside",
@@ -77,11 +79,18 @@ def put_in_place(copy: str, path: str) -> None:
     OSError
         The copy cannot be moved; what was at `path` is there still.
     """
-    place = _resolved(path)
+    with held():
+        old = _exchange_places(copy, _resolved(path))
+    if old is not None:
+        remove(str(old))
+
+
+def _exchange_places(copy: str, place: Path) -> Path | None:
+    """Move a copy to its place; return where the old output is now, None if there was none."""
     if not os.path.lexists(place):
         Path(copy).rename(place)
         _sync(place.parent)
-        return
+        return None
     old = _sibling(place, uuid.uuid4().hex[:12], "old")
     if _exchange(copy, str(place)):
         with suppress(FileNotFoundError):  # another process has cleaned up already
@@ -94,7 +103,7 @@ def put_in_place(copy: str, path: str) -> None:
             old.rename(place)
             raise
     _sync(place.parent)
-    remove(str(old))
+    return old
 
 
 def restore(path: str) -> None:
@@ -194,8 +203,14 @@ class Claim:
 
     def __init__(self, path: str) -> None:
         self._file: int | None = None
-        if sys.platform == "win32":
-            return
+        if sys.platform != "win32":
+            with held():  # or a claim that nobody knows of would keep all others out
+                self._take(path)
+
+    def __del__(self) -> None:
+        self.release()
+
+    def _take(self, path: str) -> None:
         opened = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -241,6 +256,11 @@ def _exchange(one: str, other: str) -> bool:
 
 
 def _sync(path: Path) -> None:
+    with held():  # or a descriptor might stay
+        _sync_now(path)
+
+
+def _sync_now(path: Path) -> None:
     try:
         opened = os.open(path, os.O_RDONLY)
     except FileNotFoundError:  # deleted since it was listed

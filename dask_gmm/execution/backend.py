@@ -6,9 +6,8 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from dask_gmm.errors import IncompletePassError
 from dask_gmm.execution.machine import single_threaded_blas
@@ -16,9 +15,10 @@ from dask_gmm.execution.pinned import CacheSpec
 from dask_gmm.execution.plan import plan_pass, resize_units
 from dask_gmm.execution.tree import Summable
 from dask_gmm.execution.watch import Watch
+from dask_gmm.interrupts import allowed, held, take_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.jobs import BlockJob
@@ -86,9 +86,17 @@ class PassResult(Generic[T]):
 
 
 class Passes:
-    """Passes over the same blocks, one after the other. Use `Backend.open`.
+    """Passes over the same blocks, one after the other, inside of a ``with``. Use `Backend.open`.
 
-    Units are sized by how long the pass before has taken.
+    Units are sized by how long the pass before has taken. What begins and ends here does so whole:
+    signals are held meanwhile, and taken where a pass waits.
+
+    Parameters
+    ----------
+    backend : Backend
+    source : Source
+    blocks : range or sequence of int
+    cache : CacheSpec or None
 
     Attributes
     ----------
@@ -99,13 +107,57 @@ class Passes:
         Threads of the backend when the passes were opened.
     """
 
-    def __init__(self, backend: Backend, plan: Plan, n_threads: int) -> None:
-        self.source = plan.source
-        self.blocks = plan.blocks
-        self.n_threads = n_threads
+    blocks: Sequence[int]
+    n_threads: int
+
+    def __init__(
+        self,
+        backend: Backend,
+        source: Source,
+        blocks: Sequence[int] | None,
+        cache: CacheSpec | None,
+    ) -> None:
+        self.source = source
         self._backend = backend
-        self._plan = plan
-        self._watch = Watch.of(plan.source)
+        self._asked = blocks
+        self._cache = cache
+        self._blas = single_threaded_blas()
+
+    def __enter__(self) -> Self:
+        self._watch = Watch.of(self.source)
+        try:
+            with held():
+                self.n_threads = self._backend.n_threads
+                self._plan = plan_pass(
+                    self.source, n_threads=self.n_threads, blocks=self._asked, cache=self._cache
+                )
+                self.blocks, self._cache = self._plan.blocks, self._plan.cache
+                # Once for all passes, and whatever is computed between them: it takes a while.
+                self._blas.__enter__()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._watch.look(last=True)
+            self._close()
+        except BaseException:  # a signal may have come before it was held
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        """Let go of what the passes have used; may be called again."""
+        with held():
+            self._blas.__exit__()
+            cache, self._cache = self._cache, None
+            try:
+                if cache is not None:
+                    self._backend.unpin(cache)
+            finally:
+                self._backend.close()
 
     def run(
         self,
@@ -121,31 +173,20 @@ class Passes:
             Somebody has written to the data since they were opened for passes.
         """
         watched = self._watch.over(job, self.blocks)
-        with self._watch.explaining():
+        with self._watch.explaining(), held():
             result = self._backend.run(self._plan, watched, on_progress=on_progress)
         self._watch.look()
         self._plan = resize_units(self._plan, result.seconds, result.threads)
         return replace(result, value=self._watch.taken(watched, result.value))
 
-    def end(self) -> None:
-        """Make sure that the data are still what they were; there will be no other pass.
-
-        Raises
-        ------
-        DataChangedError
-            They are not.
-        """
-        self._watch.look(last=True)
-
 
 class Backend(ABC):
     """Runs passes. All backends return the same bits and raise the same errors."""
 
-    @contextmanager
     def open(
         self, source: Source, *, blocks: Sequence[int] | None = None, cache: int | None = 0
-    ) -> Iterator[Passes]:
-        """Open a source for some passes, with BLAS at one thread in this process.
+    ) -> Passes:
+        """Open a source for some passes in a ``with``, with BLAS at one thread in this process.
 
         Parameters
         ----------
@@ -154,7 +195,7 @@ class Backend(ABC):
             Read only these blocks, in this order. All of them by default.
         cache : int or None
             Bytes of decoded blocks that each process may pin from pass to pass, and lets go of in
-            the end; None leaves it to them.
+            the end, however that comes; None leaves it to them.
 
         Raises
         ------
@@ -163,19 +204,8 @@ class Backend(ABC):
         ClusterError
             Nobody is there to work.
         """
-        n_threads = self.n_threads
         pins = None if cache == 0 else CacheSpec(uuid.uuid4().hex, cache)
-        plan = plan_pass(source, n_threads=n_threads, blocks=blocks, cache=pins)
-        try:
-            # Once for all passes, and whatever is computed between them: it costs milliseconds.
-            with single_threaded_blas():
-                passes = Passes(self, plan, n_threads)
-                yield passes
-                passes.end()
-        finally:
-            if plan.cache is not None:
-                self.unpin(plan.cache)
-            self.close()
+        return Passes(self, source, blocks, pins)
 
     @property
     @abstractmethod
@@ -255,7 +285,8 @@ class ProgressReporter:
         return time.perf_counter() - self._started
 
     def tick(self, counts: tuple[int, int, int], *, final: bool = False) -> None:
-        """Report `counts` (blocks, rows, bytes) if it is time to."""
+        """Report `counts` (blocks, rows, bytes) if it is time to; take a signal that is held."""
+        take_signals()
         if self._on_progress is None:
             return
         now = time.perf_counter()
@@ -264,11 +295,11 @@ class ProgressReporter:
             return
         self._reported, self._last = now, counts
         blocks, rows, bytes_read = counts
-        self._on_progress(
-            PassProgress(
-                blocks, self._blocks_total, rows, self._rows_total, bytes_read, now - self._started
-            )
+        progress = PassProgress(
+            blocks, self._blocks_total, rows, self._rows_total, bytes_read, now - self._started
         )
+        with allowed():
+            self._on_progress(progress)
 
 
 def conclude(

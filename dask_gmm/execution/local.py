@@ -29,6 +29,7 @@ from dask_gmm.execution.pinned import pinned_blocks, unpin
 from dask_gmm.execution.plan import check_memory, process_memory
 from dask_gmm.execution.tree import Summable, TreeFold
 from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
+from dask_gmm.interrupts import take_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,12 +138,18 @@ class LocalBackend(Backend):
         """Let go of what this process has pinned for a fit."""
         unpin(cache.token)
 
+    def close(self) -> None:
+        """End the threads that have stayed."""
+        (process, pool), self._kept = self._kept, (0, None)
+        if pool is not None and process == os.getpid():
+            _end_threads(pool)
+
     @contextmanager
     def _pool(self, n_threads: int) -> Iterator[ThreadPoolExecutor | ThreadPool]:
         """Yield the pool of Dask's configuration, or threads that stay for the next pass.
 
-        A thread keeps the memory that the first passes have touched. Threads end with this object,
-        or a pass that fails.
+        A thread keeps the memory that the first passes have touched. Threads end with `close`, with
+        this object, or a pass that fails.
 
         A pass that is itself a task of that pool has threads of its own: as many passes as the
         pool has threads would otherwise wait for each other without end.
@@ -159,9 +166,18 @@ class LocalBackend(Backend):
         try:
             yield pool
         except BaseException:
-            pool.shutdown()
+            _end_threads(pool)
             raise
         self._kept = os.getpid(), pool
+
+
+def _end_threads(pool: ThreadPoolExecutor) -> None:
+    """Wait for threads that have nothing more to do; a signal leaves them to end by themselves."""
+    pool.shutdown(wait=False)
+    for thread in list(pool._threads):
+        while thread.is_alive():
+            take_signals()
+            thread.join(TICK)
 
 
 def _configured_pool() -> ThreadPoolExecutor | ThreadPool | None:
@@ -229,7 +245,9 @@ class _LocalPass(Generic[T]):
         finally:
             with self._lock:
                 self._stop.set()  # whoever begins now finds nothing to do
-                self._idle.wait_for(lambda: self._taking == 0)
+                while self._taking:
+                    take_signals()  # a second Ctrl-C waits for nobody
+                    self._idle.wait(TICK)
             self._error = None  # it leads to its traceback, and that to this object
 
     def _take_units(self) -> None:
@@ -309,12 +327,13 @@ class _LocalPass(Generic[T]):
         The scheduler's own loop blocks its thread until a task ends. From outside it, progress is
         reported within long tasks, and Ctrl-C stops the pass at the next block.
         """
-        with ThreadPoolExecutor(1, "dask-gmm-pass") as helper:
-            running = helper.submit(get)
-            try:
-                while not wait([running], timeout=TICK).done:
-                    reporter.tick(self.meter.read())
-                running.result()
-            finally:
-                # After an error other blocks may still run; no more of them begin.
-                self._stop.set()
+        helper = ThreadPoolExecutor(1, "dask-gmm-pass")
+        running = helper.submit(get)
+        try:
+            while not wait([running], timeout=TICK).done:
+                reporter.tick(self.meter.read())
+            running.result()
+        finally:
+            # After an error other blocks may still run; no more of them begin.
+            self._stop.set()
+            _end_threads(helper)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from threadpoolctl import ThreadpoolController
+
+from dask_gmm.interrupts import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +44,8 @@ class _BlasGuard:
         self._per_thread: list[Any] = []
         self._shared: list[tuple[Any, int]] = []
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
+    def enter(self) -> list[tuple[Any, int]]:
+        """Limit BLAS, and OpenMP in this thread; return what `leave` wants."""
         with self._lock:
             # A look at all loaded libraries takes a millisecond or more, once per unit on a
             # cluster. New ones come with new modules, also while somebody is inside.
@@ -59,19 +61,20 @@ class _BlasGuard:
                     _set_threads(library, 1)
             self._holders += 1
             mine = [(lib, lib.get_num_threads()) for lib in self._per_thread]
-        try:
-            for library, _ in mine:
-                _set_threads(library, 1)
-            yield
-        finally:
-            for library, before in mine:
-                _set_threads(library, before)
-            with self._lock:
-                self._holders -= 1
-                if self._holders == 0:
-                    for library, before in self._shared:
-                        _set_threads(library, before)
-                    self._shared = []
+        for library, _ in mine:
+            _set_threads(library, 1)
+        return mine
+
+    def leave(self, mine: list[tuple[Any, int]]) -> None:
+        """Undo what `enter` has done for this thread, and if it is the last, for the process."""
+        for library, before in mine:
+            _set_threads(library, before)
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                for library, before in self._shared:
+                    _set_threads(library, before)
+                self._shared = []
 
 
 def _is_per_thread(library: Any) -> bool:
@@ -95,8 +98,7 @@ def _set_threads(library: Any, n_threads: int | None) -> None:
 _GUARD = _BlasGuard()
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
+class single_threaded_blas:  # noqa: N801 - reads as the words of a `with`
     """Keep BLAS at one thread in the whole process while any caller is inside, and OpenMP in this.
 
     A threaded BLAS splits its sums by the number of threads, which changes their last bits, and
@@ -104,8 +106,32 @@ def single_threaded_blas() -> Iterator[None]:
     float32 rows up by thread of OpenMP; its limit is the calling thread's own. Many threads may
     enter and leave in any order; the last one out restores what the first one found.
     """
-    with _GUARD.hold():
-        yield
+
+    __slots__ = ("_mine",)
+
+    def __init__(self) -> None:
+        self._mine: list[tuple[Any, int]] | None = None
+
+    def __enter__(self) -> None:
+        try:
+            with held():
+                self._mine = _GUARD.enter()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._end()
+        except KeyboardInterrupt:  # it may have come before they were held
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        with held():
+            mine, self._mine = self._mine, None
+            if mine is not None:
+                _GUARD.leave(mine)
 
 
 def _cgroup_limits() -> Iterator[int]:

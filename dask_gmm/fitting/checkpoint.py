@@ -19,9 +19,9 @@ import platform
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as StillWritingError
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from dask_gmm.execution.machine import machine_fingerprint
 from dask_gmm.fitting.events import CheckpointWritten, FitResumed, PassFinished
 from dask_gmm.fitting.sampling import SampleRecipe, draw_sample
 from dask_gmm.fitting.state import from_bytes, saved, to_bytes
+from dask_gmm.interrupts import held, outcome
 from dask_gmm.mixture.family import CovarianceFamily
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ RESUME = ("auto", "must", "never")
 _PROBED_ROWS, _PROBED_BLOCKS = 4096, 8
 # Seconds that a fit waits for a commit when it could commit again, and when it ends.
 _PATIENCE, _LAST_COMMIT = 10.0, 60.0
+
+T = TypeVar("T")
 
 saved(PassFinished)
 saved(SampleRecipe)
@@ -252,7 +255,11 @@ class Recorder:
             self._identity = {"kind": kind, **identity()}
             self._identity["settings"]["random_state"] = checkpoint.draws
             self._commits = Commits(checkpoint.url, checkpoint.storage_options)
-            self._take_up(self._commits, checkpoint.resume)
+            try:
+                self._take_up(self._commits, checkpoint.resume)
+            except BaseException:
+                self._end()
+                raise
 
     @property
     def active(self) -> bool:
@@ -268,17 +275,34 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.end()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.end()
+        except CheckpointError as error:
+            if kind is None or not issubclass(kind, KeyboardInterrupt):
+                raise
+            warnings.warn(  # the fit was to stop, and does
+                f"The checkpoint was not written, the one before still holds: {error}",
+                CheckpointWarning,
+                stacklevel=2,
+            )
 
     def end(self) -> None:
         """Wait for the last commit, which takes a minute at most."""
-        if self._pool is None:
-            return
-        pool, self._pool = self._pool, None
         try:
             self.settle(_LAST_COMMIT)
         finally:
+            self._end()
+
+    def _elsewhere(self, act: Callable[[], T]) -> Future[T]:
+        """Have the other thread do what waits for the place; there is one, so in order."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, "dask-gmm-checkpoint")
+        return self._pool.submit(act)
+
+    def _end(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
             pool.shutdown(wait=False)
 
     def digest(self, sample: Sample | None, source: Source, backend: Backend) -> str:
@@ -316,9 +340,9 @@ class Recorder:
         """
         if self._commits is None or self._known(progress) or not self.settle(_PATIENCE):
             return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, "dask-gmm-checkpoint")
-        self._under_way = self._pool.submit(self._commit, self._commits, progress, standing)
+        commit = partial(self._commit, self._commits, progress, standing)
+        with held():  # or nobody would wait for a commit that has just begun
+            self._under_way = self._elsewhere(commit)
         if not self._safe:
             self.settle()
             self._safe = True
@@ -360,21 +384,20 @@ class Recorder:
         if self._under_way is None:
             return True
         try:
-            self._notify(self._under_way.result(timeout))
-        except FencedError:
-            self._under_way = None
-            raise
-        except StillWritingError:
+            written = outcome(self._under_way, timeout)
+        except TimeoutError:
             if not self._slow:
                 self._slow = True
                 self._warn(f"it takes more than {timeout:.0f} s, and may yet come to an end.")
             return False
         except CheckpointError as error:
             self._under_way = None
-            if not self._safe:
+            if isinstance(error, FencedError) or not self._safe:
                 raise
             self._warn(str(error))
+            return True
         self._under_way = None
+        self._notify(written)
         return True
 
     def _warn(self, why: str) -> None:
@@ -393,9 +416,9 @@ class Recorder:
         CheckpointError
         """
         if resume == "never":
-            commits.begin_again()
+            outcome(self._elsewhere(commits.begin_again))
             return
-        commit = commits.newest()
+        commit = outcome(self._elsewhere(commits.newest))
         for sentence in commits.skipped:
             warnings.warn(sentence, CheckpointWarning, stacklevel=2)
         if commit is None:

@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -135,6 +136,66 @@ def test_signals_in_mid_pass(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("resume", [(), ("--no-resume",)])
+def test_a_fit_that_is_interrupted_says_where_it_goes_on(
+    resume: tuple[str, ...], slow_points: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "checkpoint"
+    words = ("fit", slow_points, *ENDLESS, "--seed", 0, "--checkpoint", place)
+    with started(*words, *resume) as process:
+        wait_for(process, "pass 2")
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = stderr.splitlines()[-1]
+    found = re.fullmatch(
+        rf"stopped: Interrupted after pass (\d+); the same command(.*) goes on from there "
+        rf"\(--checkpoint {place}\)\.",
+        last,
+    )
+    assert found, stderr
+    assert found[2] == (" without --no-resume" if resume else "")
+    with started(*words) as process:
+        wait_for(process, f"checkpoint: going on after pass {found[1]}")
+
+
+@contextmanager
+def silent_store() -> Iterator[str]:
+    """An endpoint that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("second", "code", "word"),
+    [
+        (signal.SIGINT, 130, "Interrupted"),
+        pytest.param(signal.SIGTERM, 143, "Terminated", marks=pytest.mark.slow),
+    ],
+)
+def test_a_second_signal_stops_at_once_though_a_store_hangs(
+    second: signal.Signals, code: int, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with silent_store() as endpoint:
+        options = ("--storage-option", f"endpoint={endpoint}")
+        with started("show", "s3://bucket/model.zarr", *options) as process:
+            time.sleep(4.0)  # until it asks
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            begun = time.monotonic()
+            if process.poll() is None:  # where the library looks for signals one is enough
+                process.send_signal(second)
+            else:
+                code, word = 130, "Interrupted"
+            _, stderr = process.communicate(timeout=60)
+            assert time.monotonic() - begun < 1.5
+    assert process.returncode == code, stderr
+    assert stderr.splitlines()[-1].startswith(f"stopped: {word}")
+    assert "Traceback" not in stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_an_interrupted_cluster_leaves_no_process(whole_group: bool, slow_points: Path) -> None:
@@ -147,7 +208,7 @@ def test_an_interrupted_cluster_leaves_no_process(whole_group: bool, slow_points
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert re.fullmatch(r"(pass .*\n)*stopped: Interrupted.*\n", stderr), stderr
+    assert re.fullmatch(r"(pass .*\n)*(stopping; .*\n)?stopped: Interrupted.*\n", stderr), stderr
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
 

@@ -95,12 +95,14 @@ def test_a_library_that_comes_while_somebody_is_inside(monkeypatch: pytest.Monke
         lib_controllers: ClassVar[list[Library]] = []
 
     monkeypatch.setattr(machine, "ThreadpoolController", Controller)
-    with guard.hold():
-        monkeypatch.setattr(Controller, "lib_controllers", [late])
-        monkeypatch.setitem(sys.modules, "a_module_that_brings_it", machine)
-        with guard.hold():
-            assert late.threads == 1
-        assert late.threads == 1
+    first = guard.enter()
+    monkeypatch.setattr(Controller, "lib_controllers", [late])
+    monkeypatch.setitem(sys.modules, "a_module_that_brings_it", machine)
+    second = guard.enter()
+    assert late.threads == 1
+    guard.leave(second)
+    assert late.threads == 1
+    guard.leave(first)
     assert late.threads == 7
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dask_gmm.data.source import NumpySource
 from dask_gmm.errors import NonFiniteError
-from dask_gmm.execution import LocalBackend, Passes, plan_pass
+from dask_gmm.execution import LocalBackend
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.grid_sample import draw_grid_sample
 from dask_gmm.fitting.grid_starts import GridPoint
@@ -52,9 +52,10 @@ def test_the_two_parts_are_the_rows(unit_level: int) -> None:
     rows = draw(0, P, 2900)
     held = masks(rows)
     assert 0.17 < held.mean() < 0.23
-    plan = plan_pass(source(rows), n_threads=2, unit_level=unit_level)
-    evaluator = HoldOutEvaluator(Passes(LocalBackend(2), plan, 2), held_out=SPLIT)
-    (found,) = evaluator.evaluate([Candidate(P)])
+    with LocalBackend(2).open(source(rows)) as passes:
+        passes._plan = replace(passes._plan, unit_level=unit_level)
+        evaluator = HoldOutEvaluator(passes, held_out=SPLIT)
+        (found,) = evaluator.evaluate([Candidate(P)])
     assert isinstance(found, ScoredStatistics)
     assert found.rows == int((~held).sum())
     assert found.held_out.rows == int(held.sum())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 import warnings
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,7 @@ from dask_gmm.execution.cluster.affinity import Affinity
 from dask_gmm.execution.cluster.connection import (
     CONNECTION_ERRORS,
     Connection,
+    ask,
     check_versions,
     scheduler_errors,
     wait_for_workers,
@@ -202,11 +203,10 @@ class ClusterBackend(Backend):
         if self._client.status != "running":
             return
         with suppress(*CONNECTION_ERRORS):  # or they would hide why the fit ended
-            telling = asyncio.run_coroutine_threadsafe(
-                self._client.run(unpin, cache.token, on_error="ignore", asynchronous=True),
-                self._client.loop.asyncio_loop,
+            telling = partial(
+                self._client.run, unpin, cache.token, on_error="ignore", asynchronous=True
             )
-            telling.result(UNPIN_TIMEOUT)
+            ask(self._client, telling, UNPIN_TIMEOUT)
 
     def _affinity_of(self, plan: Plan) -> Affinity | None:
         if plan.cache is None:

@@ -13,6 +13,7 @@ import time
 import uuid
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -22,14 +23,16 @@ from distributed.comm.core import CommClosedError
 from dask_gmm.errors import ClusterError, DaskGMMError, NoWorkersError, SchedulerLostError
 from dask_gmm.execution.cluster.worker import versions_differ
 from dask_gmm.execution.machine import package_versions
+from dask_gmm.interrupts import held, outcome, take_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterator
 
 __all__ = [
     "CONNECTION_ERRORS",
     "Connection",
     "address_of",
+    "ask",
     "check_versions",
     "current_client",
     "explained",
@@ -170,7 +173,7 @@ class Connection:
         return scheduler_lost(self.client, self.address)
 
     def recover(
-        self, error: SchedulerLostError, timeout: float, waiting: Callable[[], None] = lambda: None
+        self, error: SchedulerLostError, timeout: float, waiting: Callable[[], None] = take_signals
     ) -> None:
         """Wait until there is a scheduler at the same address.
 
@@ -237,6 +240,30 @@ def _check_running(client: Client) -> None:
         )
 
 
+def ask(
+    client: Client, question: Callable[[], Awaitable[Any]], timeout: float | None = None
+) -> Any:
+    """Await something on a client's event loop, as `Client.sync` does; signals are taken meanwhile.
+
+    Raises
+    ------
+    TimeoutError
+        It took longer than `timeout` seconds.
+    """
+
+    async def put() -> Any:
+        return await question()
+
+    loop = client.loop.asyncio_loop
+    if loop.is_closed():
+        raise RuntimeError("The event loop of the client is closed.")
+    asking = asyncio.run_coroutine_threadsafe(put(), loop)
+    try:
+        return outcome(asking, timeout)
+    finally:
+        asking.cancel()
+
+
 def workers_of(client: Client, timeout: float = 60.0) -> dict[str, Any]:
     """Ask the scheduler for its description of each worker, by address.
 
@@ -255,7 +282,7 @@ def workers_of(client: Client, timeout: float = 60.0) -> dict[str, Any]:
     """
     with scheduler_errors(client):
         # Of all workers: the client's own limit is no default here, and 2025.1 knows none.
-        found: dict[str, Any] = client.sync(client.scheduler.identity, callback_timeout=timeout)
+        found: dict[str, Any] = ask(client, client.scheduler.identity, timeout)
     return dict(found["workers"])
 
 
@@ -282,15 +309,16 @@ def wait_for_workers(client: Client, timeout: float, longer_timeout: str) -> dic
     workers = workers_of(client)
     if workers:
         return workers
-    with scheduler_errors(client):
-        probe = client.submit(operator.truth, True, key=f"gmm-probe-{uuid.uuid4().hex}")
-    try:
-        deadline = time.monotonic() + timeout
-        while not workers and time.monotonic() < deadline:
-            time.sleep(0.1)
-            workers = workers_of(client)
-    finally:
-        probe.release()
+    with held():
+        with scheduler_errors(client):
+            probe = client.submit(operator.truth, True, key=f"gmm-probe-{uuid.uuid4().hex}")
+        try:
+            deadline = time.monotonic() + timeout
+            while not workers and time.monotonic() < deadline:
+                time.sleep(0.1)
+                workers = workers_of(client)
+        finally:
+            probe.release()
     if not workers:
         raise NoWorkersError(
             f"The Dask scheduler at {address_of(client)} has no workers, and none came within "
@@ -311,14 +339,12 @@ def check_versions(client: Client, addresses: Collection[str]) -> frozenset[str]
         A worker has not got the package.
     """
     where = address_of(client)
-    asking = asyncio.run_coroutine_threadsafe(
-        client.run(package_versions, workers=list(addresses), on_error="return", asynchronous=True),
-        client.loop.asyncio_loop,
+    question = partial(
+        client.run, package_versions, workers=list(addresses), on_error="return", asynchronous=True
     )
     try:
-        answers: dict[str, Any] = asking.result(VERSIONS_TIMEOUT)
+        answers: dict[str, Any] = ask(client, question, VERSIONS_TIMEOUT)
     except CONNECTION_ERRORS:  # one is stopped or cut off, and all wait for it; or all are gone
-        asking.cancel()
         return frozenset()
     for worker, answer in sorted(answers.items()):
         if isinstance(answer, ImportError):
