@@ -1,4 +1,4 @@
-"""A worker on what the network takes for another host, whose link goes down or loses all packets."""
+"""A worker on what the network takes for another host; its link goes down, or loses all packets."""
 
 from __future__ import annotations
 
