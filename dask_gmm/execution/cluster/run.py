@@ -174,6 +174,7 @@ class ClusterPass(Generic[T]):
             raise
         finally:
             self._close_feed()
+            self._release_given_up()
         return self._fold.root()
 
     def _begin(self) -> None:
@@ -493,12 +494,17 @@ class ClusterPass(Generic[T]):
         missing = sum(min(1 << shift, plan.n_units - (node << shift)) for node in self._missing)
         return f"{missing} of {plan.n_units} units of the pass over {plan.source.name} are missing"
 
+    def _release_given_up(self) -> None:
+        for future in self._given_up:
+            future.release()  # what waits for its end to call back would keep it
+        self._given_up.clear()
+
     def _forget_all(self) -> None:
         for answer in self._fetches:
             answer.cancel()
         self._fetches.clear()
         self._attempts.clear()
-        self._given_up.clear()
+        self._release_given_up()
         self._ready.clear()
         self._lost.clear()
         self._running.clear()
