@@ -147,6 +147,14 @@ class Source(ABC):
         """What covers each chunk with a checksum: "" where nothing does, None where unknown."""
         return None
 
+    def content_digest(self) -> str | None:
+        """Return what tells whether anything was written to the rows or weights, None if nothing.
+
+        Of files their names, sizes and times, of memory its bytes: so it is that of this place, and
+        a copy elsewhere has another.
+        """
+        return None
+
     def stored_metadata(self) -> tuple[StoredMetadata, ...]:
         """Read anew what the stores of rows and weights hold as metadata, an array after another.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
 
 from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
@@ -120,6 +121,15 @@ class NumpySource(Source):
     def read_ahead(self) -> ReadAhead:
         """Nothing to do ahead where a block is a view."""
         return ReadAhead(group=0 if self._copied_bytes == 0 else 1)
+
+    def content_digest(self) -> str:
+        """Return a checksum of all rows, and of the weights if they are in memory too."""
+        digest = 0
+        for number in range(self.n_blocks):
+            values = self.array[self._region(self.block(number))]
+            digest = google_crc32c.extend(digest, np.ascontiguousarray(values).tobytes())
+        weights = None if self.weights is None else self.weights.content_digest()
+        return f"{digest:08x} {weights}"
 
     @property
     def stored_bytes(self) -> int:

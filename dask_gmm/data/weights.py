@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
 
 from dask_gmm.errors import InputError, MissingValueError, SampleWeightError
@@ -128,6 +129,10 @@ class Weights(ABC):
         """Return what Dask can name the weights by, None where nothing tells when they change."""
         return None
 
+    def content_digest(self) -> str | None:
+        """Return what tells whether anything was written to them, None if nothing does."""
+        return None
+
     def stored_metadata(self) -> tuple[StoredMetadata, ...]:
         """Read anew what the store of the weights holds as their metadata, if there is one."""
         return ()
@@ -147,6 +152,10 @@ class ArrayWeights(Weights):
     name: str
     looked_at: Looked = Looked.NEVER
     token: str = field(default_factory=new_token)
+
+    def content_digest(self) -> str:
+        """Return a checksum of all of them."""
+        return f"{google_crc32c.value(np.ascontiguousarray(self.array).tobytes()):08x}"
 
     def read(
         self,

@@ -242,6 +242,12 @@ class ZarrSource(StoredArray, Source):
         """True: they are stored."""
         return True
 
+    def content_digest(self) -> str | None:
+        """Return a digest of the files that hold rows and weights, None if there are none."""
+        own = self.content_name()
+        weights = None if self.weights is None else self.weights.content_digest()
+        return None if own is None else f"{own} {weights}"
+
     def place_of(self, block: BlockRef) -> str:
         """Name the chunk or shard that a block lies in, or the first of them."""
         array = self.open()

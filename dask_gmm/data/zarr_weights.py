@@ -179,6 +179,10 @@ class ZarrWeights(StoredArray, Weights):
         content = self.content_name()
         return None if content is None else (content, self.path, self.axes)
 
+    def content_digest(self) -> str | None:
+        """Return a digest of the files that hold them, None if there are none."""
+        return self.content_name()
+
     def stored_metadata(self) -> tuple[StoredMetadata, ...]:
         """Read the array's metadata anew."""
         return (self.own_metadata(),)

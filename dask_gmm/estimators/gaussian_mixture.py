@@ -332,7 +332,9 @@ class GaussianMixture(FittedMixture):
             The cluster could not do it: `SchedulerLostError`, `NoWorkersError`, `UnitFailedError`.
         """
         with keeping_features(self):
-            place = checkpoint_at(checkpoint, resume, self.storage_options, self.random_state)
+            place = checkpoint_at(
+                checkpoint, resume, self.storage_options, self.random_state, self.missing_chunks
+            )
             self._fit(open_input(self, X, sample_weight, reset=True, checkpoint=place), place)
         return self
 

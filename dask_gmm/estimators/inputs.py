@@ -50,6 +50,7 @@ def checkpoint_at(
     resume: str,
     storage_options: Mapping[str, Any] | None,
     random_state: Any,
+    missing_chunks: str,
 ) -> Checkpoint | None:
     """Where a fit is to commit, None for nowhere.
 
@@ -70,7 +71,7 @@ def checkpoint_at(
     if not place:
         raise InputError("checkpoint is empty: give a path or a URL.")
     options = None if scheme_of(place) in {"file", "local"} else storage_options
-    return Checkpoint(place, options, resume, _draws(random_state))
+    return Checkpoint(place, options, resume, _draws(random_state), missing_chunks)
 
 
 def _draws(random_state: Any) -> int | str | None:

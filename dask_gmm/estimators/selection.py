@@ -168,7 +168,7 @@ def select_gaussian_mixture(
     model._validate_params()
     if n_effective is not None:
         check_n_effective(n_effective)
-    place = checkpoint_at(checkpoint, resume, storage_options, random_state)
+    place = checkpoint_at(checkpoint, resume, storage_options, random_state, missing_chunks)
     source = open_input(model, X, sample_weight, reset=True, checkpoint=place)
     points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
     settings = _fit_settings(model, points[0])

@@ -16,9 +16,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import threading
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -42,7 +43,6 @@ from dask_gmm.mixture.family import CovarianceFamily
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from concurrent.futures import Future
 
     from dask_gmm.data.commits import Commit
     from dask_gmm.data.source import Source
@@ -89,12 +89,14 @@ class Checkpoint:
         Go on if there is something to go on from, refuse to begin anew, or begin anew.
     draws : int, str or None
         What tells the fit's `random_state` from others; None where it was left open.
+    missing_chunks : str
     """
 
     url: str
     storage_options: Mapping[str, Any] | None = None
     resume: str = "auto"
     draws: int | str | None = None
+    missing_chunks: str = "error"
 
 
 @saved
@@ -226,7 +228,7 @@ class Recorder:
     kind : {"fit", "selection"}
     identity : callable
         Returns what must be the same for a commit to be of this fit, as JSON: `data_identity` and
-        `settings_identity`. Asked only if there is a checkpoint.
+        `settings_identity`; and "kernel", which need not be. Asked only if there is a checkpoint.
     notify : Observer
 
     Raises
@@ -243,23 +245,23 @@ class Recorder:
         notify: Observer,
     ) -> None:
         self._notify = notify
-        self._pool: ThreadPoolExecutor | None = None
         self._under_way: Future[CheckpointWritten] | None = None
+        self._latest: Callable[[], CheckpointWritten] | None = None  # to be written next
         self._safe = False  # something is written
         self._slow = False  # it was said that commits take long
+        self._cluttered = False  # and that old ones cannot be deleted
         self._begun = time.perf_counter()
         self._identity: dict[str, Any] = {}
+        self._where: dict[str, str] = {}
         self.progress: Progress | None = None
         self._commits: Commits | None = None
         if checkpoint is not None:
             self._identity = {"kind": kind, **identity()}
+            self._where = {"kernel": self._identity.pop("kernel"), "machine": machine_fingerprint()}
             self._identity["settings"]["random_state"] = checkpoint.draws
+            self._identity["settings"]["missing_chunks"] = checkpoint.missing_chunks
             self._commits = Commits(checkpoint.url, checkpoint.storage_options)
-            try:
-                self._take_up(self._commits, checkpoint.resume)
-            except BaseException:
-                self._end()
-                raise
+            self._take_up(self._commits, checkpoint.resume)
 
     @property
     def active(self) -> bool:
@@ -279,9 +281,9 @@ class Recorder:
         try:
             self.end()
         except CheckpointError as error:
-            if kind is None or not issubclass(kind, KeyboardInterrupt):
+            if kind is None:
                 raise
-            warnings.warn(  # the fit was to stop, and does
+            warnings.warn(  # what ends the fit is on its way
                 f"The checkpoint was not written, the one before still holds: {error}",
                 CheckpointWarning,
                 stacklevel=2,
@@ -289,21 +291,9 @@ class Recorder:
 
     def end(self) -> None:
         """Wait for the last commit, which takes a minute at most."""
-        try:
-            self.settle(_LAST_COMMIT)
-        finally:
-            self._end()
-
-    def _elsewhere(self, act: Callable[[], T]) -> Future[T]:
-        """Have the other thread do what waits for the place; there is one, so in order."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, "dask-gmm-checkpoint")
-        return self._pool.submit(act)
-
-    def _end(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False)
+        deadline = time.monotonic() + _LAST_COMMIT
+        while self.settle(max(0.0, deadline - time.monotonic())) and self._latest is not None:
+            self._begin()
 
     def digest(self, sample: Sample | None, source: Source, backend: Backend) -> str:
         """Return the digest of the sample's rows, or of a few others where there is none.
@@ -329,7 +319,8 @@ class Recorder:
     def save(self, progress: Progress, standing: Standing) -> None:
         """Commit; what was committed before is through, or has failed and is said, by then.
 
-        A commit that takes too long is left to itself, and this one is left out: the fit goes on.
+        A commit that takes too long is left to itself, and the fit goes on; once it is through, the
+        newest that there is by then comes next.
 
         Raises
         ------
@@ -338,14 +329,20 @@ class Recorder:
         FencedError
             Another driver goes on from this checkpoint.
         """
-        if self._commits is None or self._known(progress) or not self.settle(_PATIENCE):
+        if self._commits is None or self._known(progress):
             return
-        commit = partial(self._commit, self._commits, progress, standing)
-        with held():  # or nobody would wait for a commit that has just begun
-            self._under_way = self._elsewhere(commit)
+        self._latest = partial(self._commit, self._commits, progress, standing)
+        if self.settle(0.0 if self._slow else _PATIENCE):
+            self._begin()
         if not self._safe:
             self.settle()
             self._safe = True
+
+    def _begin(self) -> None:
+        assert self._latest is not None
+        with held():  # or nobody would wait for a commit that has just begun
+            latest, self._latest = self._latest, None
+            self._under_way = _elsewhere(latest)
 
     def _known(self, progress: Progress) -> bool:
         """Whether this is where the fit was taken up."""
@@ -359,13 +356,13 @@ class Recorder:
         payload = to_bytes((progress, standing.parameters))
         about = {
             **self._identity,
+            **self._where,
             "passes": len(progress.history),
             "objective": _finite(standing.objective),
             "remaining_gain": _finite(standing.remaining_gain),
             "ended": progress.ended,
             "seconds": progress.seconds,
             "written": time.time(),
-            "machine": machine_fingerprint(),
             "host": platform.node(),
             "pid": os.getpid(),
         }
@@ -398,6 +395,13 @@ class Recorder:
             return True
         self._under_way = None
         self._notify(written)
+        if self._commits and self._commits.undeleted and not self._cluttered:
+            self._cluttered = True
+            warnings.warn(
+                f"Commits that are too old stay in the checkpoint: {self._commits.undeleted}",
+                CheckpointWarning,
+                stacklevel=2,
+            )
         return True
 
     def _warn(self, why: str) -> None:
@@ -416,9 +420,9 @@ class Recorder:
         CheckpointError
         """
         if resume == "never":
-            outcome(self._elsewhere(commits.begin_again))
+            outcome(_elsewhere(commits.begin_again))
             return
-        commit = outcome(self._elsewhere(commits.newest))
+        commit = outcome(_elsewhere(commits.newest))
         for sentence in commits.skipped:
             warnings.warn(sentence, CheckpointWarning, stacklevel=2)
         if commit is None:
@@ -443,14 +447,29 @@ class Recorder:
                 f'and settings, another checkpoint, or resume="never" (--no-resume) to begin anew '
                 f"in its place."
             )
-        if about.get("machine") != machine_fingerprint():
-            warnings.warn(
-                f"The fit in {commits.name} goes on elsewhere than it began ({about['machine']} "
-                f"then, {machine_fingerprint()} now): its last bits may differ from those of a fit "
-                f"that nothing has interrupted.",
-                ResumedElsewhereWarning,
-                stacklevel=2,
-            )
+        for name, here in self._where.items():
+            if about.get(name) != here:
+                warnings.warn(
+                    f"The fit in {commits.name} goes on with another {name} than it began with "
+                    f"({about.get(name)} then, {here} now): its last bits may differ from those of "
+                    f"a fit that nothing has interrupted.",
+                    ResumedElsewhereWarning,
+                    stacklevel=2,
+                )
+
+
+def _elsewhere(act: Callable[[], T]) -> Future[T]:
+    """Have a thread do what waits for the place; nobody waits for it when this process ends."""
+    answer: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            answer.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the answer raises it
+            answer.set_exception(error)
+
+    threading.Thread(target=do, name="dask-gmm-checkpoint", daemon=True).start()
+    return answer
 
 
 def _finite(value: float | None) -> float | None:
@@ -461,7 +480,8 @@ def _finite(value: float | None) -> float | None:
 def data_identity(source: Source) -> dict[str, Any]:
     """What tells a source's data from others without reading them, as JSON.
 
-    Not where they lie: they may have moved. Their metadata are None where there are none.
+    They may have moved: their content is compared where they lie in the same place only. It is
+    None, and so are their metadata, where nothing tells of them.
     """
     return {
         "rows": source.n_rows,
@@ -470,6 +490,8 @@ def data_identity(source: Source) -> dict[str, Any]:
         "weighted": source.weights is not None,
         "chunks": hashlib.sha256(repr(source.grid).encode()).hexdigest(),
         "metadata": source.metadata_digest(),
+        "name": source.name,
+        "content": source.content_digest(),
     }
 
 
@@ -518,13 +540,18 @@ def _probe(source: Source, backend: Backend) -> str:
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any], of: str = "") -> Iterator[str]:
     """Say of each thing that differs what it was and what it is."""
+    moved = then.get("name") != now.get("name")
     for name in [*now, *(name for name in then if of and name not in now)]:
         before, value = then.get(name), now.get(name)
+        if name == "name" or (name == "content" and moved):
+            continue
         if isinstance(value, dict):
             yield from _differences(before if isinstance(before, dict) else {}, value, name)
-        elif before == value or (name == "metadata" and None in (before, value)):
-            continue  # who does not know the metadata cannot say that they differ
+        elif before == value or (name in ("metadata", "content") and None in (before, value)):
+            continue  # who does not know them cannot say that they differ
         elif name in ("metadata", "chunks"):
             yield f"the {name} of the data have changed"
+        elif name == "content":
+            yield "the data have been written to since it began"
         else:
             yield f"{name} was {before!r} and is {value!r}"

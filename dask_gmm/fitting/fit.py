@@ -114,7 +114,11 @@ def fit_mixture(
     notify(_started(source, backend, settings, warm))
 
     def identity() -> dict[str, Any]:
-        return {"data": data_identity(source), "settings": settings_identity(settings, warm)}
+        return {
+            "data": data_identity(source),
+            "settings": settings_identity(settings, warm),
+            "kernel": settings.kernel.name,
+        }
 
     with Recorder(checkpoint, "fit", identity, notify) as recorder:
         found = recorder.progress

@@ -244,6 +244,7 @@ def _identity(source: Source, settings: SelectionSettings) -> dict[str, Any]:
     del asked["n_components"], asked["family"]  # each point has its own
     return {
         "data": data_identity(source),
+        "kernel": settings.fit.kernel.name,
         "settings": {
             **asked,
             "points": [[p.n_components, p.family.name] for p in settings.points],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 import warnings
@@ -257,6 +258,7 @@ def test_seconds_add_up(tmp_path: Path) -> None:
         ({"data": BLOCKS.rechunk((1000, D))}, "the chunks of the data have changed"),
         ({"data": BLOCKS.astype("f4")}, "dtype was '<f8' and is '<f4'"),
         ({"weights": True}, "weighted was False and is True"),
+        ({"missing_chunks": "fill"}, "missing_chunks was 'error' and is 'fill'"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:24],
 )
@@ -280,6 +282,40 @@ def test_other_rows_are_refused(name: str, tmp_path: Path) -> None:
     stopped(name, tmp_path, 2)
     with pytest.raises(CheckpointError, match="other rows"):
         fitted(name, tmp_path, data=BLOCKS + 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["rows on disk", "rows in memory", "weights on disk", "weights"])
+def test_one_value_that_was_written_to_is_seen(kind: str, tmp_path: Path) -> None:
+    """Of files by their times, of memory by a checksum; a copy elsewhere goes on."""
+    rows, weights, place = X.copy(), W.copy(), tmp_path / "c"
+    here, there, beside = (str(tmp_path / name) for name in ("x.zarr", "y.zarr", "w.zarr"))
+    zarr.create_array(here, data=rows, chunks=(500, D))
+    zarr.create_array(beside, data=weights, chunks=(500,))
+    shutil.copytree(here, there)
+    data: Any = rows if kind == "rows in memory" else here
+    given = {"weights on disk": beside, "weights": weights}.get(kind)
+
+    def fit(data: Any, place: Path, *watch: Watch) -> None:
+        settings: dict[str, Any] = {"tol": 0.0, "max_iter": 4, "random_state": 0, "init_size": 50}
+        gm = GaussianMixture(K, **settings, acceleration=None, callbacks=list(watch))
+        gm.fit(data, sample_weight=given, checkpoint=place)
+
+    with pytest.raises(StoppedError):
+        fit(data, place, Watch(2))
+    if data is here:
+        shutil.copytree(place, tmp_path / "d")
+        fit(there, tmp_path / "d", watch := Watch())
+        assert watch.passes[0] == 2
+    time.sleep(0.02)  # the clock of a file system is coarse
+    array: Any = {
+        "rows on disk": zarr.open_array(here, mode="r+"),
+        "rows in memory": rows,
+        "weights on disk": zarr.open_array(beside, mode="r+"),
+        "weights": weights,
+    }[kind]
+    array[1234] = array[1235]
+    with pytest.raises(CheckpointError, match="the data have been written to since it began"):
+        fit(data, place)
 
 
 def test_metadata_of_a_store_that_have_changed_are_refused(tmp_path: Path) -> None:
@@ -322,6 +358,35 @@ def test_arguments_that_make_no_sense(arguments: dict[str, Any], said: str) -> N
         GaussianMixture(K).fit(X, **arguments)
     with pytest.raises(InputError, match=said):
         select_gaussian_mixture(X, 2, **arguments)
+
+
+def test_another_kernel_is_said(tmp_path: Path) -> None:
+    stopped("plain", tmp_path, 3)
+    with pytest.warns(ResumedElsewhereWarning, match="another kernel .* reference now"):
+        fitted("plain", tmp_path, kernel="reference")
+
+
+def test_old_commits_that_cannot_be_deleted_are_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Commits, "_delete", lambda *_: "a could not be deleted: forbidden.")
+    with pytest.warns(CheckpointWarning, match="stay in the checkpoint: a could not be") as told:
+        fitted("plain", tmp_path)
+    assert len([w for w in told if w.category is CheckpointWarning]) == 1
+
+
+def test_an_interrupt_is_not_replaced_by_what_the_place_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "Commits", Failing)
+    monkeypatch.setattr(Failing, "first", 1)
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, PassFinished) and event.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.warns(CheckpointWarning), pytest.raises(KeyboardInterrupt):
+        fitted("plain", tmp_path, callbacks=[interrupt])
 
 
 def test_another_machine_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
