@@ -24,8 +24,10 @@ import zarr
 from zarr.core.sync import sync
 
 from dask_gmm.data.atomic_replace import holds_only_rests, settle, sweep
+from dask_gmm.data.bounded_codecs import bounded
 from dask_gmm.data.checked_store import first_line
 from dask_gmm.data.output_array import put_document
+from dask_gmm.data.stored_array import metadata_document
 from dask_gmm.data.stores import probe_store, store_spec, writable_store
 from dask_gmm.data.urls import check_options, join_url, normalize_url, scheme_of
 from dask_gmm.errors import (
@@ -278,7 +280,9 @@ def _read(group: zarr.Group, key: str) -> NDArray[np.float64]:
     codecs = {str(codec.to_dict()["name"]) for codec in array.metadata.codecs}
     if array.dtype != np.float64 or not codecs <= _CODECS:
         raise TypeError(f"{key} is stored as {array.dtype} with {', '.join(sorted(codecs))}")
-    return np.asarray(array[...], dtype=np.float64)
+    document: Any = bounded(metadata_document(array))
+    stopping = zarr.Array(zarr.AsyncArray(document, array.store_path))
+    return np.asarray(stopping[...], dtype=np.float64)
 
 
 def _open_group(

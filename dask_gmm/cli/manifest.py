@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from dask_gmm.cli.session import Session
-    from dask_gmm.data.manifest import Manifest
+    from dask_gmm.data.manifest import Difference, Manifest
     from dask_gmm.data.stored_objects import StoredArrayObjects
 
 __all__ = ["manifest"]
 
-_LISTED = 1000  # differences that --json lists
+_LISTED = 1000  # differences that are named
 _REPORT_EVERY = 0.1
 
 
@@ -185,19 +185,15 @@ def _verify(
 
     begun = time.perf_counter()
     counts = dict.fromkeys(_WORDS, 0)
-    listed: list[dict[str, str]] = []
+    listed: list[Difference] = []
     with (
         opened_from(url, options_for(url, options) or None) as found,
         _progress(session, found.total.objects) as report,
     ):
         for difference in found.differences(stored, report):
             counts[difference.kind] += 1
-            if session.json:
-                listed += [vars(difference)] if len(listed) < _LISTED else []
-            else:
-                place = repr(difference.key) if difference.key else stored.name
-                line = f"{_WORDS[difference.kind]}: {place} ({difference.detail})"
-                session.out.print(line, markup=False, soft_wrap=True)
+            if len(listed) < _LISTED:
+                listed.append(difference)
     seconds = time.perf_counter() - begun
     wrong = sum(counts.values())
     if session.json:
@@ -211,11 +207,17 @@ def _verify(
                 "bytes": found.total.size,
                 **counts,
                 "extra": None if stored.unlisted else counts["extra"],
-                "differences": listed,
+                "differences": [vars(difference) for difference in listed],
                 "seconds": seconds,
             }
         )
     else:
+        for difference in listed:
+            place = repr(difference.key) if difference.key else stored.name
+            line = f"{_WORDS[difference.kind]}: {place} ({difference.detail})"
+            session.out.print(line, markup=False, soft_wrap=True)
+        if wrong > len(listed):
+            session.out.print(f"… and {wrong - len(listed):,} more")
         _conclude(session, stored, found, counts, seconds)
     return FAILED if wrong else DONE
 

@@ -110,12 +110,13 @@ def restore(path: str) -> None:
     """Mend what a process has left that died while it replaced `path`.
 
     Its old output goes back where nothing has taken its place, and is deleted where something has.
+    Nothing happens while a process holds a claim: it may be between the two steps.
     """
     place = _resolved(path)
     for old in _siblings(place, "old"):
         if os.path.lexists(place):
             remove(str(old))
-        else:
+        elif not any(_is_claimed(str(copy)) for copy in _siblings(place, "partial")):
             old.rename(place)
 
 
@@ -225,6 +226,16 @@ class Claim:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _is_claimed(path: str) -> bool:
+    try:
+        Claim(path).release()
+    except BlockingIOError:
+        return True
+    except OSError:  # it is gone by now
+        return False
+    return False
 
 
 def _exchange(one: str, other: str) -> bool:

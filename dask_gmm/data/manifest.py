@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import ObjectStore
@@ -67,6 +68,7 @@ FORMAT = 1
 #: So many in a row that cannot be read, and it is the store.
 MOST_UNREADABLE = 20
 _BATCH = 4096
+_HEAD = 64  # bytes that tell a manifest from anything else
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -328,7 +330,7 @@ def written_to(
     Raises
     ------
     OutputExistsError
-        Something is there, and is not to be overwritten.
+        A manifest is there, and is not to be overwritten; or something else is there.
     StoreError
         It cannot be written there.
     """
@@ -349,9 +351,9 @@ def written_to(
     parent, name = _parted(url)
     store = writable_store(parent, options)
     with _writing(url):
-        taken = not overwrite and sync(store.exists(name))
-    if taken:
-        raise _exists(url)
+        if sync(store.exists(name)):
+            head = sync(store.get(name, default_buffer_prototype(), RangeByteRequest(0, _HEAD)))
+            _check_replaceable(b"" if head is None else head.to_bytes(), url, overwrite=overwrite)
     with tempfile.TemporaryFile() as file:
         yield file
         file.seek(0)
@@ -402,16 +404,24 @@ def opened_from(url: str, options: Mapping[str, Any] | None = None) -> Iterator[
 def _check_local(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise OutputExistsError(f"{path} is a directory: give the name of a file in it.")
-    if path.exists() and not overwrite:
-        raise _exists(str(path))
+    if path.exists():
+        with path.open("rb") as file:
+            _check_replaceable(file.read(_HEAD), str(path), overwrite=overwrite)
     if not path.parent.is_dir():
         raise StoreError(f"{path} cannot be written: there is no folder {path.parent}.")
 
 
-def _exists(url: str) -> OutputExistsError:
-    return OutputExistsError(
-        f"{url} exists already: pass overwrite=True (--overwrite) or choose another place."
-    )
+def _check_replaceable(head: bytes, url: str, *, overwrite: bool) -> None:
+    """Refuse to replace what begins with `head`, unless it is a manifest that may be."""
+    if not head.startswith(b'{"dask_gmm_manifest":'):
+        raise OutputExistsError(
+            f"{url} is there already, is no manifest, and will not be replaced by one: choose "
+            f"another place."
+        )
+    if not overwrite:
+        raise OutputExistsError(
+            f"{url} exists already: pass overwrite=True (--overwrite) or choose another place."
+        )
 
 
 def _parted(url: str) -> tuple[str, str]:

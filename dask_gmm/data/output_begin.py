@@ -6,10 +6,10 @@ path only then: until `Output.finish` it is written beside it, and what it repla
 Object stores cannot rename, so there an output is written in place. The first thing that happens
 to one that may be overwritten is that its metadata call it incomplete.
 
-Two runs: on a local disk the second is refused while the first is alive. In an object store the
-second goes on with the first one's output where both would write the same bytes, which harms
-neither; else it is refused, or where it was told to begin anew the first ends with an error when it
-writes next, within a second.
+Two runs: on a local disk the second is refused while the first is alive. In an object store, or on
+a file system without locks (NFS has none for directories), the second goes on with the first one's
+output where both would write the same bytes, which harms neither; else it is refused, or where it
+was told to begin anew the first ends with an error when it writes next, within a second.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.zarr_source import ZarrSource
-from dask_gmm.errors import InputError
+from dask_gmm.errors import IncompletePassError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,7 @@ __all__ = [
     "Recipe",
     "attributes_of_output",
     "check_complete",
+    "check_unchanged",
     "is_incomplete",
     "recipe_in",
     "recipe_of",
@@ -133,6 +134,24 @@ def recipe_of(
         parts["metadata"] = _digest(repr(source.content_token()))
         return Recipe(parts, exact=False)
     return Recipe(parts, exact=False, comparable=False)
+
+
+def check_unchanged(recipe: Recipe, source: Source) -> None:
+    """Refuse to call an output complete if its data have changed since its recipe was made.
+
+    Seen where the recipe is exact: else their metadata, which each pass looks at, are all there is.
+
+    Raises
+    ------
+    IncompletePassError
+    """
+    if not recipe.exact or not isinstance(source, ZarrSource):
+        return
+    if source.content_name() != recipe.parts["content"]:
+        raise IncompletePassError(
+            f"{source.name} was written to while its rows were read, so no output is all of one "
+            f'piece. Once nothing writes there, begin it anew with resume="never" (--no-resume).'
+        )
 
 
 def attributes_of_output(recipe: Mapping[str, Any] | None, *, complete: bool) -> dict[str, Any]:

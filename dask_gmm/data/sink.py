@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -97,11 +98,17 @@ class BlockWriter:
         StoreError
             Somebody has begun another one in its place, or has removed it.
         """
-        recipe = recipe_in(read_attributes(self.place, self.options) or {})
-        if recipe is None or Recipe(recipe).digest != self.mark:
+        attributes = read_attributes(self.place, self.options)
+        if attributes is None:
             raise StoreError(
-                f"{self.url} is no longer written by this run: another has begun it anew, or "
-                f"somebody has removed what was written so far. Let one run at a time write it."
+                f"What this run has written of {self.url} is not at {self.place} as seen from "
+                f"{socket.gethostname()}: somebody has removed it, or that is a disk of one "
+                f"machine and not of all that work. Give a place that all of them see."
+            )
+        if Recipe(recipe_in(attributes) or {}).digest != self.mark:
+            raise StoreError(
+                f"{self.url} is no longer written by this run: another has begun it anew. Let one "
+                f"run at a time write it."
             )
 
 
@@ -203,6 +210,8 @@ class Output:
     ----------
     writer : BlockWriter
         What tasks write with.
+    recipe : Recipe
+        What it is made of.
     blocks : tuple of int or None
         Those of the source that are to be computed; None for all of them.
     n_finished : int
@@ -223,7 +232,7 @@ class Output:
     ) -> None:
         self.writer = writer
         self.complete = complete
-        self._recipe = recipe
+        self.recipe = recipe
         self._claim = claim
         self._overwrite = overwrite
         self.n_finished = len(finished) - len(writer.witnesses)
@@ -256,7 +265,7 @@ class Output:
         """
         writer = self.writer
         document = json.loads(writer.metadata)
-        document["attributes"] = attributes_of_output(self._recipe.parts, complete=True)
+        document["attributes"] = attributes_of_output(self.recipe.parts, complete=True)
         try:
             writer.check_mine()
             self._check_blocks(document)
@@ -279,7 +288,8 @@ class Output:
         if lost > 0 and 0 not in document["shape"]:
             raise StoreError(
                 f"{lost:,} blocks of {self.writer.url} were written and are not there: something "
-                f"deletes them. Run it again, which writes those alone."
+                f"deletes them, or not all that work see the same disk. Run it again, which writes "
+                f"those alone."
             )
 
     def _leave(self) -> None:

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.output_begin import begin_output, output_chunks
-from dask_gmm.data.provenance import recipe_of
+from dask_gmm.data.provenance import check_unchanged, recipe_of
 from dask_gmm.data.source import NumpySource
 from dask_gmm.data.weights import no_weight
 from dask_gmm.errors import InputError
@@ -214,6 +214,8 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             Something is there that may not be replaced, or another process is writing it.
         InputError (a ValueError)
             The output is the input, or what was begun there is another one.
+        IncompletePassError
+            The data were changed while they were read.
         StoreError
             The output cannot be written. What was finished is kept.
         """
@@ -264,6 +266,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             return
         if output.blocks is None or output.blocks:
             self._run(source, job, output.blocks)
+        check_unchanged(output.recipe, source)
         output.finish()
 
     def score(self, X: Any, y: object = None, sample_weight: Any = None) -> float:

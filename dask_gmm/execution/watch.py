@@ -8,7 +8,7 @@ data: no likelihood rises any more, and nothing says why. So two things are look
   the last, though looking takes no more than a hundredth of the time;
 - the rows of some blocks, the *witnesses*, by the tasks that read them in any case: a checksum of
   up to 32 KiB of each, from its beginning to its end. One block in sixteen is a witness, and no
-  more than 64 are, so that it costs less than a hundredth of a pass however small blocks are.
+  more than 32 are, so that it costs less than a hundredth of a pass however small blocks are.
 
 Data that are all written anew are found out by that. A few values that somebody changes in place
 are found only if they lie in what is looked at.
@@ -40,10 +40,10 @@ __all__ = ["Watch", "WatchedJob", "digest_of_rows"]
 
 #: One block in so many is a witness, and no more than this.
 BLOCKS_PER_WITNESS = 16
-MOST_WITNESSES = 64
+MOST_WITNESSES = 32
 #: A witness is looked at in so many places, at so many bytes in each.
-PLACES = 8
-PLACE_BYTES = 4096
+PLACES = 4
+PLACE_BYTES = 8192
 #: The part of the time that may go into looking at metadata.
 SHARE = 0.01
 #: Pauses (seconds, jittered) before the metadata are asked for again.
@@ -92,7 +92,7 @@ class Watch:
             return job
         source = self._source
         witnesses = {
-            index: _Witness(source.place_of(source.block(index)), self._digests.get(index))
+            index: _Witness(index, source.place_of(source.block(index)), self._digests.get(index))
             for index in chosen
         }
         looked_at = min(PLACES * PLACE_BYTES, source.block_bytes)
@@ -206,10 +206,27 @@ def digest_of_rows(rows: Rows) -> int:
 
 @dataclass(frozen=True)
 class _Witness:
-    """Where a block lies, and the digest of its rows if it was seen before."""
+    """A block, where it lies, and the digest of its rows if it was seen before."""
 
+    index: int
     place: str
     digest: int | None
+
+    def of(self, rows: Rows) -> tuple[int, int]:
+        """Return the block's index and digest.
+
+        Raises
+        ------
+        DataChangedError
+            It was seen before, and is another now.
+        """
+        found = digest_of_rows(rows)
+        if self.digest is not None and found != self.digest:
+            raise DataChangedError(
+                f"{self.place} was rewritten while it was being read: its rows are not those of an "
+                f"earlier pass. Use a copy that nothing writes to."
+            )
+        return self.index, found
 
 
 @dataclass(frozen=True)
@@ -244,9 +261,17 @@ class WatchedJob(Generic[T]):
     known: bool
     looked_at: int
 
-    def open(self) -> OpenWatchedJob[T]:
-        """Open the other job."""
-        return OpenWatchedJob(self.job.open(), self.witnesses, self.known)
+    def open(self) -> OpenJob[Any]:
+        """Open the other job, and look at the witnesses before it does."""
+        job, witnesses, known = self.job.open(), self.witnesses, self.known
+
+        def of_block(rows: Rows, block: BlockRef) -> T | _Seen[T]:  # of each: it takes no time
+            if block.index in witnesses:
+                digest = witnesses[block.index].of(rows)
+                return job(rows, block) if known else _Seen(job(rows, block), (digest,))
+            return job(rows, block) if known else _Seen(job(rows, block), ())
+
+        return of_block
 
     @property
     def value_bytes(self) -> int:
@@ -257,33 +282,3 @@ class WatchedJob(Generic[T]):
     def workspace_bytes(self) -> int:
         """Bytes one call needs beside the block; the witness is looked at before the job begins."""
         return max(self.job.workspace_bytes, self.looked_at)
-
-
-@dataclass(frozen=True)
-class OpenWatchedJob(Generic[T]):
-    """A `WatchedJob` with the other job open."""
-
-    job: OpenJob[T]
-    witnesses: Mapping[int, _Witness]
-    known: bool
-
-    def __call__(self, rows: Rows, block: BlockRef) -> T | _Seen[T]:
-        """Return the other job's value.
-
-        Raises
-        ------
-        DataChangedError
-            The block was seen before, and is another now.
-        """
-        witness = self.witnesses.get(block.index)
-        if witness is None:
-            value = self.job(rows, block)
-            return value if self.known else _Seen(value, ())
-        found = digest_of_rows(rows)
-        if witness.digest is not None and found != witness.digest:
-            raise DataChangedError(
-                f"{witness.place} was rewritten while it was being read: its rows are not those of "
-                f"an earlier pass. Use a copy that nothing writes to."
-            )
-        value = self.job(rows, block)
-        return value if self.known else _Seen(value, ((block.index, found),))

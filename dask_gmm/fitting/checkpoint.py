@@ -68,8 +68,8 @@ RESUME = ("auto", "must", "never")
 
 # Rows and blocks that are looked at again where a fit has no sample: enough to see other data.
 _PROBED_ROWS, _PROBED_BLOCKS = 4096, 8
-# Seconds that a fit which is being interrupted waits for its last commit.
-_LAST_COMMIT = 60.0
+# Seconds that a fit waits for a commit when it could commit again, and when it ends.
+_PATIENCE, _LAST_COMMIT = 10.0, 60.0
 
 T = TypeVar("T")
 
@@ -246,6 +246,7 @@ class Recorder:
         self._pool: ThreadPoolExecutor | None = None
         self._under_way: Future[CheckpointWritten] | None = None
         self._safe = False  # something is written
+        self._slow = False  # it was said that commits take long
         self._begun = time.perf_counter()
         self._identity: dict[str, Any] = {}
         self.progress: Progress | None = None
@@ -257,7 +258,7 @@ class Recorder:
             try:
                 self._take_up(self._commits, checkpoint.resume)
             except BaseException:
-                self._end()
+                self._leave()
                 raise
 
     @property
@@ -275,21 +276,21 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._pool is None:
-            return
         try:
-            self.settle(_LAST_COMMIT)
-        except (CheckpointError, TimeoutError) as error:
+            self.end()
+        except CheckpointError as error:
             if kind is None or not issubclass(kind, KeyboardInterrupt):
                 raise
-            warnings.warn(  # the fit was to stop, and does
-                f"The checkpoint was not written, the one before still holds: "
-                f"{error or f'it took more than {_LAST_COMMIT:.0f} s.'}",
-                CheckpointWarning,
-                stacklevel=2,
-            )
+            self._warn(str(error))  # the fit was to stop, and does
         finally:
-            self._end()
+            self._leave()
+
+    def end(self) -> None:
+        """Wait for the last commit, which takes a minute at most."""
+        if self._pool is None:
+            return
+        self.settle(_LAST_COMMIT)
+        self._leave()
 
     def _elsewhere(self, act: Callable[[], T]) -> Future[T]:
         """Have the other thread do what waits for the place; there is one, so in order."""
@@ -297,9 +298,10 @@ class Recorder:
             self._pool = ThreadPoolExecutor(1, "dask-gmm-checkpoint")
         return self._pool.submit(act)
 
-    def _end(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False)
+    def _leave(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
 
     def digest(self, sample: Sample | None, source: Source, backend: Backend) -> str:
         """Return the digest of the sample's rows, or of a few others where there is none.
@@ -325,6 +327,8 @@ class Recorder:
     def save(self, progress: Progress, standing: Standing) -> None:
         """Commit; what was committed before is through, or has failed and is said, by then.
 
+        A commit that takes too long is left to itself, and this one is left out: the fit goes on.
+
         Raises
         ------
         CheckpointError
@@ -332,9 +336,8 @@ class Recorder:
         FencedError
             Another driver goes on from this checkpoint.
         """
-        if self._commits is None or self._known(progress):
+        if self._commits is None or self._known(progress) or not self.settle(_PATIENCE):
             return
-        self.settle()
         commit = partial(self._commit, self._commits, progress, standing)
         with held():  # or nobody would wait for a commit that has just begun
             self._under_way = self._elsewhere(commit)
@@ -368,26 +371,41 @@ class Recorder:
         took = time.perf_counter() - begun
         return CheckpointWritten(commits.name, number, len(progress.history), len(payload), took)
 
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait for the commit under way and say what came of it."""
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait for the commit under way and say what came of it; False if it still is under way.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait.
+        """
         if self._under_way is None:
-            return
+            return True
         try:
-            written = outcome(self._under_way, timeout)
-        except (CheckpointError, TimeoutError) as error:
+            self._notify(outcome(self._under_way, timeout))
+        except FencedError:
             self._under_way = None
-            if isinstance(error, FencedError) or not self._safe:
+            raise
+        except TimeoutError:
+            if not self._slow:
+                self._slow = True
+                self._warn(f"it takes more than {timeout:.0f} s, and may yet come to an end.")
+            return False
+        except CheckpointError as error:
+            self._under_way = None
+            if not self._safe:
                 raise
-            why = str(error) or f"it took more than {timeout:.0f} s."
-            warnings.warn(
-                f"The checkpoint was not written, the one before still holds and the fit goes on "
-                f"without: {why}",
-                CheckpointWarning,
-                stacklevel=2,
-            )
-        else:
-            self._under_way = None
-            self._notify(written)
+            self._warn(str(error))
+        self._under_way = None
+        return True
+
+    def _warn(self, why: str) -> None:
+        warnings.warn(
+            f"The checkpoint was not written, the one before still holds and the fit goes on "
+            f"without: {why}",
+            CheckpointWarning,
+            stacklevel=2,
+        )
 
     def _take_up(self, commits: Commits, resume: str) -> None:
         """Find where to go on, and compare whose it is.

@@ -152,7 +152,7 @@ def fit_mixture(
                 at_rest=at_rest,
             )
             results = [fitting.finish(end) for end in ends]
-        recorder.settle()
+        recorder.end()
     # Of the last pass a fit says what it leaves to gain, which is known when it has finished.
     _tell_last([result.judgements for result in results], notify)
     best = best_result(results)

@@ -229,7 +229,7 @@ def select_mixture(
                 _point_result(p, contest, state, clock.seconds, sample.accelerations[p])
                 for p in settings.points
             )
-        recorder.settle()
+        recorder.end()
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most, weighted=source.weights is not None)
     winner = _winner(results, settings.criterion)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.cli.conftest import program, write
+from tests.cli.conftest import write
 from tests.object_store import object_store  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
@@ -53,6 +53,22 @@ def test_write_and_verify(rows: Path, run: Run) -> None:
         assert line in differs.stdout
 
 
+def test_many_differences_are_counted(
+    rows: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask_gmm.cli.manifest._LISTED", 2)
+    place = rows.with_name("x.manifest")
+    assert run("manifest", rows, "-o", place).exit_code == 0
+    for i in range(5):
+        (rows / f"c/{i}/0").unlink()
+    done = run("manifest", rows, "--verify", place)
+    assert done.stdout.count("missing: 'c/") == 2
+    assert "… and 3 more" in done.stdout
+    assert "5 missing" in done.stdout
+    told = json.loads(run("manifest", rows, "--verify", place, "--json").stdout)
+    assert (told["missing"], len(told["differences"])) == (5, 2)
+
+
 def test_as_json(rows: Path, run: Run) -> None:
     place = rows.with_name("x.manifest")
     made = json.loads(run("manifest", rows, "-o", place, "--json").stdout)
@@ -69,12 +85,12 @@ def test_as_json(rows: Path, run: Run) -> None:
     assert told["bytes"] == made["bytes"]
 
 
-def test_without_a_place_it_goes_to_stdout(rows: Path) -> None:
-    done = program("manifest", rows, "-q")
-    assert done.returncode == 0, done.stderr
+def test_without_a_place_it_goes_to_stdout(rows: Path, run: Run) -> None:
+    done = run("manifest", rows, "-q")
+    assert done.exit_code == 0, done.stderr
     rows.with_name("x.manifest").write_text(done.stdout)
     assert json.loads(done.stdout.splitlines()[0])["array"] == str(rows)
-    assert program("manifest", rows, "--verify", rows.with_name("x.manifest")).returncode == 0
+    assert run("manifest", rows, "--verify", rows.with_name("x.manifest")).exit_code == 0
 
 
 def test_chunks_that_are_not_stored_are_told_of(rows: Path, run: Run) -> None:
@@ -92,7 +108,12 @@ MISTAKES = {
     "a folder as manifest": ("manifest {}/x.zarr --verify {}", 1, "is a directory"),
     "no manifest": ("manifest {}/x.zarr --verify {}/x.zarr/zarr.json", 1, "is no manifest"),
     "cut off": ("manifest {}/x.zarr --verify {}/cut", 1, "cut off"),
-    "it exists": ("manifest {}/x.zarr -o {}/cut", 1, "--overwrite"),
+    "it exists": ("manifest {}/x.zarr -o {}/cut", 1, "pass --overwrite"),
+    "it is something else": (
+        "manifest {}/x.zarr -o {}/letter --overwrite",
+        1,
+        "will not be replaced",
+    ),
     "into the array": ("manifest {}/x.zarr -o {}/x.zarr/m", 1, "would destroy the input"),
     "no such folder": ("manifest {}/x.zarr -o {}/no/m", 1, "there is no folder"),
     "both": ("manifest {}/x.zarr -o {}/m --verify {}/cut", 2, "give either"),
@@ -110,6 +131,7 @@ def test_a_mistake_gets_a_sentence(name: str, rows: Path, run: Run) -> None:
     for member in "ab":
         group.create_array(member, data=np.ones((4, 2)))
     (folder / "cut").write_text('{"dask_gmm_manifest":1,"array":"x","metadata":null}\n')
+    (folder / "letter").write_text("dear mother")
     before = sorted(folder.rglob("*"))
     done = run(*line.format(*[folder] * 3).split(), "-q")
     assert done.exit_code == code, done.output

@@ -23,6 +23,7 @@ from dask_gmm.errors import (
 from dask_gmm.execution import LocalBackend, PassProgress, plan_pass
 from dask_gmm.execution.cluster import ClusterBackend
 from dask_gmm.execution.tree import root_level
+from dask_gmm.rows import Rows
 from tests.execution.fakes import (
     ExpressionJob,
     FailingJob,
@@ -187,8 +188,23 @@ def test_rows_that_went_missing_are_noticed(backend: Backend) -> None:
             return rows.take(slice(-1)) if block.index == 1 else rows
 
     source = _Shrunk(fake(4, 4, 4).grid)
-    with pytest.raises(IncompletePassError, match=r"read 11 rows .* where 12 rows"):
+    missing = r"read 11 rows .* where 12 rows in 3 blocks were expected: 1 rows missing"
+    with pytest.raises(IncompletePassError, match=missing):
         backend.run(plan_pass(source, n_threads=2), SumJob())
+
+
+def test_rows_that_are_left_out_do_not_go_missing(backend: Backend) -> None:
+    class _Weighted(FakeSource):
+        def read(self, block: Any) -> Any:
+            rows = super().read(block)
+            # Of the second block a row has weight zero; of the first one was lost.
+            return Rows(rows.values[1:], np.ones(3), np.arange(1, 4), left_out=block.index)
+
+    source = _Weighted(fake(4, 4).grid)
+    with pytest.raises(IncompletePassError, match="1 rows missing"):
+        backend.run(plan_pass(source, n_threads=2), SumJob())
+    result = backend.run(plan_pass(source, n_threads=2, blocks=[1]), SumJob())
+    assert result.rows == 4
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_read(

@@ -250,8 +250,9 @@ def test_a_later_format() -> None:
 
 def test_where_manifests_lie(tmp_path: Path) -> None:
     path = tmp_path / "x.manifest"
+    old, new = (b'{"dask_gmm_manifest":1,"array":"%s"}' % name for name in (b"old", b"new"))
     with written_to(str(path)) as file:
-        file.write(b"old")
+        file.write(old)
     with pytest.raises(OutputExistsError, match="exists already"), written_to(str(path)):
         pass
 
@@ -262,11 +263,17 @@ def test_where_manifests_lie(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         break_off()
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == old
     with written_to(f"file://{path}", overwrite=True) as file:
-        file.write(b"new")
-    assert path.read_bytes() == b"new"
+        file.write(new)
+    assert path.read_bytes() == new
     assert [f.name for f in tmp_path.iterdir()] == ["x.manifest"]
+    (tmp_path / "letter").write_text("dear mother")
+    with (
+        pytest.raises(OutputExistsError, match="will not be replaced"),
+        written_to(str(tmp_path / "letter"), overwrite=True),
+    ):
+        pass
     for url, error in (
         (tmp_path, OutputExistsError),
         (tmp_path / "nowhere/x", StoreError),

@@ -306,6 +306,12 @@ def test_a_process_that_dies_while_it_replaces_the_old_output(
         whole(place, source, overwrite=True)
     assert not Path(place.url).exists()
     monkeypatch.setattr(Path, "rename", original)
+    (copy,) = (str(p) for p in tmp_path.iterdir() if p.name.endswith(".partial"))
+    claim = atomic_replace.Claim(copy)  # as while the process is alive, between the two steps
+    with pytest.raises(OutputExistsError, match="is being written by another process"):
+        begin(place, source, resume="never")
+    claim.release()
+    assert not Path(place.url).exists()
     with pytest.raises(OutputExistsError, match="already exists"):
         begin(place, source)
     assert place.objects() == old
@@ -364,6 +370,20 @@ def test_chunks_that_a_machine_may_have_lost_are_looked_at(
     os.utime(chunk, (1e9, 1e9))  # long before the others: on the disk when the machine went down
     with begin(place, source) as output:
         assert output.n_finished == 4
+
+
+def test_what_is_removed_while_it_is_written_is_not_written_into(
+    place: Place, source: Source
+) -> None:
+    with begin(place, source) as output:
+        writer = output.writer.open()
+        if place.url.startswith("/"):
+            shutil.rmtree(output.writer.place)
+        else:
+            sync(place.store.delete("zarr.json"))
+        with pytest.raises(StoreError, match=r"is not at .*somebody has removed it"):
+            writer.write(source.block(0), np.zeros(4))
+        assert place.objects() == {}
 
 
 # -- two at a time ---------------------------------------------------------------------------------

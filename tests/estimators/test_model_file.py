@@ -10,10 +10,12 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+import zstandard
 
 import dask_gmm.model_file
 from dask_gmm import GaussianMixture
 from dask_gmm.errors import InputError, ModelFileError, OutputExistsError, StoreError
+from tests.memory import peak_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,6 +161,18 @@ def test_damaged_documents_and_chunks_are_refused(
         place.write_bytes(junk)
         with pytest.raises((ModelFileError, StoreError)):
             GaussianMixture.load(path)
+
+
+def test_a_chunk_that_is_a_bomb_takes_no_memory(fitted: GaussianMixture, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "m.zarr")
+    chunk = next(f for f in (arrays_of(tmp_path / "m.zarr") / "means/c").rglob("*") if f.is_file())
+    chunk.write_bytes(zstandard.compress(bytes(2**26)))
+
+    def refused() -> None:
+        with pytest.raises(ModelFileError):
+            GaussianMixture.load(tmp_path / "m.zarr")
+
+    assert peak_of(refused, 2**22) < 2**22
 
 
 def test_numpy_settings_survive(tmp_path: Path) -> None:

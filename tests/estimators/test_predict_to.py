@@ -12,7 +12,7 @@ import zarr
 
 from dask_gmm import GaussianMixture
 from dask_gmm.data.sink import OpenBlockWriter
-from dask_gmm.errors import InputError, StoreError
+from dask_gmm.errors import IncompletePassError, InputError, StoreError
 from dask_gmm.fitting.events import OutputResumed, PassAdvanced
 from tests.remedies import advised
 
@@ -150,6 +150,27 @@ def test_an_unusable_row_leaves_what_is_finished(
     array[477] = ROWS[477]
     assert resumed(model, url, output) == (7, 13), "nine were finished, of which two are compared"
     np.testing.assert_array_equal(zarr.open_array(output)[...], model.predict(ROWS))
+
+
+def test_data_that_change_while_they_are_read(
+    model: GaussianMixture, x: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "y.zarr"
+
+    def write(event: Any) -> None:
+        if isinstance(event, PassAdvanced):
+            zarr.open_array(x)[0, 0] = 7.0
+
+    model.set_params(callbacks=[write])
+    try:
+        with pytest.raises(IncompletePassError, match=r"was written to while .*--no-resume"):
+            model.predict_to(x, output)
+    finally:
+        model.set_params(callbacks=None)
+    assert not output.exists()
+    with pytest.raises(InputError, match="the data have been written to since"):
+        model.predict_to(x, output)
+    assert resumed(model, x, output, resume="never") == (0, N_BLOCKS)
 
 
 def test_the_old_output_is_there_until_the_new_one_is(

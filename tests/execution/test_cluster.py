@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
-from distributed import Client, LocalCluster
+from distributed import Client, Future, LocalCluster
 
 from dask_gmm.data.source import open_source
 from dask_gmm.errors import ClusterError, InputError, MemoryPlanError, MixedClusterWarning
@@ -272,6 +272,32 @@ def test_only_what_a_lost_node_needs_is_sent_again() -> None:
     assert all(task.dependencies <= known for task in again.values())
     chosen = plan_pass(open_source(x), n_threads=2, unit_level=1, blocks=[5])
     assert len(graph.pass_graph(chosen, shape, runner, [0]).tasks) < len(again)
+
+
+@pytest.mark.parametrize("kind", ["plain", "persisted", "persisted in part", "weighted"])
+def test_a_second_attempt_shares_no_task_with_the_first(
+    kind: str, client: Client, tmp_path: Path
+) -> None:
+    """It finds the blocks that are there already all the same: no graph makes them."""
+    x = da.from_array(np.random.default_rng(0).normal(size=(64, 3)), chunks=(8, 3)) + 1.0
+    if kind == "persisted in part":
+        x = da.concatenate([client.persist(x[:32]), x[32:]]) * 2.0
+    x = client.persist(x) if kind == "persisted" else x * 2.0
+    source = weighted_by("Dask", tmp_path) if kind == "weighted" else open_source(x)
+    plan = plan_pass(source, n_threads=2, unit_level=1)
+    shape = graph.tree_shape(plan, SumJob())
+    runner = graph.make_runner(plan, SumJob(), "topic", "token")
+    first = graph.pass_graph(plan, shape, runner, range(4))
+    again = graph.pass_graph(plan, shape, runner, range(4), anew=True)
+    kept = {key for key, task in first.tasks.items() if isinstance(task, Future)}
+    assert set(first.tasks) & set(again.tasks) == kept
+    assert bool(kept) == (kind == "persisted")
+    assert len(first.tasks) == len(again.tasks)
+    results = []
+    for built in (first, again):
+        values = client.get(built.submission(), list(built.outputs))
+        results.append([value.value for value in values])
+    assert results[0] == results[1]
 
 
 def test_a_unit_that_could_not_be_read_is_tried_on_a_worker_once_more(

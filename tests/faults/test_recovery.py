@@ -10,12 +10,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import dask
+import dask.array as da
 import pytest
 
 from dask_gmm.errors import NoWorkersError, SchedulerLostError
 from dask_gmm.execution.cluster import graph
 from tests.faults.cluster import MortalCluster, wait_until
 from tests.faults.fits import BLOCKS, KINDS, At, bits, make_data, undisturbed
+from tests.faults.traps import passing_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +79,18 @@ def test_a_worker_is_lost_in_a_reduction(
     seconds = fit_with(cluster, kind, x, lambda: cluster.trap("fold", how))
     assert cluster.trapped == before + 1
     assert seconds < SECONDS
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_worker_is_lost_in_a_task_of_the_input(how: str, cluster: MortalCluster, x: str) -> None:
+    """It has the collection's own key, under which a scheduler waits for a silent worker for ever."""
+    rows, before = da.from_zarr(x).map_blocks(passing_by), cluster.trapped
+    at = At(lambda: cluster.trap("graph", how))
+    with cluster.client() as client, client.as_current():
+        begun = time.monotonic()
+        assert bits("plain", rows, at) == undisturbed("plain", x)
+        assert time.monotonic() - begun < SECONDS
+    assert cluster.trapped == before + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

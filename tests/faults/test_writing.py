@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,17 +87,21 @@ def check_steps(scenario: str, steps: list[Any], may_be_read: set[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["nothing", "old"])
-@pytest.mark.parametrize("kind", ["predict_to", "save"])
-def test_killed_at_each_change_to_a_file(kind: str, before: str, tmp_path: Path) -> None:
-    scenario = f"{kind}-{before}"
+@pytest.mark.parametrize(
+    "scenario",
+    ["predict_to-nothing", "predict_to-old", "predict_to-old-renamed", "save-nothing", "save-old"],
+)
+def test_killed_at_each_change_to_a_file(scenario: str, tmp_path: Path) -> None:
+    """Where names cannot be exchanged the old output is away between two steps, and comes back."""
     (tmp_path / "steps").mkdir()
     steps = run_dying(scenario, str(tmp_path / "steps" / "x"), tmp_path / "steps", {})
-    assert len(steps) > (3 if kind == "save" else 3 * BLOCKS)
-    first = {"incomplete"} if kind == "save" and before == "nothing" else set()
-    if not can_exchange(tmp_path):
+    assert len(steps) > (3 if "save" in scenario else 3 * BLOCKS)
+    first = {"incomplete"} if scenario == "save-nothing" else set()
+    if "renamed" in scenario or not can_exchange(tmp_path):
         first |= {"nothing"}
     check_steps(scenario, steps, first)
+    if "renamed" in scenario:
+        assert [step["reading"] for step in steps[1:]].count("nothing") == 1
 
 
 @pytest.mark.slow
@@ -180,6 +185,29 @@ def test_a_command_that_is_stopped_goes_on(how: str, folder: Path, tmp_path: Pat
     assert again.returncode == 0
     assert "40 blocks that were finished before" in again.stdout
     assert predict(folder, output).returncode == 1, "nobody has allowed to overwrite it"
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_again_and_again_gets_done(folder: Path, tmp_path: Path) -> None:
+    """On two threads, whose blocks under way are all that a death costs."""
+    output = tmp_path / "labels.zarr"
+    die = (
+        "from tests.faults.dying import Steps; import signal; "
+        f"Steps(40, {str(tmp_path)!r}, signal.SIGKILL).watch_files(); "
+    )
+    chunks = [0]
+    for _ in range(20):
+        done = predict(folder, output, "--threads-per-worker", 2, "-q", before=die)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not output.exists()
+        chunks.append(sum(p.name.isdigit() for p in tmp_path.glob(".*.partial/c/*")))
+    assert done.returncode == 0
+    # Three changes a block: its file is opened, renamed, and the folder made sure of.
+    assert all(after - before >= 8 for before, after in pairwise(chunks) if after < 40), chunks
+    np.testing.assert_array_equal(zarr.open_array(output)[...], labels(folder))
+    assert [p.name for p in tmp_path.iterdir()] == ["labels.zarr"]
 
 
 @contextmanager

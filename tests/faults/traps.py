@@ -18,7 +18,7 @@ from tests.execution.fakes import leave_trace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FOLDER", "SECONDS", "armed", "disarm", "set_trap"]
+__all__ = ["FOLDER", "NUMPY", "SECONDS", "disarm", "passing_by", "set_trap"]
 
 FOLDER, SECONDS, NUMPY = "DASK_GMM_TRAPS", "DASK_GMM_BLOCK_SECONDS", "DASK_GMM_NUMPY"
 
@@ -28,11 +28,6 @@ def set_trap(folder: Path, place: str, action: str, times: int = 1) -> None:
     for number in range(times):
         (folder / f"{place}.{number}.new").write_text(action)
         (folder / f"{place}.{number}.new").rename(folder / f"{place}.{number}.trap")
-
-
-def armed(folder: Path, place: str = "") -> int:
-    """Return how many traps nobody has walked into."""
-    return len(list(folder.glob(f"{place}*.trap")))
 
 
 def disarm(folder: Path) -> None:
@@ -61,6 +56,14 @@ def _walk(place: str) -> None:
         else:
             os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[action])
         return
+
+
+def passing_by(block: Any) -> Any:
+    """Come to the place "graph" in a task of a collection; for ``map_blocks``."""
+    time.sleep(float(os.environ.get(SECONDS, "0")))
+    if FOLDER in os.environ:
+        _walk("graph")
+    return block
 
 
 def dask_setup(worker: Any) -> None:

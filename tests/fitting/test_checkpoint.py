@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ def fitted(
     settings |= {**FITS[name], **changes}
     weights = da.from_array(W, chunks=500) if settings.pop("weights", False) else None
     where: dict[str, Any] = {"checkpoint": place, "resume": resume, "sample_weight": weights}
-    callbacks = [] if watch is None else [watch]
+    callbacks = settings.pop("callbacks", []) if watch is None else [watch]
     if (among := settings.pop("select", None)) is not None:
         return select_gaussian_mixture(
             data, among, "full", **settings, callbacks=callbacks, **where
@@ -365,6 +366,36 @@ def test_a_place_that_fails_at_once_ends_the_fit(
     with pytest.raises(CheckpointError, match="The disk is full"):
         fitted("plain", tmp_path, watch := Watch())
     assert watch.passes == []
+
+
+def test_a_place_that_hangs_does_not_stop_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that takes too long is left to itself; there is one at a time."""
+    waiting, at_once = threading.Event(), []
+
+    class Hanging(Commits):
+        def commit(self, payload: bytes, about: Any) -> int:
+            if about["passes"] == 1:
+                assert waiting.wait(30)
+            at_once.append(about["passes"])
+            return super().commit(payload, about)
+
+    def watch(event: Event) -> None:
+        if isinstance(event, PassFinished) and event.number == 4:
+            waiting.set()
+
+    monkeypatch.setattr(checkpoint_module, "Commits", Hanging)
+    monkeypatch.setattr(checkpoint_module, "_PATIENCE", 0.05)
+    with pytest.warns(CheckpointWarning, match="takes more than") as told:
+        found = fitted("plain", tmp_path, callbacks=[watch])
+    assert len([w for w in told if w.category is CheckpointWarning]) == 1
+    assert bits(found) == whole("plain")[0]
+    assert at_once[:2] == [0, 1]
+    assert at_once[2:] == list(range(at_once[2], found.n_passes_ + 1))
+    newest = read_checkpoint(str(tmp_path))
+    assert newest is not None
+    assert newest.about["ended"]
 
 
 def test_a_second_driver_is_fenced_off(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class ProgressFeed:
         if queue is not None:
             queue.append(message)
         else:
-            self.leftovers[submission, unit] = Running.of(message)
+            self.leftovers[submission, unit] = Running.now(message.worker, message.seconds)
 
     @classmethod
     def occupied(cls, client: Client) -> Counter[str]:

@@ -56,10 +56,10 @@ GATHER_BYTES = 64_000_000
 MOST_LOSSES = 4
 #: Attempts at one node at the same time.
 MOST_ATTEMPTS = 4
-#: Seconds after which a request for results is looked into, where some worker does not answer.
-FETCH_SECONDS = 2.0
-#: Seconds of silence of the whole pass, where some worker is unfit, after which what is under way
-#: is taken to wait for what that one holds. Longer where such pauses have been before.
+#: Seconds after which a request for results is made again, where some worker is unfit or has gone.
+FETCH_SECONDS = 3.0
+#: Seconds of silence of the whole pass, where some worker is unfit or has gone, after which what is
+#: under way is taken to wait for what that one holds. Longer where such pauses have been before.
 STALL_SECONDS = 3.0
 
 T = TypeVar("T", bound=Summable)
@@ -174,6 +174,7 @@ class ClusterPass(Generic[T]):
             raise
         finally:
             self._close_feed()
+            self._release_given_up()
         return self._fold.root()
 
     def _begin(self) -> None:
@@ -205,7 +206,9 @@ class ClusterPass(Generic[T]):
         while self._messages:
             message = self._messages.popleft()
             self._totals.message(message.unit, message.counts)
-            self._running[message.submission, message.unit] = Running.of(message)
+            self._running[message.submission, message.unit] = Running.now(
+                message.worker, message.seconds
+            )
             self._note_life()
         if not events:
             lost, self._lost = self._lost, []
@@ -364,7 +367,8 @@ class ClusterPass(Generic[T]):
     # ------------------------------------------------------------- what does not get on
 
     def _late_keys(self) -> list[Any]:
-        return [key for fetch in self._fetches.values() if fetch.is_late for key in fetch.keys]
+        late = [fetch for fetch in self._fetches.values() if fetch.is_late]
+        return [key for fetch in late for key in fetch.keys] if self._watch.troubled else []
 
     def _rescue(self) -> None:
         """Begin elsewhere what does not get on where it is; the first attempt to end counts."""
@@ -376,7 +380,7 @@ class ClusterPass(Generic[T]):
             for attempt in self._attempts
             if attempt.workers and not attempt.workers & now.usable
         }
-        if now.unfit:
+        if self._watch.troubled:
             stuck.update(self._given_to_unfit())
             stuck.update(self._held_by_silent())
             if time.monotonic() - self._life > max(STALL_SECONDS, 3 * self._longest_pause):
@@ -414,13 +418,14 @@ class ClusterPass(Generic[T]):
         ]
 
     def _held_by_silent(self) -> Iterable[Attempt]:
-        """Results that are asked of workers which do not answer; ask for the others again."""
+        """Return whose results only workers have that do not answer; ask for the others again."""
+        holders = self._watch.now.holders
         lost = self._watch.now.stuck_results()
-        for fetch in [f for f in self._fetches.values() if not lost.isdisjoint(f.keys)]:
+        for fetch in [f for f in self._fetches.values() if f.is_late and f.keys[0] in holders]:
             del self._fetches[fetch.answer]
             fetch.answer.cancel()
-            self._ready.extend(key for key in fetch.keys if key not in lost)
-        self._start_fetching()
+            for key in set(fetch.keys) - lost:
+                self._events.put(key)
         return [attempt for key in lost if (attempt := self._attempts.get(key))]
 
     def _overtake(self) -> None:
@@ -489,12 +494,17 @@ class ClusterPass(Generic[T]):
         missing = sum(min(1 << shift, plan.n_units - (node << shift)) for node in self._missing)
         return f"{missing} of {plan.n_units} units of the pass over {plan.source.name} are missing"
 
+    def _release_given_up(self) -> None:
+        for future in self._given_up:
+            future.release()  # what waits for its end to call back would keep it
+        self._given_up.clear()
+
     def _forget_all(self) -> None:
         for answer in self._fetches:
             answer.cancel()
         self._fetches.clear()
         self._attempts.clear()
-        self._given_up.clear()
+        self._release_given_up()
         self._ready.clear()
         self._lost.clear()
         self._running.clear()

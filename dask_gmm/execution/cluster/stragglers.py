@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dask_gmm.execution.cluster.progress import Message
-
 __all__ = ["Running", "UnitTimes", "late_ones"]
 
 #: A unit is late once it takes so many times as long as the median of the others ...
@@ -67,10 +65,10 @@ class Running:
     heard: float
 
     @classmethod
-    def of(cls, message: Message) -> Running:
-        """Take in what the unit says; it knows best when it has begun."""
+    def now(cls, worker: str, seconds: float) -> Running:
+        """Take in that it has been running for so long; it knows best when it has begun."""
         now = time.monotonic()
-        return cls(message.worker, now - message.seconds, now)
+        return cls(worker, now - seconds, now)
 
     @property
     def still(self) -> bool:

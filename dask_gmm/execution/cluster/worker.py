@@ -67,19 +67,30 @@ def versions_differ(
     )
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """Stands for a runner where this process has other versions than the driver.
+
+    Dask tries again for ever what fails while it is unpickled; an error of the task it reports.
+    """
+
+    versions: dict[str, str]
+
+    def __call__(self, *_: Any) -> Any:
+        worker: Any = distributed.get_worker()
+        error = versions_differ(package_versions(), self.versions, worker.address)
+        assert error is not None
+        raise error
+
+
 def _open_runner(versions: dict[str, str], pickled: bytes) -> Any:
     """Unpickle a runner, if this process has the driver's versions.
 
     A worker may come when a pass has begun, where nobody has asked it; and what one version has
     pickled another may fail to read, for reasons that say nothing.
     """
-    try:
-        worker = distributed.get_worker().address
-    except ValueError:
-        worker = "an unknown address"
-    error = versions_differ(package_versions(), versions, worker)
-    if error is not None:
-        raise error
+    if versions_differ(package_versions(), versions, "") is not None:
+        return _Refusal(versions)
     loads: Callable[[bytes], Any] = pickle.loads
     kind, fields = loads(pickled)
     return kind(**fields)

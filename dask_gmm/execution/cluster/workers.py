@@ -76,7 +76,7 @@ class Snapshot:
         return frozenset(self.threads) - frozenset(self.unfit)
 
     def stuck_results(self) -> frozenset[Any]:
-        """Return the results that only silent workers have."""
+        """Return those results that only silent workers have."""
         held = self.holders.items()
         return frozenset(key for key, there in held if there and self.silent.issuperset(there))
 
@@ -94,6 +94,7 @@ class WorkerWatch:
         self.timeout = timeout
         self.now = Snapshot({}, {}, frozenset(), frozenset())
         self._seen: set[str] = set()
+        self._in_pass: set[str] = set()
         self._asking: tuple[Answer[Snapshot], float] | None = None
         self._looked = self._asked = time.monotonic()
         self._without_since: float | None = None
@@ -104,7 +105,16 @@ class WorkerWatch:
         self._drop()
         self._looked = time.monotonic()
         self._without_since = None
+        self._in_pass.clear()
         self._take(self._snapshot(client, described))
+
+    @property
+    def troubled(self) -> bool:
+        """Whether some worker is unfit, or has gone since the pass began.
+
+        Who had just asked a worker for something when it died may ask for thirty seconds more.
+        """
+        return bool(self.now.unfit) or not self._in_pass.issubset(self.now.threads)
 
     def look(self, connection: Connection, results: Collection[Any] = ()) -> bool:
         """Ask the scheduler, if it is time to; return whether there is news.
@@ -172,7 +182,7 @@ class WorkerWatch:
                 tasks = {}
             given = {key: worker for worker, keys in tasks.items() for key in keys}
             found = replace(found, given=given)
-        if found.silent and results:
+        if results:
             found = replace(found, holders=await scheduler.who_has(keys=results))
         return found
 
@@ -202,6 +212,7 @@ class WorkerWatch:
     def _take(self, found: Snapshot) -> None:
         self.now = found
         self._seen.update(found.threads)
+        self._in_pass.update(found.threads)
         if found.usable:
             self._without_since = None
         elif self._without_since is None:
