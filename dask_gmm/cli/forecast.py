@@ -40,6 +40,7 @@ class Forecast:
     stored_bytes: int | None
     decoded_bytes: int | None
     reader: str
+    checksum: str | None
     compute: str
     n_workers: int
     n_threads: int
@@ -106,6 +107,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         or (times.stored_bytes * source.n_blocks if times is not None else None),
         decoded_bytes=_decoded(source),
         reader=source.reader,
+        checksum=source.checksum,
         compute=place.name,
         n_workers=place.n_workers,
         n_threads=place.n_threads,

@@ -107,6 +107,8 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
     if f.stored_bytes is not None:
         sizes.append(f"about {show_bytes(f.stored_bytes)} stored")
     weights = [("weights", f.weights)] if f.weights is not None else []
+    covered = f.checksum or "none: a bit that flips is another number (see dask-gmm manifest)"
+    checksums = [] if f.checksum is None else [("checksums", covered)]
     session.out.print(
         key_values(
             [
@@ -115,6 +117,7 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
                 ("blocks", f"{f.n_blocks:,} of {shape} ({show_bytes(f.block_bytes)})"),
                 ("a pass reads", ", ".join(sizes) or "unknown"),
                 ("through", _READERS.get(f.reader, f.reader)),
+                *checksums,
                 ("on", f"{f.compute}: {f.units} tasks a pass, {per_unit} each"),
                 ("E-step", what),
                 ("a task holds", f"{show_bytes(f.task_bytes)} ({parts})"),

@@ -142,6 +142,11 @@ class Source(ABC):
         """
         return None
 
+    @property
+    def checksum(self) -> str | None:
+        """What covers each chunk with a checksum: "" where nothing does, None where unknown."""
+        return None
+
     def stored_metadata(self) -> tuple[StoredMetadata, ...]:
         """Read anew what the stores of rows and weights hold as metadata, an array after another.
 

@@ -10,6 +10,7 @@ range inside a shard as fill values too.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -168,6 +169,8 @@ class CheckedStore(Store):
             raise
         except Exception as error:  # every kind of store has errors of its own
             translated = translate_error(error, self._place(key))
+            if byte_range is not None and is_about_range(error):
+                await self._explain(key, byte_range, error)
             if self._probing and is_metadata and is_access_denied(error):
                 self.denied = translated
                 return None
@@ -181,6 +184,18 @@ class CheckedStore(Store):
             return None
         self._check(key, value, byte_range)
         return value
+
+    async def _explain(self, key: str, byte_range: ByteRequest, error: Exception) -> None:
+        """Raise if a request failed because the object ends before what was asked for."""
+        try:
+            size = await self._store.getsize(key)
+        except Exception:  # noqa: BLE001  what it was asked before has failed already
+            return
+        if size == 0:
+            raise empty_chunk(self.url, key) from error
+        if isinstance(byte_range, RangeByteRequest) and byte_range.end > size:
+            asked = byte_range.end - byte_range.start
+            raise short_range(self.url, key, asked, max(0, size - byte_range.start)) from error
 
     async def _part_of_whole(
         self,
@@ -286,6 +301,11 @@ def is_access_denied(error: Exception) -> bool:
         or "403 Forbidden" in text
         or "401 Unauthorized" in text
     )
+
+
+def is_about_range(error: Exception) -> bool:
+    """Whether a store has answered that an object has no such part."""
+    return re.search(r"\b416\b|\brange\b|InvalidRange", str(error), re.IGNORECASE) is not None
 
 
 def translate_error(error: Exception, place: str) -> StoreError:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "StoredMetadata",
     "changes",
+    "checksum_of",
     "digest_of",
     "document_below",
     "document_in",
@@ -44,6 +45,20 @@ _NAMES = {
     "fill_value": "fill value",
 }
 _LONGEST_VALUE = 200
+#: Codecs that always add a checksum to what they encode.
+_CHECKED = frozenset(
+    {
+        "adler32",
+        "bz2",
+        "crc32",
+        "crc32c",
+        "fletcher32",
+        "gzip",
+        "jenkins_lookup3",
+        "lzma",
+        "zlib",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,30 @@ def _spelled(metadata: StoredMetadata, key: str) -> str:
         value = value.get("configuration", {}).get("chunk_shape", value)
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+
+
+def checksum_of(document: Mapping[str, Any]) -> str:
+    """Return what covers each chunk of an array with a checksum, "" where nothing does.
+
+    Parameters
+    ----------
+    document : mapping
+        The array's ``zarr.json`` or ``.zarray``, parsed.
+    """
+    if document["zarr_format"] == 2:
+        codecs = [
+            (c["id"], c) for c in (document.get("compressor"), *(document["filters"] or ())) if c
+        ]
+    else:
+        steps = list(document["codecs"])
+        for codec in document["codecs"]:
+            steps += codec.get("configuration", {}).get("codecs", ())  # of chunks in a shard
+        codecs = [
+            (step["name"].removeprefix("numcodecs."), step.get("configuration", {}))
+            for step in steps
+        ]
+    covering = [name for name, settings in codecs if name in _CHECKED or settings.get("checksum")]
+    return covering[0] if covering else ""
 
 
 def digest_of(found: Iterable[StoredMetadata]) -> str | None:

@@ -18,6 +18,7 @@ from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid
 from dask_gmm.data.shards import shard_layout
 from dask_gmm.data.stored_array import StoredArray, dimension_names, metadata_document
+from dask_gmm.data.stored_metadata import checksum_of
 from dask_gmm.data.stores import StoreSpec, reaches_objects
 from dask_gmm.data.through_zarr import zarr_transient_bytes
 from dask_gmm.data.urls import join_url, scheme_of
@@ -250,6 +251,13 @@ class ZarrSource(StoredArray, Source):
         count = math.prod(last - first for first, last in spans)
         others = f" and {count - 1} more" if count > 1 else ""
         return f"Chunk {key!r}{others} of {self.name}"
+
+    @property
+    def checksum(self) -> str | None:
+        """What covers each chunk: a codec, or the zip file that holds all of them."""
+        if self.spec.zip_version:
+            return "zip"
+        return None if self.spec.snapshot else checksum_of(json.loads(self.metadata))
 
     def stored_metadata(self) -> tuple[StoredMetadata, ...]:
         """Read the array's metadata anew, and those of its weights."""

@@ -341,6 +341,7 @@ def _check_complete(plan: Plan, rows: int, blocks: int) -> None:
     else:
         assert plan.n_rows is not None
         expected, lacking, unit = f"{plan.n_rows:,} rows in ", plan.n_rows - rows, "rows"
+    unit = unit.removesuffix("s") if abs(lacking) == 1 else unit
     raise IncompletePassError(
         f"A pass over {plan.source.name} read {rows:,} rows in {blocks:,} blocks where {expected}"
         f"{plan.n_positions:,} blocks were expected: {abs(lacking):,} {unit} "

@@ -258,7 +258,7 @@ class Recorder:
             try:
                 self._take_up(self._commits, checkpoint.resume)
             except BaseException:
-                self._leave()
+                self._end()
                 raise
 
     @property
@@ -281,16 +281,18 @@ class Recorder:
         except CheckpointError as error:
             if kind is None or not issubclass(kind, KeyboardInterrupt):
                 raise
-            self._warn(str(error))  # the fit was to stop, and does
-        finally:
-            self._leave()
+            warnings.warn(  # the fit was to stop, and does
+                f"The checkpoint was not written, the one before still holds: {error}",
+                CheckpointWarning,
+                stacklevel=2,
+            )
 
     def end(self) -> None:
         """Wait for the last commit, which takes a minute at most."""
-        if self._pool is None:
-            return
-        self.settle(_LAST_COMMIT)
-        self._leave()
+        try:
+            self.settle(_LAST_COMMIT)
+        finally:
+            self._end()
 
     def _elsewhere(self, act: Callable[[], T]) -> Future[T]:
         """Have the other thread do what waits for the place; there is one, so in order."""
@@ -298,7 +300,7 @@ class Recorder:
             self._pool = ThreadPoolExecutor(1, "dask-gmm-checkpoint")
         return self._pool.submit(act)
 
-    def _leave(self) -> None:
+    def _end(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False)
@@ -382,10 +384,7 @@ class Recorder:
         if self._under_way is None:
             return True
         try:
-            self._notify(outcome(self._under_way, timeout))
-        except FencedError:
-            self._under_way = None
-            raise
+            written = outcome(self._under_way, timeout)
         except TimeoutError:
             if not self._slow:
                 self._slow = True
@@ -393,10 +392,12 @@ class Recorder:
             return False
         except CheckpointError as error:
             self._under_way = None
-            if not self._safe:
+            if isinstance(error, FencedError) or not self._safe:
                 raise
             self._warn(str(error))
+            return True
         self._under_way = None
+        self._notify(written)
         return True
 
     def _warn(self, why: str) -> None:

@@ -200,6 +200,7 @@ def test_plan(points: Path, run: Run) -> None:
         "8 of 500 × 3",
         "2 local workers",
         "its own reader",
+        "none: a bit that flips is another number",
         "fits.",
     ):
         assert words in done.stdout

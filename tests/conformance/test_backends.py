@@ -188,7 +188,7 @@ def test_rows_that_went_missing_are_noticed(backend: Backend) -> None:
             return rows.take(slice(-1)) if block.index == 1 else rows
 
     source = _Shrunk(fake(4, 4, 4).grid)
-    missing = r"read 11 rows .* where 12 rows in 3 blocks were expected: 1 rows missing"
+    missing = r"read 11 rows .* where 12 rows in 3 blocks were expected: 1 row missing"
     with pytest.raises(IncompletePassError, match=missing):
         backend.run(plan_pass(source, n_threads=2), SumJob())
 
@@ -201,7 +201,7 @@ def test_rows_that_are_left_out_do_not_go_missing(backend: Backend) -> None:
             return Rows(rows.values[1:], np.ones(3), np.arange(1, 4), left_out=block.index)
 
     source = _Weighted(fake(4, 4).grid)
-    with pytest.raises(IncompletePassError, match="1 rows missing"):
+    with pytest.raises(IncompletePassError, match="1 row missing"):
         backend.run(plan_pass(source, n_threads=2), SumJob())
     result = backend.run(plan_pass(source, n_threads=2, blocks=[1]), SumJob())
     assert result.rows == 4

@@ -8,10 +8,12 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import numcodecs
 import numpy as np
 import obstore.store
 import pytest
 import zarr
+import zarr.codecs
 
 from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.provenance import Recipe
@@ -19,6 +21,7 @@ from dask_gmm.data.source import open_source
 from dask_gmm.data.stores import read_counter, writable_store
 from dask_gmm.errors import (
     ArrayNotFoundError,
+    CorruptChunkError,
     InputError,
     MissingChunkError,
     OutputExistsError,
@@ -145,6 +148,67 @@ def test_missing_chunk(object_store: ObjectStoreServer, cube: NDArray[np.float64
     source = open_source(url, storage_options=object_store.options)
     with pytest.raises(MissingChunkError, match=rf"Chunk 'c/2/0/0' of {url}"):
         source.read(source.block(2))
+
+
+ZSTD = zarr.codecs.ZstdCodec(checksum=True)
+ROADS: dict[str, dict[str, Any]] = {
+    "chunks": {"chunks": (4, 5, 9)},
+    "v2": {"chunks": (4, 5, 9), "zarr_format": 2, "compressors": numcodecs.GZip()},
+    "shards": {"chunks": (2, 5, 9), "shards": (4, 5, 9)},
+    "slabs of shards": {"chunks": (2, 5, 9), "shards": (8, 5, 9)},
+    "slabs of shards, index first": {
+        "chunks": (2, 5, 9),
+        "shards": {"shape": (8, 5, 9), "index_location": "start"},
+    },
+    "zarr-python, slabs of shards": {
+        "chunks": (2, 5, 9),
+        "shards": {"shape": (8, 5, 9), "index_location": "start"},
+        "filters": [zarr.codecs.TransposeCodec(order=(0, 2, 1))],
+    },
+    "zarr-python": {
+        "chunks": (4, 5, 9),
+        "filters": [zarr.codecs.TransposeCodec(order=(0, 2, 1))],
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("road", ROADS)
+def test_damaged_objects(
+    road: str,
+    object_store: ObjectStoreServer,
+    cube: NDArray[np.float64],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each ends with the URL and the key, however the objects are asked for."""
+    if "slabs" in road:
+        monkeypatch.setattr("dask_gmm.data.zarr_source.SHARD_BLOCK_BYTES", 800)
+    url = object_store.url("cube.zarr")
+    settings = {"compressors": [ZSTD], **ROADS[road]}
+    put(object_store, url, cube, **settings)
+    source = open_source(url, storage_options=object_store.options)
+    key = "1.0.0" if road == "v2" else "c/1/0/0"
+    bucket, client = {"Bucket": object_store.bucket}, object_store.client()
+    place = {**bucket, "Key": f"{url.removeprefix(f's3://{object_store.bucket}/')}/{key}"}
+    whole = client.get_object(**place)["Body"].read()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 16
+    damages = {
+        "lost": None,
+        "empty": b"",
+        "cut off": whole[: len(whole) // 3],
+        "a byte short": whole[:-1],
+        "flipped": bytes(flipped),
+    }
+    for what, content in damages.items():
+        client.delete_object(**place)
+        if content is not None:
+            client.put_object(**place, Body=content)
+        error = MissingChunkError if what == "lost" else CorruptChunkError
+        with pytest.raises(error) as caught:
+            [source.read(source.block(i)) for i in range(source.n_blocks)]
+        assert url in str(caught.value), what
+        assert key in str(caught.value), what
 
 
 def test_groups_are_listed(object_store: ObjectStoreServer, cube: NDArray[np.float64]) -> None:

@@ -8,10 +8,12 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import dask.array
+import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+import zarr.codecs as codecs
 
 from dask_gmm.data.source import open_source
 from dask_gmm.data.stores import writable_store
@@ -151,6 +153,38 @@ def test_what_is_gone_and_what_is_half_written(tmp_path: Path) -> None:
         source.metadata_digest()
     document.unlink()
     assert source.metadata_digest() is None
+
+
+CHECKSUMS: dict[str, tuple[dict[str, Any], str]] = {
+    "crc32c": ({"compressors": [codecs.Crc32cCodec()]}, "crc32c"),
+    "zstd with one": ({"compressors": [codecs.ZstdCodec(checksum=True)]}, "zstd"),
+    "zstd": ({"compressors": [codecs.ZstdCodec()]}, ""),
+    "blosc": ({"compressors": [codecs.BloscCodec()]}, ""),
+    "none": ({"compressors": None}, ""),
+    "gzip in shards": ({"compressors": [codecs.GzipCodec()], "shards": (10, 3)}, "gzip"),
+    "none in shards": ({"compressors": None, "shards": (10, 3)}, ""),
+    "v2 zlib": ({"zarr_format": 2, "compressors": numcodecs.Zlib()}, "zlib"),
+    "v2 blosc": ({"zarr_format": 2, "compressors": numcodecs.Blosc()}, ""),
+    "v2 filter": (
+        {"zarr_format": 2, "compressors": None, "filters": [numcodecs.CRC32()]},
+        "crc32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHECKSUMS)
+def test_what_covers_a_chunk(name: str, tmp_path: Path) -> None:
+    """The index of a shard has a checksum, and covers no element."""
+    settings, expected = CHECKSUMS[name]
+    write(tmp_path / "x.zarr", **settings)
+    assert open_source(tmp_path / "x.zarr").checksum == expected
+
+
+def test_what_covers_other_things(tmp_path: Path) -> None:
+    with zarr.storage.ZipStore(tmp_path / "x.zip", mode="w") as zipped:
+        write(zipped)
+    assert open_source(tmp_path / "x.zip").checksum == "zip"
+    assert open_source(VALUES).checksum is None
 
 
 @pytest.mark.slow

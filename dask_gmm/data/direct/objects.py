@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.checked_store import count_read, translate_error
-from dask_gmm.data.chunk_errors import empty_chunk, short_range
+from dask_gmm.data.checked_store import count_read, is_about_range, translate_error
+from dask_gmm.data.chunk_errors import broken_shard, empty_chunk, short_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -206,6 +206,17 @@ class Whole(StoredObject):
         target[:] = found
 
 
+def _length_of(store: Any, key: str) -> int | None:
+    """Return an object's length, None if the store does not say."""
+    import obstore
+
+    try:
+        length: int = obstore.head(store, key)["size"]
+    except Exception:  # noqa: BLE001  what it was asked before has failed already
+        return None
+    return length
+
+
 class RangedObject(StoredObject):
     """An object of which the index has come, and parts are asked for several at once."""
 
@@ -232,10 +243,18 @@ class RangedObject(StoredObject):
                 self._store, self._key, starts=starts, lengths=lengths
             )
         except Exception as error:
+            self._explain(max(offset + length for offset, length in parts), error)
             raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
         for part, content in zip(parts, contents, strict=True):
             count_read(len(content))
             self._parts[part] = np.frombuffer(content, np.uint8)
+
+    def _explain(self, end: int, error: Exception) -> None:
+        """Raise if a request failed because the object ends before `end`."""
+        size = _length_of(self._store, self._key) if is_about_range(error) else None
+        if size is not None and size < end:
+            why = "it is truncated: its index points beyond its end"
+            raise broken_shard(self._url, self._key, why) from error
 
     def part(self, offset: int, length: int, memory: Memory) -> NDArray[np.uint8]:
         """Return a part that was announced."""
@@ -308,6 +327,10 @@ class RemoteObjects:
             count_read(0)
             return None
         except Exception as error:  # obstore has a dozen kinds of them
+            if (
+                is_about_range(error) and _length_of(self._store, key) == 0
+            ):  # of nothing there is no part
+                raise empty_chunk(self.url, key) from error
             raise translate_error(error, f"{self.url.rstrip('/')}/{key}") from error
         count_read(len(content))
         if len(content) == 0:
