@@ -47,13 +47,10 @@ class _Gate:
 
     def __init__(self) -> None:
         self.shut = False
+        self.installed = False  # by somebody who is still to remove it
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._waiting: int | None = None
         self._since = 0.0
-
-    @property
-    def installed(self) -> bool:
-        return any(signal.getsignal(number) == self._take for number in _SIGNALS)
 
     def install(self) -> None:
         found = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -61,10 +58,12 @@ class _Gate:
         self._handlers |= {n: was for n, was in mine.items() if was != self._take}
         for number in mine:
             signal.signal(number, self._take)
+        self.installed = True
 
     def remove(self) -> None:
         """Put the handlers back, and take the signal that waits."""
         waiting, self._waiting, self.shut = self._waiting, None, False
+        self.installed = False
         try:
             self._put_back(signal.SIGTERM)
         finally:

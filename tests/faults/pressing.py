@@ -87,6 +87,8 @@ class Steps:
         file = frame.f_code.co_filename
         if not file.startswith(OURS) and not any(name in file for name in LIBRARIES):
             return None
+        if frame.f_code.co_name == "weakref_cb":  # what is raised there Python only prints
+            return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         names, last = _names(frame.f_code), ""
 
