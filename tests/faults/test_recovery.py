@@ -83,7 +83,7 @@ def test_a_worker_is_lost_in_a_reduction(
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_worker_is_lost_in_a_task_of_the_input(how: str, cluster: MortalCluster, x: str) -> None:
-    """It has the collection's own key, under which a scheduler waits for the silent for ever."""
+    """It has the collection's own key; a scheduler waits with that for a silent worker for ever."""
     rows, before = da.from_zarr(x).map_blocks(passing_by), cluster.trapped
     at = At(lambda: cluster.trap("graph", how))
     with cluster.client() as client, client.as_current():

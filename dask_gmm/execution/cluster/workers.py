@@ -213,7 +213,7 @@ class WorkerWatch:
         self.now = found
         self._seen.update(found.threads)
         self._in_pass.update(found.threads)
-        if found.usable:
+        if found.usable or found.shunned - found.silent:  # what one does in vain ends some time
             self._without_since = None
         elif self._without_since is None:
             self._without_since = time.monotonic()
