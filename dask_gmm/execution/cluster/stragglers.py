@@ -24,6 +24,8 @@ LATE = 3.0
 FEWEST_SECONDS = 2.0
 #: Units that must have ended before their median says what to expect.
 FEWEST_UNITS = 3
+#: Units of a pass whose times are remembered.
+MOST_UNITS = 1024
 #: Seconds after which a unit that is not heard of any more has ended; each says something once a
 #: second.
 HEARD_SECONDS = 3.0
@@ -34,26 +36,31 @@ class UnitTimes:
 
     def __init__(self) -> None:
         self._earlier: deque[float] = deque(maxlen=64)
-        self._now: list[float] = []
+        self._now: deque[float] = deque(maxlen=MOST_UNITS)
+        self._usual: float | None = None  # of a block; computed when it is asked for
 
     def begin(self) -> None:
         """Begin another pass, which may have other candidates and so other times."""
         self._earlier.extend(self._now)
-        self._now = []
+        self._now.clear()
+        self._usual = None
 
     def add(self, seconds: float, blocks: int) -> None:
         """Take in a unit, or several together, that took so long."""
         if seconds > 0.0 and blocks > 0:
             self._now.append(seconds / blocks)
+            self._usual = None
 
     def limit(self, blocks: int) -> float | None:
         """Return the seconds after which a unit of so many blocks is late; None if nobody knows."""
-        known = self._now if len(self._now) >= FEWEST_UNITS else [*self._earlier, *self._now]
-        if len(known) < FEWEST_UNITS:
-            return None
-        # What ended last counts in full: it says first that everything has become slower.
-        usual = max(median(known), median(known[-FEWEST_UNITS:]))
-        return max(FEWEST_SECONDS, LATE * usual * blocks)
+        if self._usual is None:
+            enough = len(self._now) >= FEWEST_UNITS
+            known = [*self._now] if enough else [*self._earlier, *self._now]
+            if len(known) < FEWEST_UNITS:
+                return None
+            # What ended last counts in full: it says first that everything has become slower.
+            self._usual = max(median(known), median(known[-FEWEST_UNITS:]))
+        return max(FEWEST_SECONDS, LATE * self._usual * blocks)
 
 
 @dataclass(frozen=True)
