@@ -50,6 +50,8 @@ def test_a_block_that_takes_much_longer_is_done_elsewhere(
         assert bits(kind, x, act) == undisturbed(kind, x)
         assert time.monotonic() - begun < 30
         assert cluster.trapped
+    for worker in list(cluster.workers):  # one of them sleeps on
+        cluster.kill(worker)
 
 
 def test_where_all_are_slow_alike_nothing_is_done_twice(cluster: MortalCluster) -> None:
@@ -96,6 +98,7 @@ def test_workers_join_and_retire(kind: str, cluster: MortalCluster, x: str) -> N
         assert retiring.done
         wait_until(lambda: len(workers_of(client)) == 2, "one to retire")
         assert min(before) not in workers_of(client)
+        wait_until(lambda: any(w.poll() is not None for w in cluster.workers), "its process to end")
 
 
 def test_who_joins_in_a_pass_gets_some_of_it(cluster: MortalCluster) -> None:
