@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import CancelledError
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -237,10 +237,6 @@ def test_somebody_who_cancels_again_and_again() -> None:
             thread.join()
 
 
-def cancelled(*_: Any, **__: Any) -> Any:
-    raise CancelledError
-
-
 async def cancelled_later(*_: Any, **__: Any) -> Any:
     raise asyncio.CancelledError
 
@@ -249,7 +245,8 @@ def test_a_request_that_was_cancelled_with_its_connection(monkeypatch: pytest.Mo
     """Also where the client runs again: to a restarted scheduler, it has connected by itself."""
     with in_this_process() as cluster, Client(cluster, set_as_default=False) as client:
         with monkeypatch.context() as patched:
-            patched.setattr(client, "sync", cancelled)
+            there = SimpleNamespace(identity=cancelled_later, address="tcp://there:1")
+            patched.setattr(client, "scheduler", there)
             with pytest.raises(SchedulerLostError):
                 workers_of(client)
         backend = ClusterBackend(client)
