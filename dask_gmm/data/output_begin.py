@@ -58,6 +58,7 @@ from dask_gmm.data.urls import (
 )
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
+from dask_gmm.interrupts import allowed, held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,7 +170,10 @@ def begin_output(
     begin = _Begin(url, pairs, recipe, overwrite, resume)
     document = new_document(shape, chunks, np.dtype(dtype), _dimension_names(source, len(shape)))
     try:
-        return begin.beside(document) if local else begin.in_place(document)
+        if local:
+            return begin.beside(document)
+        with allowed():  # nothing is claimed there, and much may have to be deleted
+            return begin.in_place(document)
     except (InputError, StoreError):
         raise
     except Exception as error:  # every kind of store has errors of its own
@@ -199,18 +203,21 @@ class _Begin:
             if not goes_on:
                 self._discard(copy)
         Path(place).mkdir(parents=True, exist_ok=True)
-        claim = self._claim(place)
-        try:
-            if goes_on:
-                sweep(place)
-                return self._output(place, claim)
-            put_document(place, self.options, {**document, "attributes": self._attributes})
-            return self._output(place, claim, finished=[])
-        except BaseException:
-            claim.release()
-            if not goes_on:
-                remove(place)
-            raise
+        with held():  # a claim that nobody knows of is not released
+            claim = self._claim(place)
+            try:
+                with allowed():
+                    if goes_on:
+                        sweep(place)
+                        return self._output(place, claim)
+                    own = {**document, "attributes": self._attributes}
+                    put_document(place, self.options, own)
+                    return self._output(place, claim, finished=[])
+            except BaseException:
+                claim.release()
+                if not goes_on:
+                    remove(place)
+                raise
 
     def in_place(self, document: dict[str, Any]) -> Output:
         """Begin, or go on with, an output in an object store."""
@@ -283,11 +290,12 @@ class _Begin:
             ) from error
 
     def _discard(self, copy: str) -> None:
-        claim = self._claim(copy)
-        try:
-            remove(copy)
-        finally:
-            claim.release()
+        with held():
+            claim = self._claim(copy)
+            try:
+                remove(copy)
+            finally:
+                claim.release()
 
     def _create(self, store: Store, document: dict[str, Any]) -> None:
         """Write the first object of a new output, unless somebody else was faster."""

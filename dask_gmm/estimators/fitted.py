@@ -35,6 +35,7 @@ from dask_gmm.fitting.prediction import (
     WriteJob,
 )
 from dask_gmm.fitting.verbose import VerboseObserver
+from dask_gmm.interrupts import allowed, held
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_file import load_model, save_model
@@ -241,17 +242,21 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             output={"shape": list(shape), "chunks": list(chunks), "dtype": kind.name},
         )
         per_row = kind.itemsize * (k if probabilities else 1)
-        with begin_output(
-            str(output),
-            shape,
-            chunks,
-            kind,
-            storage_options,
-            recipe=recipe,
-            overwrite=overwrite,
-            resume=resume,
-            source=source,
-        ) as begun:
+        with (
+            held(),
+            begin_output(
+                str(output),
+                shape,
+                chunks,
+                kind,
+                storage_options,
+                recipe=recipe,
+                overwrite=overwrite,
+                resume=resume,
+                source=source,
+            ) as begun,
+            allowed(),
+        ):
             job = WriteJob(function, begun.writer, per_row * (source.max_block_rows or 0))
             self._write(source, job, begun)
         return prod(shape[: len(source.sample_shape)])
