@@ -111,7 +111,8 @@ class Source(ABC):
     reads_cost : bool
         False where a block is in this process's memory already.
     rereads_alike : bool
-        True where a block is the same bits each time, until somebody writes to its store.
+        True where a block's values are the same bits each time, until somebody writes to their
+        store; of its weights they say so themselves.
     """
 
     name: str
@@ -199,7 +200,7 @@ class Source(ABC):
 
     @property
     def rereads_alike(self) -> bool:
-        """Whether a block is the same bits each time, until somebody writes to its store."""
+        """Whether the values of a block are the same bits each time, until they are written to."""
         return False
 
     @property

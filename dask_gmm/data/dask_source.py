@@ -78,6 +78,11 @@ class DaskWeights(Weights):
         """Whether workers can make them: they run the graph."""
         return True
 
+    @cached_property
+    def rereads_alike(self) -> bool:
+        """Whether the graph only moves what is stored; what it computes may round differently."""
+        return bool(stored_arrays(self.collection))
+
     def content_token(self) -> object:
         """Return the collection's own name."""
         return self.collection.name, self.marks
