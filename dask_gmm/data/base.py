@@ -179,7 +179,8 @@ class Source(ABC):
         Raises
         ------
         StoreError
-            As by `stored_metadata`.
+            As by `stored_metadata`; not of a Dask collection, whose stores perhaps its workers
+            alone can reach: None then.
         """
         return digest_of(self.stored_metadata())
 

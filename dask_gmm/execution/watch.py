@@ -130,10 +130,10 @@ class Watch:
             self._unseen = False
             self._compare(self._read())
 
-    def _read(self) -> tuple[StoredMetadata, ...]:
+    def _read(self, *, patient: bool = True) -> tuple[StoredMetadata, ...]:
         """Read the metadata and note what that takes."""
         begun = time.perf_counter()
-        found = _patiently(self._source)
+        found = _patiently(self._source) if patient else self._source.stored_metadata()
         self._looked = time.perf_counter()
         self._cost = self._looked - begun
         return found
@@ -164,12 +164,12 @@ class Watch:
             raise
 
     def _first_look(self) -> tuple[StoredMetadata, ...]:
-        try:
+        if self._source.graph_blocks is None:
             return self._read()
+        try:
+            return self._read(patient=False)
         except StoreError:
-            if self._source.graph_blocks is None:
-                raise
-            return ()  # only those who run the graph reach its stores
+            return ()  # only those who run the graph reach its stores, now or later
 
     def _witnesses(self, blocks: Sequence[int]) -> list[int]:
         if not self._source.rereads_alike:
