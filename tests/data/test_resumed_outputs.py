@@ -202,7 +202,11 @@ def test_where_only_metadata_are_known_two_blocks_speak_for_the_others(place: Pl
     other = pytest.raises(InputError, match=r"Block 0 of .* holds other values .*--no-resume")
     with begin(place, changed) as output, other:
         write(output, changed)
-    assert whole(place, source) == [0, 2, 3, 4]
+    between = ROWS + [[k in range(4, 8)] for k in range(20)]  # in block 1, which is finished
+    unseen = open_source(da.from_array(between, chunks=(4, 2), name="x"))
+    with begin(place, unseen) as output:
+        assert write(output, unseen, 3) == [0, 2, 3]
+    assert whole(place, source) == [0, 3, 4]
     assert place.complete
 
 
