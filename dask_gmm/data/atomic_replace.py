@@ -39,6 +39,7 @@ __all__ = [
     "restore",
     "settle",
     "sweep",
+    "withdraw",
 ]
 
 _COPY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.(partial|old)")
@@ -127,6 +128,25 @@ def remove(path: str) -> None:
     else:
         with suppress(OSError):
             Path(path).unlink()
+
+
+def withdraw(path: str, name: str) -> None:
+    """Delete a file below a directory, and those directories, up to that one, that are empty then.
+
+    Parameters
+    ----------
+    path : str
+        The directory.
+    name : str
+        The file, relative to it.
+    """
+    file = Path(path) / name
+    with suppress(OSError):  # one is not empty, or gone already
+        file.unlink()
+        for folder in file.parents:
+            folder.rmdir()
+            if folder == Path(path):
+                return
 
 
 def replace_file(path: str, content: bytes) -> None:

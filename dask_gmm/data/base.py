@@ -111,7 +111,8 @@ class Source(ABC):
     reads_cost : bool
         False where a block is in this process's memory already.
     rereads_alike : bool
-        True where a block is the same bits each time, until somebody writes to its store.
+        True where a block's values are the same bits each time, until somebody writes to their
+        store; of its weights they say so themselves.
     """
 
     name: str
@@ -178,7 +179,8 @@ class Source(ABC):
         Raises
         ------
         StoreError
-            As by `stored_metadata`.
+            As by `stored_metadata`; not of a Dask collection, whose stores perhaps its workers
+            alone can reach: None then.
         """
         return digest_of(self.stored_metadata())
 
@@ -199,7 +201,7 @@ class Source(ABC):
 
     @property
     def rereads_alike(self) -> bool:
-        """Whether a block is the same bits each time, until somebody writes to its store."""
+        """Whether the values of a block are the same bits each time, until they are written to."""
         return False
 
     @property

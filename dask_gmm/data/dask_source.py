@@ -40,7 +40,7 @@ from dask_gmm.data.weights import (
     new_token,
     refuse_marked,
 )
-from dask_gmm.errors import InputError, RowError
+from dask_gmm.errors import InputError, RowError, StoreError
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -77,6 +77,11 @@ class DaskWeights(Weights):
     def shippable(self) -> bool:
         """Whether workers can make them: they run the graph."""
         return True
+
+    @cached_property
+    def rereads_alike(self) -> bool:
+        """Whether the graph only moves what is stored; what it computes may round differently."""
+        return bool(stored_arrays(self.collection))
 
     def content_token(self) -> object:
         """Return the collection's own name."""
@@ -349,6 +354,16 @@ class DaskSource(Source):
         elements; of those that a function of the graph opens nothing is known.
         """
         return (*(_metadata_of(array) for array in self._stored), *super().stored_metadata())
+
+    def metadata_digest(self) -> str | None:
+        """Return the digest of the metadata as by `Source`, but None where they cannot be read.
+
+        Only those who run the graph need to reach its stores.
+        """
+        try:
+            return super().metadata_digest()
+        except StoreError:
+            return None
 
     def content_token(self) -> object:
         """Return the collection's own name, and what is made of its blocks."""

@@ -15,6 +15,7 @@ import math
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -22,7 +23,14 @@ import zarr
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from dask_gmm.data.atomic_replace import Claim, put_in_place, remove, settle, sweep
+from dask_gmm.data.atomic_replace import (
+    Claim,
+    put_in_place,
+    remove,
+    settle,
+    sweep,
+    withdraw,
+)
 from dask_gmm.data.checked_store import first_line, translate_error
 from dask_gmm.data.output_array import (
     METADATA,
@@ -102,8 +110,9 @@ class BlockWriter:
         if attributes is None:
             raise StoreError(
                 f"What this run has written of {self.url} is not at {self.place} as seen from "
-                f"{socket.gethostname()}: somebody has removed it, or that is a disk of one "
-                f"machine and not of all that work. Give a place that all of them see."
+                f"{socket.gethostname()}: it is complete by now and this is a late attempt, or "
+                f"somebody has removed it, or that is a disk of one machine and not of all that "
+                f"work. Give a place that all of them see."
             )
         if Recipe(recipe_in(attributes) or {}).digest != self.mark:
             raise StoreError(
@@ -172,6 +181,7 @@ class OpenBlockWriter:
                 _compare(np.asarray(array[region]), values.reshape(shape), place)
             else:
                 array[region] = values.reshape(shape)
+                self._look_back(block)
         except InputError:
             raise
         except Exception as error:  # every kind of store has errors of its own
@@ -182,6 +192,23 @@ class OpenBlockWriter:
         if now - self._looked >= _LOOK_EVERY:
             self._writer.check_mine()
             self._looked = now
+
+    def _look_back(self, block: BlockRef) -> None:
+        """Withdraw a block that was written beside a local output that has left for its place.
+
+        As a second attempt does that is late, for the first has finished the output since the last
+        look: it has made the directory anew.
+        """
+        writer, array = self._writer, self._array
+        if writer.place == writer.url:
+            return
+        try:
+            (Path(writer.place) / METADATA).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            chunk = [a // c for a, c in zip(block.start, array.chunks, strict=False)]
+            chunk += [0] * (array.ndim - len(chunk))
+            withdraw(writer.place, array.metadata.encode_chunk_key(tuple(chunk)))
+            writer.check_mine()
 
 
 def _compare(there: NDArray[Any], values: NDArray[Any], place: str) -> None:

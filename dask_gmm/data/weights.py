@@ -73,11 +73,18 @@ class Weights(ABC):
         What somebody has seen of all of them.
     token : str
         Tells these from all others that were opened, in every process.
+    rereads_alike : bool
+        Whether they are the same bits each time, until somebody writes to their store.
     """
 
     name: str
     token: str
     looked_at: Looked = Looked.NEVER
+
+    @property
+    def rereads_alike(self) -> bool:
+        """True: they are in memory or in a store."""
+        return True
 
     @abstractmethod
     def read(

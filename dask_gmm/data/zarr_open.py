@@ -98,8 +98,9 @@ def find_by_url(spec: StoreSpec, array: str | None = None) -> FoundArray:
     if scheme_of(spec.url) == "file" and _is_zip_file(spec.url):
         spec = replace(spec, zip_version=zip_version(spec.url))
     path = (array or "").strip("/")
-    node = _open_node(probe_store(spec), path, spec.url)
-    return FoundArray(_array_of(node, join_url(spec.url, path)), spec).checked()
+    store = probe_store(spec)
+    node = _open_node(store, path, spec.url)
+    return FoundArray(_array_of(node, join_url(spec.url, path), store), spec).checked()
 
 
 def find_in_node(
@@ -115,25 +116,7 @@ def find_in_node(
     is found by that and every process opens it with its own credentials; otherwise it stays in this
     process. In messages `code` stands for the node.
     """
-    original: Store = node.store_path.store
-    spec = spec_of_store(original, missing_chunks)
-    name = spec.url if spec else store_name(original)
-    if isinstance(node, zarr.Array):
-        if array is not None:
-            raise InputError(
-                f"array={array!r} names an array of a group, but {join_url(name, node.path)} is "
-                f"itself an array."
-            )
-        found = node
-    else:
-        path = "/".join(part for part in (node.path, (array or "").strip("/")) if part)
-        checked = CheckedStore(original, name, missing_chunks)
-        inside = node if array is None else _open_node(checked, path, name)
-        found = _array_of(inside, join_url(name, path))
-        code = f"{code}[{found.path.removeprefix(node.path).strip('/')!r}]"
-    if spec is not None:
-        return FoundArray(found, spec, code=code).checked()
-    return FoundArray(found, StoreSpec(name, (), missing_chunks), original, code).checked()
+    return _found_in(node, node.store_path.store, missing_chunks, array, code)
 
 
 def find_in_store(
@@ -145,10 +128,32 @@ def find_in_store(
 ) -> FoundArray:
     """Return the array at the root of an open store, or an array of the group there."""
     name = store_name(store)
-    _open_node(CheckedStore(store, name, missing_chunks), "", name)
-    node: Node = zarr.open(store=store, mode="r")
-    code = f"zarr.open({code}, mode='r')"
-    return find_in_node(node, missing_chunks=missing_chunks, array=array, code=code)
+    node = _open_node(CheckedStore(store, name, missing_chunks, probing=True), "", name)
+    return _found_in(node, store, missing_chunks, array, f"zarr.open({code}, mode='r')")
+
+
+def _found_in(
+    node: Node, original: Store, missing_chunks: MissingChunks, array: str | None, code: str
+) -> FoundArray:
+    """Find an array in a node of a store that the caller has opened."""
+    spec = spec_of_store(original, missing_chunks)
+    name = spec.url if spec else store_name(original)
+    if isinstance(node, zarr.Array):
+        if array is not None:
+            raise InputError(
+                f"array={array!r} names an array of a group, but {join_url(name, node.path)} is "
+                f"itself an array."
+            )
+        found = node
+    else:
+        path = "/".join(part for part in (node.path, (array or "").strip("/")) if part)
+        checked = CheckedStore(original, name, missing_chunks, probing=True)
+        inside = node if array is None else _open_node(checked, path, name)
+        found = _array_of(inside, join_url(name, path), checked)
+        code = f"{code}[{found.path.removeprefix(node.path).strip('/')!r}]"
+    if spec is not None:
+        return FoundArray(found, spec, code=code).checked()
+    return FoundArray(found, StoreSpec(name, (), missing_chunks), original, code).checked()
 
 
 def find_beside(source: ZarrSource, name: str) -> FoundArray | None:
@@ -170,7 +175,7 @@ def find_beside(source: ZarrSource, name: str) -> FoundArray | None:
     store = (
         probe_store(spec)
         if source.store is None
-        else CheckedStore(source.store, spec.url, spec.missing_chunks)
+        else CheckedStore(source.store, spec.url, spec.missing_chunks, probing=True)
     )
     path = "/".join(part for part in (folder, name.strip("/")) if part)
     try:
@@ -231,17 +236,25 @@ def _no_such_array(store: CheckedStore, path: str, url: str) -> StoreError:
     return ArrayNotFoundError(f"The group {url} has no array {path!r}. {_listing(root)}")
 
 
-def _array_of(node: Node, where: str) -> zarr.Array[Any]:
-    """Return the node if it is an array, or the only array of a group."""
+def _array_of(node: Node, where: str, store: CheckedStore) -> zarr.Array[Any]:
+    """Return the node of a store if it is an array, or the only array of a group."""
     if isinstance(node, zarr.Array):
         return node
     names = _array_names(node)
     if names is not None and len(names) == 1:
-        # By its own metadata: a group's consolidated ones may be older.
-        return zarr.open_array(
-            node.store_path.store, path=f"{node.path}/{names[0]}".strip("/"), mode="r"
-        )
+        return _only_array(node, names[0], store)
     raise ArrayNotFoundError(f"{where} is a Zarr group: say which of its arrays. {_listing(node)}")
+
+
+def _only_array(group: zarr.Group, name: str, store: CheckedStore) -> zarr.Array[Any]:
+    """Open an array by its own metadata, as a group's consolidated ones may be older."""
+    path = f"{group.path}/{name}".strip("/")
+    try:
+        return zarr.open_array(store, path=path, mode="r", zarr_format=group.metadata.zarr_format)
+    except (FileNotFoundError, KeyError):  # the consolidated ones are all there are
+        only = group[name]
+        assert isinstance(only, zarr.Array)
+        return only
 
 
 def _array_names(group: zarr.Group) -> list[str] | None:

@@ -199,8 +199,9 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             same mixture and data, and refuses any other, with the difference named; "must" also
             refuses to begin one, and has nothing to do where the same is there and complete;
             "never" deletes it and begins anew. Whether local data are the same is seen from their
-            files; of all other data the metadata are compared, and two finished blocks are computed
-            again. Rows in memory cannot be told from others, and begin anew.
+            files, up to 20,000; of more, of remote and of Dask data the metadata are compared, and
+            the first and the last finished block are computed again: what has changed between them
+            is not seen. Rows in memory cannot be told from others, and begin anew.
         storage_options : mapping, optional
             For the output; the data have the estimator's own.
 

@@ -11,7 +11,8 @@ data: no likelihood rises any more, and nothing says why. So two things are look
   more than 32 are, so that it costs less than a hundredth of a pass however small blocks are.
 
 Data that are all written anew are found out by that. A few values that somebody changes in place
-are found only if they lie in what is looked at.
+are found only if they lie in what is looked at. What a graph computes need not be the same bits on
+another CPU, so neither rows nor weights that are computed are looked at.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Watch:
         self._looked = 0.0
         self._metadata = self._first_look()
         self._unseen = False
-        self._digests: dict[int, int] = {}
+        self._digests: dict[int, int | None] = {}
 
     @classmethod
     def of(cls, source: Source) -> Watch:
@@ -91,8 +92,11 @@ class Watch:
         if not chosen:
             return job
         source = self._source
+        weighed = source.weights is None or source.weights.rereads_alike
         witnesses = {
-            index: _Witness(index, source.place_of(source.block(index)), self._digests.get(index))
+            index: _Witness(
+                index, source.place_of(source.block(index)), weighed, self._digests.get(index)
+            )
             for index in chosen
         }
         looked_at = min(PLACES * PLACE_BYTES, source.block_bytes)
@@ -126,10 +130,10 @@ class Watch:
             self._unseen = False
             self._compare(self._read())
 
-    def _read(self) -> tuple[StoredMetadata, ...]:
+    def _read(self, *, patient: bool = True) -> tuple[StoredMetadata, ...]:
         """Read the metadata and note what that takes."""
         begun = time.perf_counter()
-        found = _patiently(self._source)
+        found = _patiently(self._source) if patient else self._source.stored_metadata()
         self._looked = time.perf_counter()
         self._cost = self._looked - begun
         return found
@@ -160,12 +164,12 @@ class Watch:
             raise
 
     def _first_look(self) -> tuple[StoredMetadata, ...]:
-        try:
+        if self._source.graph_blocks is None:
             return self._read()
+        try:
+            return self._read(patient=False)
         except StoreError:
-            if self._source.graph_blocks is None:
-                raise
-            return ()  # only those who run the graph reach its stores
+            return ()  # only those who run the graph reach its stores, now or later
 
     def _witnesses(self, blocks: Sequence[int]) -> list[int]:
         if not self._source.rereads_alike:
@@ -187,11 +191,20 @@ def _patiently(source: Source) -> tuple[StoredMetadata, ...]:
     return source.stored_metadata()
 
 
-def digest_of_rows(rows: Rows) -> int:
+def digest_of_rows(rows: Rows, *, weighed: bool = True) -> int | None:
     """Return a checksum (CRC32C) of a block's rows and weights: of parts, evenly spaced.
 
     It does not depend on how they are laid out in memory.
+
+    Parameters
+    ----------
+    rows : Rows
+    weighed : bool
+        Whether the weights count. If not, there is no checksum (None) of a block of which rows are
+        left out: which ones the weights say.
     """
+    if not weighed and rows.left_out:
+        return None
     n, values = len(rows), rows.values
     each = max(1, PLACE_BYTES // max(1, values.shape[1] * values.itemsize))
     starts = [0] if n <= PLACES * each else [i * (n - each) // (PLACES - 1) for i in range(PLACES)]
@@ -199,20 +212,21 @@ def digest_of_rows(rows: Rows) -> int:
     digest: int = google_crc32c.value(f"{rows.n_read} {n} {values.dtype.str}".encode())
     for start in starts:
         digest = google_crc32c.extend(digest, values[start : start + length].tobytes())
-        if rows.weights is not None:
+        if rows.weights is not None and weighed:
             digest = google_crc32c.extend(digest, rows.weights[start : start + length].tobytes())
     return digest
 
 
 @dataclass(frozen=True)
 class _Witness:
-    """A block, where it lies, and the digest of its rows if it was seen before."""
+    """A block, where it lies, if its weights count, and its digest if it was seen before."""
 
     index: int
     place: str
+    weighed: bool
     digest: int | None
 
-    def of(self, rows: Rows) -> tuple[int, int]:
+    def of(self, rows: Rows) -> tuple[int, int | None]:
         """Return the block's index and digest.
 
         Raises
@@ -220,8 +234,8 @@ class _Witness:
         DataChangedError
             It was seen before, and is another now.
         """
-        found = digest_of_rows(rows)
-        if self.digest is not None and found != self.digest:
+        found = digest_of_rows(rows, weighed=self.weighed)
+        if None not in (found, self.digest) and found != self.digest:
             raise DataChangedError(
                 f"{self.place} was rewritten while it was being read: its rows are not those of an "
                 f"earlier pass. Use a copy that nothing writes to."
@@ -234,7 +248,7 @@ class _Seen(Generic[T]):
     """A job's value, and what was seen of witnesses."""
 
     value: T
-    digests: tuple[tuple[int, int], ...]
+    digests: tuple[tuple[int, int | None], ...]
 
     def __add__(self, other: _Seen[T]) -> _Seen[T]:
         return _Seen(self.value + other.value, self.digests + other.digests)

@@ -310,3 +310,46 @@ def test_a_store_in_place_of_an_array(cube: NDArray[np.float64], tmp_path: Path)
     np.testing.assert_array_equal(rows_of(open_source(memory)), flat)
     with pytest.raises(StoreNotFoundError, match="no Zarr array or group"):
         open_source(zarr.storage.MemoryStore())
+
+
+class Unlisted(zarr.storage.WrapperStore[zarr.storage.MemoryStore]):
+    """Says of whatever does not exist that it may not be read, as S3 where nothing is listed."""
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        found = await super().get(key, prototype, byte_range)
+        if found is None:
+            raise PermissionError(f"403 Forbidden: {key}")
+        return found
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_group_whose_store_hides_what_is_absent(
+    zarr_format: Any, cube: NDArray[np.float64]
+) -> None:
+    """Its own documents are read, and none of the other format; attributes need not be there."""
+    flat, store = cube.reshape(-1, 9), zarr.storage.MemoryStore()
+    group = zarr.create_group(store, zarr_format=zarr_format, attributes={"a": 1})
+    group.create_array("x", data=flat, chunks=(20, 9))
+    zarr.consolidate_metadata(store, zarr_format=zarr_format)
+    store._store_dict.pop("x/.zattrs", None)
+    unlisted = Unlisted(store)
+    opened = zarr.open_group(unlisted, mode="r", zarr_format=zarr_format)
+    ways: tuple[dict[str, Any], ...] = ({"X": opened}, {"X": opened, "array": "x"})
+    for way in (*ways, {"X": unlisted}, {"X": unlisted, "array": "x"}):
+        source = open_source(**way)
+        np.testing.assert_array_equal(rows_of(source), flat)
+        assert source.metadata_digest() == open_source(group).metadata_digest()
+    with pytest.raises(StoreError, match=r"denied.*when listing is not allowed"):
+        open_source(unlisted, array="y")
+    zarr.create_array(store, name="w", data=np.ones(len(flat)), zarr_format=zarr_format)
+    weighted = open_source(unlisted, array="x", sample_weight="w")
+    assert weighted.read(weighted.block(0)).weights is not None
+
+
+def test_a_group_with_nothing_but_consolidated_metadata(cube: NDArray[np.float64]) -> None:
+    flat, store = cube.reshape(-1, 9), zarr.storage.MemoryStore()
+    group = zarr.create_group(store, zarr_format=2)
+    group.create_array("x", data=flat, chunks=(20, 9))
+    zarr.consolidate_metadata(store, zarr_format=2)
+    del store._store_dict["x/.zarray"], store._store_dict["x/.zattrs"]
+    np.testing.assert_array_equal(rows_of(open_source(zarr.open_group(store, mode="r"))), flat)

@@ -202,7 +202,11 @@ def test_where_only_metadata_are_known_two_blocks_speak_for_the_others(place: Pl
     other = pytest.raises(InputError, match=r"Block 0 of .* holds other values .*--no-resume")
     with begin(place, changed) as output, other:
         write(output, changed)
-    assert whole(place, source) == [0, 2, 3, 4]
+    between = ROWS + [[k in range(4, 8)] for k in range(20)]  # in block 1, which is finished
+    unseen = open_source(da.from_array(between, chunks=(4, 2), name="x"))
+    with begin(place, unseen) as output:
+        assert write(output, unseen, 3) == [0, 2, 3]
+    assert whole(place, source) == [0, 3, 4]
     assert place.complete
 
 
@@ -384,6 +388,54 @@ def test_what_is_removed_while_it_is_written_is_not_written_into(
         with pytest.raises(StoreError, match=r"is not at .*somebody has removed it"):
             writer.write(source.block(0), np.zeros(4))
         assert place.objects() == {}
+
+
+@pytest.fixture
+def just_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has looked whether the output is still there does so no more."""
+    monkeypatch.setattr("dask_gmm.data.sink._LOOK_EVERY", 1e9)
+
+
+@pytest.mark.usefixtures("just_looked")
+def test_a_late_attempt_leaves_nothing(tmp_path: Path) -> None:
+    """Of a worker that was given up as late: it looks at the output once a second only."""
+    zarr.create_array(tmp_path / "x.zarr", data=np.ones((6, 4, 2)), chunks=(2, 2, 2))
+    source = open_source(tmp_path / "x.zarr")
+    for columns in ([], [3]):  # labels and posteriors
+        place = Place(str(tmp_path / f"out{len(columns)}.zarr"), {})
+        recipe = recipe_of(source, values="labels", model="m", kernel="k", output={})
+        shape, chunks = [6, 4, *columns], [2, 2, *columns]
+        with begin_output(place.url, shape, chunks, "u1", recipe=recipe) as output:
+            writers = [output.writer.open() for _ in range(2)]
+            values = np.zeros([4, *columns])
+            for i in range(6):
+                writers[0].write(source.block(i), values)
+            writers[1].write(source.block(0), values)
+            output.finish()
+            expected = place.objects()
+            for i in (5, 0):
+                with pytest.raises(StoreError, match="complete by now and this is a late attempt"):
+                    writers[1].write(source.block(i), values)
+                assert beside(place) == []
+        assert place.objects() == expected
+        assert place.complete
+
+
+@pytest.mark.usefixtures("just_looked")
+def test_a_late_attempt_leaves_alone_what_others_do(tmp_path: Path, source: Source) -> None:
+    """Another late one at the same time, which withdraws its own."""
+    place = Place(str(tmp_path / "out.zarr"), {})
+    with begin(place, source) as output:
+        late = output.writer.open()
+        write(output, source)
+        late.write(source.block(0), np.zeros(4))
+        output.finish()
+    other = Path(output.writer.place) / "c" / "3"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"x")
+    with pytest.raises(StoreError, match="late attempt"):
+        late.write(source.block(4), np.zeros(4))
+    assert [p.name for p in other.parent.iterdir()] == ["3"]
 
 
 # -- two at a time ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import dask.array
 import numpy as np
 import pytest
 import zarr
+from zarr.storage import StorePath
 
 from dask_gmm import GaussianMixture
 from dask_gmm.data.source import open_source
@@ -26,7 +27,7 @@ from dask_gmm.execution.watch import (
 )
 from dask_gmm.fitting.events import PassFinished
 from dask_gmm.rows import Rows
-from tests.execution.fakes import SumJob, even_fake
+from tests.execution.fakes import SumJob, WeightedSumJob, even_fake
 from tests.marks import quick_ones
 
 if TYPE_CHECKING:
@@ -145,6 +146,51 @@ def test_what_a_graph_computes_may_round_differently(tmp_path: Path) -> None:
         first = passes.run(SumJob()).value
         write(path, VALUES + 1e-9)
         assert passes.run(SumJob()).value != first
+
+
+def noisy_weights(*, zeros: bool) -> Any:
+    """Weights whose last bits are others each time; one of each block may be zero, any."""
+
+    def noisy(block: Any) -> Any:
+        rng = np.random.default_rng()
+        weights = block * (1.0 + rng.normal(0.0, 1e-14, block.shape))
+        if zeros:
+            weights[rng.integers(0, len(block))] = 0.0
+        return weights
+
+    return da.ones(40, chunks=5).map_blocks(noisy, dtype=float)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_weights_that_a_graph_computes_may_round_differently(
+    zeros: bool, tmp_path: Path, backend: Backend
+) -> None:
+    """As an exp does on workers with other CPUs. The rows beside them are looked at as ever."""
+    path = write(tmp_path / "x.zarr")
+    source = open_source(da.from_zarr(str(path)), sample_weight=noisy_weights(zeros=zeros))
+    assert isinstance(Watch.of(source).over(SumJob(), range(source.n_blocks)), WatchedJob)
+    with backend.open(source) as passes:
+        sums = {passes.run(WeightedSumJob()).value for _ in range(3)}
+        assert len(sums) > 1, "or nothing is shown here"
+        write(path, VALUES + 1e-9)
+        if zeros:  # the rows that are there are others each time
+            passes.run(WeightedSumJob())
+            return
+        with pytest.raises(DataChangedError, match="rows are not those of an earlier pass"):
+            passes.run(WeightedSumJob())
+
+
+def test_weights_that_a_graph_only_moves_are_looked_at(tmp_path: Path) -> None:
+    path, weights = write(tmp_path / "x.zarr"), tmp_path / "w.zarr"
+    array = zarr.create_array(weights, data=np.ones(40), chunks=(5,))
+
+    def rewrite() -> None:
+        array[...] = 2.0
+
+    lazy = da.from_zarr(str(weights))
+    given = da.from_zarr(str(path))
+    message = error_after(rewrite, given, LocalBackend(2), sample_weight=lazy)
+    assert "of Dask array was rewritten while it was being read: its rows are not" in message
 
 
 def test_what_is_harmless(tmp_path: Path, backend: Backend) -> None:
@@ -292,6 +338,8 @@ def test_a_digest_does_not_depend_on_the_layout(n: int) -> None:
     assert digest_of_rows(Rows(values, np.ones(n))) != expected or n == 0
     assert digest_of_rows(Rows(values.astype("f4"))) != expected
     assert digest_of_rows(Rows(values, left_out=1)) != expected
+    assert digest_of_rows(Rows(values, np.ones(n)), weighed=False) == expected
+    assert digest_of_rows(Rows(values, np.ones(n), left_out=1), weighed=False) is None
     for row in {0, n // 2 if n < 1300 else 0, n - 1} if n else ():
         changed = values.copy()
         changed[row, 1] = np.nextafter(changed[row, 1], 9.0)
@@ -307,16 +355,52 @@ def test_a_digest_takes_no_time() -> None:
     assert (time.process_time() - begun) / 100 < 1e-3  # 5 µs; to copy the block takes 2 ms
 
 
-def test_a_dask_array_whose_store_only_workers_reach(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.zarr")
-    source = open_source(da.from_zarr(str(path)))
-    path.rename(tmp_path / "y.zarr")
-    (tmp_path / "x.zarr").write_text("")
-    assert Watch.of(source)
-    (tmp_path / "x.zarr").unlink()
-    (tmp_path / "y.zarr").rename(path)
+class OutOfReach(zarr.storage.WrapperStore[zarr.storage.LocalStore]):
+    """A store that shows its chunks and, from now on, no metadata; `refused` counts."""
+
+    refused = 0
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if key.endswith("zarr.json"):
+            type(self).refused += 1
+            raise OSError(f"no route to {key}")
+        return await super().get(key, prototype, byte_range)
+
+
+@pytest.fixture
+def out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A collection whose store this process cannot ask."""
+    monkeypatch.setattr(OutOfReach, "refused", 0)
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(4.0 * i, 1.0, (200, 3)) for i in range(2)])
+    path = write(tmp_path / "x.zarr", values, chunks=(50, 3))
+    metadata: Any = zarr.open_array(path, mode="r").metadata
+    store = OutOfReach(zarr.storage.LocalStore(path, read_only=True))
+    return da.from_zarr(zarr.Array(zarr.AsyncArray(metadata, StorePath(store, ""))))
+
+
+def test_a_dask_array_whose_store_only_workers_reach(out_of_reach: Any) -> None:
+    source = open_source(out_of_reach)
+    assert source.metadata_digest() is None
     with LocalBackend(1).open(source) as passes:
-        assert passes.run(SumJob()).rows == 40
+        assert passes.run(SumJob()).rows == 400
+    assert OutOfReach.refused == 2, "asked once by each: there is nothing to wait for"
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_its_fits_have_checkpoints(out_of_reach: Any, tmp_path: Path) -> None:
+    """Also ones that another process has begun which reached the metadata."""
+    settings: dict[str, Any] = {"random_state": 0, "init_size": 100, "tol": 0.0, "max_iter": 3}
+    settings["acceleration"] = None
+    expected = GaussianMixture(2, **settings).fit(out_of_reach)
+    for begun, first in enumerate((out_of_reach, da.from_zarr(str(tmp_path / "x.zarr")))):
+        checkpoint = tmp_path / f"checkpoint {begun}"
+        GaussianMixture(2, **settings | {"max_passes": 1}).fit(first, checkpoint=checkpoint)
+        resumed = GaussianMixture(2, **settings).fit(
+            out_of_reach, checkpoint=checkpoint, resume="must"
+        )
+        assert resumed.lower_bound_ == expected.lower_bound_
+        np.testing.assert_array_equal(resumed.means_, expected.means_)
 
 
 def test_errors_of_others_are_let_through(tmp_path: Path) -> None:
