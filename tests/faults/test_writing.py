@@ -175,7 +175,8 @@ def test_a_command_that_is_stopped_goes_on(how: str, folder: Path, tmp_path: Pat
     done = predict(folder, output, "--resume", "--json", "--progress", "lines")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert 10 < told["blocks_skipped"] < 40
+    # A signal that can be held is taken at the next look, and all may be finished by then.
+    assert 10 < told["blocks_skipped"] < (40 if how == "SIGKILL" else 41)
     assert told["n_rows"] == len(ROWS)
     assert told["n_rows_computed"] == (40 - told["blocks_skipped"]) * BLOCK
     assert f"{told['blocks_skipped']} of 40 blocks are finished" in done.stderr
