@@ -182,8 +182,8 @@ def test_between_any_two_steps(road: Road, x: str, tmp_path: Path) -> None:
         pytest.param(
             road,
             marks=pytest.mark.skip(
-                reason="a fault that is known and not mended: after some interrupts a pass may wait "
-                "on the cluster until nothing has happened for as long as it is allowed to"
+                reason="known and not mended: after some interrupts a pass may wait on the cluster "
+                "until nothing has happened for as long as it is allowed to"
             ),
         )
         if road in (labels, score)
