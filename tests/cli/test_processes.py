@@ -137,6 +137,7 @@ def test_signals_in_mid_pass(
 
 
 @pytest.mark.parametrize("resume", [(), ("--no-resume",)])
+@pytest.mark.slow
 def test_a_fit_that_is_interrupted_says_where_it_goes_on(
     resume: tuple[str, ...], slow_points: Path, tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def silent_store() -> Iterator[str]:
         pytest.param(signal.SIGTERM, 143, "Terminated", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once_though_a_store_hangs(
     second: signal.Signals, code: int, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

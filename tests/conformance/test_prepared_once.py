@@ -82,7 +82,7 @@ def check(trail: Path, passes: int, threads: int) -> None:
     [
         ("threads", "zarr"),
         ("threads", "dask"),
-        ("processes", "zarr"),
+        pytest.param("processes", "zarr", marks=pytest.mark.slow),
         pytest.param("processes", "dask", marks=pytest.mark.slow),
     ],
 )

@@ -123,6 +123,7 @@ def test_a_thousand_passes_leave_the_scheduler_as_it_was(client: Client) -> None
     assert late == early
 
 
+@pytest.mark.slow
 def test_units_are_queued_on_the_scheduler_in_every_pass(client: Client) -> None:
     """A worker that dies should take only the units with it that it was running."""
     backend = ClusterBackend(client)

@@ -137,6 +137,7 @@ def masked(weights: np.ndarray, *, known: bool = True) -> Source:
     size=st.sampled_from([20, 200, 1500]),
 )
 @settings(max_examples=15, deadline=None)
+@pytest.mark.slow
 def test_rows_without_weight_do_not_take_the_others_places(
     kept: int, together: bool, known: bool, size: int
 ) -> None:
