@@ -182,7 +182,7 @@ class OpenBlockWriter:
             else:
                 array[region] = values.reshape(shape)
                 self._look_back(block)
-        except InputError:
+        except (InputError, StoreError):
             raise
         except Exception as error:  # every kind of store has errors of its own
             raise not_written(error, place, self._writer.advice) from error
@@ -305,6 +305,8 @@ class Output:
                 store = writable_store(writer.url, writer.options)
                 make_room(store, writer.url, overwrite=self._overwrite)
                 put_in_place(writer.place, writer.url)
+        except StoreError:
+            raise
         except Exception as error:
             raise not_written(error, writer.url, writer.advice) from error
         self.complete = True
@@ -336,8 +338,6 @@ class Output:
 
 def not_written(error: Exception, place: str, advice: str = "") -> StoreError:
     """Say in one sentence why a place could not be written, and in another what to do."""
-    if isinstance(error, StoreError):
-        return error
     if isinstance(error, OSError) and error.errno is not None:
         message = f"{place} could not be written: {error.strerror or first_line(error)}."
     else:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from dask_gmm.execution.cluster import progress, stragglers
 from dask_gmm.execution.cluster.attempts import Attempts
 from dask_gmm.execution.cluster.graph import PassGraph, TreeShape
 from dask_gmm.execution.cluster.progress import Message
 from dask_gmm.execution.cluster.stragglers import Running, UnitTimes, late_ones
+from dask_gmm.execution.cluster.worker import causes_that_end
 from dask_gmm.execution.cluster.workers import WorkerWatch
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class Client:
@@ -24,6 +24,19 @@ class Client:
 
 def described(**last_seen: float) -> dict[str, Any]:
     return {w: {"nthreads": 2, "last_seen": t, "status": "running"} for w, t in last_seen.items()}
+
+
+def test_causes_that_come_back_to_themselves_are_cut() -> None:
+    """Dask follows them on the worker to their end."""
+    first, second = ValueError("first"), KeyError("second")
+    first.__cause__, second.__cause__ = second, first
+    with pytest.raises(ValueError, match="first"), causes_that_end():
+        raise first
+    assert first.__cause__ is second
+    assert second.__cause__ is None
+    with pytest.raises(ValueError, match="first"), causes_that_end():
+        raise first from first
+    assert first.__cause__ is None
 
 
 def test_who_is_silent_is_seen_against_the_others() -> None:

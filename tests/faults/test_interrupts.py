@@ -175,13 +175,7 @@ def test_between_any_two_steps(road: Road, x: str, tmp_path: Path) -> None:
         between_steps(road, x, tmp_path, 150)
 
 
-# Known and not mended: once in some hundred interrupts something stays on the cluster that a later
-# pass waits for, until nothing has happened for as long as it is allowed to.
-ON_A_CLUSTER = pytest.mark.skip(reason="after many interrupts a pass may wait; not mended yet")
-
-
 @pytest.mark.slow
-@ON_A_CLUSTER
 @pytest.mark.parametrize("road", ROADS)
 def test_between_two_steps_on_a_cluster(
     road: Road, x: str, tmp_path: Path, two_processes: Client
@@ -191,7 +185,6 @@ def test_between_two_steps_on_a_cluster(
 
 
 @pytest.mark.slow
-@ON_A_CLUSTER
 @pytest.mark.parametrize("road", ROADS)
 def test_at_any_time_on_a_cluster(
     road: Road, x: str, tmp_path: Path, two_processes: Client

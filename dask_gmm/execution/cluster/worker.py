@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from dask_gmm.execution.opened import Opened
     from dask_gmm.rows import Rows
 
-__all__ = ["BlockRunner", "Heartbeat", "UnitRunner", "fold_results", "versions_differ"]
+__all__ = [
+    "BlockRunner",
+    "Heartbeat",
+    "UnitRunner",
+    "causes_that_end",
+    "fold_results",
+    "versions_differ",
+]
 
 #: Seconds between two messages of a running unit; shorter units send none.
 REPORT_INTERVAL = 1.0
@@ -146,7 +153,7 @@ class UnitRunner(_Travelling, Generic[T]):
         pinned = self._pinned(worker)
         began = time.monotonic()
         heartbeat = Heartbeat(worker, self.topic, (self.token, key[1], unit))
-        with heartbeat.beating(), working(self.job) as job:
+        with causes_that_end(), heartbeat.beating(), working(self.job) as job:
             result = run_unit(
                 self.source,
                 blocks,
@@ -171,6 +178,25 @@ class UnitRunner(_Travelling, Generic[T]):
         return pinned_blocks(self.cache, needed=needed, limit=limit or None)
 
 
+@contextmanager
+def causes_that_end() -> Iterator[None]:
+    """Cut the chain of an error's causes where it comes back to itself.
+
+    Dask follows it to its end on the worker, and would follow a circle until the memory is full.
+    """
+    try:
+        yield
+    except BaseException as error:
+        seen, at = {id(error)}, error
+        while at.__cause__ is not None:
+            if id(at.__cause__) in seen:
+                at.__cause__ = None
+                break
+            at = at.__cause__
+            seen.add(id(at))
+        raise
+
+
 @dataclass(frozen=True)
 class BlockRunner(_Travelling, Generic[T]):
     """Applies the job to the value of one task of a Dask collection."""
@@ -189,7 +215,7 @@ class BlockRunner(_Travelling, Generic[T]):
     ) -> UnitResult[T]:
         """Return the leaf of one block; the arguments after `value` are its `BlockRef`."""
         block = BlockRef(index, start, stop, rows)
-        with working(self.job) as job:
+        with causes_that_end(), working(self.job) as job:
             found, here = run_value(job, value, self.rows_of, block, self.name, self._locate)
         machines = frozenset({machine_fingerprint()})
         return UnitResult(found, here.n_read, 1, here.nbytes, machines)
