@@ -321,6 +321,9 @@ class Unlisted(zarr.storage.WrapperStore[zarr.storage.MemoryStore]):
             raise PermissionError(f"403 Forbidden: {key}")
         return found
 
+    def with_read_only(self, read_only: bool = False) -> Unlisted:
+        return Unlisted(self._store.with_read_only(read_only))
+
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_a_group_whose_store_hides_what_is_absent(
