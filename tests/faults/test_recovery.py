@@ -17,33 +17,16 @@ import pytest
 from dask_gmm.errors import NoWorkersError, SchedulerLostError
 from dask_gmm.execution.cluster import graph
 from tests.faults.cluster import MortalCluster, wait_until
-from tests.faults.fits import BLOCKS, KINDS, At, bits, make_data, undisturbed
+from tests.faults.fits import BLOCKS, KINDS, At, bits, undisturbed
 from tests.faults.traps import passing_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.slow
 
 #: What a stopped worker may cost; Dask alone waits for five minutes.
 SECONDS = 20.0
-
-
-@pytest.fixture(scope="module")
-def x(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalCluster]:
-    with MortalCluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared: MortalCluster) -> MortalCluster:
-    shared.heal()
-    return shared
 
 
 def fit_with(

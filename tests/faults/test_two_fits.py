@@ -11,30 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.cluster import MortalCluster
-from tests.faults.fits import KINDS, bits, make_data, undisturbed
+from tests.faults.fits import KINDS, bits, undisturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.faults.cluster import MortalCluster
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def x(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalCluster]:
-    with MortalCluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared: MortalCluster) -> MortalCluster:
-    shared.heal()
-    return shared
 
 
 def digest(found: tuple[Any, ...]) -> str:

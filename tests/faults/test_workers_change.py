@@ -14,30 +14,12 @@ from dask_gmm.execution import LocalBackend, plan_pass
 from dask_gmm.execution.cluster import ClusterBackend, workers_of
 from tests.execution.fakes import SumJob, even_fake
 from tests.faults.cluster import MortalCluster, wait_until
-from tests.faults.fits import KINDS, At, bits, make_data, undisturbed
+from tests.faults.fits import KINDS, At, bits, undisturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def x(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalCluster]:
-    with MortalCluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared: MortalCluster) -> MortalCluster:
-    shared.heal()
-    return shared
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,9 @@ from dask_gmm.fitting.events import OutputResumed
 from tests.dask_processes import started_scheduler, started_worker
 from tests.faults.dying import BLOCKS
 from tests.object_store import object_store  # noqa: F401 - a fixture
+from tests.small_disk import mounted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.object_store import ObjectStoreServer
 
 da: Any = dask.array  # most of it is untyped
@@ -211,29 +210,13 @@ def test_a_command_that_is_killed_again_and_again_gets_done(folder: Path, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["labels.zarr"]
 
 
-@contextmanager
-def small_disk(place: Path) -> Iterator[Path]:
-    """A disk of 1 MiB, where this process may mount one."""
-    place.mkdir()
-    options = ("-t", "tmpfs", "-o", "size=1m", "tmpfs")
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("mounting a small disk takes root")
-    mounted = subprocess.run(["mount", *options, place], capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
-
-
 def remount(place: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
 
 
 @pytest.mark.slow
 def test_a_full_disk(folder: Path, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
+    with mounted(tmp_path / "disk") as disk:
         output = disk / "out.zarr"
         assert predict(folder, output).returncode == 0
         full = predict(folder, output, "--probabilities", "--overwrite", "-q")
@@ -257,7 +240,7 @@ def test_a_full_disk(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["size=1m", "ro"])
 def test_a_model_on_a_disk_that_takes_no_more(mode: str, folder: Path, tmp_path: Path) -> None:
     old, new = (GaussianMixture.load(folder / f"m{seed}.zarr") for seed in (0, 1))
-    with small_disk(tmp_path / "disk") as disk:
+    with mounted(tmp_path / "disk") as disk:
         place = disk / "m.zarr"
         old.save(place)
         before = sorted(disk.rglob("*"))
@@ -284,7 +267,7 @@ def free_bytes(disk: Path) -> int:
 @pytest.mark.slow
 def test_a_disk_that_becomes_read_only(folder: Path, tmp_path: Path) -> None:
     model = GaussianMixture.load(folder / "m1.zarr")
-    with small_disk(tmp_path / "disk") as disk:
+    with mounted(tmp_path / "disk") as disk:
         output = disk / "out.zarr"
         assert predict(folder, output).returncode == 0
         slow = da.from_zarr(str(folder / "x.zarr")).map_blocks(slowly)
