@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.base import Source
 
-__all__ = ["RESUME", "begin_output", "output_chunks"]
+__all__ = ["RESUME", "begin_output", "output_chunks", "refuse_the_input"]
 
 RESUME = ("auto", "must", "never")
 """Go on if there is something to go on from, refuse to begin anew, or begin anew."""
@@ -166,7 +166,7 @@ def begin_output(
     if resume not in RESUME:
         raise InputError(f"resume must be 'auto', 'must' or 'never', got {resume!r}.")
     local = scheme_of(url) == "file"
-    _refuse_the_input(source, url, in_place=not local)
+    refuse_the_input(source, url, in_place=not local)
     begin = _Begin(url, pairs, recipe, overwrite, resume)
     document = new_document(shape, chunks, np.dtype(dtype), _dimension_names(source, len(shape)))
     try:
@@ -377,8 +377,21 @@ def _dimension_names(source: Source | None, n_axes: int) -> list[str] | None:
     return names if len(names) == n_axes else [*names, "component"]
 
 
-def _refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None:
-    """Raise if the output would replace its input, or lie inside it."""
+def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None:
+    """Refuse to write over the data, into them or around them.
+
+    Parameters
+    ----------
+    source : Source or None
+    url : str
+        What is to be written.
+    in_place : bool
+        Whether that is written where it is to be, while the data are read.
+
+    Raises
+    ------
+    InputError
+    """
     inputs: list[str] = []
     if isinstance(source, ZarrSource):
         base = source.spec.place if source.store is None else store_url(source.store)
@@ -391,6 +404,5 @@ def _refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> Non
     for place in inputs:
         if same_place(place, url):
             raise InputError(
-                f"{url} is the input (or lies inside of it, or around it): write the output "
-                f"somewhere else."
+                f"{url} is the input (or lies inside of it, or around it): write somewhere else."
             )

@@ -16,11 +16,12 @@ from sklearn.utils.validation import validate_data
 from zarr.abc.store import Store
 
 from dask_gmm.data.conversion import frame_layout, plain_array
+from dask_gmm.data.output_begin import RESUME
 from dask_gmm.data.source import Source, is_remote, open_memory, open_source, with_weights
 from dask_gmm.data.stores import check_missing_chunks
 from dask_gmm.data.urls import check_options, scheme_of
 from dask_gmm.errors import InputError
-from dask_gmm.fitting.checkpoint import RESUME, Checkpoint
+from dask_gmm.fitting.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

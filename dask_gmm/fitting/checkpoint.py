@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 
 from dask_gmm.data.commits import Commits
+from dask_gmm.data.output_begin import refuse_the_input
 from dask_gmm.errors import (
     CheckpointError,
     CheckpointWarning,
@@ -53,18 +54,14 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = [
-    "RESUME",
     "Checkpoint",
     "Found",
     "Progress",
     "Recorder",
     "Standing",
-    "data_identity",
     "read_checkpoint",
     "settings_identity",
 ]
-
-RESUME = ("auto", "must", "never")
 
 # Rows and blocks that are looked at again where a fit has no sample: enough to see other data.
 _PROBED_ROWS, _PROBED_BLOCKS = 4096, 8
@@ -226,22 +223,26 @@ class Recorder:
     checkpoint : Checkpoint or None
         None for a fit that writes nothing down.
     kind : {"fit", "selection"}
-    identity : callable
-        Returns what must be the same for a commit to be of this fit, as JSON: `data_identity` and
-        `settings_identity`; and "kernel", which need not be. Asked only if there is a checkpoint.
+    source : Source
+        The data, which must be the same for a commit to be of this fit.
+    asked : mapping
+        And what the fit was asked to do, as JSON; see `settings_identity`.
     notify : Observer
 
     Raises
     ------
     CheckpointError
         The place cannot be used, holds another fit, or nothing where there must be something.
+    InputError
+        It lies in the data, or around them.
     """
 
     def __init__(
         self,
         checkpoint: Checkpoint | None,
         kind: str,
-        identity: Callable[[], Mapping[str, Any]],
+        source: Source,
+        asked: Mapping[str, Any],
         notify: Observer,
     ) -> None:
         self._notify = notify
@@ -256,11 +257,15 @@ class Recorder:
         self.progress: Progress | None = None
         self._commits: Commits | None = None
         if checkpoint is not None:
-            self._identity = {"kind": kind, **identity()}
-            self._where = {"kernel": self._identity.pop("kernel"), "machine": machine_fingerprint()}
-            self._identity["settings"]["random_state"] = checkpoint.draws
-            self._identity["settings"]["missing_chunks"] = checkpoint.missing_chunks
+            settings = {name: value for name, value in asked.items() if name != "kernel"}
+            settings |= {
+                "random_state": checkpoint.draws,
+                "missing_chunks": checkpoint.missing_chunks,
+            }
             self._commits = Commits(checkpoint.url, checkpoint.storage_options)
+            refuse_the_input(source, self._commits.name, in_place=True)
+            self._identity = {"kind": kind, "data": _data_identity(source), "settings": settings}
+            self._where = {"kernel": asked["kernel"], "machine": machine_fingerprint()}
             self._take_up(self._commits, checkpoint.resume)
 
     @property
@@ -477,7 +482,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def data_identity(source: Source) -> dict[str, Any]:
+def _data_identity(source: Source) -> dict[str, Any]:
     """What tells a source's data from others without reading them, as JSON.
 
     They may have moved: their content is compared where they lie in the same place only. It is
@@ -498,12 +503,12 @@ def data_identity(source: Source) -> dict[str, Any]:
 def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str, Any]:
     """What a fit was asked to do, as JSON; but what it may spend, which may be raised.
 
-    The kernel is no setting: with another one only last bits differ.
+    The kernel is named and need not be the same: with another one only last bits differ.
     """
     free = {"kernel", "cache", "max_passes", "max_bytes", "model", "given"}
     asked = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in free}
     model = settings.model
-    asked["model"] = type(model).__name__
+    asked |= {"model": type(model).__name__, "kernel": settings.kernel.name}
     asked |= {name: _plain(value) for name, value in vars(model).items()}
     given = {f.name: getattr(settings.given, f.name) for f in fields(settings.given)}
     asked |= {f"given {name}": _plain(value) for name, value in given.items()}

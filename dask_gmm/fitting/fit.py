@@ -13,7 +13,6 @@ from dask_gmm.fitting.checkpoint import (
     Progress,
     Recorder,
     Standing,
-    data_identity,
     settings_identity,
 )
 from dask_gmm.fitting.driver_memory import check_driver_memory
@@ -113,14 +112,8 @@ def fit_mixture(
     budget.check()
     notify(_started(source, backend, settings, warm))
 
-    def identity() -> dict[str, Any]:
-        return {
-            "data": data_identity(source),
-            "settings": settings_identity(settings, warm),
-            "kernel": settings.kernel.name,
-        }
-
-    with Recorder(checkpoint, "fit", identity, notify) as recorder:
+    asked = settings_identity(settings, warm)
+    with Recorder(checkpoint, "fit", source, asked, notify) as recorder:
         found = recorder.progress
         if found is None:
             drawn = fit_sample_of(source, backend, settings, random_state, notify, warm)

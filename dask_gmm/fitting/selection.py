@@ -21,7 +21,6 @@ from dask_gmm.fitting.checkpoint import (
     Progress,
     Recorder,
     Standing,
-    data_identity,
     settings_identity,
 )
 from dask_gmm.fitting.contest import Contest, Contestant, ContestState, best_of
@@ -172,7 +171,7 @@ def select_mixture(
     check_grid_memory(source, settings.points, fit.n_init, accelerations)
     budget.check()
     notify(_started(source, backend, settings))
-    with Recorder(checkpoint, "selection", lambda: _identity(source, settings), notify) as recorder:
+    with Recorder(checkpoint, "selection", source, _asked(settings), notify) as recorder:
         found = recorder.progress
         held_out = _hold_out(settings, random_state, found)
         sample = draw_grid_sample(
@@ -238,20 +237,16 @@ def select_mixture(
     return SelectionReport(results, winner, history, evaluator.n_rows, seconds)
 
 
-def _identity(source: Source, settings: SelectionSettings) -> dict[str, Any]:
+def _asked(settings: SelectionSettings) -> dict[str, Any]:
     """What must be the same for a selection to go on, as JSON."""
     asked = settings_identity(settings.fit, None)
     del asked["n_components"], asked["family"]  # each point has its own
     return {
-        "data": data_identity(source),
-        "kernel": settings.fit.kernel.name,
-        "settings": {
-            **asked,
-            "points": [[p.n_components, p.family.name] for p in settings.points],
-            "criterion": settings.criterion,
-            "heldout_fraction": settings.heldout_fraction,
-            "n_effective": settings.n_effective,
-        },
+        **asked,
+        "points": [[p.n_components, p.family.name] for p in settings.points],
+        "criterion": settings.criterion,
+        "heldout_fraction": settings.heldout_fraction,
+        "n_effective": settings.n_effective,
     }
 
 

@@ -509,6 +509,16 @@ def test_a_state_of_a_later_version_is_refused(
         fitted("plain", tmp_path)
 
 
+@pytest.mark.parametrize("place", ["x.zarr", "x.zarr/c", "."])
+def test_nothing_is_written_into_the_data_or_around_them(place: str, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(500, D))
+    for data in (str(tmp_path / "x.zarr"), da.from_zarr(str(tmp_path / "x.zarr"))):
+        with pytest.raises(InputError, match="is the input"):
+            fitted("plain", tmp_path / place, data=data)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.zarr"]
+    assert not (tmp_path / "x.zarr" / "c" / "000000000001.commit").exists()
+
+
 def test_nothing_is_written_where_there_are_other_things(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(500, D))
     with pytest.raises(CheckpointError, match="other things"):
