@@ -32,6 +32,7 @@ from dask_gmm.errors import (
     CheckpointError,
     CheckpointWarning,
     FencedError,
+    PassLostError,
     ResumedElsewhereWarning,
     StateError,
 )
@@ -249,6 +250,7 @@ class Recorder:
         self._under_way: Future[CheckpointWritten] | None = None
         self._latest: Callable[[], CheckpointWritten] | None = None  # to be written next
         self._safe = False  # something is written
+        self._held = 0  # passes that it tells of
         self._slow = False  # it was said that commits take long
         self._cluttered = False  # and that old ones cannot be deleted
         self._begun = time.perf_counter()
@@ -282,11 +284,20 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._end_with(error)
+        if isinstance(error, PassLostError) and self._commits is not None and self._safe:
+            said = error.saying(
+                f"The checkpoint {self._commits.name} holds what was known after pass "
+                f"{self._held}: the same call goes on from there."
+            )
+            raise said from said.__cause__
+
+    def _end_with(self, on_its_way: BaseException | None) -> None:
         try:
             self.end()
         except CheckpointError as error:
-            if kind is None:
+            if on_its_way is None:
                 raise
             warnings.warn(  # what ends the fit is on its way
                 f"The checkpoint was not written, the one before still holds: {error}",
@@ -399,6 +410,7 @@ class Recorder:
             self._warn(str(error))
             return True
         self._under_way = None
+        self._held = written.passes
         self._notify(written)
         if self._commits and self._commits.undeleted and not self._cluttered:
             self._cluttered = True
@@ -439,7 +451,7 @@ class Recorder:
             return
         self._compare(commits, commit.about)
         self.progress, _ = _state_of(commits, commit)
-        self._safe = True
+        self._safe, self._held = True, len(self.progress.history)
         self._notify(
             FitResumed(commits.name, commit.number, len(self.progress.history), self.progress.ended)
         )

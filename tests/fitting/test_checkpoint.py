@@ -23,7 +23,11 @@ from dask_gmm.errors import (
     CheckpointWarning,
     FencedError,
     InputError,
+    NoWorkersError,
+    PassLostError,
     ResumedElsewhereWarning,
+    SchedulerLostError,
+    UnitFailedError,
 )
 from dask_gmm.fitting import checkpoint as checkpoint_module
 from dask_gmm.fitting.checkpoint import read_checkpoint
@@ -387,6 +391,28 @@ def test_an_interrupt_is_not_replaced_by_what_the_place_says(
 
     with pytest.warns(CheckpointWarning), pytest.raises(KeyboardInterrupt):
         fitted("plain", tmp_path, callbacks=[interrupt])
+
+
+@pytest.mark.parametrize("kind", [NoWorkersError, SchedulerLostError, UnitFailedError])
+def test_a_pass_that_is_lost_says_that_the_checkpoint_holds(
+    kind: type[PassLostError], tmp_path: Path
+) -> None:
+    """With its cause, and of the pass that is really written; without a checkpoint nothing."""
+
+    def lose(event: Event) -> None:
+        if isinstance(event, PassFinished) and event.number == 3:
+            raise kind("3 of 8 units are missing.") from OSError("the link is down")
+
+    with pytest.raises(kind) as caught:
+        fitted("plain", tmp_path, callbacks=[lose])
+    assert str(caught.value) == (
+        f"3 of 8 units are missing. The checkpoint {tmp_path} holds what was known after pass 2: "
+        f"the same call goes on from there."
+    )
+    assert isinstance(caught.value.__cause__, OSError)
+    assert bits(fitted("plain", tmp_path, resume="must")) == whole("plain")[0]
+    with pytest.raises(kind, match=r"missing\.$"):
+        fitted("plain", callbacks=[lose])
 
 
 def test_another_machine_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
