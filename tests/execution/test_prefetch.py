@@ -24,6 +24,7 @@ from dask_gmm.execution.pinned import CacheSpec, pinned_blocks
 from dask_gmm.execution.plan import Plan, plan_pass, task_memory_parts
 from dask_gmm.execution.prefetch import blocks_ahead, read_in_order
 from dask_gmm.execution.unit import run_unit
+from tests.marks import quick_ones
 
 from .fakes import SumJob, WeightedSumJob, even_fake
 
@@ -286,7 +287,7 @@ def test_many_requests_are_in_flight_over_a_slow_link(
     assert in_flight() == 0
 
 
-@pytest.mark.parametrize(("chunk", "objects"), [(64, 64), (200, 21)])
+@pytest.mark.parametrize(("chunk", "objects"), quick_ones([(64, 64), (200, 21)], [(64, 64)]))
 def test_weights_are_asked_for_with_their_rows(
     chunk: int, objects: int, tmp_path: Path, far_away: tuple[str, type[FarAway]]
 ) -> None:

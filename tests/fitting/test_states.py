@@ -83,7 +83,7 @@ class Whole:
         return Whole(fit, turns, ends, fit.digest(ends))
 
 
-@pytest.mark.parametrize("name", quick_ones(FITS, ("squarem merge", "variance-reduced reseed")))
+@pytest.mark.parametrize("name", quick_ones(FITS, ("variance-reduced reseed",)))
 def test_states_that_travel_at_every_turn_end_with_the_same_bits(
     name: str, elsewhere: Elsewhere
 ) -> None:

@@ -71,7 +71,9 @@ def left(result: FitResult, rows: np.ndarray) -> float:
         ),
         pytest.param(0, None, id="a sample without a maximum", marks=pytest.mark.slow),
         pytest.param(3, None, id="a refuted sample on a plateau", marks=pytest.mark.slow),
-        pytest.param(0, 3.0, id="gains that decline by a power of the pass"),
+        pytest.param(
+            0, 3.0, id="gains that decline by a power of the pass", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_enough_is_said_where_the_guess_is_too_small(seed: int, tail: float | None) -> None:
