@@ -18,6 +18,7 @@ import signal
 import threading
 import time
 from concurrent.futures import wait
+from contextlib import ContextDecorator
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -103,13 +104,16 @@ def _in_main_thread() -> bool:
     return threading.get_ident() == threading.main_thread().ident
 
 
-class held:  # noqa: N801 - reads as the words of a `with`
+class held(ContextDecorator):  # noqa: N801 - reads as the words of a `with`
     """Hold signals back inside of a ``with``: they are taken by `take_signals`, or in the end.
 
-    One may stand inside another, and in any thread.
+    One may stand inside another, in any thread, and before a function as ``@held()``.
     """
 
     __slots__ = ("_first", "_outermost")
+
+    def _recreate_cm(self) -> Self:
+        return type(self)()  # each call of a function has its own
 
     def __enter__(self) -> Self:
         self._first = False

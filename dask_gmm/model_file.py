@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.core.sync import sync
 
 from dask_gmm.data.atomic_replace import holds_only_rests, settle, sweep
 from dask_gmm.data.bounded_codecs import bounded
@@ -30,6 +29,7 @@ from dask_gmm.data.output_array import put_document
 from dask_gmm.data.stored_array import metadata_document
 from dask_gmm.data.stores import probe_store, store_spec, writable_store
 from dask_gmm.data.urls import check_options, join_url, normalize_url, scheme_of
+from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import (
     DaskGMMError,
     ModelFileError,
@@ -38,6 +38,7 @@ from dask_gmm.errors import (
     StoreNotFoundError,
 )
 from dask_gmm.execution.machine import machine_fingerprint
+from dask_gmm.interrupts import held
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 
@@ -133,6 +134,7 @@ def _check_output(
     return found == FORMAT
 
 
+@held()
 def save_model(
     url: str | os.PathLike[str],
     model: ModelFile,
@@ -186,6 +188,7 @@ def save_model(
                 del root[previous]
 
 
+@held()
 def load_model(
     url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
 ) -> ModelFile:
@@ -285,6 +288,7 @@ def _read(group: zarr.Group, key: str) -> NDArray[np.float64]:
     return np.asarray(stopping[...], dtype=np.float64)
 
 
+@held()
 def _open_group(
     url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
 ) -> zarr.Group | None:

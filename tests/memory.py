@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,13 @@ def peak_of(call: Callable[[], object], enough: float = 0.0) -> int:
 
 
 def _peak(call: Callable[[], object]) -> int:
+    # The more objects earlier tests have left, the later Python looks for cycles among the new.
+    gc.collect()
+    gc.freeze()
     tracemalloc.start()
     try:
         call()
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+        gc.unfreeze()

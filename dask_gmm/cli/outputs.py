@@ -161,9 +161,8 @@ def remove_output(url: str, options: Mapping[str, Any]) -> None:
     if path is not None:
         shutil.rmtree(path, ignore_errors=True)
         return
-    from zarr.core.sync import sync
-
     from dask_gmm.data.stores import writable_store
+    from dask_gmm.data.zarr_sync import sync
 
     sync(writable_store(url, options_for(url, options)).delete_dir(""))
 
@@ -202,10 +201,10 @@ def _check_writable(url: str, options: Mapping[str, Any], *, beside: bool = Fals
             ) from error
         return
     from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.sync import sync
 
     from dask_gmm.data.checked_store import translate_error
     from dask_gmm.data.stores import writable_store
+    from dask_gmm.data.zarr_sync import sync
 
     store = writable_store(url, options)
     probe = f".dask-gmm-probe-{uuid.uuid4().hex}"
@@ -225,6 +224,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
+@held()
 def _node_at(url: str, options: Mapping[str, Any]) -> str | None:
     import zarr
 

@@ -33,13 +33,13 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
 from dask_gmm.data.checked_store import translate_error
 from dask_gmm.data.stored_objects import Hashed
 from dask_gmm.data.stores import probe_store, store_spec, writable_store
 from dask_gmm.data.urls import normalize_url, scheme_of
+from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import (
     DaskGMMError,
     InputError,

@@ -19,14 +19,15 @@ import psutil
 import zarr
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from dask_gmm.data.atomic_replace import replace_file
 from dask_gmm.data.stored_array import metadata_document
 from dask_gmm.data.stores import writable_store
 from dask_gmm.data.urls import Options, scheme_of
+from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import OutputExistsError
+from dask_gmm.interrupts import held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -122,7 +123,8 @@ def finished_blocks(place: str, options: Options, document: dict[str, Any]) -> l
     chunks = [c for c in chunks_at(place, options) if len(c) == len(grid)]
     doubtful = _doubtful(place, options, chunks)
     if doubtful:
-        array = zarr.open_array(writable_store(place, options), mode="r")
+        with held():
+            array = zarr.open_array(writable_store(place, options), mode="r")
         chunks = [c for c in chunks if c not in doubtful or _can_be_read(array, c)]
     return sorted(int(np.ravel_multi_index(c, grid)) for c in chunks)
 
@@ -145,6 +147,7 @@ def _doubtful(
     return {c for c, written in times.items() if written > newest - _UNSETTLED}
 
 
+@held()
 def _can_be_read(array: zarr.Array[Any], chunk: tuple[int, ...]) -> bool:
     try:
         array.blocks[chunk]
@@ -163,6 +166,7 @@ async def delete_all_but_metadata(store: Store) -> None:
         await asyncio.gather(*(store.delete(key) for key in keys[first : first + limit]))
 
 
+@held()
 def new_document(
     shape: Sequence[int], chunks: Sequence[int], dtype: np.dtype[Any], names: list[str] | None
 ) -> dict[str, Any]:
@@ -206,6 +210,7 @@ def refuse_listed(url: str, options: Options) -> None:
             )
 
 
+@held()
 def make_room(store: Store, url: str, *, overwrite: bool) -> None:
     """Check that nothing is in the way but, at most, an array that may be overwritten."""
     if sync(store.is_empty("")):

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from zarr.core.sync import sync
 
 from dask_gmm.data.atomic_replace import (
     Claim,
@@ -57,6 +56,7 @@ from dask_gmm.data.urls import (
     scheme_of,
 )
 from dask_gmm.data.zarr_source import ZarrSource
+from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
 from dask_gmm.interrupts import allowed, held
 

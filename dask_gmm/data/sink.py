@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import zarr
-from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 from dask_gmm.data.atomic_replace import (
@@ -42,6 +41,7 @@ from dask_gmm.data.output_array import (
 )
 from dask_gmm.data.provenance import Recipe, attributes_of_output, recipe_in
 from dask_gmm.data.stores import writable_store
+from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import InputError, StoreError
 
 if TYPE_CHECKING:

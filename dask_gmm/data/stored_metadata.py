@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 from dask_gmm.data.checked_store import translate_error
 from dask_gmm.data.conventions import TELLING_ATTRIBUTES
+from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import StoreError
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 from dask_gmm.data.checked_store import METADATA_NAMES, translate_error
 from dask_gmm.data.stored_metadata import digest_of, document_in, read_metadata
 from dask_gmm.data.stores import StoreSpec, raw_store, reaches_objects, store_for
 from dask_gmm.data.urls import join_url, scheme_of
+from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import StoreError
 
 if TYPE_CHECKING:

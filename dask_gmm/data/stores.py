@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 import zarr.storage
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 
 from dask_gmm.data.checked_store import CheckedStore, ReadCount, first_line, read_counter
 from dask_gmm.data.direct.objects import LocalFiles, RemoteObjects
 from dask_gmm.data.urls import Options, check_options, normalize_url, scheme_of
+from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import InputError, StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from dask_gmm.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from dask_gmm.interrupts import held
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -76,6 +77,7 @@ class FoundArray(NamedTuple):
         )
 
 
+@held()
 def find_by_url(spec: StoreSpec, array: str | None = None) -> FoundArray:
     """Open the array at a path or URL.
 
@@ -103,6 +105,7 @@ def find_by_url(spec: StoreSpec, array: str | None = None) -> FoundArray:
     return FoundArray(_array_of(node, join_url(spec.url, path), store), spec).checked()
 
 
+@held()
 def find_in_node(
     node: Node,
     *,
@@ -119,6 +122,7 @@ def find_in_node(
     return _found_in(node, node.store_path.store, missing_chunks, array, code)
 
 
+@held()
 def find_in_store(
     store: Store,
     *,
@@ -156,6 +160,7 @@ def _found_in(
     return FoundArray(found, StoreSpec(name, (), missing_chunks), original, code).checked()
 
 
+@held()
 def find_beside(source: ZarrSource, name: str) -> FoundArray | None:
     """Return the array of that name in the group that holds a source's array, None if none is.
 

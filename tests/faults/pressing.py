@@ -36,6 +36,8 @@ __all__ = [
 
 OURS = str(Path(dask_gmm.__file__).parent)
 LIBRARIES = ("contextlib.py", str(Path(concurrent.futures.__file__).parent))
+# What is raised in these Python prints and forgets, whoever's they are.
+FINALIZERS = ("weakref_cb", "__del__")
 # Behind these the interpreter looks for signals.
 LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "RESUME", "JUMP_BACKWARD"}
 
@@ -87,7 +89,7 @@ class Steps:
         file = frame.f_code.co_filename
         if not file.startswith(OURS) and not any(name in file for name in LIBRARIES):
             return None
-        if frame.f_code.co_name == "weakref_cb":  # what is raised there Python only prints
+        if frame.f_code.co_name in FINALIZERS:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         names, last = _names(frame.f_code), ""
