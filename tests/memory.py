@@ -28,9 +28,11 @@ def peak_of(call: Callable[[], object], enough: float = 0.0) -> int:
 
 
 def _peak(call: Callable[[], object]) -> int:
-    # The more objects earlier tests have left, the later Python looks for cycles among the new.
+    # The more objects its last look has found, which are those that earlier tests have left, the
+    # later Python looks for cycles again. So they are put aside, and a look is had without them.
     gc.collect()
     gc.freeze()
+    gc.collect()
     tracemalloc.start()
     try:
         call()
