@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import subprocess
 import sys
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from dask_gmm.data.source import open_source
 from dask_gmm.errors import ClusterError, InputError, MemoryPlanError, MixedClusterWarning
 from dask_gmm.execution import LocalBackend, PassProgress, choose_backend, plan_pass
 from dask_gmm.execution.cluster import ClusterBackend, graph
+from dask_gmm.execution.cluster.connection import gathered
 from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
 from dask_gmm.execution.unit import UnitResult
 from tests.marks import quick_ones
@@ -334,6 +337,25 @@ def test_ctrl_c_frees_the_cluster_at_the_next_block(client: Client, tmp_path: Pa
         time.sleep(0.3)
         before, read = read, traces(str(tmp_path)).total()
     assert read < 200
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_a_request_for_results_that_is_cancelled_at_any_step(client: Client, steps: int) -> None:
+    """It takes nobody else's with it, which Dask's own does between two of the steps."""
+    there: Any = client
+    futures = {f"gmm-{n}": client.submit(abs, -n, key=f"gmm-{steps}-{n}") for n in range(3)}
+    assert client.gather(futures["gmm-2"]) == 2
+
+    async def cancelled() -> None:
+        request = asyncio.ensure_future(gathered(client, futures))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        request.cancel()
+        with suppress(asyncio.CancelledError):
+            await request
+
+    there.sync(cancelled, callback_timeout=10)
+    assert client.gather(futures) == {f"gmm-{n}": n for n in range(3)}
 
 
 def test_the_limit_of_the_real_workers_counts(client: Client) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "check_versions",
     "current_client",
     "explained",
+    "gathered",
     "scheduler_errors",
     "scheduler_lost",
     "wait_for_workers",
@@ -262,6 +263,28 @@ def ask(
         return outcome(asking, timeout)
     finally:
         asking.cancel()
+
+
+async def gathered(client: Client, futures: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the results of futures that have any, on a client's event loop; it may be cancelled.
+
+    `distributed` lets requests that are made at the same time wait for one task, and forgets that
+    task when it begins. One that is cancelled before, in the single step between, is remembered
+    for ever, and every later `Client.gather` is cancelled with it, the user's too (2025.1 to
+    2026.8).
+    """
+    _forget_cancelled_request(client)  # somebody else's
+    try:
+        found: dict[Any, Any] = await client.gather(futures, errors="skip", asynchronous=True)
+    finally:
+        _forget_cancelled_request(client)
+    return found
+
+
+def _forget_cancelled_request(client: Client) -> None:
+    request = getattr(client, "_gather_future", None)
+    if request is not None and request.done():
+        client._gather_future = None
 
 
 def workers_of(client: Client, timeout: float = 60.0) -> dict[str, Any]:

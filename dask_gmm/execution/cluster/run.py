@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dask_gmm.errors import NoWorkersError, SchedulerLostError
 from dask_gmm.execution.cluster.attempts import Attempts
-from dask_gmm.execution.cluster.connection import CONNECTION_ERRORS, scheduler_errors
+from dask_gmm.execution.cluster.connection import CONNECTION_ERRORS, gathered, scheduler_errors
 from dask_gmm.execution.cluster.failures import Failures
 from dask_gmm.execution.cluster.graph import FOLD_LEVELS, make_runner, pass_graph, tree_shape
 from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
@@ -313,8 +313,7 @@ class ClusterPass(Generic[T]):
             client = self._connection.client
             with scheduler_errors(client):
                 answer = asyncio.run_coroutine_threadsafe(
-                    client.gather(futures, errors="skip", asynchronous=True),
-                    client.loop.asyncio_loop,
+                    gathered(client, futures), client.loop.asyncio_loop
                 )
             self._fetches[answer] = _Fetch(list(futures), answer)
             answer.add_done_callback(self._events.put)
