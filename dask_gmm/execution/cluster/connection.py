@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONNECTION_ERRORS",
+    "LOOK_SECONDS",
     "Connection",
     "address_of",
     "ask",

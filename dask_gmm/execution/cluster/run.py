@@ -21,7 +21,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dask_gmm.errors import NoWorkersError, SchedulerLostError
 from dask_gmm.execution.cluster.attempts import Attempts
-from dask_gmm.execution.cluster.connection import CONNECTION_ERRORS, gathered, scheduler_errors
+from dask_gmm.execution.cluster.connection import (
+    CONNECTION_ERRORS,
+    LOOK_SECONDS,
+    gathered,
+    scheduler_errors,
+)
 from dask_gmm.execution.cluster.failures import Failures
 from dask_gmm.execution.cluster.graph import FOLD_LEVELS, make_runner, pass_graph, tree_shape
 from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
@@ -54,6 +59,8 @@ COLLECT_SECONDS = 0.02
 GATHER_BYTES = 64_000_000
 #: How often in a row the scheduler may be lost before a unit comes to an end.
 MOST_LOSSES = 4
+#: Seconds that it has before it is asked again, for each time that it was lost.
+LOSS_SECONDS = 0.5
 #: Attempts at one node at the same time.
 MOST_ATTEMPTS = 4
 #: Seconds after which a request for results is made again, where some worker is unfit or has gone.
@@ -460,6 +467,8 @@ class ClusterPass(Generic[T]):
             self._losses += 1
             if self._losses > MOST_LOSSES:
                 raise error
+            if self._losses > 1:
+                self._pause(LOSS_SECONDS * self._losses)
             self._connection.recover(error, timeout, self._still_waiting)
             try:
                 self._admit()
@@ -468,6 +477,13 @@ class ClusterPass(Generic[T]):
                 error = again
         check_persisted(self._plan.source, self._connection.client)
         self.resubmitted += len(self._missing)
+
+    def _pause(self, seconds: float) -> None:
+        """Give a client time to see that its scheduler is gone: until then it says "running"."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._still_waiting()
+            time.sleep(LOOK_SECONDS)
 
     def _still_waiting(self) -> None:
         self._reporter.tick(self._totals.counts())
