@@ -17,9 +17,10 @@ gets measurements, NaN where there is none:
   the rows that hold it, and the caller is warned.
 
 Where xarray leaves an element that the metadata call missing as it is, it is NaN here nevertheless:
-a mark that is no element of the type is rounded to one (-999.9 of float32), ``missing_value`` of
-reinterpreted integers may name the stored ones, and a missing duration is no -2⁶³. Packing that
-xarray cannot decode, integers scaled by an integer with a mark among them, is decoded as float64.
+a mark that is no element of the type is rounded to one (-999.9 of float32), an element is what it
+was before float32 rounded it, ``missing_value`` of reinterpreted integers may name the stored ones,
+and a missing duration is no -2⁶³. What xarray cannot decode, integers scaled by an integer with a
+mark among them, becomes float64.
 
 CF conventions 1.12, sections 2.5.1 (missing data), 4.4 (time) and 8.1 (packed data); which of them
 xarray decodes, and how, is taken from what its `decode_cf` does.

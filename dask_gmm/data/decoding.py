@@ -267,16 +267,13 @@ class Decoding:
     def _decode_tile(self, part: NDArray[Any], target: NDArray[Any]) -> None:
         """Decode some elements, which may lie in the memory of the result."""
         # All that the stored elements can tell before they are overwritten.
-        missing = _outside(part, self.packed_valid, None)
-        if self._exact:
-            missing = _any_of(part, self._keys, missing)
+        missing = _any_of(part, self._keys, _outside(part, self.packed_valid, None))
         if self._at_once is not None:
             function, number = self._at_once
             function(part, number, out=target, dtype=self.dtype, casting="unsafe")
         elif not _same_memory(part, target):
             np.copyto(target, part, casting="unsafe")
-        if not self._exact:
-            missing = _any_of(target, self._keys, missing)
+        missing = _any_of(target, self._rounded_keys, missing)
         for function, number in self._in_turn:
             function(target, number, out=target, casting="same_kind")
         missing = _outside(target, self.valid, missing)
@@ -285,10 +282,7 @@ class Decoding:
 
     @cached_property
     def _exact(self) -> bool:
-        """Whether elements of two values are two measurements' worth: else it is those that count.
-
-        Then xarray's comparison, which is between floating numbers, is that of the elements.
-        """
+        """Whether `dtype` holds each element as it is, not rounded."""
         if self.dtype.kind != "f":
             return True
         wide = self.meant.kind in "iu" and self.meant.itemsize == 8  # NumPy calls that cast safe
@@ -296,9 +290,13 @@ class Decoding:
 
     @cached_property
     def _keys(self) -> tuple[float | int, ...]:
-        """The values of marks in the type in which they are compared."""
-        kind = self.meant if self._exact else self.dtype
-        return tuple(kind.type(mark.value).item() for mark in self.marks)
+        """The values of marks."""
+        return tuple(self.meant.type(mark.value).item() for mark in self.marks)
+
+    @cached_property
+    def _rounded_keys(self) -> tuple[np.float64, ...]:
+        """The same for elements that are rounded: xarray compares those, in float64."""
+        return () if self._exact else tuple(np.float64(mark.value) for mark in self.marks)
 
     @cached_property
     def _steps(self) -> tuple[tuple[np.ufunc, Any], ...]:
@@ -331,9 +329,11 @@ class Decoding:
         value = meant[0].item()
         if self.dtype.kind != "f" or not math.isnan(measured[0]) or value != value:  # noqa: PLR0124
             return None
-        compared = meant if self._exact else meant.astype(self.dtype)
-        marks = zip(self.marks, self._keys, strict=True)
-        origin = next((mark.origin for mark, key in marks if compared[0] == key), None)
+        same = [value == key for key in self._keys]
+        rounded = np.float64(meant.astype(self.dtype)[0])
+        same = [a or rounded == b for a, b in zip(same, self._rounded_keys or same, strict=True)]
+        marks = zip(self.marks, same, strict=True)
+        origin = next((mark.origin for mark, held in marks if held), None)
         why = f"which {origin} marks as missing"
         if origin is None:
             why = f"outside of what {(self.packed_valid or self.valid).origin} calls valid"

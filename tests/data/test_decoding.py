@@ -107,6 +107,8 @@ def test_the_sign_that_metadata_say(unsigned: str, packing: str) -> None:
         x = elements(dtype)
         fill = [{}, {"_FillValue": x[5]}, {"_FillValue": 7, "missing_value": 100}][marks]
         attributes = {"_Unsigned": unsigned, **fill, **PACKINGS[packing]}
+        if dtype == "u4" and marks == 1 and packing == "float32 scale":
+            continue  # see test_what_xarray_leaves_and_the_metadata_call_missing_is_nan
         # Of other byte orders xarray turns the bytes of the fill value around.
         native = x.astype(x.dtype.newbyteorder("="))
         check_bits(here(x, dict(attributes)), by_xarray(native, dict(attributes)))
@@ -151,28 +153,35 @@ def test_what_xarray_leaves_and_the_metadata_call_missing_is_nan() -> None:
     for value in (-1, 255):
         found = here(z, {"_Unsigned": "true", "missing_value": value})
         np.testing.assert_array_equal(found, [np.nan, 5.0])
+    # Of float32 this element is another number, that of its neighbour.
+    u = np.asarray([2**32 - 1, 2**32 - 2], "u4")
+    attributes = {"scale_factor": np.float32(2.0), "_FillValue": u[0]}
+    assert not np.isnan(by_xarray(u, dict(attributes))).any()
+    np.testing.assert_array_equal(np.isnan(here(u, attributes)), [True, False])
     t = np.asarray([np.iinfo("i8").min, 5])
     np.testing.assert_array_equal(here(t, {"units": "hours"}), [np.nan, 5.0])
 
 
+TENTHS = {"scale_factor": 0.1, "add_offset": 100.0}
+SINGLE = {"scale_factor": np.float32(0.1), "add_offset": np.float32(100)}
+MIDDLE = [False, True, True, True, False]
 RANGES: list[tuple[str, dict[str, Any], list[bool]]] = [
     # stored elements 0, 10, 20, 30, 40: which of them are valid
     ("i2", {"valid_min": 10}, [False, True, True, True, True]),
     ("i2", {"valid_max": 30}, [True, True, True, True, False]),
-    ("i2", {"valid_range": [10, 30]}, [False, True, True, True, False]),
+    ("i2", {"valid_range": [10, 30]}, MIDDLE),
     ("i2", {"valid_min": 5, "valid_range": [15, 35]}, [False, False, True, True, False]),
-    ("f4", {"valid_range": [10.0, 30.0]}, [False, True, True, True, False]),
+    ("f4", {"valid_range": [10.0, 30.0]}, MIDDLE),
     # Of the packed type: packed. Of that of the scale: measurements, here 100 to 104.
-    ("i2", {"valid_range": [10, 30], "scale_factor": 0.1, "add_offset": 100.0}, [0, 1, 1, 1, 0]),
-    ("i2", {"valid_range": [101.0, 103.0], "scale_factor": 0.1, "add_offset": 100.0}, [0, 1, 1, 1, 0]),
-    ("f4", {"valid_range": [101.0, 103.0], "scale_factor": 0.1, "add_offset": 100.0}, [0, 1, 1, 1, 0]),
-    ("f8", {"valid_range": [10.0, 30.0], "scale_factor": 0.1, "add_offset": 100.0}, [0, 1, 1, 1, 0]),
-    ("i2", {"valid_max": np.int16(30), "valid_min": np.float32(101), "scale_factor": np.float32(0.1),
-            "add_offset": np.float32(100)}, [0, 1, 1, 1, 0]),
+    ("i2", {"valid_range": [10, 30], **TENTHS}, MIDDLE),
+    ("i2", {"valid_range": [101.0, 103.0], **TENTHS}, MIDDLE),
+    ("f4", {"valid_range": [101.0, 103.0], **TENTHS}, MIDDLE),
+    ("f8", {"valid_range": [10.0, 30.0], **TENTHS}, MIDDLE),
+    ("i2", {"valid_max": np.int16(30), "valid_min": np.float32(101), **SINGLE}, MIDDLE),
     # -16 is 240 of uint8, and so is the end of the range
-    ("i1", {"_Unsigned": "true", "valid_range": [10, -16]}, [0, 1, 1, 1, 1]),
-    ("i1", {"_Unsigned": "true", "valid_range": [10, 30], "scale_factor": 2.0}, [0, 1, 1, 1, 0]),
-]  # fmt: skip
+    ("i1", {"_Unsigned": "true", "valid_range": [10, -16]}, [False, True, True, True, True]),
+    ("i1", {"_Unsigned": "true", "valid_range": [10, 30], "scale_factor": 2.0}, MIDDLE),
+]
 
 
 @pytest.mark.parametrize(("dtype", "attributes", "valid"), RANGES)
@@ -218,7 +227,7 @@ marks = st.sampled_from(list(MARKS.values()))
 def test_in_place_as_elsewhere(
     dtype: str, packing: dict[str, Any], mark: dict[str, Any], n: int, spare: int
 ) -> None:
-    """Decoded into the memory that they lie in, elements are decoded before they are overwritten."""
+    """Decoded into the memory that they lie in, no element is overwritten before its turn."""
     x = elements(dtype, max(n, 6))[:n]
     decoding = decoding_of({**packing, **mark}, x.dtype, "v", X)
     if decoding is None:
@@ -227,7 +236,9 @@ def test_in_place_as_elsewhere(
     capacity = (n + spare) * x.itemsize
     raw, measured = decoding.place(memory, n, capacity)
     assert raw.size == capacity
-    assert memory.take(0).base.nbytes <= n * max(x.itemsize, decoding.dtype.itemsize) + spare * 8
+    whole = memory.take(0).base
+    assert whole is not None
+    assert whole.nbytes <= n * max(x.itemsize, decoding.dtype.itemsize) + spare * 8
     stored = raw.view(x.dtype)[:n]
     stored[...] = x
     found = decoding.decode_in_place(stored, measured)
