@@ -131,9 +131,12 @@ def test_fill_values_of_floats_that_are_none(packing: str) -> None:
 
 
 def test_values_that_mean_what_they_are_need_no_decoding() -> None:
-    for dtype, attributes in itertools.product(
-        ("f4", "f8"), ({}, {"_FillValue": np.nan}, {"units": "m", "valid_min": None})
-    ):
+    neutral: tuple[dict[str, Any], ...] = (
+        {},
+        {"_FillValue": np.nan},
+        {"units": "m", "valid_min": None},
+    )
+    for dtype, attributes in itertools.product(("f4", "f8"), neutral):
         assert decoding_of(attributes, np.dtype(dtype), "v", X) is None
     assert decoding_of({"scale_factor": 1.0}, np.dtype("f8"), "v", X) is None
     assert decoding_of({"valid_range": [-128, 127]}, np.dtype("i1"), "v", X) is None
@@ -141,7 +144,7 @@ def test_values_that_mean_what_they_are_need_no_decoding() -> None:
 
 def test_what_xarray_leaves_and_the_metadata_call_missing_is_nan() -> None:
     x = np.asarray([-999.9, 1.0], "f4")
-    attributes = {"missing_value": -999.9}
+    attributes: dict[str, Any] = {"missing_value": -999.9}
     assert not np.isnan(by_xarray(x, dict(attributes))).any()  # no float32 is that double
     np.testing.assert_array_equal(np.isnan(here(x, attributes)), [True, False])
     # An integer scale would make the result one of integers, in which nothing is missing.
