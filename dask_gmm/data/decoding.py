@@ -125,7 +125,7 @@ class MissingElement(NamedTuple):
     Attributes
     ----------
     value : float or int
-        What is stored.
+        What is stored, with the sign that is meant.
     why : str
         Which metadata say so, as a clause.
     as_nan, as_number : str
@@ -259,19 +259,20 @@ class Decoding:
         return measured
 
     def _fill(self, stored: NDArray[Any], measured: NDArray[Any]) -> None:
-        # What is missing may be anything, and what xarray says of overflow it says too.
-        with np.errstate(all="ignore"):
-            for part, target in _tiles(stored.view(self.meant), measured):
-                self._decode_tile(part, target)
+        meant = stored.view(self.meant)
+        there = _same_memory(meant, measured)
+        with np.errstate(all="ignore"):  # what is missing may be anything
+            for part, target in _tiles(meant, measured):
+                self._decode_tile(part, target, there=there)
 
-    def _decode_tile(self, part: NDArray[Any], target: NDArray[Any]) -> None:
-        """Decode some elements, which may lie in the memory of the result."""
+    def _decode_tile(self, part: NDArray[Any], target: NDArray[Any], *, there: bool) -> None:
+        """Decode some elements, which may lie in the memory of the result: `there`, as they are."""
         # All that the stored elements can tell before they are overwritten.
         missing = _any_of(part, self._keys, _outside(part, self.packed_valid, None))
         if self._at_once is not None:
             function, number = self._at_once
             function(part, number, out=target, dtype=self.dtype, casting="unsafe")
-        elif not _same_memory(part, target):
+        elif not there:
             np.copyto(target, part, casting="unsafe")
         missing = _any_of(target, self._rounded_keys, missing)
         for function, number in self._in_turn:

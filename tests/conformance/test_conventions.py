@@ -165,6 +165,29 @@ def attributed(path: str) -> Any:
     return array
 
 
+class Dataset:
+    """An array of a file, as h5py has it: no array of NumPy, with a type and attributes."""
+
+    def __init__(self, values: NDArray[Any], attributes: dict[str, Any]) -> None:
+        self.values, self.attrs = values, attributes
+        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        found: NDArray[Any] = self.values[key]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return self.values.astype(dtype or self.dtype)
+
+
+def of_a_file(path: str) -> Dataset:
+    stored: Any = zarr.open_array(path + "/v", mode="r")
+    return Dataset(stored[...], dict(stored.attrs))
+
+
 def in_memory(path: str) -> Any:
     stored: Any = zarr.open_array(path + "/v", mode="r")
     return zarr.create_array(
@@ -189,10 +212,11 @@ ROADS: dict[str, Callable[[str], Any]] = {
     ),
     "three axes": lambda path: raw(path).expand_dims("z", axis=1),
     "in memory, with attributes": attributed,
+    "of a file": of_a_file,
 }
 
 
-ONE_OF_EACH = {"path", "DataArray", "Dask", "in memory, with attributes"}
+ONE_OF_EACH = {"path", "DataArray", "Dask", "in memory, with attributes", "of a file"}
 """Roads that lead to sources of other kinds, or other code in them."""
 
 

@@ -277,9 +277,9 @@ def test_large_boxes_go_by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     tile = Decoding._decode_tile
 
-    def seen(self: Decoding, part: NDArray[Any], target: NDArray[Any]) -> None:
+    def seen(self: Decoding, part: NDArray[Any], target: NDArray[Any], *, there: bool) -> None:
         sizes.append(part.size)
-        tile(self, part, target)
+        tile(self, part, target, there=there)
 
     monkeypatch.setattr(Decoding, "_decode_tile", seen)
     decoding = decoding_of({"scale_factor": 0.5}, np.dtype("i2"), "v", X)
