@@ -211,7 +211,7 @@ class Decoding:
         if not self.moves:
             return values.view(self.meant)
         # As they lie in memory, and so the result: sums may round differently for other strides.
-        order = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
+        order = _as_it_lies(values)
         laid = values.transpose(order)
         if memory is None:
             measured = np.empty(laid.shape, self.dtype)
@@ -219,8 +219,28 @@ class Decoding:
             raw = memory.take(laid.size * self.dtype.itemsize)
             measured = raw.view(self.dtype).reshape(laid.shape)
         self._fill(laid, measured)
-        back = np.argsort(order) if order else None
-        return measured.transpose(back)
+        return measured.transpose(np.argsort(order))
+
+    def decode_into(self, values: NDArray[Any], target: NDArray[Any]) -> None:
+        """Write the measurements of stored elements to where they are wanted: among others' rows.
+
+        Parameters
+        ----------
+        values : ndarray
+            Elements of type `stored`, of any shape and strides; not written to.
+        target : ndarray of the same shape
+            In other memory. Of `dtype`, or of a type that holds all numbers of that: measurements
+            are rounded to `dtype` first.
+        """
+        order = _as_it_lies(values)
+        laid, place = values.transpose(order), target.transpose(order)
+        if not self.moves:
+            np.copyto(place, laid.view(self.meant))
+        elif target.dtype == self.dtype:
+            self._fill(laid, place)
+        else:
+            for part, there in _tiles(laid, place):
+                np.copyto(there, self.decode(part))
 
     def place(
         self, memory: Memory, n: int, capacity: int
@@ -376,6 +396,11 @@ def _beyond(name: str, valid: Valid) -> list[str]:
     """Code for what is outside of a range."""
     below = [f"({name} < {valid.low!r})"] if valid.low > -math.inf else []
     return below + ([f"({name} > {valid.high!r})"] if valid.high < math.inf else [])
+
+
+def _as_it_lies(values: NDArray[Any]) -> list[int]:
+    """Return an array's axes in the order of their strides, the longest first."""
+    return sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
 
 
 def _tiles(

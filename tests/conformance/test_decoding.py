@@ -6,7 +6,10 @@ The oracle is ``xarray.open_zarr(...).values``. Which elements of which type bec
 
 from __future__ import annotations
 
+import functools
+import http.server
 import pickle
+import threading
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -215,6 +218,22 @@ def test_the_same_bits_of_every_layout(layout: str, encoding: str, tmp_path: Pat
                     # Sums may be rounded differently along other strides.
                     assert one.flags.c_contiguous == other.flags.c_contiguous
                     assert one.flags.f_contiguous == other.flags.f_contiguous
+
+
+def test_objects_behind_a_url(tmp_path: Path) -> None:
+    """They are requested ahead, several at a time."""
+    x, attributes = values_of("int16, both", (23, 4)), ENCODINGS["int16, both"][1]
+    expected = by_xarray(write(tmp_path, x, attributes, (6, 4)))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        source = open_source(f"http://127.0.0.1:{server.server_port}/g.zarr/v")
+        assert source.reader == "direct"
+        assert source.read_ahead.requests > 0
+        check(source, expected)
+        found = LocalBackend().run(plan_pass(source, n_threads=2), SumJob())
+        server.shutdown()
+    assert found.bytes_read == 23 * 4 * 8, "what is decoded is counted"
 
 
 def test_chunks_that_are_not_stored_are_missing(tmp_path: Path) -> None:

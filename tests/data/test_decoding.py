@@ -273,6 +273,29 @@ def test_any_layout(shape: list[int], seed: int, data: st.DataObject) -> None:
     np.testing.assert_array_equal(x, before)
 
 
+def test_among_the_columns_of_others() -> None:
+    """One of several variables is decoded to its own columns of a block, in its own arithmetic."""
+    x = elements("i2", 3 * TILE).reshape(3, -1).T
+    attributes = {"_FillValue": 7, "scale_factor": np.float32(0.01), "add_offset": np.float32(3)}
+    for more in ({}, {"valid_max": 90}, {"_Unsigned": "true"}):
+        decoding = decoding_of({**attributes, **more}, x.dtype, "v", X)
+        assert decoding is not None
+        assert decoding.dtype == np.float32
+        for kind in ("f4", "f8"):
+            block = np.full((len(x), 8), -5.0, kind)
+            decoding.decode_into(x, block[:, 2:7:2])
+            expected = decoding.decode(x).astype(kind)
+            assert np.ascontiguousarray(block[:, 2:7:2]).tobytes() == (
+                np.ascontiguousarray(expected).tobytes()
+            )
+            assert (block[:, [0, 1, 3, 5, 7]] == -5.0).all()
+    sign = decoding_of({"_Unsigned": "true"}, x.dtype, "v", X)
+    assert sign is not None
+    counts = np.empty(x.shape)
+    sign.decode_into(x, counts)
+    np.testing.assert_array_equal(counts, x.astype("u2"))
+
+
 def test_large_boxes_go_by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     tile = Decoding._decode_tile
