@@ -128,13 +128,14 @@ def decoding_of(
     fill : number, optional
         A fill value outside of the attributes that counts as missing.
     decoded : mapping, optional
-        How the array was encoded before somebody decoded it (xarray's ``encoding``): attributes
-        that decoding leaves alone speak of the encoded values.
+        Of a labelled array, how it was encoded where it was stored (xarray's ``encoding``).
+        Attributes that decoding leaves alone speak of the encoded values.
 
     Raises
     ------
     InputError
-        The elements are dates or durations, or their packing is none.
+        The elements are dates or durations, or their packing is none, or nothing says whether
+        somebody has unpacked them.
     """
     if dtype.kind not in "biuf":
         return None
@@ -142,6 +143,8 @@ def decoding_of(
     meant, plain = _meant(attributes, dtype), dtype.newbyteorder("=")
     packed = any(key in attributes for key in _PACKING)
     scale, offset = (_factor(attributes.get(key), key, name, remedies) for key in _PACKING)
+    if decoded is not None and dtype.kind == "f" and not (scale in (None, 1) and not offset):
+        _refuse_computed(decoded, dtype, name, remedies)
     marks, masked = _marks(attributes, dtype, meant, fill)
     kind = _promoted(meant) if masked else meant.newbyteorder("=")
     # Of floating numbers xarray takes any fill value, NaN too, for one that it has looked for.
@@ -263,6 +266,25 @@ def _refuse_times(attributes: Mapping[str, Any], name: str, remedies: Remedies) 
         f"{name} holds encoded {kind}, in which a missing one is a number like any other. Decode "
         f"them and pass numbers, for example `{remedies.since(unit)}`; if they are plain numbers, "
         f"pass `{remedies.unmarked}`."
+    )
+
+
+def _refuse_computed(
+    encoding: Mapping[str, Any], dtype: np.dtype[Any], name: str, remedies: Remedies
+) -> None:
+    """Refuse floating numbers with attributes of packed ones, if they are not as they were stored.
+
+    xarray keeps attributes through arithmetic, and what it has read knows the type in the store.
+    """
+    stored = encoding.get("dtype")
+    plain = dtype.newbyteorder("=")
+    if stored is not None and np.dtype(stored).newbyteorder("=") == plain:
+        return
+    raise InputError(
+        f"{name} holds {dtype} values and attributes (scale_factor, add_offset) that say how they "
+        f"are packed, but they are not as they were stored, and nothing says whether somebody has "
+        f"unpacked them. If they are unpacked, pass `{remedies.unmarked}`; if they are not, "
+        f"`{remedies.decoded or remedies.stored}`."
     )
 
 

@@ -418,6 +418,24 @@ def test_what_was_done_to_the_values_ends_what_the_store_says(tmp_path: Path) ->
     np.testing.assert_allclose(fitted(by_hand).means_, expected.means_, rtol=1e-6)
 
 
+@pytest.mark.parametrize("load", [True, False])
+def test_who_unpacks_by_hand_is_asked(load: bool, tmp_path: Path) -> None:
+    """Attributes live through xarray's arithmetic; decoded twice, numbers would be others."""
+    path = write(KINDS["packed with holes"], tmp_path, 3)
+    stored = raw(path).load() if load else raw(path)
+    with xarray.set_options(keep_attrs=True):
+        by_hand = stored.where(stored != -9999) * 0.5 + 3.0
+    assert "scale_factor" in by_hand.attrs
+    with pytest.raises(InputError, match="nothing says whether somebody has unpacked") as caught:
+        rows_of(by_hand)
+    unpacked, decoded = (run_remedy(code, by_hand) for code in advised(str(caught.value)))
+    np.testing.assert_array_equal(rows_of(unpacked), measured(path, KINDS["packed with holes"]))
+    rows_of(decoded)
+    for same in (stored[::2], stored.transpose(), stored.copy(), stored.isel(row=slice(3, 9))):
+        options = {"feature_axis": "feature"}
+        assert np.nanmax(rows_of(same, **options)) < 100
+
+
 def test_messages_name_no_code_that_is_none() -> None:
     assert advised("Pass `a` or `b`, not c.") == ["a", "b"]
     assert re.fullmatch(r"\d+", str(run_remedy("x = 2; x + len(X)", [1])))

@@ -79,6 +79,7 @@ ENCODINGS: dict[str, tuple[str, Attributes, Any]] = {
     "float32, NaN": ("f4", {"missing_value": float("nan"), "scale_factor": 0.1}, np.nan),
     "float64, packed": ("f8", {"scale_factor": 0.1, "add_offset": 1.0}, None),
     "float64, big endian": (">f8", {"missing_value": -999.0}, -999.0),
+    "float32, big endian, packed": (">f4", {"scale_factor": 0.5}, None),
 }  # fmt: skip
 
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -109,6 +109,7 @@ def from_packed(**kwargs: Any) -> Make:
 def from_packed_xarray(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
     halves, attributes = packed(x)
     labelled = xr.DataArray(halves, dims=[f"d{i}" for i in range(x.ndim)], attrs=attributes)
+    labelled.encoding["dtype"] = halves.dtype  # as xarray reads it
     return open_source(labelled, feature_axis=axis, block_rows=math.prod(chunks))
 
 
@@ -116,7 +117,9 @@ def from_packed_dask(x: Values, chunks: Chunks, axis: int, folder: Path) -> Sour
     halves, attributes = packed(x)
     names = [f"d{i}" for i in range(x.ndim)]
     lazy = dask_array.from_array(halves, chunks=chunks)
-    return open_source(xr.DataArray(lazy, dims=names, attrs=attributes), feature_axis=axis)
+    labelled = xr.DataArray(lazy, dims=names, attrs=attributes)
+    labelled.encoding["dtype"] = halves.dtype
+    return open_source(labelled, feature_axis=axis)
 
 
 def write(store: Any, x: Values, chunks: Chunks, *, shard: int = 0, **kwargs: Any) -> Any:
