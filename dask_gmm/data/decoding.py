@@ -289,17 +289,14 @@ class Decoding:
         """Decode some elements, which may lie in the memory of the result: `there`, as they are."""
         # All that the stored elements can tell before they are overwritten.
         missing = _any_of(part, self._keys, _outside(part, self.packed_valid, None))
-        if self._at_once is not None:
-            function, number = self._at_once
-            function(part, number, out=target, dtype=self.dtype, casting="unsafe")
-        elif not there:
+        if not there:
             np.copyto(target, part, casting="unsafe")
         missing = _any_of(target, self._rounded_keys, missing)
-        for function, number in self._in_turn:
+        for function, number in self._steps:
             function(target, number, out=target, casting="same_kind")
         missing = _outside(target, self.valid, missing)
         if missing is not None and missing.any():
-            target[missing] = np.nan
+            np.putmask(target, missing, np.nan)
 
     @cached_property
     def _exact(self) -> bool:
@@ -323,18 +320,6 @@ class Decoding:
     def _steps(self) -> tuple[tuple[np.ufunc, Any], ...]:
         steps = ((np.multiply, self.scale), (np.add, self.offset))
         return tuple((function, number) for function, number in steps if number is not None)
-
-    @cached_property
-    def _at_once(self) -> tuple[np.ufunc, Any] | None:
-        """The step that is taken as elements are converted, if that is the same arithmetic."""
-        if not self._steps or not self._exact or self.dtype.kind != "f":
-            return None
-        first = self._steps[0]
-        return first if np.result_type(self.dtype, first[1]) == self.dtype else None
-
-    @cached_property
-    def _in_turn(self) -> tuple[tuple[np.ufunc, Any], ...]:
-        return self._steps if self._at_once is None else self._steps[1:]
 
     # -- what is missing -------------------------------------------------------------------------
 
