@@ -6,23 +6,26 @@ that a reader needs to make measurements of a block as the block is read. An ele
 metadata call missing becomes NaN; all others are what xarray makes of them, bit for bit, since it
 is the same arithmetic in the same type: a product and then a sum, each rounded.
 
-Blocks are decoded in tiles that stay in the cache of a core. Where a reader has memory for the
-decoded block, the stored one lies at the end of that and is decoded towards its front, so that
-decoding needs no second block: the first n elements of the result never reach beyond the n-th that
-was stored.
+A block is decoded by one loop of machine code where that can be made (`decoding_program`), else by
+NumPy in tiles that stay in the cache of a core; the bits are the same. Where a reader has memory
+for the decoded block, the stored one lies at the end of that and is decoded towards its front, so
+that decoding needs no second block: the first n elements of the result never reach beyond the n-th
+that was stored.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dask_gmm.data.decoding_program import LANES, Loop, function_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -280,10 +283,51 @@ class Decoding:
 
     def _fill(self, stored: NDArray[Any], measured: NDArray[Any]) -> None:
         meant = stored.view(self.meant)
+        if self._loop is not None and _in_one_piece(meant) and _in_one_piece(measured):
+            meant, measured = meant.reshape(-1), measured.reshape(-1)
+            function, numbers = self._loop
+            whole = meant.size // LANES * LANES
+            if whole:
+                function(meant.ctypes.data, measured.ctypes.data, whole, numbers.ctypes.data)
+            meant, measured = meant[whole:], measured[whole:]
         there = _same_memory(meant, measured)
         with np.errstate(all="ignore"):  # what is missing may be anything
             for part, target in _tiles(meant, measured):
                 self._decode_tile(part, target, there=there)
+
+    @cached_property
+    def _loop(self) -> tuple[Callable[[int, int, int, int], None], NDArray[np.uint8]] | None:
+        """The loop that decodes elements, and its numbers; None where NumPy has to."""
+        kind, packed, valid = self.meant, self.packed_valid, self.valid
+        ends = [end for end in (packed.low, packed.high) if math.isfinite(end)]
+        if kind.kind in "iu":
+            limits = np.iinfo(kind)
+            within = all(isinstance(e, int) and limits.min <= e <= limits.max for e in ends)
+        else:
+            within = True
+        own = all(np.result_type(self.dtype, number) == self.dtype for _, number in self._steps)
+        known = kind.isnative and kind.str[1:] in Loop.STORED and self.dtype.str[1:] in ("f4", "f8")
+        if not (known and within and own and self._exact):
+            return None
+        results = [end for end in (valid.low, valid.high) if math.isfinite(end)]
+        loop = Loop(
+            kind.str[1:],
+            self.dtype.str[1:],
+            len(self.marks),
+            packed.low > -math.inf,
+            packed.high < math.inf,
+            self.scale is not None,
+            self.offset is not None,
+            valid.low > -math.inf,
+            valid.high < math.inf,
+        )
+        function = function_of(loop)
+        numbers = [*self._keys, *ends, *(number for _, number in self._steps), *results]
+        return None if function is None else (function, loop.packed(numbers))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Machine code stays here, and all else is made again.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def _decode_tile(self, part: NDArray[Any], target: NDArray[Any], *, there: bool) -> None:
         """Decode some elements, which may lie in the memory of the result: `there`, as they are."""
@@ -426,6 +470,10 @@ def _outside(
 
 def _either(found: NDArray[np.bool_] | None, more: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return more if found is None else np.logical_or(found, more, out=found)
+
+
+def _in_one_piece(values: NDArray[Any]) -> bool:
+    return bool(values.flags.c_contiguous and values.flags.aligned)
 
 
 def _same_memory(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 X = Remedies("X", "X")
+
+
+@pytest.fixture(autouse=True, params=["compiled", "NumPy"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What decodes: a loop of machine code, or NumPy where none can be made."""
+    if request.param == "NumPy":
+        monkeypatch.setattr("dask_gmm.data.decoding.function_of", lambda loop: None)
+    found: str = request.param
+    return found
+
+
 INTEGERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i2", ">u4", ">i4")
 FLOATS = ("f2", "f4", "f8", ">f4", ">f8")
 
@@ -296,7 +307,9 @@ def test_among_the_columns_of_others() -> None:
     np.testing.assert_array_equal(counts, x.astype("u2"))
 
 
-def test_large_boxes_go_by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_boxes_go_by_tiles(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    if by == "compiled":
+        pytest.skip("there are no tiles")
     sizes = []
     tile = Decoding._decode_tile
 
@@ -314,6 +327,17 @@ def test_large_boxes_go_by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sum(sizes) == x.size
         assert max(sizes) <= TILE
     assert SCRATCH_BYTES >= 16 * TILE
+
+
+def test_what_is_common_is_compiled(by: str) -> None:
+    expected = by == "compiled"
+    for kind in ("i1", "i2", "i4", "u1", "u2", "u4", "f4", "f8"):
+        for attributes in (*MARKS.values(), {"valid_range": [-5, 90]}):
+            for packing in ("plain", "scale", "offset", "scale and offset", "neutral"):
+                decoding = decoding_of({**attributes, **PACKINGS[packing]}, np.dtype(kind), "v", X)
+                if decoding is None or not decoding.moves:
+                    continue
+                assert (decoding._loop is not None) == expected, (kind, attributes, packing)
 
 
 def test_it_travels_and_tells_itself_from_others() -> None:
