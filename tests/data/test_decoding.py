@@ -340,6 +340,49 @@ def test_what_is_common_is_compiled(by: str) -> None:
                 assert (decoding._loop is not None) == expected, (kind, attributes, packing)
 
 
+factors = st.one_of(
+    st.floats(allow_nan=False, width=32),
+    st.floats(allow_nan=False),
+    st.sampled_from([0.01, 1.0, 1e-300, 1e300, -0.0]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["i1", "i2", "i4", "u1", "u2", "u4", "f4", "f8"]),
+    scale=st.none() | factors,
+    offset=st.none() | factors,
+    single=st.booleans(),
+    ends=st.tuples(st.integers(-130, 260), st.integers(-130, 260)),
+    seed=st.integers(0, 999),
+)
+def test_machine_code_rounds_as_numpy(
+    kind: str,
+    scale: float | None,
+    offset: float | None,
+    single: bool,
+    ends: tuple[int, int],
+    seed: int,
+) -> None:
+    """Any bits, NaN, infinities and subnormal numbers among them; any factors, any range."""
+    raw = np.random.default_rng(seed).integers(0, 256, size=64 * 8, dtype="u1")
+    x = raw.view(kind)[:61]
+    attributes: dict[str, Any] = {"_FillValue": x[3], "missing_value": 7, "valid_range": ends}
+    for key, factor in (("scale_factor", scale), ("add_offset", offset)):
+        if factor is not None:
+            with np.errstate(over="ignore"):
+                attributes[key] = np.float32(factor) if single else factor
+    decoding = decoding_of(attributes, x.dtype, "v", X)
+    if decoding is None:
+        return
+    again = pickle.loads(pickle.dumps(decoding))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dask_gmm.data.decoding.function_of", lambda loop: None)
+        expected = again.decode(x)
+    assert again._loop is None
+    assert decoding.decode(x).tobytes() == expected.tobytes()
+
+
 def test_it_travels_and_tells_itself_from_others() -> None:
     attributes = {"_FillValue": 7, "scale_factor": 0.5, "valid_max": 90}
     one, again, other = (
