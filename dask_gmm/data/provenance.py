@@ -125,8 +125,8 @@ def recipe_of(
     }
     if isinstance(source, ZarrSource):
         content = source.content_name()
-        marks = source.marks
-        parts["metadata"] = _digest(f"{source.metadata} {marks.values} {marks.low} {marks.high}")
+        decoding = "" if source.decoding is None else source.decoding.identity
+        parts["metadata"] = _digest(f"{source.metadata} {decoding}")
         parts["missing_chunks"] = source.spec.missing_chunks
         parts["content"] = content
         return Recipe(parts, content is not None, comparable=source.store is None)

@@ -224,8 +224,7 @@ def first_pass(
             f"{held:,} of {result.rows:,} rows ({share:.2%}) of {source.name} hold {fill.value}, "
             f"the array's {fill.origin}, and no attribute says whether it stands for missing "
             f"values. They were taken for measurements. If they are none, leave such rows out: "
-            f"make the values NaN by `{source.marks.remedies.without(fill)}` and drop what "
-            f"holds NaN.",
+            f"make the values NaN by `{fill.code}` and drop what holds NaN.",
             FillValueWarning,
             stacklevel=2,
         )
