@@ -12,7 +12,8 @@ __all__ = ["explain"]
 # The library speaks of its own arguments; whoever types commands knows the options.
 _OPTIONS = (
     ("pass array=NAME", "pass --array NAME"),
-    ("leave array= out", "leave --array out"),
+    (", or features=[NAME, NAME] for several", ", or --features NAME,NAME for several"),
+    ("leave array= (or features=) out", "leave --array (or --features) out"),
     ("pass overwrite=True (--overwrite)", "pass --overwrite"),
     ("(overwrite=True, --overwrite)", "(--overwrite)"),
     ('resume="never" (--no-resume)', "--no-resume"),

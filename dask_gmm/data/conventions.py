@@ -41,7 +41,9 @@ __all__ = [
     "Marks",
     "Remedies",
     "attributes_of",
+    "by_columns",
     "chosen_fill",
+    "fill_by_columns",
     "joined",
     "marks_of",
     "stored_marks",
@@ -64,6 +66,30 @@ class Mark:
     value: float | int
     origin: str
     decoded: bool = True
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def held_by(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which rows, of shape (n, D), hold the value; shape (n,)."""
+        hits: NDArray[np.bool_] = (rows == self.value).any(axis=1)
+        return hits
+
+
+@dataclass(frozen=True)
+class _ColumnMark(Mark):
+    """Values that stand for none, each in columns of its own; the first is `value`."""
+
+    columns: tuple[tuple[int, int, str, Mark], ...] = ()
+
+    def __str__(self) -> str:
+        return " or ".join(f"{mark.value} ({name})" for _, _, name, mark in self.columns)
+
+    def held_by(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which rows hold one of the values in its own columns."""
+        held = [mark.held_by(rows[:, start:stop]) for start, stop, _, mark in self.columns]
+        hits: NDArray[np.bool_] = np.logical_or.reduce(held)
+        return hits
 
 
 @dataclass(frozen=True)
@@ -176,14 +202,18 @@ class Marks:
             It knows the row and the feature; whoever reads knows where the row is.
         """
         found = self.first(rows)
-        if found is None:
-            return
+        if found is not None:
+            raise self._refusal(rows, found, self.remedies)
+
+    def _refusal(
+        self, rows: NDArray[Any], found: MarkedElement, remedies: Remedies
+    ) -> MissingValueError:
         remedy = (
             f"To leave such rows out, make their values NaN by `{found.code}` and drop what holds "
-            f"NaN; if they are measurements after all, pass `{self.remedies.unmarked}`."
+            f"NaN; if they are measurements after all, pass `{remedies.unmarked}`."
         )
         value = rows[found.row, found.feature].item()
-        raise MissingValueError(found.row, found.feature, value, found.why, remedy)
+        return MissingValueError(found.row, found.feature, value, found.why, remedy)
 
     def first(self, rows: NDArray[Any]) -> MarkedElement | None:
         """Return the first element that is no measurement, None where all are.
@@ -207,6 +237,53 @@ class Marks:
 
     def _within(self, rows: NDArray[Any]) -> bool:
         return bool(self.low <= rows.min() and rows.max() <= self.high)
+
+
+@dataclass(frozen=True)
+class _ColumnMarks(Marks):
+    """Marks of rows whose columns come from several arrays: each looks at its own."""
+
+    columns: tuple[tuple[int, int, Marks], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.columns)
+
+    def check(self, rows: NDArray[Any]) -> None:
+        """Refuse rows that hold an element which is no measurement; as `Marks.check`."""
+        for start, stop, marks in self.columns:
+            found = marks.first(rows[:, start:stop])
+            if found is not None:
+                found = found._replace(feature=start + found.feature)
+                raise self._refusal(rows, found, marks.remedies)
+
+    def first(self, rows: NDArray[Any]) -> MarkedElement | None:
+        """Return the first element that is no measurement, None where all are."""
+        for start, stop, marks in self.columns:
+            found = marks.first(rows[:, start:stop])
+            if found is not None:
+                return found._replace(feature=start + found.feature)
+        return None
+
+
+def by_columns(parts: Sequence[tuple[int, int, Marks]]) -> Marks:
+    """Return the marks of rows whose columns ``start`` to ``stop`` have the marks of one array."""
+    marked = tuple((start, stop, marks) for start, stop, marks in parts if marks)
+    first = parts[0][2].remedies
+    if not marked:
+        return Marks(remedies=first)
+    values = tuple(mark for _, _, marks in marked for mark in marks.values)
+    return _ColumnMarks(values, remedies=first, columns=marked)
+
+
+def fill_by_columns(parts: Sequence[tuple[int, int, str, Mark | None]]) -> Mark | None:
+    """Return the chosen fill values of rows whose columns come from arrays with these names."""
+    chosen = tuple(
+        (start, stop, name, fill) for start, stop, name, fill in parts if fill is not None
+    )
+    if not chosen:
+        return None
+    first = chosen[0][3]
+    return _ColumnMark(first.value, first.origin, first.decoded, chosen)
 
 
 NO_MARKS = Marks()

@@ -35,7 +35,7 @@ from dask_gmm.data.base import Source, check_dtype
 from dask_gmm.data.conventions import NO_MARKS, Marks, Remedies, attributes_of, marks_of
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_weights
 from dask_gmm.data.dask_source import DaskSource, DaskWeights, check_block_type, conventions_of
-from dask_gmm.data.numpy_source import NumpySource
+from dask_gmm.data.joined_source import stored_parts
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stores import MissingChunks, store_spec
 from dask_gmm.data.urls import join_url, scheme_of
@@ -47,7 +47,7 @@ from dask_gmm.data.zarr_open import (
     find_in_node,
     find_in_store,
 )
-from dask_gmm.data.zarr_source import ZarrSource, code_for
+from dask_gmm.data.zarr_source import code_for
 from dask_gmm.data.zarr_weights import ZarrWeights
 from dask_gmm.errors import ArrayNotFoundError, InputError, StoreNotFoundError
 
@@ -225,7 +225,7 @@ def _lazy(source: Source, collection: da.Array, marks: Marks) -> Source:
     if isinstance(source, DaskSource):
         weights = DaskWeights(_in_blocks(source, collection), _NAME, marks)
         return replace(source, weights=weights)
-    if isinstance(source, NumpySource):
+    if source.in_memory:
         computed = np.asarray(collection.compute())  # type: ignore[no-untyped-call]
         return _here(source, computed, marks)
     raise InputError(
@@ -265,8 +265,9 @@ def _named(
     # What no name of an array looks like is a path or URL.
     place = "://" in text or Path(text).is_absolute() or re.search(r"(^|/)\.\.?(/|$)", text)
     may_be_name = isinstance(name, str) and not place
-    if may_be_name and isinstance(source, ZarrSource):
-        found = find_beside(source, text)
+    stored = stored_parts(source)
+    if may_be_name and stored is not None:
+        found = find_beside(stored[0], text)
         if found is not None:
             return found
     spec = store_spec(name, None, missing_chunks)
@@ -278,7 +279,7 @@ def _named(
         if not may_be_name:
             raise
         beside = f"beside {source.name}"
-        if not isinstance(source, ZarrSource):
+        if stored is None:
             beside += " (only data in a Zarr store have arrays beside them)"
         raise ArrayNotFoundError(
             f"{_NAME}={text!r} was found nowhere: there is neither an array of that name {beside}, "
@@ -310,9 +311,9 @@ def _stored(source: Source, found: FoundArray) -> Source:
         store=found.store,
         remedies=Remedies(code, code),
     )
-    if isinstance(source, NumpySource):
+    if source.in_memory:
         checked = checked_array(weights.whole(), name, source.name)
-        return replace(source, weights=checked)
+        return replace(source, weights=checked)  # type: ignore[type-var]
     return replace(source, weights=weights)  # type: ignore[type-var]
 
 

@@ -65,8 +65,8 @@ class FoundArray(NamedTuple):
         check_complete(self.array.attrs, join_url(self.spec.url, self.array.path))
         return self
 
-    def source(self, feature_axis: int | str) -> ZarrSource:
-        """Describe it as rows and features."""
+    def source(self, feature_axis: int | str | None) -> ZarrSource:
+        """Describe it as rows and features; None for `feature_axis` if each element is a row."""
         return ZarrSource.of(
             self.array,
             feature_axis,
@@ -236,7 +236,8 @@ def _no_such_array(store: CheckedStore, path: str, url: str) -> StoreError:
         return StoreNotFoundError(f"There is no Zarr array or group at {join_url(url, path)}.")
     if isinstance(root, zarr.Array):
         return ArrayNotFoundError(
-            f"{url} is itself an array, so it holds no array {path!r}: leave array= out."
+            f"{url} is itself an array, so it holds no array {path!r}: leave array= (or features=) "
+            f"out."
         )
     return ArrayNotFoundError(f"The group {url} has no array {path!r}. {_listing(root)}")
 
@@ -285,4 +286,7 @@ def _listing(group: zarr.Group) -> str:
         assert isinstance(member, zarr.Array)
         described.append(f"{name!r} {member.shape}")
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"It holds {', '.join(described)}{more}: pass array=NAME."
+    return (
+        f"It holds {', '.join(described)}{more}: pass array=NAME, or features=[NAME, NAME] for "
+        f"several."
+    )

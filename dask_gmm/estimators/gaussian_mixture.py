@@ -47,8 +47,8 @@ class GaussianMixture(FittedMixture):
     """Gaussian mixture fitted by exact EM to data that need not fit in memory.
 
     Every iteration reads each block of the data once; restarts share their reads. Data may be
-    NumPy arrays and what scikit-learn takes, Dask arrays and DataFrames, xarray DataArrays, Zarr
-    arrays, or paths and URLs of Zarr arrays. Passes run on the current ``distributed.Client``, or
+    NumPy arrays and what scikit-learn takes, Dask arrays and DataFrames, xarray DataArrays and
+    Datasets, Zarr arrays, or paths and URLs of Zarr arrays. Passes run on the current ``distributed.Client``, or
     else on the threads of this process; arrays in this process's memory are computed here, and so
     are stores that would take credentials or data along (`StaysHereWarning`). In a Dask task that
     is the client that the task has asked for (``worker_client``, ``get_client``); one that has not
@@ -88,9 +88,17 @@ class GaussianMixture(FittedMixture):
     verbose_interval : int, default=10
     feature_axis : int or str, default=-1
         The axis that holds the features; all others are samples. A dimension's name for xarray;
-        tables in memory, which name no axes, are then taken as rows of features.
+        tables in memory, which name no axes, are then taken as rows of features. Of a Dataset, or
+        with `features`, the name of the dimension along which variables have several features; -1
+        if each is one.
     array : str, optional
         Name of the array when the data is a Zarr group.
+    features : list of str, optional
+        Names of several arrays of a Zarr group, or of variables of a Dataset (all its data
+        variables by default), which together are the features, in this order. Each is one feature,
+        or as many as there are places along the dimension that `feature_axis` names; all have the
+        other dimensions, in any order, and each is read as it lies in its store. Different types
+        promote as NumPy's: float32 beside float64 is fitted in float64.
     storage_options : mapping, optional
         How to reach a store given by URL: endpoint, region, anonymous access. Never credentials:
         each worker takes its own from its environment.
@@ -156,7 +164,7 @@ class GaussianMixture(FittedMixture):
         The same for each of its iterations.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        When the data name their features.
+        When the data name their features; of variables as ``TEMP``, or ``TEMP[depth=10.0]``.
     n_rows_ : int or None
         Rows that were fitted; not counted those of weight zero.
     n_passes_ : int
@@ -206,6 +214,7 @@ class GaussianMixture(FittedMixture):
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "feature_axis": [Integral, str],
         "array": [str, None],
+        "features": [list, tuple, None],
         "storage_options": [dict, None],
         "missing_chunks": [StrOptions({"error", "fill"})],
         "init_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -238,6 +247,7 @@ class GaussianMixture(FittedMixture):
         verbose_interval: int = 10,
         feature_axis: int | str = -1,
         array: str | None = None,
+        features: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
         missing_chunks: str = "error",
         init_size: int | str = "auto",
@@ -266,6 +276,7 @@ class GaussianMixture(FittedMixture):
         self.verbose_interval = verbose_interval
         self.feature_axis = feature_axis
         self.array = array
+        self.features = features
         self.storage_options = storage_options
         self.missing_chunks = missing_chunks
         self.init_size = init_size

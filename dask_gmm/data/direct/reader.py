@@ -121,6 +121,31 @@ class DirectReader:
         """
         form = self._form(tuple([b - a for a, b in box]))
         target = _Target(self._layout, box, form, self._feature_axis, buffers.rows)
+        self._read_target(target, buffers, requested)
+        return target.rows()
+
+    def read_to(
+        self,
+        box: Box,
+        into: NDArray[Any],
+        buffers: ReadBuffers,
+        requested: Mapping[str, Request] | None = None,
+    ) -> None:
+        """Read a box to where it is wanted, which is not in `buffers`.
+
+        Parameters
+        ----------
+        box, buffers, requested
+            As for `read`.
+        into : ndarray of the box's extent along the array's axes
+            Of any strides, and a type that holds the array's.
+        """
+        self._read_target(_Placed(self._layout, box, into), buffers, requested)
+
+    def _read_target(
+        self, target: _Target, buffers: ReadBuffers, requested: Mapping[str, Request] | None
+    ) -> None:
+        box = target.box
         if requested is None:
             requested = self.request(box)
         for place in _places(box, self._layout.unit):
@@ -137,7 +162,6 @@ class DirectReader:
                     self._read_chunk(stored, 0, stored.size, place, key, target, buffers)
                 else:
                     self._read_shard(stored, place, key, target, buffers)
-        return target.rows()
 
     def request(self, box: Box) -> dict[str, Request] | None:
         """Ask for a box's objects and return at once; None for files, and for parts of objects."""
@@ -337,6 +361,30 @@ class _Target:
             for (low, high), (start, stop) in zip(bounds, self.box, strict=True)
         )
         self._values[region] = np.frombuffer(element, self._dtype)[0]
+
+
+class _Placed(_Target):
+    """Where a box's elements go when somebody else has made the place."""
+
+    __slots__ = ()
+
+    def __init__(self, layout: DirectLayout, box: Box, into: NDArray[Any]) -> None:
+        self.box = box
+        self._chunk = layout.chunk
+        self._dtype = layout.dtype
+        self._values = into
+
+    def straight(self, place: Place) -> NDArray[np.uint8] | None:
+        """Return the memory of a chunk if all of it lies in the place in one piece, else None."""
+        if self._values.dtype != self._dtype:
+            return None
+        region = []
+        for p, n, (start, stop) in zip(place, self._chunk, self.box, strict=True):
+            if p * n < start or (p + 1) * n > stop:
+                return None
+            region.append(slice(p * n - start, (p + 1) * n - start))
+        part = self._values[tuple(region)]
+        return part.reshape(-1).view(np.uint8) if part.flags.c_contiguous else None
 
 
 def _check_size(size: int, expected: int) -> None:
