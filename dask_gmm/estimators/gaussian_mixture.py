@@ -48,11 +48,11 @@ class GaussianMixture(FittedMixture):
 
     Every iteration reads each block of the data once; restarts share their reads. Data may be
     NumPy arrays and what scikit-learn takes, Dask arrays and DataFrames, xarray DataArrays and
-    Datasets, Zarr arrays, or paths and URLs of Zarr arrays. Passes run on the current ``distributed.Client``, or
-    else on the threads of this process; arrays in this process's memory are computed here, and so
-    are stores that would take credentials or data along (`StaysHereWarning`). In a Dask task that
-    is the client that the task has asked for (``worker_client``, ``get_client``); one that has not
-    keeps the work on its worker.
+    Datasets, Zarr arrays, or paths and URLs of Zarr arrays. Passes run on the current
+    ``distributed.Client``, or else on the threads of this process; arrays in this process's memory
+    are computed here, and so are stores that would take credentials or data along
+    (`StaysHereWarning`). In a Dask task that is the client that the task has asked for
+    (``worker_client``, ``get_client``); one that has not keeps the work on its worker.
 
     Parameters
     ----------
