@@ -31,7 +31,7 @@ from dask_gmm.data.atomic_replace import (
 )
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import RegularAxis
-from dask_gmm.data.joined_source import stored_parts
+from dask_gmm.data.joined_source import stored_parts, unlike
 from dask_gmm.data.open_stores import store_url
 from dask_gmm.data.output_array import (
     METADATA,
@@ -374,7 +374,7 @@ def _dimension_names(source: Source | None, n_axes: int) -> list[str] | None:
     if source is None or source.axis_names is None:
         return None
     names = [n for axis, n in enumerate(source.axis_names) if axis != source.feature_axis]
-    return names if len(names) == n_axes else [*names, "component"]
+    return names if len(names) == n_axes else [*names, unlike("component", names)]
 
 
 def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None:

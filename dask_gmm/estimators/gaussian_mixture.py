@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
     import dask.array as da
     import numpy as np
+    import xarray as xr
     from numpy.typing import DTypeLike, NDArray
 
     from dask_gmm.data.source import Source
-    from dask_gmm.estimators.fitted import LazyData
+    from dask_gmm.estimators.fitted import Labelled, LazyData
     from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.events import Observer
 
@@ -351,6 +352,11 @@ class GaussianMixture(FittedMixture):
 
     @overload
     def fit_predict(  # type: ignore[overload-overlap]
+        self, X: Labelled, y: object = None, sample_weight: Any = None
+    ) -> xr.DataArray: ...
+
+    @overload
+    def fit_predict(  # type: ignore[overload-overlap]
         self, X: LazyData, y: object = None, sample_weight: Any = None
     ) -> da.Array: ...
 
@@ -362,14 +368,13 @@ class GaussianMixture(FittedMixture):
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_predict(
         self, X: Any, y: object = None, sample_weight: Any = None
-    ) -> NDArray[np.int64] | da.Array:
+    ) -> NDArray[np.int64] | da.Array | xr.DataArray:
         """Fit the mixture and return the label of each sample; as ``fit(X).predict(X)``."""
         with keeping_features(self):
             source = open_input(self, X, sample_weight, reset=True)
             self._fit(source)
-        labels: NDArray[np.int64] | da.Array = self._map(
-            source, Labels(self._parameters(), get_kernel(self.kernel))
-        )
+        function = Labels(self._parameters(), get_kernel(self.kernel))
+        labels: NDArray[np.int64] | da.Array | xr.DataArray = self._map(X, source, function)
         return labels
 
     def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:
