@@ -167,9 +167,9 @@ def _labelled(source: Source, weights: Any) -> Source:
     if names is not None:
         if sorted(names) != sorted(dims):
             missing = sorted(set(names) - set(dims))
+            sizes = dict(zip(names, source.sample_shape, strict=True))
             remedy = (
-                f"pass `{_NAME}.broadcast_like(X.isel({source.axis_names[source.feature_axis]}=0, "  # type: ignore[index]
-                f"drop=True))`"
+                f"pass `{_NAME}.expand_dims({ {name: sizes[name] for name in missing} })`"
                 if missing and set(dims) < set(names)
                 else "rename them to these"
             )
