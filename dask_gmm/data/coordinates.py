@@ -27,6 +27,8 @@ from dask_gmm.data.atomic_replace import is_copy
 from dask_gmm.data.joined_source import JoinedSource, stored_parts, unlike
 from dask_gmm.data.open_features import is_dataset
 from dask_gmm.data.output_array import put_document, read_document
+from dask_gmm.data.output_begin import refuse_the_input
+from dask_gmm.data.provenance import ATTRIBUTE
 from dask_gmm.data.sink import not_written
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stores import writable_store
@@ -43,9 +45,11 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.base import Source
 
-__all__ = ["LabelledGroup", "labelled", "output_place"]
+__all__ = ["OutputPlace", "labelled", "output_place"]
 
 _OLDER = {".zarray": "a Zarr array", ".zgroup": "a Zarr group of version 2"}
+
+_ENCODING = ("units", "calendar", "dtype", "scale_factor", "add_offset", "_FillValue")
 
 PART_BYTES = 16 * 2**20
 """What is read and written of a coordinate at a time, and its chunks at most."""
@@ -158,45 +162,95 @@ class _Coordinate:
             )
 
 
-class LabelledGroup:
-    """The group that an output goes to, with the coordinates of its samples. Use `of`.
+class OutputPlace:
+    """Where an output goes, and the coordinates of its samples with it. Use `look`.
 
-    Parameters
+    Attributes
     ----------
     url : str
-    options : tuple of pairs
-    name : str
-        The output's, in the group.
-    coordinates : sequence of _Coordinate
+        Of the output's array.
     """
+
+    url: str
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @staticmethod
+    def look(
+        url: str,
+        name: str,
+        options: Mapping[str, Any] | None,
+        X: Any,
+        source: Source,
+        *,
+        overwrite: bool,
+    ) -> OutputPlace:
+        """Look at the place of an output; what is to be overwritten is no longer listed there.
+
+        Parameters
+        ----------
+        url : str
+            The array's, or that of the group that it goes to; see `output_place`.
+        name : str
+            Its name in a group.
+        options : mapping, optional
+            Storage options.
+        X, source : object, Source
+            What its samples are.
+        overwrite : bool
+            Whether an output that is there may be replaced.
+
+        Raises
+        ------
+        OutputExistsError
+            Something else than a group of Zarr v3 is where one must be.
+        InputError
+            It would destroy the data.
+        """
+        place = output_place(url, X, source, name)
+        refuse_the_input(source, place, in_place=scheme_of(normalize_url(place)) != "file")
+        if not _has_labels(X, source):
+            return OutputPlace(place)
+        pairs = check_options(dict(options) if options else None)
+        group = _Group(normalize_url(url), pairs, name, tuple(_coordinates_of(X, source)))
+        group.check()
+        if overwrite:
+            group.forget()
+        return group
+
+    def begin(self) -> None:
+        """Write what belongs beside the output, which has been begun.
+
+        Raises
+        ------
+        OutputExistsError
+            Something else of the same name is there.
+        """
+
+    def end(self) -> None:
+        """Let those find the output who look, now that it is complete."""
+
+
+class _Group(OutputPlace):
+    """A group that holds the output and the coordinates of its samples."""
 
     def __init__(
         self, url: str, options: Options, name: str, coordinates: Sequence[_Coordinate]
     ) -> None:
+        super().__init__(join_url(url, name))
         self._url = url
         self._options = options
         self._name = name
         self._coordinates = coordinates
 
-    @classmethod
-    def of(
-        cls, url: str, name: str, options: Mapping[str, Any] | None, X: Any, source: Source
-    ) -> LabelledGroup | None:
-        """Look at the place of an output; None where the output is no labelled one.
+    def check(self) -> None:
+        """Refuse a place that is no group of Zarr v3, and cannot be made one.
 
         Raises
         ------
         OutputExistsError
-            Something else than a group of Zarr v3 is there.
         """
-        if not _has_labels(X, source):
-            return None
-        url, pairs = normalize_url(url), check_options(dict(options) if options else None)
-        group = cls(url, pairs, name, tuple(_coordinates_of(X, source)))
-        group._check_place()
-        return group
-
-    def _check_place(self) -> None:
         document = read_document(self._url, self._options)
         if document is not None and document.get("node_type") == "group":
             return
@@ -223,7 +277,7 @@ class LabelledGroup:
         return sorted(sync(entries()))
 
     @held()
-    def write(self) -> None:
+    def begin(self) -> None:
         """Make the group, and write the coordinates that it does not have yet.
 
         Raises
@@ -234,14 +288,49 @@ class LabelledGroup:
         if read_document(self._url, self._options) is None:
             if scheme_of(self._url) == "file":
                 Path(self._url).mkdir(parents=True, exist_ok=True)
-            group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+            own = {ATTRIBUTE: {"coordinates": True}}
+            group = {"zarr_format": 3, "node_type": "group", "attributes": own}
             put_document(self._url, self._options, group)
         try:
             self._write_coordinates()
+            self._list()
         except (InputError, StoreError):
             raise
         except Exception as error:  # every kind of store has errors of its own
             raise not_written(error, f"The coordinates in {self._url}") from error
+
+    def forget(self) -> None:
+        """Take the output that is to be overwritten out of the group's consolidated metadata."""
+        document = read_document(self._url, self._options)
+        if self._name in _consolidated(document):
+            assert document is not None
+            del _consolidated(document)[self._name]
+            put_document(self._url, self._options, document)
+
+    @held()
+    def end(self) -> None:
+        """List the output where those look who open the group."""
+        self._list(self._name)
+
+    def _list(self, *outputs: str) -> None:
+        """Put coordinates and outputs into the group's consolidated metadata.
+
+        If it has some, or is one that was made for outputs: xarray warns of groups without.
+        """
+        document = read_document(self._url, self._options)
+        if document is None:  # somebody has removed it
+            return
+        if ATTRIBUTE in document.get("attributes", {}):
+            empty = {"kind": "inline", "must_understand": False, "metadata": {}}
+            document.setdefault("consolidated_metadata", empty)
+        if document.get("consolidated_metadata") is None:
+            return
+        listed = _consolidated(document)
+        for name in [*(coordinate.name for coordinate in self._coordinates), *outputs]:
+            found = read_document(join_url(self._url, name), self._options)
+            if found is not None:
+                listed[name] = found
+        put_document(self._url, self._options, document)
 
     def _write_coordinates(self) -> None:
         store = writable_store(self._url, self._options)
@@ -279,6 +368,14 @@ class LabelledGroup:
             )
 
 
+def _consolidated(document: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the documents that a group's document holds copies of, by their names."""
+    found: dict[str, Any] = ((document or {}).get("consolidated_metadata") or {}).get(
+        "metadata", {}
+    )
+    return found
+
+
 def _write(group: zarr.Group, coordinate: _Coordinate) -> None:
     array: Any = group.create_array(
         coordinate.name,
@@ -299,8 +396,11 @@ def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
 
 
 def _decoded(values: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:
-    """Return dates for numbers of days, where xarray is there to say which; else what is stored."""
-    if "since" not in str(attributes.get("units", "")):
+    """Return what stored values mean, where xarray is there to say; else what is stored."""
+    telling = {key: attributes[key] for key in _ENCODING if key in attributes}
+    if isinstance(telling.get("_FillValue"), str):
+        del telling["_FillValue"]  # of floats, and in base64
+    if not telling:
         return values
     try:
         from xarray import Variable
@@ -308,7 +408,6 @@ def _decoded(values: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any
     except ImportError:
         return values
     dims = [f"d{i}" for i in range(values.ndim)]
-    telling = {key: attributes[key] for key in ("units", "calendar") if key in attributes}
     return np.asarray(decode_cf_variable("x", Variable(dims, values, telling)).values)
 
 

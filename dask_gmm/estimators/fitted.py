@@ -15,11 +15,10 @@ from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from dask_gmm.data.coordinates import LabelledGroup, labelled, output_place
+from dask_gmm.data.coordinates import OutputPlace, labelled
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.output_begin import begin_output, output_chunks, refuse_the_input
+from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.provenance import check_unchanged, recipe_of
-from dask_gmm.data.urls import normalize_url, scheme_of
 from dask_gmm.data.weights import no_weight
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
@@ -272,13 +271,11 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         )
         per_row = kind.itemsize * (k if probabilities else 1)
         url, name = os.fspath(output), _RESULTS[type(function)]
-        place = output_place(url, X, source, name)
-        refuse_the_input(source, place, in_place=scheme_of(normalize_url(place)) != "file")
-        group = LabelledGroup.of(url, name, storage_options, X, source)
+        place = OutputPlace.look(url, name, storage_options, X, source, overwrite=overwrite)
         with (
             held(),
             begin_output(
-                place,
+                place.url,
                 shape,
                 chunks,
                 kind,
@@ -290,10 +287,10 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             ) as begun,
             allowed(),
         ):
-            if group is not None:
-                group.write()
+            place.begin()
             job = WriteJob(function, begun.writer, per_row * (source.max_block_rows or 0))
             self._write(source, job, begun)
+            place.end()
         return prod(shape[: len(source.sample_shape)])
 
     def _write(self, source: Source, job: WriteJob, output: Output) -> None:
