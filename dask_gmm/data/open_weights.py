@@ -4,7 +4,8 @@
 data                 weights                         how they are read
 ===================  ==============================  ===========================================
 in memory            any                             all at once, when they are opened
-a Zarr array         in memory                       from there; the data stay in this process
+a Zarr array, or     in memory                       from there; the data stay in this process
+several joined
 a Zarr array         a Zarr array                    block by block beside the data
 a Zarr array         a Dask collection               refused: a task that reads a store runs no
                                                      graph
