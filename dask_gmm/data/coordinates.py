@@ -214,6 +214,11 @@ class OutputPlace:
             return OutputPlace(place)
         pairs = check_options(dict(options) if options else None)
         group = _Group(normalize_url(url), pairs, name, tuple(_coordinates_of(X, source)))
+        if name in [coordinate.name for coordinate in group.coordinates]:
+            raise InputError(
+                f"{source.name} has a coordinate {name!r}, which is what the output is called in "
+                f"its group: give the coordinate another name."
+            )
         group.check()
         if overwrite:
             group.forget()
@@ -242,7 +247,7 @@ class _Group(OutputPlace):
         self._url = url
         self._options = options
         self._name = name
-        self._coordinates = coordinates
+        self.coordinates = coordinates
 
     def check(self) -> None:
         """Refuse a place that is no group of Zarr v3, and cannot be made one.
@@ -326,7 +331,7 @@ class _Group(OutputPlace):
         if document.get("consolidated_metadata") is None:
             return
         listed = _consolidated(document)
-        for name in [*(coordinate.name for coordinate in self._coordinates), *outputs]:
+        for name in [*(coordinate.name for coordinate in self.coordinates), *outputs]:
             found = read_document(join_url(self._url, name), self._options)
             if found is not None:
                 listed[name] = found
@@ -336,7 +341,7 @@ class _Group(OutputPlace):
         store = writable_store(self._url, self._options)
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
         listed = []
-        for coordinate in self._coordinates:
+        for coordinate in self.coordinates:
             if coordinate.name in group:
                 self._check_same(group[coordinate.name], coordinate)
                 continue

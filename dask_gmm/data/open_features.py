@@ -386,7 +386,8 @@ def _lazy(
         tail = [keys[dim]] if dim is not None and dim in keys else []
         data = array.transpose(*[keys[axis] for axis in samples], *tail)
         # Opened lazily without Dask: reading .values would load all of it.
-        data = data.data if data.chunks is not None else data.chunk().data
+        stored_in = {} if data._in_memory else data.encoding.get("preferred_chunks", {})
+        data = data.data if data.chunks is not None else data.chunk(stored_in).data
         check_block_type(type(data._meta), variable.name, f"X[{variable.name!r}]")
         check_dtype(data.dtype, variable.name, f"X[{variable.name!r}]")
         data = data if tail else data[..., None]
@@ -394,7 +395,7 @@ def _lazy(
         own, fill = _conventions(array, variable.name, data.dtype)
         marks.append((start, stop, own))
         fills.append((start, stop, variable.name, fill))
-        parts.append((data, array.chunks is not None))
+        parts.append((data, array.chunks is not None or bool(stored_in)))
         start = stop
     dtype = joined_dtype([data.dtype for data, _ in parts])
     converted = [(data if data.dtype == dtype else data.astype(dtype), c) for data, c in parts]

@@ -121,23 +121,20 @@ def level_of(variables: dict[str, tuple[tuple[str, ...], Values]]) -> Any:
     return "level" if any("level" in dims for dims, _ in variables.values()) else -1
 
 
-def from_group(named: bool = True, **kwargs: Any) -> Make:
+def from_group(**kwargs: Any) -> Make:
     def make(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
         path = folder / f"{uuid.uuid4().hex}.zarr"
         group = zarr.create_group(path, zarr_format=kwargs.get("zarr_format", 3))
         variables = apart(x, axis, alike=False)
-        if not named:
-            moved = np.moveaxis(x, axis, 0)
-            variables = {f"v{i}": ((), one) for i, one in enumerate(moved)}
         axes = "abcdefg"[: x.ndim]
         for number, (name, (dims, values)) in enumerate(variables.items()):
             # Those of a variable are so many times as long as of the one before.
             length = {d: n * (number + 1) for d, n in zip(axes, chunks, strict=True)}
-            sizes = tuple(length.get(d, 2) for d in dims) or (2,) * values.ndim
+            sizes = tuple(length.get(d, 2) for d in dims)
             own = dict(kwargs)
             if kwargs.get("zarr_format") == 2:
                 own["attributes"] = {"_ARRAY_DIMENSIONS": list(dims)}
-            elif named:
+            else:
                 own["dimension_names"] = dims
             write(group.store_path / name, values, sizes, **own)
         return open_source(
@@ -192,7 +189,6 @@ KINDS: dict[str, Make] = {
     "group": from_group(),
     "group-sharded-uncompressed": from_group(shard=2, compressors=None),
     "group-order-f": from_group(zarr_format=2, order="F", fill_value=None),
-    "group-nameless": from_group(named=False),
     "dataset": from_dataset,
     "dataset-dask": from_dataset_dask,
 }

@@ -353,6 +353,15 @@ def test_levels_without_coordinates_have_their_numbers(tmp_path: Path) -> None:
     assert source.feature_names == ("TEMP[0]", "TEMP[1]", "TEMP[2]")
 
 
+def test_what_is_opened_lazily_without_dask_is_read_in_its_chunks(tmp_path: Path) -> None:
+    path = stored(tmp_path, profiles(), TEMP=(4, 3), PSAL=(3, 6), SST=(24,))
+    lazy = xr.open_zarr(path, chunks=None, consolidated=False)
+    source = open_source(lazy, features=NAMES[:2], feature_axis="depth")
+    assert source.sample_chunks == ((12, 12),)
+    assert not lazy["TEMP"]._in_memory
+    np.testing.assert_array_equal(rows_of(source), stacked(profiles())[:, :6])
+
+
 def test_nameless_arrays_of_one_shape_go_by_place(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(2, 4, 3))
     path = stored(tmp_path, {"a": ((), values[0]), "b": ((), values[1]), "c": ((), values[0, :2])})

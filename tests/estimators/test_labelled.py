@@ -135,6 +135,7 @@ def test_the_bits_are_those_of_stacked_rows(
     assert gm.n_rows_ == (rows.size // rows.shape[-1] if weights is None else (weights > 0).sum())
 
 
+@pytest.mark.slow
 def test_two_processes_read_the_parts_to_the_same_bits(
     stored: str, fitted: GaussianMixture, two_processes: Client
 ) -> None:
@@ -328,6 +329,7 @@ def test_a_group_opens_with_labels_and_coordinates(
     same(xr.open_zarr(out, consolidated=False), ocean, fitted)
 
 
+@pytest.mark.slow
 def test_in_an_object_store(
     ocean: xr.Dataset,
     stored: str,
@@ -464,6 +466,15 @@ def test_coordinates_are_written_in_parts(
         fitted.predict_to(X, tmp_path / name)
         same(xr.open_zarr(tmp_path / name), ocean, fitted)
         assert zarr.open_array(tmp_path / name / "time").chunks == (8,)
+
+
+def test_a_coordinate_of_the_outputs_name_is_refused(tmp_path: Path) -> None:
+    X = xr.Dataset({"a": ("t", np.arange(4.0))}, coords={"labels": ("t", np.arange(4))})
+    gm = GaussianMixture(1).fit(X)
+    assert "labels" in gm.predict(X).coords
+    with pytest.raises(InputError, match="a coordinate 'labels'"):
+        gm.predict_to(X, tmp_path / "out.zarr")
+    gm.predict_to(X, tmp_path / "out.zarr", probabilities=True)
 
 
 def test_dates_of_other_calendars(tmp_path: Path) -> None:
