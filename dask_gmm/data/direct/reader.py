@@ -346,13 +346,18 @@ class _Target:
 
     def put(self, place: Place, decoded: NDArray[np.uint8]) -> None:
         """Copy the part of a decoded chunk that lies in the box."""
+        source, target = self._overlap(place)
+        chunk = decoded.view(self._dtype).reshape(self._chunk)
+        self._values[target] = chunk[source]
+
+    def _overlap(self, place: Place) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Return where a chunk and the box overlap, as seen from each."""
         source, target = [], []
         for p, n, (start, stop) in zip(place, self._chunk, self.box, strict=True):
             low, high = max(p * n, start), min((p + 1) * n, stop)
             source.append(slice(low - p * n, high - p * n))
             target.append(slice(low - start, high - start))
-        chunk = decoded.view(self._dtype).reshape(self._chunk)
-        self._values[tuple(target)] = chunk[tuple(source)]
+        return tuple(source), tuple(target)
 
     def fill(self, bounds: Box, element: bytes) -> None:
         """Set the part of `bounds` that lies in the box to one element."""
@@ -385,6 +390,18 @@ class _Placed(_Target):
             region.append(slice(p * n - start, (p + 1) * n - start))
         part = self._values[tuple(region)]
         return part.reshape(-1).view(np.uint8) if part.flags.c_contiguous else None
+
+    def put(self, place: Place, decoded: NDArray[np.uint8]) -> None:
+        """Copy the part of a decoded chunk that lies in the box, in runs where there are some."""
+        source, target = self._overlap(place)
+        chunk = decoded.view(self._dtype).reshape(self._chunk)[source]
+        values = self._values[target]
+        size = values.dtype.itemsize
+        if values.dtype == chunk.dtype and values.strides[-1] == chunk.strides[-1] == size:
+            # As one element: NumPy moves few at a time more slowly than all.
+            run = np.dtype((np.void, values.shape[-1] * size))
+            values, chunk = values.view(run), chunk.view(run)
+        values[...] = chunk
 
 
 def _check_size(size: int, expected: int) -> None:
