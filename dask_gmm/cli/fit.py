@@ -110,7 +110,13 @@ def _report(
     from dask_gmm.cli.outcome import fit_json, fit_story, print_result
 
     if session.json:
-        header = {"command": "fit", "data": data.data, "weights": data.weights, "model": output}
+        header = {
+            "command": "fit",
+            "data": data.data,
+            "features": data.features,
+            "weights": data.weights,
+            "model": output,
+        }
         session.emit({**header, **fit_json(mixture, totals)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table

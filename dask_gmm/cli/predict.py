@@ -155,6 +155,7 @@ def predict(
             {
                 "command": "predict",
                 "data": data.data,
+                "features": data.features,
                 "model": model,
                 "output": output,
                 "probabilities": probabilities,
@@ -213,6 +214,7 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
             {
                 "command": "score",
                 "data": data.data,
+                "features": data.features,
                 "weights": data.weights,
                 "model": model,
                 "n_rows": found.n_rows,

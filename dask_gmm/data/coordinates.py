@@ -508,8 +508,11 @@ def _of_array(array: zarr.Array[Any], dims: tuple[str, ...]) -> _Coordinate:
             spelled = base64.standard_b64encode(struct.pack("<d", number)).decode()
             attributes.setdefault("_FillValue", spelled)
 
+    kept = np.dtypes.StringDType() if dtype.kind in "OT" else dtype.newbyteorder("=")
+
     def values(region: tuple[slice, ...]) -> NDArray[Any]:
-        return np.asarray(array[region])
+        found = np.asarray(array[region])
+        return found if found.dtype == kept else found.astype(kept)
 
     name = array.path.rpartition("/")[2]
-    return _Coordinate(name, dims, tuple(array.shape), dtype.newbyteorder("="), attributes, values)
+    return _Coordinate(name, dims, tuple(array.shape), kept, attributes, values)

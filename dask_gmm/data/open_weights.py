@@ -36,7 +36,7 @@ from dask_gmm.data.base import Source, check_dtype
 from dask_gmm.data.conventions import NO_MARKS, Marks, Remedies, attributes_of, marks_of
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_weights
 from dask_gmm.data.dask_source import DaskSource, DaskWeights, check_block_type, conventions_of
-from dask_gmm.data.joined_source import stored_parts
+from dask_gmm.data.joined_source import JoinedSource, stored_parts
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stores import MissingChunks, store_spec
 from dask_gmm.data.urls import join_url, scheme_of
@@ -267,10 +267,9 @@ def _named(
     place = "://" in text or Path(text).is_absolute() or re.search(r"(^|/)\.\.?(/|$)", text)
     may_be_name = isinstance(name, str) and not place
     stored = stored_parts(source)
-    if may_be_name and stored is not None:
-        found = find_beside(stored[0], text)
-        if found is not None:
-            return found
+    found = _beside(source, text) if may_be_name else None
+    if found is not None:
+        return found
     spec = store_spec(name, None, missing_chunks)
     if scheme_of(spec.url) != "file" and storage_options:
         spec = store_spec(name, storage_options, missing_chunks)
@@ -286,6 +285,21 @@ def _named(
             f"{_NAME}={text!r} was found nowhere: there is neither an array of that name {beside}, "
             f"nor anything at {spec.url}."
         ) from error
+
+
+def _beside(source: Source, name: str) -> FoundArray | None:
+    """Return the array of that name beside those that a source is read from, None if none is."""
+    stored = stored_parts(source)
+    if stored is None:
+        return None
+    # Several arrays are named from a group that may hold the first in a group of its own.
+    up = stored[0].path.count("/") if isinstance(source, JoinedSource) else 0
+    for levels in range(up + 1):
+        member = replace(stored[0], path=stored[0].path.rsplit("/", levels)[0])
+        found = find_beside(member, name)
+        if found is not None:
+            return found
+    return None
 
 
 def _stored(source: Source, found: FoundArray) -> Source:

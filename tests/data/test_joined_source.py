@@ -330,11 +330,19 @@ def test_arrays_in_subgroups(tmp_path: Path) -> None:
     physics = root.create_group("physics")
     physics.create_array("T", data=np.ones((4, 2)), dimension_names=["t", "z"])
     physics.create_array("z", data=np.array([0.5, 1.5], "f4"), dimension_names=["z"])
+    physics.create_array("w", data=np.full(4, 2.0))
+    root.create_array("v", data=np.full(4, 3.0))
     root.create_array("chl", data=np.full(4, 2.0), dimension_names=["t"])
     for X in (tmp_path / "g.zarr", root, root.store):
         source = open_source(X, features=["physics/T", "chl"], feature_axis="z")
         assert source.feature_names == ("physics/T[z=0.5]", "physics/T[z=1.5]", "chl")
         np.testing.assert_array_equal(rows_of(source), [[1, 1, 2]] * 4)
+        for name in ("w", "physics/w", "v"):
+            weighted = open_source(
+                X, features=["physics/T", "chl"], feature_axis="z", sample_weight=name
+            )
+            weights = weighted.read(weighted.block(0)).weights
+            np.testing.assert_array_equal(weights, [3.0 if name == "v" else 2.0] * 4)
 
 
 def test_levels_are_spelled_as_xarray_decodes_them(tmp_path: Path) -> None:

@@ -468,6 +468,27 @@ def test_coordinates_are_written_in_parts(
         assert zarr.open_array(tmp_path / name / "time").chunks == (8,)
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_coordinates_of_every_type(zarr_format: int, tmp_path: Path) -> None:
+    days = np.array(["2000-01-01", "1900-05-05T03", "NaT"], "M8[ns]")
+    coordinates = {
+        "t": days,
+        "station": ("t", np.array(["x", "", "å"], object)),
+        "number": ("t", np.arange(3, dtype=">i4")),
+        "took": ("t", pd.to_timedelta([1, None, 3], unit="h")),
+        "height": 3.5,
+    }
+    data = xr.Dataset({"a": ("t", np.arange(3.0)), "b": ("t", np.ones(3))}, coords=coordinates)
+    data.to_zarr(tmp_path / "g.zarr", zarr_format=zarr_format)
+    for i, X in enumerate((tmp_path / "g.zarr", data, xr.open_zarr(tmp_path / "g.zarr"))):
+        gm = GaussianMixture(1, features=["a", "b"]).fit(X)
+        gm.predict_to(X, tmp_path / str(i))
+        gm.predict_to(X, tmp_path / str(i), overwrite=True)  # they are the same
+        found = xr.open_zarr(tmp_path / str(i))
+        for name in coordinates:
+            xr.testing.assert_equal(found[name].compute().variable, data[name].variable)
+
+
 def test_a_coordinate_of_the_outputs_name_is_refused(tmp_path: Path) -> None:
     X = xr.Dataset({"a": ("t", np.arange(4.0))}, coords={"labels": ("t", np.arange(4))})
     gm = GaussianMixture(1).fit(X)
