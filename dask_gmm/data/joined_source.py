@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -216,15 +217,21 @@ class JoinedSource(Source):
         memory = buffers.rows.take(n * d * self.dtype.itemsize).view(self.dtype)
         if self.by_feature:
             values, boxed = memory.reshape(d, n).T, memory.reshape(d, *extent)
-            boxed = np.moveaxis(boxed, 0, -1)
+            boxed = boxed.transpose(*range(1, boxed.ndim), 0)
         else:
             values, boxed = memory.reshape(n, d), memory.reshape(*extent, d)
-        if requested is None:  # those of all parts come at a time
-            requested = self.request(block) or {}
+        if requested is None and self._asks_ahead:  # those of all parts come at a time
+            requested = self.request(block)
         for number, part in enumerate(self.parts):
-            asked = _of(requested, f"{number}:")
+            asked = _of(requested, f"{number}:") if requested else None
             part.source.read_to(part.block(block), part.place(boxed), buffers.parts, asked)
-        return self._rows(values, block, buffers, _of(requested, _WEIGHTS))
+        of_weights = _of(requested, _WEIGHTS) if requested else None
+        return self._rows(values, block, buffers, of_weights)
+
+    @cached_property
+    def _asks_ahead(self) -> bool:
+        """Whether a part lies where it takes time to answer."""
+        return any(part.source.read_ahead.requests for part in self.parts)
 
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask remote stores for the objects of a block; None if there is nothing to wait for."""
@@ -257,9 +264,8 @@ class JoinedSource(Source):
             part.source.read_bytes + (0 if part.source.reads_straight else part.source.block_bytes)
             for part in self.parts
         ]
-        together = any(part.source.read_ahead.requests for part in self.parts)
         flags = (self.max_block_rows or 0) * self.n_features if self.marks.values else 0
-        return max(sum(needs) if together else max(needs), flags) + self._weighing_bytes
+        return max(sum(needs) if self._asks_ahead else max(needs), flags) + self._weighing_bytes
 
     @property
     def _rows_in_buffers(self) -> bool:
@@ -362,8 +368,6 @@ _WEIGHTS = "weights:"  # goes before the keys of their objects among those of th
 
 def _of(requested: Mapping[str, Any], prefix: str) -> Mapping[str, Any] | None:
     """Return what was requested by keys with a prefix, None if nothing was."""
-    if not requested:
-        return None
     found = {
         key.removeprefix(prefix): answer
         for key, answer in requested.items()

@@ -252,8 +252,16 @@ class ZarrSource(StoredArray, Source):
         if reader is None:
             super().read_to(block, into, buffers, requested)
         else:
-            place = into[..., 0] if self.scalar else np.moveaxis(into, -1, self.feature_axis)
-            reader.read_to(self._box(block), place, buffers, requested)
+            reader.read_to(self._box(block), self._as_stored(into), buffers, requested)
+
+    def _as_stored(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return rows, an axis for each of the samples and features last, as the array has them."""
+        if self.scalar:
+            return rows[..., 0]
+        axis, last = self.feature_axis, rows.ndim - 1
+        if axis == last:  # moveaxis alone takes longer than a small read
+            return rows
+        return rows.transpose(*range(axis), last, *range(axis, last))
 
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask a remote store for the objects of a block; None for any other store."""
