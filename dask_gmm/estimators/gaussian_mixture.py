@@ -311,8 +311,8 @@ class GaussianMixture(FittedMixture):
         y : ignored
         sample_weight : array-like, Dask or xarray collection, Zarr array, path, URL or name
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
-            an array beside them. A row of weight w counts for w rows, one of weight zero for none:
-            it may even be NaN.
+            an array beside them, of a Dataset that of one of its variables. A row of weight w
+            counts for w rows, one of weight zero for none: it may even be NaN.
         checkpoint : path or URL, optional
             A folder, or a prefix in an object store, of this fit's own. All that it knows is
             written there after the start and each pass, while the next one runs; so another process
