@@ -123,8 +123,8 @@ class NonFiniteError(RowError):
         )
 
 
-class MissingValueError(RowError):
-    """A row holds a value that, by the array's metadata, is no measurement.
+class MissingValueError(NonFiniteError):
+    """A row holds NaN where, by the array's metadata, the stored value is no measurement.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class MissingValueError(RowError):
     feature : int
         Index of the first offending feature of that row.
     value : float or int
-        The offending value.
+        The value as it is stored.
     why : str
         Which metadata say so.
     remedy : str
@@ -146,8 +146,10 @@ class MissingValueError(RowError):
         self, row: int, feature: int, value: float, why: str, remedy: str, where: str = ""
     ) -> None:
         place = where or f"row {row} of the block"
+        self.feature = feature
+        self.value = value
         message = f"Feature {feature} of {place} is {value}, {why}. {remedy}"
-        super().__init__(message, where, row, feature, value, why, remedy)
+        RowError.__init__(self, message, where, row, feature, value, why, remedy)
 
 
 class SampleWeightError(RowError):

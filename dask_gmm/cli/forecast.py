@@ -33,6 +33,7 @@ class Forecast:
     n_rows: int | None
     n_features: int
     dtype: str
+    stored_dtype: str
     n_blocks: int
     block_rows: int | None
     block_shape: tuple[int | None, ...]
@@ -95,6 +96,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         n_rows=source.n_rows,
         n_features=source.n_features,
         dtype=str(source.dtype),
+        stored_dtype=str(source.dtype if source.decoding is None else source.decoding.stored),
         n_blocks=source.n_blocks,
         block_rows=source.max_block_rows,
         block_shape=(

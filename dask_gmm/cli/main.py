@@ -146,7 +146,8 @@ def main() -> None:
 
     DATA is the path or URL (s3://, gs://, az://, https://) of a Zarr array: every pass of a fit
     reads each of its blocks once, on the cores of this process, on local workers (--workers), or
-    on a Dask cluster (--scheduler).
+    on a Dask cluster (--scheduler). Packed values (scale_factor, add_offset, _FillValue, ...) are
+    decoded as they are read, as xarray does.
     """
 
 

@@ -95,6 +95,9 @@ _READERS = {
 def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
     from dask_gmm.cli.tables import key_values
 
+    dtype = f.dtype
+    if f.stored_dtype != f.dtype:
+        dtype = f"{f.dtype}, decoded from {f.stored_dtype}"
     rows = f"{f.n_rows:,} rows" if f.n_rows is not None else "unknown number of rows"
     shape = " × ".join("?" if size is None else f"{size:,}" for size in f.block_shape)
     parts = ", ".join(f"{show_bytes(size)} {name}" for name, size in f.task_parts.items())
@@ -114,7 +117,7 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
     session.out.print(
         key_values(
             [
-                ("data", f"{f.source}: {rows} × {f.n_features} features, {f.dtype}"),
+                ("data", f"{f.source}: {rows} × {f.n_features} features, {dtype}"),
                 *weights,
                 ("blocks", f"{f.n_blocks:,} of {shape} ({show_bytes(f.block_bytes)})"),
                 ("a pass reads", ", ".join(sizes) or "unknown"),

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from math import isnan
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
-from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
 from dask_gmm.data.grid import BlockRef, SampleGrid
 from dask_gmm.data.stored_metadata import StoredMetadata, digest_of
 from dask_gmm.data.weights import Looked, Weights, joined_rows
-from dask_gmm.errors import InputError, MissingValueError, RowError
+from dask_gmm.errors import (
+    DaskGMMError,
+    InputError,
+    MissingValueError,
+    NonFiniteError,
+    RowError,
+)
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from dask_gmm.data.buffers import ReadBuffers
+    from dask_gmm.data.conventions import FillValue
+    from dask_gmm.data.decoding import Decoding
 
 __all__ = [
     "BlockRef",
     "GraphBlocks",
     "ReadAhead",
+    "RowMaker",
     "Source",
     "check_dtype",
     "check_layout",
     "flatten_block",
+    "missing_by_metadata",
 ]
 
 
@@ -52,6 +62,16 @@ class ReadAhead(NamedTuple):
     request_bytes: int = 0
 
 
+class RowMaker(Protocol):
+    """Turns a block's value in a graph into rows."""
+
+    def __call__(self, value: Any, /) -> Rows:
+        """Return the rows of a block."""
+
+    def explained(self, error: RowError, value: Any, /) -> RowError:
+        """Return an error with what metadata say of the element, where that is missing by them."""
+
+
 class GraphBlocks(Protocol):
     """Blocks that are tasks of a Dask graph, not something that a task can read."""
 
@@ -64,7 +84,7 @@ class GraphBlocks(Protocol):
     def futures(self) -> Sequence[Any]:
         """Return the `distributed.Future`s of the blocks that lie on a cluster already."""
 
-    def row_maker(self) -> Callable[[Any], Rows]:
+    def row_maker(self) -> RowMaker:
         """Return what turns a block's value into rows; picklable without the source."""
 
 
@@ -82,16 +102,17 @@ class Source(ABC):
     shape : tuple of int or None
         Shape of the array, features included; None along an axis of unknown length.
     dtype : numpy.dtype
-        Element type: boolean, integer or real floating.
+        Type of the values that are read: boolean, integer or real floating.
     feature_axis : int
         The axis that holds the features, 0 ≤ feature_axis < len(shape).
     grid : SampleGrid
         The blocks.
     feature_names : tuple of str or None
         Names of the features along their axis, where the input has names and all are strings.
-    marks : Marks
-        Elements that the metadata call missing; reading a row that holds one is an error.
-    fill : Mark or None
+    decoding : Decoding or None
+        How stored elements become values, where they are not the same; NaN is what the metadata
+        call missing.
+    fill : FillValue or None
         A fill value that somebody chose and no attribute explains, if there is one.
     weights : Weights or None
         The weight of each row, where they have some. Rows of weight zero are not there for whoever
@@ -124,8 +145,8 @@ class Source(ABC):
     grid: SampleGrid
     axis_names: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
-    marks: Marks = NO_MARKS
-    fill: Mark | None = None
+    decoding: Decoding | None = None
+    fill: FillValue | None = None
     weights: Weights | None = None
 
     @property
@@ -284,8 +305,6 @@ class Source(ABC):
         ------
         MissingChunkError, CorruptChunkError, StoreError
             When the block cannot be had; the message names the chunk.
-        MissingValueError
-            A row holds a value that is no measurement by the metadata.
         """
 
     def read_into(
@@ -366,23 +385,17 @@ class Source(ABC):
         buffers: ReadBuffers | None = None,
         requested: Mapping[str, Any] | None = None,
     ) -> Rows:
-        """Return a block's rows if all are measurements; once looked at, they need no second look.
+        """Return a block's rows, with their weights if they have some.
 
         `buffers` are the memory that the reader was given.
 
         Raises
         ------
-        MissingValueError, SampleWeightError
+        SampleWeightError
             With the place of the row.
         """
         if self.weights is not None:
             return self._weighted(values, block, buffers, requested)
-        if self.marks and block.index not in self._seen:
-            try:
-                self.marks.check(values)
-            except MissingValueError as error:
-                raise error.at(self.locate(block, error.row)) from None
-            self._seen[block.index] = Looked.NEVER
         return Rows(values)
 
     def _weighted(
@@ -396,18 +409,15 @@ class Source(ABC):
         looked_at = self.weights.looked_at
         try:
             weights = self.weights.read(block, buffers, requested)
-            if looked_at is Looked.POSITIVE and not self.marks:
-                return Rows(values, weights)
             seen = self._seen.get(block.index)
             if seen is not None and looked_at is not Looked.POSITIVE:
                 looked_at = seen
-            if seen is not None and looked_at is Looked.POSITIVE:
+            if looked_at is Looked.POSITIVE:
                 return Rows(values, weights)
             direct = self._rows_in_buffers
             rows = joined_rows(
                 values,
                 weights,
-                self.marks if seen is None else None,
                 looked_at=looked_at,
                 memory=None if buffers is None or direct else buffers.rows,
                 overwrite=direct,
@@ -429,7 +439,7 @@ class Source(ABC):
 
     @property
     def _seen(self) -> dict[int, Looked]:
-        """What this process has seen of the blocks' weights; their values are all measurements."""
+        """What this process has seen of the blocks' weights."""
         seen: dict[int, Looked] = self.__dict__.setdefault("_looked_at", {})
         return seen
 
@@ -454,6 +464,32 @@ class Source(ABC):
         index = ", ".join(f"{name}={i}" for name, i in zip(names, place, strict=True))
         return f"{where} ({index} of {self.name})"
 
+    def explained(self, error: RowError, block: BlockRef) -> RowError:
+        """Return an error with what metadata say of the element, where that is missing by them.
+
+        Costs another read, of one element.
+
+        Parameters
+        ----------
+        error : RowError
+            Its row is that of the block.
+        block : BlockRef
+        """
+        if self.decoding is None or not _of_missing(error) or block.rows is None:
+            return error
+        extent = tuple(b - a for a, b in zip(block.start, block.stop, strict=True))
+        sample = np.unravel_index(error.row, extent)
+        place = [a + int(b) for a, b in zip(block.start, sample, strict=True)]
+        try:
+            element = self._stored_element(self._with_features(place, error.feature))
+        except DaskGMMError:  # what is wrong with the row is known without it
+            return error
+        return missing_by_metadata(error, element, self.decoding)
+
+    def _stored_element(self, index: tuple[int, ...]) -> Any:
+        """Return one element as it is stored."""
+        raise NotImplementedError
+
     def _with_features(self, sample: Sequence[Any], feature: Any) -> tuple[Any, ...]:
         """Put `feature` back among per-sample-axis items, at the feature axis."""
         return (*sample[: self.feature_axis], feature, *sample[self.feature_axis :])
@@ -461,6 +497,22 @@ class Source(ABC):
     def _region(self, block: BlockRef) -> tuple[slice, ...]:
         sample = [slice(a, b) for a, b in zip(block.start, block.stop, strict=True)]
         return self._with_features(sample, slice(0, self.n_features))
+
+
+def missing_by_metadata(error: NonFiniteError, element: Any, decoding: Decoding) -> NonFiniteError:
+    """Return an error with the reason why a stored element became NaN; itself if it was NaN."""
+    found = decoding.missing(element)
+    if found is None:
+        return error
+    remedy = (
+        f"To leave such rows out, make their values NaN by `{found.as_nan}` and drop what holds "
+        f"NaN; if they are measurements after all, pass `{found.as_number}`."
+    )
+    return MissingValueError(error.row, error.feature, found.value, found.why, remedy, error.where)
+
+
+def _of_missing(error: RowError) -> TypeGuard[NonFiniteError]:
+    return type(error) is NonFiniteError and isnan(error.value)
 
 
 def flatten_block(values: NDArray[Any], feature_axis: int) -> NDArray[Any]:

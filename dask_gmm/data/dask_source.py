@@ -15,18 +15,17 @@ import zarr
 from dask.base import compute, optimize
 from dask.task_spec import DataNode, Task, TaskRef
 
-from dask_gmm.data.base import Source, check_dtype, check_layout, flatten_block
+from dask_gmm.data.base import (
+    Source,
+    check_dtype,
+    check_layout,
+    flatten_block,
+    missing_by_metadata,
+)
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.checked_store import CheckedStore
-from dask_gmm.data.conventions import (
-    NO_MARKS,
-    Mark,
-    Marks,
-    Remedies,
-    attributes_of,
-    joined,
-    stored_marks,
-)
+from dask_gmm.data.conventions import FillValue, attributes_of, joined, stored_decoding
+from dask_gmm.data.decoding import SCRATCH_BYTES, Decoding, Remedies
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
 from dask_gmm.data.open_stores import store_name, store_url
 from dask_gmm.data.stored_metadata import StoredMetadata, document_in, read_metadata
@@ -36,11 +35,11 @@ from dask_gmm.data.weights import (
     Looked,
     Weights,
     as_read,
+    decoded_weights,
     joined_rows,
     new_token,
-    refuse_marked,
 )
-from dask_gmm.errors import InputError, RowError, StoreError
+from dask_gmm.errors import InputError, NonFiniteError, RowError, StoreError
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -64,13 +63,13 @@ class DaskWeights(Weights):
     ----------
     collection : dask.array.Array
         Of the samples' shape, in the blocks of the data.
-    marks : Marks
-        Elements that are no weights.
+    decoding : Decoding or None
+        How its elements become weights, where they are none yet.
     """
 
     collection: da.Array
     name: str
-    marks: Marks = NO_MARKS
+    decoding: Decoding | None = None
     token: str = field(default_factory=new_token)
 
     @property
@@ -85,7 +84,7 @@ class DaskWeights(Weights):
 
     def content_token(self) -> object:
         """Return the collection's own name."""
-        return self.collection.name, self.marks
+        return self.collection.name, self.decoding
 
     @cached_property
     def _stored(self) -> tuple[zarr.Array[Any], ...]:
@@ -141,21 +140,21 @@ class BlockRows:
         Features that the collection promised.
     feature_axis : int
         Where they lie.
-    marks : Marks
-        Elements that are no measurements.
+    decoding : Decoding or None
+        How elements become measurements, where they are none yet.
     weights : str or None
         What messages call the weights, where the value has some.
-    weight_marks : Marks
-        Elements that are no weights.
+    weight_decoding : Decoding or None
+        How elements become weights.
     looked_at : Looked
         What is known of the weights.
     """
 
     n_features: int
     feature_axis: int
-    marks: Marks = NO_MARKS
+    decoding: Decoding | None = None
     weights: str | None = None
-    weight_marks: Marks = NO_MARKS
+    weight_decoding: Decoding | None = None
     looked_at: Looked = Looked.NEVER
 
     def __call__(self, value: Any) -> Rows:
@@ -176,16 +175,30 @@ class BlockRows:
         ------
         InputError
             The value is not what the collection's metadata promised.
-        MissingValueError, SampleWeightError
-            A row holds a value that is no measurement, or has a weight that is none.
+        SampleWeightError
+            A row has a weight that is none.
         """
         if self.weights is None:
-            values = self._values(value)
-            self.marks.check(values)
-            return Rows(values)
+            return Rows(self._values(value))
         values = self._values(value["values"])
         weights = self._weights(value["weights"], value["values"].shape)
-        return joined_rows(values, weights, self.marks, looked_at=self.looked_at)
+        return joined_rows(values, weights, looked_at=self.looked_at)
+
+    def explained(self, error: RowError, value: Any) -> RowError:
+        """Return an error with what metadata say of the element, where that is missing by them.
+
+        Parameters
+        ----------
+        error : RowError
+            Its row is that of the block.
+        value
+            As of the call.
+        """
+        if self.decoding is None or not isinstance(error, NonFiniteError):
+            return error
+        values = value if self.weights is None else value["values"]
+        rows = flatten_block(values, self.feature_axis)
+        return missing_by_metadata(error, rows[error.row, error.feature], self.decoding)
 
     def _values(self, value: Any) -> NDArray[Any]:
         _check_block(value, "the Dask array", "X")
@@ -196,6 +209,9 @@ class BlockRows:
                 f"that makes the blocks its true chunks."
             )
         check_dtype(value.dtype, "A block of the Dask array")
+        if self.decoding is not None:
+            _check_stored(value, self.decoding, "the Dask array")
+            value = self.decoding.decode(value)
         return flatten_block(value, self.feature_axis)
 
     def _weights(self, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -209,8 +225,9 @@ class BlockRows:
             )
         check_dtype(value.dtype, f"A block of {self.weights}", "sample_weight")
         weights: NDArray[Any] = value.reshape(-1)
-        refuse_marked(weights, self.weight_marks)
-        return as_read(weights)
+        if self.weight_decoding is not None:
+            _check_stored(weights, self.weight_decoding, f"{self.weights}")
+        return as_read(decoded_weights(weights, self.weight_decoding))
 
 
 def _check_block(value: Any, of: str, code: str) -> None:
@@ -220,6 +237,15 @@ def _check_block(value: Any, of: str, code: str) -> None:
             f"A block of {of} is a {kind.__module__}.{kind.__qualname__}, not a NumPy array as its "
             f"meta says: make NumPy arrays of the blocks, for example by "
             f"`{code}.map_blocks(numpy.asarray)` where that loses nothing."
+        )
+
+
+def _check_stored(value: NDArray[Any], decoding: Decoding, of: str) -> None:
+    if value.dtype != decoding.stored:
+        raise InputError(
+            f"A block of {of} holds {value.dtype} values where its metadata promise "
+            f"{decoding.stored}, in which its attributes say how they are packed: give the "
+            f"function that makes the blocks its true dtype."
         )
 
 
@@ -239,8 +265,8 @@ class DaskSource(Source):
     grid: SampleGrid
     axis_names: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
-    marks: Marks = NO_MARKS
-    fill: Mark | None = None
+    decoding: Decoding | None = None
+    fill: FillValue | None = None
     weights: Weights | None = None
 
     @classmethod
@@ -251,7 +277,7 @@ class DaskSource(Source):
         *,
         name: str = "Dask array",
         axis_names: Sequence[str] | None = None,
-        conventions: tuple[Marks, Mark | None] | None = None,
+        conventions: tuple[Decoding | None, FillValue | None] | None = None,
     ) -> DaskSource:
         """Describe a collection; its feature axis is put into one chunk if it is not.
 
@@ -265,7 +291,7 @@ class DaskSource(Source):
             What messages call it.
         axis_names : sequence of str, optional
             Names of all axes.
-        conventions : (Marks, Mark or None), optional
+        conventions : (Decoding or None, FillValue or None), optional
             What the metadata say of the values; by default those of the arrays on disk that the
             collection holds.
 
@@ -281,7 +307,7 @@ class DaskSource(Source):
         check_dtype(collection.dtype, name)
         if conventions is None:
             conventions = conventions_of(collection, name)
-        marks, fill = conventions
+        decoding, fill = conventions
         if collection.numblocks[axis] != 1:
             rechunk: Callable[..., da.Array] = collection.rechunk  # untyped in Dask
             collection = rechunk({axis: -1})
@@ -292,11 +318,11 @@ class DaskSource(Source):
             collection,
             name,
             shape,
-            collection.dtype,
+            collection.dtype if decoding is None else decoding.dtype,
             axis,
             SampleGrid(axes),
             names,
-            marks=marks,
+            decoding=decoding,
             fill=fill,
         )
 
@@ -323,7 +349,8 @@ class DaskSource(Source):
         """Bytes copied to turn a block into rows; what the graph itself holds is not known."""
         values = (self.max_block_rows or 0) * self.n_features
         copied = values * self.dtype.itemsize if self.feature_axis < len(self.shape) - 1 else 0
-        return copied + (values if self.marks.values else 0) + self._weighing_bytes
+        decoded = 0 if self.decoding is None else values * self.dtype.itemsize + SCRATCH_BYTES
+        return copied + decoded + self._weighing_bytes
 
     def block_key(self, i: int) -> Key:
         """Return the key in `graph()` whose value is block `i`, for `row_maker`."""
@@ -367,7 +394,7 @@ class DaskSource(Source):
 
     def content_token(self) -> object:
         """Return the collection's own name, and what is made of its blocks."""
-        own = self.collection.name, self.feature_axis, self.marks
+        own = self.collection.name, self.feature_axis, self.decoding
         if self.weights is None:
             return own
         weights = self.weights.content_token()
@@ -491,15 +518,15 @@ class DaskSource(Source):
 
     def row_maker(self) -> BlockRows:
         """Return what turns the value of a block's key into rows."""
-        rows = BlockRows(self.n_features, self.feature_axis, self.marks)
+        rows = BlockRows(self.n_features, self.feature_axis, self.decoding)
         if self.weights is None:
             return rows
-        # Other weights have looked at their marks before they are here.
-        marks = self.weights.marks if isinstance(self.weights, DaskWeights) else NO_MARKS
+        # Other weights are decoded before they are here.
+        decoding = self.weights.decoding if isinstance(self.weights, DaskWeights) else None
         return replace(
             rows,
             weights=self.weights.name,
-            weight_marks=marks,
+            weight_decoding=decoding,
             looked_at=self.weights.looked_at,
         )
 
@@ -594,9 +621,18 @@ def _metadata_of(array: zarr.Array[Any]) -> StoredMetadata:
     return read_metadata(document_in(store, array.path), name, array.metadata.zarr_format)
 
 
-def conventions_of(collection: da.Array, name: str, code: str = "X") -> tuple[Marks, Mark | None]:
-    """Return the marks of the arrays that the collection holds; of several, all marks there are."""
+def conventions_of(
+    collection: da.Array, name: str, code: str = "X"
+) -> tuple[Decoding | None, FillValue | None]:
+    """Return how the elements of the arrays that the collection holds are decoded.
+
+    Raises
+    ------
+    InputError
+        They cannot be, or not in one way.
+    """
     remedies = Remedies(code, f"{code} + 0")
-    found = [stored_marks(array, name, remedies) for array in stored_arrays(collection)]
+    found = [stored_decoding(array, name, remedies) for array in stored_arrays(collection)]
     fills = [fill for _, fill in found if fill is not None]
-    return joined([marks for marks, _ in found]), fills[0] if fills else None
+    decodings = [decoding for decoding, _ in found]
+    return joined(decodings, collection.dtype, name, remedies), fills[0] if fills else None

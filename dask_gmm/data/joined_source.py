@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.base import ReadAhead, Source
+from dask_gmm.data.base import ReadAhead, Source, missing_by_metadata
 from dask_gmm.data.buffers import ReadBuffers
-from dask_gmm.data.conventions import NO_MARKS, Mark, Marks, by_columns, fill_by_columns
+from dask_gmm.data.conventions import FillValue, fill_by_columns
 from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid, even_chunks
 from dask_gmm.data.numpy_source import NumpySource, block_bytes
 from dask_gmm.data.zarr_source import AHEAD_BYTES, GROUP_BYTES, ZarrSource
-from dask_gmm.errors import InputError
+from dask_gmm.errors import DaskGMMError, InputError, NonFiniteError, RowError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,8 +120,7 @@ class JoinedSource(Source):
     grid: SampleGrid
     axis_names: tuple[str, ...] | None
     feature_names: tuple[str, ...] | None = None
-    marks: Marks = NO_MARKS
-    fill: Mark | None = None
+    fill: FillValue | None = None
     weights: Weights | None = None
 
     @classmethod
@@ -190,9 +189,6 @@ class JoinedSource(Source):
             grid=SampleGrid(tuple(axes)),
             axis_names=(*samples, unlike("feature", samples)),
             feature_names=None if feature_names is None else tuple(feature_names),
-            marks=by_columns(
-                [(*s, source.marks) for s, source in zip(spans, sources, strict=True)]
-            ),
             fill=fill_by_columns(fills),
         )
 
@@ -205,13 +201,7 @@ class JoinedSource(Source):
     def read_into(
         self, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None = None
     ) -> Rows:
-        """Return the rows of a block, in `buffers`.
-
-        Raises
-        ------
-        MissingValueError
-            A row holds a value that its array's metadata call missing.
-        """
+        """Return the rows of a block, in `buffers`; each part decodes its own columns."""
         extent = [b - a for a, b in zip(block.start, block.stop, strict=True)]
         n, d = math.prod(extent), self.n_features
         memory = buffers.rows.take(n * d * self.dtype.itemsize).view(self.dtype)
@@ -264,8 +254,7 @@ class JoinedSource(Source):
             part.source.read_bytes + (0 if part.source.reads_straight else part.source.block_bytes)
             for part in self.parts
         ]
-        flags = (self.max_block_rows or 0) * self.n_features if self.marks.values else 0
-        return max(sum(needs) if self._asks_ahead else max(needs), flags) + self._weighing_bytes
+        return (sum(needs) if self._asks_ahead else max(needs)) + self._weighing_bytes
 
     @property
     def _rows_in_buffers(self) -> bool:
@@ -354,7 +343,27 @@ class JoinedSource(Source):
         if None in tokens or (self.weights is not None and weights is None):
             return None
         joined = [(part.order, part.start, part.stop) for part in self.parts]
-        return tokens, joined, self.by_feature, self.dtype, self.grid, self.marks, weights
+        return tokens, joined, self.by_feature, self.dtype, self.grid, weights
+
+    def explained(self, error: RowError, block: BlockRef) -> RowError:
+        """Return an error with what the metadata of the part that it is about say."""
+        if type(error) is not NonFiniteError or not math.isnan(error.value) or block.rows is None:
+            return error
+        part = next(part for part in self.parts if part.start <= error.feature < part.stop)
+        decoding = part.source.decoding
+        if decoding is None:
+            return error
+        extent = tuple(b - a for a, b in zip(block.start, block.stop, strict=True))
+        sample = np.unravel_index(error.row, extent)
+        place = [a + int(b) for a, b in zip(block.start, sample, strict=True)]
+        own = [place[axis] for axis in part.order]
+        try:
+            element = part.source._stored_element(
+                part.source._with_features(own, error.feature - part.start)
+            )
+        except DaskGMMError:  # what is wrong with the row is known without it
+            return error
+        return missing_by_metadata(error, element, decoding)
 
     def place_of(self, block: BlockRef) -> str:
         """Name the first chunk that a block lies in."""
@@ -445,11 +454,11 @@ def _common_blocks(
 
 
 def _reader_of(source: Source, chunks: tuple[int, ...]) -> Source:
-    """Return a part's source in the blocks of all; the marks are looked at when rows are joined."""
+    """Return a part's source in the blocks of all."""
     if isinstance(source, ZarrSource):
         source = source.in_blocks(chunks)
     assert isinstance(source, ZarrSource | NumpySource)
-    return replace(source, marks=NO_MARKS, fill=None)
+    return replace(source, fill=None)
 
 
 def _lies_by_feature(source: Source) -> bool:

@@ -131,7 +131,7 @@ def _map_block(
     try:
         values = function(rows.values)
     except RowError as error:
-        raise error.at(source.locate(block, error.row)) from None
+        raise source.explained(error.at(source.locate(block, error.row)), block) from None
     return _shaped(values, shape, n_outputs)
 
 
@@ -145,7 +145,8 @@ def _map_value(
     try:
         values = function(rows_of(value).values)
     except RowError as error:
-        raise error.at(f"row {error.row} of block {index} of the Dask array") from None
+        where = f"row {error.row} of block {index} of the Dask array"
+        raise rows_of.explained(error.at(where), value) from None
     axis = rows_of.feature_axis
     return _shaped(values, value.shape[:axis] + value.shape[axis + 1 :], n_outputs)
 

@@ -10,7 +10,7 @@ import google_crc32c
 import numpy as np
 
 from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
-from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
+from dask_gmm.data.decoding import SCRATCH_BYTES
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid, even_chunks
 from dask_gmm.errors import InputError
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.data.buffers import ReadBuffers
+    from dask_gmm.data.buffers import Memory, ReadBuffers
+    from dask_gmm.data.conventions import FillValue
+    from dask_gmm.data.decoding import Decoding
     from dask_gmm.data.weights import Weights
     from dask_gmm.rows import Rows
 
@@ -56,8 +58,8 @@ class NumpySource(Source):
     grid: SampleGrid
     axis_names: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
-    marks: Marks = NO_MARKS
-    fill: Mark | None = None
+    decoding: Decoding | None = None
+    fill: FillValue | None = None
     weights: Weights | None = None
 
     @classmethod
@@ -69,6 +71,7 @@ class NumpySource(Source):
         name: str = "NumPy array",
         axis_names: Sequence[str] | None = None,
         block_rows: int | None = None,
+        decoding: Decoding | None = None,
     ) -> NumpySource:
         """Describe an array.
 
@@ -85,6 +88,8 @@ class NumpySource(Source):
         block_rows : int, optional
             Most rows in a block; by default as many as make 1 to 8 MiB,
             a sixteenth of the array if that is between.
+        decoding : Decoding, optional
+            How its elements become measurements.
 
         Raises
         ------
@@ -95,12 +100,15 @@ class NumpySource(Source):
         check_dtype(array.dtype, name)
         if block_rows is not None and block_rows < 1:
             raise InputError(f"block_rows must be at least 1, got {block_rows}.")
-        row_bytes = array.shape[axis] * array.dtype.itemsize
+        dtype = array.dtype if decoding is None else decoding.dtype
+        row_bytes = array.shape[axis] * dtype.itemsize
         sample_shape = array.shape[:axis] + array.shape[axis + 1 :]
-        chunks = even_chunks(sample_shape, block_rows or block_bytes(array.nbytes) // row_bytes)
+        most = block_rows or block_bytes(array.size * dtype.itemsize) // row_bytes
+        chunks = even_chunks(sample_shape, most)
         axes = tuple(RegularAxis(n, c) for n, c in zip(sample_shape, chunks, strict=True))
         names = None if axis_names is None else tuple(axis_names)
-        return cls(array, name, array.shape, array.dtype, axis, SampleGrid(axes), names)
+        grid = SampleGrid(axes)
+        return cls(array, name, array.shape, dtype, axis, grid, names, decoding=decoding)
 
     @property
     def shippable(self) -> bool:
@@ -109,13 +117,19 @@ class NumpySource(Source):
 
     @cached_property
     def read_bytes(self) -> int:
-        """Bytes copied when the strides of a block cannot be those of a matrix of rows."""
-        return self._copied_bytes + self._weighing_bytes
+        """Bytes copied when the strides of a block cannot be those of a matrix of rows.
+
+        Where elements are decoded, both the block as they lie there and as rows.
+        """
+        decoded = 0 if self.decoding is None else SCRATCH_BYTES + self._copied_bytes
+        return self._copied_bytes + decoded + self._weighing_bytes
 
     @cached_property
     def _copied_bytes(self) -> int:
-        first = flatten_block(self.array[self._region(self.block(0))], self.feature_axis)
-        return 0 if np.may_share_memory(first, self.array) else self.block_bytes
+        first = self.array[self._region(self.block(0))]
+        moved = self.decoding is not None and self.decoding.moves
+        shared = np.may_share_memory(flatten_block(first, self.feature_axis), self.array)
+        return 0 if shared and not moved else self.block_bytes
 
     @cached_property
     def read_ahead(self) -> ReadAhead:
@@ -129,7 +143,8 @@ class NumpySource(Source):
             values = self.array[self._region(self.block(number))]
             digest = google_crc32c.extend(digest, np.ascontiguousarray(values).tobytes())
         weights = None if self.weights is None else self.weights.content_digest()
-        return f"{digest:08x} {weights}"
+        decoded = "" if self.decoding is None else f" {self.decoding.identity}"
+        return f"{digest:08x} {weights}{decoded}"
 
     @property
     def stored_bytes(self) -> int:
@@ -159,16 +174,31 @@ class NumpySource(Source):
         requested: Mapping[str, Any] | None = None,
     ) -> None:
         """Copy the values of a block; see `Source.read_to`."""
-        into[...] = np.moveaxis(self.array[self._region(block)], self.feature_axis, -1)
+        values = np.moveaxis(self.array[self._region(block)], self.feature_axis, -1)
+        if self.decoding is None:
+            into[...] = values
+        else:
+            self.decoding.decode_into(values, into)
 
     def read(self, block: BlockRef) -> Rows:
         """Return the rows of a block, a view wherever strides allow it."""
-        values = flatten_block(self.array[self._region(block)], self.feature_axis)
-        return self._rows(values, block)
+        return self._rows(self._values(block), block)
 
     def read_into(
         self, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None = None
     ) -> Rows:
-        """Return the rows of a block, in `buffers` where rows of weight zero are left out."""
-        values = flatten_block(self.array[self._region(block)], self.feature_axis)
-        return self._rows(values, block, buffers)
+        """Return the rows of a block, in `buffers` where they are decoded or some are left out."""
+        # Rows that have weights may be gathered there.
+        memory = buffers.rows if self.weights is None else None
+        return self._rows(self._values(block, memory), block, buffers)
+
+    def _values(self, block: BlockRef, memory: Memory | None = None) -> NDArray[Any]:
+        """Return the values of a block's rows, decoded into `memory` where they are decoded."""
+        values = self.array[self._region(block)]
+        if self.decoding is not None:
+            values = self.decoding.decode(values, memory)
+        return flatten_block(values, self.feature_axis)
+
+    def _stored_element(self, index: tuple[int, ...]) -> Any:
+        """Return one element as it is."""
+        return self.array[index]

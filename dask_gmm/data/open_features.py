@@ -25,17 +25,10 @@ import dask.array as da
 import numpy as np
 
 from dask_gmm.data.base import Source, check_dtype
-from dask_gmm.data.conventions import (
-    Mark,
-    Marks,
-    Remedies,
-    by_columns,
-    chosen_fill,
-    fill_by_columns,
-    marks_of,
-)
+from dask_gmm.data.conventions import FillValue, decoding_of, fill_by_columns, suspicious_fill
 from dask_gmm.data.conversion import plain_array
 from dask_gmm.data.dask_source import DaskSource, check_block_type
+from dask_gmm.data.decoding import Decoding, Remedies
 from dask_gmm.data.joined_source import (
     JOINED_BLOCK_BYTES,
     Column,
@@ -352,7 +345,9 @@ def _labels(array: Any, dim: str) -> list[str] | None:
     return _spelled(array.coords[key].values) if key in array.coords else None
 
 
-def _conventions(array: Any, name: str, dtype: np.dtype[Any]) -> tuple[Marks, Mark | None]:
+def _conventions(
+    array: Any, name: str, dtype: np.dtype[Any]
+) -> tuple[Decoding | None, FillValue | None]:
     """Return what a variable's attributes say of its elements."""
     code = f"X[{name!r}]"
     remedies = Remedies(
@@ -360,8 +355,9 @@ def _conventions(array: Any, name: str, dtype: np.dtype[Any]) -> tuple[Marks, Ma
         f"{code}.drop_attrs()",
         f"xarray.decode_cf({code}.to_dataset(name='decoded'))['decoded']",
     )
-    marks = marks_of(array.attrs, dtype, name, remedies, decoded=array.encoding)
-    return marks, None if marks.values else chosen_fill(array.encoding.get("fill_value"), dtype)
+    decoding = decoding_of(array.attrs, dtype, name, remedies, decoded=array.encoding)
+    fill = suspicious_fill(array.encoding.get("fill_value"), dtype, decoding, remedies)
+    return decoding, fill
 
 
 def _in_memory(array: Any, variable: _Variable, dim: str | None) -> Column:
@@ -369,9 +365,9 @@ def _in_memory(array: Any, variable: _Variable, dim: str | None) -> Column:
     values = plain_array(array.data, name, f"X[{name!r}]")
     values = values[..., None] if axis is None else values
     check_dtype(values.dtype, name, f"X[{name!r}]")
-    source = NumpySource.of(values, -1 if axis is None else axis, name=name)
-    marks, fill = _conventions(array, name, values.dtype)
-    return Column(name, replace(source, marks=marks, fill=fill), variable.samples(dim))
+    decoding, fill = _conventions(array, name, values.dtype)
+    source = NumpySource.of(values, -1 if axis is None else axis, name=name, decoding=decoding)
+    return Column(name, replace(source, fill=fill), variable.samples(dim))
 
 
 def _lazy(
@@ -379,7 +375,7 @@ def _lazy(
 ) -> DaskSource:
     """Describe what a Dask graph makes of several variables."""
     samples = variables[0].samples(dim)
-    parts, marks, fills, start = [], [], [], 0
+    parts, fills, start = [], [], 0
     for variable in variables:
         array = arrays[variable.name]
         keys = {str(key): key for key in array.dims}
@@ -392,8 +388,9 @@ def _lazy(
         check_dtype(data.dtype, variable.name, f"X[{variable.name!r}]")
         data = data if tail else data[..., None]
         stop = start + data.shape[-1]
-        own, fill = _conventions(array, variable.name, data.dtype)
-        marks.append((start, stop, own))
+        decoding, fill = _conventions(array, variable.name, data.dtype)
+        if decoding is not None:
+            data = data.map_blocks(decoding.decode, dtype=decoding.dtype)
         fills.append((start, stop, variable.name, fill))
         parts.append((data, array.chunks is not None or bool(stored_in)))
         start = stop
@@ -405,7 +402,7 @@ def _lazy(
         -1,
         name=name,
         axis_names=(*samples, unlike("feature", samples)),
-        conventions=(by_columns(marks), fill_by_columns(fills)),
+        conventions=(None, fill_by_columns(fills)),
     )
 
 

@@ -33,9 +33,10 @@ import zarr
 from zarr.abc.store import Store
 
 from dask_gmm.data.base import Source, check_dtype
-from dask_gmm.data.conventions import NO_MARKS, Marks, Remedies, attributes_of, marks_of
+from dask_gmm.data.conventions import attributes_of, decoding_of
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_weights
 from dask_gmm.data.dask_source import DaskSource, DaskWeights, check_block_type, conventions_of
+from dask_gmm.data.decoding import Decoding, Remedies
 from dask_gmm.data.joined_source import JoinedSource, stored_parts
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stores import MissingChunks, store_spec
@@ -113,18 +114,18 @@ def with_weights(
     if isinstance(weights, da.Array):
         return _lazy(source, weights, conventions_of(weights, _NAME, _NAME)[0])
     if kind_of(weights).startswith("dask.") and hasattr(weights, "to_dask_array"):
-        return _lazy(source, _column(weights), NO_MARKS)
+        return _lazy(source, _column(weights), None)
     array = plain_weights(weights, _NAME)
     # What pandas calls attrs is the user's own.
     attributes = {} if hasattr(weights, "iloc") else attributes_of(weights)
     remedies = Remedies(f"{_NAME}[...]", f"{_NAME}[...]")
-    return _here(source, array, marks_of(attributes, array.dtype, _NAME, remedies))
+    return _here(source, array, decoding_of(attributes, array.dtype, _NAME, remedies))
 
 
 # -- in memory -------------------------------------------------------------------------------------
 
 
-def _here(source: Source, array: NDArray[Any], marks: Marks) -> Source:
+def _here(source: Source, array: NDArray[Any], decoding: Decoding | None) -> Source:
     """Give a source weights that are in memory."""
     _check_shape(source, array.shape, _NAME)
     if source.n_rows is None:
@@ -132,7 +133,8 @@ def _here(source: Source, array: NDArray[Any], marks: Marks) -> Source:
             f"{_NAME} is in memory, but {source.name} does not know the lengths of its chunks, so "
             f"that nobody can say which weights are whose: pass `X.compute_chunk_sizes()`."
         )
-    return replace(source, weights=checked_array(array, _NAME, source.name, marks))  # type: ignore[type-var]
+    weights = checked_array(array, _NAME, source.name, decoding)
+    return replace(source, weights=weights)  # type: ignore[type-var]
 
 
 def _check_shape(source: Source, shape: Sequence[int | None], name: str, code: str = _NAME) -> None:
@@ -187,10 +189,10 @@ def _labelled(source: Source, weights: Any) -> Source:
         dtype = array.dtype
     else:
         check_dtype(dtype, _NAME, _NAME)
-    marks = marks_of(weights.attrs, dtype, _NAME, _LABELLED, decoded=weights.encoding)
+    decoding = decoding_of(weights.attrs, dtype, _NAME, _LABELLED, decoded=weights.encoding)
     if weights.chunks is None:
-        return _here(source, array, marks)
-    return _lazy(source, weights.data, marks)
+        return _here(source, array, decoding)
+    return _lazy(source, weights.data, decoding)
 
 
 def _sample_names(source: Source) -> list[str] | None:
@@ -217,18 +219,18 @@ def _column(frame: Any) -> da.Array:
     return column
 
 
-def _lazy(source: Source, collection: da.Array, marks: Marks) -> Source:
+def _lazy(source: Source, collection: da.Array, decoding: Decoding | None) -> Source:
     """Give a source weights that a Dask graph makes."""
     shape = tuple(None if n != n else int(n) for n in collection.shape)  # noqa: PLR0124  NaN
     _check_shape(source, shape, _NAME)
     check_block_type(type(collection._meta), _NAME, _NAME)
     check_dtype(collection.dtype, _NAME, _NAME)
     if isinstance(source, DaskSource):
-        weights = DaskWeights(_in_blocks(source, collection), _NAME, marks)
+        weights = DaskWeights(_in_blocks(source, collection), _NAME, decoding)
         return replace(source, weights=weights)
     if source.in_memory:
         computed = np.asarray(collection.compute())  # type: ignore[no-untyped-call]
-        return _here(source, computed, marks)
+        return _here(source, computed, decoding)
     raise InputError(
         f"{_NAME} is a Dask collection, but {source.name} is read from its store by tasks that run "
         f"no graph. Pass `{_NAME}.compute()`, write the weights to a store and pass its path or "

@@ -127,12 +127,11 @@ def recipe_of(
     stored = stored_parts(source)
     if stored is not None:
         content = _content_of(source)
-        marks = source.marks
-        told = f"{marks.values} {marks.low} {marks.high}"
-        if isinstance(source, JoinedSource):
-            told = repr(marks)
-        metadata = " ".join(part.metadata for part in stored)
-        parts["metadata"] = _digest(f"{metadata} {told}")
+        told = [
+            f"{part.metadata} {'' if part.decoding is None else part.decoding.identity}"
+            for part in stored
+        ]
+        parts["metadata"] = _digest(" ".join(told))
         parts["missing_chunks"] = stored[0].spec.missing_chunks
         parts["content"] = content
         return Recipe(

@@ -12,9 +12,10 @@ import zarr
 from zarr.abc.store import Store
 
 from dask_gmm.data.base import Source
-from dask_gmm.data.conventions import NO_MARKS, Remedies, attributes_of, chosen_fill, marks_of
+from dask_gmm.data.conventions import attributes_of, decoding_of, suspicious_fill
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_array
 from dask_gmm.data.dask_source import DaskSource
+from dask_gmm.data.decoding import Remedies
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.open_features import (
@@ -68,7 +69,9 @@ def open_source(
         A NumPy array or whatever `numpy.asarray` takes, a pandas DataFrame, a `dask.array` or Dask
         DataFrame, an `xarray.DataArray` or `xarray.Dataset`, a `zarr.Array` or `zarr.Group`, or the
         path or URL of a Zarr array or group. Any number of axes from two up: one holds the
-        features, the others, flattened in C order block by block, are the rows.
+        features, the others, flattened in C order block by block, are the rows. Where attributes
+        say that values are packed or missing, the rows are measurements, and NaN (see
+        `conventions`).
     feature_axis : int or str, default=-1
         Which axis holds the features; a dimension's name for xarray objects and for Zarr arrays
         that name their dimensions. Of several variables it is the dimension along which each
@@ -207,11 +210,9 @@ def open_memory(
         The same as an array.
     """
     name = _memory_name(X)
-    source = NumpySource.of(array, feature_axis, name=name, block_rows=block_rows)
-    marks = NO_MARKS
-    if name != "DataFrame":
-        marks = marks_of(attributes_of(X), array.dtype, name, Remedies("X[...]", "X[...]"))
-    return replace(source, marks=marks)
+    attributes = {} if name == "DataFrame" else attributes_of(X)
+    decoding = decoding_of(attributes, array.dtype, name, Remedies("X[...]", "X[...]"))
+    return NumpySource.of(array, feature_axis, name=name, block_rows=block_rows, decoding=decoding)
 
 
 def _memory_name(X: Any) -> str:
@@ -239,24 +240,26 @@ def _open_dataarray(X: Any, feature_axis: int | str, block_rows: int | None) -> 
     if X.chunks is None and not X._in_memory:
         # Opened lazily without Dask: reading .values would load all of it.
         X = X.chunk({})
+    values: Any = X.data if X.chunks is not None else plain_array(X.data, name)
+    decoding = decoding_of(X.attrs, values.dtype, name, _LABELLED, decoded=X.encoding)
+    fill = suspicious_fill(X.encoding.get("fill_value"), values.dtype, decoding, _LABELLED)
     source: DaskSource | NumpySource
     if X.chunks is not None:
         source = DaskSource.of(
-            X.data, feature_axis, name=name, axis_names=names, conventions=(NO_MARKS, None)
+            values, feature_axis, name=name, axis_names=names, conventions=(decoding, fill)
         )
     else:
         source = NumpySource.of(
-            plain_array(X.data, name),
+            values,
             feature_axis,
             name=name,
             axis_names=names,
             block_rows=block_rows,
+            decoding=decoding,
         )
-    marks = marks_of(X.attrs, source.dtype, name, _LABELLED, decoded=X.encoding)
-    fill = None if marks.values else chosen_fill(X.encoding.get("fill_value"), source.dtype)
     dim = X.dims[source.feature_axis]
     labels = X.coords[dim].values.tolist() if dim in X.coords else [None]
-    return replace(source, marks=marks, fill=fill, feature_names=_all_strings(labels))
+    return replace(source, fill=fill, feature_names=_all_strings(labels))
 
 
 _LABELLED = Remedies(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
+    from dask_gmm.data.decoding import Decoding
     from dask_gmm.data.direct.layout import DirectLayout
 
 __all__ = ["StoredArray", "dimension_names", "metadata_document"]
@@ -127,6 +128,11 @@ class StoredArray:
         return None
 
     @property
+    def _decoding(self) -> Decoding | None:
+        """What `_direct_reader` makes of elements; None where it leaves them as they are stored."""
+        return None
+
+    @property
     def _longest_box(self) -> int:
         """Longest box along the first axis that anybody will read."""
         raise NotImplementedError
@@ -156,6 +162,7 @@ class StoredArray:
                 objects,
                 self.name,
                 feature_axis=self._feature_axis,
+                decoding=self._decoding,
                 limit=min(self._longest_box, layout.shape[0]),
                 whole_objects=self._whole_objects,
                 fill_missing=self.spec.missing_chunks == "fill",

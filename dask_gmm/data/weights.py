@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
-from dask_gmm.errors import InputError, MissingValueError, SampleWeightError
+from dask_gmm.errors import InputError, SampleWeightError
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.buffers import Memory, ReadBuffers
-    from dask_gmm.data.conventions import Marks
+    from dask_gmm.data.decoding import Decoding
     from dask_gmm.data.grid import BlockRef
     from dask_gmm.data.stored_metadata import StoredMetadata
 
@@ -34,10 +34,10 @@ __all__ = [
     "Weights",
     "as_read",
     "checked_array",
+    "decoded_weights",
     "joined_rows",
     "new_token",
     "no_weight",
-    "refuse_marked",
 ]
 
 LEAST, MOST = 1e-100, 1e100
@@ -195,7 +195,7 @@ def as_read(weights: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def checked_array(
-    array: NDArray[Any], name: str, data: str, marks: Marks | None = None
+    array: NDArray[Any], name: str, data: str, decoding: Decoding | None = None
 ) -> ArrayWeights:
     """Look at weights in memory once, so that no pass needs to.
 
@@ -205,8 +205,8 @@ def checked_array(
         Real.
     name, data : str
         What messages call the weights and the data.
-    marks : Marks, optional
-        Elements that are no weights.
+    decoding : Decoding, optional
+        How its elements become weights.
 
     Raises
     ------
@@ -217,11 +217,15 @@ def checked_array(
     """
     looked = Looked.POSITIVE
     flat, n_kept = array.reshape(-1), 0
+    if decoding is not None:
+        array = np.empty(array.shape, np.float64)
+    kept = array.reshape(-1)
     for start in range(0, flat.size, _LOOKED_AT_ONCE):
-        part = flat[start : start + _LOOKED_AT_ONCE].astype(np.float64, copy=False)
+        part = flat[start : start + _LOOKED_AT_ONCE]
         try:
-            if marks:
-                refuse_marked(flat[start : start + _LOOKED_AT_ONCE], marks)
+            if decoding is not None:
+                kept[start : start + _LOOKED_AT_ONCE] = decoded_weights(part, decoding)
+            part = kept[start : start + _LOOKED_AT_ONCE].astype(np.float64, copy=False)
             found = look_at(part)
         except SampleWeightError as error:
             place = [int(i) for i in np.unravel_index(start + error.row, array.shape)]
@@ -266,32 +270,39 @@ def look_at(weights: NDArray[np.float64]) -> Looked:
     return Looked.USABLE
 
 
-def refuse_marked(weights: NDArray[Any], marks: Marks) -> None:
-    """Refuse weights that hold an element which is none by the metadata.
+def decoded_weights(stored: NDArray[Any], decoding: Decoding | None) -> NDArray[Any]:
+    """Return weights as the metadata mean them.
 
     Parameters
     ----------
-    weights : (n,) real
+    stored : (n,) real
+    decoding : Decoding or None
+        None where they mean what is stored.
 
     Raises
     ------
     SampleWeightError
-        It knows the row.
+        An element is none by the metadata. It knows the row.
     """
-    found = marks.first(weights[:, None]) if marks else None
-    if found is None:
-        return
-    remedy = (
-        f"A row to leave out has weight 0: make these values NaN by `{found.code}` and NaN 0; if "
-        f"they are weights after all, pass `{marks.remedies.unmarked}`."
-    )
-    raise SampleWeightError(found.row, weights[found.row].item(), found.why, remedy)
+    if decoding is None:
+        return stored
+    weights = decoding.decode(stored)
+    missing = np.isnan(weights)
+    if missing.any():
+        row = int(missing.argmax())
+        found = decoding.missing(stored[row])
+        if found is not None:
+            remedy = (
+                f"A row to leave out has weight 0: make these values NaN by `{found.as_nan}` and "
+                f"NaN 0; if they are weights after all, pass `{found.as_number}`."
+            )
+            raise SampleWeightError(row, found.value, found.why, remedy)
+    return weights
 
 
 def joined_rows(
     values: NDArray[Any],
     weights: NDArray[np.float64],
-    marks: Marks | None = None,
     *,
     looked_at: Looked = Looked.NEVER,
     memory: Memory | None = None,
@@ -303,8 +314,6 @@ def joined_rows(
     ----------
     values : (n, D) real
     weights : (n,) float64
-    marks : Marks, optional
-        Elements that no row which counts may hold.
     looked_at : Looked
         What is known of the weights.
     memory : Memory, optional
@@ -320,27 +329,17 @@ def joined_rows(
     Raises
     ------
     SampleWeightError
-        A weight is none.
-    MissingValueError
-        A row that counts holds a mark. Both know the place among `values`.
+        A weight is none. It knows the place among `values`.
     """
     if looked_at is Looked.NEVER:
         looked_at = look_at(weights)
     if looked_at is Looked.POSITIVE:
-        rows = Rows(values, weights)
-    else:
-        (places,) = weights.astype(bool).nonzero()
-        if places.size == len(values):
-            rows = Rows(values, weights)
-        else:
-            kept = _gathered(values, places, memory, overwrite=overwrite)
-            rows = Rows(kept, weights.take(places), places, len(values) - places.size)
-    if marks:
-        try:
-            marks.check(rows.values)
-        except MissingValueError as error:
-            raise error.at("", rows.place(error.row)) from None
-    return rows
+        return Rows(values, weights)
+    (places,) = weights.astype(bool).nonzero()
+    if places.size == len(values):
+        return Rows(values, weights)
+    kept = _gathered(values, places, memory, overwrite=overwrite)
+    return Rows(kept, weights.take(places), places, len(values) - places.size)
 
 
 def _gathered(

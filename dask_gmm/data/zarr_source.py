@@ -11,7 +11,8 @@ import numpy as np
 
 from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
 from dask_gmm.data.buffers import ReadBuffers
-from dask_gmm.data.conventions import NO_MARKS, Mark, Marks, Remedies, stored_marks
+from dask_gmm.data.conventions import FillValue, stored_decoding
+from dask_gmm.data.decoding import SCRATCH_BYTES, Decoding, Remedies
 from dask_gmm.data.direct.layout import DirectLayout, direct_layout
 from dask_gmm.data.direct.memory import encoded_bytes, transient_bytes
 from dask_gmm.data.direct.requests import MAX_REQUESTS
@@ -71,8 +72,8 @@ class ZarrSource(StoredArray, Source):
     transient_bytes: int
     whole_shards: bool = False
     scalar: bool = False
-    marks: Marks = NO_MARKS
-    fill: Mark | None = None
+    decoding: Decoding | None = None
+    fill: FillValue | None = None
     weights: Weights | None = None
     layout: DirectLayout | None = None
     # Kept out of messages: a store's own description may hold a URL with credentials.
@@ -120,14 +121,16 @@ class ZarrSource(StoredArray, Source):
         axis = array.ndim
         if feature_axis is not None:
             axis = check_layout(shape, feature_axis, name, axis_names, remedies.stored)
-        dtype = np.dtype(array.dtype)
-        check_dtype(dtype, name, remedies.stored)
-        marks, fill = stored_marks(array, name, remedies)
+        stored = np.dtype(array.dtype)
+        check_dtype(stored, name, remedies.stored)
+        decoding, fill = stored_decoding(array, name, remedies)
+        dtype = stored if decoding is None else decoding.dtype
         document = metadata_document(array)
         shard_layout(document, name, strict=spec.missing_chunks == "error")
         direct = store is None and reaches_objects(spec)
-        layout = direct_layout(document, dtype, array.fill_value, path) if direct else None
-        chunks = _block_shape(array, axis, shape[axis])
+        layout = direct_layout(document, stored, array.fill_value, path) if direct else None
+        row_bytes = shape[axis] * max(stored.itemsize, dtype.itemsize)
+        chunks = _block_shape(array, axis, row_bytes)
         return cls(
             name=name,
             shape=shape,
@@ -142,7 +145,7 @@ class ZarrSource(StoredArray, Source):
             whole_shards=array.shards is not None
             and chunks == array.shards[:axis] + array.shards[axis + 1 :],
             scalar=feature_axis is None,
-            marks=marks,
+            decoding=decoding,
             fill=fill,
             layout=layout,
             store=store,
@@ -189,10 +192,21 @@ class ZarrSource(StoredArray, Source):
         """Upper bound of what one read holds beside the block.
 
         That is the chunks in flight as encoded and, before they are copied into the block, as
-        decoded by each codec in turn; where some values count as missing, a flag per element.
+        decoded by each codec in turn; a block as it is stored, where that is not what is read.
         """
-        flags = (self.max_block_rows or 0) * self.n_features if self.marks.values else 0
-        return max(self.transient_bytes, flags) + self._weighing_bytes
+        return self.transient_bytes + self._decoding_bytes + self._weighing_bytes
+
+    @property
+    def _decoding_bytes(self) -> int:
+        """What making measurements of a block takes: the direct reader does so in its place."""
+        if self.decoding is None or not self.decoding.moves:
+            return 0
+        stored, measured = self.decoding.stored.itemsize, self.dtype.itemsize
+        extra = max(0, stored - measured)
+        if self.layout is None:
+            between = 0 < self.feature_axis < len(self.shape) - 1
+            extra = stored + (measured if between else 0)  # decoded, and then laid out as rows
+        return SCRATCH_BYTES + (self.max_block_rows or 0) * self.n_features * extra
 
     @property
     def read_ahead(self) -> ReadAhead:
@@ -207,38 +221,27 @@ class ZarrSource(StoredArray, Source):
         return ReadAhead(group, max(1, min(AHEAD_BYTES // size, MAX_REQUESTS)), size)
 
     def read(self, block: BlockRef) -> Rows:
-        """Return the rows of a block; see `Source.read`.
-
-        Raises
-        ------
-        MissingValueError
-            A row holds a value that the array's attributes call missing.
-        """
+        """Return the rows of a block; see `Source.read`."""
         return self.read_into(block, ReadBuffers())
 
     def read_into(
         self, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None = None
     ) -> Rows:
-        """Return the rows of a block, in `buffers` where the direct reader reads it.
-
-        Raises
-        ------
-        MissingValueError
-            As for `read`.
-        """
+        """Return the rows of a block, in `buffers` where the direct reader reads it."""
         reader = self._direct_reader()
         if reader is not None:
             values = reader.read(self._box(block), buffers, requested)
             values = values[:, None] if self.scalar else values
         else:
             values = self._through_zarr(self._box(block))
+            values = values if self.decoding is None else self.decoding.decode(values)
             values = flatten_block(values[..., None] if self.scalar else values, self.feature_axis)
         return self._rows(values, block, buffers, _of_weights(requested))
 
     @property
     def reads_straight(self) -> bool:
         """Whether the direct reader puts each chunk where it is wanted."""
-        return self.layout is not None and not self.marks
+        return self.layout is not None
 
     def read_to(
         self,
@@ -271,6 +274,11 @@ class ZarrSource(StoredArray, Source):
         theirs = self.weights.request(block) or {}
         return {**own, **{_WEIGHTS + key: answer for key, answer in theirs.items()}}
 
+    def _stored_element(self, index: tuple[int, ...]) -> Any:
+        """Return one element as it is stored; zarr-python knows every layout."""
+        place = index[:-1] if self.scalar else index
+        return self._through_zarr(tuple((i, i + 1) for i in place)).item()
+
     def _box(self, block: BlockRef) -> tuple[tuple[int, int], ...]:
         sample = tuple(zip(block.start, block.stop, strict=True))
         if self.scalar:
@@ -287,6 +295,10 @@ class ZarrSource(StoredArray, Source):
     @property
     def _feature_axis(self) -> int | None:
         return None if self.scalar else self.feature_axis
+
+    @property
+    def _decoding(self) -> Decoding | None:
+        return self.decoding
 
     @property
     def _longest_box(self) -> int:
@@ -395,13 +407,15 @@ def _grid(sizes: Sequence[int | None], chunks: Sequence[int]) -> SampleGrid:
     return SampleGrid(tuple(axes))
 
 
-def _block_shape(array: zarr.Array[Any], axis: int, n_features: int) -> tuple[int, ...]:
-    """Return a block's extent along the sample axes: a chunk, a shard, or a slab of a shard."""
+def _block_shape(array: zarr.Array[Any], axis: int, row_bytes: int) -> tuple[int, ...]:
+    """Return a block's extent along the sample axes: a chunk, a shard, or a slab of a shard.
+
+    `row_bytes` are those of a row in memory.
+    """
     inner = array.chunks[:axis] + array.chunks[axis + 1 :]
     if array.shards is None:
         return inner
     shard = array.shards[:axis] + array.shards[axis + 1 :]
-    row_bytes = n_features * np.dtype(array.dtype).itemsize
     left = max(1, SHARD_BLOCK_BYTES // (row_bytes * math.prod(inner)))
     block = []
     for whole, chunk in zip(reversed(shard), reversed(inner), strict=True):

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.data.buffers import ReadBuffers
-from dask_gmm.data.conventions import NO_MARKS, Marks, Remedies, stored_marks
+from dask_gmm.data.conventions import stored_decoding
+from dask_gmm.data.decoding import SCRATCH_BYTES, Decoding, Remedies
 from dask_gmm.data.direct.layout import DirectLayout, direct_layout
 from dask_gmm.data.direct.memory import encoded_bytes, transient_bytes
 from dask_gmm.data.grid import UNKNOWN, BlockRef, IrregularAxis, RegularAxis, SampleGrid
@@ -28,7 +29,7 @@ from dask_gmm.data.stored_array import StoredArray, metadata_document
 from dask_gmm.data.stores import reaches_objects
 from dask_gmm.data.through_zarr import zarr_transient_bytes
 from dask_gmm.data.urls import join_url, scheme_of
-from dask_gmm.data.weights import Weights, as_read, new_token, refuse_marked
+from dask_gmm.data.weights import Weights, as_read, decoded_weights, new_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,7 +56,7 @@ class ZarrWeights(StoredArray, Weights):
     Attributes
     ----------
     shape, dtype
-        Of the array.
+        Of the array, as it is stored.
     axes : tuple of int
         The array's axis for each sample axis of the data.
     chunk : tuple of int
@@ -64,10 +65,12 @@ class ZarrWeights(StoredArray, Weights):
         Whether a chunk may hold weights of more than one block.
     longest : int
         Longest block along the array's first axis.
+    elements : int
+        Most weights of a block.
     chunks_bytes : int
         Decoded chunks that one block needs.
-    marks : Marks
-        Elements that are no weights.
+    decoding : Decoding or None
+        How its elements become weights, where they are none yet.
     """
 
     name: str
@@ -77,13 +80,14 @@ class ZarrWeights(StoredArray, Weights):
     chunk: tuple[int, ...]
     shared: bool
     longest: int
+    elements: int
     chunks_bytes: int
     spec: StoreSpec
     path: str
     metadata: str
     transient_bytes: int
     requested_bytes: int
-    marks: Marks = NO_MARKS
+    decoding: Decoding | None = None
     layout: DirectLayout | None = None
     store: Store | None = field(default=None, repr=False)
     token: str = field(default_factory=new_token)
@@ -116,11 +120,11 @@ class ZarrWeights(StoredArray, Weights):
         Raises
         ------
         InputError
-            Its elements are encoded.
+            Its elements cannot be decoded.
         """
         name = join_url(spec.url, path)
         dtype = np.dtype(array.dtype)
-        marks, _ = stored_marks(array, name, remedies)
+        decoding, _ = stored_decoding(array, name, remedies)
         document = metadata_document(array)
         shard_layout(document, name, strict=spec.missing_chunks == "error")
         direct = store is None and reaches_objects(spec)
@@ -145,6 +149,7 @@ class ZarrWeights(StoredArray, Weights):
             chunk=chunk,
             shared=shared,
             longest=blocks[0],
+            elements=math.prod(blocks),
             chunks_bytes=min(met, most) * math.prod(chunk) * dtype.itemsize,
             spec=spec,
             path=path,
@@ -155,18 +160,21 @@ class ZarrWeights(StoredArray, Weights):
             requested_bytes=0
             if layout is None or layout.shards is not None or not remote or shared
             else encoded_bytes(layout, box),
-            marks=marks,
+            decoding=decoding,
             layout=layout,
             store=store,
         )
 
     @property
     def read_bytes(self) -> int:
-        """Chunks in flight, and those that are held."""
+        """Chunks in flight, those that are held, and weights as they are stored."""
         held = 0
         if self.shared:
             whole = math.prod(self.shape) * self.dtype.itemsize
             held = max(self.chunks_bytes, min(HELD_BYTES, whole))
+        if self.decoding is not None:
+            # A box of each is there while the other is made of it; flags say which are NaN.
+            held += SCRATCH_BYTES + 2 * self.elements * 8
         return self.transient_bytes + held
 
     @property
@@ -223,8 +231,7 @@ class ZarrWeights(StoredArray, Weights):
         if len(self.axes) > 1 and self.axes != tuple(range(len(self.axes))):
             boxed = elements.reshape([b - a for a, b in box])
             elements = boxed.transpose(self.axes).reshape(-1)
-        refuse_marked(elements, self.marks)
-        return as_read(elements)
+        return as_read(decoded_weights(elements, self.decoding))
 
     @property
     def _longest_box(self) -> int:

@@ -307,7 +307,8 @@ class GaussianMixture(FittedMixture):
         Parameters
         ----------
         X : array-like, Dask or xarray collection, Zarr array, path or URL
-            The data; features along `feature_axis`.
+            The data; features along `feature_axis`. What their attributes say of packed and
+            missing values (``scale_factor``, ``_FillValue``, ...) is decoded as xarray does.
         y : ignored
         sample_weight : array-like, Dask or xarray collection, Zarr array, path, URL or name
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of

@@ -15,6 +15,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 from zarr.abc.store import Store
 
+from dask_gmm.data.conventions import attributes_of
 from dask_gmm.data.conversion import frame_layout, plain_array
 from dask_gmm.data.open_features import is_dataset
 from dask_gmm.data.output_begin import RESUME
@@ -156,13 +157,16 @@ def _plain_rows(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
     """Return rows and columns in memory as scikit-learn checks them, and check or set features."""
     values = plain_array(X, "X")
     values = values.T if estimator.feature_axis in (0, -2) else values
-    integers = isinstance(X, np.ndarray) and X.dtype.kind in "iub"
+    frame = frame_layout(X) is not None
+    # Attributes speak of elements of the type that is stored.
+    own_type = isinstance(X, np.ndarray) or (not frame and bool(attributes_of(X)))
+    integers = own_type and values.dtype.kind in "iub"
     checks: dict[str, Any] = {
         "dtype": None if integers else [np.float64, np.float32],
         "ensure_min_samples": 2 if reset else 1,
         "ensure_all_finite": False,  # the kernels look as they read: no pass for it alone
     }
-    if frame_layout(X) is not None and estimator.feature_axis not in (0, -2):
+    if frame and estimator.feature_axis not in (0, -2):
         validate_data(estimator, X, reset=reset, skip_check_array=True)  # the columns' names
         rows = check_array(values, estimator=estimator, **checks)
     else:

@@ -34,12 +34,11 @@ from dask_gmm.interrupts import take_signals
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dask_gmm.data.base import GraphBlocks
+    from dask_gmm.data.base import GraphBlocks, RowMaker
     from dask_gmm.execution.backend import PassProgress
     from dask_gmm.execution.jobs import BlockJob, OpenJob
     from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks
     from dask_gmm.execution.plan import Plan
-    from dask_gmm.rows import Rows
 
 __all__ = ["LocalBackend"]
 
@@ -302,7 +301,7 @@ class _LocalPass(Generic[T]):
             tasks[key] = Task(key, self._run_block, rows_of, key[1], block)
         return tasks, keys
 
-    def _run_block(self, rows_of: Callable[[Any], Rows], position: int, value: Any) -> None:
+    def _run_block(self, rows_of: RowMaker, position: int, value: Any) -> None:
         if self._stop.is_set():
             raise PassInterruptedError(f"A pass over {self.plan.source.name} was told to stop.")
         source = self.plan.source

@@ -35,6 +35,7 @@ from dask_gmm.execution.tree import Summable, TreeFold
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from dask_gmm.data.base import RowMaker
     from dask_gmm.data.buffers import ReadBuffers, SpareBuffers
     from dask_gmm.data.source import BlockRef, Source
     from dask_gmm.execution.jobs import OpenJob
@@ -164,13 +165,14 @@ def _run_block(
     block: BlockRef,
     source_name: str,
     locate: Callable[[BlockRef, int], str],
+    explained: Callable[[RowError], RowError],
 ) -> T:
-    """Apply a job to one block; errors learn which block it was."""
+    """Apply a job to one block; errors learn which block it was, and what metadata say of it."""
     try:
         return job(rows, block)
     except RowError as error:
         row = rows.place(error.row)
-        raise error.at(locate(block, row), row) from None
+        raise explained(error.at(locate(block, row), row)) from None
     except Exception as error:
         if not isinstance(error, DaskGMMError):
             error.add_note(f"This happened in block {block.index} of {source_name}.")
@@ -180,7 +182,7 @@ def _run_block(
 def run_value(
     job: OpenJob[T],
     value: Any,
-    rows_of: Callable[[Any], Rows],
+    rows_of: RowMaker,
     block: BlockRef,
     source_name: str,
     locate: Callable[[BlockRef, int], str],
@@ -190,7 +192,12 @@ def run_value(
         rows = rows_of(value)
     except RowError as error:
         raise error.at(locate(block, error.row)) from None
-    return _run_block(job, rows, block, source_name, locate), rows
+    explained = partial(_explained_by, rows_of, value)
+    return _run_block(job, rows, block, source_name, locate, explained), rows
+
+
+def _explained_by(rows_of: RowMaker, value: Any, error: RowError) -> RowError:
+    return rows_of.explained(error, value)
 
 
 def run_unit(
@@ -246,7 +253,8 @@ def run_unit(
                 block, rows = source.block(index), kept.pop(index)
             else:
                 block, rows = next(reading)
-            value = _run_block(job, rows, block, source.name, source.locate)
+            explained = partial(source.explained, block=block)
+            value = _run_block(job, rows, block, source.name, source.locate, explained)
             size = rows.n_read, rows.nbytes
             del rows  # its memory is read into again, or it would be one block too many
             fold.add(0, position, value)

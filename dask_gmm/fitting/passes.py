@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.data.conventions import Mark
+    from dask_gmm.data.conventions import FillValue
     from dask_gmm.data.source import BlockRef
     from dask_gmm.execution.backend import Passes, PassProgress, PassResult
     from dask_gmm.execution.jobs import BlockJob, OpenJob
@@ -174,7 +174,7 @@ class _CountingJob:
     """Another job that also counts the rows which hold a certain value."""
 
     job: BlockJob[Any]
-    fill: Mark
+    fill: FillValue
 
     def open(self) -> _OpenCountingJob:
         """Open the other job."""
@@ -194,7 +194,7 @@ class _CountingJob:
 @dataclass(frozen=True)
 class _OpenCountingJob:
     job: OpenJob[Any]
-    fill: Mark
+    fill: FillValue
 
     def __call__(self, rows: Rows, block: BlockRef) -> _Counted:
         """Return the job's own value with the count."""
@@ -225,8 +225,7 @@ def first_pass(
             f"{held:,} of {result.rows:,} rows ({share:.2%}) of {source.name} hold {fill}, "
             f"the array's {fill.origin}, and no attribute says whether it stands for missing "
             f"values. They were taken for measurements. If they are none, leave such rows out: "
-            f"make the values NaN by `{source.marks.remedies.without(fill)}` and drop what "
-            f"holds NaN.",
+            f"make the values NaN by `{fill.code}` and drop what holds NaN.",
             FillValueWarning,
             stacklevel=2,
         )

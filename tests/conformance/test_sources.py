@@ -144,6 +144,21 @@ def from_group(**kwargs: Any) -> Make:
     return make
 
 
+def packed(x: Values) -> tuple[Values, dict[str, Any]]:
+    """Elements and attributes that mean these values: twice their halves, in the same bits."""
+    return (x * 0.5).astype(np.float64), {"scale_factor": 2.0, "missing_value": -1e300}
+
+
+def from_packed(**kwargs: Any) -> Make:
+    def make(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+        path = folder / f"{uuid.uuid4().hex}.zarr"
+        halves, attributes = packed(x)
+        write(zarr.storage.LocalStore(path), halves, chunks, **kwargs).attrs.update(attributes)
+        return open_source(path, feature_axis=axis, missing_chunks="fill")
+
+    return make
+
+
 def from_dataset(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
     variables = apart(x, axis, alike=True)
     return open_source(
@@ -159,6 +174,22 @@ def from_dataset_dask(x: Values, chunks: Chunks, axis: int, folder: Path) -> Sou
         for i, (name, (dims, v)) in enumerate(variables.items())
     }
     return open_source(xr.Dataset(lazy), feature_axis=level_of(variables))
+
+
+def from_packed_xarray(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    halves, attributes = packed(x)
+    labelled = xr.DataArray(halves, dims=[f"d{i}" for i in range(x.ndim)], attrs=attributes)
+    labelled.encoding["dtype"] = halves.dtype  # as xarray reads it
+    return open_source(labelled, feature_axis=axis, block_rows=math.prod(chunks))
+
+
+def from_packed_dask(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    halves, attributes = packed(x)
+    names = [f"d{i}" for i in range(x.ndim)]
+    lazy = dask_array.from_array(halves, chunks=chunks)
+    labelled = xr.DataArray(lazy, dims=names, attrs=attributes)
+    labelled.encoding["dtype"] = halves.dtype
+    return open_source(labelled, feature_axis=axis)
 
 
 def write(store: Any, x: Values, chunks: Chunks, *, shard: int = 0, **kwargs: Any) -> Any:
@@ -191,6 +222,11 @@ KINDS: dict[str, Make] = {
     "group-order-f": from_group(zarr_format=2, order="F", fill_value=None),
     "dataset": from_dataset,
     "dataset-dask": from_dataset_dask,
+    "packed": from_packed(),
+    "packed-sharded": from_packed(shard=2),
+    "packed-v2-order-f": from_packed(zarr_format=2, order="F", fill_value=0),
+    "packed-xarray": from_packed_xarray,
+    "packed-xarray-dask": from_packed_dask,
 }
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 

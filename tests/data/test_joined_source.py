@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask.array
@@ -27,11 +28,12 @@ from dask_gmm.errors import (
     InputError,
     MissingChunkError,
     MissingValueError,
+    NonFiniteError,
 )
 from dask_gmm.execution import LocalBackend, plan_pass
 from dask_gmm.execution.watch import Watch
 from dask_gmm.fitting.passes import first_pass
-from tests.execution.fakes import SumJob
+from tests.execution.fakes import BareJob, SumJob
 from tests.memory import peak_of
 from tests.object_store import CREDENTIALS, object_store  # noqa: F401
 from tests.remedies import advised, run_remedy
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.data.grid import BlockRef
+    from dask_gmm.rows import Rows
     from tests.object_store import ObjectStoreServer
 
 da: Any = dask.array  # most of it is untyped
@@ -276,26 +280,49 @@ def test_types_promote(tmp_path: Path) -> None:
     assert open_source(path, features=["a", "c"]).dtype == np.float32
 
 
-def test_each_array_has_its_own_marks(tmp_path: Path) -> None:
+def test_each_array_is_decoded_by_its_own_metadata(tmp_path: Path) -> None:
     arrays = profiles(8)
     arrays["TEMP"][1][5, 1] = -1.0  # a measurement there
-    path = stored(tmp_path, arrays, TEMP=(4, 3), PSAL=(3, 4))
+    arrays["SST"] = (("time",), np.arange(-3, 5, dtype="i2"))
+    path = stored(tmp_path, arrays, TEMP=(4, 3), PSAL=(3, 2), SST=(4,))
     zarr.open_array(f"{path}/PSAL").attrs["missing_value"] = -1.0
-    source = open_source(path, features=NAMES, feature_axis="depth")
-    rows_of(source)
     zarr.open_array(f"{path}/PSAL")[2, 6] = -1.0
-    for X, block_rows in ((path, None), (xr.open_zarr(path, decode_cf=False).load(), 4)):
-        source = open_source(X, features=NAMES, feature_axis="depth", block_rows=block_rows)
+    packing = {"scale_factor": 0.01, "add_offset": 20.0, "missing_value": -2}
+    zarr.open_array(f"{path}/SST").attrs.update(packing)
+    oracle = xr.open_zarr(path, consolidated=False)[NAMES].load()
+    expected = stacked({name: (oracle[name].dims, oracle[name].values) for name in NAMES})
+    assert np.isnan(expected).sum() == 2
+    raw = xr.open_zarr(path, consolidated=False, decode_cf=False)
+    for X in (path, raw, raw.load(), oracle):
+        source = open_source(X, features=NAMES, feature_axis="depth")
+        assert source.dtype == np.float64
+        np.testing.assert_array_equal(rows_of(source), expected)
+    for X in (path, raw.load()):
+        source = open_source(X, features=NAMES, feature_axis="depth")
+        with pytest.raises(MissingValueError, match=r"Feature 6 of .*row 1 .*missing_value"):
+            LocalBackend(1).run(plan_pass(source, n_threads=1), NonFiniteJob(6))
         with pytest.raises(
-            MissingValueError, match=r"Feature 5 of .*row 6 of .*missing_value"
+            MissingValueError, match=r"Feature 5 of .*row 6 .*missing_value"
         ) as said:
-            source.read(source.block(source.n_blocks - 1))
+            LocalBackend(1).run(plan_pass(source, n_threads=1), NonFiniteJob(5))
+        assert "PSAL" in str(said.value)
         for code in advised(str(said.value)):
-            found = run_remedy(code, X)
-            assert found.name in ("PSAL", "decoded")
-    lazy = open_source(xr.open_zarr(path, decode_cf=False), features=NAMES, feature_axis="depth")
-    with pytest.raises(MissingValueError, match=r"Feature 5 of "):
-        rows_of(lazy)
+            run_remedy(code, X)
+
+
+@dataclass(frozen=True)
+class NonFiniteJob(BareJob):
+    """Finds NaN in a column."""
+
+    column: int
+    value_bytes: int = 8
+    workspace_bytes: int = 0
+
+    def __call__(self, rows: Rows, block: BlockRef) -> float:
+        found = np.flatnonzero(np.isnan(rows.values[:, self.column]))
+        if found.size:
+            raise NonFiniteError(int(found[0]), self.column, math.nan)
+        return 0.0
 
 
 def test_a_chosen_fill_value_counts_in_its_own_columns(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import zarr
 
-from dask_gmm.data.source import open_source
+from dask_gmm.data.source import ZarrSource, open_source
+from dask_gmm.data.through_zarr import zarr_transient_bytes
 from tests.memory import peak_of
 
 if TYPE_CHECKING:
@@ -44,3 +46,28 @@ def test_bound(layout: str, feature_axis: int, tmp_path: Path) -> None:
     assert peak <= source.block_bytes + source.read_bytes + 2**20
     # And it is no wild guess, which would refuse fits that fit.
     assert peak >= (source.block_bytes + source.read_bytes) / 2.5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("through_zarr", [False, True])
+def test_bound_of_packed_blocks(layout: str, through_zarr: bool, tmp_path: Path) -> None:
+    """The direct reader decodes a block where it is: no second one is held."""
+    values = np.random.default_rng(0).integers(0, 999, size=(250_000, 8)).astype("i2")
+    options = dict(LAYOUTS[layout])
+    if through_zarr and options.get("zarr_format") == 2:
+        options["order"] = "F"
+    array = zarr.create_array(tmp_path / "x.zarr", shape=values.shape, dtype="i2", **options)
+    array[...] = values
+    array.attrs.update(scale_factor=0.5, add_offset=2.0, missing_value=-9)
+    del values
+    source = open_source(tmp_path / "x.zarr")
+    assert isinstance(source, ZarrSource)
+    if through_zarr:
+        transient = zarr_transient_bytes(array, (125_000, 8))
+        source = replace(source, layout=None, transient_bytes=transient)
+    assert source.read(source.block(0)).values.nbytes == source.block_bytes == 8_000_000
+    peak = peak_of(lambda: source.read(source.block(1)).values)
+    assert peak <= source.block_bytes + source.read_bytes + 2**20
+    assert peak >= (source.block_bytes + source.read_bytes) / 2.5
+    if not through_zarr:
+        assert peak <= 13_000_000, "eight are the block, and four a chunk as it is stored, and more"

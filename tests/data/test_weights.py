@@ -19,10 +19,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dask_gmm import GaussianMixture
 from dask_gmm.data import weights as weights_module
 from dask_gmm.data import zarr_weights
 from dask_gmm.data.buffers import Memory, ReadBuffers
-from dask_gmm.data.conventions import Mark, Marks
 from dask_gmm.data.source import open_source, with_weights
 from dask_gmm.data.weights import joined_rows
 from dask_gmm.errors import (
@@ -369,31 +369,37 @@ def test_marked_weights_are_refused_when_they_are_met(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights_of(source), CLEAN, name)
 
 
-def test_packed_weights_are_refused(tmp_path: Path) -> None:
-    group = write_group(str(tmp_path / "g.zarr"), x=X, w=W)
-    group["w"].attrs["scale_factor"] = 0.5
-    labelled = xr.DataArray(W, dims="row", attrs={"scale_factor": 0.5})
+def test_packed_weights_are_decoded(tmp_path: Path) -> None:
+    packed = np.round(W * 2).astype("i2")
+    attributes = {"scale_factor": 0.5, "_FillValue": -1}
+    group = write_group(str(tmp_path / "g.zarr"), x=X, w=packed)
+    group["w"].attrs.update(attributes)
+    labelled = xr.DataArray(packed, dims="row", attrs=attributes)
     for data, weights in (
         (group["x"], "w"),
         (X, group["w"]),
+        (chunked(X), group["w"]),
         (chunked(X), da.from_zarr(group["w"], chunks=10)),
         (X, labelled),
+        (chunked(X), labelled.chunk({"row": 10})),
     ):
-        with pytest.raises(InputError, match="packed values"):
-            open_source(data, sample_weight=weights)
+        source = open_source(data, sample_weight=weights)
+        np.testing.assert_array_equal(weights_of(source), packed * 0.5)
+        assert source.read_bytes > 0
 
 
-def test_marks_count_in_rows_that_do(tmp_path: Path) -> None:
+def test_what_is_missing_counts_in_rows_that_do(tmp_path: Path) -> None:
     x = X.copy()
     x[W == 0.0] = -9999.0
     group = write_group(str(tmp_path / "g.zarr"), x=x, w=W)
     group["x"].attrs["_FillValue"] = -9999.0
     for data in (group["x"], da.from_zarr(group["x"], chunks=(10, 2))):
         np.testing.assert_array_equal(weights_of(open_source(data, sample_weight=W)), W)
+        assert np.isfinite(GaussianMixture(2).fit(data, sample_weight=W).lower_bound_)
         w = W.copy()
         w[np.flatnonzero(W == 0.0)[1]] = 1.0
         with pytest.raises(MissingValueError, match=rf"row {np.flatnonzero(W == 0.0)[1]} of"):
-            weights_of(open_source(data, sample_weight=w))
+            GaussianMixture(2).fit(data, sample_weight=w)
 
 
 def test_a_lost_chunk_of_weights_is_an_error(tmp_path: Path) -> None:
@@ -429,9 +435,8 @@ def test_rows_that_count_close_ranks(
     before = laid.copy()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights_module, "_STEP_BYTES", 40)
-        marks = Marks((Mark(-1.0, "the test"),))
         memory = Memory() if where == "memory" else None
-        rows = joined_rows(laid, weights, marks, memory=memory, overwrite=where == "overwrite")
+        rows = joined_rows(laid, weights, memory=memory, overwrite=where == "overwrite")
     np.testing.assert_array_equal(rows.values, expected)
     np.testing.assert_array_equal(rows.weights, weights[weights > 0.0])
     assert len(rows) + rows.left_out == shape[0]

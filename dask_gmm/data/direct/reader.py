@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.buffers import Memory, ReadBuffers
+    from dask_gmm.data.decoding import Decoding
     from dask_gmm.data.direct.layout import DirectLayout
 
 __all__ = ["DirectReader"]
@@ -81,6 +82,8 @@ class DirectReader:
         Whether a box needs all of each object that it touches.
     fill_missing : bool
         Whether what is not stored holds the fill value; else it is an error.
+    decoding : Decoding, optional
+        What is made of the elements once they are there.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class DirectReader:
         limit: int,
         whole_objects: bool,
         fill_missing: bool,
+        decoding: Decoding | None = None,
     ) -> None:
         self._layout = layout
         self._objects = objects
@@ -101,6 +105,7 @@ class DirectReader:
         self._limit = limit
         self._whole_objects = whole_objects
         self._fill_missing = fill_missing
+        self._decoding = decoding
         self._chunk_bytes = layout.chunk_bytes
         self._forms: dict[tuple[int, ...], _Form] = {}
         self._per_unit = [u // c for u, c in zip(layout.unit, layout.chunk, strict=True)]
@@ -120,7 +125,8 @@ class DirectReader:
             Objects that are on their way already, by key.
         """
         form = self._form(tuple([b - a for a, b in box]))
-        target = _Target(self._layout, box, form, self._feature_axis, buffers.rows)
+        memory, decoding = buffers.rows, self._decoding
+        target = _Target(self._layout, box, form, self._feature_axis, memory, decoding)
         self._read_target(target, buffers, requested)
         return target.rows()
 
@@ -138,9 +144,10 @@ class DirectReader:
         box, buffers, requested
             As for `read`.
         into : ndarray of the box's extent along the array's axes
-            Of any strides, and a type that holds the array's.
+            Of any strides, and a type that holds what is read.
         """
-        self._read_target(_Placed(self._layout, box, into), buffers, requested)
+        target = _Placed(self._layout, box, into, self._decoding)
+        self._read_target(target, buffers, requested)
 
     def _read_target(
         self, target: _Target, buffers: ReadBuffers, requested: Mapping[str, Request] | None
@@ -303,9 +310,20 @@ class _Form:
 
 
 class _Target:
-    """Where a box's elements go."""
+    """Where a box's elements go, and what is made of them there."""
 
-    __slots__ = ("_bytes", "_chunk", "_dtype", "_feature_axis", "_piece", "_values", "box")
+    __slots__ = (
+        "_bytes",
+        "_chunk",
+        "_decoding",
+        "_dtype",
+        "_feature_axis",
+        "_form",
+        "_measured",
+        "_piece",
+        "_values",
+        "box",
+    )
 
     def __init__(
         self,
@@ -314,28 +332,45 @@ class _Target:
         form: _Form,
         feature_axis: int | None,
         memory: Memory,
+        decoding: Decoding | None,
     ) -> None:
         self.box = box
         self._chunk = layout.chunk
         self._dtype = layout.dtype
         self._feature_axis = feature_axis
         self._piece = form.piece
-        self._bytes = memory.take(form.capacity)
-        elements: NDArray[Any] = self._bytes.view(layout.dtype)[: form.elements]
-        if form.as_rows:
-            assert feature_axis is not None
-            extent = form.extent
-            sample = extent[:feature_axis] + extent[feature_axis + 1 :]
-            rows = elements.reshape(*sample, extent[feature_axis])
-            self._values = np.moveaxis(rows, -1, feature_axis)
+        self._form = form
+        self._decoding = decoding
+        self._measured: NDArray[Any] | None = None
+        if decoding is None:
+            self._bytes = memory.take(form.capacity)
         else:
-            self._values = elements.reshape(form.extent)
+            self._bytes, self._measured = decoding.place(memory, form.elements, form.capacity)
+        self._values = self._shaped(self._elements)
+
+    @property
+    def _elements(self) -> NDArray[Any]:
+        """All elements, in the order in which they lie in memory."""
+        return self._bytes.view(self._dtype)[: self._form.elements]
+
+    def _shaped(self, elements: NDArray[Any]) -> NDArray[Any]:
+        """Return elements as the box that they are."""
+        extent, axis = self._form.extent, self._feature_axis
+        if not self._form.as_rows:
+            return elements.reshape(extent)
+        assert axis is not None
+        rows = elements.reshape(*extent[:axis], *extent[axis + 1 :], extent[axis])
+        return np.moveaxis(rows, -1, axis)
 
     def rows(self) -> NDArray[Any]:
-        """Return the block as rows."""
+        """Return the block as rows, once all elements are there."""
+        values = self._values
+        if self._decoding is not None:
+            assert self._measured is not None
+            values = self._shaped(self._decoding.decode_in_place(self._elements, self._measured))
         if self._feature_axis is None:
-            return self._values.reshape(-1)
-        return flatten_block(self._values, self._feature_axis)
+            return values.reshape(-1)
+        return flatten_block(values, self._feature_axis)
 
     def straight(self, place: Place) -> NDArray[np.uint8] | None:
         """Return the memory of a chunk if all of it lies in one piece, else None."""
@@ -369,19 +404,22 @@ class _Target:
 
 
 class _Placed(_Target):
-    """Where a box's elements go when somebody else has made the place."""
+    """Where a box's elements go when somebody else has made the place: decoded chunk by chunk."""
 
     __slots__ = ()
 
-    def __init__(self, layout: DirectLayout, box: Box, into: NDArray[Any]) -> None:
+    def __init__(
+        self, layout: DirectLayout, box: Box, into: NDArray[Any], decoding: Decoding | None
+    ) -> None:
         self.box = box
         self._chunk = layout.chunk
         self._dtype = layout.dtype
         self._values = into
+        self._decoding = decoding
 
     def straight(self, place: Place) -> NDArray[np.uint8] | None:
         """Return the memory of a chunk if all of it lies in the place in one piece, else None."""
-        if self._values.dtype != self._dtype:
+        if self._values.dtype != self._dtype or self._decoding is not None:
             return None
         region = []
         for p, n, (start, stop) in zip(place, self._chunk, self.box, strict=True):
@@ -396,12 +434,26 @@ class _Placed(_Target):
         source, target = self._overlap(place)
         chunk = decoded.view(self._dtype).reshape(self._chunk)[source]
         values = self._values[target]
+        if self._decoding is not None:
+            self._decoding.decode_into(chunk, values)
+            return
         size = values.dtype.itemsize
         if values.dtype == chunk.dtype and values.strides[-1] == chunk.strides[-1] == size:
             # As one element: NumPy moves few at a time more slowly than all.
             run = np.dtype((np.void, values.shape[-1] * size))
             values, chunk = values.view(run), chunk.view(run)
         values[...] = chunk
+
+    def fill(self, bounds: Box, element: bytes) -> None:
+        """Set the part of `bounds` that lies in the box to what one element means."""
+        if self._decoding is None:
+            super().fill(bounds, element)
+            return
+        region = tuple(
+            slice(max(low, start) - start, min(high, stop) - start)
+            for (low, high), (start, stop) in zip(bounds, self.box, strict=True)
+        )
+        self._values[region] = self._decoding.decode(np.frombuffer(element, self._dtype))[0]
 
 
 def _check_size(size: int, expected: int) -> None:

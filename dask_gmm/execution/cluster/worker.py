@@ -27,10 +27,10 @@ from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from dask_gmm.data.base import RowMaker
     from dask_gmm.data.source import Source
     from dask_gmm.execution.jobs import OpenJob
     from dask_gmm.execution.opened import Opened
-    from dask_gmm.rows import Rows
 
 __all__ = [
     "BlockRunner",
@@ -201,7 +201,7 @@ def causes_that_end() -> Iterator[None]:
 class BlockRunner(_Travelling, Generic[T]):
     """Applies the job to the value of one task of a Dask collection."""
 
-    rows_of: Callable[[Any], Rows]
+    rows_of: RowMaker
     name: str
     job: Opened[OpenJob[T]]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.kernels.compiled.design import Design
 
-__all__ = ["Cpu", "Program", "program", "this_cpu"]
+__all__ = ["Assembled", "Cpu", "Program", "assembled", "program", "this_cpu"]
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,35 @@ def _engine() -> Any:
 
 def compile_design(design: Design) -> bytes:
     """Machine code of a design, as an object file."""
-    module = binding.parse_assembly(str(write_program(design, this_cpu().triple)))
+    return _machine_code(str(write_program(design, this_cpu().triple)))
+
+
+def _machine_code(assembly: str) -> bytes:
+    module = binding.parse_assembly(assembly)
+    module.triple = this_cpu().triple
     module.verify()
     machine_code: bytes = _target_machine().emit_object(module)
     return machine_code
 
 
+class Assembled:
+    """A function that somebody else has written in LLVM's assembly. Use `assembled`.
+
+    Attributes
+    ----------
+    address : int
+        Where its machine code is; valid as long as this object lives.
+    """
+
+    def __init__(self, machine_code: bytes, entry: str) -> None:
+        self._engine = _engine()
+        self._engine.add_object_file(binding.ObjectFileRef.from_data(machine_code))
+        self._engine.finalize_object()
+        self.address: int = self._engine.get_function_address(entry)
+
+
 _programs: dict[Design, Program] = {}
+_assembled: dict[tuple[str, str], Assembled] = {}
 _lock = threading.Lock()
 
 
@@ -143,3 +165,24 @@ def program(design: Design) -> Program:
             key = f"{this_cpu().identity}\n{design!r}"
             _programs[design] = Program(store.recall(key, lambda: compile_design(design)))
         return _programs[design]
+
+
+def assembled(text: str, entry: str) -> Assembled:
+    """A function of a module in LLVM's assembly: from memory, from the disk, or compiled now.
+
+    Parameters
+    ----------
+    text : str
+        The module, for any machine; nothing in it is optimised but the choice of instructions.
+    entry : str
+        The function's name.
+    """
+    found = _assembled.get((text, entry))
+    if found is not None:
+        return found
+    with _lock:
+        if (text, entry) not in _assembled:
+            key = f"{this_cpu().identity}\n{text}"
+            code = store.recall(key, lambda: _machine_code(text))
+            _assembled[text, entry] = Assembled(code, entry)
+        return _assembled[text, entry]
