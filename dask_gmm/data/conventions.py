@@ -189,9 +189,7 @@ def decoding_of(
     # Of floating numbers xarray takes any fill value, NaN too, for one that it has looked for.
     if packed and (masked or not (dtype.kind == "f" and _states_fill(attributes, fill))):
         kind = _unpacked(meant, attributes)
-    if dtype.kind == "i" and dtype.itemsize == 8 and attributes.get("units") in _TIME_UNITS:
-        origin = f"the unit of time {attributes['units']!r} (NaT)"
-        marks = (*marks, Mark(_NOT_A_TIME, origin, decoded=False))
+    marks += _no_times(attributes, dtype)
     packed_valid, valid = _valid(attributes, dtype, meant, kind, decoded or {}, packed=packed)
     missing = bool(marks or packed_valid or valid)
     if missing and kind.kind != "f":
@@ -410,6 +408,15 @@ def _marks(
                 literal = value == number or (meant != dtype and "'_FillValue'" in origin)
                 found.setdefault(value, Mark(value, origin, literal))
     return tuple(found.values()), masked
+
+
+def _no_times(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> tuple[Mark, ...]:
+    """Return what stands for no duration among counts of a unit of time."""
+    units = attributes.get("units")
+    known = isinstance(units, str) and units in _TIME_UNITS
+    if not known or dtype.kind != "i" or dtype.itemsize != 8:
+        return ()
+    return (Mark(_NOT_A_TIME, f"the unit of time {units!r} (NaT)", decoded=False),)
 
 
 def _valid(
