@@ -498,6 +498,29 @@ def test_a_coordinate_of_the_outputs_name_is_refused(tmp_path: Path) -> None:
     gm.predict_to(X, tmp_path / "out.zarr", probabilities=True)
 
 
+def test_a_coordinate_that_was_half_written_is_written_again(
+    ocean: xr.Dataset,
+    stored: str,
+    fitted: GaussianMixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dask_gmm.data.coordinates.PART_BYTES", 64)
+    left = [7]
+
+    def dying() -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dask_gmm.data.coordinates.take_signals", dying)
+        with pytest.raises(KeyboardInterrupt):
+            fitted.predict_to(stored, tmp_path / "out.zarr")
+    fitted.predict_to(stored, tmp_path / "out.zarr")
+    same(xr.open_zarr(tmp_path / "out.zarr"), ocean, fitted)
+
+
 def test_dates_of_other_calendars(tmp_path: Path) -> None:
     times = xr.date_range("2000-02-28", periods=4, calendar="360_day", use_cftime=True)
     X = xr.Dataset({"a": ("time", np.arange(4.0))}, coords={"time": times})
