@@ -342,17 +342,24 @@ class _Group(OutputPlace):
     def _write_coordinates(self) -> None:
         store = writable_store(self._url, self._options)
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
-        listed = []
+        written = set()
         for coordinate in self.coordinates:
             if coordinate.name in group:
                 self._check_same(group[coordinate.name], coordinate)
-                continue
-            self._write(store, coordinate)
-            if coordinate.dims != (coordinate.name,):
-                listed.append(coordinate.name)
-        if listed:  # as xarray knows coordinates by that are no dimension's
-            before = str(group.attrs.get("coordinates", "")).split()
-            group.attrs["coordinates"] = " ".join(dict.fromkeys([*before, *listed]))
+            else:
+                self._write(store, coordinate)
+                written.add(coordinate.name)
+        document = read_document(self._url, self._options) or {}
+        attributes = document.setdefault("attributes", {})
+        named = str(attributes.get("coordinates", "")).split()
+        for coordinate in self.coordinates:
+            # Of a group that is somebody else's the variables say which theirs are.
+            own = ATTRIBUTE in attributes or coordinate.name in written
+            if own and coordinate.dims != (coordinate.name,) and coordinate.name not in named:
+                named.append(coordinate.name)
+        if named != str(attributes.get("coordinates", "")).split():
+            attributes["coordinates"] = " ".join(named)
+            put_document(self._url, self._options, document)
 
     def _write(self, store: Store, coordinate: _Coordinate) -> None:
         """Write a coordinate, and last what makes an array of it: one half written is none."""

@@ -440,6 +440,12 @@ def test_labels_may_lie_beside_their_data(
             np.testing.assert_array_equal(found["labels"], fitted.predict(ocean))
             xr.testing.assert_equal(found[FEATURES].compute(), ocean[FEATURES])
             assert json.loads((path / "zarr.json").read_text())["attributes"] == group
+        bare = tmp_path / f"bare {zarr_format}.zarr"
+        ocean.drop_vars(["basin", "lat"]).to_zarr(bare, zarr_format=zarr_format)
+        fitted.predict_to(ocean, bare)
+        found = xr.open_zarr(bare)
+        same(found[["labels"]], ocean, fitted)
+        assert set(found.data_vars) == {*FEATURES, "weight", "labels"}
 
 
 def test_older_groups_give_their_coordinates_too(
