@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
+from zarr.storage import StorePath
 
 from dask_gmm.data.atomic_replace import is_copy
 from dask_gmm.data.joined_source import JoinedSource, stored_parts, unlike
@@ -30,18 +31,19 @@ from dask_gmm.data.output_array import put_document, read_document
 from dask_gmm.data.output_begin import refuse_the_input
 from dask_gmm.data.provenance import ATTRIBUTE
 from dask_gmm.data.sink import not_written
-from dask_gmm.data.stored_array import dimension_names
+from dask_gmm.data.stored_array import dimension_names, metadata_document
 from dask_gmm.data.stores import writable_store
 from dask_gmm.data.urls import Options, check_options, join_url, normalize_url, scheme_of
 from dask_gmm.data.zarr_open import coordinates_beside
 from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
-from dask_gmm.interrupts import held
+from dask_gmm.interrupts import held, take_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from zarr.abc.store import Store
 
     from dask_gmm.data.base import Source
 
@@ -340,17 +342,42 @@ class _Group(OutputPlace):
     def _write_coordinates(self) -> None:
         store = writable_store(self._url, self._options)
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
-        listed = []
+        written = set()
         for coordinate in self.coordinates:
             if coordinate.name in group:
                 self._check_same(group[coordinate.name], coordinate)
-                continue
-            _write(group, coordinate)
-            if coordinate.dims != (coordinate.name,):
-                listed.append(coordinate.name)
-        if listed:  # as xarray knows coordinates by that are no dimension's
-            before = str(group.attrs.get("coordinates", "")).split()
-            group.attrs["coordinates"] = " ".join(dict.fromkeys([*before, *listed]))
+            else:
+                self._write(store, coordinate)
+                written.add(coordinate.name)
+        document = read_document(self._url, self._options) or {}
+        attributes = document.setdefault("attributes", {})
+        named = str(attributes.get("coordinates", "")).split()
+        for coordinate in self.coordinates:
+            # Of a group that is somebody else's the variables say which theirs are.
+            own = ATTRIBUTE in attributes or coordinate.name in written
+            if own and coordinate.dims != (coordinate.name,) and coordinate.name not in named:
+                named.append(coordinate.name)
+        if named != str(attributes.get("coordinates", "")).split():
+            attributes["coordinates"] = " ".join(named)
+            put_document(self._url, self._options, document)
+
+    def _write(self, store: Store, coordinate: _Coordinate) -> None:
+        """Write a coordinate, and last what makes an array of it: one half written is none."""
+        document: Any = _document_of(coordinate)
+        array: Any = zarr.Array(
+            zarr.AsyncArray(
+                document,
+                StorePath(store, coordinate.name),
+                config={"write_empty_chunks": True},
+            )
+        )
+        for region in coordinate.regions():
+            take_signals()
+            array[region] = coordinate.read(region)
+        place = join_url(self._url, coordinate.name)
+        if scheme_of(place) == "file":
+            Path(place).mkdir(exist_ok=True)
+        put_document(place, self._options, {**document, "attributes": coordinate.attributes})
 
     def _check_same(self, there: Any, coordinate: _Coordinate) -> None:
         """Refuse to put an output beside other coordinates than its samples'."""
@@ -381,18 +408,16 @@ def _consolidated(document: Mapping[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-def _write(group: zarr.Group, coordinate: _Coordinate) -> None:
-    array: Any = group.create_array(
-        coordinate.name,
+def _document_of(coordinate: _Coordinate) -> dict[str, Any]:
+    """Return the metadata of a coordinate's array, without attributes."""
+    array: Any = zarr.create_array(
+        zarr.storage.MemoryStore(),
         shape=coordinate.shape,
         chunks=coordinate.part,
         dtype=coordinate.dtype,
         dimension_names=coordinate.dims,
-        attributes=dict(coordinate.attributes),
-        config={"write_empty_chunks": True},
     )
-    for region in coordinate.regions():
-        array[region] = coordinate.read(region)
+    return metadata_document(array)
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -440,6 +440,12 @@ def test_labels_may_lie_beside_their_data(
             np.testing.assert_array_equal(found["labels"], fitted.predict(ocean))
             xr.testing.assert_equal(found[FEATURES].compute(), ocean[FEATURES])
             assert json.loads((path / "zarr.json").read_text())["attributes"] == group
+        bare = tmp_path / f"bare {zarr_format}.zarr"
+        ocean.drop_vars(["basin", "lat"]).to_zarr(bare, zarr_format=zarr_format)
+        fitted.predict_to(ocean, bare)
+        found = xr.open_zarr(bare)
+        same(found[["labels"]], ocean, fitted)
+        assert set(found.data_vars) == {*FEATURES, "weight", "labels"}
 
 
 def test_older_groups_give_their_coordinates_too(
@@ -496,6 +502,29 @@ def test_a_coordinate_of_the_outputs_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a coordinate 'labels'"):
         gm.predict_to(X, tmp_path / "out.zarr")
     gm.predict_to(X, tmp_path / "out.zarr", probabilities=True)
+
+
+def test_a_coordinate_that_was_half_written_is_written_again(
+    ocean: xr.Dataset,
+    stored: str,
+    fitted: GaussianMixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dask_gmm.data.coordinates.PART_BYTES", 64)
+    left = [7]
+
+    def dying() -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dask_gmm.data.coordinates.take_signals", dying)
+        with pytest.raises(KeyboardInterrupt):
+            fitted.predict_to(stored, tmp_path / "out.zarr")
+    fitted.predict_to(stored, tmp_path / "out.zarr")
+    same(xr.open_zarr(tmp_path / "out.zarr"), ocean, fitted)
 
 
 def test_dates_of_other_calendars(tmp_path: Path) -> None:
