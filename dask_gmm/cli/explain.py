@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 
 from dask_gmm.errors import DaskGMMError
@@ -12,7 +13,8 @@ __all__ = ["explain"]
 # The library speaks of its own arguments; whoever types commands knows the options.
 _OPTIONS = (
     ("pass array=NAME", "pass --array NAME"),
-    ("leave array= out", "leave --array out"),
+    (", or features=[NAME, NAME] for several", ", or --features NAME,NAME for several"),
+    ("leave array= (or features=) out", "leave --array (or --features) out"),
     ("pass overwrite=True (--overwrite)", "pass --overwrite"),
     ("(overwrite=True, --overwrite)", "(--overwrite)"),
     ('resume="never" (--no-resume)', "--no-resume"),
@@ -37,7 +39,12 @@ def explain(error: BaseException) -> str:
     text = " ".join(_sentence(error).split())
     for argument, option in _OPTIONS:
         text = text.replace(argument, option)
-    return text
+    return re.sub(r"features=\[([^]]*)\]", _features_option, text)
+
+
+def _features_option(match: re.Match[str]) -> str:
+    names = (name.strip().strip("'") for name in match[1].split(","))
+    return f"--features {','.join(names)}"
 
 
 def _sentence(error: BaseException) -> str:

@@ -40,6 +40,11 @@ __all__ = ["fit"]
             "dask-gmm fit scene.zarr --array reflectance --feature-axis 0 -k 12 -o model.zarr",
         ),
         (
+            "temperature and salinity at each depth of a profile, from a group of named arrays",
+            """dask-gmm fit argo.zarr --features TEMP,PSAL --feature-axis depth -k 8 \\
+    -o model.zarr""",
+        ),
+        (
             "rows of a survey, with the weights that are stored beside them",
             "dask-gmm fit survey.zarr --array answers --weights weight -k 6 -o model.zarr",
         ),
@@ -105,7 +110,13 @@ def _report(
     from dask_gmm.cli.outcome import fit_json, fit_story, print_result
 
     if session.json:
-        header = {"command": "fit", "data": data.data, "weights": data.weights, "model": output}
+        header = {
+            "command": "fit",
+            "data": data.data,
+            "features": data.features,
+            "weights": data.weights,
+            "model": output,
+        }
         session.emit({**header, **fit_json(mixture, totals)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.session import Session
-from dask_gmm.cli.values import AXIS, BYTES, STORAGE_OPTION
+from dask_gmm.cli.values import AXIS, BYTES, NAMES, STORAGE_OPTION
 
 __all__ = [
     "Command",
@@ -126,6 +126,15 @@ array_option = option(
 data_options = stack(
     click.argument("data"),
     array_option,
+    option(
+        "--features",
+        type=NAMES,
+        metavar="NAME,NAME",
+        section="Data",
+        help="Names of several arrays of the group, which together are the features: each is one, "
+        "or as many as there are places along the dimension that --feature-axis names. All others "
+        "of their dimensions are samples, the same in each array and in any order.",
+    ),
     option(
         "--feature-axis",
         type=AXIS,

@@ -22,6 +22,7 @@ from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options, opt
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
+    from dask_gmm.data.base import Source
     from dask_gmm.estimators import GaussianMixture
     from dask_gmm.fitting.events import Event
 
@@ -35,6 +36,11 @@ __all__ = ["predict", "score"]
         (
             "the component of each row",
             "dask-gmm predict points.zarr --model model.zarr --output labels.zarr",
+        ),
+        (
+            "profiles of two variables; a group that xarray opens with their coordinates",
+            """dask-gmm predict argo.zarr --features TEMP,PSAL --feature-axis depth \\
+    -m model.zarr -o classes.zarr""",
         ),
         (
             "how sure it is: K posterior probabilities a row",
@@ -68,7 +74,8 @@ __all__ = ["predict", "score"]
     metavar="LABELS",
     section="Output",
     help="Path or URL of the new Zarr array: the samples' shape of DATA, chunked like it. Its "
-    "attribute 'dask_gmm' says whether it is complete.",
+    "attribute 'dask_gmm' says whether it is complete. With --features it is a group, which holds "
+    "the array 'labels' (or 'posteriors') and the coordinates of the samples.",
 )
 @overwrite_option("a Zarr array")
 @option(
@@ -105,15 +112,18 @@ def predict(
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.tables import key_values
     from dask_gmm.cli.values import show_count, show_seconds
+    from dask_gmm.data.coordinates import output_place
     from dask_gmm.fitting.events import OutputResumed, PassAdvanced
 
     data, compute = DataPlace.take(values), Compute.take(values)
     check_storage_options(data.storage_options, data.data, model, output)
     refuse_overlap(output, data.data, model)
-    mixture = _load(model, data)
+    mixture, source = _load(model, data)
+    name = "posteriors" if probabilities else "labels"
+    place = output_place(output, data.data, source, name)
     # Where it must go on it deletes nothing, and a complete one is what it may find.
     replaces = overwrite or bool(resume)
-    check_array_output(output, data.storage_options, overwrite=replaces, beside=True)
+    check_array_output(place, data.storage_options, overwrite=replaces, beside=True)
     begun = time.perf_counter()
     found, computed = 0, 0
 
@@ -145,6 +155,7 @@ def predict(
             {
                 "command": "predict",
                 "data": data.data,
+                "features": data.features,
                 "model": model,
                 "output": output,
                 "probabilities": probabilities,
@@ -155,8 +166,7 @@ def predict(
             }
         )
         return
-    what = "posteriors" if probabilities else "labels"
-    facts = [(what, output), ("rows", f"{rows:,} in {show_seconds(seconds)}")]
+    facts = [(name, place), ("rows", f"{rows:,} in {show_seconds(seconds)}")]
     if computed:
         facts[1] = ("rows", f"{facts[1][1]} ({show_count(computed / seconds)} rows/s)")
     if found:
@@ -195,7 +205,7 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
 
     data, compute = DataPlace.take(values), Compute.take(values)
     check_storage_options(data.storage_options, data.data, data.weights, model)
-    mixture = _load(model, data)
+    mixture, _ = _load(model, data)
     with computing(compute, session), observing(session, "scoring") as observe:
         mixture.set_params(callbacks=[observe])
         found = mixture.criteria(data.data, sample_weight=data.weights, n_effective=n_effective)
@@ -204,6 +214,7 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
             {
                 "command": "score",
                 "data": data.data,
+                "features": data.features,
                 "weights": data.weights,
                 "model": model,
                 "n_rows": found.n_rows,
@@ -229,7 +240,7 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
     session.out.print(key_values(facts))
 
 
-def _load(model: str, data: DataPlace) -> GaussianMixture:
+def _load(model: str, data: DataPlace) -> tuple[GaussianMixture, Source]:
     """Load a model and point it at the data; both are looked at before anything is computed."""
     from dask_gmm.errors import InputError
     from dask_gmm.estimators import GaussianMixture
@@ -243,4 +254,4 @@ def _load(model: str, data: DataPlace) -> GaussianMixture:
             f"{data.data} has {source.n_features} features along axis {source.feature_axis}, but "
             f"the model {model} was fitted to {mixture.n_features_in_}: is --feature-axis right?"
         )
-    return mixture.set_params(**data.estimator_arguments())  # type: ignore[no-any-return]
+    return mixture.set_params(**data.estimator_arguments()), source

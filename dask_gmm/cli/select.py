@@ -105,7 +105,13 @@ def _report(
     output: str | None,
 ) -> None:
     if session.json:
-        header = {"command": "select", "data": data.data, "weights": data.weights, "model": output}
+        header = {
+            "command": "select",
+            "data": data.data,
+            "features": data.features,
+            "weights": data.weights,
+            "model": output,
+        }
         session.emit({**header, **selection_json(found, totals)})
         return
     from dask_gmm.cli.outcome import print_result

@@ -35,6 +35,7 @@ class DataPlace:
     missing_chunks: str
     storage_options: Mapping[str, Any]
     weights: str | None = None
+    features: list[str] | None = None
 
     def estimator_arguments(self, *others: str | None) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these; `others` are URLs that it uses too."""
@@ -42,6 +43,7 @@ class DataPlace:
         options = next(filter(None, (options_for(u, self.storage_options) for u in places)), {})
         return {
             "array": self.array,
+            "features": self.features,
             "feature_axis": self.feature_axis,
             "missing_chunks": self.missing_chunks,
             "storage_options": options or None,
@@ -63,6 +65,7 @@ class DataPlace:
             values.pop("missing_chunks"),
             dict(values.pop("storage_option")),
             values.pop("weights", None),
+            values.pop("features"),
         )
 
 

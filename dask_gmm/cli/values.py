@@ -20,6 +20,7 @@ __all__ = [
     "CHUNK",
     "COUNT",
     "COUNTS",
+    "NAMES",
     "STORAGE_OPTION",
     "show_bytes",
     "show_count",
@@ -91,6 +92,22 @@ class _Cache(_ParamType):
         if size is None:
             self.fail(f"{value!r} is no size: write 'auto', 2GB, 500MiB, or 0.", param, ctx)
         return size
+
+
+class _Names(_ParamType):
+    """Several names: ``TEMP,PSAL``."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        if isinstance(value, list):
+            return value
+        names = [name.strip() for name in value.split(",")]
+        if not all(names):
+            self.fail(f"{value!r} is no list of names: write TEMP,PSAL.", param, ctx)
+        return names
 
 
 class _Count(_ParamType):
@@ -197,6 +214,7 @@ CACHE = _Cache()
 COUNT = _Count()
 COUNTS = _Counts()
 CHUNK = _Chunk()
+NAMES = _Names()
 STORAGE_OPTION = _StorageOption()
 
 

@@ -134,6 +134,8 @@ class Source(ABC):
     rereads_alike : bool
         True where a block's values are the same bits each time, until somebody writes to their
         store; of its weights they say so themselves.
+    in_memory : bool
+        Whether the rows are arrays of this process: what is computed from them is computed at once.
     """
 
     name: str
@@ -231,6 +233,11 @@ class Source(ABC):
         return True
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the rows are arrays of this process."""
+        return False
+
+    @property
     def n_features(self) -> int:
         """Length of the feature axis."""
         size = self.shape[self.feature_axis]
@@ -324,6 +331,36 @@ class Source(ABC):
         """
         return self.read(block)
 
+    def read_to(
+        self,
+        block: BlockRef,
+        into: NDArray[Any],
+        buffers: ReadBuffers,
+        requested: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Read the values of a block to where they are wanted, columns of wider rows for instance.
+
+        For a source without weights.
+
+        Parameters
+        ----------
+        block : BlockRef
+            What to read.
+        into : ndarray of shape (..., n_features)
+            The block's extent along each sample axis, then its features; of any strides, and a
+            type that holds the source's.
+        buffers : ReadBuffers
+            Memory to use on the way.
+        requested : mapping, optional
+            As for `read_into`.
+        """
+        into[...] = self.read_into(block, buffers, requested).values.reshape(into.shape)
+
+    @property
+    def reads_straight(self) -> bool:
+        """Whether `read_to` makes no rows of its own on the way."""
+        return False
+
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask the store for a block that will be read soon, and return at once.
 
@@ -377,7 +414,7 @@ class Source(ABC):
                 looked_at = seen
             if looked_at is Looked.POSITIVE:
                 return Rows(values, weights)
-            direct = self.reader == "direct"  # it reads into memory of the buffers
+            direct = self._rows_in_buffers
             rows = joined_rows(
                 values,
                 weights,
@@ -390,6 +427,11 @@ class Source(ABC):
         if seen is None:
             self._seen[block.index] = Looked.USABLE if rows.left_out else Looked.POSITIVE
         return rows
+
+    @property
+    def _rows_in_buffers(self) -> bool:
+        """Whether a read's rows lie in ``buffers.rows``."""
+        return self.reader == "direct"
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_looked_at", "_watch"}  # this process's

@@ -50,6 +50,14 @@ class ReadBuffers:
         self.decoded: Memory = Memory() if beside is None else beside.decoded
         self.held: dict[Any, NDArray[Any]] = {} if beside is None else beside.held
         self._weights: ReadBuffers | None = None
+        self._parts: ReadBuffers | None = None
+
+    @property
+    def parts(self) -> ReadBuffers:
+        """Buffers for the sources whose columns make up the rows of these."""
+        if self._parts is None:
+            self._parts = self.beside()
+        return self._parts
 
     @property
     def weights(self) -> ReadBuffers:

@@ -35,18 +35,22 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dask_gmm.data.decoding import ANY, Decoding, Mark, Remedies, Valid
 from dask_gmm.errors import InputError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = [
     "TELLING_ATTRIBUTES",
     "FillValue",
     "attributes_of",
     "decoding_of",
+    "fill_by_columns",
     "joined",
     "stored_decoding",
     "suspicious_fill",
@@ -96,6 +100,41 @@ class FillValue:
     value: float | int
     origin: str
     code: str
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def held_by(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which rows, of shape (n, D), hold the value; shape (n,)."""
+        hits: NDArray[np.bool_] = (rows == self.value).any(axis=1)
+        return hits
+
+
+@dataclass(frozen=True)
+class _ColumnFill(FillValue):
+    """Chosen fill values, each in columns of its own; the first is `value`."""
+
+    columns: tuple[tuple[int, int, str, FillValue], ...] = ()
+
+    def __str__(self) -> str:
+        return " or ".join(f"{fill.value} ({name})" for _, _, name, fill in self.columns)
+
+    def held_by(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which rows hold one of the values in its own columns."""
+        held = [fill.held_by(rows[:, start:stop]) for start, stop, _, fill in self.columns]
+        hits: NDArray[np.bool_] = np.logical_or.reduce(held)
+        return hits
+
+
+def fill_by_columns(parts: Sequence[tuple[int, int, str, FillValue | None]]) -> FillValue | None:
+    """Return the chosen fill values of rows whose columns come from arrays with these names."""
+    chosen = tuple(
+        (start, stop, name, fill) for start, stop, name, fill in parts if fill is not None
+    )
+    if not chosen:
+        return None
+    first = chosen[0][3]
+    return _ColumnFill(first.value, first.origin, first.code, chosen)
 
 
 def attributes_of(X: object) -> Mapping[str, Any]:

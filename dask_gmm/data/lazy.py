@@ -20,7 +20,6 @@ from dask.task_spec import Task, TaskRef
 from dask_gmm.data.anchor import AnchoredSource
 from dask_gmm.data.base import Source
 from dask_gmm.data.dask_source import BlockRows, DaskSource
-from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.errors import InputError, RowError
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def lazy_map(
         dependencies.append(source.collection)
         graph[rows_key] = Task(rows_key, _itself, source.row_maker())
     else:
-        keep = not source.shippable and not isinstance(source, NumpySource)
+        keep = not source.shippable and not source.in_memory
         held = AnchoredSource(source) if keep else source
         graph[source_key] = Task(source_key, _itself, held)
     for i in range(source.n_blocks):

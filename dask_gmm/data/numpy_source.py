@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.weights import Weights
     from dask_gmm.rows import Rows
 
-__all__ = ["BLOCK_BYTES", "NumpySource"]
+__all__ = ["BLOCK_BYTES", "NumpySource", "block_bytes"]
 
 BLOCK_BYTES = 8 * 2**20
 """Size of a block of a large array. Sizes depend on the array alone: were they to depend on the
@@ -38,7 +38,7 @@ FEWEST_BLOCKS = 16
 """What an array is cut into if its blocks are no smaller than that: work for some threads."""
 
 
-def _block_bytes(n_bytes: int) -> int:
+def block_bytes(n_bytes: int) -> int:
     """Size of the blocks of an array of that size."""
     return min(BLOCK_BYTES, max(SMALLEST_BLOCK_BYTES, n_bytes // FEWEST_BLOCKS))
 
@@ -103,7 +103,7 @@ class NumpySource(Source):
         dtype = array.dtype if decoding is None else decoding.dtype
         row_bytes = array.shape[axis] * dtype.itemsize
         sample_shape = array.shape[:axis] + array.shape[axis + 1 :]
-        most = block_rows or _block_bytes(array.size * dtype.itemsize) // row_bytes
+        most = block_rows or block_bytes(array.size * dtype.itemsize) // row_bytes
         chunks = even_chunks(sample_shape, most)
         axes = tuple(RegularAxis(n, c) for n, c in zip(sample_shape, chunks, strict=True))
         names = None if axis_names is None else tuple(axis_names)
@@ -155,6 +155,30 @@ class NumpySource(Source):
     def reads_cost(self) -> bool:
         """False: a block is a view, or a copy as quick as handing it to another thread."""
         return False
+
+    @property
+    def in_memory(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def reads_straight(self) -> bool:
+        """True: a view of them is copied to where they are wanted."""
+        return True
+
+    def read_to(
+        self,
+        block: BlockRef,
+        into: NDArray[Any],
+        buffers: ReadBuffers,
+        requested: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Copy the values of a block; see `Source.read_to`."""
+        values = np.moveaxis(self.array[self._region(block)], self.feature_axis, -1)
+        if self.decoding is None:
+            into[...] = values
+        else:
+            self.decoding.decode_into(values, into)
 
     def read(self, block: BlockRef) -> Rows:
         """Return the rows of a block, a view wherever strides allow it."""

@@ -4,7 +4,8 @@
 data                 weights                         how they are read
 ===================  ==============================  ===========================================
 in memory            any                             all at once, when they are opened
-a Zarr array         in memory                       from there; the data stay in this process
+a Zarr array, or     in memory                       from there; the data stay in this process
+several joined
 a Zarr array         a Zarr array                    block by block beside the data
 a Zarr array         a Dask collection               refused: a task that reads a store runs no
                                                      graph
@@ -36,7 +37,7 @@ from dask_gmm.data.conventions import attributes_of, decoding_of
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_weights
 from dask_gmm.data.dask_source import DaskSource, DaskWeights, check_block_type, conventions_of
 from dask_gmm.data.decoding import Decoding, Remedies
-from dask_gmm.data.numpy_source import NumpySource
+from dask_gmm.data.joined_source import JoinedSource, stored_parts
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stores import MissingChunks, store_spec
 from dask_gmm.data.urls import join_url, scheme_of
@@ -48,7 +49,7 @@ from dask_gmm.data.zarr_open import (
     find_in_node,
     find_in_store,
 )
-from dask_gmm.data.zarr_source import ZarrSource, code_for
+from dask_gmm.data.zarr_source import code_for
 from dask_gmm.data.zarr_weights import ZarrWeights
 from dask_gmm.errors import ArrayNotFoundError, InputError, StoreNotFoundError
 
@@ -169,9 +170,9 @@ def _labelled(source: Source, weights: Any) -> Source:
     if names is not None:
         if sorted(names) != sorted(dims):
             missing = sorted(set(names) - set(dims))
+            sizes = dict(zip(names, source.sample_shape, strict=True))
             remedy = (
-                f"pass `{_NAME}.broadcast_like(X.isel({source.axis_names[source.feature_axis]}=0, "  # type: ignore[index]
-                f"drop=True))`"
+                f"pass `{_NAME}.expand_dims({ {name: sizes[name] for name in missing} })`"
                 if missing and set(dims) < set(names)
                 else "rename them to these"
             )
@@ -227,7 +228,7 @@ def _lazy(source: Source, collection: da.Array, decoding: Decoding | None) -> So
     if isinstance(source, DaskSource):
         weights = DaskWeights(_in_blocks(source, collection), _NAME, decoding)
         return replace(source, weights=weights)
-    if isinstance(source, NumpySource):
+    if source.in_memory:
         computed = np.asarray(collection.compute())  # type: ignore[no-untyped-call]
         return _here(source, computed, decoding)
     raise InputError(
@@ -267,10 +268,10 @@ def _named(
     # What no name of an array looks like is a path or URL.
     place = "://" in text or Path(text).is_absolute() or re.search(r"(^|/)\.\.?(/|$)", text)
     may_be_name = isinstance(name, str) and not place
-    if may_be_name and isinstance(source, ZarrSource):
-        found = find_beside(source, text)
-        if found is not None:
-            return found
+    stored = stored_parts(source)
+    found = _beside(source, text) if may_be_name else None
+    if found is not None:
+        return found
     spec = store_spec(name, None, missing_chunks)
     if scheme_of(spec.url) != "file" and storage_options:
         spec = store_spec(name, storage_options, missing_chunks)
@@ -280,12 +281,27 @@ def _named(
         if not may_be_name:
             raise
         beside = f"beside {source.name}"
-        if not isinstance(source, ZarrSource):
+        if stored is None:
             beside += " (only data in a Zarr store have arrays beside them)"
         raise ArrayNotFoundError(
             f"{_NAME}={text!r} was found nowhere: there is neither an array of that name {beside}, "
             f"nor anything at {spec.url}."
         ) from error
+
+
+def _beside(source: Source, name: str) -> FoundArray | None:
+    """Return the array of that name beside those that a source is read from, None if none is."""
+    stored = stored_parts(source)
+    if stored is None:
+        return None
+    # Several arrays are named from a group that may hold the first in a group of its own.
+    up = stored[0].path.count("/") if isinstance(source, JoinedSource) else 0
+    for levels in range(up + 1):
+        member = replace(stored[0], path=stored[0].path.rsplit("/", levels)[0])
+        found = find_beside(member, name)
+        if found is not None:
+            return found
+    return None
 
 
 def _stored(source: Source, found: FoundArray) -> Source:
@@ -312,9 +328,9 @@ def _stored(source: Source, found: FoundArray) -> Source:
         store=found.store,
         remedies=Remedies(code, code),
     )
-    if isinstance(source, NumpySource):
+    if source.in_memory:
         checked = checked_array(weights.whole(), name, source.name)
-        return replace(source, weights=checked)
+        return replace(source, weights=checked)  # type: ignore[type-var]
     return replace(source, weights=weights)  # type: ignore[type-var]
 
 

@@ -31,6 +31,7 @@ from dask_gmm.data.atomic_replace import (
 )
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import RegularAxis
+from dask_gmm.data.joined_source import stored_parts, unlike
 from dask_gmm.data.open_stores import store_url
 from dask_gmm.data.output_array import (
     METADATA,
@@ -55,7 +56,6 @@ from dask_gmm.data.urls import (
     same_place,
     scheme_of,
 )
-from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
 from dask_gmm.interrupts import allowed, held
@@ -374,7 +374,7 @@ def _dimension_names(source: Source | None, n_axes: int) -> list[str] | None:
     if source is None or source.axis_names is None:
         return None
     names = [n for axis, n in enumerate(source.axis_names) if axis != source.feature_axis]
-    return names if len(names) == n_axes else [*names, "component"]
+    return names if len(names) == n_axes else [*names, unlike("component", names)]
 
 
 def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None:
@@ -393,10 +393,10 @@ def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None
     InputError
     """
     inputs: list[str] = []
-    if isinstance(source, ZarrSource):
-        base = source.spec.place if source.store is None else store_url(source.store)
-        inputs = [] if base is None else [join_url(base, source.path)]
-    elif isinstance(source, DaskSource) and in_place:
+    for part in (None if source is None else stored_parts(source)) or ():
+        base = part.spec.place if part.store is None else store_url(part.store)
+        inputs += [] if base is None else [join_url(base, part.path)]
+    if isinstance(source, DaskSource) and in_place:
         # Of a local output the collection reads the old chunks until the new ones are all there.
         for array in source.zarr_arrays():
             base = store_url(array.store_path.store)

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.dask_source import DaskSource
+from dask_gmm.data.joined_source import JoinedSource, stored_parts
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import IncompletePassError, InputError
 
@@ -123,13 +124,19 @@ def recipe_of(
         "data_dtype": str(source.dtype),
         "feature_axis": source.feature_axis,
     }
-    if isinstance(source, ZarrSource):
-        content = source.content_name()
-        decoding = "" if source.decoding is None else source.decoding.identity
-        parts["metadata"] = _digest(f"{source.metadata} {decoding}")
-        parts["missing_chunks"] = source.spec.missing_chunks
+    stored = stored_parts(source)
+    if stored is not None:
+        content = _content_of(source)
+        told = [
+            f"{part.metadata} {'' if part.decoding is None else part.decoding.identity}"
+            for part in stored
+        ]
+        parts["metadata"] = _digest(" ".join(told))
+        parts["missing_chunks"] = stored[0].spec.missing_chunks
         parts["content"] = content
-        return Recipe(parts, content is not None, comparable=source.store is None)
+        return Recipe(
+            parts, content is not None, comparable=all(part.store is None for part in stored)
+        )
     if isinstance(source, DaskSource):
         parts["metadata"] = _digest(repr(source.content_token()))
         return Recipe(parts, exact=False)
@@ -145,13 +152,18 @@ def check_unchanged(recipe: Recipe, source: Source) -> None:
     ------
     IncompletePassError
     """
-    if not recipe.exact or not isinstance(source, ZarrSource):
+    if not recipe.exact or stored_parts(source) is None:
         return
-    if source.content_name() != recipe.parts["content"]:
+    if _content_of(source) != recipe.parts["content"]:
         raise IncompletePassError(
             f"{source.name} was written to while its rows were read, so no output is all of one "
             f'piece. Once nothing writes there, begin it anew with resume="never" (--no-resume).'
         )
+
+
+def _content_of(source: Source) -> str | None:
+    """Return a name of what is stored of a source, None where nothing tells when it changes."""
+    return source.content_name() if isinstance(source, ZarrSource | JoinedSource) else None
 
 
 def attributes_of_output(recipe: Mapping[str, Any] | None, *, complete: bool) -> dict[str, Any]:

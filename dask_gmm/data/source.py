@@ -18,16 +18,22 @@ from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.decoding import Remedies
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
+from dask_gmm.data.open_features import (
+    check_features,
+    is_dataset,
+    open_dataset,
+    open_stored_features,
+)
 from dask_gmm.data.open_weights import with_weights
 from dask_gmm.data.provenance import check_complete
-from dask_gmm.data.stores import MissingChunks, check_missing_chunks, store_spec
+from dask_gmm.data.stores import MissingChunks, StoreSpec, check_missing_chunks, store_spec
 from dask_gmm.data.urls import scheme_of
-from dask_gmm.data.zarr_open import find_by_url, find_in_node, find_in_store
+from dask_gmm.data.zarr_open import FoundArray, find_by_url, find_in_node, find_in_store
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,6 +59,7 @@ def open_source(
     array: str | None = None,
     block_rows: int | None = None,
     sample_weight: Any = None,
+    features: Sequence[str] | None = None,
 ) -> Source:
     """Describe an input as blocks of rows.
 
@@ -60,13 +67,15 @@ def open_source(
     ----------
     X : array, collection, path or URL
         A NumPy array or whatever `numpy.asarray` takes, a pandas DataFrame, a `dask.array` or Dask
-        DataFrame, an `xarray.DataArray`, a `zarr.Array` or `zarr.Group`, or the path or URL of a
-        Zarr array or group. Any number of axes from two up: one holds the features, the others,
-        flattened in C order block by block, are the rows. Where attributes say that values are
-        packed or missing, the rows are measurements, and NaN (see `conventions`).
+        DataFrame, an `xarray.DataArray` or `xarray.Dataset`, a `zarr.Array` or `zarr.Group`, or the
+        path or URL of a Zarr array or group. Any number of axes from two up: one holds the
+        features, the others, flattened in C order block by block, are the rows. Where attributes
+        say that values are packed or missing, the rows are measurements, and NaN (see
+        `conventions`).
     feature_axis : int or str, default=-1
         Which axis holds the features; a dimension's name for xarray objects and for Zarr arrays
-        that name their dimensions.
+        that name their dimensions. Of several variables it is the dimension along which each
+        gives several features; -1 where each is one.
     storage_options : mapping, optional
         For URLs: endpoint, region, skip_signature (anonymous), timeouts; never credentials.
     missing_chunks : {"error", "fill"}, default="error"
@@ -77,7 +86,11 @@ def open_source(
         Most rows in a block of an in-memory array; by default as many as make 8 MiB.
     sample_weight : array, collection, name, path or URL, optional
         The weight of each row, of the samples' shape; see `dask_gmm.data.open_weights`. A row of
-        weight zero is absent.
+        weight zero is absent. Of a Dataset also the name of one of its variables.
+    features : sequence of str, optional
+        Names of the arrays of a Zarr group, or the variables of a Dataset, that are the features,
+        in their order: see `dask_gmm.data.open_features`. All data variables of a Dataset by
+        default.
 
     Returns
     -------
@@ -94,11 +107,18 @@ def open_source(
         If a path or URL leads nowhere, not to that array, or does not answer.
     """
     policy = check_missing_chunks(missing_chunks)
+    names = None if features is None else check_features(features)
+    if names is not None and array is not None:
+        raise InputError(
+            f"array={array!r} and features={names!r} both say what to read: leave one of them out."
+        )
+    if is_dataset(X) and isinstance(sample_weight, str):
+        sample_weight = _weights_in(X, sample_weight, names)
     if sample_weight is None:
-        return _open_rows(X, feature_axis, storage_options, policy, array, block_rows)
+        return _open_rows(X, feature_axis, storage_options, policy, array, block_rows, names)
     # One set of options serves data and weights, whichever of them lie behind a URL.
     own = storage_options if is_remote(X) or not is_remote(sample_weight) else None
-    source = _open_rows(X, feature_axis, own, policy, array, block_rows)
+    source = _open_rows(X, feature_axis, own, policy, array, block_rows, names)
     return with_weights(
         source, sample_weight, storage_options=storage_options, missing_chunks=policy
     )
@@ -116,26 +136,41 @@ def _open_rows(
     policy: MissingChunks,
     array: str | None,
     block_rows: int | None,
+    features: list[str] | None,
 ) -> Source:
     if isinstance(X, str | os.PathLike):
-        return find_by_url(store_spec(X, storage_options, policy), array).source(feature_axis)
+        spec = store_spec(X, storage_options, policy)
+        if features is not None:
+            return open_stored_features(
+                lambda name, fill: find_by_url(_filled(spec, fill=fill), name),
+                features,
+                feature_axis,
+            )
+        return find_by_url(spec, array).source(feature_axis)
     if storage_options:
         raise InputError(
             f"storage_options go with a path or URL, not with a {type(X).__name__} that is "
             f"already open."
         )
-    if isinstance(X, zarr.Array | zarr.Group):
-        return find_in_node(X, missing_chunks=policy, array=array).source(feature_axis)
-    if isinstance(X, Store):
-        return find_in_store(X, missing_chunks=policy, array=array).source(feature_axis)
+    if isinstance(X, zarr.Array | zarr.Group | Store):
+        find: Callable[..., FoundArray] = find_in_store if isinstance(X, Store) else find_in_node
+        if features is not None:
+            return open_stored_features(
+                lambda name, fill: find(X, missing_chunks="fill" if fill else policy, array=name),
+                features,
+                feature_axis,
+            )
+        return find(X, missing_chunks=policy, array=array).source(feature_axis)
     if array is not None:
         raise InputError(f"array={array!r} names an array of a Zarr group; X is {kind_of(X)}.")
-    xarray = sys.modules.get("xarray")
-    if xarray is not None and isinstance(X, xarray.Dataset):
+    if is_dataset(X):
+        return open_dataset(X, features, feature_axis, block_rows)
+    if features is not None:
         raise InputError(
-            "X is an xarray.Dataset: pass one variable, or make its variables the features by "
-            "`X.to_dataarray('feature')` and feature_axis='feature'."
+            f"features={features!r} names arrays of a Zarr group or variables of a Dataset; X is "
+            f"{kind_of(X)}."
         )
+    xarray = sys.modules.get("xarray")
     if xarray is not None and isinstance(X, xarray.DataArray):
         return _open_dataarray(X, feature_axis, block_rows)
     if isinstance(X, da.Array):
@@ -143,6 +178,23 @@ def _open_rows(
     if kind_of(X).startswith("dask.") and hasattr(X, "to_dask_array"):
         return _open_lazy_frame(X, feature_axis)
     return open_memory(X, plain_array(X, _memory_name(X)), feature_axis, block_rows=block_rows)
+
+
+def _filled(spec: StoreSpec, *, fill: bool) -> StoreSpec:
+    """Return a spec of the same store in which what is not there holds the fill value."""
+    return replace(spec, missing_chunks="fill") if fill else spec
+
+
+def _weights_in(X: Any, name: str, features: list[str] | None) -> Any:
+    """Return the variable of a Dataset that holds the weights; else the name itself."""
+    if name not in X.variables:
+        return name
+    if name in (X.data_vars if features is None else features):
+        others = [str(key) for key in (features or X.data_vars) if str(key) != name]
+        raise InputError(
+            f"{name!r} would be a feature and the weights too: say features={others!r}."
+        )
+    return X[name]
 
 
 def open_memory(

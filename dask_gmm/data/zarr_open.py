@@ -26,11 +26,20 @@ from dask_gmm.errors import (
 from dask_gmm.interrupts import held
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zarr.abc.store import Store
 
     Node = zarr.Array[Any] | zarr.Group
 
-__all__ = ["FoundArray", "find_beside", "find_by_url", "find_in_node", "find_in_store"]
+__all__ = [
+    "FoundArray",
+    "coordinates_beside",
+    "find_beside",
+    "find_by_url",
+    "find_in_node",
+    "find_in_store",
+]
 
 _LISTED = 20  # arrays that an error message names at most
 
@@ -65,8 +74,8 @@ class FoundArray(NamedTuple):
         check_complete(self.array.attrs, join_url(self.spec.url, self.array.path))
         return self
 
-    def source(self, feature_axis: int | str) -> ZarrSource:
-        """Describe it as rows and features."""
+    def source(self, feature_axis: int | str | None) -> ZarrSource:
+        """Describe it as rows and features; None for `feature_axis` if each element is a row."""
         return ZarrSource.of(
             self.array,
             feature_axis,
@@ -169,27 +178,69 @@ def find_beside(source: ZarrSource, name: str) -> FoundArray | None:
     StoreError
         The store does not answer.
     """
+    group = _group_of(source)
+    node = None if group is None else group.open(name)
+    if group is None or not isinstance(node, zarr.Array):
+        return None
+    return FoundArray(node, group.spec, source.store).checked()
+
+
+@held()
+def coordinates_beside(
+    sources: Sequence[ZarrSource], dimensions: Sequence[str]
+) -> list[zarr.Array[Any]]:
+    """Return the arrays in the group of some stored ones that are coordinates of dimensions.
+
+    Those that bear the name of a dimension, and those that attributes ``coordinates`` name. Chunks
+    that are not there hold the fill value: xarray leaves such out.
+
+    Raises
+    ------
+    StoreError
+        The store does not answer.
+    """
+    names = list(dimensions)
+    for source in sources:
+        own = _group_of(source)
+        if own is not None:
+            for node in (own.open((source.path or source.spec.url).rpartition("/")[2]), own.open()):
+                names += str({} if node is None else node.attrs.get("coordinates", "")).split()
+    spec = replace(sources[0].spec, missing_chunks="fill")
+    group = _group_of(replace(sources[0], spec=spec))
+    found = [None if group is None else group.open(name) for name in dict.fromkeys(names)]
+    return [node for node in found if isinstance(node, zarr.Array)]
+
+
+class _Group(NamedTuple):
+    """A group that holds a stored array."""
+
+    store: CheckedStore
+    spec: StoreSpec
+    path: str
+
+    def open(self, name: str = "") -> Node | None:
+        """Open what has a name in it, or the group itself; None if nothing has."""
+        path = "/".join(part for part in (self.path, name.strip("/")) if part)
+        try:
+            return _open_node(self.store, path, self.spec.url)
+        except (ArrayNotFoundError, StoreNotFoundError):
+            return None
+
+
+def _group_of(source: ZarrSource) -> _Group | None:
+    """Return the group that holds a source's array, None if the array is all of its store."""
     spec, folder = source.spec, source.path.rpartition("/")[0]
     if not source.path:
         if source.store is not None or spec.pickled or spec.zip_version:
-            return None  # the array is all of the store
+            return None
         parent = spec.url.rpartition("/")[0]
         if parent.endswith(":/"):
             return None  # the array is all of the bucket
         spec = replace(spec, url=parent or "/")
-    store = (
-        probe_store(spec)
-        if source.store is None
-        else CheckedStore(source.store, spec.url, spec.missing_chunks, probing=True)
-    )
-    path = "/".join(part for part in (folder, name.strip("/")) if part)
-    try:
-        node = _open_node(store, path, spec.url)
-    except (ArrayNotFoundError, StoreNotFoundError):
-        return None
-    if not isinstance(node, zarr.Array):
-        return None
-    return FoundArray(node, spec, source.store).checked()
+    if source.store is None:
+        return _Group(probe_store(spec), spec, folder)
+    store = CheckedStore(source.store, spec.url, spec.missing_chunks, probing=True)
+    return _Group(store, spec, folder)
 
 
 def _is_zip_file(path: str) -> bool:
@@ -236,7 +287,8 @@ def _no_such_array(store: CheckedStore, path: str, url: str) -> StoreError:
         return StoreNotFoundError(f"There is no Zarr array or group at {join_url(url, path)}.")
     if isinstance(root, zarr.Array):
         return ArrayNotFoundError(
-            f"{url} is itself an array, so it holds no array {path!r}: leave array= out."
+            f"{url} is itself an array, so it holds no array {path!r}: leave array= (or features=) "
+            f"out."
         )
     return ArrayNotFoundError(f"The group {url} has no array {path!r}. {_listing(root)}")
 
@@ -285,4 +337,7 @@ def _listing(group: zarr.Group) -> str:
         assert isinstance(member, zarr.Array)
         described.append(f"{name!r} {member.shape}")
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"It holds {', '.join(described)}{more}: pass array=NAME."
+    return (
+        f"It holds {', '.join(described)}{more}: pass array=NAME, or features=[NAME, NAME] for "
+        f"several."
+    )

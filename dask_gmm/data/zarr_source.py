@@ -25,16 +25,17 @@ from dask_gmm.data.through_zarr import zarr_transient_bytes
 from dask_gmm.data.urls import join_url, scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import zarr
+    from numpy.typing import NDArray
     from zarr.abc.store import Store
 
     from dask_gmm.data.stored_metadata import StoredMetadata
     from dask_gmm.data.weights import Weights
     from dask_gmm.rows import Rows
 
-__all__ = ["SHARD_BLOCK_BYTES", "ZarrSource", "code_for"]
+__all__ = ["AHEAD_BYTES", "GROUP_BYTES", "SHARD_BLOCK_BYTES", "ZarrSource", "code_for"]
 
 SHARD_BLOCK_BYTES = 128 * 2**20
 """A shard that decodes to more than this is read in slabs of whole inner chunks."""
@@ -54,6 +55,9 @@ class ZarrSource(StoredArray, Source):
     ----------
     whole_shards : bool
         Whether blocks are whole shards, so that a read needs all of an object or none of it.
+    scalar : bool
+        Whether the array has no axis of features: each element is a row of one, and the feature
+        axis comes after the array's own.
     """
 
     name: str
@@ -67,6 +71,7 @@ class ZarrSource(StoredArray, Source):
     metadata: str
     transient_bytes: int
     whole_shards: bool = False
+    scalar: bool = False
     decoding: Decoding | None = None
     fill: FillValue | None = None
     weights: Weights | None = None
@@ -78,7 +83,7 @@ class ZarrSource(StoredArray, Source):
     def of(
         cls,
         array: zarr.Array[Any],
-        feature_axis: int | str = -1,
+        feature_axis: int | str | None = -1,
         *,
         spec: StoreSpec,
         path: str,
@@ -92,7 +97,8 @@ class ZarrSource(StoredArray, Source):
         array : zarr.Array
             The array; only its metadata are looked at.
         feature_axis : int or str, default=-1
-            Axis of the features; a name if the array's metadata name its dimensions.
+            Axis of the features; a name if the array's metadata name its dimensions. None if each
+            element is a row of one feature: the column of a `JoinedSource`.
         spec : StoreSpec
             How to reach its store again.
         path : str
@@ -111,7 +117,10 @@ class ZarrSource(StoredArray, Source):
         name = join_url(spec.url, path)
         axis_names = dimension_names(array)
         remedies = _remedies(array, spec, path, code, synthetic_url=store is not None)
-        axis = check_layout(array.shape, feature_axis, name, axis_names, remedies.stored)
+        shape = tuple(array.shape) if feature_axis is not None else (*array.shape, 1)
+        axis = array.ndim
+        if feature_axis is not None:
+            axis = check_layout(shape, feature_axis, name, axis_names, remedies.stored)
         stored = np.dtype(array.dtype)
         check_dtype(stored, name, remedies.stored)
         decoding, fill = stored_decoding(array, name, remedies)
@@ -120,15 +129,14 @@ class ZarrSource(StoredArray, Source):
         shard_layout(document, name, strict=spec.missing_chunks == "error")
         direct = store is None and reaches_objects(spec)
         layout = direct_layout(document, stored, array.fill_value, path) if direct else None
-        sizes = array.shape[:axis] + array.shape[axis + 1 :]
-        chunks = _block_shape(array, axis, max(stored.itemsize, dtype.itemsize))
-        axes = tuple(RegularAxis(n, max(1, c)) for n, c in zip(sizes, chunks, strict=True))
+        row_bytes = shape[axis] * max(stored.itemsize, dtype.itemsize)
+        chunks = _block_shape(array, axis, row_bytes)
         return cls(
             name=name,
-            shape=tuple(array.shape),
+            shape=shape,
             dtype=dtype,
             feature_axis=axis,
-            grid=SampleGrid(axes),
+            grid=_grid(shape[:axis] + shape[axis + 1 :], chunks),
             axis_names=axis_names,
             spec=spec,
             path=path,
@@ -136,10 +144,34 @@ class ZarrSource(StoredArray, Source):
             transient_bytes=_transient_bytes(array, axis, chunks, layout, spec.url),
             whole_shards=array.shards is not None
             and chunks == array.shards[:axis] + array.shards[axis + 1 :],
+            scalar=feature_axis is None,
             decoding=decoding,
             fill=fill,
             layout=layout,
             store=store,
+        )
+
+    def in_blocks(self, chunks: tuple[int, ...]) -> ZarrSource:
+        """Return the same rows in blocks of whole blocks of this one, to be read by `read_to`.
+
+        Parameters
+        ----------
+        chunks : tuple of int
+            Extent of a block along each sample axis.
+        """
+        array, axis = self.open(), self.feature_axis
+        sizes = self.shape[:axis] + self.shape[axis + 1 :]
+        shards = None if array.shards is None else array.shards[:axis] + array.shards[axis + 1 :]
+        transient = _transient_bytes(array, axis, chunks, self.layout, self.spec.url, placed=True)
+        return replace(
+            self,
+            grid=_grid(sizes, chunks),
+            transient_bytes=transient,
+            whole_shards=shards is not None
+            and all(
+                c % s == 0 or n is None or c >= n
+                for c, s, n in zip(chunks, shards, sizes, strict=True)
+            ),
         )
 
     @property
@@ -199,11 +231,40 @@ class ZarrSource(StoredArray, Source):
         reader = self._direct_reader()
         if reader is not None:
             values = reader.read(self._box(block), buffers, requested)
+            values = values[:, None] if self.scalar else values
         else:
             values = self._through_zarr(self._box(block))
             values = values if self.decoding is None else self.decoding.decode(values)
-            values = flatten_block(values, self.feature_axis)
+            values = flatten_block(values[..., None] if self.scalar else values, self.feature_axis)
         return self._rows(values, block, buffers, _of_weights(requested))
+
+    @property
+    def reads_straight(self) -> bool:
+        """Whether the direct reader puts each chunk where it is wanted."""
+        return self.layout is not None
+
+    def read_to(
+        self,
+        block: BlockRef,
+        into: NDArray[Any],
+        buffers: ReadBuffers,
+        requested: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Read the values of a block; see `Source.read_to`."""
+        reader = self._direct_reader() if self.reads_straight else None
+        if reader is None:
+            super().read_to(block, into, buffers, requested)
+        else:
+            reader.read_to(self._box(block), self._as_stored(into), buffers, requested)
+
+    def _as_stored(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return rows, an axis for each of the samples and features last, as the array has them."""
+        if self.scalar:
+            return rows[..., 0]
+        axis, last = self.feature_axis, rows.ndim - 1
+        if axis == last:  # moveaxis alone takes longer than a small read
+            return rows
+        return rows.transpose(*range(axis), last, *range(axis, last))
 
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask a remote store for the objects of a block; None for any other store."""
@@ -215,10 +276,13 @@ class ZarrSource(StoredArray, Source):
 
     def _stored_element(self, index: tuple[int, ...]) -> Any:
         """Return one element as it is stored; zarr-python knows every layout."""
-        return self._through_zarr(tuple((i, i + 1) for i in index)).item()
+        place = index[:-1] if self.scalar else index
+        return self._through_zarr(tuple((i, i + 1) for i in place)).item()
 
     def _box(self, block: BlockRef) -> tuple[tuple[int, int], ...]:
         sample = tuple(zip(block.start, block.stop, strict=True))
+        if self.scalar:
+            return sample
         axis = self.feature_axis
         return (*sample[:axis], (0, self.n_features), *sample[axis:])
 
@@ -226,11 +290,11 @@ class ZarrSource(StoredArray, Source):
     def _nominal_block(self) -> tuple[int, ...]:
         """Shape of a block that no edge of the array cuts off."""
         sample = [axis.chunk for axis in self.grid.axes if isinstance(axis, RegularAxis)]
-        return self._with_features(sample, self.n_features)
+        return tuple(sample) if self.scalar else self._with_features(sample, self.n_features)
 
     @property
-    def _feature_axis(self) -> int:
-        return self.feature_axis
+    def _feature_axis(self) -> int | None:
+        return None if self.scalar else self.feature_axis
 
     @property
     def _decoding(self) -> Decoding | None:
@@ -338,16 +402,20 @@ def _remedies(
     )
 
 
-def _block_shape(array: zarr.Array[Any], axis: int, itemsize: int) -> tuple[int, ...]:
+def _grid(sizes: Sequence[int | None], chunks: Sequence[int]) -> SampleGrid:
+    axes = [RegularAxis(int(n or 0), max(1, c)) for n, c in zip(sizes, chunks, strict=True)]
+    return SampleGrid(tuple(axes))
+
+
+def _block_shape(array: zarr.Array[Any], axis: int, row_bytes: int) -> tuple[int, ...]:
     """Return a block's extent along the sample axes: a chunk, a shard, or a slab of a shard.
 
-    `itemsize` is that of an element in memory.
+    `row_bytes` are those of a row in memory.
     """
     inner = array.chunks[:axis] + array.chunks[axis + 1 :]
     if array.shards is None:
         return inner
     shard = array.shards[:axis] + array.shards[axis + 1 :]
-    row_bytes = array.shape[axis] * itemsize
     left = max(1, SHARD_BLOCK_BYTES // (row_bytes * math.prod(inner)))
     block = []
     for whole, chunk in zip(reversed(shard), reversed(inner), strict=True):
@@ -365,8 +433,12 @@ def _transient_bytes(
     sample: tuple[int, ...],
     layout: DirectLayout | None,
     url: str,
+    *,
+    placed: bool = False,
 ) -> int:
+    block = (*sample[:axis], *array.shape[axis : axis + 1], *sample[axis:])
     if layout is None:
-        return zarr_transient_bytes(array, (*sample[:axis], array.shape[axis], *sample[axis:]))
-    block = (*sample[:axis], array.shape[axis], *sample[axis:])
-    return transient_bytes(layout, block, axis, remote=scheme_of(url) != "file")
+        return zarr_transient_bytes(array, block)
+    features = axis if axis < array.ndim else None
+    remote = scheme_of(url) != "file"
+    return transient_bytes(layout, block, features, remote=remote, placed=placed)

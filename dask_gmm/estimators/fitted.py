@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -14,10 +15,10 @@ from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from dask_gmm.data.coordinates import OutputPlace, labelled
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.provenance import check_unchanged, recipe_of
-from dask_gmm.data.source import NumpySource
 from dask_gmm.data.weights import no_weight
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
@@ -41,10 +42,10 @@ from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_file import load_model, save_model
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Mapping, Sequence
 
     import dask.array as da
+    import xarray as xr
     import zarr
     from numpy.typing import DTypeLike, NDArray
 
@@ -55,9 +56,17 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.mixture.parameters import MixtureParameters
 
+    Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
 __all__ = ["Criteria", "FittedMixture"]
+
+#: What is computed of the rows, by the name that it has as a DataArray, and in a group.
+_RESULTS: dict[type[RowFunction], str] = {
+    Labels: "labels",
+    Posteriors: "posteriors",
+    LogDensities: "log_density",
+}
 
 
 @dataclass(frozen=True)
@@ -104,25 +113,31 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     # -- applying --------------------------------------------------------------------------------
 
     @overload
+    def predict(self, X: Labelled) -> xr.DataArray: ...  # type: ignore[overload-overlap]
+
+    @overload
     def predict(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
 
     @overload
     def predict(self, X: object) -> NDArray[np.int64]: ...
 
-    def predict(self, X: Any) -> NDArray[np.int64] | da.Array:
+    def predict(self, X: Any) -> NDArray[np.int64] | da.Array | xr.DataArray:
         """Label each sample with its most probable component.
 
         Returns
         -------
-        ndarray or dask.array of int64, shape of the samples
-            Lazy, block by block, when `X` is lazy.
+        ndarray, dask.array or DataArray of int64, shape of the samples
+            Lazy, block by block, when `X` is lazy. Of xarray objects a DataArray with the
+            dimensions of the samples and the coordinates along them; lazy if `X` is.
         """
         check_is_fitted(self)
         source = open_input(self, X, reset=False)
-        labels: NDArray[np.int64] | da.Array = self._map(
-            source, Labels(self._parameters(), get_kernel(self.kernel))
-        )
+        function = Labels(self._parameters(), get_kernel(self.kernel))
+        labels: NDArray[np.int64] | da.Array | xr.DataArray = self._map(X, source, function)
         return labels
+
+    @overload
+    def predict_proba(self, X: Labelled) -> xr.DataArray: ...  # type: ignore[overload-overlap]
 
     @overload
     def predict_proba(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
@@ -130,16 +145,22 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     @overload
     def predict_proba(self, X: object) -> NDArray[np.floating[Any]]: ...
 
-    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]] | da.Array:
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]] | da.Array | xr.DataArray:
         """Return the posterior probability of each component; shape of the samples, then K.
 
+        Of xarray objects a DataArray, K along the dimension ``component``; else as `predict`.
         float32 for float32 rows, as scikit-learn's, else float64.
         """
         check_is_fitted(self)
         source = open_input(self, X, reset=False)
         function = Posteriors(self._parameters(), get_kernel(self.kernel), _real(source))
-        posteriors: NDArray[np.floating[Any]] | da.Array = self._map(source, function)
+        posteriors: NDArray[np.floating[Any]] | da.Array | xr.DataArray = self._map(
+            X, source, function
+        )
         return posteriors
+
+    @overload
+    def score_samples(self, X: Labelled) -> xr.DataArray: ...  # type: ignore[overload-overlap]
 
     @overload
     def score_samples(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
@@ -147,15 +168,16 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     @overload
     def score_samples(self, X: object) -> NDArray[np.float64]: ...
 
-    def score_samples(self, X: Any) -> NDArray[np.float64] | da.Array:
+    def score_samples(self, X: Any) -> NDArray[np.float64] | da.Array | xr.DataArray:
         """Return the log-density of each sample, in nats; shape of the samples, float64.
 
+        A DataArray, lazy or neither as of `predict`.
         Also of float32 rows, which may lie so far out that float32 has no number for it.
         """
         check_is_fitted(self)
         source = open_input(self, X, reset=False)
         function = LogDensities(self._parameters(), get_kernel(self.kernel))
-        densities: NDArray[np.float64] | da.Array = self._map(source, function)
+        densities: NDArray[np.float64] | da.Array | xr.DataArray = self._map(X, source, function)
         return densities
 
     def predict_to(
@@ -170,6 +192,10 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         storage_options: Mapping[str, Any] | None = None,
     ) -> int:
         """Write labels, or posteriors, to a new Zarr array in one read of the data.
+
+        Of xarray objects, and of variables that `features` names, into the Zarr group at `output`,
+        as ``labels`` or ``posteriors``, with the coordinates of the samples: as
+        ``xarray.open_zarr(output)`` shows them. The group is made if it is not there.
 
         The array's attribute `dask_gmm` says whether it is `complete`, which is written last; `fit`
         and its kin refuse one that is not. On a disk it appears at its path only then, and what was
@@ -186,8 +212,9 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         X : as in `fit`, with known chunk sizes
         output : path or URL
             A Zarr v3 array of the samples' shape (then K with `probabilities`), chunked as the data
-            and with their dimension names. Beside its data in a group that xarray wrote, xarray
-            sees it where the group's metadata are not consolidated (or once they are again).
+            and with their dimension names; or the group for it. Beside its data in a group that
+            xarray wrote, xarray sees it where the group's metadata are not consolidated (or once
+            they are again).
         probabilities : bool, default=False
             Posteriors instead of labels.
         dtype : numpy dtype, optional
@@ -243,10 +270,12 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             output={"shape": list(shape), "chunks": list(chunks), "dtype": kind.name},
         )
         per_row = kind.itemsize * (k if probabilities else 1)
+        url, name = os.fspath(output), _RESULTS[type(function)]
+        place = OutputPlace.look(url, name, storage_options, X, source, overwrite=overwrite)
         with (
             held(),
             begin_output(
-                str(output),
+                place.url,
                 shape,
                 chunks,
                 kind,
@@ -258,8 +287,10 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             ) as begun,
             allowed(),
         ):
+            place.begin()
             job = WriteJob(function, begun.writer, per_row * (source.max_block_rows or 0))
             self._write(source, job, begun)
+            place.end()
         return prod(shape[: len(source.sample_shape)])
 
     def _write(self, source: Source, job: WriteJob, output: Output) -> None:
@@ -396,11 +427,16 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _map(self, source: Source, function: RowFunction) -> Any:
+    def _map(self, X: Any, source: Source, function: RowFunction) -> Any:
         """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
+        values = self._mapped(source, function)
+        tail = "component" if isinstance(function, Posteriors) else ""
+        return labelled(X, source, values, _RESULTS[type(function)], tail)
+
+    def _mapped(self, source: Source, function: RowFunction) -> Any:
         k = function.parameters.n_components if isinstance(function, Posteriors) else None
         lazy = lazy_map(source, SharedRowFunction(function), np.dtype(function.dtype), k)
-        if not isinstance(source, NumpySource):
+        if not source.in_memory:
             return lazy
         # Threads of its own: in a task of a configured pool, that pool may have no thread to spare.
         with single_threaded_blas(), ThreadPoolExecutor(LocalBackend().n_threads) as pool:

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
     import dask.array as da
     import numpy as np
+    import xarray as xr
     from numpy.typing import DTypeLike, NDArray
 
     from dask_gmm.data.source import Source
-    from dask_gmm.estimators.fitted import LazyData
+    from dask_gmm.estimators.fitted import Labelled, LazyData
     from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.events import Observer
 
@@ -47,12 +48,12 @@ class GaussianMixture(FittedMixture):
     """Gaussian mixture fitted by exact EM to data that need not fit in memory.
 
     Every iteration reads each block of the data once; restarts share their reads. Data may be
-    NumPy arrays and what scikit-learn takes, Dask arrays and DataFrames, xarray DataArrays, Zarr
-    arrays, or paths and URLs of Zarr arrays. Passes run on the current ``distributed.Client``, or
-    else on the threads of this process; arrays in this process's memory are computed here, and so
-    are stores that would take credentials or data along (`StaysHereWarning`). In a Dask task that
-    is the client that the task has asked for (``worker_client``, ``get_client``); one that has not
-    keeps the work on its worker.
+    NumPy arrays and what scikit-learn takes, Dask arrays and DataFrames, xarray DataArrays and
+    Datasets, Zarr arrays, or paths and URLs of Zarr arrays. Passes run on the current
+    ``distributed.Client``, or else on the threads of this process; arrays in this process's memory
+    are computed here, and so are stores that would take credentials or data along
+    (`StaysHereWarning`). In a Dask task that is the client that the task has asked for
+    (``worker_client``, ``get_client``); one that has not keeps the work on its worker.
 
     Parameters
     ----------
@@ -88,9 +89,17 @@ class GaussianMixture(FittedMixture):
     verbose_interval : int, default=10
     feature_axis : int or str, default=-1
         The axis that holds the features; all others are samples. A dimension's name for xarray;
-        tables in memory, which name no axes, are then taken as rows of features.
+        tables in memory, which name no axes, are then taken as rows of features. Of a Dataset, or
+        with `features`, the name of the dimension along which variables have several features; -1
+        if each is one.
     array : str, optional
         Name of the array when the data is a Zarr group.
+    features : list of str, optional
+        Names of several arrays of a Zarr group, or of variables of a Dataset (all its data
+        variables by default), which together are the features, in this order. Each is one feature,
+        or as many as there are places along the dimension that `feature_axis` names; all have the
+        other dimensions, in any order, and each is read as it lies in its store. Different types
+        promote as NumPy's: float32 beside float64 is fitted in float64.
     storage_options : mapping, optional
         How to reach a store given by URL: endpoint, region, anonymous access. Never credentials:
         each worker takes its own from its environment.
@@ -156,7 +165,7 @@ class GaussianMixture(FittedMixture):
         The same for each of its iterations.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        When the data name their features.
+        When the data name their features; of variables as ``TEMP``, or ``TEMP[depth=10.0]``.
     n_rows_ : int or None
         Rows that were fitted; not counted those of weight zero.
     n_passes_ : int
@@ -206,6 +215,7 @@ class GaussianMixture(FittedMixture):
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "feature_axis": [Integral, str],
         "array": [str, None],
+        "features": [list, tuple, None],
         "storage_options": [dict, None],
         "missing_chunks": [StrOptions({"error", "fill"})],
         "init_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -238,6 +248,7 @@ class GaussianMixture(FittedMixture):
         verbose_interval: int = 10,
         feature_axis: int | str = -1,
         array: str | None = None,
+        features: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
         missing_chunks: str = "error",
         init_size: int | str = "auto",
@@ -266,6 +277,7 @@ class GaussianMixture(FittedMixture):
         self.verbose_interval = verbose_interval
         self.feature_axis = feature_axis
         self.array = array
+        self.features = features
         self.storage_options = storage_options
         self.missing_chunks = missing_chunks
         self.init_size = init_size
@@ -300,8 +312,8 @@ class GaussianMixture(FittedMixture):
         y : ignored
         sample_weight : array-like, Dask or xarray collection, Zarr array, path, URL or name
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
-            an array beside them. A row of weight w counts for w rows, one of weight zero for none:
-            it may even be NaN.
+            an array beside them, of a Dataset that of one of its variables. A row of weight w
+            counts for w rows, one of weight zero for none: it may even be NaN.
         checkpoint : path or URL, optional
             A folder, or a prefix in an object store, of this fit's own. All that it knows is
             written there after the start and each pass, while the next one runs; so another process
@@ -341,6 +353,11 @@ class GaussianMixture(FittedMixture):
 
     @overload
     def fit_predict(  # type: ignore[overload-overlap]
+        self, X: Labelled, y: object = None, sample_weight: Any = None
+    ) -> xr.DataArray: ...
+
+    @overload
+    def fit_predict(  # type: ignore[overload-overlap]
         self, X: LazyData, y: object = None, sample_weight: Any = None
     ) -> da.Array: ...
 
@@ -352,14 +369,13 @@ class GaussianMixture(FittedMixture):
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_predict(
         self, X: Any, y: object = None, sample_weight: Any = None
-    ) -> NDArray[np.int64] | da.Array:
+    ) -> NDArray[np.int64] | da.Array | xr.DataArray:
         """Fit the mixture and return the label of each sample; as ``fit(X).predict(X)``."""
         with keeping_features(self):
             source = open_input(self, X, sample_weight, reset=True)
             self._fit(source)
-        labels: NDArray[np.int64] | da.Array = self._map(
-            source, Labels(self._parameters(), get_kernel(self.kernel))
-        )
+        function = Labels(self._parameters(), get_kernel(self.kernel))
+        labels: NDArray[np.int64] | da.Array | xr.DataArray = self._map(X, source, function)
         return labels
 
     def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:

@@ -17,6 +17,7 @@ from zarr.abc.store import Store
 
 from dask_gmm.data.conventions import attributes_of
 from dask_gmm.data.conversion import frame_layout, plain_array
+from dask_gmm.data.open_features import is_dataset
 from dask_gmm.data.output_begin import RESUME
 from dask_gmm.data.source import Source, is_remote, open_memory, open_source, with_weights
 from dask_gmm.data.stores import check_missing_chunks
@@ -25,11 +26,13 @@ from dask_gmm.errors import InputError
 from dask_gmm.fitting.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 __all__ = ["check_n_effective", "checkpoint_at", "keeping_features", "open_input"]
+
+_MOST_NAMES = 20  # that a message lists
 
 
 def check_n_effective(n_effective: object) -> None:
@@ -144,6 +147,7 @@ def open_input(
         missing_chunks=estimator.missing_chunks,
         array=estimator.array if isinstance(X, str | os.PathLike | zarr.Group | Store) else None,
         sample_weight=sample_weight,
+        features=estimator.features if _may_hold_several(X) else None,
     )
     _check_features(estimator, source, reset=reset)
     return source
@@ -180,6 +184,11 @@ def _is_lazy(X: Any) -> bool:
     )
 
 
+def _may_hold_several(X: Any) -> bool:
+    """Whether X may hold arrays of which `features` chooses some."""
+    return is_dataset(X) or isinstance(X, str | os.PathLike | zarr.Group | Store)
+
+
 def _is_plain(X: Any, feature_axis: int | str) -> bool:
     """Whether X is something that scikit-learn knows: rows and columns, in memory."""
     known_axis = isinstance(feature_axis, str) or feature_axis in (-2, -1, 0, 1)
@@ -204,6 +213,15 @@ def _check_features(estimator: Any, source: Source, *, reset: bool) -> None:
     if names is not None and fitted is not None and list(names) != list(fitted):
         raise InputError(
             f"The feature names should match those that were passed during fit: X has "
-            f"{', '.join(names)}, the mixture was fitted to {', '.join(fitted)}. Select and order "
-            f"them alike."
+            f"{_listed(names, fitted)}, the mixture was fitted to {_listed(fitted, names)}. Select "
+            f"and order them alike."
         )
+
+
+def _listed(names: Sequence[str], others: Sequence[str]) -> str:
+    """Return some names, or where they are many the first that differs from the others'."""
+    if max(len(names), len(others)) <= _MOST_NAMES:
+        return ", ".join(names)
+    pairs = zip(names, others, strict=True)
+    i = next(i for i, (name, other) in enumerate(pairs) if name != other)
+    return f"{names[i]} as feature {i}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.data.conventions import FillValue
     from dask_gmm.data.source import BlockRef
     from dask_gmm.execution.backend import Passes, PassProgress, PassResult
     from dask_gmm.execution.jobs import BlockJob, OpenJob
@@ -173,11 +174,11 @@ class _CountingJob:
     """Another job that also counts the rows which hold a certain value."""
 
     job: BlockJob[Any]
-    value: float | int
+    fill: FillValue
 
     def open(self) -> _OpenCountingJob:
         """Open the other job."""
-        return _OpenCountingJob(self.job.open(), self.value)
+        return _OpenCountingJob(self.job.open(), self.fill)
 
     @property
     def value_bytes(self) -> int:
@@ -193,13 +194,13 @@ class _CountingJob:
 @dataclass(frozen=True)
 class _OpenCountingJob:
     job: OpenJob[Any]
-    value: float | int
+    fill: FillValue
 
     def __call__(self, rows: Rows, block: BlockRef) -> _Counted:
         """Return the job's own value with the count."""
         values, step = rows.values, max(1, _FLAGS // max(1, rows.values.shape[1]))
         tiles = (values[start : start + step] for start in range(0, len(values), step))
-        held = sum(int((tile == self.value).any(axis=1).sum()) for tile in tiles)
+        held = sum(int(self.fill.held_by(tile).sum()) for tile in tiles)
         return _Counted(self.job(rows, block), held)
 
 
@@ -216,12 +217,12 @@ def first_pass(
     source, fill = passes.source, passes.source.fill
     if fill is None:
         return passes.run(job, on_progress=on_progress)
-    result = passes.run(_CountingJob(job, fill.value), on_progress=on_progress)
+    result = passes.run(_CountingJob(job, fill), on_progress=on_progress)
     held: int = result.value.rows
     if held:
         share = held / result.rows
         warnings.warn(
-            f"{held:,} of {result.rows:,} rows ({share:.2%}) of {source.name} hold {fill.value}, "
+            f"{held:,} of {result.rows:,} rows ({share:.2%}) of {source.name} hold {fill}, "
             f"the array's {fill.origin}, and no attribute says whether it stands for missing "
             f"values. They were taken for measurements. If they are none, leave such rows out: "
             f"make the values NaN by `{fill.code}` and drop what holds NaN.",

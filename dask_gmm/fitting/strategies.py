@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.source import NumpySource
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
@@ -58,7 +57,7 @@ def choose_acceleration(
     {"variance-reduced", "squarem", None}
     """
     small = source.n_rows is not None and source.n_rows <= size
-    worth = _SAMPLES_IN_MEMORY * size if isinstance(source, NumpySource) else size + 1
+    worth = _SAMPLES_IN_MEMORY * size if source.in_memory else size + 1
     if asked == "auto" and source.n_rows is not None and source.n_rows < worth:
         return None
     if asked in ("auto", "variance-reduced"):

@@ -37,6 +37,7 @@ BENCHMARKS = {
     "bench_kernels": ("--tiny", "--rounds", "1", "--json"),
     "bench_fit": ("--tiny", "--rounds", "1", "--json", RECORD, "--markdown", TABLE),
     "bench_passes": ("--rows", "4000", "--seeds", "1", "--sets", "overlapping", "--json"),
+    "bench_joined": ("--tiny", "--rounds", "1", "--codec", "zstd", "--json"),
     "bench_reader": ("--tiny", "--rounds", "1", "--codec", "zstd", "--json"),
     "bench_out_of_core": ("--tiny", "--rounds", "1", "--json"),
     "bench_overhead": ("--only", "empty", "small", "--rounds", "1", "--json"),

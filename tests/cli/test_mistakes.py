@@ -47,7 +47,7 @@ MISTAKES = {
     "no such store": ("fit {}/none.zarr -k 2", 1, "no such path"),
     "no such array": ("fit {}/group.zarr -k 2 --array c", 1, "has no array 'c'"),
     "which array": ("fit {}/group.zarr -k 2", 1, "pass --array NAME"),
-    "not a group": ("fit {}/points.zarr -k 2 --array c", 1, "leave --array out"),
+    "not a group": ("fit {}/points.zarr -k 2 --array c", 1, "leave --array (or --features)"),
     "no such axis": ("fit {}/points.zarr -k 2 --feature-axis 5", 1, "--feature-axis runs from"),
     "one axis": ("fit {}/line.zarr -k 2", 1, "Expected 2D array"),
     "complex": ("fit {}/complex.zarr -k 2", 1, "imaginary parts features"),

@@ -296,6 +296,9 @@ def weighted(tmp_path_factory: pytest.TempPathFactory) -> str:
     whole: Any = {"write_empty_chunks": True}
     group.create_array("tiled", shape=W.shape, chunks=(25,), dtype="f8", config=whole)[:] = W
     group.create_array("shared", data=W, chunks=(70,))
+    first, rest = HOLED[:, 0].copy(), HOLED[:, 1:].copy()
+    group.create_array("first", data=first, chunks=(25,), dimension_names=["n"])
+    group.create_array("rest", data=rest, chunks=(50, 3), dimension_names=["n", "f"])
     return path
 
 
@@ -308,6 +311,9 @@ def weighted_sources(path: str) -> dict[str, Source]:
         "Zarr, tiled": open_source(path, array="x", sample_weight="tiled"),
         "Zarr, shared": open_source(path, array="x", sample_weight="shared"),
         "Zarr, memory": open_source(path, array="x", sample_weight=W),
+        "joined Zarr, shared": open_source(
+            path, features=["first", "rest"], feature_axis="f", sample_weight="shared"
+        ),
         "Dask, memory": open_source(chunked, sample_weight=W),
         "Dask, Zarr": open_source(chunked, sample_weight=f"{path}/shared"),
         "Dask, Dask": open_source(chunked, sample_weight=weights),

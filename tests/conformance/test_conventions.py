@@ -452,5 +452,5 @@ def test_coordinates_of_any_name_are_no_hindrance(tmp_path: Path) -> None:
 def test_results_of_marked_and_unmarked_values_have_names_of_their_own(tmp_path: Path) -> None:
     marked = raw(write(KINDS["missing_value"], tmp_path, 3))
     gm = fitted(counts())
-    assert gm.predict(marked).name == gm.predict(marked).name
-    assert gm.predict(marked).name != gm.predict(marked.drop_attrs()).name
+    assert gm.predict(marked).data.name == gm.predict(marked).data.name
+    assert gm.predict(marked).data.name != gm.predict(marked.drop_attrs()).data.name

@@ -436,11 +436,11 @@ def test_lazy_results_are_named_by_what_elements_mean(packed: str) -> None:
     gm = fit(packed)
     array = raw(packed.removesuffix("/v"))
     names = {
-        gm.predict(array.assign_attrs(attributes)).name
+        gm.predict(array.assign_attrs(attributes)).data.name
         for attributes in ({}, {"scale_factor": 0.02}, {"valid_max": 300})
     }
     assert len(names) == 3
-    assert gm.predict(array).name == gm.predict(array.copy()).name
+    assert gm.predict(array).data.name == gm.predict(array.copy()).data.name
 
 
 def run(*words: str) -> str:

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dask_gmm.data.joined_source import JoinedSource, stored_parts
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.source import DaskSource, Source, ZarrSource, open_source, with_weights
+from dask_gmm.data.source import DaskSource, Source, open_source, with_weights
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError, SampleWeightError
 from dask_gmm.execution import LocalBackend, plan_pass
@@ -91,6 +92,58 @@ def from_xarray_dask(x: Values, chunks: Chunks, axis: int, folder: Path) -> Sour
     return open_source(labelled, feature_axis=f"d{axis % x.ndim}")
 
 
+def apart(x: Values, axis: int, *, alike: bool) -> dict[str, tuple[tuple[str, ...], Values]]:
+    """Cut an array into variables with names for their dimensions, the samples' in some order.
+
+    Of variables that are `alike` all have the same lengths, as a Dataset wants it.
+    """
+    axis %= x.ndim
+    names = ["abcdefg"[i] for i in range(x.ndim)]
+    dims, back = (*names[:axis], "level", *names[axis + 1 :]), (*names[:axis], *names[axis + 1 :])
+    n = x.shape[axis]
+    if n == 1 or (alike and n % 2):
+        found = {}
+        for i in range(n):
+            one = np.moveaxis(x, axis, 0)[i]
+            found[f"v{i}"] = (back, one) if i % 2 == 0 else (back[::-1], one.transpose())
+        return found
+    half = n // 2
+    first, rest = np.split(x, [half], axis=axis)
+    found = {"v0": (dims, first)}
+    if not alike and n > 2:
+        one, rest = np.split(rest, [1], axis=axis)
+        found["v1"] = (back, one.squeeze(axis))
+    found["v2"] = (dims[::-1], rest.transpose())
+    return found
+
+
+def level_of(variables: dict[str, tuple[tuple[str, ...], Values]]) -> Any:
+    return "level" if any("level" in dims for dims, _ in variables.values()) else -1
+
+
+def from_group(**kwargs: Any) -> Make:
+    def make(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+        path = folder / f"{uuid.uuid4().hex}.zarr"
+        group = zarr.create_group(path, zarr_format=kwargs.get("zarr_format", 3))
+        variables = apart(x, axis, alike=False)
+        axes = "abcdefg"[: x.ndim]
+        for number, (name, (dims, values)) in enumerate(variables.items()):
+            # Those of a variable are so many times as long as of the one before.
+            length = {d: n * (number + 1) for d, n in zip(axes, chunks, strict=True)}
+            sizes = tuple(length.get(d, 2) for d in dims)
+            own = dict(kwargs)
+            if kwargs.get("zarr_format") == 2:
+                own["attributes"] = {"_ARRAY_DIMENSIONS": list(dims)}
+            else:
+                own["dimension_names"] = dims
+            write(group.store_path / name, values, sizes, **own)
+        return open_source(
+            path, features=list(variables), feature_axis=level_of(variables), missing_chunks="fill"
+        )
+
+    return make
+
+
 def packed(x: Values) -> tuple[Values, dict[str, Any]]:
     """Elements and attributes that mean these values: twice their halves, in the same bits."""
     return (x * 0.5).astype(np.float64), {"scale_factor": 2.0, "missing_value": -1e300}
@@ -104,6 +157,23 @@ def from_packed(**kwargs: Any) -> Make:
         return open_source(path, feature_axis=axis, missing_chunks="fill")
 
     return make
+
+
+def from_dataset(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    variables = apart(x, axis, alike=True)
+    return open_source(
+        xr.Dataset(variables), feature_axis=level_of(variables), block_rows=math.prod(chunks)
+    )
+
+
+def from_dataset_dask(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    variables = apart(x, axis, alike=True)
+    length = dict(zip("abcdefg", (max(1, n) for n in chunks), strict=False)) | {"level": 2}
+    lazy = {
+        name: (dims, dask_array.from_array(v, chunks=tuple(i % 2 + length[d] for d in dims)))
+        for i, (name, (dims, v)) in enumerate(variables.items())
+    }
+    return open_source(xr.Dataset(lazy), feature_axis=level_of(variables))
 
 
 def from_packed_xarray(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
@@ -147,6 +217,11 @@ KINDS: dict[str, Make] = {
     "memory": from_memory,
     "xarray": from_xarray,
     "xarray-dask": from_xarray_dask,
+    "group": from_group(),
+    "group-sharded-uncompressed": from_group(shard=2, compressors=None),
+    "group-order-f": from_group(zarr_format=2, order="F", fill_value=None),
+    "dataset": from_dataset,
+    "dataset-dask": from_dataset_dask,
     "packed": from_packed(),
     "packed-sharded": from_packed(shard=2),
     "packed-v2-order-f": from_packed(zarr_format=2, order="F", fill_value=0),
@@ -158,6 +233,8 @@ every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 
 def check(source: Source, x: Values, feature_axis: int) -> None:
     """Assert the promises of `Source` against the array it was made of."""
+    if isinstance(source, JoinedSource) or source.name.startswith("Dataset"):
+        x, feature_axis = np.moveaxis(x, feature_axis, -1), -1  # samples first, whatever the parts
     axis = feature_axis % x.ndim
     moved = np.moveaxis(x, axis, -1)
     assert source.feature_axis == axis
@@ -370,7 +447,7 @@ def weights_for(shape: tuple[int, ...], seed: int = 0) -> Values:
 
 def weighed(source: Source, weights: Any) -> Source | None:
     """Give a source weights; None where its kind takes no such ones, which is said."""
-    if isinstance(source, ZarrSource) and isinstance(weights, da.Array):
+    if stored_parts(source) is not None and isinstance(weights, da.Array):
         with pytest.raises(InputError, match=r"`sample_weight.compute\(\)`"):
             with_weights(source, weights)
         return None
@@ -397,7 +474,10 @@ def check_weights(source: Source, x: Values, w: Values, feature_axis: int) -> No
 
 
 # One of each way in which blocks meet weights; the other kinds are read as one of these.
-FEW = {name: KINDS[name] for name in ("numpy", "dask", "zarr-v3", "zarr-sharded", "memory")}
+FEW = {
+    name: KINDS[name]
+    for name in ("numpy", "dask", "zarr-v3", "zarr-sharded", "memory", "group", "dataset")
+}
 few_kinds = pytest.mark.parametrize("make", FEW.values(), ids=FEW.keys())
 
 
@@ -430,7 +510,7 @@ def test_a_weight_that_is_none_names_its_row(
     w = np.ones(20)
     w[13] = bad
     source = make(x, (6, 3), -1, tmp_path)
-    if isinstance(source, ZarrSource) and weigh is WEIGHTS["dask"]:
+    if stored_parts(source) is not None and weigh is WEIGHTS["dask"]:
         return
 
     def read() -> None:
@@ -466,7 +546,7 @@ def test_weights_travel_with_their_source(
     found = weighed(source, weigh(w, (3,), tmp_path))
     if found is None:
         return
-    here = weigh is WEIGHTS["memory"] and isinstance(source, ZarrSource)
+    here = weigh is WEIGHTS["memory"] and stored_parts(source) is not None
     assert found.shippable == (source.shippable and not here)
     if found.shippable:
         check_weights(pickle.loads(pickle.dumps(found)), x, w, -1)

@@ -68,7 +68,7 @@ def test_array_likes() -> None:
         (scipy.sparse.csr_array(np.eye(3)), "Sparse data was passed.*dense data is required"),
         (np.ma.masked_equal(np.eye(3), 0), "masked"),
         (pd.DataFrame({"a": [1.0], "name": ["x"]}), "column 'name'"),
-        (xr.Dataset({"a": ("x", [1.0])}), "pass one variable"),
+        (xr.Dataset(coords={"a": ("x", [1.0])}), "no data variables"),
     ],
 )
 def test_refused(X: Any, message: str) -> None:

@@ -132,8 +132,8 @@ def test_written_by_xarray(zarr_format: int, tmp_path: Path, cube: NDArray[np.fl
     dataset.to_zarr(tmp_path / "x.zarr", zarr_format=zarr_format)
     source = open_source(tmp_path / "x.zarr", array="sst", feature_axis="level")
     np.testing.assert_array_equal(rows_of(source), np.moveaxis(cube, 1, -1).reshape(-1, 5))
-    with pytest.raises(InputError, match=r"pass one variable"):
-        open_source(dataset)
+    both = rows_of(open_source(dataset, feature_axis="level", block_rows=100))
+    np.testing.assert_array_equal(both, rows_of(source))
     lazy = xr.open_zarr(tmp_path / "x.zarr", chunks=None)["sst"]
     assert not lazy._in_memory
     source = open_source(lazy, feature_axis="level")

@@ -18,7 +18,6 @@ import pandas as pd
 import polars as pl
 import pytest
 import scipy.sparse
-import xarray as xr
 import zarr
 
 import dask_gmm
@@ -157,7 +156,6 @@ CASES: dict[str, tuple[Make, NDArray[Any]]] = {
     "masked, Dask": (kept(da.ma.masked_greater(da.from_array(X, chunks=(10, 2)), 1.5)), CLEAN),
     "on a device": (on_a_device, X),
     "not as meta says": (not_as_meta_says, X),
-    "Dataset": (kept(xr.Dataset({"a": ("x", X[:, 0]), "b": ("x", X[:, 1])})), X.T),
     "Dask Series": (kept(dask.dataframe.from_pandas(pd.Series(X[:, 0]), npartitions=2)), X[:, :1]),
     "query": (kept(pl.DataFrame(X, schema=["a", "b"]).lazy()), X),
     ".npy": (npy, X),

@@ -29,14 +29,20 @@ def encoded_bytes(layout: DirectLayout, block: tuple[int, ...]) -> int:
 
 
 def transient_bytes(
-    layout: DirectLayout, block: tuple[int, ...], feature_axis: int | None, *, remote: bool
+    layout: DirectLayout,
+    block: tuple[int, ...],
+    feature_axis: int | None,
+    *,
+    remote: bool,
+    placed: bool = False,
 ) -> int:
     """Return the most bytes that reading a block holds beside it.
 
-    A file is read chunk by chunk; the objects of a remote block come together.
+    A file is read chunk by chunk; the objects of a remote block come together. Where the block is
+    read to a place of somebody else (`placed`), no chunk need lie there in one piece.
     """
     codec, size = layout.codec, layout.chunk_bytes
-    straight = _always_straight(layout, block, feature_axis)
+    straight = not placed and _always_straight(layout, block, feature_axis)
     need = codec.own_bytes(size)
     if remote:
         need += encoded_bytes(layout, block)

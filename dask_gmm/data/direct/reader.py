@@ -127,6 +127,32 @@ class DirectReader:
         form = self._form(tuple([b - a for a, b in box]))
         memory, decoding = buffers.rows, self._decoding
         target = _Target(self._layout, box, form, self._feature_axis, memory, decoding)
+        self._read_target(target, buffers, requested)
+        return target.rows()
+
+    def read_to(
+        self,
+        box: Box,
+        into: NDArray[Any],
+        buffers: ReadBuffers,
+        requested: Mapping[str, Request] | None = None,
+    ) -> None:
+        """Read a box to where it is wanted, which is not in `buffers`.
+
+        Parameters
+        ----------
+        box, buffers, requested
+            As for `read`.
+        into : ndarray of the box's extent along the array's axes
+            Of any strides, and a type that holds what is read.
+        """
+        target = _Placed(self._layout, box, into, self._decoding)
+        self._read_target(target, buffers, requested)
+
+    def _read_target(
+        self, target: _Target, buffers: ReadBuffers, requested: Mapping[str, Request] | None
+    ) -> None:
+        box = target.box
         if requested is None:
             requested = self.request(box)
         for place in _places(box, self._layout.unit):
@@ -143,7 +169,6 @@ class DirectReader:
                     self._read_chunk(stored, 0, stored.size, place, key, target, buffers)
                 else:
                     self._read_shard(stored, place, key, target, buffers)
-        return target.rows()
 
     def request(self, box: Box) -> dict[str, Request] | None:
         """Ask for a box's objects and return at once; None for files, and for parts of objects."""
@@ -356,13 +381,18 @@ class _Target:
 
     def put(self, place: Place, decoded: NDArray[np.uint8]) -> None:
         """Copy the part of a decoded chunk that lies in the box."""
+        source, target = self._overlap(place)
+        chunk = decoded.view(self._dtype).reshape(self._chunk)
+        self._values[target] = chunk[source]
+
+    def _overlap(self, place: Place) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Return where a chunk and the box overlap, as seen from each."""
         source, target = [], []
         for p, n, (start, stop) in zip(place, self._chunk, self.box, strict=True):
             low, high = max(p * n, start), min((p + 1) * n, stop)
             source.append(slice(low - p * n, high - p * n))
             target.append(slice(low - start, high - start))
-        chunk = decoded.view(self._dtype).reshape(self._chunk)
-        self._values[tuple(target)] = chunk[tuple(source)]
+        return tuple(source), tuple(target)
 
     def fill(self, bounds: Box, element: bytes) -> None:
         """Set the part of `bounds` that lies in the box to one element."""
@@ -371,6 +401,59 @@ class _Target:
             for (low, high), (start, stop) in zip(bounds, self.box, strict=True)
         )
         self._values[region] = np.frombuffer(element, self._dtype)[0]
+
+
+class _Placed(_Target):
+    """Where a box's elements go when somebody else has made the place: decoded chunk by chunk."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, layout: DirectLayout, box: Box, into: NDArray[Any], decoding: Decoding | None
+    ) -> None:
+        self.box = box
+        self._chunk = layout.chunk
+        self._dtype = layout.dtype
+        self._values = into
+        self._decoding = decoding
+
+    def straight(self, place: Place) -> NDArray[np.uint8] | None:
+        """Return the memory of a chunk if all of it lies in the place in one piece, else None."""
+        if self._values.dtype != self._dtype or self._decoding is not None:
+            return None
+        region = []
+        for p, n, (start, stop) in zip(place, self._chunk, self.box, strict=True):
+            if p * n < start or (p + 1) * n > stop:
+                return None
+            region.append(slice(p * n - start, (p + 1) * n - start))
+        part = self._values[tuple(region)]
+        return part.reshape(-1).view(np.uint8) if part.flags.c_contiguous else None
+
+    def put(self, place: Place, decoded: NDArray[np.uint8]) -> None:
+        """Copy the part of a decoded chunk that lies in the box, in runs where there are some."""
+        source, target = self._overlap(place)
+        chunk = decoded.view(self._dtype).reshape(self._chunk)[source]
+        values = self._values[target]
+        if self._decoding is not None:
+            self._decoding.decode_into(chunk, values)
+            return
+        size = values.dtype.itemsize
+        if values.dtype == chunk.dtype and values.strides[-1] == chunk.strides[-1] == size:
+            # As one element: NumPy moves few at a time more slowly than all.
+            run = np.dtype((np.void, values.shape[-1] * size))
+            values, chunk = values.view(run), chunk.view(run)
+        values[...] = chunk
+
+    def fill(self, bounds: Box, element: bytes) -> None:
+        """Set the part of `bounds` that lies in the box to what one element means."""
+        if self._decoding is None:
+            super().fill(bounds, element)
+            return
+        region = tuple(
+            slice(max(low, start) - start, min(high, stop) - start)
+            for (low, high), (start, stop) in zip(bounds, self.box, strict=True)
+        )
+        self._values[region] = self._decoding.decode(np.frombuffer(element, self._dtype))[0]
 
 
 def _check_size(size: int, expected: int) -> None:

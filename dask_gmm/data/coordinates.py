@@ -1,0 +1,543 @@
+"""The dimensions and coordinates of samples, given back to what is computed from them.
+
+What comes of an xarray object is a `DataArray` with the dimensions of its samples and every
+coordinate that lies along these alone. What is written of one, or of named variables of a Zarr
+group, is an array in a group that holds the coordinates too, so that ``xarray.open_zarr`` opens it
+labelled. Coordinates are written in parts, since those of a large grid need not fit in memory, and
+as xarray encodes them: dates as whole numbers since a day, other coordinates than those that bear
+the name of a dimension listed in the group's attribute ``coordinates`` (CF conventions 1.12,
+sections 4.4 and 5).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.storage import StorePath
+
+from dask_gmm.data.atomic_replace import is_copy
+from dask_gmm.data.joined_source import JoinedSource, stored_parts, unlike
+from dask_gmm.data.open_features import is_dataset
+from dask_gmm.data.output_array import put_document, read_document
+from dask_gmm.data.output_begin import refuse_the_input
+from dask_gmm.data.provenance import ATTRIBUTE
+from dask_gmm.data.sink import not_written
+from dask_gmm.data.stored_array import dimension_names, metadata_document
+from dask_gmm.data.stores import writable_store
+from dask_gmm.data.urls import Options, check_options, join_url, normalize_url, scheme_of
+from dask_gmm.data.zarr_open import coordinates_beside
+from dask_gmm.data.zarr_sync import sync
+from dask_gmm.errors import InputError, OutputExistsError, StoreError
+from dask_gmm.interrupts import held, take_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from zarr.abc.store import Store
+
+    from dask_gmm.data.base import Source
+
+__all__ = ["OutputPlace", "labelled", "output_place"]
+
+_OLDER = {".zarray": "a Zarr array", ".zgroup": "a Zarr group of version 2"}
+
+_ENCODING = ("units", "calendar", "dtype", "scale_factor", "add_offset", "_FillValue")
+
+PART_BYTES = 16 * 2**20
+"""What is read and written of a coordinate at a time, and its chunks at most."""
+
+
+# -- in memory and lazily --------------------------------------------------------------------------
+
+
+def labelled(X: Any, source: Source, values: Any, name: str, tail: str = "") -> Any:
+    """Return values of the samples as a DataArray where X is one, or a Dataset; else as they are.
+
+    Parameters
+    ----------
+    X : object
+        What `source` describes.
+    source : Source
+    values : ndarray or dask.array.Array
+        Of the samples' shape, and with `tail` another axis.
+    name : str
+        Of the DataArray.
+    tail : str
+        Name of the last dimension, which the samples do not have.
+    """
+    dims = _sample_dims(X, source)
+    if dims is None:
+        return values
+    names = (*dims, unlike(tail, [str(dim) for dim in dims])) if tail else dims
+    data_array = sys.modules["xarray"].DataArray
+    return data_array(values, dims=names, coords=_along(X, dims).coords, name=name)
+
+
+def _sample_dims(X: Any, source: Source) -> tuple[Hashable, ...] | None:
+    """Return the dimensions of the samples of an xarray object, None of any other."""
+    xarray = sys.modules.get("xarray")
+    if is_dataset(X):
+        keys = {str(dim): dim for dim in X.dims}
+        return tuple(keys[name] for name in (source.axis_names or ())[:-1])
+    if xarray is not None and isinstance(X, xarray.DataArray):
+        return tuple(dim for axis, dim in enumerate(X.dims) if axis != source.feature_axis)
+    return None
+
+
+def _along(X: Any, dims: Sequence[Hashable]) -> Any:
+    """Return a Dataset of the coordinates that lie along some dimensions and no others."""
+    coordinates = X.coords.to_dataset()
+    others = [key for key, c in coordinates.coords.items() if not set(c.dims) <= set(dims)]
+    return coordinates.drop_vars(others)
+
+
+# -- written ---------------------------------------------------------------------------------------
+
+
+def output_place(url: str, X: Any, source: Source, name: str) -> str:
+    """Return where an output goes: to `url` itself, or under its name into the group there.
+
+    A group it is where the samples have dimensions with names, and X is an xarray object or
+    several variables.
+    """
+    return join_url(normalize_url(url), name) if _has_labels(X, source) else url
+
+
+def _has_labels(X: Any, source: Source) -> bool:
+    variables = isinstance(source, JoinedSource) and source.axis_names is not None
+    return variables or _sample_dims(X, source) is not None
+
+
+@dataclass(frozen=True)
+class _Coordinate:
+    """A coordinate of the samples, as it is to lie in a store.
+
+    Attributes
+    ----------
+    name : str
+    dims : tuple of str
+    shape : tuple of int
+    dtype : dtype
+        Of what is stored.
+    attributes : mapping
+        JSON values.
+    read : callable
+        Returns the stored values of a region.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: Any
+    attributes: Mapping[str, Any]
+    read: Callable[[tuple[slice, ...]], NDArray[Any]]
+
+    @property
+    def part(self) -> tuple[int, ...]:
+        """Extent of what is read at a time: as much of the last axes as it takes."""
+        left = max(1, PART_BYTES // max(1, np.dtype(self.dtype).itemsize))
+        extent = []
+        for size in reversed(self.shape):
+            extent.append(max(1, min(size, left)))
+            left = max(1, left // extent[-1])
+        return tuple(reversed(extent))
+
+    def regions(self) -> Iterator[tuple[slice, ...]]:
+        """Yield the parts."""
+        if 0 in self.shape:
+            return
+        counts = [-(-n // c) for n, c in zip(self.shape, self.part, strict=True)]
+        for place in np.ndindex(*counts):
+            yield tuple(
+                slice(i * c, min((i + 1) * c, n))
+                for i, c, n in zip(place, self.part, self.shape, strict=True)
+            )
+
+
+class OutputPlace:
+    """Where an output goes, and the coordinates of its samples with it. Use `look`.
+
+    Attributes
+    ----------
+    url : str
+        Of the output's array.
+    """
+
+    url: str
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @staticmethod
+    def look(
+        url: str,
+        name: str,
+        options: Mapping[str, Any] | None,
+        X: Any,
+        source: Source,
+        *,
+        overwrite: bool,
+    ) -> OutputPlace:
+        """Look at the place of an output; what is to be overwritten is no longer listed there.
+
+        Parameters
+        ----------
+        url : str
+            The array's, or that of the group that it goes to; see `output_place`.
+        name : str
+            Its name in a group.
+        options : mapping, optional
+            Storage options.
+        X, source : object, Source
+            What its samples are.
+        overwrite : bool
+            Whether an output that is there may be replaced.
+
+        Raises
+        ------
+        OutputExistsError
+            Something else than a group of Zarr v3 is where one must be.
+        InputError
+            It would destroy the data.
+        """
+        place = output_place(url, X, source, name)
+        refuse_the_input(source, place, in_place=scheme_of(normalize_url(place)) != "file")
+        if not _has_labels(X, source):
+            return OutputPlace(place)
+        pairs = check_options(dict(options) if options else None)
+        group = _Group(normalize_url(url), pairs, name, tuple(_coordinates_of(X, source)))
+        if name in [coordinate.name for coordinate in group.coordinates]:
+            raise InputError(
+                f"{source.name} has a coordinate {name!r}, which is what the output is called in "
+                f"its group: give the coordinate another name."
+            )
+        group.check()
+        if overwrite:
+            group.forget()
+        return group
+
+    def begin(self) -> None:
+        """Write what belongs beside the output, which has been begun.
+
+        Raises
+        ------
+        OutputExistsError
+            Something else of the same name is there.
+        """
+
+    def end(self) -> None:
+        """Let those find the output who look, now that it is complete."""
+
+
+class _Group(OutputPlace):
+    """A group that holds the output and the coordinates of its samples."""
+
+    def __init__(
+        self, url: str, options: Options, name: str, coordinates: Sequence[_Coordinate]
+    ) -> None:
+        super().__init__(join_url(url, name))
+        self._url = url
+        self._options = options
+        self._name = name
+        self.coordinates = coordinates
+
+    def check(self) -> None:
+        """Refuse a place that is no group of Zarr v3, and cannot be made one.
+
+        Raises
+        ------
+        OutputExistsError
+        """
+        document = read_document(self._url, self._options)
+        if document is not None and document.get("node_type") == "group":
+            return
+        what = None if document is None else "a Zarr array"
+        for entry in self._entries() if document is None else ():
+            if entry in _OLDER:
+                what = _OLDER[entry]
+                break
+            # An output that was begun there, and no more.
+            if entry != self._name and not is_copy(entry):
+                what = "something that is no Zarr group"
+        if what is not None:
+            raise OutputExistsError(
+                f"{self._url} holds {what}, but the labels of xarray objects and of several "
+                f"variables are written into a group of Zarr v3, with their coordinates: choose "
+                f"another place."
+            )
+
+    def _entries(self) -> list[str]:
+        async def entries() -> list[str]:
+            store = writable_store(self._url, self._options)
+            return [entry.strip("/") async for entry in store.list_dir("")]
+
+        return sorted(sync(entries()))
+
+    @held()
+    def begin(self) -> None:
+        """Make the group, and write the coordinates that it does not have yet.
+
+        Raises
+        ------
+        OutputExistsError
+            It has one of the name that is another.
+        """
+        if read_document(self._url, self._options) is None:
+            if scheme_of(self._url) == "file":
+                Path(self._url).mkdir(parents=True, exist_ok=True)
+            own = {ATTRIBUTE: {"coordinates": True}}
+            group = {"zarr_format": 3, "node_type": "group", "attributes": own}
+            put_document(self._url, self._options, group)
+        try:
+            self._write_coordinates()
+            self._list()
+        except (InputError, StoreError):
+            raise
+        except Exception as error:  # every kind of store has errors of its own
+            raise not_written(error, f"The coordinates in {self._url}") from error
+
+    def forget(self) -> None:
+        """Take the output that is to be overwritten out of the group's consolidated metadata."""
+        document = read_document(self._url, self._options)
+        if self._name in _consolidated(document):
+            assert document is not None
+            del _consolidated(document)[self._name]
+            put_document(self._url, self._options, document)
+
+    @held()
+    def end(self) -> None:
+        """List the output where those look who open the group."""
+        self._list(self._name)
+
+    def _list(self, *outputs: str) -> None:
+        """Put coordinates and outputs into the group's consolidated metadata.
+
+        If it has some, or is one that was made for outputs: xarray warns of groups without.
+        """
+        document = read_document(self._url, self._options)
+        if document is None:  # somebody has removed it
+            return
+        if ATTRIBUTE in document.get("attributes", {}):
+            empty = {"kind": "inline", "must_understand": False, "metadata": {}}
+            document.setdefault("consolidated_metadata", empty)
+        if document.get("consolidated_metadata") is None:
+            return
+        listed = _consolidated(document)
+        for name in [*(coordinate.name for coordinate in self.coordinates), *outputs]:
+            found = read_document(join_url(self._url, name), self._options)
+            if found is not None:
+                listed[name] = found
+        put_document(self._url, self._options, document)
+
+    def _write_coordinates(self) -> None:
+        store = writable_store(self._url, self._options)
+        group = zarr.open_group(store, mode="r+", use_consolidated=False)
+        written = set()
+        for coordinate in self.coordinates:
+            if coordinate.name in group:
+                self._check_same(group[coordinate.name], coordinate)
+            else:
+                self._write(store, coordinate)
+                written.add(coordinate.name)
+        document = read_document(self._url, self._options) or {}
+        attributes = document.setdefault("attributes", {})
+        named = str(attributes.get("coordinates", "")).split()
+        for coordinate in self.coordinates:
+            # Of a group that is somebody else's the variables say which theirs are.
+            own = ATTRIBUTE in attributes or coordinate.name in written
+            if own and coordinate.dims != (coordinate.name,) and coordinate.name not in named:
+                named.append(coordinate.name)
+        if named != str(attributes.get("coordinates", "")).split():
+            attributes["coordinates"] = " ".join(named)
+            put_document(self._url, self._options, document)
+
+    def _write(self, store: Store, coordinate: _Coordinate) -> None:
+        """Write a coordinate, and last what makes an array of it: one half written is none."""
+        document: Any = _document_of(coordinate)
+        array: Any = zarr.Array(
+            zarr.AsyncArray(
+                document,
+                StorePath(store, coordinate.name),
+                config={"write_empty_chunks": True},
+            )
+        )
+        for region in coordinate.regions():
+            take_signals()
+            array[region] = coordinate.read(region)
+        place = join_url(self._url, coordinate.name)
+        if scheme_of(place) == "file":
+            Path(place).mkdir(exist_ok=True)
+        put_document(place, self._options, {**document, "attributes": coordinate.attributes})
+
+    def _check_same(self, there: Any, coordinate: _Coordinate) -> None:
+        """Refuse to put an output beside other coordinates than its samples'."""
+        same = (
+            isinstance(there, zarr.Array)
+            and there.shape == coordinate.shape
+            and (dimension_names(there) or ()) == coordinate.dims
+            and all(
+                _equal(
+                    _decoded(np.asarray(there[region]), dict(there.attrs)),
+                    _decoded(coordinate.read(region), coordinate.attributes),
+                )
+                for region in coordinate.regions()
+            )
+        )
+        if not same:
+            raise OutputExistsError(
+                f"{self._url} holds another {coordinate.name!r} than that of the samples, so their "
+                f"labels do not belong there: choose another place."
+            )
+
+
+def _consolidated(document: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the documents that a group's document holds copies of, by their names."""
+    found: dict[str, Any] = ((document or {}).get("consolidated_metadata") or {}).get(
+        "metadata", {}
+    )
+    return found
+
+
+def _document_of(coordinate: _Coordinate) -> dict[str, Any]:
+    """Return the metadata of a coordinate's array, without attributes."""
+    array: Any = zarr.create_array(
+        zarr.storage.MemoryStore(),
+        shape=coordinate.shape,
+        chunks=coordinate.part,
+        dtype=coordinate.dtype,
+        dimension_names=coordinate.dims,
+    )
+    return metadata_document(array)
+
+
+def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    numbers = one.dtype.kind in "fmM" and other.dtype.kind in "fmM"
+    return bool(np.array_equal(one, other, equal_nan=numbers))
+
+
+def _decoded(values: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:
+    """Return what stored values mean, where xarray is there to say; else what is stored."""
+    telling = {key: attributes[key] for key in _ENCODING if key in attributes}
+    if isinstance(telling.get("_FillValue"), str):
+        del telling["_FillValue"]  # of floats, and in base64
+    if not telling:
+        return values
+    try:
+        from xarray import Variable
+        from xarray.conventions import decode_cf_variable
+    except ImportError:
+        return values
+    dims = [f"d{i}" for i in range(values.ndim)]
+    return np.asarray(decode_cf_variable("x", Variable(dims, values, telling)).values)
+
+
+def _coordinates_of(X: Any, source: Source) -> Iterator[_Coordinate]:
+    dims = _sample_dims(X, source)
+    if dims is not None:
+        found = _along(X, dims)
+        indexes = [key for key, index in found.indexes.items() if index.nlevels > 1]
+        found = found.reset_index(indexes) if indexes else found
+        for key, array in found.variables.items():
+            if array.ndim or key not in indexes:
+                yield _of_variable(str(key), array)
+        return
+    stored = stored_parts(source)
+    assert stored is not None
+    names = (source.axis_names or ())[:-1]
+    for array in coordinates_beside(stored, names):
+        dims_of = dimension_names(array) or ()
+        if set(dims_of) <= set(names):
+            yield _of_array(array, dims_of)
+
+
+# -- of xarray -------------------------------------------------------------------------------------
+
+_TICKS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+
+
+def _of_variable(name: str, variable: Any) -> _Coordinate:
+    """Describe an xarray variable as it is stored: dates as whole numbers, strings as UTF-8."""
+    dims, shape = tuple(map(str, variable.dims)), tuple(variable.shape)
+    attributes = {str(key): _plain(value) for key, value in variable.attrs.items()}
+    dtype = np.dtype(variable.dtype)
+    if dtype.kind in "mM":
+        unit = np.datetime_data(dtype)[0]
+        ticks = _TICKS[unit]
+        told = (
+            {"units": f"{ticks} since 1970-01-01", "calendar": "proleptic_gregorian"}
+            if dtype.kind == "M"
+            else {"units": ticks, "dtype": f"timedelta64[{unit}]"}
+        )
+
+        def counts(region: tuple[slice, ...]) -> NDArray[Any]:
+            return np.asarray(variable[region].values).astype(dtype).view(np.int64)
+
+        return _Coordinate(name, dims, shape, np.dtype("i8"), {**attributes, **told}, counts)
+    if dtype.kind in "biufU":
+
+        def values(region: tuple[slice, ...]) -> NDArray[Any]:
+            return np.asarray(variable[region].values, dtype)
+
+        return _Coordinate(name, dims, shape, dtype, attributes, values)
+    from xarray.conventions import encode_cf_variable
+
+    encoded = encode_cf_variable(variable.drop_encoding(), name=name)  # dates of other calendars
+    whole = np.asarray(encoded.values)
+    if whole.dtype.kind not in "biuf":
+        whole = whole.astype(np.dtypes.StringDType())
+    told = {str(key): _plain(value) for key, value in encoded.attrs.items() if key != "_FillValue"}
+
+    def cut(region: tuple[slice, ...]) -> NDArray[Any]:
+        part: NDArray[Any] = whole[region]
+        return part
+
+    return _Coordinate(name, dims, shape, whole.dtype, told, cut)
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as JSON holds it."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
+
+
+# -- of a store ------------------------------------------------------------------------------------
+
+
+def _of_array(array: zarr.Array[Any], dims: tuple[str, ...]) -> _Coordinate:
+    """Describe a stored coordinate, encoded as it is."""
+    left_out = {"_ARRAY_DIMENSIONS", "coordinates"}
+    attributes = {key: value for key, value in array.attrs.items() if key not in left_out}
+    dtype = np.dtype(array.dtype)
+    fill = array.fill_value
+    if array.metadata.zarr_format == 2 and fill is not None and dtype.kind in "iuf":
+        # There it is what counts as missing, and here an attribute; xarray's spelling of floats.
+        number = float(fill) if dtype.kind == "f" else int(fill)
+        if dtype.kind != "f":
+            attributes.setdefault("_FillValue", number)
+        elif not math.isnan(number):
+            spelled = base64.standard_b64encode(struct.pack("<d", number)).decode()
+            attributes.setdefault("_FillValue", spelled)
+
+    kept = np.dtypes.StringDType() if dtype.kind in "OT" else dtype.newbyteorder("=")
+
+    def values(region: tuple[slice, ...]) -> NDArray[Any]:
+        found = np.asarray(array[region])
+        return found if found.dtype == kept else found.astype(kept)
+
+    name = array.path.rpartition("/")[2]
+    return _Coordinate(name, dims, tuple(array.shape), kept, attributes, values)
