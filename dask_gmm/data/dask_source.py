@@ -28,6 +28,8 @@ from dask_gmm.data.conventions import (
     stored_marks,
 )
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
+from dask_gmm.data.masks import MaskedWeights, masked
+from dask_gmm.data.missing import without_gaps
 from dask_gmm.data.open_stores import store_name, store_url
 from dask_gmm.data.stored_metadata import StoredMetadata, document_in, read_metadata
 from dask_gmm.data.urls import join_url
@@ -149,6 +151,10 @@ class BlockRows:
         Elements that are no weights.
     looked_at : Looked
         What is known of the weights.
+    missing : str
+        What becomes of rows that hold NaN.
+    selects_only : bool
+        Whether the weights say which rows take part, and nothing else.
     """
 
     n_features: int
@@ -157,6 +163,8 @@ class BlockRows:
     weights: str | None = None
     weight_marks: Marks = NO_MARKS
     looked_at: Looked = Looked.NEVER
+    missing: str = "error"
+    selects_only: bool = False
 
     def __call__(self, value: Any) -> Rows:
         """Return the rows of a block.
@@ -165,7 +173,7 @@ class BlockRows:
         ----------
         value : ndarray of shape (..., n_features, ...)
             What the graph made; with weights a dict of such ``values`` and of ``weights`` of shape
-            (..., ...).
+            (..., ...), or of a mask ``where`` of that shape, or of both.
 
         Returns
         -------
@@ -179,13 +187,30 @@ class BlockRows:
         MissingValueError, SampleWeightError
             A row holds a value that is no measurement, or has a weight that is none.
         """
+        rows = self._joined(value)
+        if self.missing == "error" or rows.values.dtype.kind != "f":
+            return rows
+        return without_gaps(rows, self.missing)
+
+    def _joined(self, value: Any) -> Rows:
         if self.weights is None:
             values = self._values(value)
             self.marks.check(values)
             return Rows(values)
         values = self._values(value["values"])
-        weights = self._weights(value["weights"], value["values"].shape)
-        return joined_rows(values, weights, self.marks, looked_at=self.looked_at)
+        shape, weights = value["values"].shape, None
+        if "weights" in value:
+            weights = self._weights(value["weights"], shape)
+        if "where" in value:
+            weights = masked(self._of_samples(value["where"], shape, "where"), weights)
+        assert weights is not None
+        return joined_rows(
+            values,
+            weights,
+            self.marks,
+            looked_at=self.looked_at,
+            selects_only=self.selects_only,
+        )
 
     def _values(self, value: Any) -> NDArray[Any]:
         _check_block(value, "the Dask array", "X")
@@ -199,18 +224,24 @@ class BlockRows:
         return flatten_block(value, self.feature_axis)
 
     def _weights(self, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        _check_block(value, f"{self.weights}", "sample_weight")
+        weights = self._of_samples(value, shape, "sample_weight")
+        refuse_marked(weights, self.weight_marks)
+        return as_read(weights)
+
+    def _of_samples(self, value: Any, shape: tuple[int, ...], code: str) -> NDArray[Any]:
+        """Check that a block holds a number for each row, and return them."""
+        name = self.weights if code == "sample_weight" else code
+        _check_block(value, f"{name}", code)
         expected = shape[: self.feature_axis] + shape[self.feature_axis + 1 :]
         if value.shape != expected:
             raise InputError(
-                f"A block of {self.weights} has shape {value.shape} where the block of rows has "
-                f"{expected}: they need a weight for each row. Were rows left out of the data and "
-                f"not of their weights?"
+                f"A block of {name} has shape {value.shape} where the block of rows has "
+                f"{expected}: they need one for each row. Were rows left out of the data and not "
+                f"of {name}?"
             )
-        check_dtype(value.dtype, f"A block of {self.weights}", "sample_weight")
-        weights: NDArray[Any] = value.reshape(-1)
-        refuse_marked(weights, self.weight_marks)
-        return as_read(weights)
+        check_dtype(value.dtype, f"A block of {name}", code)
+        found: NDArray[Any] = value.reshape(-1)
+        return found
 
 
 def _check_block(value: Any, of: str, code: str) -> None:
@@ -242,6 +273,7 @@ class DaskSource(Source):
     marks: Marks = NO_MARKS
     fill: Mark | None = None
     weights: Weights | None = None
+    missing: str = "error"
 
     @classmethod
     def of(
@@ -304,9 +336,21 @@ class DaskSource(Source):
     def shippable(self) -> bool:
         """Whether workers can make the blocks: they run the collection's graph."""
         # Weights in memory are in the graph, block by block.
-        return (
-            self.weights is None or isinstance(self.weights, ArrayWeights) or self.weights.shippable
+        return all(
+            isinstance(part, ArrayWeights) or part.shippable for part in self._weight_parts.values()
         )
+
+    @property
+    def _weight_parts(self) -> dict[str, Weights]:
+        """What is brought to the values of a block: weights, a mask `where`, or both."""
+        if self.weights is None:
+            return {}
+        if not isinstance(self.weights, MaskedWeights):
+            return {"weights": self.weights}
+        parts = {"where": self.weights.mask}
+        if self.weights.weights is not None:
+            parts["weights"] = self.weights.weights
+        return parts
 
     @property
     def graph_blocks(self) -> DaskSource:
@@ -367,7 +411,9 @@ class DaskSource(Source):
 
     def content_token(self) -> object:
         """Return the collection's own name, and what is made of its blocks."""
-        own = self.collection.name, self.feature_axis, self.marks
+        own: tuple[object, ...] = self.collection.name, self.feature_axis, self.marks
+        if self.missing != "error":
+            own = (*own, self.missing)
         if self.weights is None:
             return own
         weights = self.weights.content_token()
@@ -378,10 +424,7 @@ class DaskSource(Source):
         distributed = sys.modules.get("distributed")
         if distributed is None:  # then nobody has made one
             return ()
-        collections = [self.collection]
-        if isinstance(self.weights, DaskWeights):
-            collections.append(self.weights.collection)
-        found: Sequence[Any] = distributed.futures_of(collections)
+        found: Sequence[Any] = distributed.futures_of(list(self.collections))
         return tuple(found)
 
     def zarr_arrays(self) -> Iterator[zarr.Array[Any]]:
@@ -397,47 +440,72 @@ class DaskSource(Source):
     @cached_property
     def _made(self) -> tuple[Mapping[Key, Any], str]:
         """The optimised graph, and the first part of the keys of its blocks."""
-        weights = self.weights
-        if weights is None:
+        parts = self._weight_parts
+        if not parts:
             optimized = _optimize(self.collection)[0]
             return optimized.__dask_graph__(), optimized.name
-        if isinstance(weights, DaskWeights):
-            values, theirs = _optimize(self.collection, weights.collection)
-            graph = {**values.__dask_graph__(), **theirs.__dask_graph__()}
-        else:
-            values, theirs = _optimize(self.collection)[0], None
-            graph = dict(values.__dask_graph__())
-        name = f"gmm-weighted-{self.collection.name}-{weights.token}"
-        load = f"gmm-weights-{weights.token}"
+        made = {name: w for name, w in parts.items() if isinstance(w, DaskWeights)}
+        values, *theirs = _optimize(self.collection, *(w.collection for w in made.values()))
+        graph = dict(values.__dask_graph__())
+        for other in theirs:
+            graph.update(other.__dask_graph__())
+        names = {name: other.name for name, other in zip(made, theirs, strict=True)}
+        token = "-".join(part.token for part in parts.values())
+        name = f"gmm-weighted-{self.collection.name}-{token}"
         for i in range(self.n_blocks):
             coordinates = self.grid.coordinates(i)
             place = self._with_features(coordinates, 0)
-            part: Any
-            if theirs is not None:
-                part = TaskRef((theirs.name, *coordinates))
-            elif isinstance(weights, ArrayWeights):
-                part = weights.read(self.block(i))
-                part = part.reshape([b - a for a, b in self._bounds(i)])
-            else:
-                part = self._read_in_task(graph, load, i)
+            beside = self.beside(i, graph, names)
             # A dict, which no scheduler needs a package of ours for.
             graph[(name, *place)] = Task(
-                (name, *place), dict, values=TaskRef((values.name, *place)), weights=part
+                (name, *place), dict, values=TaskRef((values.name, *place)), **beside
             )
         return graph, name
+
+    def beside(
+        self, i: int, graph: dict[Key, Any], names: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return what a task brings to the values of block `i`: its weights, its mask.
+
+        Parameters
+        ----------
+        i : int
+        graph : dict
+            Takes the tasks that read them, where tasks do.
+        names : mapping, optional
+            The first parts of the keys of those that a graph makes; by default those of the
+            collections' own graphs.
+        """
+        found: dict[str, Any] = {}
+        for kind, weights in self._weight_parts.items():
+            if isinstance(weights, DaskWeights):
+                name = weights.collection.name if names is None else names[kind]
+                found[kind] = TaskRef((name, *self.grid.coordinates(i)))
+            elif isinstance(weights, ArrayWeights):
+                part = weights.read(self.block(i))
+                found[kind] = part.reshape([b - a for a, b in self._bounds(i)])
+            else:
+                found[kind] = self._read_in_task(graph, weights, i)
+        return found
+
+    @property
+    def collections(self) -> tuple[da.Array, ...]:
+        """The collection, and those that make its weights."""
+        made = (part for part in self._weight_parts.values() if isinstance(part, DaskWeights))
+        return (self.collection, *(part.collection for part in made))
 
     def _bounds(self, i: int) -> list[tuple[int, int]]:
         block = self.block(i)
         return list(zip(block.start, block.stop, strict=True))
 
-    def _read_in_task(self, graph: dict[Key, Any], load: str, i: int) -> TaskRef:
+    def _read_in_task(self, graph: dict[Key, Any], weights: Weights, i: int) -> TaskRef:
         """Add the task that reads the weights of a block; return its reference."""
-        assert self.weights is not None
+        load = f"gmm-weights-{weights.token}"
         if load not in graph:
-            reader = _ReadWeights(self.weights)
+            reader = _ReadWeights(weights)
             graph[load] = (
                 Task(load, pickle.loads, pickle.dumps(reader))
-                if self.weights.shippable
+                if weights.shippable
                 else DataNode(load, reader)
             )
         block = self.block(i)
@@ -480,27 +548,34 @@ class DaskSource(Source):
 
     def _with_weights(self, value: da.Array, block: BlockRef) -> dict[str, NDArray[Any]]:
         """Compute the values of a block and its weights."""
-        assert self.weights is not None
-        if isinstance(self.weights, DaskWeights):
-            weights = self.weights.collection.blocks[self.grid.coordinates(block.index)]
-            values, theirs = _compute(value, weights)
-        else:
-            values, theirs = _compute(value)[0], self.weights.read(block)
-            theirs = theirs.reshape([b - a for a, b in self._bounds(block.index)])
-        return {"values": values, "weights": theirs}
+        parts, extent = self._weight_parts, [b - a for a, b in self._bounds(block.index)]
+        coordinates = self.grid.coordinates(block.index)
+        made = {
+            name: weights.collection.blocks[coordinates]
+            for name, weights in parts.items()
+            if isinstance(weights, DaskWeights)
+        }
+        values, *computed = _compute(value, *made.values())
+        found = {"values": values, **dict(zip(made, computed, strict=True))}
+        for name, weights in parts.items():
+            if name not in made:
+                found[name] = weights.read(block).reshape(extent)
+        return found
 
     def row_maker(self) -> BlockRows:
         """Return what turns the value of a block's key into rows."""
-        rows = BlockRows(self.n_features, self.feature_axis, self.marks)
+        rows = BlockRows(self.n_features, self.feature_axis, self.marks, missing=self.missing)
         if self.weights is None:
             return rows
         # Other weights have looked at their marks before they are here.
-        marks = self.weights.marks if isinstance(self.weights, DaskWeights) else NO_MARKS
+        own = self._weight_parts.get("weights")
+        marks = own.marks if isinstance(own, DaskWeights) else NO_MARKS
         return replace(
             rows,
             weights=self.weights.name,
             weight_marks=marks,
             looked_at=self.weights.looked_at,
+            selects_only=self.weights.selects_only,
         )
 
 

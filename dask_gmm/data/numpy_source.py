@@ -59,6 +59,7 @@ class NumpySource(Source):
     marks: Marks = NO_MARKS
     fill: Mark | None = None
     weights: Weights | None = None
+    missing: str = "error"
 
     @classmethod
     def of(

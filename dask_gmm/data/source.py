@@ -17,7 +17,7 @@ from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plai
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
-from dask_gmm.data.open_weights import with_weights
+from dask_gmm.data.open_weights import with_weights, with_where
 from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stores import MissingChunks, check_missing_chunks, store_spec
 from dask_gmm.data.urls import scheme_of
@@ -40,6 +40,7 @@ __all__ = [
     "open_memory",
     "open_source",
     "with_weights",
+    "with_where",
 ]
 
 
@@ -52,6 +53,7 @@ def open_source(
     array: str | None = None,
     block_rows: int | None = None,
     sample_weight: Any = None,
+    where: Any = None,
 ) -> Source:
     """Describe an input as blocks of rows.
 
@@ -76,6 +78,8 @@ def open_source(
     sample_weight : array, collection, name, path or URL, optional
         The weight of each row, of the samples' shape; see `dask_gmm.data.open_weights`. A row of
         weight zero is absent.
+    where : array, collection, name, path or URL, optional
+        True for the rows that take part; opened as `sample_weight`.
 
     Returns
     -------
@@ -92,14 +96,16 @@ def open_source(
         If a path or URL leads nowhere, not to that array, or does not answer.
     """
     policy = check_missing_chunks(missing_chunks)
-    if sample_weight is None:
+    if sample_weight is None and where is None:
         return _open_rows(X, feature_axis, storage_options, policy, array, block_rows)
     # One set of options serves data and weights, whichever of them lie behind a URL.
-    own = storage_options if is_remote(X) or not is_remote(sample_weight) else None
+    elsewhere = is_remote(sample_weight) or is_remote(where)
+    own = storage_options if is_remote(X) or not elsewhere else None
     source = _open_rows(X, feature_axis, own, policy, array, block_rows)
-    return with_weights(
-        source, sample_weight, storage_options=storage_options, missing_chunks=policy
-    )
+    options: dict[str, Any] = {"storage_options": storage_options, "missing_chunks": policy}
+    if where is not None:
+        source = with_where(source, where, **options)
+    return source if sample_weight is None else with_weights(source, sample_weight, **options)
 
 
 def is_remote(X: Any) -> bool:

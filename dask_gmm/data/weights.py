@@ -34,6 +34,7 @@ __all__ = [
     "Weights",
     "as_read",
     "checked_array",
+    "gathered",
     "joined_rows",
     "new_token",
     "no_weight",
@@ -80,6 +81,20 @@ class Weights(ABC):
     name: str
     token: str
     looked_at: Looked = Looked.NEVER
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What messages call all that they are made of."""
+        return (self.name,)
+
+    @property
+    def selects_only(self) -> bool:
+        """Whether each is zero or one: rows take part or do not, and have no weights."""
+        return False
+
+    def alone(self) -> Weights | None:
+        """What of it says which rows take part, whatever they weigh; None if nothing does."""
+        return None
 
     @property
     def rereads_alike(self) -> bool:
@@ -296,6 +311,7 @@ def joined_rows(
     looked_at: Looked = Looked.NEVER,
     memory: Memory | None = None,
     overwrite: bool = False,
+    selects_only: bool = False,
 ) -> Rows:
     """Return the rows that count, with their weights.
 
@@ -311,6 +327,8 @@ def joined_rows(
         Where the result may lie, and `values` do not.
     overwrite : bool
         Whether it may lie in the memory of `values`.
+    selects_only : bool
+        Whether weights are zero or one, and rows are to have none.
 
     Returns
     -------
@@ -331,10 +349,11 @@ def joined_rows(
     else:
         (places,) = weights.astype(bool).nonzero()
         if places.size == len(values):
-            rows = Rows(values, weights)
+            rows = Rows(values, None if selects_only else weights)
         else:
-            kept = _gathered(values, places, memory, overwrite=overwrite)
-            rows = Rows(kept, weights.take(places), places, len(values) - places.size)
+            kept = gathered(values, places, memory, overwrite=overwrite)
+            own = None if selects_only else weights.take(places)
+            rows = Rows(kept, own, places, len(values) - places.size)
     if marks:
         try:
             marks.check(rows.values)
@@ -343,7 +362,7 @@ def joined_rows(
     return rows
 
 
-def _gathered(
+def gathered(
     values: NDArray[Any], places: NDArray[np.intp], memory: Memory | None, *, overwrite: bool
 ) -> NDArray[Any]:
     """Return some rows, in order and laid out as they were."""

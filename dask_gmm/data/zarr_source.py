@@ -69,6 +69,7 @@ class ZarrSource(StoredArray, Source):
     marks: Marks = NO_MARKS
     fill: Mark | None = None
     weights: Weights | None = None
+    missing: str = "error"
     layout: DirectLayout | None = None
     # Kept out of messages: a store's own description may hold a URL with credentials.
     store: Store | None = field(default=None, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -16,15 +17,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.output_begin import begin_output, output_chunks
-from dask_gmm.data.provenance import check_unchanged, recipe_of
+from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, recipe_of
 from dask_gmm.data.source import NumpySource
-from dask_gmm.data.weights import no_weight
+from dask_gmm.data.taking_part import nothing_left, with_missing
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.execution import LocalBackend, choose_backend, single_threaded_blas
 from dask_gmm.fitting.events import Outcome, OutputResumed, PassAdvanced, PassStarted
+from dask_gmm.fitting.imputing import Imputed
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob, first_pass
 from dask_gmm.fitting.prediction import (
     Labels,
@@ -36,7 +38,7 @@ from dask_gmm.fitting.prediction import (
 )
 from dask_gmm.fitting.verbose import VerboseObserver
 from dask_gmm.interrupts import allowed, held
-from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_file import load_model, save_model
 
@@ -50,9 +52,11 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.sink import Output
     from dask_gmm.data.source import Source
+    from dask_gmm.data.weights import Weights
     from dask_gmm.execution.backend import PassProgress
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.parameters import MixtureParameters
 
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
@@ -67,7 +71,8 @@ class Criteria:
     Attributes
     ----------
     n_rows : int
-        Rows, not counted those of weight zero.
+        Rows that took part: not those of weight zero, those that `missing='drop'` leaves out, or
+        those without any value.
     n_effective : float
         N, the independent observations that they stand for: `n_rows`, or Σ_n w_n of rows with
         weights, unless it was given.
@@ -99,18 +104,27 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     verbose: int
     verbose_interval: int
     kernel: str
+    missing: str
     callbacks: Sequence[Observer] | None
 
     # -- applying --------------------------------------------------------------------------------
 
     @overload
-    def predict(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
+    def predict(  # type: ignore[overload-overlap]
+        self, X: LazyData, *, where: Any = None
+    ) -> da.Array: ...
 
     @overload
-    def predict(self, X: object) -> NDArray[np.int64]: ...
+    def predict(self, X: object, *, where: Any = None) -> NDArray[np.int64]: ...
 
-    def predict(self, X: Any) -> NDArray[np.int64] | da.Array:
+    def predict(self, X: Any, *, where: Any = None) -> NDArray[np.int64] | da.Array:
         """Label each sample with its most probable component.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        where : as in `fit`, optional
+            The label of a row that takes no part, by `where` or by `missing='drop'`, is -1.
 
         Returns
         -------
@@ -118,43 +132,48 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             Lazy, block by block, when `X` is lazy.
         """
         check_is_fitted(self)
-        source = open_input(self, X, reset=False)
+        source = open_input(self, X, where=where, reset=False)
         labels: NDArray[np.int64] | da.Array = self._map(
-            source, Labels(self._parameters(), get_kernel(self.kernel))
+            source, Labels(self._parameters(), self._kernel())
         )
         return labels
 
     @overload
-    def predict_proba(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
+    def predict_proba(  # type: ignore[overload-overlap]
+        self, X: LazyData, *, where: Any = None
+    ) -> da.Array: ...
 
     @overload
-    def predict_proba(self, X: object) -> NDArray[np.floating[Any]]: ...
+    def predict_proba(self, X: object, *, where: Any = None) -> NDArray[np.floating[Any]]: ...
 
-    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]] | da.Array:
+    def predict_proba(self, X: Any, *, where: Any = None) -> NDArray[np.floating[Any]] | da.Array:
         """Return the posterior probability of each component; shape of the samples, then K.
 
-        float32 for float32 rows, as scikit-learn's, else float64.
+        float32 for float32 rows, as scikit-learn's, else float64; NaN for rows that take no part.
         """
         check_is_fitted(self)
-        source = open_input(self, X, reset=False)
-        function = Posteriors(self._parameters(), get_kernel(self.kernel), _real(source))
+        source = open_input(self, X, where=where, reset=False)
+        function = Posteriors(self._parameters(), self._kernel(), _real(source))
         posteriors: NDArray[np.floating[Any]] | da.Array = self._map(source, function)
         return posteriors
 
     @overload
-    def score_samples(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
+    def score_samples(  # type: ignore[overload-overlap]
+        self, X: LazyData, *, where: Any = None
+    ) -> da.Array: ...
 
     @overload
-    def score_samples(self, X: object) -> NDArray[np.float64]: ...
+    def score_samples(self, X: object, *, where: Any = None) -> NDArray[np.float64]: ...
 
-    def score_samples(self, X: Any) -> NDArray[np.float64] | da.Array:
+    def score_samples(self, X: Any, *, where: Any = None) -> NDArray[np.float64] | da.Array:
         """Return the log-density of each sample, in nats; shape of the samples, float64.
 
-        Also of float32 rows, which may lie so far out that float32 has no number for it.
+        Also of float32 rows, which may lie so far out that float32 has no number for it. NaN for
+        rows that take no part.
         """
         check_is_fitted(self)
-        source = open_input(self, X, reset=False)
-        function = LogDensities(self._parameters(), get_kernel(self.kernel))
+        source = open_input(self, X, where=where, reset=False)
+        function = LogDensities(self._parameters(), self._kernel())
         densities: NDArray[np.float64] | da.Array = self._map(source, function)
         return densities
 
@@ -163,6 +182,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         X: Any,
         output: str | os.PathLike[str],
         *,
+        where: Any = None,
         probabilities: bool = False,
         dtype: DTypeLike | None = None,
         overwrite: bool = False,
@@ -188,6 +208,9 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             A Zarr v3 array of the samples' shape (then K with `probabilities`), chunked as the data
             and with their dimension names. Beside its data in a group that xarray wrote, xarray
             sees it where the group's metadata are not consolidated (or once they are again).
+        where : as in `fit`, optional
+            Rows that take no part are written too: NaN for their posteriors; -1 for their label,
+            or where the type has no sign its largest number.
         probabilities : bool, default=False
             Posteriors instead of labels.
         dtype : numpy dtype, optional
@@ -222,7 +245,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             The output cannot be written. What was finished is kept.
         """
         check_is_fitted(self)
-        source = open_input(self, X, reset=False)
+        source = _for_each_row(open_input(self, X, where=where, reset=False))
         parameters = self._parameters()
         k = parameters.n_components
         tail = (k,) if probabilities else ()
@@ -231,18 +254,148 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
         _check_output_dtype(kind, k, probabilities=probabilities)
         function: RowFunction = (Posteriors if probabilities else Labels)(
-            parameters, get_kernel(self.kernel), kind
+            parameters, self._kernel(), kind
         )
+        return self._write_to(
+            source,
+            function,
+            "posteriors" if probabilities else "labels",
+            tail,
+            output,
+            overwrite=overwrite,
+            resume=resume,
+            storage_options=storage_options,
+        )
+
+    @overload
+    def impute(  # type: ignore[overload-overlap]
+        self, X: LazyData, *, draw: bool = False
+    ) -> da.Array: ...
+
+    @overload
+    def impute(self, X: object, *, draw: bool = False) -> NDArray[np.floating[Any]]: ...
+
+    def impute(self, X: Any, *, draw: bool = False) -> NDArray[np.floating[Any]] | da.Array:
+        """Fill values that are missing, marked by NaN, by what the mixture makes of the others.
+
+        For values that are missing at random (which ones may depend on those that are there), and
+        whatever `missing` says. A row that misses all gets the mixture's mean.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        draw : bool, default=False
+            Draw each from its distribution given the row's other values, instead of its conditional
+            mean, the best guess, which has less scatter than data have. A row's draw depends on
+            `random_state` and the row's place in X alone, not on chunks or on who computes it.
+
+        Returns
+        -------
+        ndarray or dask.array of X's shape
+            float32 for float32 rows, else float64; lazy, block by block, when X is lazy.
+
+        Raises
+        ------
+        InputError (a ValueError)
+            X cannot be used, or its chunk sizes are unknown, where rows are to be drawn.
+        """
+        check_is_fitted(self)
+        source = with_missing(open_input(self, X, reset=False), "error")
+        found = self._map(source, self._imputed(source, draw=draw))
+        return np.moveaxis(found, -1, source.feature_axis)  # type: ignore[no-any-return]
+
+    def impute_to(
+        self,
+        X: Any,
+        output: str | os.PathLike[str],
+        *,
+        draw: bool = False,
+        overwrite: bool = False,
+        resume: str = "auto",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Write the rows, gaps filled as by `impute`, to a new Zarr array, in one read.
+
+        Parameters
+        ----------
+        X : as in `fit`, with known chunk sizes
+        output : path or URL
+            A Zarr v3 array of the samples' shape and then the features, chunked as the data and
+            with their dimension names.
+        draw : as in `impute`
+        overwrite, resume, storage_options : as in `predict_to`
+
+        Returns
+        -------
+        int
+            Rows of the output, those included that were there already.
+
+        Raises
+        ------
+        OutputExistsError, InputError, IncompletePassError, StoreError
+            As by `predict_to`.
+        """
+        check_is_fitted(self)
+        source = with_missing(open_input(self, X, reset=False), "error")
+        return self._write_to(
+            source,
+            self._imputed(source, draw=draw),
+            IMPUTED_ROWS,
+            (source.n_features,),
+            output,
+            overwrite=overwrite,
+            resume=resume,
+            storage_options=storage_options,
+        )
+
+    def _imputed(self, source: Source, *, draw: bool) -> Imputed:
+        shape = tuple(n for n in source.sample_shape if n is not None)
+        seed = None
+        if draw:
+            if len(shape) < len(source.sample_shape):
+                raise InputError(
+                    f"{source.name} does not know the lengths of its chunks, so that nobody can "
+                    f"say which row is which: pass `X.compute_chunk_sizes()`, or draw=False."
+                )
+            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        kernel = MarginalKernel(get_kernel(self.kernel))
+        return Imputed(self._parameters(), kernel, _real(source), seed, shape)
+
+    def _write_to(
+        self,
+        source: Source,
+        function: RowFunction,
+        values: str,
+        tail: tuple[int, ...],
+        output: str | os.PathLike[str],
+        *,
+        overwrite: bool,
+        resume: str,
+        storage_options: Mapping[str, Any] | None,
+    ) -> int:
+        """Write what a function says of each row; return how many rows there are."""
+        kind = np.dtype(function.dtype)
         chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
         shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)
+        described: dict[str, Any] = {
+            "shape": list(shape),
+            "chunks": list(chunks),
+            "dtype": kind.name,
+        }
+        if isinstance(function, Imputed):
+            described["seed"] = function.seed
+        elif self.missing != "error":
+            described["missing"] = self.missing
+        if source.weights is not None:
+            described["where"] = _known_by(source.weights)
         recipe = recipe_of(
             source,
-            values="posteriors" if probabilities else "labels",
-            model=parameters.fingerprint,
+            values=values,
+            model=function.parameters.fingerprint,
             kernel=function.kernel.name,
-            output={"shape": list(shape), "chunks": list(chunks), "dtype": kind.name},
+            output=described,
         )
-        per_row = kind.itemsize * (k if probabilities else 1)
+        per_row = kind.itemsize * prod(tail)
         with (
             held(),
             begin_output(
@@ -275,20 +428,46 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_unchanged(output.recipe, source)
         output.finish()
 
-    def score(self, X: Any, y: object = None, sample_weight: Any = None) -> float:
-        """Return the mean log-likelihood per row (per unit of weight), in nats."""
-        return self.criteria(X, sample_weight=sample_weight).score
+    def score(
+        self, X: Any, y: object = None, sample_weight: Any = None, *, where: Any = None
+    ) -> float:
+        """Return the mean log-likelihood per row (per unit of weight), in nats.
 
-    def bic(self, X: Any, *, sample_weight: Any = None, n_effective: float | None = None) -> float:
+        Of the rows that take part; one without any value takes none.
+        """
+        return self.criteria(X, sample_weight=sample_weight, where=where).score
+
+    def bic(
+        self,
+        X: Any,
+        *,
+        sample_weight: Any = None,
+        n_effective: float | None = None,
+        where: Any = None,
+    ) -> float:
         """Return the Bayesian information criterion; lower is better. `criteria` has all."""
-        return self.criteria(X, sample_weight=sample_weight, n_effective=n_effective).bic
+        found = self.criteria(X, sample_weight=sample_weight, n_effective=n_effective, where=where)
+        return found.bic
 
-    def aic(self, X: Any, *, sample_weight: Any = None, n_effective: float | None = None) -> float:
+    def aic(
+        self,
+        X: Any,
+        *,
+        sample_weight: Any = None,
+        n_effective: float | None = None,
+        where: Any = None,
+    ) -> float:
         """Return the Akaike information criterion; lower is better. `criteria` has all."""
-        return self.criteria(X, sample_weight=sample_weight, n_effective=n_effective).aic
+        found = self.criteria(X, sample_weight=sample_weight, n_effective=n_effective, where=where)
+        return found.aic
 
     def criteria(
-        self, X: Any, *, sample_weight: Any = None, n_effective: float | None = None
+        self,
+        X: Any,
+        *,
+        sample_weight: Any = None,
+        n_effective: float | None = None,
+        where: Any = None,
     ) -> Criteria:
         """Return score, log-likelihood, BIC and AIC, all from one read of the data.
 
@@ -299,7 +478,9 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         n_effective : float, optional
             The independent observations that the rows stand for. By default Σ_n w_n, which is right
             where weights count copies of rows; where they are in some other unit (they add up to
-            one, or are inverse variances), nobody but you knows.
+            one, or are inverse variances), nobody but you knows. Of rows that miss some of their
+            values each counts for one.
+        where : as in `fit`, optional
 
         Raises
         ------
@@ -311,13 +492,11 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         if n_effective is not None:
             check_n_effective(n_effective)
         parameters = self._parameters()
-        source = open_input(self, X, sample_weight, reset=False)
-        found: LogLikelihood = self._run(
-            source, LogLikelihoodJob(parameters, get_kernel(self.kernel))
-        )
+        source = open_input(self, X, sample_weight, where, reset=False)
+        found: LogLikelihood = self._run(source, LogLikelihoodJob(parameters, self._kernel()))
         if not found.rows:
-            if source.weights is not None and source.n_rows != 0:
-                raise no_weight("sample_weight")
+            if source.selects and source.n_rows != 0:
+                raise nothing_left(source)
             raise InputError(
                 f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
                 f"of 1 is required."
@@ -390,6 +569,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_ = None, None, ()
+        gm.n_incomplete_rows_ = 0
         gm.acceleration_, gm.remaining_gain_ = None, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm
@@ -398,8 +578,14 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _map(self, source: Source, function: RowFunction) -> Any:
         """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
-        k = function.parameters.n_components if isinstance(function, Posteriors) else None
-        lazy = lazy_map(source, SharedRowFunction(function), np.dtype(function.dtype), k)
+        k, placed = None, isinstance(function, Imputed)
+        if isinstance(function, Posteriors):
+            k = function.parameters.n_components
+        elif placed:
+            k = source.n_features
+        source, kind = _for_each_row(source), np.dtype(function.dtype)
+        shared = SharedRowFunction(function)
+        lazy = lazy_map(source, shared, kind, k, function.absent, placed=placed)
         if not isinstance(source, NumpySource):
             return lazy
         # Threads of its own: in a task of a configured pool, that pool may have no thread to spare.
@@ -427,6 +613,11 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             observers += (VerboseObserver(int(self.verbose), self.verbose_interval),)
         return observers
 
+    def _kernel(self) -> Kernel:
+        """What computes; for missing values, where they are to be taken for such."""
+        kernel = get_kernel(self.kernel)
+        return MarginalKernel(kernel) if self.missing == "marginalize" else kernel
+
     def _parameters(self) -> MixtureParameters:
         """The fitted parameters as one value; also those that somebody has set by hand."""
         return parameters_of(self)
@@ -445,8 +636,19 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         token: object = normalize_token((type(self), state))
         return token
 
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn is told: that NaN may be a value that is missing."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing != "error"
+        return tags
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "precisions_cholesky_")
+
+
+def _for_each_row(source: Source) -> Source:
+    """The source for what is said of each row: those without any value are some too."""
+    return with_missing(source, "error") if source.missing == "marginalize" else source
 
 
 def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
@@ -459,6 +661,12 @@ def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> 
             f"dtype={kind.name!r} cannot hold the labels of {k} components: use an integer type "
             f"that can, such as 'int32'."
         )
+
+
+def _known_by(weights: Weights) -> str:
+    """What tells a mask from others, or itself where nothing does."""
+    told = weights.content_digest() or weights.content_token()
+    return weights.token if told is None else hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def _real(source: Source) -> type[np.floating[Any]]:
