@@ -34,6 +34,7 @@ BENCHMARKS = {
     ),
     "bench_checkpoint": ("--tiny", "--rounds", "1", "--json"),
     "bench_kernels": ("--tiny", "--rounds", "1", "--json"),
+    "bench_missing": ("--tiny", "--rounds", "1", "--json"),
     "bench_fit": ("--tiny", "--rounds", "1", "--json", RECORD, "--markdown", TABLE),
     "bench_passes": ("--rows", "4000", "--seeds", "1", "--sets", "overlapping", "--json"),
     "bench_reader": ("--tiny", "--rounds", "1", "--codec", "zstd", "--json"),
