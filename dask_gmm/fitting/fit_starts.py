@@ -50,6 +50,8 @@ __all__ = [
 # one.
 SAMPLE_STARTS = 5
 
+_LOOKED_AT_ONCE = 4096
+
 
 def check_row_count(n_rows: int | None, n_components: int, source: Source | None = None) -> None:
     """Refuse fewer rows than components, or than two; in scikit-learn's words.
@@ -263,8 +265,31 @@ def starting_sample(
             seconds=sum(result.seconds for result in results),
         )
     )
+    if source.missing == "marginalize":
+        _check_each_feature_has_values(sample, source)
     _warn_of_small_features(sample, reg_covar)
     return sample
+
+
+def _check_each_feature_has_values(sample: Sample, source: Source) -> None:
+    """Refuse a feature of which nothing is known: whatever its mean, the likelihood is the same.
+
+    Raises
+    ------
+    InputError
+    """
+    values, known = sample.rows.values, np.zeros(source.n_features, dtype=bool)
+    for start in range(0, len(values), _LOOKED_AT_ONCE):
+        known |= ~np.isnan(values[start : start + _LOOKED_AT_ONCE]).all(axis=0)
+        if known.all():
+            return
+    unknown = np.flatnonzero(~known)
+    others = f" and {len(unknown) - 1} other(s)" if len(unknown) > 1 else ""
+    name = "" if source.feature_names is None else f" ({source.feature_names[unknown[0]]})"
+    raise InputError(
+        f"Feature {unknown[0]}{name}{others} of {source.name} has no value in any of the "
+        f"{len(values):,} rows of the sample: nothing can be said of it. Leave it out."
+    )
 
 
 def _warn_of_small_features(sample: Sample, reg_covar: float) -> None:
