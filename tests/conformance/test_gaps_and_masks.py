@@ -106,8 +106,15 @@ def expected(missing: str, *, weighted: bool) -> Any:
     return total
 
 
-@pytest.mark.parametrize("missing", ["drop", "marginalize"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("missing", "weighted"),
+    [
+        ("marginalize", True),
+        ("drop", False),
+        pytest.param("marginalize", False, marks=pytest.mark.slow),
+        pytest.param("drop", True, marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_bits_by_every_road(
     backend: Backend, group: str, missing: str, weighted: bool
 ) -> None:
