@@ -112,7 +112,13 @@ class NonFiniteError(RowError):
         remedy = (
             "Its square is too large for float64: scale the data."
             if isfinite(value)
-            else "A mixture has no density there: drop, mask or impute such rows before the fit."
+            else "A mixture has no density there: "
+            + (
+                "leave such rows out by missing='drop', take them with the values that they have "
+                "by missing='marginalize', or impute them before the fit."
+                if value != value  # noqa: PLR0124  NaN
+                else "drop or mask such rows before the fit."
+            )
         )
         super().__init__(
             f"Input X contains {kind}.\nFeature {feature} of {place} is {value}. {remedy}",
@@ -184,6 +190,32 @@ class SampleWeightError(RowError):
         place = where or f"row {row} of the block"
         message = f"The sample weight of {place} is {value}{why and ', '}{why}. {advice}"
         super().__init__(message, where, row, value, why, remedy)
+
+
+class WhereError(RowError):
+    """A mask that says which rows take part holds something else than true and false.
+
+    Parameters
+    ----------
+    row : int
+        Index of the row inside the block that was being read.
+    value : float
+        What it holds.
+    where : str, optional
+        The row's place in the whole input.
+    """
+
+    def __init__(self, row: int, value: float, where: str = "") -> None:
+        self.value = value
+        place = where or f"row {row} of the block"
+        super().__init__(
+            f"where is {value} at {place}; it is to be true (1) for a row that takes part and "
+            f"false (0) for one that does not. Of flags of other kinds make such a mask first, by "
+            f"a comparison with those that are good.",
+            where,
+            row,
+            value,
+        )
 
 
 class CollapsedComponentError(DaskGMMError, ValueError):

@@ -30,10 +30,15 @@ class Rows:
     places : (n,) integer, optional
         Index of each row in its block; by default they are the block, in order.
     left_out : int
-        Rows of weight zero that the block holds beside these.
+        Rows that the block holds beside these and that take no part: those of weight zero, and
+        those that the source leaves out for their missing values.
+    gaps : int
+        Rows of the block that hold NaN where that is a missing value, left out or not.
+    complete : bool
+        Whether it is known that no value is NaN.
     """
 
-    __slots__ = ("_total_weight", "left_out", "places", "values", "weights")
+    __slots__ = ("_total_weight", "complete", "gaps", "left_out", "places", "values", "weights")
 
     def __init__(
         self,
@@ -41,11 +46,16 @@ class Rows:
         weights: NDArray[np.float64] | None = None,
         places: NDArray[np.intp] | None = None,
         left_out: int = 0,
+        gaps: int = 0,
+        *,
+        complete: bool = False,
     ) -> None:
         self.values = values
         self.weights = weights
         self.places = places
         self.left_out = left_out
+        self.gaps = gaps
+        self.complete = complete
         self._total_weight: float | None = None if weights is not None else float(len(values))
 
     def __len__(self) -> int:
@@ -53,7 +63,7 @@ class Rows:
 
     @property
     def n_read(self) -> int:
-        """Rows that the block holds, those of weight zero among them."""
+        """Rows that the block holds, those left out among them."""
         return len(self.values) + self.left_out
 
     @property
@@ -88,4 +98,4 @@ class Rows:
     def take(self, index: Index) -> Rows:
         """The rows at `index`. Whoever takes them knows where they lie: they have no places."""
         weights = None if self.weights is None else self.weights[index]
-        return Rows(self.values[index], weights)
+        return Rows(self.values[index], weights, complete=self.complete)

@@ -12,9 +12,10 @@ from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.stores import read_counter
 from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.unit import working
+from dask_gmm.fitting.gappy_starts import rows_to_start_from
 from dask_gmm.fitting.passes import StatisticsJob
 from dask_gmm.mixture.family import covariance_family
-from dask_gmm.mixture.kernels import Candidate
+from dask_gmm.mixture.kernels import FASTEST, Candidate, MarginalKernel
 from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def job_for(source: Source, settings: EMSettings) -> StatisticsJob:
     """
     zeros = np.zeros((settings.components, source.n_features))
     parameters = _parameters(zeros, np.ones(source.n_features), settings.covariance)
-    return StatisticsJob((Candidate(parameters),) * settings.n_init)
+    kernel = MarginalKernel(FASTEST) if source.missing == "marginalize" else FASTEST
+    return StatisticsJob((Candidate(parameters),) * settings.n_init, kernel)
 
 
 def _parameters(
@@ -83,10 +85,13 @@ def time_block(source: Source, index: int, job: StatisticsJob) -> BlockTimes:
         return BlockTimes(rows.n_read, read, 0.0, stored)
     p = job.candidates[0].parameters
     rng = np.random.default_rng(0)
-    chosen = rng.integers(0, len(rows), p.n_components)
-    sample = np.asarray(rows.values[:100_000], dtype=np.float64)
+    values = rows.values
+    if source.missing == "marginalize":
+        values = rows_to_start_from(rows.take(slice(100_000))).values
+    chosen = rng.integers(0, len(values), p.n_components)
+    sample = np.asarray(values[:100_000], dtype=np.float64)
     variances = np.var(sample, axis=0) / max(p.n_components, 1) + 1e-12
-    means = np.asarray(rows.values[chosen], dtype=np.float64)
+    means = np.asarray(values[chosen], dtype=np.float64)
     spread = _parameters(means, variances, p.family.name)
     job = replace(job, candidates=(Candidate(spread),) * len(job.candidates))
     with working(Opened(job.open)) as opened:

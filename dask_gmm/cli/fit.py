@@ -12,9 +12,11 @@ from dask_gmm.cli.options import (
     checkpoint_options,
     compute_options,
     data_options,
+    missing_option,
     model_output_options,
     output_options,
     weights_option,
+    where_option,
 )
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, EMSettings, check_data
@@ -62,6 +64,8 @@ __all__ = ["fit"]
 )
 @data_options
 @weights_option
+@where_option
+@missing_option("error")
 @fit_options()
 @compute_options()
 @checkpoint_options
@@ -93,7 +97,9 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
             **data.estimator_arguments(checkpoint.url),
             callbacks=[totals, observe],
         )
-        mixture.fit(data.data, sample_weight=data.weights, **checkpoint.arguments())
+        mixture.fit(
+            data.data, sample_weight=data.weights, where=data.where, **checkpoint.arguments()
+        )
         if output is not None:
             save_model(mixture, output, data.storage_options, overwrite=overwrite)
     _report(session, mixture, totals, data, output)
@@ -117,6 +123,8 @@ def _report(
             "weights": data.weights,
             "model": output,
         }
+        if data.where is not None:
+            header["where"] = data.where
         session.emit({**header, **fit_json(mixture, totals)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table
@@ -125,6 +133,8 @@ def _report(
     facts = fit_story(mixture, totals)
     if data.weights is not None:
         facts.append(("weights", data.weights))
+    if data.where is not None:
+        facts.append(("rows where", data.where))
     if output is not None:
         facts.append(("model", output))
     print_result(

@@ -17,6 +17,7 @@ import click
 from dask_gmm.cli.demo import demo
 from dask_gmm.cli.explain import explain
 from dask_gmm.cli.fit import fit
+from dask_gmm.cli.impute import impute
 from dask_gmm.cli.manifest import manifest
 from dask_gmm.cli.plan import plan
 from dask_gmm.cli.predict import predict, score
@@ -151,5 +152,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, plan, fit, select, show, predict, score, simulate, manifest):
+for _command in (demo, plan, fit, select, show, predict, impute, score, simulate, manifest):
     main.add_command(_command)

@@ -16,6 +16,7 @@ __all__ = [
     "array_option",
     "compute_options",
     "data_options",
+    "missing_option",
     "model_option",
     "model_output_options",
     "n_effective_option",
@@ -25,6 +26,7 @@ __all__ = [
     "stack",
     "storage_options",
     "weights_option",
+    "where_option",
 ]
 
 SECTIONS = ("Data", "Mixture", "Model", "Compute", "Checkpoint", "Output")
@@ -165,6 +167,29 @@ weights_option = option(
     "one of weight 0 is left out, and may hold anything. Their chunks need not be those of the "
     "rows.",
 )
+
+
+where_option = option(
+    "--where",
+    metavar="NAME|PATH|URL",
+    section="Data",
+    help="A mask of the samples' shape, found as --weights are: true (1) for rows that take part, "
+    "false (0) for others, which may hold anything. Of a mask of which chunks are not in the store "
+    "say what they mean with --missing-chunks.",
+)
+
+
+def missing_option(default: str | None) -> Callable[[F], F]:
+    """Declare --missing; without a default it is the model's own."""
+    return option(
+        "--missing",
+        type=click.Choice(["error", "drop", "marginalize"]),
+        default=default,
+        section="Data",
+        help="What becomes of rows that hold NaN. 'drop' leaves them out; 'marginalize' takes each "
+        "with the values that it has, which is exact where values are missing at random."
+        + ("" if default else " Default: as the model was fitted."),
+    )
 
 
 n_effective_option = option(

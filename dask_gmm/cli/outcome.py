@@ -120,12 +120,21 @@ def fit_story(mixture: GaussianMixture, totals: ReadTotals) -> list[tuple[str, s
         ("rows", "unknown" if totals.rows is None else f"{totals.rows:,}"),
         ("decoded", how_read(totals.bytes_read, totals.seconds)),
     ]
+    if mixture.missing != "error":
+        facts.append(("incomplete", incomplete(mixture)))
     if totals.blocks_from_cache:
         share = totals.blocks_from_cache / (totals.passes * totals.blocks)
         facts.append(("from the cache", f"{share:.0%} of the passes' blocks"))
     if totals.resubmitted:
         facts.append(("recovered", f"{totals.resubmitted} units were lost and computed again"))
     return facts
+
+
+def incomplete(mixture: GaussianMixture) -> str:
+    """Say how many rows miss values, and what became of them."""
+    count = mixture.n_incomplete_rows_
+    fate = "left out" if mixture.missing == "drop" else "taken with the values they have"
+    return f"{count:,} rows miss values: {fate}" if count else "no row misses a value"
 
 
 def fit_json(mixture: GaussianMixture, totals: ReadTotals) -> dict[str, Any]:
@@ -143,6 +152,9 @@ def fit_json(mixture: GaussianMixture, totals: ReadTotals) -> dict[str, Any]:
         "remaining_gain": _finite(mixture.remaining_gain_),
         "history": [_pass_json(record) for record in mixture.history_],
         "n_rows": totals.rows,
+        "missing": mixture.missing,
+        "n_rows_fitted": mixture.n_rows_,
+        "n_incomplete_rows": mixture.n_incomplete_rows_,
         "n_blocks": totals.blocks,
         "passes": totals.passes,
         "resumed_after": totals.resumed_after,

@@ -51,7 +51,9 @@ def check_fit_output(
     OutputExistsError, StoreError
         As `check_model_place`.
     """
-    check_storage_options(data.storage_options, data.data, data.weights, output, checkpoint)
+    check_storage_options(
+        data.storage_options, data.data, data.weights, data.where, output, checkpoint
+    )
     if checkpoint is not None:
         refuse_overlap(checkpoint, data.data, data.weights, output)
     if output is not None:
@@ -67,7 +69,8 @@ def check_weights_stay(output: str | None, source: Source) -> None:
     InputError
     """
     if output is not None and source.weights is not None:
-        refuse_overlap(output, source.weights.name)
+        for name in source.weights.names:
+            refuse_overlap(output, name)
 
 
 def save_model(

@@ -12,8 +12,10 @@ from dask_gmm.cli.options import (
     Command,
     compute_options,
     data_options,
+    missing_option,
     output_options,
     weights_option,
+    where_option,
 )
 from dask_gmm.cli.session import DONE, FAILED
 from dask_gmm.cli.settings import (
@@ -49,6 +51,8 @@ __all__ = ["plan"]
 )
 @data_options
 @weights_option
+@where_option
+@missing_option("error")
 @fit_options()
 @compute_options()
 @output_options
@@ -66,7 +70,7 @@ def plan(session: Session, /, **values: Any) -> int:
 
     data, compute = DataPlace.take(values), Compute.take(values)
     settings = EMSettings.take(values)
-    check_storage_options(data.storage_options, data.data, data.weights)
+    check_storage_options(data.storage_options, data.data, data.weights, data.where)
     source = data.open()
     check_components(source, settings.components)
     if compute.scheduler is None:

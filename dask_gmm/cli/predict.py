@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,20 +10,21 @@ from dask_gmm.cli.options import (
     Command,
     compute_options,
     data_options,
+    missing_option,
     model_option,
     n_effective_option,
     option,
     output_options,
     overwrite_option,
     weights_option,
+    where_option,
 )
-from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options, options_for
+from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options
+from dask_gmm.cli.writing import load_for, output_resume_option, write_rows
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.data.base import Source
     from dask_gmm.estimators import GaussianMixture
-    from dask_gmm.fitting.events import Event
 
 __all__ = ["predict", "score"]
 
@@ -58,6 +58,8 @@ __all__ = ["predict", "score"]
     ],
 )
 @data_options
+@where_option
+@missing_option(None)
 @model_option("Path or URL of a model that 'dask-gmm fit --output' has written.")
 @option(
     "--probabilities",
@@ -78,16 +80,7 @@ __all__ = ["predict", "score"]
     "the array 'labels' (or 'posteriors') and the coordinates of the samples.",
 )
 @overwrite_option("a Zarr array")
-@option(
-    "--resume/--no-resume",
-    default=None,
-    section="Output",
-    help="What becomes of an output there that an earlier run has not completed. --resume goes on "
-    "with it and fails where there is none (and does nothing where it is complete by now); "
-    "--no-resume begins it anew. Without either: go on if there is one, else begin. One of another "
-    "model or of other data is never gone on with; remote data, and those of more than 20,000 "
-    "files, are taken for the same by their metadata and two finished blocks.",
-)
+@output_resume_option
 @output_options
 @click.pass_obj
 def predict(
@@ -107,71 +100,33 @@ def predict(
     until then; in an object store it is marked as incomplete until then, and what it replaces goes
     at once.
     """
-    from dask_gmm.cli.computing import computing
-    from dask_gmm.cli.outputs import check_array_output, refuse_overlap
-    from dask_gmm.cli.progress import observing
-    from dask_gmm.cli.tables import key_values
-    from dask_gmm.cli.values import show_count, show_seconds
-    from dask_gmm.data.coordinates import output_place
-    from dask_gmm.fitting.events import OutputResumed, PassAdvanced
-
     data, compute = DataPlace.take(values), Compute.take(values)
-    check_storage_options(data.storage_options, data.data, model, output)
-    refuse_overlap(output, data.data, model)
-    mixture, source = _load(model, data)
-    name = "posteriors" if probabilities else "labels"
-    place = output_place(output, data.data, source, name)
-    # Where it must go on it deletes nothing, and a complete one is what it may find.
-    replaces = overwrite or bool(resume)
-    check_array_output(place, data.storage_options, overwrite=replaces, beside=True)
-    begun = time.perf_counter()
-    found, computed = 0, 0
 
-    def count(event: Event) -> None:
-        nonlocal found, computed
-        match event:
-            case OutputResumed():
-                found = event.blocks
-            case PassAdvanced():
-                computed = event.progress.rows_done
-
-    try:
-        with computing(compute, session), observing(session, "labelling") as observe:
-            mixture.set_params(callbacks=[observe, count])
-            rows = mixture.predict_to(
-                data.data,
-                output,
-                probabilities=probabilities,
-                overwrite=overwrite,
-                resume={None: "auto", True: "must", False: "never"}[resume],
-                storage_options=options_for(output, data.storage_options) or None,
-            )
-    except KeyboardInterrupt:
-        session.note(f"What is finished of {output} is kept: the same command goes on from it.")
-        raise
-    seconds = time.perf_counter() - begun
-    if session.json:
-        session.emit(
-            {
-                "command": "predict",
-                "data": data.data,
-                "features": data.features,
-                "model": model,
-                "output": output,
-                "probabilities": probabilities,
-                "n_rows": rows,
-                "n_rows_computed": computed,
-                "blocks_skipped": found,
-                "seconds": seconds,
-            }
+    def write(mixture: GaussianMixture, **options: Any) -> int:
+        return mixture.predict_to(
+            data.data, output, where=data.where, probabilities=probabilities, **options
         )
-        return
-    facts = [(name, place), ("rows", f"{rows:,} in {show_seconds(seconds)}")]
-    if computed:
-        facts[1] = ("rows", f"{facts[1][1]} ({show_count(computed / seconds)} rows/s)")
-    if found:
-        facts.append(("skipped", f"{found:,} blocks that were finished before"))
-    session.out.print(key_values(facts))
+
+    write_rows(
+        session,
+        data,
+        compute,
+        model,
+        output,
+        write,
+        doing="labelling",
+        what="posteriors" if probabilities else "labels",
+        header={
+            "command": "predict",
+            "data": data.data,
+            "features": data.features,
+            "model": model,
+            "output": output,
+            "probabilities": probabilities,
+        },
+        overwrite=overwrite,
+        resume=resume,
+    )
 
 
 @click.command(
@@ -187,6 +142,8 @@ def predict(
 )
 @data_options
 @weights_option
+@where_option
+@missing_option(None)
 @n_effective_option
 @model_option("Path or URL of a model that 'dask-gmm fit --output' has written.")
 @compute_options()
@@ -204,11 +161,16 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
     from dask_gmm.cli.tables import key_values, observations
 
     data, compute = DataPlace.take(values), Compute.take(values)
-    check_storage_options(data.storage_options, data.data, data.weights, model)
-    mixture, _ = _load(model, data)
+    check_storage_options(data.storage_options, data.data, data.weights, data.where, model)
+    mixture, _ = load_for(model, data)
     with computing(compute, session), observing(session, "scoring") as observe:
         mixture.set_params(callbacks=[observe])
-        found = mixture.criteria(data.data, sample_weight=data.weights, n_effective=n_effective)
+        found = mixture.criteria(
+            data.data,
+            sample_weight=data.weights,
+            n_effective=n_effective,
+            where=data.where,
+        )
     if session.json:
         session.emit(
             {
@@ -235,23 +197,8 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
     ]
     if data.weights is not None:
         facts.append(("weights", data.weights))
+    if data.where is not None:
+        facts.append(("rows where", data.where))
     if data.weights is not None or n_effective is not None:
         facts.append(("N of BIC", observations(found.n_effective, n_effective)))
     session.out.print(key_values(facts))
-
-
-def _load(model: str, data: DataPlace) -> tuple[GaussianMixture, Source]:
-    """Load a model and point it at the data; both are looked at before anything is computed."""
-    from dask_gmm.errors import InputError
-    from dask_gmm.estimators import GaussianMixture
-
-    mixture = GaussianMixture.load(
-        model, storage_options=options_for(model, data.storage_options) or None
-    )
-    source = data.open()
-    if source.n_features != mixture.n_features_in_:
-        raise InputError(
-            f"{data.data} has {source.n_features} features along axis {source.feature_axis}, but "
-            f"the model {model} was fitted to {mixture.n_features_in_}: is --feature-axis right?"
-        )
-    return mixture.set_params(**data.estimator_arguments()), source

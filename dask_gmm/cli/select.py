@@ -14,10 +14,12 @@ from dask_gmm.cli.options import (
     checkpoint_options,
     compute_options,
     data_options,
+    missing_option,
     model_output_options,
     n_effective_option,
     output_options,
     weights_option,
+    where_option,
 )
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, SelectionChoice, check_data
@@ -53,6 +55,8 @@ __all__ = ["select"]
 )
 @data_options
 @weights_option
+@where_option
+@missing_option("error")
 @n_effective_option
 @selection_options()
 @compute_options()
@@ -88,6 +92,7 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
             **data.estimator_arguments(checkpoint.url),
             callbacks=[totals, observe],
             sample_weight=data.weights,
+            where=data.where,
             **checkpoint.arguments(),
         )
         if output is not None:
@@ -112,9 +117,11 @@ def _report(
             "weights": data.weights,
             "model": output,
         }
+        if data.where is not None:
+            header["where"] = data.where
         session.emit({**header, **selection_json(found, totals)})
         return
-    from dask_gmm.cli.outcome import print_result
+    from dask_gmm.cli.outcome import incomplete, print_result
     from dask_gmm.cli.tables import how_read, key_values, mixture_table, observations
     from dask_gmm.estimators.attributes import parameters_of
 
@@ -126,12 +133,15 @@ def _report(
         ("steps", _steps(found)),
         ("reads", f"{totals.in_words()}, for {len(found.table)} mixtures"),
         ("rows", f"{found.n_rows:,}"),
+        *([] if data.missing == "error" else [("incomplete", incomplete(found.best_model))]),
         ("decoded", how_read(totals.bytes_read, totals.seconds)),
     ]
     if totals.resubmitted:
         facts.append(("recovered", f"{totals.resubmitted} units were lost and computed again"))
     if data.weights is not None:
         facts.append(("weights", data.weights))
+    if data.where is not None:
+        facts.append(("rows where", data.where))
     if data.weights is not None or choice.n_effective is not None:
         facts.append(("N of BIC", observations(best.n_effective, choice.n_effective)))
     if output is not None:

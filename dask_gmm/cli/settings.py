@@ -36,10 +36,13 @@ class DataPlace:
     storage_options: Mapping[str, Any]
     weights: str | None = None
     features: list[str] | None = None
+    where: str | None = None
+    missing: str | None = None
 
     def estimator_arguments(self, *others: str | None) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these; `others` are URLs that it uses too."""
-        places = [url for url in (self.data, self.weights, *others) if url is not None]
+        named = (self.data, self.weights, self.where, *others)
+        places = [url for url in named if url is not None]
         options = next(filter(None, (options_for(u, self.storage_options) for u in places)), {})
         return {
             "array": self.array,
@@ -47,13 +50,18 @@ class DataPlace:
             "feature_axis": self.feature_axis,
             "missing_chunks": self.missing_chunks,
             "storage_options": options or None,
+            **({} if self.missing is None else {"missing": self.missing}),
         }
 
     def open(self) -> Source:
         """Describe the data, and their weights if they have some; only metadata are read."""
         from dask_gmm.data.source import open_source
+        from dask_gmm.data.taking_part import with_missing
 
-        return open_source(self.data, sample_weight=self.weights, **self.estimator_arguments())
+        arguments = self.estimator_arguments()
+        missing = arguments.pop("missing", "error")
+        source = open_source(self.data, sample_weight=self.weights, where=self.where, **arguments)
+        return with_missing(source, missing)
 
     @classmethod
     def take(cls, values: dict[str, Any]) -> DataPlace:
@@ -66,6 +74,8 @@ class DataPlace:
             dict(values.pop("storage_option")),
             values.pop("weights", None),
             values.pop("features"),
+            values.pop("where", None),
+            values.pop("missing", None),
         )
 
 

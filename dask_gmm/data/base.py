@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 import numpy as np
 
 from dask_gmm.data.grid import BlockRef, SampleGrid
+from dask_gmm.data.missing import without_gaps
 from dask_gmm.data.stored_metadata import StoredMetadata, digest_of
 from dask_gmm.data.weights import Looked, Weights, joined_rows
 from dask_gmm.errors import (
@@ -117,6 +118,8 @@ class Source(ABC):
     weights : Weights or None
         The weight of each row, where they have some. Rows of weight zero are not there for whoever
         reads; `n_rows` and the sizes of blocks, which only metadata tell, count them.
+    missing : {"error", "drop", "marginalize"}
+        What becomes of rows that hold NaN (`data.missing`); those left out are not there either.
     shippable : bool
         Whether another process can read the source from a pickle of this object at no great cost.
     block_bytes : int
@@ -148,6 +151,7 @@ class Source(ABC):
     decoding: Decoding | None = None
     fill: FillValue | None = None
     weights: Weights | None = None
+    missing: str = "error"
 
     @property
     @abstractmethod
@@ -238,6 +242,15 @@ class Source(ABC):
         return False
 
     @property
+    def selects(self) -> bool:
+        """Whether rows may be left out, so that only a pass knows how many take part."""
+        return self.weights is not None or self._looks_for_gaps
+
+    @property
+    def _looks_for_gaps(self) -> bool:
+        return self.missing != "error" and self.dtype.kind == "f"
+
+    @property
     def n_features(self) -> int:
         """Length of the feature axis."""
         size = self.shape[self.feature_axis]
@@ -271,8 +284,9 @@ class Source(ABC):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row in memory: its values, and where it has a weight, that and its place."""
-        return self.n_features * self.dtype.itemsize + (0 if self.weights is None else 16)
+        """Bytes of a row in memory: its values, and its weight and its place if it has them."""
+        own = 0 if self.weights is None else 8
+        return self.n_features * self.dtype.itemsize + own + (8 if self.selects else 0)
 
     @property
     def block_bytes(self) -> int:
@@ -281,11 +295,12 @@ class Source(ABC):
 
     @property
     def _weighing_bytes(self) -> int:
-        """Bytes that it takes for a moment to give a block's rows their weights."""
-        if self.weights is None:
-            return 0
-        kept = (self.max_block_rows or 0) * self.n_features * self.dtype.itemsize
-        return kept + self.weights.read_bytes
+        """Bytes that it takes for a moment to weigh a block's rows and to leave some out."""
+        n = self.max_block_rows or 0
+        kept = n * self.n_features * self.dtype.itemsize
+        weighing = 0 if self.weights is None else kept + self.weights.read_bytes
+        # The rows kept, and flags of those that miss something or all.
+        return weighing + (kept + 2 * n + 2**19 if self._looks_for_gaps else 0)
 
     def block(self, i: int) -> BlockRef:
         """Return block `i`, 0 ≤ i < n_blocks, in constant time."""
@@ -385,9 +400,9 @@ class Source(ABC):
         buffers: ReadBuffers | None = None,
         requested: Mapping[str, Any] | None = None,
     ) -> Rows:
-        """Return a block's rows, with their weights if they have some.
+        """Return a block's rows that take part, with their weights if they have some.
 
-        `buffers` are the memory that the reader was given.
+        Once looked at, they need no second look. `buffers` are the memory that the reader had.
 
         Raises
         ------
@@ -395,8 +410,25 @@ class Source(ABC):
             With the place of the row.
         """
         if self.weights is not None:
-            return self._weighted(values, block, buffers, requested)
+            rows = self._weighted(values, block, buffers, requested)
+            return self._without_gaps(rows, block, buffers) if self._looks_for_gaps else rows
+        if self._looks_for_gaps:
+            return self._without_gaps(Rows(values), block, buffers)
         return Rows(values)
+
+    def _without_gaps(self, rows: Rows, block: BlockRef, buffers: ReadBuffers | None) -> Rows:
+        """Return the rows that take part by the values they have."""
+        complete: set[int] = self.__dict__.setdefault("_without_nan", set())
+        if block.index in complete:
+            rows.complete = True
+            return rows
+        # Rows that were gathered already lie in memory of this read, which is not asked for twice.
+        direct = self._rows_in_buffers or rows.places is not None
+        memory = None if buffers is None or direct else buffers.rows
+        found = without_gaps(rows, self.missing, memory=memory, overwrite=direct)
+        if found.complete and not found.gaps:
+            complete.add(block.index)
+        return found
 
     def _weighted(
         self,
@@ -413,7 +445,7 @@ class Source(ABC):
             if seen is not None and looked_at is not Looked.POSITIVE:
                 looked_at = seen
             if looked_at is Looked.POSITIVE:
-                return Rows(values, weights)
+                return Rows(values, None if self.weights.selects_only else weights)
             direct = self._rows_in_buffers
             rows = joined_rows(
                 values,
@@ -421,6 +453,7 @@ class Source(ABC):
                 looked_at=looked_at,
                 memory=None if buffers is None or direct else buffers.rows,
                 overwrite=direct,
+                selects_only=self.weights.selects_only,
             )
         except RowError as error:
             raise error.at(self.locate(block, error.row)) from None
@@ -434,7 +467,7 @@ class Source(ABC):
         return self.reader == "direct"
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_looked_at", "_watch"}  # this process's
+        own = {"_looked_at", "_watch", "_without_nan"}  # this process's
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     @property

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.base import Source
 
-__all__ = ["OutputPlace", "labelled", "output_place"]
+__all__ = ["OutputPlace", "labelled", "labelled_rows", "output_place"]
 
 _OLDER = {".zarray": "a Zarr array", ".zgroup": "a Zarr group of version 2"}
 
@@ -81,6 +81,31 @@ def labelled(X: Any, source: Source, values: Any, name: str, tail: str = "") -> 
     names = (*dims, unlike(tail, [str(dim) for dim in dims])) if tail else dims
     data_array = sys.modules["xarray"].DataArray
     return data_array(values, dims=names, coords=_along(X, dims).coords, name=name)
+
+
+def labelled_rows(X: Any, source: Source, values: Any, name: str) -> Any:
+    """Return rows as a DataArray where X is one, or a Dataset; else as they are.
+
+    Parameters
+    ----------
+    X : object
+        What `source` describes.
+    source : Source
+    values : ndarray or dask.array.Array
+        Of the source's shape.
+    name : str
+        Of the DataArray.
+    """
+    dims = _sample_dims(X, source)
+    if dims is None:
+        return values
+    data_array = sys.modules["xarray"].DataArray
+    if not is_dataset(X):
+        return data_array(values, dims=X.dims, coords=X.coords, name=name)
+    assert source.axis_names is not None
+    feature, coordinates = source.axis_names[-1], _along(X, dims).coords
+    found = data_array(values, dims=(*dims, feature), coords=coordinates, name=name)
+    return found.assign_coords({feature: list(source.feature_names or ())})
 
 
 def _sample_dims(X: Any, source: Source) -> tuple[Hashable, ...] | None:
@@ -187,6 +212,7 @@ class OutputPlace:
         source: Source,
         *,
         overwrite: bool,
+        of_rows: bool = False,
     ) -> OutputPlace:
         """Look at the place of an output; what is to be overwritten is no longer listed there.
 
@@ -202,6 +228,8 @@ class OutputPlace:
             What its samples are.
         overwrite : bool
             Whether an output that is there may be replaced.
+        of_rows : bool
+            Whether the output has the features too, whose coordinates then are written with it.
 
         Raises
         ------
@@ -215,7 +243,8 @@ class OutputPlace:
         if not _has_labels(X, source):
             return OutputPlace(place)
         pairs = check_options(dict(options) if options else None)
-        group = _Group(normalize_url(url), pairs, name, tuple(_coordinates_of(X, source)))
+        coordinates = tuple(_coordinates_of(X, source, of_rows=of_rows))
+        group = _Group(normalize_url(url), pairs, name, coordinates)
         if name in [coordinate.name for coordinate in group.coordinates]:
             raise InputError(
                 f"{source.name} has a coordinate {name!r}, which is what the output is called in "
@@ -441,9 +470,13 @@ def _decoded(values: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any
     return np.asarray(decode_cf_variable("x", Variable(dims, values, telling)).values)
 
 
-def _coordinates_of(X: Any, source: Source) -> Iterator[_Coordinate]:
+def _coordinates_of(X: Any, source: Source, *, of_rows: bool) -> Iterator[_Coordinate]:
     dims = _sample_dims(X, source)
+    whole = dims is not None and not is_dataset(X)  # a DataArray has coordinates of its features
+    if of_rows and not whole and source.axis_names and source.feature_names:
+        yield _of_names(source.axis_names[source.feature_axis], source.feature_names)
     if dims is not None:
+        dims = tuple(X.dims) if of_rows and whole else dims
         found = _along(X, dims)
         indexes = [key for key, index in found.indexes.items() if index.nlevels > 1]
         found = found.reset_index(indexes) if indexes else found
@@ -502,6 +535,17 @@ def _of_variable(name: str, variable: Any) -> _Coordinate:
         return part
 
     return _Coordinate(name, dims, shape, whole.dtype, told, cut)
+
+
+def _of_names(dim: str, names: Sequence[str]) -> _Coordinate:
+    """Describe the names of the features, along their dimension."""
+    whole = np.asarray(names, np.dtypes.StringDType())
+
+    def cut(region: tuple[slice, ...]) -> NDArray[Any]:
+        part: NDArray[Any] = whole[region]
+        return part
+
+    return _Coordinate(dim, (dim,), whole.shape, whole.dtype, {}, cut)
 
 
 def _plain(value: Any) -> Any:

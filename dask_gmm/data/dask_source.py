@@ -15,32 +15,19 @@ import zarr
 from dask.base import compute, optimize
 from dask.task_spec import DataNode, Task, TaskRef
 
-from dask_gmm.data.base import (
-    Source,
-    check_dtype,
-    check_layout,
-    flatten_block,
-    missing_by_metadata,
-)
+from dask_gmm.data.base import Source, check_dtype, check_layout
+from dask_gmm.data.block_rows import BlockRows
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.checked_store import CheckedStore
 from dask_gmm.data.conventions import FillValue, attributes_of, joined, stored_decoding
 from dask_gmm.data.decoding import SCRATCH_BYTES, Decoding, Remedies
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
+from dask_gmm.data.masks import MaskedWeights
 from dask_gmm.data.open_stores import store_name, store_url
 from dask_gmm.data.stored_metadata import StoredMetadata, document_in, read_metadata
 from dask_gmm.data.urls import join_url
-from dask_gmm.data.weights import (
-    ArrayWeights,
-    Looked,
-    Weights,
-    as_read,
-    decoded_weights,
-    joined_rows,
-    new_token,
-)
-from dask_gmm.errors import InputError, NonFiniteError, RowError, StoreError
-from dask_gmm.rows import Rows
+from dask_gmm.data.weights import ArrayWeights, Weights, new_token
+from dask_gmm.errors import InputError, RowError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +36,9 @@ if TYPE_CHECKING:
     from dask.typing import Key
     from numpy.typing import NDArray
 
-__all__ = ["BlockRows", "DaskSource", "DaskWeights"]
+    from dask_gmm.rows import Rows
+
+__all__ = ["DaskSource", "DaskWeights"]
 
 _optimize: Callable[..., Any] = optimize  # untyped in Dask
 _compute: Callable[..., Any] = compute
@@ -130,125 +119,6 @@ class _ReadWeights:
         return _ReadWeights, (self._weights,)
 
 
-@dataclass(frozen=True)
-class BlockRows:
-    """Turns the value of a block's key into rows; travels without the collection.
-
-    Attributes
-    ----------
-    n_features : int
-        Features that the collection promised.
-    feature_axis : int
-        Where they lie.
-    decoding : Decoding or None
-        How elements become measurements, where they are none yet.
-    weights : str or None
-        What messages call the weights, where the value has some.
-    weight_decoding : Decoding or None
-        How elements become weights.
-    looked_at : Looked
-        What is known of the weights.
-    """
-
-    n_features: int
-    feature_axis: int
-    decoding: Decoding | None = None
-    weights: str | None = None
-    weight_decoding: Decoding | None = None
-    looked_at: Looked = Looked.NEVER
-
-    def __call__(self, value: Any) -> Rows:
-        """Return the rows of a block.
-
-        Parameters
-        ----------
-        value : ndarray of shape (..., n_features, ...)
-            What the graph made; with weights a dict of such ``values`` and of ``weights`` of shape
-            (..., ...).
-
-        Returns
-        -------
-        Rows
-            Values of shape (n, n_features).
-
-        Raises
-        ------
-        InputError
-            The value is not what the collection's metadata promised.
-        SampleWeightError
-            A row has a weight that is none.
-        """
-        if self.weights is None:
-            return Rows(self._values(value))
-        values = self._values(value["values"])
-        weights = self._weights(value["weights"], value["values"].shape)
-        return joined_rows(values, weights, looked_at=self.looked_at)
-
-    def explained(self, error: RowError, value: Any) -> RowError:
-        """Return an error with what metadata say of the element, where that is missing by them.
-
-        Parameters
-        ----------
-        error : RowError
-            Its row is that of the block.
-        value
-            As of the call.
-        """
-        if self.decoding is None or not isinstance(error, NonFiniteError):
-            return error
-        values = value if self.weights is None else value["values"]
-        rows = flatten_block(values, self.feature_axis)
-        return missing_by_metadata(error, rows[error.row, error.feature], self.decoding)
-
-    def _values(self, value: Any) -> NDArray[Any]:
-        _check_block(value, "the Dask array", "X")
-        if value.ndim <= self.feature_axis or value.shape[self.feature_axis] != self.n_features:
-            raise InputError(
-                f"A block of the Dask array has shape {value.shape}, but its metadata promise "
-                f"{self.n_features} features along axis {self.feature_axis}: give the function "
-                f"that makes the blocks its true chunks."
-            )
-        check_dtype(value.dtype, "A block of the Dask array")
-        if self.decoding is not None:
-            _check_stored(value, self.decoding, "the Dask array")
-            value = self.decoding.decode(value)
-        return flatten_block(value, self.feature_axis)
-
-    def _weights(self, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        _check_block(value, f"{self.weights}", "sample_weight")
-        expected = shape[: self.feature_axis] + shape[self.feature_axis + 1 :]
-        if value.shape != expected:
-            raise InputError(
-                f"A block of {self.weights} has shape {value.shape} where the block of rows has "
-                f"{expected}: they need a weight for each row. Were rows left out of the data and "
-                f"not of their weights?"
-            )
-        check_dtype(value.dtype, f"A block of {self.weights}", "sample_weight")
-        weights: NDArray[Any] = value.reshape(-1)
-        if self.weight_decoding is not None:
-            _check_stored(weights, self.weight_decoding, f"{self.weights}")
-        return as_read(decoded_weights(weights, self.weight_decoding))
-
-
-def _check_block(value: Any, of: str, code: str) -> None:
-    if type(value) is not np.ndarray:
-        kind = type(value)
-        raise InputError(
-            f"A block of {of} is a {kind.__module__}.{kind.__qualname__}, not a NumPy array as its "
-            f"meta says: make NumPy arrays of the blocks, for example by "
-            f"`{code}.map_blocks(numpy.asarray)` where that loses nothing."
-        )
-
-
-def _check_stored(value: NDArray[Any], decoding: Decoding, of: str) -> None:
-    if value.dtype != decoding.stored:
-        raise InputError(
-            f"A block of {of} holds {value.dtype} values where its metadata promise "
-            f"{decoding.stored}, in which its attributes say how they are packed: give the "
-            f"function that makes the blocks its true dtype."
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class DaskSource(Source):
     """A `dask.array`. Use `DaskSource.of`.
@@ -268,6 +138,7 @@ class DaskSource(Source):
     decoding: Decoding | None = None
     fill: FillValue | None = None
     weights: Weights | None = None
+    missing: str = "error"
 
     @classmethod
     def of(
@@ -330,9 +201,21 @@ class DaskSource(Source):
     def shippable(self) -> bool:
         """Whether workers can make the blocks: they run the collection's graph."""
         # Weights in memory are in the graph, block by block.
-        return (
-            self.weights is None or isinstance(self.weights, ArrayWeights) or self.weights.shippable
+        return all(
+            isinstance(part, ArrayWeights) or part.shippable for part in self._weight_parts.values()
         )
+
+    @property
+    def _weight_parts(self) -> dict[str, Weights]:
+        """What is brought to the values of a block: weights, a mask `where`, or both."""
+        if self.weights is None:
+            return {}
+        if not isinstance(self.weights, MaskedWeights):
+            return {"weights": self.weights}
+        parts = {"where": self.weights.mask}
+        if self.weights.weights is not None:
+            parts["weights"] = self.weights.weights
+        return parts
 
     @property
     def graph_blocks(self) -> DaskSource:
@@ -394,7 +277,9 @@ class DaskSource(Source):
 
     def content_token(self) -> object:
         """Return the collection's own name, and what is made of its blocks."""
-        own = self.collection.name, self.feature_axis, self.decoding
+        own: tuple[object, ...] = self.collection.name, self.feature_axis, self.decoding
+        if self.missing != "error":
+            own = (*own, self.missing)
         if self.weights is None:
             return own
         weights = self.weights.content_token()
@@ -405,10 +290,7 @@ class DaskSource(Source):
         distributed = sys.modules.get("distributed")
         if distributed is None:  # then nobody has made one
             return ()
-        collections = [self.collection]
-        if isinstance(self.weights, DaskWeights):
-            collections.append(self.weights.collection)
-        found: Sequence[Any] = distributed.futures_of(collections)
+        found: Sequence[Any] = distributed.futures_of(list(self.collections))
         return tuple(found)
 
     def zarr_arrays(self) -> Iterator[zarr.Array[Any]]:
@@ -424,47 +306,72 @@ class DaskSource(Source):
     @cached_property
     def _made(self) -> tuple[Mapping[Key, Any], str]:
         """The optimised graph, and the first part of the keys of its blocks."""
-        weights = self.weights
-        if weights is None:
+        parts = self._weight_parts
+        if not parts:
             optimized = _optimize(self.collection)[0]
             return optimized.__dask_graph__(), optimized.name
-        if isinstance(weights, DaskWeights):
-            values, theirs = _optimize(self.collection, weights.collection)
-            graph = {**values.__dask_graph__(), **theirs.__dask_graph__()}
-        else:
-            values, theirs = _optimize(self.collection)[0], None
-            graph = dict(values.__dask_graph__())
-        name = f"gmm-weighted-{self.collection.name}-{weights.token}"
-        load = f"gmm-weights-{weights.token}"
+        made = {name: w for name, w in parts.items() if isinstance(w, DaskWeights)}
+        values, *theirs = _optimize(self.collection, *(w.collection for w in made.values()))
+        graph = dict(values.__dask_graph__())
+        for other in theirs:
+            graph.update(other.__dask_graph__())
+        names = {name: other.name for name, other in zip(made, theirs, strict=True)}
+        token = "-".join(part.token for part in parts.values())
+        name = f"gmm-weighted-{self.collection.name}-{token}"
         for i in range(self.n_blocks):
             coordinates = self.grid.coordinates(i)
             place = self._with_features(coordinates, 0)
-            part: Any
-            if theirs is not None:
-                part = TaskRef((theirs.name, *coordinates))
-            elif isinstance(weights, ArrayWeights):
-                part = weights.read(self.block(i))
-                part = part.reshape([b - a for a, b in self._bounds(i)])
-            else:
-                part = self._read_in_task(graph, load, i)
+            beside = self.beside(i, graph, names)
             # A dict, which no scheduler needs a package of ours for.
             graph[(name, *place)] = Task(
-                (name, *place), dict, values=TaskRef((values.name, *place)), weights=part
+                (name, *place), dict, values=TaskRef((values.name, *place)), **beside
             )
         return graph, name
+
+    def beside(
+        self, i: int, graph: dict[Key, Any], names: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return what a task brings to the values of block `i`: its weights, its mask.
+
+        Parameters
+        ----------
+        i : int
+        graph : dict
+            Takes the tasks that read them, where tasks do.
+        names : mapping, optional
+            The first parts of the keys of those that a graph makes; by default those of the
+            collections' own graphs.
+        """
+        found: dict[str, Any] = {}
+        for kind, weights in self._weight_parts.items():
+            if isinstance(weights, DaskWeights):
+                name = weights.collection.name if names is None else names[kind]
+                found[kind] = TaskRef((name, *self.grid.coordinates(i)))
+            elif isinstance(weights, ArrayWeights):
+                part = weights.read(self.block(i))
+                found[kind] = part.reshape([b - a for a, b in self._bounds(i)])
+            else:
+                found[kind] = self._read_in_task(graph, weights, i)
+        return found
+
+    @property
+    def collections(self) -> tuple[da.Array, ...]:
+        """The collection, and those that make its weights."""
+        made = (part for part in self._weight_parts.values() if isinstance(part, DaskWeights))
+        return (self.collection, *(part.collection for part in made))
 
     def _bounds(self, i: int) -> list[tuple[int, int]]:
         block = self.block(i)
         return list(zip(block.start, block.stop, strict=True))
 
-    def _read_in_task(self, graph: dict[Key, Any], load: str, i: int) -> TaskRef:
+    def _read_in_task(self, graph: dict[Key, Any], weights: Weights, i: int) -> TaskRef:
         """Add the task that reads the weights of a block; return its reference."""
-        assert self.weights is not None
+        load = f"gmm-weights-{weights.token}"
         if load not in graph:
-            reader = _ReadWeights(self.weights)
+            reader = _ReadWeights(weights)
             graph[load] = (
                 Task(load, pickle.loads, pickle.dumps(reader))
-                if self.weights.shippable
+                if weights.shippable
                 else DataNode(load, reader)
             )
         block = self.block(i)
@@ -507,27 +414,38 @@ class DaskSource(Source):
 
     def _with_weights(self, value: da.Array, block: BlockRef) -> dict[str, NDArray[Any]]:
         """Compute the values of a block and its weights."""
-        assert self.weights is not None
-        if isinstance(self.weights, DaskWeights):
-            weights = self.weights.collection.blocks[self.grid.coordinates(block.index)]
-            values, theirs = _compute(value, weights)
-        else:
-            values, theirs = _compute(value)[0], self.weights.read(block)
-            theirs = theirs.reshape([b - a for a, b in self._bounds(block.index)])
-        return {"values": values, "weights": theirs}
+        parts, extent = self._weight_parts, [b - a for a, b in self._bounds(block.index)]
+        coordinates = self.grid.coordinates(block.index)
+        made = {
+            name: weights.collection.blocks[coordinates]
+            for name, weights in parts.items()
+            if isinstance(weights, DaskWeights)
+        }
+        values, *computed = _compute(value, *made.values())
+        found = {"values": values, **dict(zip(made, computed, strict=True))}
+        for name, weights in parts.items():
+            if name not in made:
+                found[name] = weights.read(block).reshape(extent)
+        return found
 
     def row_maker(self) -> BlockRows:
         """Return what turns the value of a block's key into rows."""
-        rows = BlockRows(self.n_features, self.feature_axis, self.decoding)
+        rows = BlockRows(self.n_features, self.feature_axis, self.decoding, missing=self.missing)
         if self.weights is None:
             return rows
-        # Other weights are decoded before they are here.
-        decoding = self.weights.decoding if isinstance(self.weights, DaskWeights) else None
+        # Other weights, and masks, are decoded before they are here.
+        made = {
+            name: part.decoding
+            for name, part in self._weight_parts.items()
+            if isinstance(part, DaskWeights)
+        }
         return replace(
             rows,
             weights=self.weights.name,
-            weight_decoding=decoding,
+            weight_decoding=made.get("weights"),
+            mask_decoding=made.get("where"),
             looked_at=self.weights.looked_at,
+            selects_only=self.weights.selects_only,
         )
 
 

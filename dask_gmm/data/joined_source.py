@@ -122,6 +122,7 @@ class JoinedSource(Source):
     feature_names: tuple[str, ...] | None = None
     fill: FillValue | None = None
     weights: Weights | None = None
+    missing: str = "error"
 
     @classmethod
     def of(
@@ -343,7 +344,8 @@ class JoinedSource(Source):
         if None in tokens or (self.weights is not None and weights is None):
             return None
         joined = [(part.order, part.start, part.stop) for part in self.parts]
-        return tokens, joined, self.by_feature, self.dtype, self.grid, weights
+        own = (joined, self.by_feature, self.dtype, self.grid, self.missing)
+        return tokens, own, weights
 
     def explained(self, error: RowError, block: BlockRef) -> RowError:
         """Return an error with what the metadata of the part that it is about say."""

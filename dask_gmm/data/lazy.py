@@ -19,7 +19,8 @@ from dask.task_spec import Task, TaskRef
 
 from dask_gmm.data.anchor import AnchoredSource
 from dask_gmm.data.base import Source
-from dask_gmm.data.dask_source import BlockRows, DaskSource
+from dask_gmm.data.dask_source import DaskSource
+from dask_gmm.data.missing import in_their_places
 from dask_gmm.errors import InputError, RowError
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from dask.typing import Key
     from numpy.typing import DTypeLike, NDArray
+
+    from dask_gmm.data.block_rows import BlockRows
+    from dask_gmm.data.grid import BlockRef
 
 __all__ = ["lazy_map"]
 
@@ -37,9 +41,12 @@ T = TypeVar("T")
 
 def lazy_map(
     source: Source,
-    function: Callable[[NDArray[Any]], NDArray[Any]],
+    function: Callable[..., NDArray[Any]],
     dtype: DTypeLike,
     n_outputs: int | None = None,
+    absent: float = np.nan,
+    *,
+    placed: bool = False,
 ) -> da.Array:
     """Apply a function to the rows of every block, when the result is computed.
 
@@ -56,6 +63,10 @@ def lazy_map(
         Type of the values.
     n_outputs : int, optional
         K; without it there is one value per row.
+    absent : float or int
+        The value of rows that the source leaves out for what they miss.
+    placed : bool
+        Whether the function also takes the block that the rows are.
 
     Returns
     -------
@@ -64,10 +75,11 @@ def lazy_map(
         `n_outputs` is given. Unknown chunk sizes stay unknown. Equal functions of equal
         sources have equal names in every process, where the source can tell that its rows have not
         changed (`Source.content_token`); all others have names of their own. Weights have no part
-        in it: there is a value for each row, also for one of weight zero.
+        in it: there is a value for each row, also for one of weight zero. A mask has: the value of
+        a row that takes no part is `absent`.
     """
     if source.weights is not None:
-        source = replace(source, weights=None)  # type: ignore[type-var]
+        source = replace(source, weights=source.weights.alone())  # type: ignore[type-var]
     content = source.content_token()
     token = (
         uuid.uuid4().hex
@@ -81,7 +93,7 @@ def lazy_map(
     graph: dict[Key, Any] = {function_key: Task(function_key, copy, function)}
     dependencies: list[Any] = []
     if isinstance(source, DaskSource):
-        dependencies.append(source.collection)
+        dependencies.extend(source.collections)
         graph[rows_key] = Task(rows_key, _itself, source.row_maker())
     else:
         keep = not source.shippable and not source.in_memory
@@ -97,12 +109,22 @@ def lazy_map(
                 TaskRef(function_key),
                 TaskRef(rows_key),
                 TaskRef(block_key),
-                i,
+                source.block(i),
                 n_outputs,
+                absent,
+                placed,
+                **source.beside(i, graph),
             )
         else:
             graph[key] = Task(
-                key, _map_block, TaskRef(function_key), TaskRef(source_key), i, n_outputs
+                key,
+                _map_block,
+                TaskRef(function_key),
+                TaskRef(source_key),
+                i,
+                n_outputs,
+                absent,
+                placed,
             )
     chunks = source.sample_chunks + (() if n_outputs is None else ((n_outputs,),))
     array: Callable[..., da.Array] = da.Array  # untyped in Dask
@@ -119,34 +141,45 @@ def _itself(value: T) -> T:
 
 
 def _map_block(
-    function: Callable[[NDArray[Any]], NDArray[Any]],
+    function: Callable[..., NDArray[Any]],
     held: Source | AnchoredSource,
     index: int,
     n_outputs: int | None,
+    absent: float,
+    placed: bool,
 ) -> NDArray[Any]:
     source = held.source() if not isinstance(held, Source) else held
     block = source.block(index)
     shape = tuple(b - a for a, b in zip(block.start, block.stop, strict=True))
     rows = source.read(block)
     try:
-        values = function(rows.values)
+        values = function(rows.values, block) if placed else function(rows.values)
     except RowError as error:
-        raise source.explained(error.at(source.locate(block, error.row)), block) from None
-    return _shaped(values, shape, n_outputs)
+        place = rows.place(error.row)
+        raise source.explained(error.at(source.locate(block, place), place), block) from None
+    return _shaped(in_their_places(values, rows, absent), shape, n_outputs)
 
 
 def _map_value(
-    function: Callable[[NDArray[Any]], NDArray[Any]],
+    function: Callable[..., NDArray[Any]],
     rows_of: BlockRows,
     value: NDArray[Any],
-    index: int,
+    block: BlockRef,
     n_outputs: int | None,
+    absent: float,
+    placed: bool,
+    **beside: NDArray[Any],
 ) -> NDArray[Any]:
+    rows = None
     try:
-        values = function(rows_of(value).values)
+        rows = rows_of({"values": value, **beside} if beside else value)
+        values = function(rows.values, block) if placed else function(rows.values)
     except RowError as error:
-        where = f"row {error.row} of block {index} of the Dask array"
-        raise rows_of.explained(error.at(where), value) from None
+        place = error.row if rows is None else rows.place(error.row)
+        where = f"row {place} of block {block.index} of the Dask array"
+        whole = {"values": value, **beside} if beside else value
+        raise rows_of.explained(error.at(where, place), whole) from None
+    values = in_their_places(values, rows, absent)
     axis = rows_of.feature_axis
     return _shaped(values, value.shape[:axis] + value.shape[axis + 1 :], n_outputs)
 

@@ -61,6 +61,7 @@ class NumpySource(Source):
     decoding: Decoding | None = None
     fill: FillValue | None = None
     weights: Weights | None = None
+    missing: str = "error"
 
     @classmethod
     def of(

@@ -14,6 +14,8 @@ a Dask collection    a Zarr array                    by a task for each block
 a Dask collection    a Dask collection               by its graph, in the blocks of the data
 ===================  ==============================  ===========================================
 
+A mask (`where`) is opened as weights are, of zero and one (`data.masks`).
+
 A string is the name of an array beside the data, where they lie in a Zarr store: in the group that
 holds them. If there is none of that name, it is a path or URL.
 """
@@ -38,10 +40,11 @@ from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plai
 from dask_gmm.data.dask_source import DaskSource, DaskWeights, check_block_type, conventions_of
 from dask_gmm.data.decoding import Decoding, Remedies
 from dask_gmm.data.joined_source import JoinedSource, stored_parts
+from dask_gmm.data.masks import MaskedWeights, checked_mask
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stores import MissingChunks, store_spec
 from dask_gmm.data.urls import join_url, scheme_of
-from dask_gmm.data.weights import checked_array
+from dask_gmm.data.weights import ArrayWeights, checked_array
 from dask_gmm.data.zarr_open import (
     FoundArray,
     find_beside,
@@ -58,14 +61,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["with_weights"]
+__all__ = ["with_weights", "with_where"]
 
 _NAME = "sample_weight"
-_LABELLED = Remedies(
-    _NAME,
-    f"{_NAME}.drop_attrs()",
-    f"xarray.decode_cf({_NAME}.to_dataset(name='decoded'))['decoded']",
-)
+_WHERE = "where"
+
+
+def _labelled_remedies(role: str) -> Remedies:
+    return Remedies(
+        role,
+        f"{role}.drop_attrs()",
+        f"xarray.decode_cf({role}.to_dataset(name='decoded'))['decoded']",
+    )
 
 
 def with_weights(
@@ -74,12 +81,14 @@ def with_weights(
     *,
     storage_options: Mapping[str, Any] | None = None,
     missing_chunks: MissingChunks = "error",
+    role: str = _NAME,
 ) -> Source:
     """Return a source whose rows have weights.
 
     Parameters
     ----------
     source : Source
+        With a mask (`with_where`) it keeps that.
     weights : array, Series, collection, name, path or URL
         One for each row, or of the samples' shape: array-likes and Series of any library, Dask
         arrays and Series, `xarray.DataArray` (its dimensions in any order where the data name
@@ -89,6 +98,8 @@ def with_weights(
         For a URL.
     missing_chunks : {"error", "fill"}
         As for the data.
+    role : str
+        What the user calls them.
 
     Raises
     ------
@@ -99,45 +110,116 @@ def with_weights(
     StoreNotFoundError, ArrayNotFoundError, StoreError
         If a path or URL leads nowhere, not to an array, or does not answer.
     """
+    found = _opened(role, source, weights, storage_options, missing_chunks)
+    held = source.weights
+    if role == _WHERE or not isinstance(held, MaskedWeights):
+        return found
+    assert found.weights is not None
+    return replace(found, weights=MaskedWeights.of(held.mask, found.weights))  # type: ignore[type-var]
+
+
+def _opened(
+    role: str,
+    source: Source,
+    weights: Any,
+    storage_options: Mapping[str, Any] | None,
+    missing_chunks: MissingChunks,
+) -> Source:
     if isinstance(weights, str | os.PathLike):
-        return _stored(source, _named(source, weights, storage_options, missing_chunks))
+        return _stored(role, source, _named(role, source, weights, storage_options, missing_chunks))
     if isinstance(weights, zarr.Array | zarr.Group):
-        found = find_in_node(weights, missing_chunks=missing_chunks, code=_NAME)
-        return _stored(source, found)
+        found = find_in_node(weights, missing_chunks=missing_chunks, code=role)
+        return _stored(role, source, found)
     if isinstance(weights, Store):
-        return _stored(source, find_in_store(weights, missing_chunks=missing_chunks, code=_NAME))
+        return _stored(
+            role, source, find_in_store(weights, missing_chunks=missing_chunks, code=role)
+        )
     xarray = sys.modules.get("xarray")
     if xarray is not None and isinstance(weights, xarray.Dataset):
-        raise InputError(f"{_NAME} is an xarray.Dataset: pass one variable.")
+        raise InputError(f"{role} is an xarray.Dataset: pass one variable.")
     if xarray is not None and isinstance(weights, xarray.DataArray):
-        return _labelled(source, weights)
+        return _labelled(role, source, weights)
     if isinstance(weights, da.Array):
-        return _lazy(source, weights, conventions_of(weights, _NAME, _NAME)[0])
+        return _lazy(role, source, weights, conventions_of(weights, role, role)[0])
     if kind_of(weights).startswith("dask.") and hasattr(weights, "to_dask_array"):
-        return _lazy(source, _column(weights), None)
-    array = plain_weights(weights, _NAME)
+        return _lazy(role, source, _column(role, weights), None)
+    array = plain_weights(weights, role)
     # What pandas calls attrs is the user's own.
     attributes = {} if hasattr(weights, "iloc") else attributes_of(weights)
-    remedies = Remedies(f"{_NAME}[...]", f"{_NAME}[...]")
-    return _here(source, array, decoding_of(attributes, array.dtype, _NAME, remedies))
+    remedies = Remedies(f"{role}[...]", f"{role}[...]")
+    return _here(role, source, array, decoding_of(attributes, array.dtype, role, remedies))
+
+
+def with_where(
+    source: Source,
+    where: Any,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    missing_chunks: MissingChunks = "error",
+) -> Source:
+    """Return a source of which only the rows take part where a mask is true.
+
+    Parameters
+    ----------
+    source : Source
+        Whose weights, if it is to have some, are opened after the mask.
+    where : array, Series, collection, name, path or URL
+        As weights are given to `with_weights`; true, or 1, for rows that take part, false, or 0,
+        for the others, which may hold anything.
+    storage_options, missing_chunks
+        As for `with_weights`.
+
+    Raises
+    ------
+    InputError
+        It is of another shape, cannot be read beside such data, or is true nowhere.
+    WhereError
+        It holds something else than true and false.
+    """
+    masked = with_weights(
+        source,
+        where,
+        storage_options=storage_options,
+        missing_chunks=missing_chunks,
+        role=_WHERE,
+    )
+    assert masked.weights is not None
+    return replace(source, weights=MaskedWeights.of(masked.weights, None))  # type: ignore[type-var]
 
 
 # -- in memory -------------------------------------------------------------------------------------
 
 
-def _here(source: Source, array: NDArray[Any], decoding: Decoding | None) -> Source:
+def _here(
+    role: str,
+    source: Source,
+    array: NDArray[Any],
+    decoding: Decoding | None,
+    name: str | None = None,
+) -> Source:
     """Give a source weights that are in memory."""
-    _check_shape(source, array.shape, _NAME)
+    _check_shape(source, array.shape, role, role)
     if source.n_rows is None:
         raise InputError(
-            f"{_NAME} is in memory, but {source.name} does not know the lengths of its chunks, so "
+            f"{role} is in memory, but {source.name} does not know the lengths of its chunks, so "
             f"that nobody can say which weights are whose: pass `X.compute_chunk_sizes()`."
         )
-    weights = checked_array(array, _NAME, source.name, decoding)
-    return replace(source, weights=weights)  # type: ignore[type-var]
+    if role == _WHERE:
+        mask = checked_mask(array if decoding is None else decoding.decode(array), name or role)
+        return replace(source, weights=mask)  # type: ignore[type-var]
+    checked = checked_array(array, name or role, source.name, decoding, _taken(source))
+    return replace(source, weights=checked)  # type: ignore[type-var]
 
 
-def _check_shape(source: Source, shape: Sequence[int | None], name: str, code: str = _NAME) -> None:
+def _taken(source: Source) -> NDArray[np.bool_] | None:
+    """Return the mask of a source in memory: what rows weigh that take no part may be anything."""
+    held = source.weights
+    if isinstance(held, MaskedWeights) and isinstance(held.mask, ArrayWeights):
+        return held.mask.array
+    return None
+
+
+def _check_shape(source: Source, shape: Sequence[int | None], name: str, code: str) -> None:
     expected = source.sample_shape
     fits = len(shape) == len(expected) and all(
         n is None or m is None or n == m for n, m in zip(shape, expected, strict=True)
@@ -163,7 +245,7 @@ def _spell(shape: Sequence[int | None]) -> str:
 # -- labelled --------------------------------------------------------------------------------------
 
 
-def _labelled(source: Source, weights: Any) -> Source:
+def _labelled(role: str, source: Source, weights: Any) -> Source:
     """Give a source the weights of a DataArray."""
     names = _sample_names(source)
     dims = [str(dim) for dim in weights.dims]
@@ -172,12 +254,12 @@ def _labelled(source: Source, weights: Any) -> Source:
             missing = sorted(set(names) - set(dims))
             sizes = dict(zip(names, source.sample_shape, strict=True))
             remedy = (
-                f"pass `{_NAME}.expand_dims({ {name: sizes[name] for name in missing} })`"
+                f"pass `{role}.expand_dims({ {name: sizes[name] for name in missing} })`"
                 if missing and set(dims) < set(names)
                 else "rename them to these"
             )
             raise InputError(
-                f"{_NAME} has the dimensions {', '.join(dims) or '()'}, but the samples of "
+                f"{role} has the dimensions {', '.join(dims) or '()'}, but the samples of "
                 f"{source.name} have {', '.join(names)}: {remedy}."
             )
         weights = weights.transpose(*names)
@@ -185,14 +267,15 @@ def _labelled(source: Source, weights: Any) -> Source:
         weights = weights.chunk({})  # opened lazily: .values would load all of it
     dtype = np.dtype(weights.dtype)
     if weights.chunks is None:
-        array = plain_weights(weights.data, _NAME)
+        array = plain_weights(weights.data, role)
         dtype = array.dtype
     else:
-        check_dtype(dtype, _NAME, _NAME)
-    decoding = decoding_of(weights.attrs, dtype, _NAME, _LABELLED, decoded=weights.encoding)
+        check_dtype(dtype, role, role)
+    remedies = _labelled_remedies(role)
+    decoding = decoding_of(weights.attrs, dtype, role, remedies, decoded=weights.encoding)
     if weights.chunks is None:
-        return _here(source, array, decoding)
-    return _lazy(source, weights.data, decoding)
+        return _here(role, source, array, decoding)
+    return _lazy(role, source, weights.data, decoding)
 
 
 def _sample_names(source: Source) -> list[str] | None:
@@ -204,41 +287,41 @@ def _sample_names(source: Source) -> list[str] | None:
 # -- lazy ------------------------------------------------------------------------------------------
 
 
-def _column(frame: Any) -> da.Array:
+def _column(role: str, frame: Any) -> da.Array:
     """Return a Dask Series, or the only column of a DataFrame, as an array."""
     frame = frame.to_frame(name=frame.name or "weight") if frame.ndim == 1 else frame
-    layout = frame_layout(frame._meta, _NAME)
+    layout = frame_layout(frame._meta, role)
     assert layout is not None
     if len(frame.columns) != 1:
         raise InputError(
-            f"{_NAME} is a Dask DataFrame of {len(frame.columns)} columns: pass one of them."
+            f"{role} is a Dask DataFrame of {len(frame.columns)} columns: pass one of them."
         )
     if not layout.plain:
-        frame = frame.map_partitions(partition_rows, _NAME, meta=partition_rows(frame._meta))
+        frame = frame.map_partitions(partition_rows, role, meta=partition_rows(frame._meta))
     column: da.Array = frame.to_dask_array()[:, 0]
     return column
 
 
-def _lazy(source: Source, collection: da.Array, decoding: Decoding | None) -> Source:
+def _lazy(role: str, source: Source, collection: da.Array, decoding: Decoding | None) -> Source:
     """Give a source weights that a Dask graph makes."""
     shape = tuple(None if n != n else int(n) for n in collection.shape)  # noqa: PLR0124  NaN
-    _check_shape(source, shape, _NAME)
-    check_block_type(type(collection._meta), _NAME, _NAME)
-    check_dtype(collection.dtype, _NAME, _NAME)
+    _check_shape(source, shape, role, role)
+    check_block_type(type(collection._meta), role, role)
+    check_dtype(collection.dtype, role, role)
     if isinstance(source, DaskSource):
-        weights = DaskWeights(_in_blocks(source, collection), _NAME, decoding)
+        weights = DaskWeights(_in_blocks(role, source, collection), role, decoding)
         return replace(source, weights=weights)
     if source.in_memory:
         computed = np.asarray(collection.compute())  # type: ignore[no-untyped-call]
-        return _here(source, computed, decoding)
+        return _here(role, source, computed, decoding)
     raise InputError(
-        f"{_NAME} is a Dask collection, but {source.name} is read from its store by tasks that run "
-        f"no graph. Pass `{_NAME}.compute()`, write the weights to a store and pass its path or "
+        f"{role} is a Dask collection, but {source.name} is read from its store by tasks that run "
+        f"no graph. Pass `{role}.compute()`, write the weights to a store and pass its path or "
         f"URL, or pass the data as a Dask collection too."
     )
 
 
-def _in_blocks(source: DaskSource, collection: da.Array) -> da.Array:
+def _in_blocks(role: str, source: DaskSource, collection: da.Array) -> da.Array:
     """Return weights in the blocks of the data, by number where their sizes are not known."""
     theirs = np.asarray([n for sizes in collection.chunks for n in sizes], dtype=float)
     if source.n_rows is not None and not np.isnan(theirs).any():
@@ -247,9 +330,9 @@ def _in_blocks(source: DaskSource, collection: da.Array) -> da.Array:
     expected = tuple(axis.n_blocks for axis in source.grid.axes)
     if collection.numblocks != expected:
         raise InputError(
-            f"{_NAME} has {_spell(collection.numblocks)} blocks and {source.name} "
+            f"{role} has {_spell(collection.numblocks)} blocks and {source.name} "
             f"{_spell(expected)}, and not all of their lengths are known: make them known by "
-            f"`X.compute_chunk_sizes()` and `{_NAME}.compute_chunk_sizes()`."
+            f"`X.compute_chunk_sizes()` and `{role}.compute_chunk_sizes()`."
         )
     return collection
 
@@ -258,6 +341,7 @@ def _in_blocks(source: DaskSource, collection: da.Array) -> da.Array:
 
 
 def _named(
+    role: str,
     source: Source,
     name: str | os.PathLike[str],
     storage_options: Mapping[str, Any] | None,
@@ -284,7 +368,7 @@ def _named(
         if stored is None:
             beside += " (only data in a Zarr store have arrays beside them)"
         raise ArrayNotFoundError(
-            f"{_NAME}={text!r} was found nowhere: there is neither an array of that name {beside}, "
+            f"{role}={text!r} was found nowhere: there is neither an array of that name {beside}, "
             f"nor anything at {spec.url}."
         ) from error
 
@@ -304,7 +388,7 @@ def _beside(source: Source, name: str) -> FoundArray | None:
     return None
 
 
-def _stored(source: Source, found: FoundArray) -> Source:
+def _stored(role: str, source: Source, found: FoundArray) -> Source:
     """Give a source weights that lie in a store."""
     array, spec = found.array, found.spec
     name = join_url(spec.url, array.path)
@@ -329,8 +413,9 @@ def _stored(source: Source, found: FoundArray) -> Source:
         remedies=Remedies(code, code),
     )
     if source.in_memory:
-        checked = checked_array(weights.whole(), name, source.name)
-        return replace(source, weights=checked)  # type: ignore[type-var]
+        taken = False if role == _WHERE else _taken(source)
+        whole = weights.whole(True if taken is None else taken)
+        return _here(role, source, whole, None, name)
     return replace(source, weights=weights)  # type: ignore[type-var]
 
 

@@ -45,7 +45,13 @@ from dask_gmm.data.output_array import (
     read_document,
     refuse_listed,
 )
-from dask_gmm.data.provenance import Recipe, attributes_of_output, is_incomplete, recipe_in
+from dask_gmm.data.provenance import (
+    IMPUTED_ROWS,
+    Recipe,
+    attributes_of_output,
+    is_incomplete,
+    recipe_in,
+)
 from dask_gmm.data.sink import BlockWriter, Output, not_written
 from dask_gmm.data.stores import writable_store
 from dask_gmm.data.urls import (
@@ -168,7 +174,8 @@ def begin_output(
     local = scheme_of(url) == "file"
     refuse_the_input(source, url, in_place=not local)
     begin = _Begin(url, pairs, recipe, overwrite, resume)
-    document = new_document(shape, chunks, np.dtype(dtype), _dimension_names(source, len(shape)))
+    names = _dimension_names(source, len(shape), of_rows=recipe.parts.get("values") == IMPUTED_ROWS)
+    document = new_document(shape, chunks, np.dtype(dtype), names)
     try:
         if local:
             return begin.beside(document)
@@ -369,12 +376,17 @@ def _advice(url: str, place: str) -> str:
     return f"What was at {url} before is as it was, and the finished blocks are kept: {again}"
 
 
-def _dimension_names(source: Source | None, n_axes: int) -> list[str] | None:
+def _dimension_names(
+    source: Source | None, n_axes: int, *, of_rows: bool = False
+) -> list[str] | None:
     """Name the output's axes as the input does, so that xarray opens it among its like."""
     if source is None or source.axis_names is None:
         return None
     names = [n for axis, n in enumerate(source.axis_names) if axis != source.feature_axis]
-    return names if len(names) == n_axes else [*names, unlike("component", names)]
+    if len(names) == n_axes:
+        return names
+    tail = source.axis_names[source.feature_axis] if of_rows else unlike("component", names)
+    return [*names, tail]
 
 
 def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTRIBUTE",
+    "IMPUTED_ROWS",
     "Recipe",
     "attributes_of_output",
     "check_complete",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 ATTRIBUTE = "dask_gmm"
+
+IMPUTED_ROWS = "imputed rows"
+"""What the values of an output are called that has the features of its data."""
 
 # What the parts of a recipe are called where two differ; those of digests say no more than that.
 _NAMES = {

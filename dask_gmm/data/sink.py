@@ -214,7 +214,7 @@ class OpenBlockWriter:
 def _compare(there: NDArray[Any], values: NDArray[Any], place: str) -> None:
     """Refuse to go on beside a block that the same rows would not have made."""
     if there.dtype.kind == "f":
-        equal = np.isclose(there, values, rtol=0.0, atol=1e-3)
+        equal = np.isclose(there, values, rtol=0.0, atol=1e-3, equal_nan=True)
     else:
         equal = there == values
     if np.mean(equal) < _AGREEMENT:

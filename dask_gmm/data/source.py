@@ -24,7 +24,7 @@ from dask_gmm.data.open_features import (
     open_dataset,
     open_stored_features,
 )
-from dask_gmm.data.open_weights import with_weights
+from dask_gmm.data.open_weights import with_weights, with_where
 from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stores import MissingChunks, StoreSpec, check_missing_chunks, store_spec
 from dask_gmm.data.urls import scheme_of
@@ -47,6 +47,7 @@ __all__ = [
     "open_memory",
     "open_source",
     "with_weights",
+    "with_where",
 ]
 
 
@@ -60,6 +61,7 @@ def open_source(
     block_rows: int | None = None,
     sample_weight: Any = None,
     features: Sequence[str] | None = None,
+    where: Any = None,
 ) -> Source:
     """Describe an input as blocks of rows.
 
@@ -91,6 +93,8 @@ def open_source(
         Names of the arrays of a Zarr group, or the variables of a Dataset, that are the features,
         in their order: see `dask_gmm.data.open_features`. All data variables of a Dataset by
         default.
+    where : array, collection, name, path or URL, optional
+        True for the rows that take part; opened as `sample_weight`.
 
     Returns
     -------
@@ -112,16 +116,19 @@ def open_source(
         raise InputError(
             f"array={array!r} and features={names!r} both say what to read: leave one of them out."
         )
-    if is_dataset(X) and isinstance(sample_weight, str):
-        sample_weight = _weights_in(X, sample_weight, names)
-    if sample_weight is None:
+    if is_dataset(X):
+        beside = {"weights": sample_weight, "mask": where}
+        sample_weight, where = (_variable_in(X, *item, names) for item in beside.items())
+    if sample_weight is None and where is None:
         return _open_rows(X, feature_axis, storage_options, policy, array, block_rows, names)
     # One set of options serves data and weights, whichever of them lie behind a URL.
-    own = storage_options if is_remote(X) or not is_remote(sample_weight) else None
+    elsewhere = is_remote(sample_weight) or is_remote(where)
+    own = storage_options if is_remote(X) or not elsewhere else None
     source = _open_rows(X, feature_axis, own, policy, array, block_rows, names)
-    return with_weights(
-        source, sample_weight, storage_options=storage_options, missing_chunks=policy
-    )
+    options: dict[str, Any] = {"storage_options": storage_options, "missing_chunks": policy}
+    if where is not None:
+        source = with_where(source, where, **options)
+    return source if sample_weight is None else with_weights(source, sample_weight, **options)
 
 
 def is_remote(X: Any) -> bool:
@@ -185,14 +192,14 @@ def _filled(spec: StoreSpec, *, fill: bool) -> StoreSpec:
     return replace(spec, missing_chunks="fill") if fill else spec
 
 
-def _weights_in(X: Any, name: str, features: list[str] | None) -> Any:
-    """Return the variable of a Dataset that holds the weights; else the name itself."""
-    if name not in X.variables:
+def _variable_in(X: Any, role: str, name: Any, features: list[str] | None) -> Any:
+    """Return the variable of a Dataset that holds the weights or the mask; else what was given."""
+    if not isinstance(name, str) or name not in X.variables:
         return name
     if name in (X.data_vars if features is None else features):
         others = [str(key) for key in (features or X.data_vars) if str(key) != name]
         raise InputError(
-            f"{name!r} would be a feature and the weights too: say features={others!r}."
+            f"{name!r} would be a feature and the {role} too: say features={others!r}."
         )
     return X[name]
 

@@ -35,6 +35,7 @@ __all__ = [
     "as_read",
     "checked_array",
     "decoded_weights",
+    "gathered",
     "joined_rows",
     "new_token",
     "no_weight",
@@ -82,6 +83,20 @@ class Weights(ABC):
     looked_at: Looked = Looked.NEVER
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What messages call all that they are made of."""
+        return (self.name,)
+
+    @property
+    def selects_only(self) -> bool:
+        """Whether each is zero or one: rows take part or do not, and have no weights."""
+        return False
+
+    def alone(self) -> Weights | None:
+        """What of it says which rows take part, whatever they weigh; None if nothing does."""
+        return None
+
+    @property
     def rereads_alike(self) -> bool:
         """True: they are in memory or in a store."""
         return True
@@ -107,6 +122,24 @@ class Weights(ABC):
         requested : mapping, optional
             What `request` returned for the block.
         """
+
+    def read_of(
+        self,
+        taken: NDArray[np.bool_] | bool,
+        block: BlockRef,
+        buffers: ReadBuffers | None = None,
+        requested: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the weights as `read` does, where those of rows that take no part may be missing.
+
+        Parameters
+        ----------
+        taken : (n,) bool, or bool for all
+            Which rows take part.
+        block, buffers, requested
+            As for `read`.
+        """
+        return self.read(block, buffers, requested)
 
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask the store for a block's weights and return at once; None if there is no wait."""
@@ -195,7 +228,11 @@ def as_read(weights: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def checked_array(
-    array: NDArray[Any], name: str, data: str, decoding: Decoding | None = None
+    array: NDArray[Any],
+    name: str,
+    data: str,
+    decoding: Decoding | None = None,
+    taken: NDArray[np.bool_] | None = None,
 ) -> ArrayWeights:
     """Look at weights in memory once, so that no pass needs to.
 
@@ -207,6 +244,8 @@ def checked_array(
         What messages call the weights and the data.
     decoding : Decoding, optional
         How its elements become weights.
+    taken : bool ndarray of that shape, optional
+        Which rows take part; whatever the others weigh counts as zero.
 
     Raises
     ------
@@ -217,15 +256,18 @@ def checked_array(
     """
     looked = Looked.POSITIVE
     flat, n_kept = array.reshape(-1), 0
-    if decoding is not None:
+    kept = flat
+    if decoding is not None or taken is not None:
         array = np.empty(array.shape, np.float64)
-    kept = array.reshape(-1)
+        kept = array.reshape(-1)
+    rows: NDArray[np.bool_] | None = None if taken is None else taken.reshape(-1)
     for start in range(0, flat.size, _LOOKED_AT_ONCE):
-        part = flat[start : start + _LOOKED_AT_ONCE]
+        here = slice(start, start + _LOOKED_AT_ONCE)
+        own = True if rows is None else rows[here]
         try:
-            if decoding is not None:
-                kept[start : start + _LOOKED_AT_ONCE] = decoded_weights(part, decoding)
-            part = kept[start : start + _LOOKED_AT_ONCE].astype(np.float64, copy=False)
+            if kept is not flat:
+                kept[here] = np.where(own, decoded_weights(flat[here], decoding, own), 0.0)
+            part = kept[here].astype(np.float64, copy=False)
             found = look_at(part)
         except SampleWeightError as error:
             place = [int(i) for i in np.unravel_index(start + error.row, array.shape)]
@@ -270,7 +312,9 @@ def look_at(weights: NDArray[np.float64]) -> Looked:
     return Looked.USABLE
 
 
-def decoded_weights(stored: NDArray[Any], decoding: Decoding | None) -> NDArray[Any]:
+def decoded_weights(
+    stored: NDArray[Any], decoding: Decoding | None, taken: NDArray[np.bool_] | bool = True
+) -> NDArray[Any]:
     """Return weights as the metadata mean them.
 
     Parameters
@@ -278,6 +322,8 @@ def decoded_weights(stored: NDArray[Any], decoding: Decoding | None) -> NDArray[
     stored : (n,) real
     decoding : Decoding or None
         None where they mean what is stored.
+    taken : (n,) bool, or bool for all
+        Which rows take part. What the others weigh may be missing: NaN.
 
     Raises
     ------
@@ -287,7 +333,7 @@ def decoded_weights(stored: NDArray[Any], decoding: Decoding | None) -> NDArray[
     if decoding is None:
         return stored
     weights = decoding.decode(stored)
-    missing = np.isnan(weights)
+    missing = np.isnan(weights) & taken
     if missing.any():
         row = int(missing.argmax())
         found = decoding.missing(stored[row])
@@ -307,6 +353,7 @@ def joined_rows(
     looked_at: Looked = Looked.NEVER,
     memory: Memory | None = None,
     overwrite: bool = False,
+    selects_only: bool = False,
 ) -> Rows:
     """Return the rows that count, with their weights.
 
@@ -320,6 +367,8 @@ def joined_rows(
         Where the result may lie, and `values` do not.
     overwrite : bool
         Whether it may lie in the memory of `values`.
+    selects_only : bool
+        Whether weights are zero or one, and rows are to have none.
 
     Returns
     -------
@@ -334,15 +383,16 @@ def joined_rows(
     if looked_at is Looked.NEVER:
         looked_at = look_at(weights)
     if looked_at is Looked.POSITIVE:
-        return Rows(values, weights)
+        return Rows(values, None if selects_only else weights)
     (places,) = weights.astype(bool).nonzero()
     if places.size == len(values):
-        return Rows(values, weights)
-    kept = _gathered(values, places, memory, overwrite=overwrite)
-    return Rows(kept, weights.take(places), places, len(values) - places.size)
+        return Rows(values, None if selects_only else weights)
+    kept = gathered(values, places, memory, overwrite=overwrite)
+    own = None if selects_only else weights.take(places)
+    return Rows(kept, own, places, len(values) - places.size)
 
 
-def _gathered(
+def gathered(
     values: NDArray[Any], places: NDArray[np.intp], memory: Memory | None, *, overwrite: bool
 ) -> NDArray[Any]:
     """Return some rows, in order and laid out as they were."""

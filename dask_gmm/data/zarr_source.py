@@ -75,6 +75,7 @@ class ZarrSource(StoredArray, Source):
     decoding: Decoding | None = None
     fill: FillValue | None = None
     weights: Weights | None = None
+    missing: str = "error"
     layout: DirectLayout | None = None
     # Kept out of messages: a store's own description may hold a URL with credentials.
     store: Store | None = field(default=None, repr=False)

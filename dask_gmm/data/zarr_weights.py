@@ -210,28 +210,42 @@ class ZarrWeights(StoredArray, Weights):
         MissingChunkError, CorruptChunkError, StoreError
             They cannot be had.
         """
+        return self.read_of(True, block, buffers, requested)
+
+    def read_of(
+        self,
+        taken: NDArray[np.bool_] | bool,
+        block: BlockRef,
+        buffers: ReadBuffers | None = None,
+        requested: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the weights of a block's rows, of which some may be missing."""
         buffers = ReadBuffers() if buffers is None else buffers
         box = self._box(block)
         if self.shared:
-            return self._as_rows(self._from_chunks(box, buffers), box)
-        return self._as_rows(self._elements(box, buffers.weights, requested), box)
+            return self._as_rows(self._from_chunks(box, buffers), box, taken)
+        return self._as_rows(self._elements(box, buffers.weights, requested), box, taken)
 
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask a remote store for the objects of a block; chunks that are shared are not."""
         return None if self.shared else self._request(self._box(block))
 
-    def whole(self) -> NDArray[np.float64]:
+    def whole(self, taken: NDArray[np.bool_] | bool = True) -> NDArray[np.float64]:
         """Return all weights, shape of the samples; in memory of their own."""
+        if isinstance(taken, np.ndarray):
+            taken = taken.reshape(-1)
         extent = tuple(self.shape[axis] for axis in self.axes)
         box = tuple((0, n) for n in self.shape)
-        return self._as_rows(self._elements(box, ReadBuffers()), box).reshape(extent)
+        return self._as_rows(self._elements(box, ReadBuffers()), box, taken).reshape(extent)
 
-    def _as_rows(self, elements: NDArray[Any], box: Box) -> NDArray[np.float64]:
+    def _as_rows(
+        self, elements: NDArray[Any], box: Box, taken: NDArray[np.bool_] | bool
+    ) -> NDArray[np.float64]:
         """Return the elements of a box in the order of the samples."""
         if len(self.axes) > 1 and self.axes != tuple(range(len(self.axes))):
             boxed = elements.reshape([b - a for a, b in box])
             elements = boxed.transpose(self.axes).reshape(-1)
-        return as_read(decoded_weights(elements, self.decoding))
+        return as_read(decoded_weights(elements, self.decoding, taken))
 
     @property
     def _longest_box(self) -> int:

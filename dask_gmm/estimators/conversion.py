@@ -46,6 +46,7 @@ def to_model_file(gm: Any) -> ModelFile:
         "dtype": np.dtype(gm.means_.dtype).name,
         "feature_names": [str(n) for n in getattr(gm, "feature_names_in_", ())] or None,
         "n_rows": gm.n_rows_,
+        "n_incomplete_rows": gm.n_incomplete_rows_,
         "n_passes": gm.n_passes_,
         "outcome": gm.outcome_,
         "acceleration": gm.acceleration_,
@@ -92,6 +93,7 @@ def _restore_fit(gm: Any, model: ModelFile) -> None:
     if fit["feature_names"]:
         gm.feature_names_in_ = np.asarray(fit["feature_names"], dtype=object)
     gm.n_rows_ = fit["n_rows"]
+    gm.n_incomplete_rows_ = fit.get("n_incomplete_rows", 0)  # models of 0.1 do not say
     gm.n_passes_ = fit["n_passes"]
     gm.outcome_ = fit["outcome"]
     gm.history_ = ()

@@ -2,71 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from dask.base import normalize_token
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import DensityMixin
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from dask_gmm.data.coordinates import OutputPlace, labelled
-from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.output_begin import begin_output, output_chunks
-from dask_gmm.data.provenance import check_unchanged, recipe_of
-from dask_gmm.data.weights import no_weight
+from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.attributes import parameters_of
+from dask_gmm.estimators.applied import AppliedMixture
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
-from dask_gmm.execution import LocalBackend, choose_backend, single_threaded_blas
-from dask_gmm.fitting.events import Outcome, OutputResumed, PassAdvanced, PassStarted
-from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob, first_pass
-from dask_gmm.fitting.prediction import (
-    Labels,
-    LogDensities,
-    Posteriors,
-    RowFunction,
-    SharedRowFunction,
-    WriteJob,
-)
-from dask_gmm.fitting.verbose import VerboseObserver
-from dask_gmm.interrupts import allowed, held
-from dask_gmm.mixture.kernels import get_kernel
+from dask_gmm.fitting.events import Outcome
+from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_file import load_model, save_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import os
+    from collections.abc import Mapping
 
-    import dask.array as da
-    import xarray as xr
-    import zarr
-    from numpy.typing import DTypeLike, NDArray
-
-    from dask_gmm.data.sink import Output
-    from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import PassProgress
-    from dask_gmm.execution.jobs import BlockJob
-    from dask_gmm.fitting.events import Observer
-    from dask_gmm.mixture.parameters import MixtureParameters
-
-    Labelled: TypeAlias = xr.DataArray | xr.Dataset
-    LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
+    from numpy.typing import NDArray
 
 __all__ = ["Criteria", "FittedMixture"]
-
-#: What is computed of the rows, by the name that it has as a DataArray, and in a group.
-_RESULTS: dict[type[RowFunction], str] = {
-    Labels: "labels",
-    Posteriors: "posteriors",
-    LogDensities: "log_density",
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +38,8 @@ class Criteria:
     Attributes
     ----------
     n_rows : int
-        Rows, not counted those of weight zero.
+        Rows that took part: not those of weight zero, those that `missing='drop'` leaves out, or
+        those without any value.
     n_effective : float
         N, the independent observations that they stand for: `n_rows`, or Σ_n w_n of rows with
         weights, unless it was given.
@@ -97,229 +60,52 @@ class Criteria:
     aic: float
 
 
-class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
     """Everything that needs a fitted mixture and not how it was fitted.
 
     Fitting and constructor parameters are the subclass's; `GaussianMixture` documents them.
     """
 
-    covariance_type: str
-    random_state: int | np.random.RandomState | None
-    verbose: int
-    verbose_interval: int
-    kernel: str
-    callbacks: Sequence[Observer] | None
+    def score(
+        self, X: Any, y: object = None, sample_weight: Any = None, *, where: Any = None
+    ) -> float:
+        """Return the mean log-likelihood per row (per unit of weight), in nats.
 
-    # -- applying --------------------------------------------------------------------------------
-
-    @overload
-    def predict(self, X: Labelled) -> xr.DataArray: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def predict(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def predict(self, X: object) -> NDArray[np.int64]: ...
-
-    def predict(self, X: Any) -> NDArray[np.int64] | da.Array | xr.DataArray:
-        """Label each sample with its most probable component.
-
-        Returns
-        -------
-        ndarray, dask.array or DataArray of int64, shape of the samples
-            Lazy, block by block, when `X` is lazy. Of xarray objects a DataArray with the
-            dimensions of the samples and the coordinates along them; lazy if `X` is.
+        Of the rows that take part; one without any value takes none.
         """
-        check_is_fitted(self)
-        source = open_input(self, X, reset=False)
-        function = Labels(self._parameters(), get_kernel(self.kernel))
-        labels: NDArray[np.int64] | da.Array | xr.DataArray = self._map(X, source, function)
-        return labels
+        return self.criteria(X, sample_weight=sample_weight, where=where).score
 
-    @overload
-    def predict_proba(self, X: Labelled) -> xr.DataArray: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def predict_proba(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def predict_proba(self, X: object) -> NDArray[np.floating[Any]]: ...
-
-    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]] | da.Array | xr.DataArray:
-        """Return the posterior probability of each component; shape of the samples, then K.
-
-        Of xarray objects a DataArray, K along the dimension ``component``; else as `predict`.
-        float32 for float32 rows, as scikit-learn's, else float64.
-        """
-        check_is_fitted(self)
-        source = open_input(self, X, reset=False)
-        function = Posteriors(self._parameters(), get_kernel(self.kernel), _real(source))
-        posteriors: NDArray[np.floating[Any]] | da.Array | xr.DataArray = self._map(
-            X, source, function
-        )
-        return posteriors
-
-    @overload
-    def score_samples(self, X: Labelled) -> xr.DataArray: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def score_samples(self, X: LazyData) -> da.Array: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def score_samples(self, X: object) -> NDArray[np.float64]: ...
-
-    def score_samples(self, X: Any) -> NDArray[np.float64] | da.Array | xr.DataArray:
-        """Return the log-density of each sample, in nats; shape of the samples, float64.
-
-        A DataArray, lazy or neither as of `predict`.
-        Also of float32 rows, which may lie so far out that float32 has no number for it.
-        """
-        check_is_fitted(self)
-        source = open_input(self, X, reset=False)
-        function = LogDensities(self._parameters(), get_kernel(self.kernel))
-        densities: NDArray[np.float64] | da.Array | xr.DataArray = self._map(X, source, function)
-        return densities
-
-    def predict_to(
+    def bic(
         self,
         X: Any,
-        output: str | os.PathLike[str],
         *,
-        probabilities: bool = False,
-        dtype: DTypeLike | None = None,
-        overwrite: bool = False,
-        resume: str = "auto",
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> int:
-        """Write labels, or posteriors, to a new Zarr array in one read of the data.
-
-        Of xarray objects, and of variables that `features` names, into the Zarr group at `output`,
-        as ``labels`` or ``posteriors``, with the coordinates of the samples: as
-        ``xarray.open_zarr(output)`` shows them. The group is made if it is not there.
-
-        The array's attribute `dask_gmm` says whether it is `complete`, which is written last; `fit`
-        and its kin refuse one that is not. On a disk it appears at its path only then, and what was
-        there before is as it was until then. Object stores cannot rename: there it is written in
-        place, marked as incomplete from its first object to its last, and one that it overwrites
-        is lost at once.
-
-        A call that ended early, however it ended, leaves its finished blocks, on a disk in a hidden
-        folder beside the output, and the same call goes on from them. Of two at the same time on a
-        disk the second is refused; in an object store two of the same call do each other no harm.
-
-        Parameters
-        ----------
-        X : as in `fit`, with known chunk sizes
-        output : path or URL
-            A Zarr v3 array of the samples' shape (then K with `probabilities`), chunked as the data
-            and with their dimension names; or the group for it. Beside its data in a group that
-            xarray wrote, xarray sees it where the group's metadata are not consolidated (or once
-            they are again).
-        probabilities : bool, default=False
-            Posteriors instead of labels.
-        dtype : numpy dtype, optional
-            uint8 for labels of up to 255 components, else int32; float64 for posteriors.
-        overwrite : bool, default=False
-            Replace a complete array that is there, never anything else.
-        resume : {"auto", "must", "never"}, default="auto"
-            What becomes of an output there that is not complete. "auto" goes on with one of the
-            same mixture and data, and refuses any other, with the difference named; "must" also
-            refuses to begin one, and has nothing to do where the same is there and complete;
-            "never" deletes it and begins anew. Whether local data are the same is seen from their
-            files, up to 20,000; of more, of remote and of Dask data the metadata are compared, and
-            the first and the last finished block are computed again: what has changed between them
-            is not seen. Rows in memory cannot be told from others, and begin anew.
-        storage_options : mapping, optional
-            For the output; the data have the estimator's own.
-
-        Returns
-        -------
-        int
-            Rows of the output, those included that were there already.
-
-        Raises
-        ------
-        OutputExistsError
-            Something is there that may not be replaced, or another process is writing it.
-        InputError (a ValueError)
-            The output is the input, or what was begun there is another one.
-        IncompletePassError
-            The data were changed while they were read.
-        StoreError
-            The output cannot be written. What was finished is kept.
-        """
-        check_is_fitted(self)
-        source = open_input(self, X, reset=False)
-        parameters = self._parameters()
-        k = parameters.n_components
-        tail = (k,) if probabilities else ()
-        # 255 is uint8's mark for "not written", so 255 components are the most it can label.
-        label_type = np.uint8 if k <= 255 else np.int32
-        kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
-        _check_output_dtype(kind, k, probabilities=probabilities)
-        function: RowFunction = (Posteriors if probabilities else Labels)(
-            parameters, get_kernel(self.kernel), kind
-        )
-        chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
-        shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)
-        recipe = recipe_of(
-            source,
-            values="posteriors" if probabilities else "labels",
-            model=parameters.fingerprint,
-            kernel=function.kernel.name,
-            output={"shape": list(shape), "chunks": list(chunks), "dtype": kind.name},
-        )
-        per_row = kind.itemsize * (k if probabilities else 1)
-        url, name = os.fspath(output), _RESULTS[type(function)]
-        place = OutputPlace.look(url, name, storage_options, X, source, overwrite=overwrite)
-        with (
-            held(),
-            begin_output(
-                place.url,
-                shape,
-                chunks,
-                kind,
-                storage_options,
-                recipe=recipe,
-                overwrite=overwrite,
-                resume=resume,
-                source=source,
-            ) as begun,
-            allowed(),
-        ):
-            place.begin()
-            job = WriteJob(function, begun.writer, per_row * (source.max_block_rows or 0))
-            self._write(source, job, begun)
-            place.end()
-        return prod(shape[: len(source.sample_shape)])
-
-    def _write(self, source: Source, job: WriteJob, output: Output) -> None:
-        """Write what an output lacks, and call it complete."""
-        if output.n_finished or output.complete:
-            done = source.n_blocks if output.complete else output.n_finished
-            for observer in self._observers():
-                observer(OutputResumed(output.writer.url, done, source.n_blocks))
-        if output.complete:
-            return
-        if output.blocks is None or output.blocks:
-            self._run(source, job, output.blocks)
-        check_unchanged(output.recipe, source)
-        output.finish()
-
-    def score(self, X: Any, y: object = None, sample_weight: Any = None) -> float:
-        """Return the mean log-likelihood per row (per unit of weight), in nats."""
-        return self.criteria(X, sample_weight=sample_weight).score
-
-    def bic(self, X: Any, *, sample_weight: Any = None, n_effective: float | None = None) -> float:
+        sample_weight: Any = None,
+        n_effective: float | None = None,
+        where: Any = None,
+    ) -> float:
         """Return the Bayesian information criterion; lower is better. `criteria` has all."""
-        return self.criteria(X, sample_weight=sample_weight, n_effective=n_effective).bic
+        found = self.criteria(X, sample_weight=sample_weight, n_effective=n_effective, where=where)
+        return found.bic
 
-    def aic(self, X: Any, *, sample_weight: Any = None, n_effective: float | None = None) -> float:
+    def aic(
+        self,
+        X: Any,
+        *,
+        sample_weight: Any = None,
+        n_effective: float | None = None,
+        where: Any = None,
+    ) -> float:
         """Return the Akaike information criterion; lower is better. `criteria` has all."""
-        return self.criteria(X, sample_weight=sample_weight, n_effective=n_effective).aic
+        found = self.criteria(X, sample_weight=sample_weight, n_effective=n_effective, where=where)
+        return found.aic
 
     def criteria(
-        self, X: Any, *, sample_weight: Any = None, n_effective: float | None = None
+        self,
+        X: Any,
+        *,
+        sample_weight: Any = None,
+        n_effective: float | None = None,
+        where: Any = None,
     ) -> Criteria:
         """Return score, log-likelihood, BIC and AIC, all from one read of the data.
 
@@ -330,7 +116,9 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         n_effective : float, optional
             The independent observations that the rows stand for. By default Σ_n w_n, which is right
             where weights count copies of rows; where they are in some other unit (they add up to
-            one, or are inverse variances), nobody but you knows.
+            one, or are inverse variances), nobody but you knows. Of rows that miss some of their
+            values each counts for one.
+        where : as in `fit`, optional
 
         Raises
         ------
@@ -342,13 +130,11 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         if n_effective is not None:
             check_n_effective(n_effective)
         parameters = self._parameters()
-        source = open_input(self, X, sample_weight, reset=False)
-        found: LogLikelihood = self._run(
-            source, LogLikelihoodJob(parameters, get_kernel(self.kernel))
-        )
+        source = open_input(self, X, sample_weight, where, reset=False)
+        found: LogLikelihood = self._run(source, LogLikelihoodJob(parameters, self._kernel()))
         if not found.rows:
-            if source.weights is not None and source.n_rows != 0:
-                raise no_weight("sample_weight")
+            if source.selects and source.n_rows != 0:
+                raise nothing_left(source)
             raise InputError(
                 f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
                 f"of 1 is required."
@@ -421,51 +207,12 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_ = None, None, ()
+        gm.n_incomplete_rows_ = 0
         gm.acceleration_, gm.remaining_gain_ = None, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm
 
     # -- inside ----------------------------------------------------------------------------------
-
-    def _map(self, X: Any, source: Source, function: RowFunction) -> Any:
-        """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
-        values = self._mapped(source, function)
-        tail = "component" if isinstance(function, Posteriors) else ""
-        return labelled(X, source, values, _RESULTS[type(function)], tail)
-
-    def _mapped(self, source: Source, function: RowFunction) -> Any:
-        k = function.parameters.n_components if isinstance(function, Posteriors) else None
-        lazy = lazy_map(source, SharedRowFunction(function), np.dtype(function.dtype), k)
-        if not source.in_memory:
-            return lazy
-        # Threads of its own: in a task of a configured pool, that pool may have no thread to spare.
-        with single_threaded_blas(), ThreadPoolExecutor(LocalBackend().n_threads) as pool:
-            return lazy.compute(scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
-
-    def _run(self, source: Source, job: BlockJob[Any], blocks: Sequence[int] | None = None) -> Any:
-        """Run a job over all blocks, or some of them, and return the root of its tree."""
-        backend = choose_backend(source)
-        observers = self._observers()
-
-        def advanced(progress: PassProgress) -> None:
-            for observer in observers:
-                observer(PassAdvanced(1, progress))
-
-        for observer in observers:
-            observer(PassStarted(1, 1))
-        on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
-        with backend.open(source, blocks=blocks) as passes:
-            return first_pass(passes, job, on_progress).value
-
-    def _observers(self) -> tuple[Observer, ...]:
-        observers = tuple(self.callbacks or ())
-        if self.verbose:
-            observers += (VerboseObserver(int(self.verbose), self.verbose_interval),)
-        return observers
-
-    def _parameters(self) -> MixtureParameters:
-        """The fitted parameters as one value; also those that somebody has set by hand."""
-        return parameters_of(self)
 
     def _n_parameters(self) -> int:
         """Free parameters of the fitted mixture; scikit-learn's name, used by its tests."""
@@ -481,22 +228,8 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         token: object = normalize_token((type(self), state))
         return token
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "precisions_cholesky_")
-
-
-def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
-    """Refuse a type that cannot hold the values, and the mark for those not written."""
-    if probabilities:
-        if kind.kind != "f":
-            raise InputError(f"dtype={kind.name!r} cannot hold probabilities: use a float type.")
-    elif kind.kind not in "iu" or np.iinfo(kind).max < (k if kind.kind == "u" else k - 1):
-        raise InputError(
-            f"dtype={kind.name!r} cannot hold the labels of {k} components: use an integer type "
-            f"that can, such as 'int32'."
-        )
-
-
-def _real(source: Source) -> type[np.floating[Any]]:
-    """Type of probabilities: float32 for float32 data, as in scikit-learn, else float64."""
-    return np.float32 if source.dtype == np.float32 else np.float64
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn is told: that NaN may be a value that is missing."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing != "error"
+        return tags

@@ -9,6 +9,7 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from dask_gmm.data.missing import MISSING
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import set_parameters
 from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
@@ -24,7 +25,7 @@ from dask_gmm.fitting.prediction import Labels
 from dask_gmm.fitting.settings import FitSettings, WarmStart
 from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
-from dask_gmm.mixture.kernels import KERNELS, get_kernel
+from dask_gmm.mixture.kernels import KERNELS
 from dask_gmm.mixture.model import MaximumLikelihood
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from dask_gmm.data.source import Source
-    from dask_gmm.estimators.fitted import Labelled, LazyData
+    from dask_gmm.estimators.applied import Labelled, LazyData
     from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.events import Observer
 
@@ -105,6 +106,12 @@ class GaussianMixture(FittedMixture):
         each worker takes its own from its environment.
     missing_chunks : {'error', 'fill'}, default='error'
         Whether a chunk that is not in the store is an error or stands for the fill value.
+    missing : {'error', 'drop', 'marginalize'}, default='error'
+        What becomes of rows that hold NaN, which is then a missing value. 'drop' leaves them out;
+        predictions have -1 or NaN in their place. 'marginalize' takes each with the values it has:
+        exact EM for values that are missing at random (Ghahramani & Jordan 1994), with the
+        likelihood of what is there. A row that misses all has no part in a fit, a score or the N of
+        BIC; its log-density is 0, and its posteriors are the weights.
     init_size : int or 'auto', default='auto'
         Rows of the sample for the start; 'auto' takes 50 per free parameter and at least 100,000.
         Rows of weight zero are none: more is read for it where few have a weight.
@@ -167,7 +174,9 @@ class GaussianMixture(FittedMixture):
     feature_names_in_ : ndarray of str
         When the data name their features; of variables as ``TEMP``, or ``TEMP[depth=10.0]``.
     n_rows_ : int or None
-        Rows that were fitted; not counted those of weight zero.
+        Rows that were fitted; not counted those that were left out, of weight zero or by `missing`.
+    n_incomplete_rows_ : int
+        Rows that miss a value, where `missing` is not 'error': left out, or fitted as they are.
     n_passes_ : int
         Full reads made by the iterations.
     history_ : tuple of PassFinished
@@ -218,6 +227,7 @@ class GaussianMixture(FittedMixture):
         "features": [list, tuple, None],
         "storage_options": [dict, None],
         "missing_chunks": [StrOptions({"error", "fill"})],
+        "missing": [StrOptions(set(MISSING))],
         "init_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "kernel": [StrOptions({"auto", *KERNELS})],
         "cache": [Integral, str],
@@ -251,6 +261,7 @@ class GaussianMixture(FittedMixture):
         features: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
         missing_chunks: str = "error",
+        missing: str = "error",
         init_size: int | str = "auto",
         kernel: str = "auto",
         cache: int | str = "auto",
@@ -280,6 +291,7 @@ class GaussianMixture(FittedMixture):
         self.features = features
         self.storage_options = storage_options
         self.missing_chunks = missing_chunks
+        self.missing = missing
         self.init_size = init_size
         self.kernel = kernel
         self.cache = cache
@@ -299,6 +311,7 @@ class GaussianMixture(FittedMixture):
         y: object = None,
         sample_weight: Any = None,
         *,
+        where: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: str = "auto",
     ) -> Self:
@@ -314,6 +327,9 @@ class GaussianMixture(FittedMixture):
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
             an array beside them, of a Dataset that of one of its variables. A row of weight w
             counts for w rows, one of weight zero for none: it may even be NaN.
+        where : as `sample_weight`, optional
+            A mask: true (1) for the samples that take part, false (0) for the others, which may
+            hold anything: land and sea, a quality flag that was compared with the good ones.
         checkpoint : path or URL, optional
             A folder, or a prefix in an object store, of this fit's own. All that it knows is
             written there after the start and each pass, while the next one runs; so another process
@@ -348,33 +364,34 @@ class GaussianMixture(FittedMixture):
             place = checkpoint_at(
                 checkpoint, resume, self.storage_options, self.random_state, self.missing_chunks
             )
-            self._fit(open_input(self, X, sample_weight, reset=True, checkpoint=place), place)
+            source = open_input(self, X, sample_weight, where, reset=True, checkpoint=place)
+            self._fit(source, place)
         return self
 
     @overload
     def fit_predict(  # type: ignore[overload-overlap]
-        self, X: Labelled, y: object = None, sample_weight: Any = None
+        self, X: Labelled, y: object = None, sample_weight: Any = None, *, where: Any = None
     ) -> xr.DataArray: ...
 
     @overload
     def fit_predict(  # type: ignore[overload-overlap]
-        self, X: LazyData, y: object = None, sample_weight: Any = None
+        self, X: LazyData, y: object = None, sample_weight: Any = None, *, where: Any = None
     ) -> da.Array: ...
 
     @overload
     def fit_predict(
-        self, X: object, y: object = None, sample_weight: Any = None
+        self, X: object, y: object = None, sample_weight: Any = None, *, where: Any = None
     ) -> NDArray[np.int64]: ...
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_predict(
-        self, X: Any, y: object = None, sample_weight: Any = None
+        self, X: Any, y: object = None, sample_weight: Any = None, *, where: Any = None
     ) -> NDArray[np.int64] | da.Array | xr.DataArray:
         """Fit the mixture and return the label of each sample; as ``fit(X).predict(X)``."""
         with keeping_features(self):
-            source = open_input(self, X, sample_weight, reset=True)
+            source = open_input(self, X, sample_weight, where, reset=True)
             self._fit(source)
-        function = Labels(self._parameters(), get_kernel(self.kernel))
+        function = Labels(self._parameters(), self._kernel())
         labels: NDArray[np.int64] | da.Array | xr.DataArray = self._map(X, source, function)
         return labels
 
@@ -396,7 +413,7 @@ class GaussianMixture(FittedMixture):
             n_init=self.n_init,
             init_params=self.init_params,
             init_size=None if isinstance(self.init_size, str) else self.init_size,
-            kernel=get_kernel(self.kernel),
+            kernel=self._kernel(),
             given=given,
             cache=cache_size(self.cache),
             on_collapse=self.on_collapse,
@@ -404,6 +421,7 @@ class GaussianMixture(FittedMixture):
             stopping=self.stopping,
             max_passes=self.max_passes,
             max_bytes=self.max_bytes,
+            missing=self.missing,
         )
         report = fit_mixture(
             source,
@@ -439,6 +457,7 @@ class GaussianMixture(FittedMixture):
         self.lower_bound_ = best.lower_bound
         self.lower_bounds_ = list(best.lower_bounds)
         self.n_rows_ = report.n_rows
+        self.n_incomplete_rows_ = report.n_incomplete
         self.n_passes_ = len(report.history)
         self.history_ = report.history
         self.outcome_ = best.outcome.value

@@ -19,8 +19,16 @@ from dask_gmm.data.conventions import attributes_of
 from dask_gmm.data.conversion import frame_layout, plain_array
 from dask_gmm.data.open_features import is_dataset
 from dask_gmm.data.output_begin import RESUME
-from dask_gmm.data.source import Source, is_remote, open_memory, open_source, with_weights
+from dask_gmm.data.source import (
+    Source,
+    is_remote,
+    open_memory,
+    open_source,
+    with_weights,
+    with_where,
+)
 from dask_gmm.data.stores import check_missing_chunks
+from dask_gmm.data.taking_part import with_missing
 from dask_gmm.data.urls import check_options, scheme_of
 from dask_gmm.errors import InputError
 from dask_gmm.fitting.checkpoint import Checkpoint
@@ -107,6 +115,7 @@ def open_input(
     estimator: Any,
     X: Any,
     sample_weight: Any = None,
+    where: Any = None,
     *,
     reset: bool,
     checkpoint: Checkpoint | None = None,
@@ -126,31 +135,33 @@ def open_input(
     options = estimator.storage_options
     check_options(options)  # nobody should find out on a cluster that keys are not taken
     if checkpoint is not None and checkpoint.storage_options:
-        options = options if is_remote(X) or is_remote(sample_weight) else None
+        remote = any(is_remote(place) for place in (X, sample_weight, where))
+        options = options if remote else None
     in_memory = not _is_lazy(X) and _is_plain(X, estimator.feature_axis)
     if in_memory:
         source: Source = open_memory(X, _plain_rows(estimator, X, reset=reset))
-        if sample_weight is None:
-            return source
-        return with_weights(
-            source,
-            sample_weight,
-            storage_options=options,
-            missing_chunks=check_missing_chunks(estimator.missing_chunks),
-        )
+        source = with_missing(source, estimator.missing)
+        beside: dict[str, Any] = {
+            "storage_options": options,
+            "missing_chunks": check_missing_chunks(estimator.missing_chunks),
+        }
+        if where is not None:
+            source = with_where(source, where, **beside)
+        return source if sample_weight is None else with_weights(source, sample_weight, **beside)
     source = open_source(
         X,
         feature_axis=estimator.feature_axis,
         storage_options=options
-        if isinstance(X, str | os.PathLike) or isinstance(sample_weight, str | os.PathLike)
+        if any(isinstance(place, str | os.PathLike) for place in (X, sample_weight, where))
         else None,
         missing_chunks=estimator.missing_chunks,
         array=estimator.array if isinstance(X, str | os.PathLike | zarr.Group | Store) else None,
         sample_weight=sample_weight,
         features=estimator.features if _may_hold_several(X) else None,
+        where=where,
     )
     _check_features(estimator, source, reset=reset)
-    return source
+    return with_missing(source, estimator.missing)
 
 
 def _plain_rows(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:

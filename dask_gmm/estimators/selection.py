@@ -22,7 +22,6 @@ from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.family import covariance_family
-from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.model import MaximumLikelihood
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ def select_gaussian_mixture(
     covariance_types: str | Iterable[str] = ("full", "diag"),
     *,
     sample_weight: Any = None,
+    where: Any = None,
     criterion: str = "bic",
     n_effective: float | None = None,
     heldout_fraction: float | None = None,
@@ -66,6 +66,7 @@ def select_gaussian_mixture(
     features: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     missing_chunks: str = "error",
+    missing: str = "error",
     kernel: str = "auto",
     cache: int | str = "auto",
     callbacks: Sequence[Observer] | None = None,
@@ -89,7 +90,7 @@ def select_gaussian_mixture(
     n_components : int or iterable of int, default=range(2, 21)
     covariance_types : str or iterable of str, default=("full", "diag")
         Of 'full', 'tied', 'diag', 'spherical'.
-    sample_weight : as for `GaussianMixture.fit`, optional
+    sample_weight, where : as for `GaussianMixture.fit`, optional
     criterion : {'bic', 'aic', 'icl', 'heldout'}, default='bic'
         BIC (Schwarz 1978), AIC (Akaike 1974), ICL (Biernacki, Celeux & Govaert 2000: BIC plus
         twice the entropy of the responsibilities), or the mean log-density of rows held out.
@@ -112,7 +113,9 @@ def select_gaussian_mixture(
         As for `GaussianMixture`. A budget ends all mixtures that still run.
     tol, reg_covar, max_iter, init_params, on_collapse, random_state
         As for `GaussianMixture`.
-    feature_axis, array, features, storage_options, missing_chunks, kernel, cache, callbacks
+    feature_axis, array, features, storage_options, missing_chunks, missing
+        As for `GaussianMixture`.
+    kernel, cache, callbacks
         As for `GaussianMixture`.
     init_size : int or 'auto', default='auto'
         Rows of the sample; 'auto' takes 50 per parameter of the largest mixture, up to 256 MiB,
@@ -163,6 +166,7 @@ def select_gaussian_mixture(
         "features": features,
         "storage_options": storage_options,
         "missing_chunks": missing_chunks,
+        "missing": missing,
         "kernel": kernel,
         "cache": cache,
     }
@@ -171,7 +175,7 @@ def select_gaussian_mixture(
     if n_effective is not None:
         check_n_effective(n_effective)
     place = checkpoint_at(checkpoint, resume, storage_options, random_state, missing_chunks)
-    source = open_input(model, X, sample_weight, reset=True, checkpoint=place)
+    source = open_input(model, X, sample_weight, where, reset=True, checkpoint=place)
     points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
     settings = _fit_settings(model, points[0])
     report = select_mixture(
@@ -246,7 +250,7 @@ def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
         n_init=model.n_init,
         init_params=model.init_params,
         init_size=None if isinstance(model.init_size, str) else model.init_size,
-        kernel=get_kernel(model.kernel),
+        kernel=model._kernel(),
         given=GivenParameters(),
         cache=cache_size(model.cache),
         on_collapse=model.on_collapse,
@@ -254,6 +258,7 @@ def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
         stopping=model.stopping,
         max_passes=model.max_passes,
         max_bytes=model.max_bytes,
+        missing=model.missing,
     )
 
 

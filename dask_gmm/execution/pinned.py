@@ -176,7 +176,14 @@ class PinnedBlocks:
         weights, places = (
             None if array is None else _owned(array) for array in (rows.weights, rows.places)
         )
-        mine = Rows(_owned(rows.values), weights, places, rows.left_out)
+        mine = Rows(
+            _owned(rows.values),
+            weights,
+            places,
+            rows.left_out,
+            rows.gaps,
+            complete=rows.complete,
+        )
         with self._lock:
             if not self._open:
                 return mine

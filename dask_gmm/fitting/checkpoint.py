@@ -519,6 +519,8 @@ def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str
     """
     free = {"kernel", "cache", "max_passes", "max_bytes", "model", "given"}
     asked = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in free}
+    if settings.missing == "error":
+        del asked["missing"]  # as fits were that knew nothing else
     model = settings.model
     asked |= {"model": type(model).__name__, "kernel": settings.kernel.name}
     asked |= {name: _plain(value) for name, value in vars(model).items()}

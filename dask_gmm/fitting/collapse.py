@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
+from dask_gmm.mixture.gaps import has_gaps
+from dask_gmm.mixture.imputation import expected_values
 from dask_gmm.mixture.kernels import FASTEST
 from dask_gmm.mixture.merging import absorb_component, take_components
 from dask_gmm.mixture.parameters import MixtureParameters
@@ -187,6 +189,9 @@ def worst_place(rows: Rows, parameters: MixtureParameters, kernel: Kernel = FAST
     count = min(len(rows), _MOST_WORST, max(d + 1, int(_WORST_PART * len(rows))))
     worst = np.sort(np.argsort(densities, kind="stable")[:count])
     places = np.asarray(rows.values[worst], dtype=np.float64)
+    if has_gaps(places):
+        # A place has no gaps: what the row misses is put where the mixture expects it.
+        places = expected_values(places, parameters, kernel.posteriors(places, parameters))
     scaled = places / np.sqrt(_pooled_variances(parameters))
     distances = np.square(scaled[:, None, :] - scaled[None, :, :]).mean(axis=2)
     near = np.exp(-0.5 * distances)

@@ -234,6 +234,9 @@ class PassFinished:
     judgement : Judgement or None
         What the best restart made of it; in the history of a finished fit, while a running one
         says so with `PassJudged`.
+    incomplete_rows : int
+        Rows that miss a value, where `missing` is not 'error': left out, or taken with what they
+        have.
     """
 
     number: int
@@ -246,6 +249,7 @@ class PassFinished:
     resubmitted: int
     blocks_from_cache: int = 0
     judgement: Judgement | None = None
+    incomplete_rows: int = 0
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,11 @@ class FitReport:
     seconds: float
     acceleration: str | None = None
 
+    @property
+    def n_incomplete(self) -> int:
+        """Rows that miss a value, by the last pass."""
+        return self.history[-1].incomplete_rows if self.history else 0
+
 
 def fit_mixture(
     source: Source,
@@ -154,9 +159,7 @@ def fit_mixture(
     _tell_last([result.judgements for result in results], notify)
     best = best_result(results)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
-        check_row_count(
-            evaluator.n_rows, settings.n_components, weighted=source.weights is not None
-        )
+        check_row_count(evaluator.n_rows, settings.n_components, source)
     report = FitReport(
         best,
         _judged(evaluator.history, best.judgements),

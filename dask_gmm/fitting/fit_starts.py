@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.weights import no_weight
+from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError, UnitsWarning
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample import SampleRows
@@ -50,13 +50,18 @@ __all__ = [
 # one.
 SAMPLE_STARTS = 5
 
+_LOOKED_AT_ONCE = 4096
 
-def check_row_count(n_rows: int | None, n_components: int, *, weighted: bool = False) -> None:
-    """Refuse fewer rows than components, or than two; in scikit-learn's words."""
+
+def check_row_count(n_rows: int | None, n_components: int, source: Source | None = None) -> None:
+    """Refuse fewer rows than components, or than two; in scikit-learn's words.
+
+    `source` is given where the rows that it leaves out are not among them.
+    """
     if n_rows is None:
         return
-    if weighted and not n_rows:
-        raise no_weight("sample_weight")
+    if source is not None and source.selects and not n_rows:
+        raise nothing_left(source)
     if n_rows < 2:
         raise InputError(f"Found array with {n_rows} sample(s) while a minimum of 2 is required.")
     if n_rows < n_components:
@@ -152,9 +157,8 @@ def begin(
     if sample is not None and computed:
         check_row_count(len(sample.rows), settings.n_components)
         if not sample.complete and settings.given.means is None:
-            check_distinct(
-                sample.rows.values, settings.n_components
-            )  # else as scikit-learn: what it can
+            # Else as scikit-learn: what it can.
+            check_distinct(sample.to_start_from.values, settings.n_components)
     if warm is not None:
         starts = [warm.parameters]
     elif start_reads(settings, warm):
@@ -192,12 +196,13 @@ def _drawn_starts(
     k, model = settings.n_components, settings.model
     places = draw_places(
         passes,
-        sample.rows,
+        sample.to_start_from,
         n_components=k,
         forms=(model.family.form,),
         n_init=settings.n_init,
         random_state=random_state,
         notify=notify,
+        wrap=sample.filling(passes.source),
     )
     return [fill_in(drawn.start(k, model, random_state), settings.given) for drawn in places]
 
@@ -212,7 +217,7 @@ def _starts(
 
     Those that are to be fitted to the sample come from a part of it, and there are more of them.
     """
-    rows, count = None if sample is None else sample.rows, settings.n_init
+    rows, count = None if sample is None else sample.to_start_from, settings.n_init
     if acceleration == "variance-reduced" and rows is not None:
         count = 1 if settings.given.complete else max(count, SAMPLE_STARTS)
         rows = thinned(rows, settings.n_components, settings.model.family)
@@ -260,8 +265,31 @@ def starting_sample(
             seconds=sum(result.seconds for result in results),
         )
     )
+    if source.missing == "marginalize":
+        _check_each_feature_has_values(sample, source)
     _warn_of_small_features(sample, reg_covar)
     return sample
+
+
+def _check_each_feature_has_values(sample: Sample, source: Source) -> None:
+    """Refuse a feature of which nothing is known: whatever its mean, the likelihood is the same.
+
+    Raises
+    ------
+    InputError
+    """
+    values, known = sample.rows.values, np.zeros(source.n_features, dtype=bool)
+    for start in range(0, len(values), _LOOKED_AT_ONCE):
+        known |= ~np.isnan(values[start : start + _LOOKED_AT_ONCE]).all(axis=0)
+        if known.all():
+            return
+    unknown = np.flatnonzero(~known)
+    others = f" and {len(unknown) - 1} other(s)" if len(unknown) > 1 else ""
+    name = "" if source.feature_names is None else f" ({source.feature_names[unknown[0]]})"
+    raise InputError(
+        f"Feature {unknown[0]}{name}{others} of {source.name} has no value in any of the "
+        f"{len(values):,} rows of the sample: nothing can be said of it. Leave it out."
+    )
 
 
 def _warn_of_small_features(sample: Sample, reg_covar: float) -> None:

@@ -95,7 +95,7 @@ def draw_grid_sample(
     sample = starting_sample(source, backend, recipe, reg_covar, notify, wrap)
     most = max(p.n_components for p in points)
     check_row_count(len(sample.rows), most)
-    check_distinct(sample.rows.values, most)
+    check_distinct(sample.to_start_from.values, most)
     if sample.complete and settings.acceleration == "auto":
         accelerations = dict.fromkeys(points)  # chunks of unknown sizes turn out to be few
     return GridSample(points, settings, accelerations, sample, recipe, wrap)
@@ -173,7 +173,9 @@ class GridSample:
         draw = (
             self._draw_from_all(passes, random_state, notify)
             if settings.init_params == "k-means||"
-            else starts_on_sample(self._rows.rows, settings, self.accelerations, random_state)
+            else starts_on_sample(
+                self.sample.to_start_from, settings, self.accelerations, random_state
+            )
         )
         progress = SampleProgress(notify, "fitting the sample", len(points))
         starts = grid_starts(
@@ -195,16 +197,16 @@ class GridSample:
         notify: Observer,
     ) -> StartsOfSize:
         """Starts by k-means||: rows drawn once, for the most components, serve all points."""
-        settings = self._settings
+        settings, fill = self._settings, self.sample.filling(passes.source)
         places = draw_places(
             passes,
-            self._rows.rows,
+            self.sample.to_start_from,
             n_components=max(p.n_components for p in self._points),
             forms=tuple(dict.fromkeys(p.family.form for p in self._points)),
             n_init=settings.n_init,
             random_state=random_state,
             notify=notify,
-            wrap=self._wrap,
+            wrap=lambda job: self._wrap(fill(job)),
         )
 
         def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:

@@ -6,7 +6,7 @@ any machine, without a list of them anywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -113,6 +113,11 @@ class _SplitEvaluation:
         return _SplitEvaluation(self.training + other.training, tuple(a + b for a, b in pairs))
 
     @property
+    def gaps(self) -> int:
+        """Rows that miss a value, those held out included."""
+        return self.training.gaps
+
+    @property
     def rows(self) -> int:
         """Rows seen, those held out included."""
         return self.training.rows + self.held_out[0].rows
@@ -177,7 +182,7 @@ class OpenHoldOutJob:
 
     def __call__(self, rows: Rows, block: BlockRef) -> _SplitEvaluation:
         """Return what the block says."""
-        evaluation = self.training(rows, block)
+        evaluation = replace(self.training(rows, block), gaps=rows.gaps)
         chosen = np.flatnonzero(self.training.held_out.mask(block, len(rows)))
         others = rows.take(chosen)
         try:

@@ -43,10 +43,12 @@ class Evaluation:
     """One block's (or one subtree's) statistics, a tuple with an entry per candidate."""
 
     statistics: tuple[SufficientStatistics, ...]
+    gaps: int = 0
+    """Rows met that miss a value, whether they took part or were left out."""
 
     def __add__(self, other: Evaluation) -> Evaluation:
         pairs = zip(self.statistics, other.statistics, strict=True)
-        return Evaluation(tuple(a + b for a, b in pairs))
+        return Evaluation(tuple(a + b for a, b in pairs), self.gaps + other.gaps)
 
     @property
     def rows(self) -> int:
@@ -92,7 +94,7 @@ class OpenStatisticsJob:
 
     def __call__(self, rows: Rows, block: BlockRef) -> Evaluation:
         """Return the block's statistics."""
-        return Evaluation(self.e_step.statistics(rows))
+        return Evaluation(self.e_step.statistics(rows), rows.gaps)
 
 
 @dataclass(frozen=True)
@@ -252,8 +254,8 @@ class Evaluator:
         self._passes = passes
         self._kernel = kernel
         self._observers = tuple(observers)
-        # Rows of weight zero are none, and only a pass finds them.
-        self._rows = passes.source.n_rows if passes.source.weights is None else None
+        # Rows that are left out only a pass finds.
+        self._rows = None if passes.source.selects else passes.source.n_rows
         self.history: list[PassFinished] = []
 
     def go_on(self, history: Sequence[PassFinished], n_rows: int | None) -> None:
@@ -299,6 +301,7 @@ class Evaluator:
             tasks=result.tasks,
             resubmitted=result.resubmitted,
             blocks_from_cache=result.blocks_from_cache,
+            incomplete_rows=result.value.gaps,
         )
         self.history.append(record)
         self._notify(record)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.data.missing import in_their_places
 from dask_gmm.execution.opened import Opened
 from dask_gmm.mixture.kernels import FASTEST
 
@@ -53,9 +54,20 @@ class RowFunction(ABC):
         """Prepare the kernel for the mixture."""
         return OpenRowFunction(self, self.kernel.predictor(self.parameters))
 
+    @property
+    def absent(self) -> float:
+        """The value of a row that takes no part, which has none: NaN."""
+        return float("nan")
+
     @abstractmethod
     def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return what the predictor says of the rows."""
+
+    def values_at(
+        self, predictor: Predictor, rows: NDArray[np.generic], block: BlockRef
+    ) -> NDArray[Any]:
+        """Return what the predictor says of the rows of a block, wherever that lies."""
+        return self.values(predictor, rows)
 
 
 @dataclass(frozen=True)
@@ -65,9 +77,12 @@ class OpenRowFunction:
     function: RowFunction
     predictor: Predictor
 
-    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
-        """Return one value, or K values, for each of the (n, D) rows."""
-        values = self.function.values(self.predictor, rows)
+    def __call__(self, rows: NDArray[np.generic], block: BlockRef | None = None) -> NDArray[Any]:
+        """Return one value, or K values, for each of the (n, D) rows of a block."""
+        if block is None:
+            values = self.function.values(self.predictor, rows)
+        else:
+            values = self.function.values_at(self.predictor, rows, block)
         return values.astype(self.function.dtype, copy=False)
 
 
@@ -91,10 +106,10 @@ class SharedRowFunction:
     def __dask_tokenize__(self) -> object:
         return type(self), self._function
 
-    def __call__(self, rows: NDArray[np.generic]) -> NDArray[Any]:
-        """Return one value, or K values, for each of the (n, D) rows."""
+    def __call__(self, rows: NDArray[np.generic], block: BlockRef | None = None) -> NDArray[Any]:
+        """Return one value, or K values, for each of the (n, D) rows of a block."""
         with self._opened.one() as function:
-            return function(rows)
+            return function(rows, block)
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,12 @@ class Labels(RowFunction):
     """The index of the most probable component; (n,) of `dtype`."""
 
     dtype: DTypeLike = np.int64
+
+    @property
+    def absent(self) -> int:
+        """-1; of an unsigned type, which has none, the largest, which stands for no label."""
+        kind = np.dtype(self.dtype)
+        return int(np.iinfo(kind).max) if kind.kind == "u" else -1
 
     def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return the labels."""
@@ -173,5 +194,8 @@ class OpenWriteJob:
 
     def __call__(self, rows: Rows, block: BlockRef) -> Written:
         """Write the block's values and return how many rows they belong to."""
-        self.writer.write(block, self.function(rows.values))
-        return Written(len(rows))
+        values = in_their_places(
+            self.function(rows.values, block), rows, self.function.function.absent
+        )
+        self.writer.write(block, values)
+        return Written(rows.n_read)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from dask_gmm.data.weights import no_weight
+from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError, NonFiniteError
+from dask_gmm.fitting.gappy_starts import FilledRowsJob, means_of_present, rows_to_start_from
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -117,6 +119,18 @@ class Sample:
     rows: Rows
     complete: bool
 
+    @cached_property
+    def to_start_from(self) -> Rows:
+        """Complete rows: these, or where values are missing what stands for them in a start."""
+        return rows_to_start_from(self.rows)
+
+    def filling(self, source: Source) -> Callable[[BlockJob[Any]], BlockJob[Any]]:
+        """Return what makes a job that knows complete rows only one over rows of the source."""
+        if source.missing != "marginalize":
+            return lambda job: job
+        means = means_of_present(self.rows)
+        return lambda job: FilledRowsJob(job, means, source.block_bytes)
+
     def digest(self) -> str:
         """What tells these rows and weights from any others: SHA-256 of their bytes, as hex."""
         values, weights = self.rows.values, self.rows.weights
@@ -134,6 +148,9 @@ class Sample:
         deviation : float
         """
         probed = self.rows.values[:: max(1, len(self.rows) // _PROBED)].astype(np.float64)
+        probed = probed[~np.isnan(probed).any(axis=1)]
+        if not len(probed):
+            return ()
         middle = 0.5 * probed.max(axis=0) + 0.5 * probed.min(axis=0)
         probed -= middle
         reach = np.abs(probed).max(axis=0)  # so that no square under- or overflows
@@ -164,12 +181,15 @@ class SampleJob:
         Never more rows of one block than this.
     seed : int
     n_features : int
+    gaps : bool
+        Whether NaN is a missing value, and no error.
     """
 
     share: float
     most: int
     seed: int
     n_features: int
+    gaps: bool = False
 
     def open(self) -> Self:
         """Nothing to prepare."""
@@ -189,7 +209,7 @@ class SampleJob:
             values = values[chosen]
         kept = np.float32 if values.dtype == np.float32 else np.float64
         drawn: NDArray[np.floating[Any]] = np.array(values, dtype=kept, order="C")
-        bad = ~np.isfinite(drawn)
+        bad = np.isinf(drawn) if self.gaps else ~np.isfinite(drawn)
         if bad.any():
             row, feature = (int(i) for i in np.argwhere(bad)[0])
             raise NonFiniteError(int(chosen[row]), feature, float(drawn[row, feature]))
@@ -295,14 +315,14 @@ def draw_enough(
             sample, result = draw_sample(passes, size, seed, wrap, more)
         results.append(result)
         found = len(sample.rows)
-        if source.weights is None or sample.complete or found >= _ENOUGH * size:
+        if not source.selects or sample.complete or found >= _ENOUGH * size:
             break
         times = -(-size // found) if found else _MOST_MORE
         # Once everything is read the part that has a weight is known; before it is a guess.
         more *= times if result.blocks == source.n_blocks else min(times, _MOST_MORE)
     if not found:
-        if source.weights is not None and source.n_rows != 0:
-            raise no_weight("sample_weight")
+        if source.selects and source.n_rows != 0:
+            raise nothing_left(source)
         raise InputError(
             f"Found array with 0 sample(s) (shape=(0, {source.n_features})) while a minimum of 1 "
             f"is required: {source.name} holds no rows in the {result.blocks} blocks that were "
@@ -348,7 +368,8 @@ def draw_sample(
         held = sum(source.block(i).rows or 0 for i in blocks)
         share = min(1.0, size * more / held) if held else 1.0
         most = min(size, ceil(share * (source.max_block_rows or 1)))
-    job = SampleJob(share, most, seed, source.n_features)
+    gaps = source.missing == "marginalize"
+    job = SampleJob(share, most, seed, source.n_features, gaps)
     result: PassResult[_Drawn] = passes.run(wrap(job))
     rows = _joined(result.value.parts, source.n_features)
     complete = len(blocks) == source.n_blocks and result.value.rows == len(rows)

@@ -230,7 +230,7 @@ def select_mixture(
             )
         recorder.end()
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
-    check_row_count(evaluator.n_rows, most, weighted=source.weights is not None)
+    check_row_count(evaluator.n_rows, most, source)
     winner = _winner(results, settings.criterion)
     history, seconds = tuple(evaluator.history), recorder.seconds
     notify(_finished(winner, settings.criterion, len(history), seconds))

@@ -36,6 +36,7 @@ class FitSettings:
     stopping: str = "auto"
     max_passes: int | None = None
     max_bytes: int | None = None
+    missing: str = "error"
 
     @property
     def pinned(self) -> int | None:

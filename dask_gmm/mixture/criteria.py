@@ -5,7 +5,9 @@ The entropy of the responsibilities needs no accumulator of its own. For every r
     log p(x_n) = Σ_k r_nk [log π_k N(x_n|μ_k, Σ_k) − log r_nk],
 
 so that summed over the rows −Σ_n Σ_k r_nk log r_nk = ℓ(θ) − Q(θ|θ) (Hathaway 1986), and Q is linear
-in the statistics that the E-step at θ has gathered anyway.
+in the statistics that the E-step at θ has gathered anyway. Where values are missing, ℓ − Q is the
+entropy of labels and missing values together, and that of the values is taken off
+(`SufficientStatistics.missing_entropy`).
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def information_criteria(
         N; the weight of the rows by default.
     """
     log_likelihood, p = statistics.log_likelihood, parameters.n_parameters
-    entropy = max(log_likelihood - complete_log_likelihood(statistics, parameters), 0.0)
+    unknown = log_likelihood - complete_log_likelihood(statistics, parameters)
+    entropy = max(unknown - statistics.missing_entropy, 0.0)
     n = statistics.weight if n_effective is None else n_effective
     if n_effective is not None and statistics.weight > 0.0:
         scale = n_effective / statistics.weight

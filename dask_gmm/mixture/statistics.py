@@ -17,7 +17,7 @@ addition of one array is what that should cost.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -58,12 +58,16 @@ class SufficientStatistics:
         Rows seen.
     sums : (`number_of_sums`,) float64
         `log_likelihood`, `weight`, `counts`, `first` and `second`, in this order; read-only.
+    missing_entropy : float
+        Of rows that miss values, Σ_n w_n Σ_k r_nk H(x_m | x_o, k) in nats: the moments are then
+        those of rows completed by their conditional expectations; see `mixture.conditional`.
     """
 
     form: CovarianceForm
     reference: NDArray[np.float64]
     rows: int
     sums: NDArray[np.float64]
+    missing_entropy: float = field(default=0.0, kw_only=True)
 
     @classmethod
     def create(
@@ -108,13 +112,14 @@ class SufficientStatistics:
         reference: NDArray[np.float64],
         rows: int,
         sums: NDArray[np.float64],
+        missing_entropy: float = 0.0,
     ) -> SufficientStatistics:
         """Take over `sums` and a read-only `reference`; nothing is copied or checked.
 
         Nobody else may have `sums`, which are read-only from now on.
         """
         sums.setflags(write=False)
-        return SufficientStatistics(form, reference, rows, sums)
+        return SufficientStatistics(form, reference, rows, sums, missing_entropy=missing_entropy)
 
     @classmethod
     def zero(cls, form: CovarianceForm, reference: ArrayLike) -> SufficientStatistics:
@@ -198,7 +203,8 @@ class SufficientStatistics:
         c = self.reference
         if c is not other.reference and not np.array_equal(c, other.reference):
             raise ValueError("cannot add statistics about different references")
-        return self.around(self.form, c, self.rows + other.rows, self.sums + other.sums)
+        entropy = self.missing_entropy + other.missing_entropy
+        return self.around(self.form, c, self.rows + other.rows, self.sums + other.sums, entropy)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         freeze_arrays(state)
@@ -211,6 +217,7 @@ class SufficientStatistics:
         return (
             self.form is other.form
             and self.rows == other.rows
+            and self.missing_entropy == other.missing_entropy
             and np.array_equal(self.reference, other.reference)
             and np.array_equal(self.sums, other.sums)
         )

@@ -35,6 +35,7 @@ BENCHMARKS = {
     "bench_checkpoint": ("--tiny", "--rounds", "1", "--json"),
     "bench_decoding": ("--mib", "1", "--rounds", "1", "--json"),
     "bench_kernels": ("--tiny", "--rounds", "1", "--json"),
+    "bench_missing": ("--tiny", "--rounds", "1", "--json"),
     "bench_fit": ("--tiny", "--rounds", "1", "--json", RECORD, "--markdown", TABLE),
     "bench_passes": ("--rows", "4000", "--seeds", "1", "--sets", "overlapping", "--json"),
     "bench_joined": ("--tiny", "--rounds", "1", "--codec", "zstd", "--json"),

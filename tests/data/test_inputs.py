@@ -18,7 +18,7 @@ import xarray as xr
 import zarr
 
 from dask_gmm.data import anchor
-from dask_gmm.data.dask_source import BlockRows
+from dask_gmm.data.block_rows import BlockRows
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.source import DaskSource, NumpySource, open_source
 from dask_gmm.data.stores import writable_store

@@ -6,9 +6,19 @@ from dask_gmm.errors import InputError
 from dask_gmm.mixture.kernels.base import Candidate, EStep, Kernel, Predictor
 from dask_gmm.mixture.kernels.blas import BlasKernel
 from dask_gmm.mixture.kernels.installed import COMPILED, FASTEST
+from dask_gmm.mixture.kernels.marginal import MarginalKernel
 from dask_gmm.mixture.kernels.reference import ReferenceKernel
 
-__all__ = ["FASTEST", "KERNELS", "Candidate", "EStep", "Kernel", "Predictor", "get_kernel"]
+__all__ = [
+    "FASTEST",
+    "KERNELS",
+    "Candidate",
+    "EStep",
+    "Kernel",
+    "MarginalKernel",
+    "Predictor",
+    "get_kernel",
+]
 
 _KERNELS: dict[str, Kernel] = {
     "compiled": COMPILED,

@@ -94,6 +94,11 @@ class EStep(ABC):
         A candidate's statistics have the same bits whatever other candidates come with it.
         """
 
+    @property
+    def held_bytes(self) -> int | None:
+        """Bytes that it holds between two calls; None where nobody has counted them."""
+        return None
+
 
 class Predictor(ABC):
     """A kernel that is prepared for one mixture: values of rows in, a value for each row out.
@@ -112,6 +117,11 @@ class Predictor(ABC):
     @abstractmethod
     def labels(self, values: NDArray[Any]) -> NDArray[np.intp]:
         """The most probable component of each row, shape (n,); the lowest index of equals."""
+
+    @property
+    def held_bytes(self) -> int | None:
+        """Bytes that it holds between two calls; None where nobody has counted them."""
+        return None
 
 
 class Kernel(ABC):

@@ -192,6 +192,14 @@ class CompiledEStep(EStep):
             found.update(zip(members.places, self._gather(rows, members), strict=True))
         return tuple(found[j] for j in range(len(self._candidates)))
 
+    @property
+    def held_bytes(self) -> int | None:
+        """Bytes of the runs; what BLAS prepares is of one call."""
+        total = 0
+        for prepared in self._prepared.values():
+            total += sum(members.run.nbytes for members in prepared.members)
+        return total + sum(other.held_bytes or 0 for other in self._in_doubles.values())
+
     def _prepare(self, *, single_rows: bool) -> _Prepared:
         """What these candidates need before rows of a kind are read."""
         found = self._prepared.get(single_rows)
@@ -276,6 +284,13 @@ class CompiledPredictor(Predictor):
     def labels(self, values: NDArray[Any]) -> NDArray[np.intp]:
         """Most probable components; see `Predictor.labels`."""
         return self._predict("labels", values, np.int64).astype(np.intp, copy=False)
+
+    @property
+    def held_bytes(self) -> int | None:
+        """Bytes of the runs; what BLAS prepares is of one call."""
+        runs = [p[1] for p in self._prepared.values() if not isinstance(p, Predictor)]
+        total = sum(run.nbytes for run in runs)
+        return total + (0 if self._in_doubles is None else self._in_doubles.held_bytes or 0)
 
     def _predict(
         self, entry: str, values: NDArray[Any], dtype: type, *columns: int

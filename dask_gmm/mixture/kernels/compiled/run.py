@@ -65,6 +65,7 @@ class Run:
         sizes = [Member.allocated(design, k) for k in self._components]
         of_rows = [Member.allocated(design, k, gathered=True) for k in self._components]
         memory = _Memory(sum(map(_bytes_of, [tile, *sizes, *of_rows])))
+        self.nbytes = memory.nbytes
         self._tile = memory.cut(tile)
         self._members = [memory.cut(s) for s in sizes]
         begin = memory.used
@@ -261,6 +262,11 @@ class _Memory:
         raw = np.zeros(n_bytes + _LINE, dtype=np.uint8)
         self._bytes = raw[-raw.ctypes.data % _LINE :]
         self.used = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return int(self._bytes.nbytes)
 
     def cut(self, sizes: _Sizes) -> dict[str, NDArray[Any]]:
         """The arrays of these sizes."""

@@ -1,0 +1,80 @@
+"""Rows that miss values: which of them a source hands on.
+
+A missing value is NaN. What becomes of the rows that hold one is the source's `missing`:
+
+- ``error``: nobody looks here; whoever computes refuses them.
+- ``drop``: they take no part, as rows of weight zero take none.
+- ``marginalize``: they take part with the values that they have. A row that has none says nothing
+  of a mixture, and takes no part.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.data.weights import gathered
+from dask_gmm.mixture.gaps import gap_flags, has_gaps
+from dask_gmm.rows import Rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dask_gmm.data.buffers import Memory
+
+__all__ = [
+    "MISSING",
+    "in_their_places",
+    "without_gaps",
+]
+
+MISSING = ("error", "drop", "marginalize")
+
+
+def in_their_places(values: NDArray[Any], rows: Rows, absent: float) -> NDArray[Any]:
+    """Return values of the rows that took part at their places in the block.
+
+    Parameters
+    ----------
+    values : (n, ...)
+        Of `rows`.
+    rows : Rows
+    absent : float or int
+        The value of the other rows.
+    """
+    if rows.places is None:
+        return values
+    whole = np.full((rows.n_read, *values.shape[1:]), absent, dtype=values.dtype)
+    whole[rows.places] = values
+    return whole
+
+
+def without_gaps(
+    rows: Rows, missing: str, *, memory: Memory | None = None, overwrite: bool = False
+) -> Rows:
+    """Return the rows of a block that take part.
+
+    Parameters
+    ----------
+    rows : Rows
+    missing : {"drop", "marginalize"}
+    memory : Memory, optional
+        Where the result may lie, and the rows do not.
+    overwrite : bool
+        Whether it may lie in the memory of the rows.
+    """
+    if not has_gaps(rows.values):
+        return Rows(rows.values, rows.weights, rows.places, rows.left_out, rows.gaps, complete=True)
+    incomplete = gap_flags(rows.values)
+    gaps = int(incomplete.sum())
+    drop = missing == "drop"
+    out = incomplete if drop else gap_flags(rows.values, all_missing=True)
+    (kept,) = (~out).nonzero()
+    if kept.size == len(rows):
+        return Rows(rows.values, rows.weights, rows.places, rows.left_out, gaps)
+    values = gathered(rows.values, kept, memory, overwrite=overwrite)
+    weights = None if rows.weights is None else rows.weights.take(kept)
+    places = kept if rows.places is None else rows.places.take(kept)
+    left_out = rows.left_out + len(rows) - kept.size
+    return Rows(values, weights, places, left_out, gaps, complete=drop)

@@ -1,0 +1,543 @@
+"""What a mixture says of each row, handed back or written: labels, posteriors, values it lacked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from dask_gmm.data.coordinates import OutputPlace, labelled, labelled_rows
+from dask_gmm.data.lazy import lazy_map
+from dask_gmm.data.output_begin import begin_output, output_chunks
+from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, recipe_of
+from dask_gmm.data.taking_part import with_missing
+from dask_gmm.errors import InputError
+from dask_gmm.estimators.attributes import parameters_of
+from dask_gmm.estimators.inputs import open_input
+from dask_gmm.execution import LocalBackend, choose_backend, single_threaded_blas
+from dask_gmm.fitting.events import OutputResumed, PassAdvanced, PassStarted
+from dask_gmm.fitting.imputing import Imputed
+from dask_gmm.fitting.passes import first_pass
+from dask_gmm.fitting.prediction import (
+    Labels,
+    LogDensities,
+    Posteriors,
+    RowFunction,
+    SharedRowFunction,
+    WriteJob,
+)
+from dask_gmm.fitting.verbose import VerboseObserver
+from dask_gmm.interrupts import allowed, held
+from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import dask.array as da
+    import xarray as xr
+    import zarr
+    from numpy.typing import DTypeLike, NDArray
+
+    from dask_gmm.data.sink import Output
+    from dask_gmm.data.source import Source
+    from dask_gmm.data.weights import Weights
+    from dask_gmm.execution.backend import PassProgress
+    from dask_gmm.execution.jobs import BlockJob
+    from dask_gmm.fitting.events import Observer
+    from dask_gmm.mixture.kernels import Kernel
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+    Labelled: TypeAlias = xr.DataArray | xr.Dataset
+    LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
+
+__all__ = ["AppliedMixture"]
+
+#: What is computed of the rows, by the name that it has as a DataArray, and in a group.
+_RESULTS: dict[type[RowFunction], str] = {
+    Labels: "labels",
+    Posteriors: "posteriors",
+    LogDensities: "log_density",
+    Imputed: "imputed",
+}
+
+
+class AppliedMixture(BaseEstimator):  # type: ignore[misc]
+    """A mixture that is applied to rows, whatever fitted it.
+
+    Constructor parameters are the subclass's; `GaussianMixture` documents them.
+    """
+
+    covariance_type: str
+    random_state: int | np.random.RandomState | None
+    verbose: int
+    verbose_interval: int
+    kernel: str
+    missing: str
+    callbacks: Sequence[Observer] | None
+
+    # -- applying --------------------------------------------------------------------------------
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, X: Labelled, *, where: Any = None
+    ) -> xr.DataArray: ...
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, X: LazyData, *, where: Any = None
+    ) -> da.Array: ...
+
+    @overload
+    def predict(self, X: object, *, where: Any = None) -> NDArray[np.int64]: ...
+
+    def predict(self, X: Any, *, where: Any = None) -> NDArray[np.int64] | da.Array | xr.DataArray:
+        """Label each sample with its most probable component.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        where : as in `fit`, optional
+            The label of a row that takes no part, by `where` or by `missing='drop'`, is -1.
+
+        Returns
+        -------
+        ndarray, dask.array or DataArray of int64, shape of the samples
+            Lazy, block by block, when `X` is lazy. Of xarray objects a DataArray with the
+            dimensions of the samples and the coordinates along them; lazy if `X` is.
+        """
+        check_is_fitted(self)
+        source = open_input(self, X, where=where, reset=False)
+        function = Labels(self._parameters(), self._kernel())
+        labels: NDArray[np.int64] | da.Array | xr.DataArray = self._map(X, source, function)
+        return labels
+
+    @overload
+    def predict_proba(  # type: ignore[overload-overlap]
+        self, X: Labelled, *, where: Any = None
+    ) -> xr.DataArray: ...
+
+    @overload
+    def predict_proba(  # type: ignore[overload-overlap]
+        self, X: LazyData, *, where: Any = None
+    ) -> da.Array: ...
+
+    @overload
+    def predict_proba(self, X: object, *, where: Any = None) -> NDArray[np.floating[Any]]: ...
+
+    def predict_proba(
+        self, X: Any, *, where: Any = None
+    ) -> NDArray[np.floating[Any]] | da.Array | xr.DataArray:
+        """Return the posterior probability of each component; shape of the samples, then K.
+
+        Of xarray objects a DataArray, K along the dimension ``component``; else as `predict`.
+        float32 for float32 rows, as scikit-learn's, else float64; NaN for rows that take no part.
+        """
+        check_is_fitted(self)
+        source = open_input(self, X, where=where, reset=False)
+        function = Posteriors(self._parameters(), self._kernel(), _real(source))
+        posteriors: NDArray[np.floating[Any]] | da.Array | xr.DataArray = self._map(
+            X, source, function
+        )
+        return posteriors
+
+    @overload
+    def score_samples(  # type: ignore[overload-overlap]
+        self, X: Labelled, *, where: Any = None
+    ) -> xr.DataArray: ...
+
+    @overload
+    def score_samples(  # type: ignore[overload-overlap]
+        self, X: LazyData, *, where: Any = None
+    ) -> da.Array: ...
+
+    @overload
+    def score_samples(self, X: object, *, where: Any = None) -> NDArray[np.float64]: ...
+
+    def score_samples(
+        self, X: Any, *, where: Any = None
+    ) -> NDArray[np.float64] | da.Array | xr.DataArray:
+        """Return the log-density of each sample, in nats; shape of the samples, float64.
+
+        A DataArray, lazy or neither as of `predict`.
+        Also of float32 rows, which may lie so far out that float32 has no number for it. NaN for
+        rows that take no part.
+        """
+        check_is_fitted(self)
+        source = open_input(self, X, where=where, reset=False)
+        function = LogDensities(self._parameters(), self._kernel())
+        densities: NDArray[np.float64] | da.Array | xr.DataArray = self._map(X, source, function)
+        return densities
+
+    def predict_to(
+        self,
+        X: Any,
+        output: str | os.PathLike[str],
+        *,
+        where: Any = None,
+        probabilities: bool = False,
+        dtype: DTypeLike | None = None,
+        overwrite: bool = False,
+        resume: str = "auto",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Write labels, or posteriors, to a new Zarr array in one read of the data.
+
+        Of xarray objects, and of variables that `features` names, into the Zarr group at `output`,
+        as ``labels`` or ``posteriors``, with the coordinates of the samples: as
+        ``xarray.open_zarr(output)`` shows them. The group is made if it is not there.
+
+        The array's attribute `dask_gmm` says whether it is `complete`, which is written last; `fit`
+        and its kin refuse one that is not. On a disk it appears at its path only then, and what was
+        there before is as it was until then. Object stores cannot rename: there it is written in
+        place, marked as incomplete from its first object to its last, and one that it overwrites
+        is lost at once.
+
+        A call that ended early, however it ended, leaves its finished blocks, on a disk in a hidden
+        folder beside the output, and the same call goes on from them. Of two at the same time on a
+        disk the second is refused; in an object store two of the same call do each other no harm.
+
+        Parameters
+        ----------
+        X : as in `fit`, with known chunk sizes
+        output : path or URL
+            A Zarr v3 array of the samples' shape (then K with `probabilities`), chunked as the data
+            and with their dimension names; or the group for it. Beside its data in a group that
+            xarray wrote, xarray sees it where the group's metadata are not consolidated (or once
+            they are again).
+        where : as in `fit`, optional
+            Rows that take no part are written too: NaN for their posteriors; -1 for their label,
+            or where the type has no sign its largest number.
+        probabilities : bool, default=False
+            Posteriors instead of labels.
+        dtype : numpy dtype, optional
+            uint8 for labels of up to 255 components, else int32; float64 for posteriors.
+        overwrite : bool, default=False
+            Replace a complete array that is there, never anything else.
+        resume : {"auto", "must", "never"}, default="auto"
+            What becomes of an output there that is not complete. "auto" goes on with one of the
+            same mixture and data, and refuses any other, with the difference named; "must" also
+            refuses to begin one, and has nothing to do where the same is there and complete;
+            "never" deletes it and begins anew. Whether local data are the same is seen from their
+            files, up to 20,000; of more, of remote and of Dask data the metadata are compared, and
+            the first and the last finished block are computed again: what has changed between them
+            is not seen. Rows in memory cannot be told from others, and begin anew.
+        storage_options : mapping, optional
+            For the output; the data have the estimator's own.
+
+        Returns
+        -------
+        int
+            Rows of the output, those included that were there already.
+
+        Raises
+        ------
+        OutputExistsError
+            Something is there that may not be replaced, or another process is writing it.
+        InputError (a ValueError)
+            The output is the input, or what was begun there is another one.
+        IncompletePassError
+            The data were changed while they were read.
+        StoreError
+            The output cannot be written. What was finished is kept.
+        """
+        check_is_fitted(self)
+        source = _for_each_row(open_input(self, X, where=where, reset=False))
+        parameters = self._parameters()
+        k = parameters.n_components
+        tail = (k,) if probabilities else ()
+        # 255 is uint8's mark for "not written", so 255 components are the most it can label.
+        label_type = np.uint8 if k <= 255 else np.int32
+        kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
+        _check_output_dtype(kind, k, probabilities=probabilities)
+        function: RowFunction = (Posteriors if probabilities else Labels)(
+            parameters, self._kernel(), kind
+        )
+        return self._write_to(
+            X,
+            source,
+            function,
+            "posteriors" if probabilities else "labels",
+            tail,
+            output,
+            overwrite=overwrite,
+            resume=resume,
+            storage_options=storage_options,
+        )
+
+    @overload
+    def impute(  # type: ignore[overload-overlap]
+        self, X: Labelled, *, draw: bool = False
+    ) -> xr.DataArray: ...
+
+    @overload
+    def impute(  # type: ignore[overload-overlap]
+        self, X: LazyData, *, draw: bool = False
+    ) -> da.Array: ...
+
+    @overload
+    def impute(self, X: object, *, draw: bool = False) -> NDArray[np.floating[Any]]: ...
+
+    def impute(
+        self, X: Any, *, draw: bool = False
+    ) -> NDArray[np.floating[Any]] | da.Array | xr.DataArray:
+        """Fill values that are missing, marked by NaN, by what the mixture makes of the others.
+
+        For values that are missing at random (which ones may depend on those that are there), and
+        whatever `missing` says. A row that misses all gets the mixture's mean.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        draw : bool, default=False
+            Draw each from its distribution given the row's other values, instead of its conditional
+            mean, the best guess, which has less scatter than data have. A row's draw depends on
+            `random_state` and the row's place in X alone, not on chunks or on who computes it.
+
+        Returns
+        -------
+        ndarray, dask.array or DataArray of X's shape
+            float32 for float32 rows, else float64; lazy, block by block, when X is lazy. Of a
+            DataArray one with its dimensions and coordinates. Several variables, of a Dataset or
+            by `features`, have the shape of their samples and then the features; of a Dataset a
+            DataArray, whose last dimension ``feature`` names them.
+
+        Raises
+        ------
+        InputError (a ValueError)
+            X cannot be used, or its chunk sizes are unknown, where rows are to be drawn.
+        """
+        check_is_fitted(self)
+        source = with_missing(open_input(self, X, reset=False), "error")
+        function = self._imputed(source, draw=draw)
+        found = np.moveaxis(self._mapped(source, function), -1, source.feature_axis)
+        rows: NDArray[np.floating[Any]] | da.Array | xr.DataArray = labelled_rows(
+            X, source, found, _RESULTS[Imputed]
+        )
+        return rows
+
+    def impute_to(
+        self,
+        X: Any,
+        output: str | os.PathLike[str],
+        *,
+        draw: bool = False,
+        overwrite: bool = False,
+        resume: str = "auto",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Write the rows, gaps filled as by `impute`, to a new Zarr array, in one read.
+
+        Of xarray objects, and of variables that `features` names, into the Zarr group at `output`,
+        as ``imputed``, with the coordinates of the samples and of the features.
+
+        Parameters
+        ----------
+        X : as in `fit`, with known chunk sizes
+        output : path or URL
+            A Zarr v3 array of the samples' shape and then the features, chunked as the data and
+            with their dimension names; or the group for it.
+        draw : as in `impute`
+        overwrite, resume, storage_options : as in `predict_to`
+
+        Returns
+        -------
+        int
+            Rows of the output, those included that were there already.
+
+        Raises
+        ------
+        OutputExistsError, InputError, IncompletePassError, StoreError
+            As by `predict_to`.
+        """
+        check_is_fitted(self)
+        source = with_missing(open_input(self, X, reset=False), "error")
+        return self._write_to(
+            X,
+            source,
+            self._imputed(source, draw=draw),
+            IMPUTED_ROWS,
+            (source.n_features,),
+            output,
+            overwrite=overwrite,
+            resume=resume,
+            storage_options=storage_options,
+        )
+
+    def _imputed(self, source: Source, *, draw: bool) -> Imputed:
+        shape = tuple(n for n in source.sample_shape if n is not None)
+        seed = None
+        if draw:
+            if len(shape) < len(source.sample_shape):
+                raise InputError(
+                    f"{source.name} does not know the lengths of its chunks, so that nobody can "
+                    f"say which row is which: pass `X.compute_chunk_sizes()`, or draw=False."
+                )
+            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        kernel = MarginalKernel(get_kernel(self.kernel))
+        return Imputed(self._parameters(), kernel, _real(source), seed, shape)
+
+    def _write_to(
+        self,
+        X: Any,
+        source: Source,
+        function: RowFunction,
+        values: str,
+        tail: tuple[int, ...],
+        output: str | os.PathLike[str],
+        *,
+        overwrite: bool,
+        resume: str,
+        storage_options: Mapping[str, Any] | None,
+    ) -> int:
+        """Write what a function says of each row; return how many rows there are."""
+        kind = np.dtype(function.dtype)
+        chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
+        shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)
+        described: dict[str, Any] = {
+            "shape": list(shape),
+            "chunks": list(chunks),
+            "dtype": kind.name,
+        }
+        if isinstance(function, Imputed):
+            described["seed"] = function.seed
+        elif self.missing != "error":
+            described["missing"] = self.missing
+        if source.weights is not None:
+            described["where"] = _known_by(source.weights)
+        recipe = recipe_of(
+            source,
+            values=values,
+            model=function.parameters.fingerprint,
+            kernel=function.kernel.name,
+            output=described,
+        )
+        per_row = kind.itemsize * prod(tail)
+        url, name = os.fspath(output), _RESULTS[type(function)]
+        rows = isinstance(function, Imputed)
+        place = OutputPlace.look(
+            url, name, storage_options, X, source, overwrite=overwrite, of_rows=rows
+        )
+        with (
+            held(),
+            begin_output(
+                place.url,
+                shape,
+                chunks,
+                kind,
+                storage_options,
+                recipe=recipe,
+                overwrite=overwrite,
+                resume=resume,
+                source=source,
+            ) as begun,
+            allowed(),
+        ):
+            place.begin()
+            job = WriteJob(function, begun.writer, per_row * (source.max_block_rows or 0))
+            self._write(source, job, begun)
+            place.end()
+        return prod(shape[: len(source.sample_shape)])
+
+    def _write(self, source: Source, job: WriteJob, output: Output) -> None:
+        """Write what an output lacks, and call it complete."""
+        if output.n_finished or output.complete:
+            done = source.n_blocks if output.complete else output.n_finished
+            for observer in self._observers():
+                observer(OutputResumed(output.writer.url, done, source.n_blocks))
+        if output.complete:
+            return
+        if output.blocks is None or output.blocks:
+            self._run(source, job, output.blocks)
+        check_unchanged(output.recipe, source)
+        output.finish()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _map(self, X: Any, source: Source, function: RowFunction) -> Any:
+        """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
+        values = self._mapped(source, function)
+        tail = "component" if isinstance(function, Posteriors) else ""
+        return labelled(X, source, values, _RESULTS[type(function)], tail)
+
+    def _mapped(self, source: Source, function: RowFunction) -> Any:
+        k, placed = None, isinstance(function, Imputed)
+        if isinstance(function, Posteriors):
+            k = function.parameters.n_components
+        elif placed:
+            k = source.n_features
+        source, kind = _for_each_row(source), np.dtype(function.dtype)
+        shared = SharedRowFunction(function)
+        lazy = lazy_map(source, shared, kind, k, function.absent, placed=placed)
+        if not source.in_memory:
+            return lazy
+        # Threads of its own: in a task of a configured pool, that pool may have no thread to spare.
+        with single_threaded_blas(), ThreadPoolExecutor(LocalBackend().n_threads) as pool:
+            return lazy.compute(scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
+
+    def _run(self, source: Source, job: BlockJob[Any], blocks: Sequence[int] | None = None) -> Any:
+        """Run a job over all blocks, or some of them, and return the root of its tree."""
+        backend = choose_backend(source)
+        observers = self._observers()
+
+        def advanced(progress: PassProgress) -> None:
+            for observer in observers:
+                observer(PassAdvanced(1, progress))
+
+        for observer in observers:
+            observer(PassStarted(1, 1))
+        on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
+        with backend.open(source, blocks=blocks) as passes:
+            return first_pass(passes, job, on_progress).value
+
+    def _observers(self) -> tuple[Observer, ...]:
+        observers = tuple(self.callbacks or ())
+        if self.verbose:
+            observers += (VerboseObserver(int(self.verbose), self.verbose_interval),)
+        return observers
+
+    def _kernel(self) -> Kernel:
+        """What computes; for missing values, where they are to be taken for such."""
+        kernel = get_kernel(self.kernel)
+        return MarginalKernel(kernel) if self.missing == "marginalize" else kernel
+
+    def _parameters(self) -> MixtureParameters:
+        """The fitted parameters as one value; also those that somebody has set by hand."""
+        return parameters_of(self)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "precisions_cholesky_")
+
+
+def _for_each_row(source: Source) -> Source:
+    """The source for what is said of each row: those without any value are some too."""
+    return with_missing(source, "error") if source.missing == "marginalize" else source
+
+
+def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
+    """Refuse a type that cannot hold the values, and the mark for those not written."""
+    if probabilities:
+        if kind.kind != "f":
+            raise InputError(f"dtype={kind.name!r} cannot hold probabilities: use a float type.")
+    elif kind.kind not in "iu" or np.iinfo(kind).max < (k if kind.kind == "u" else k - 1):
+        raise InputError(
+            f"dtype={kind.name!r} cannot hold the labels of {k} components: use an integer type "
+            f"that can, such as 'int32'."
+        )
+
+
+def _known_by(weights: Weights) -> str:
+    """What tells a mask from others, or itself where nothing does."""
+    told = weights.content_digest() or weights.content_token()
+    return weights.token if told is None else hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
+def _real(source: Source) -> type[np.floating[Any]]:
+    """Type of probabilities: float32 for float32 data, as in scikit-learn, else float64."""
+    return np.float32 if source.dtype == np.float32 else np.float64

@@ -1,0 +1,116 @@
+"""Which values of rows are missing, and which rows miss the same ones.
+
+A value that is missing is NaN. Rows that miss the same features have a *pattern* in common: for
+them a mixture is the marginal one of the features that they do have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Pattern", "gap_flags", "has_gaps", "split"]
+
+_LOOKED_AT_ONCE = 2**18
+_WORD = 64
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Rows that miss the same features.
+
+    Attributes
+    ----------
+    present : (D,) bool
+        Which features they have.
+    rows : (r,) integer
+        Which rows, in order.
+    """
+
+    present: NDArray[np.bool_]
+    rows: NDArray[np.intp]
+
+    @property
+    def key(self) -> bytes:
+        """What tells its features from others'."""
+        return np.packbits(self.present).tobytes()
+
+
+def has_gaps(values: NDArray[Any]) -> bool:
+    """Whether any value is NaN; without memory, at the speed at which rows are read.
+
+    Parameters
+    ----------
+    values : (n, D) real
+    """
+    # A minimum is NaN where one of the values is, and overflows nowhere.
+    return bool(values.dtype.kind == "f" and values.size and np.isnan(np.min(values)))
+
+
+def gap_flags(values: NDArray[Any], *, all_missing: bool = False) -> NDArray[np.bool_]:
+    """Whether each row misses a value, or all of them; shape (n,).
+
+    Parameters
+    ----------
+    values : (n, D) floating
+    all_missing : bool
+        Flag only the rows that have no value at all.
+    """
+    n, d = values.shape
+    found = np.empty(n, dtype=bool)
+    step = max(1, _LOOKED_AT_ONCE // max(1, d))
+    look = np.all if all_missing else np.any
+    for start in range(0, n, step):
+        where = slice(start, start + step)
+        look(np.isnan(values[where]), axis=1, out=found[where])
+    return found
+
+
+def split(values: NDArray[Any]) -> tuple[NDArray[np.intp], list[Pattern]]:
+    """Return which rows are complete, and the others by their patterns.
+
+    The order of the patterns depends on what they are, not on the rows they are met in.
+
+    Parameters
+    ----------
+    values : (n, D) floating
+    """
+    incomplete = _incomplete(values)
+    (others,) = incomplete.nonzero()
+    flags = np.isnan(values.take(others, axis=0))
+    # An infinity may have looked like a gap.
+    real = flags.any(axis=1)
+    if not real.all():
+        incomplete[others[~real]] = False
+        others, flags = others[real], flags[real]
+    (complete,) = (~incomplete).nonzero()
+    keys = _keys(flags)
+    order = np.lexsort(keys.T)  # stable: rows of a pattern stay in order
+    ordered = keys[order]
+    begins = np.flatnonzero(np.any(ordered[1:] != ordered[:-1], axis=1)) + 1
+    parts = np.split(order, begins) if len(order) else []
+    return complete, [Pattern(~flags[part[0]], others[part]) for part in parts]
+
+
+def _incomplete(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each row misses a value; also whether it holds infinities of both signs."""
+    if values.dtype in (np.float32, np.float64):
+        with np.errstate(invalid="ignore", over="ignore"):
+            # BLAS adds rows up several times as fast as anything looks for NaN in them.
+            totals = values @ np.ones(values.shape[1], dtype=values.dtype)
+        return np.asarray(np.isnan(totals))
+    return gap_flags(values)
+
+
+def _keys(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Flags as numbers, sixty-four in each; (n, ⌈D/64⌉)."""
+    n, d = flags.shape
+    words = -(-d // _WORD)
+    packed = np.zeros((n, words * _WORD // 8), dtype=np.uint8)
+    packed[:, : -(-d // 8)] = np.packbits(flags, axis=1)
+    return packed.view(np.dtype(">u8")).astype(np.uint64)
