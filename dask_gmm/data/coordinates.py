@@ -517,6 +517,9 @@ def _of_variable(name: str, variable: Any) -> _Coordinate:
 
         return _Coordinate(name, dims, shape, np.dtype("i8"), {**attributes, **told}, counts)
     if dtype.kind in "biufU":
+        fill = attributes.get("_FillValue")
+        if dtype.kind == "f" and isinstance(fill, int | float):  # of what xarray has not decoded
+            attributes["_FillValue"] = _as_text(fill)
 
         def values(region: tuple[slice, ...]) -> NDArray[Any]:
             return np.asarray(variable[region].values, dtype)
@@ -548,6 +551,11 @@ def _of_names(dim: str, names: Sequence[str]) -> _Coordinate:
     return _Coordinate(dim, (dim,), whole.shape, whole.dtype, {}, cut)
 
 
+def _as_text(number: float) -> str:
+    """Return a fill value of floats as xarray spells it in attributes."""
+    return base64.standard_b64encode(struct.pack("<d", number)).decode()
+
+
 def _plain(value: Any) -> Any:
     """Return an attribute as JSON holds it."""
     if isinstance(value, np.ndarray | np.generic):
@@ -574,8 +582,7 @@ def _of_array(array: zarr.Array[Any], dims: tuple[str, ...]) -> _Coordinate:
         if dtype.kind != "f":
             attributes.setdefault("_FillValue", number)
         elif not math.isnan(number):
-            spelled = base64.standard_b64encode(struct.pack("<d", number)).decode()
-            attributes.setdefault("_FillValue", spelled)
+            attributes.setdefault("_FillValue", _as_text(number))
 
     kept = np.dtypes.StringDType() if dtype.kind in "OT" else dtype.newbyteorder("=")
 

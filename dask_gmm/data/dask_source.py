@@ -96,11 +96,13 @@ class DaskWeights(Weights):
 class _ReadWeights:
     """Reads weights in tasks of a graph, which name a block in numbers; for many threads.
 
-    What one task has decoded for the blocks that follow waits for the next.
+    What one task has decoded for the blocks that follow waits for the next. `all_count` is whether
+    an element that is missing is an error here, or for whoever knows which rows take part.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, all_count: bool) -> None:
         self._weights = weights
+        self._all_count = all_count
         self._spare: list[ReadBuffers] = []
 
     def __call__(
@@ -111,12 +113,13 @@ class _ReadWeights:
         except IndexError:
             buffers = ReadBuffers()
         # In memory of their own: the next task may begin while a block is still computed.
-        found = self._weights.read(BlockRef(index, start, stop, None), buffers.beside())
+        block = BlockRef(index, start, stop, None)
+        found = self._weights.read_of(self._all_count, block, buffers.beside())
         self._spare.append(buffers)
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _ReadWeights, (self._weights,)
+        return _ReadWeights, (self._weights, self._all_count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +219,11 @@ class DaskSource(Source):
         if self.weights.weights is not None:
             parts["weights"] = self.weights.weights
         return parts
+
+    @property
+    def _all_count(self) -> bool:
+        """Whether each row has a weight; where a mask leaves some out theirs may be missing."""
+        return not isinstance(self.weights, MaskedWeights)
 
     @property
     def graph_blocks(self) -> DaskSource:
@@ -366,9 +374,9 @@ class DaskSource(Source):
 
     def _read_in_task(self, graph: dict[Key, Any], weights: Weights, i: int) -> TaskRef:
         """Add the task that reads the weights of a block; return its reference."""
-        load = f"gmm-weights-{weights.token}"
+        load = f"gmm-weights-{weights.token}{'' if self._all_count else '-masked'}"
         if load not in graph:
-            reader = _ReadWeights(weights)
+            reader = _ReadWeights(weights, self._all_count)
             graph[load] = (
                 Task(load, pickle.loads, pickle.dumps(reader))
                 if weights.shippable
@@ -425,7 +433,7 @@ class DaskSource(Source):
         found = {"values": values, **dict(zip(made, computed, strict=True))}
         for name, weights in parts.items():
             if name not in made:
-                found[name] = weights.read(block).reshape(extent)
+                found[name] = weights.read_of(self._all_count, block).reshape(extent)
         return found
 
     def row_maker(self) -> BlockRows:

@@ -97,3 +97,37 @@ def test_other_variables_than_the_models_are_refused(argo: Path, tmp_path: Path,
     assert done.exit_code == 1
     assert "X has PSAL[depth=5.0]" in done.stderr
     assert not (tmp_path / "out.zarr").exists()
+
+
+def test_with_a_mask_and_gaps(argo: Path, tmp_path: Path, run: Run) -> None:
+    values = xr.open_zarr(argo).load()
+    rng = np.random.default_rng(1)
+    values["sea"] = ("time", rng.random(400) < 0.7)
+    for name in ("TEMP", "PSAL"):
+        values[name] = values[name].where(rng.random(values[name].shape) < 0.8)
+    packing = {"dtype": "i2", "scale_factor": 0.01, "_FillValue": -32768}
+    data, model, out = tmp_path / "argo.zarr", tmp_path / "m.zarr", tmp_path / "out.zarr"
+    kept = values.drop_encoding()
+    kept.to_zarr(data, zarr_format=3, encoding={"TEMP": packing, "PSAL": packing})
+    gaps, sea = ("--missing", "marginalize"), ("--where", "sea")
+    theirs = GaussianMixture(
+        2, features=["TEMP", "PSAL"], feature_axis="depth", random_state=0, missing="marginalize"
+    ).fit(data, where="sea")
+    done = run("fit", data, *WHAT, *sea, *gaps, "-k", 2, "--seed", 0, "-o", model)
+    assert done.exit_code == 0, done.stderr
+    np.testing.assert_array_equal(GaussianMixture.load(model).means_, theirs.means_)
+    done = run("predict", data, *WHAT, *sea, *gaps, "-m", model, "-o", out, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["features"] == ["TEMP", "PSAL"]
+    done = run("impute", data, *WHAT, "-m", model, "-o", out)
+    assert done.exit_code == 0, done.stderr
+    assert "out.zarr/imputed" in done.stdout
+    written = xr.open_zarr(out)
+    assert set(written.data_vars) == {"labels", "imputed"}
+    assert np.isfinite(written["imputed"].values).all()
+    np.testing.assert_array_equal(written["labels"] == 255, ~values["sea"])
+    scored = json.loads(run("score", data, *WHAT, *sea, *gaps, "-m", model, "--json").stdout)
+    assert scored["score"] == theirs.score(data, where="sea")
+    for command in (("plan",), ("select", "--covariance", "diag", "--seed", 0)):
+        done = run(*command, data, *WHAT, *sea, *gaps, "-k", "1" if command[0] == "plan" else "1:2")
+        assert done.exit_code == 0, done.stderr

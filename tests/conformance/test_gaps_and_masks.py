@@ -63,6 +63,22 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> str:
             name, shape=values.shape, chunks=chunks, dtype=values.dtype, config=whole
         )
         array[:] = values
+    names = ("sample", "level")
+    for name, values, chunks, none in (
+        ("a", HELD[:, :2], (25, 2), -1e300),
+        ("b", HELD[:, 2:], (50, 1), -1e300),
+        ("packed w", WEIGHTS, (70,), -1.0),
+    ):
+        array = found.create_array(
+            name,
+            shape=values.shape,
+            chunks=chunks,
+            dtype="f8",
+            dimension_names=names[: values.ndim],
+            attributes={"scale_factor": 2.0, "missing_value": none},
+            config=whole,
+        )
+        array[:] = np.where(np.isnan(values), none, values / 2)
     return path
 
 
@@ -77,6 +93,10 @@ def roads(path: str, *, weighted: bool) -> dict[str, Source]:
     return {
         "Zarr, tiled": opened(path, "w", "tiled", array="x"),
         "Zarr, shared": opened(path, "w", "shared", array="x"),
+        "packed, packed": opened(
+            path, "packed w", "tiled", features=["a", "b"], feature_axis="level"
+        ),
+        "packed, memory": opened(path, W, MASK, features=["a", "b"], feature_axis="level"),
         "Zarr, memory": opened(path, np.where(MASK, W, 0), MASK, array="x"),
         "Dask, memory": opened(chunked, WEIGHTS, MASK),
         "Dask, Zarr": opened(chunked, lazy, f"{path}/shared"),
