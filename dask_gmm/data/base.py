@@ -538,8 +538,9 @@ def missing_by_metadata(error: NonFiniteError, element: Any, decoding: Decoding)
     if found is None:
         return error
     remedy = (
-        f"Leave such rows out by missing='drop', or take them with the values that they have by "
-        f"missing='marginalize'; if they are measurements after all, pass `{found.as_number}`."
+        f"Leave such rows out by missing='drop', take them with the values that they have by "
+        f"missing='marginalize', or make NaN of these values yourself by `{found.as_nan}`; if they "
+        f"are measurements after all, pass `{found.as_number}`."
     )
     return MissingValueError(error.row, error.feature, found.value, found.why, remedy, error.where)
 

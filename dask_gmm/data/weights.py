@@ -333,7 +333,9 @@ def decoded_weights(
     if decoding is None:
         return stored
     weights = decoding.decode(stored)
-    missing = np.isnan(weights) & taken
+    missing = np.isnan(weights)
+    if taken is not True:
+        missing &= taken
     if missing.any():
         row = int(missing.argmax())
         found = decoding.missing(stored[row])

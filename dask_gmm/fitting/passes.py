@@ -226,8 +226,9 @@ def first_pass(
         warnings.warn(
             f"{held:,} of {result.rows:,} rows ({share:.2%}) of {source.name} hold {fill}, "
             f"the array's {fill.origin}, and no attribute says whether it stands for missing "
-            f"values. They were taken for measurements. If they are none, leave such rows out: "
-            f"make the values NaN by `{fill.code}` and drop what holds NaN.",
+            f"values. They were taken for measurements. If they are none, make them NaN by "
+            f"`{fill.code}`, and leave such rows out by missing='drop' or take them with what they "
+            f"have by missing='marginalize'.",
             FillValueWarning,
             stacklevel=2,
         )
