@@ -297,10 +297,11 @@ class Source(ABC):
     def _weighing_bytes(self) -> int:
         """Bytes that it takes for a moment to weigh a block's rows and to leave some out."""
         n = self.max_block_rows or 0
-        kept = n * self.n_features * self.dtype.itemsize
-        weighing = 0 if self.weights is None else kept + self.weights.read_bytes
-        # The rows kept, and flags of those that miss something or all.
-        return weighing + (kept + 2 * n + 2**19 if self._looks_for_gaps else 0)
+        # Rows that were gathered for their weights are gathered again where they lie.
+        kept = n * self.n_features * self.dtype.itemsize if self.selects else 0
+        weights = 0 if self.weights is None else self.weights.read_bytes
+        flags = 2 * n + 2**19 if self._looks_for_gaps else 0  # of those that miss something or all
+        return kept + weights + flags
 
     def block(self, i: int) -> BlockRef:
         """Return block `i`, 0 ≤ i < n_blocks, in constant time."""

@@ -83,7 +83,8 @@ class BlockRows:
         rows = self._joined(value)
         if self.missing == "error" or rows.values.dtype.kind != "f":
             return rows
-        return without_gaps(rows, self.missing)
+        # Rows that were gathered lie in memory of their own.
+        return without_gaps(rows, self.missing, overwrite=rows.places is not None)
 
     def _joined(self, value: Any) -> Rows:
         if self.weights is None:

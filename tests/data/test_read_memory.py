@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from dask_gmm.data.source import ZarrSource, open_source
+from dask_gmm.data.taking_part import with_missing
 from dask_gmm.data.through_zarr import zarr_transient_bytes
 from tests.memory import peak_of
 
@@ -71,3 +72,37 @@ def test_bound_of_packed_blocks(layout: str, through_zarr: bool, tmp_path: Path)
     assert peak >= (source.block_bytes + source.read_bytes) / 2.5
     if not through_zarr:
         assert peak <= 13_000_000, "eight are the block, and four a chunk as it is stored, and more"
+
+
+@pytest.mark.parametrize("missing", ["drop", "marginalize"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bound_of_packed_variables_of_which_rows_are_left_out(
+    missing: str, weighted: bool, tmp_path: Path
+) -> None:
+    group = zarr.create_group(tmp_path / "x.zarr")
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 99, size=(250_000, 4)).astype("i2")  # one in a hundred is missing
+    values[rng.random(len(values)) < 0.1] = 0  # and whole rows are
+    for name in ("a", "b"):
+        array = group.create_array(
+            name, data=values, chunks=(125_000, 4), dimension_names=("sample", "level")
+        )
+        array.attrs.update(scale_factor=0.5, add_offset=2.0, _FillValue=0)
+    group.create_array("sea", data=rng.random(len(values)) < 0.7, chunks=(125_000,))
+    packed = group.create_array("w", data=values[:, 0], chunks=(125_000,))
+    packed.attrs.update(scale_factor=0.5, missing_value=-1)
+    del values
+    opened = open_source(
+        tmp_path / "x.zarr",
+        features=["a", "b"],
+        feature_axis="level",
+        where="sea",
+        sample_weight="w" if weighted else None,
+    )
+    source = with_missing(opened, missing)
+    first = source.read(source.block(0))
+    assert 0 < first.left_out < first.n_read == 125_000
+    assert first.gaps > 0
+    peak = peak_of(lambda: source.read(source.block(1)).values)
+    assert peak <= source.block_bytes + source.read_bytes + 2**20
+    assert peak >= (source.block_bytes + source.read_bytes) / 2.5
