@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from dask_gmm.errors import (
 )
 from dask_gmm.execution import LocalBackend, PassProgress, plan_pass
 from dask_gmm.execution.cluster import ClusterBackend
+from dask_gmm.execution.cluster.stragglers import FEWEST_SECONDS
 from dask_gmm.execution.tree import root_level
 from dask_gmm.rows import Rows
 from tests.execution.fakes import (
@@ -99,13 +101,16 @@ def test_the_tree_depends_on_the_blocks_alone(backend: Backend, n_blocks: int) -
     source = even_fake(n_blocks, rows=2)
     expected = expected_tree([str(i) for i in range(n_blocks)])
     for level in (None, 0, 2, 6):
+        begun = time.monotonic()
         result = backend.run(
             plan_pass(source, n_threads=backend.n_threads, unit_level=level), ExpressionJob()
         )
+        took = time.monotonic() - begun
         assert result.value.text == expected
         assert (result.rows, result.blocks) == (2 * n_blocks, n_blocks)
         assert result.bytes_read == 2 * n_blocks * 3 * 8
-        assert result.resubmitted == 0
+        # On a machine that stands still for seconds a unit of milliseconds is late.
+        assert result.resubmitted == 0 or took > FEWEST_SECONDS
 
 
 def test_the_bits_are_those_of_one_thread(backend: Backend) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Running", "UnitTimes", "late_ones"]
+__all__ = ["FEWEST_SECONDS", "Running", "UnitTimes", "late_ones"]
 
 #: A unit is late once it takes so many times as long as the median of the others ...
 LATE = 3.0
