@@ -21,6 +21,7 @@ from dask.system import CPU_COUNT
 from dask_gmm.errors import InputError
 from dask_gmm.execution.backend import PassProgress
 from dask_gmm.execution.machine import single_threaded_blas
+from dask_gmm.interrupts import held
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -240,6 +241,7 @@ def write_rows(
             raise
 
 
+@held()
 def _create(
     rows: Rows,
     layout: Layout,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import threading
 import time
-import tracemalloc
 import uuid
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from dask_gmm.execution.plan import Plan, plan_pass, task_memory_parts
 from dask_gmm.execution.prefetch import blocks_ahead, read_in_order
 from dask_gmm.execution.unit import run_unit
 from tests.marks import quick_ones
+from tests.memory import peak_of
 
 from .fakes import SumJob, WeightedSumJob, even_fake
 
@@ -153,14 +153,12 @@ def test_the_planned_memory_is_enough(rows: int, direct: bool, tmp_path: Path) -
     run_unit(source, range(2), SumJob())
     parts = task_memory_parts(Plan(source, range(8), 3), SumJob())
     spare = SpareBuffers()
-    tracemalloc.start()
-    try:
+
+    def use() -> None:
         for _ in range(2):
             run_unit(source, range(8), SumJob(), spare=spare)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= parts.total + 2**20
+
+    assert peak_of(use, parts.total + 2**20) <= parts.total + 2**20
 
 
 @pytest.mark.parametrize("chunk", [20_000, 150_000])
@@ -178,14 +176,12 @@ def test_the_planned_memory_is_enough_for_weights(chunk: int, direct: bool, tmp_
     run_unit(source, range(2), SumJob())
     parts = task_memory_parts(Plan(source, range(8), 3), SumJob())
     spare = SpareBuffers()
-    tracemalloc.start()
-    try:
+
+    def use() -> None:
         for _ in range(2):
             run_unit(source, range(8), SumJob(), spare=spare)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= parts.total + 2**20
+
+    assert peak_of(use, parts.total + 2**20) <= parts.total + 2**20
 
 
 def test_sources_without_anything_to_read_have_no_helper() -> None:

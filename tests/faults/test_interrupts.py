@@ -199,7 +199,7 @@ def test_at_any_time_on_a_cluster(
             road(x, tmp_path)
             took.append(time.monotonic() - begun)
         presses = [partial(PressAfter, draw.uniform(0.0, min(took))) for _ in range(15)]
-        assert press_often(road, x, tmp_path, presses, two_processes) > 0
+        assert press_often(road, x, tmp_path, presses, two_processes) > 3
 
 
 def _many(x: str, folder: Path, times: int) -> list[tuple[int, int, int]]:

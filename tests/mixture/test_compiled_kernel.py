@@ -278,7 +278,8 @@ def test_many_features_make_no_square_matrices(family: str) -> None:
     p = random_mixture(23, family, 4, 1000, spread=0.1)
     rows = draw(24, p, 20).astype(np.float32)
     KERNEL.statistics(Rows(rows), [Candidate(p)])
-    assert peak_of(lambda: KERNEL.statistics(Rows(rows), [Candidate(p)])) < 1000 * 1000 * 8
+    enough = 1000 * 1000 * 8 - 1
+    assert peak_of(lambda: KERNEL.statistics(Rows(rows), [Candidate(p)]), enough) <= enough
 
 
 def shares(p: MixtureParameters) -> bool:
@@ -381,7 +382,8 @@ def test_an_e_step_holds_no_more_than_promised(dtype: str) -> None:
         for _ in range(3):
             e_step.statistics(Rows(rows))
 
-    assert peak_of(use) <= KERNEL.workspace_bytes(40, [24]) + 20_000
+    enough = KERNEL.workspace_bytes(40, [24]) + 20_000
+    assert peak_of(use, enough) <= enough
 
 
 def test_a_kernel_is_a_value() -> None:
