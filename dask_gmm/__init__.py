@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dask_gmm.estimators import (
         Criteria,
+        EqualPerArray,
         GaussianMixture,
         Selection,
         SelectionRow,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Criteria",
+    "EqualPerArray",
     "GaussianMixture",
     "Selection",
     "SelectionRow",

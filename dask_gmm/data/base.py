@@ -170,6 +170,10 @@ class Source(ABC):
         """
         return None
 
+    def content_name(self) -> str | None:
+        """Return a name of what is stored of the rows, None where nothing tells of changes."""
+        return None
+
     @property
     def checksum(self) -> str | None:
         """What covers each chunk with a checksum: "" where nothing does, None where unknown."""
@@ -303,6 +307,10 @@ class Source(ABC):
         flags = 2 * n + 2**19 if self._looks_for_gaps else 0  # of those that miss something or all
         return kept + weights + flags
 
+    def block_weights(self) -> NDArray[np.float64] | None:
+        """Return what the rows of each block count for, if that is known and not their number."""
+        return None
+
     def block(self, i: int) -> BlockRef:
         """Return block `i`, 0 ≤ i < n_blocks, in constant time."""
         return self.grid.block(i)
@@ -424,7 +432,7 @@ class Source(ABC):
             rows.complete = True
             return rows
         # Rows that were gathered already lie in memory of this read, which is not asked for twice.
-        direct = self._rows_in_buffers or rows.places is not None
+        direct = self._in_buffers(block) or rows.places is not None
         memory = None if buffers is None or direct else buffers.rows
         found = without_gaps(rows, self.missing, memory=memory, overwrite=direct)
         if found.complete and not found.gaps:
@@ -447,7 +455,7 @@ class Source(ABC):
                 looked_at = seen
             if looked_at is Looked.POSITIVE:
                 return Rows(values, None if self.weights.selects_only else weights)
-            direct = self._rows_in_buffers
+            direct = self._in_buffers(block)
             rows = joined_rows(
                 values,
                 weights,
@@ -462,9 +470,8 @@ class Source(ABC):
             self._seen[block.index] = Looked.USABLE if rows.left_out else Looked.POSITIVE
         return rows
 
-    @property
-    def _rows_in_buffers(self) -> bool:
-        """Whether a read's rows lie in ``buffers.rows``."""
+    def _in_buffers(self, block: BlockRef) -> bool:
+        """Whether the rows that are read of a block lie in ``buffers.rows``."""
         return self.reader == "direct"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -486,17 +493,21 @@ class Source(ABC):
         where = f"row {row} of block {block.index}"
         if block.rows is None:
             return f"{where} of {self.name}"
+        return f"{where} ({self.place_of_row(block, row)})"
+
+    def place_of_row(self, block: BlockRef, row: int) -> str:
+        """Say where row `row` of a block whose length is known lies in the array."""
         extent = tuple(b - a for a, b in zip(block.start, block.stop, strict=True))
         offsets = np.unravel_index(row, extent)
         place = [a + int(b) for a, b in zip(block.start, offsets, strict=True)]
         if len(place) == 1:
-            return f"{where} (row {place[0]} of {self.name})"
+            return f"row {place[0]} of {self.name}"
         if self.axis_names is None:
             index = ", ".join(str(i) for i in self._with_features(place, ":"))
-            return f"{where} (index [{index}] of {self.name})"
+            return f"index [{index}] of {self.name}"
         names = [n for axis, n in enumerate(self.axis_names) if axis != self.feature_axis]
         index = ", ".join(f"{name}={i}" for name, i in zip(names, place, strict=True))
-        return f"{where} ({index} of {self.name})"
+        return f"{index} of {self.name}"
 
     def explained(self, error: RowError, block: BlockRef) -> RowError:
         """Return an error with what metadata say of the element, where that is missing by them.

@@ -25,13 +25,14 @@ import zarr
 from zarr.storage import StorePath
 
 from dask_gmm.data.atomic_replace import is_copy
-from dask_gmm.data.joined_source import JoinedSource, stored_parts, unlike
+from dask_gmm.data.joined_source import JoinedSource, unlike
 from dask_gmm.data.open_features import is_dataset
 from dask_gmm.data.output_array import put_document, read_document
 from dask_gmm.data.output_begin import refuse_the_input
 from dask_gmm.data.provenance import ATTRIBUTE
 from dask_gmm.data.sink import not_written
 from dask_gmm.data.stored_array import dimension_names, metadata_document
+from dask_gmm.data.stored_parts import stored_parts
 from dask_gmm.data.stores import writable_store
 from dask_gmm.data.urls import Options, check_options, join_url, normalize_url, scheme_of
 from dask_gmm.data.zarr_open import coordinates_beside

@@ -8,6 +8,7 @@ a tuple of chunk sizes per axis; theirs is the only axis that costs memory per b
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -16,7 +17,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BlockRef", "IrregularAxis", "RegularAxis", "SampleGrid", "even_chunks"]
+__all__ = [
+    "BlockRef",
+    "ChainedAxis",
+    "IrregularAxis",
+    "RegularAxis",
+    "SampleGrid",
+    "even_chunks",
+]
 
 UNKNOWN = -1
 """Stands for a position along an axis whose chunk sizes Dask does not know."""
@@ -114,10 +122,75 @@ class IrregularAxis:
 
 
 @dataclass(frozen=True)
+class ChainedAxis:
+    """The rows of several grids one after another, each grid's in the order of its blocks.
+
+    Costs memory per grid. The lengths of all blocks are known.
+    """
+
+    grids: tuple[SampleGrid, ...]
+
+    @cached_property
+    def _first(self) -> list[int]:
+        """Number of the first block of each grid, and of all blocks."""
+        return list(accumulate((grid.n_blocks for grid in self.grids), initial=0))
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where the rows of each grid begin, and the number of all rows."""
+        return list(accumulate((grid.n_rows or 0 for grid in self.grids), initial=0))
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return self._first[-1]
+
+    @cached_property
+    def longest(self) -> int:
+        """Length of the longest block."""
+        return max(grid.max_block_rows or 0 for grid in self.grids)
+
+    @property
+    def known_size(self) -> int:
+        """Number of rows."""
+        return self.starts[-1]
+
+    @property
+    def known(self) -> bool:
+        """True: every block's length is known."""
+        return True
+
+    def first_block(self, number: int) -> int:
+        """Return the block with which a grid begins."""
+        return self._first[number]
+
+    def grid_of(self, i: int) -> int:
+        """Return the number of the grid that block `i` belongs to."""
+        return bisect_right(self._first, i) - 1
+
+    def own(self, i: int) -> tuple[int, BlockRef]:
+        """Return the number of the grid that block `i` belongs to, and the block as of that."""
+        number = self.grid_of(i)
+        return number, self.grids[number].block(i - self._first[number])
+
+    def bounds(self, i: int) -> tuple[int, int]:
+        """Return the half-open range of block `i`."""
+        number = self.grid_of(i)
+        grid, local = self.grids[number], i - self._first[number]
+        start = self.starts[number] + grid.rows_before(local)
+        return start, start + (grid.block(local).rows or 0)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Length of every block."""
+        return tuple(grid.block(i).rows or 0 for grid in self.grids for i in range(grid.n_blocks))
+
+
+@dataclass(frozen=True)
 class SampleGrid:
     """The product of the block axes; block indices run in C order."""
 
-    axes: tuple[RegularAxis | IrregularAxis, ...]
+    axes: tuple[RegularAxis | IrregularAxis | ChainedAxis, ...]
 
     @cached_property
     def n_blocks(self) -> int:
@@ -155,6 +228,17 @@ class SampleGrid:
             index, place = divmod(index, axis.n_blocks)
             coordinates.append(place)
         return tuple(reversed(coordinates))
+
+    def rows_before(self, index: int) -> int:
+        """Return how many rows the blocks before block `index` have, where all are known."""
+        before, across = 0, 1
+        left = math.prod(size or 0 for size in self.shape)
+        for axis, i in zip(self.axes, self.coordinates(index), strict=True):
+            start, stop = axis.bounds(i)
+            left //= max(1, axis.known_size or 0)
+            before += across * start * left
+            across *= stop - start
+        return before
 
     def block(self, index: int) -> BlockRef:
         """Return block `index`; constant time."""

@@ -45,7 +45,6 @@ __all__ = [
     "JoinedSource",
     "common_chunks",
     "joined_dtype",
-    "stored_parts",
     "unlike",
 ]
 
@@ -257,8 +256,7 @@ class JoinedSource(Source):
         ]
         return (sum(needs) if self._asks_ahead else max(needs)) + self._weighing_bytes
 
-    @property
-    def _rows_in_buffers(self) -> bool:
+    def _in_buffers(self, block: BlockRef) -> bool:
         return True
 
     # -- what is known of all parts ----------------------------------------------------------------
@@ -323,9 +321,9 @@ class JoinedSource(Source):
 
     def content_name(self) -> str | None:
         """Return a name of what is stored of all parts, None where nothing tells of changes."""
-        names = [part.content_name() for part in stored_parts(self) or ()]
+        names = [part.source.content_name() for part in self.parts]
         known = [name for name in names if name is not None]
-        if not known or len(known) < len(names):
+        if len(known) < len(names):
             return None
         return hashlib.sha256(" ".join(known).encode()).hexdigest()
 
@@ -385,16 +383,6 @@ def _of(requested: Mapping[str, Any], prefix: str) -> Mapping[str, Any] | None:
         if key.startswith(prefix)
     }
     return found or None
-
-
-def stored_parts(source: Source) -> tuple[ZarrSource, ...] | None:
-    """Return the stored arrays that all of a source's values are read from; None if some are not.
-
-    That is the source itself where it is one, and the parts of a joined one.
-    """
-    parts = [part.source for part in source.parts] if isinstance(source, JoinedSource) else [source]
-    found = [part for part in parts if isinstance(part, ZarrSource)]
-    return tuple(found) if len(found) == len(parts) else None
 
 
 def joined_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:

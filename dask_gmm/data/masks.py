@@ -55,8 +55,6 @@ def checked_mask(array: NDArray[Any], name: str) -> ArrayWeights:
     ------
     WhereError
         An element is neither true nor false.
-    InputError
-        None is true.
     """
     try:
         mask = as_mask(array.reshape(-1)).reshape(array.shape)
@@ -64,8 +62,6 @@ def checked_mask(array: NDArray[Any], name: str) -> ArrayWeights:
         place = [int(i) for i in np.unravel_index(error.row, array.shape)]
         index = f"row {place[0]}" if len(place) == 1 else f"index {place} of the samples"
         raise error.at(index) from None
-    if mask.size and not mask.any():
-        raise nowhere(name)
     return ArrayWeights(mask, name, Looked.USABLE)
 
 

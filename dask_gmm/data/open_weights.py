@@ -14,7 +14,8 @@ a Dask collection    a Zarr array                    by a task for each block
 a Dask collection    a Dask collection               by its graph, in the blocks of the data
 ===================  ==============================  ===========================================
 
-A mask (`where`) is opened as weights are, of zero and one (`data.masks`).
+A mask (`where`) is opened as weights are, of zero and one (`data.masks`). Of many arrays each has
+its own, opened beside it (`data.weights_of_many`).
 
 A string is the name of an array beside the data, where they lie in a Zarr store: in the group that
 holds them. If there is none of that name, it is a path or URL.
@@ -35,16 +36,24 @@ import zarr
 from zarr.abc.store import Store
 
 from dask_gmm.data.base import Source, check_dtype
+from dask_gmm.data.concatenated_source import is_many
+from dask_gmm.data.concatenated_weights import (
+    EQUAL_PER_ARRAY,
+    ConcatenatedWeights,
+    EqualPerArray,
+)
 from dask_gmm.data.conventions import attributes_of, decoding_of
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_weights
 from dask_gmm.data.dask_source import DaskSource, DaskWeights, check_block_type, conventions_of
 from dask_gmm.data.decoding import Decoding, Remedies
-from dask_gmm.data.joined_source import JoinedSource, stored_parts
-from dask_gmm.data.masks import MaskedWeights, checked_mask
+from dask_gmm.data.joined_source import JoinedSource
+from dask_gmm.data.masks import MaskedWeights, checked_mask, nowhere
 from dask_gmm.data.stored_array import dimension_names
+from dask_gmm.data.stored_parts import stored_parts
 from dask_gmm.data.stores import MissingChunks, store_spec
 from dask_gmm.data.urls import join_url, scheme_of
-from dask_gmm.data.weights import ArrayWeights, checked_array
+from dask_gmm.data.weights import ArrayWeights, checked_array, no_weight
+from dask_gmm.data.weights_of_many import counting_alike, weights_of_each
 from dask_gmm.data.zarr_open import (
     FoundArray,
     find_beside,
@@ -110,12 +119,47 @@ def with_weights(
     StoreNotFoundError, ArrayNotFoundError, StoreError
         If a path or URL leads nowhere, not to an array, or does not answer.
     """
-    found = _opened(role, source, weights, storage_options, missing_chunks)
+    if isinstance(weights, str) and weights == EQUAL_PER_ARRAY and role == _NAME:
+        weights = EqualPerArray()
+    if isinstance(weights, EqualPerArray):
+        options: dict[str, Any] = {
+            "storage_options": storage_options,
+            "missing_chunks": missing_chunks,
+        }
+        if not is_many(source) or role != _NAME:
+            raise InputError(
+                f"{role}={EQUAL_PER_ARRAY!r} lets each of many arrays count alike, but "
+                f"{source.name} is one: leave it out, or pass a list or dict of arrays."
+            )
+        weighed = with_weights(source, weights.weights, **options) if weights.weights else source
+        assert is_many(weighed)
+        return counting_alike(weighed)
+
+    def opened(array: Source, own: Any) -> Source:
+        return _opened(role, array, own, storage_options, missing_chunks)
+
+    found = (
+        weights_of_each(role, source, weights, opened)
+        if is_many(source)
+        else opened(source, weights)
+    )
+    _check_some(role, found)
     held = source.weights
     if role == _WHERE or not isinstance(held, MaskedWeights):
         return found
     assert found.weights is not None
     return replace(found, weights=MaskedWeights.of(held.mask, found.weights))  # type: ignore[type-var]
+
+
+def _check_some(role: str, source: Source) -> None:
+    """Refuse weights in memory of which all are zero, and a mask that is true nowhere."""
+    weights = source.weights
+    parts = weights.parts if isinstance(weights, ConcatenatedWeights) else (weights,)
+    if not source.n_rows or not all(isinstance(part, ArrayWeights) for part in parts):
+        return
+    if not any(part.array.any() for part in parts if isinstance(part, ArrayWeights)):
+        name = next(part.name for part in parts if part is not None)
+        raise nowhere(name) if role == _WHERE else no_weight(name)
 
 
 def _opened(
@@ -184,7 +228,7 @@ def with_where(
         role=_WHERE,
     )
     assert masked.weights is not None
-    return replace(source, weights=MaskedWeights.of(masked.weights, None))  # type: ignore[type-var]
+    return replace(masked, weights=MaskedWeights.of(masked.weights, None))  # type: ignore[type-var]
 
 
 # -- in memory -------------------------------------------------------------------------------------

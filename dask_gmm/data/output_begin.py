@@ -31,7 +31,7 @@ from dask_gmm.data.atomic_replace import (
 )
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import RegularAxis
-from dask_gmm.data.joined_source import stored_parts, unlike
+from dask_gmm.data.joined_source import unlike
 from dask_gmm.data.open_stores import store_url
 from dask_gmm.data.output_array import (
     METADATA,
@@ -53,6 +53,7 @@ from dask_gmm.data.provenance import (
     recipe_in,
 )
 from dask_gmm.data.sink import BlockWriter, Output, not_written
+from dask_gmm.data.stored_parts import stored_parts
 from dask_gmm.data.stores import writable_store
 from dask_gmm.data.urls import (
     Options,

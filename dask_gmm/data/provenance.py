@@ -14,8 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.dask_source import DaskSource
-from dask_gmm.data.joined_source import JoinedSource, stored_parts
-from dask_gmm.data.zarr_source import ZarrSource
+from dask_gmm.data.stored_parts import stored_parts
 from dask_gmm.errors import IncompletePassError, InputError
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def check_unchanged(recipe: Recipe, source: Source) -> None:
 
 def _content_of(source: Source) -> str | None:
     """Return a name of what is stored of a source, None where nothing tells when it changes."""
-    return source.content_name() if isinstance(source, ZarrSource | JoinedSource) else None
+    return source.content_name()
 
 
 def attributes_of_output(recipe: Mapping[str, Any] | None, *, complete: bool) -> dict[str, Any]:

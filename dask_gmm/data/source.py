@@ -18,6 +18,7 @@ from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.decoding import Remedies
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
+from dask_gmm.data.open_arrays import each_of, holds_arrays, open_arrays
 from dask_gmm.data.open_features import (
     check_features,
     is_dataset,
@@ -67,13 +68,14 @@ def open_source(
 
     Parameters
     ----------
-    X : array, collection, path or URL
+    X : array, collection, path or URL, or a list or dict of these
         A NumPy array or whatever `numpy.asarray` takes, a pandas DataFrame, a `dask.array` or Dask
         DataFrame, an `xarray.DataArray` or `xarray.Dataset`, a `zarr.Array` or `zarr.Group`, or the
         path or URL of a Zarr array or group. Any number of axes from two up: one holds the
         features, the others, flattened in C order block by block, are the rows. Where attributes
         say that values are packed or missing, the rows are measurements, and NaN (see
-        `conventions`).
+        `conventions`). Of a list of arrays, or a dict by the names of samples, the rows are those
+        of all, one array's after another's; see `open_arrays`.
     feature_axis : int or str, default=-1
         Which axis holds the features; a dimension's name for xarray objects and for Zarr arrays
         that name their dimensions. Of several variables it is the dimension along which each
@@ -88,7 +90,8 @@ def open_source(
         Most rows in a block of an in-memory array; by default as many as make 8 MiB.
     sample_weight : array, collection, name, path or URL, optional
         The weight of each row, of the samples' shape; see `dask_gmm.data.open_weights`. A row of
-        weight zero is absent. Of a Dataset also the name of one of its variables.
+        weight zero is absent. Of a Dataset also the name of one of its variables. Of many arrays a
+        list or dict of theirs, or "equal-per-array".
     features : sequence of str, optional
         Names of the arrays of a Zarr group, or the variables of a Dataset, that are the features,
         in their order: see `dask_gmm.data.open_features`. All data variables of a Dataset by
@@ -116,15 +119,31 @@ def open_source(
         raise InputError(
             f"array={array!r} and features={names!r} both say what to read: leave one of them out."
         )
-    if is_dataset(X):
-        beside = {"weights": sample_weight, "mask": where}
-        sample_weight, where = (_variable_in(X, *item, names) for item in beside.items())
-    if sample_weight is None and where is None:
-        return _open_rows(X, feature_axis, storage_options, policy, array, block_rows, names)
+    many = holds_arrays(X)
+    beside = {"weights": sample_weight, "mask": where}
+    sample_weight, where = (_variables_in(X, *item, names, many) for item in beside.items())
     # One set of options serves data and weights, whichever of them lie behind a URL.
-    elsewhere = is_remote(sample_weight) or is_remote(where)
-    own = storage_options if is_remote(X) or not elsewhere else None
-    source = _open_rows(X, feature_axis, own, policy, array, block_rows, names)
+    elsewhere = any(is_remote(item) for given in (sample_weight, where) for item in each_of(given))
+    remote = any(is_remote(item) for item in each_of(X)) if many else is_remote(X)
+    own = storage_options if remote or not elsewhere else None
+
+    def open_one(item: Any) -> Source:
+        if not many:
+            return _open_rows(item, feature_axis, own, policy, array, block_rows, names)
+        # Of many those that an option says nothing to go without it.
+        place = isinstance(item, str | os.PathLike)
+        group = place or isinstance(item, zarr.Group | Store)
+        return _open_rows(
+            item,
+            feature_axis,
+            own if is_remote(item) or (place and not remote) else None,
+            policy,
+            array if group else None,
+            block_rows,
+            names if group or is_dataset(item) else None,
+        )
+
+    source = open_arrays(X, open_one) if many else open_one(X)
     options: dict[str, Any] = {"storage_options": storage_options, "missing_chunks": policy}
     if where is not None:
         source = with_where(source, where, **options)
@@ -192,9 +211,16 @@ def _filled(spec: StoreSpec, *, fill: bool) -> StoreSpec:
     return replace(spec, missing_chunks="fill") if fill else spec
 
 
+def _variables_in(X: Any, role: str, name: Any, features: list[str] | None, many: bool) -> Any:
+    """Return the variables of Datasets that hold the weights or the mask; else what was given."""
+    if many and isinstance(name, str) and any(is_dataset(item) for item in each_of(X)):
+        return [_variable_in(item, role, name, features) for item in each_of(X)]
+    return _variable_in(X, role, name, features) if is_dataset(X) else name
+
+
 def _variable_in(X: Any, role: str, name: Any, features: list[str] | None) -> Any:
     """Return the variable of a Dataset that holds the weights or the mask; else what was given."""
-    if not isinstance(name, str) or name not in X.variables:
+    if not is_dataset(X) or not isinstance(name, str) or name not in X.variables:
         return name
     if name in (X.data_vars if features is None else features):
         others = [str(key) for key in (features or X.data_vars) if str(key) != name]
@@ -216,10 +242,15 @@ def open_memory(
     array : ndarray
         The same as an array.
     """
+    layout = frame_layout(X)
     name = _memory_name(X)
-    attributes = {} if name == "DataFrame" else attributes_of(X)
+    attributes = {} if layout is not None else attributes_of(X)
     decoding = decoding_of(attributes, array.dtype, name, Remedies("X[...]", "X[...]"))
-    return NumpySource.of(array, feature_axis, name=name, block_rows=block_rows, decoding=decoding)
+    source = NumpySource.of(
+        array, feature_axis, name=name, block_rows=block_rows, decoding=decoding
+    )
+    names = None if layout is None or source.feature_axis == 0 else layout.names
+    return replace(source, feature_names=names)
 
 
 def _memory_name(X: Any) -> str:

@@ -251,11 +251,9 @@ def checked_array(
     ------
     SampleWeightError
         A weight is negative, no number, marked as missing, or beyond the range.
-    InputError
-        All are zero.
     """
     looked = Looked.POSITIVE
-    flat, n_kept = array.reshape(-1), 0
+    flat = array.reshape(-1)
     kept = flat
     if decoding is not None or taken is not None:
         array = np.empty(array.shape, np.float64)
@@ -275,9 +273,6 @@ def checked_array(
             raise error.at(f"{index} of {data}", start + error.row) from None
         if found is not Looked.POSITIVE:
             looked = found
-        n_kept += int(np.count_nonzero(part))
-    if flat.size and not n_kept:
-        raise no_weight(name)
     return ArrayWeights(array, name, looked)
 
 

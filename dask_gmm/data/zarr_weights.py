@@ -23,7 +23,14 @@ from dask_gmm.data.conventions import stored_decoding
 from dask_gmm.data.decoding import SCRATCH_BYTES, Decoding, Remedies
 from dask_gmm.data.direct.layout import DirectLayout, direct_layout
 from dask_gmm.data.direct.memory import encoded_bytes, transient_bytes
-from dask_gmm.data.grid import UNKNOWN, BlockRef, IrregularAxis, RegularAxis, SampleGrid
+from dask_gmm.data.grid import (
+    UNKNOWN,
+    BlockRef,
+    ChainedAxis,
+    IrregularAxis,
+    RegularAxis,
+    SampleGrid,
+)
 from dask_gmm.data.shards import shard_layout
 from dask_gmm.data.stored_array import StoredArray, metadata_document
 from dask_gmm.data.stores import reaches_objects
@@ -332,7 +339,7 @@ def _places(box: Box, chunk: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
     )
 
 
-def _tiled(axis: RegularAxis | IrregularAxis, chunk: int) -> bool:
+def _tiled(axis: RegularAxis | IrregularAxis | ChainedAxis, chunk: int) -> bool:
     """Whether every block ends where a chunk does, or at the end of the axis."""
     if isinstance(axis, RegularAxis):
         return axis.n_blocks == 1 or axis.chunk % chunk == 0

@@ -1,5 +1,6 @@
 """The estimators: scikit-learn's surface over sources, backends and fits."""
 
+from dask_gmm.data.concatenated_weights import EqualPerArray
 from dask_gmm.estimators.fitted import Criteria
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.selection import select_gaussian_mixture
@@ -7,6 +8,7 @@ from dask_gmm.estimators.selection_table import Selection, SelectionRow
 
 __all__ = [
     "Criteria",
+    "EqualPerArray",
     "GaussianMixture",
     "Selection",
     "SelectionRow",

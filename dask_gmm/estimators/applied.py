@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
+from dask.base import compute
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.coordinates import OutputPlace, labelled, labelled_rows
 from dask_gmm.data.lazy import lazy_map
+from dask_gmm.data.open_arrays import each_of, holds_arrays
 from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, recipe_of
 from dask_gmm.data.taking_part import with_missing
+from dask_gmm.data.weights_of_many import each_alone
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.inputs import open_input
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import DTypeLike, NDArray
 
+    from dask_gmm.data.concatenated_source import Many
     from dask_gmm.data.sink import Output
     from dask_gmm.data.source import Source
     from dask_gmm.data.weights import Weights
@@ -58,6 +64,8 @@ if TYPE_CHECKING:
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
 __all__ = ["AppliedMixture"]
+
+_compute: Callable[..., Any] = compute  # untyped in Dask
 
 #: What is computed of the rows, by the name that it has as a DataArray, and in a group.
 _RESULTS: dict[type[RowFunction], str] = {
@@ -316,11 +324,18 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         source = with_missing(open_input(self, X, reset=False), "error")
         function = self._imputed(source, draw=draw)
-        found = np.moveaxis(self._mapped(source, function), -1, source.feature_axis)
-        rows: NDArray[np.floating[Any]] | da.Array | xr.DataArray = labelled_rows(
-            X, source, found, _RESULTS[Imputed]
+
+        def finish(array: Any, own: Source, values: Any) -> Any:
+            rows = np.moveaxis(values, -1, own.feature_axis)
+            return labelled_rows(array, own, rows, _RESULTS[Imputed])
+
+        rows: Any = (
+            self._of_each(X, source, function, finish)
+            if is_many(source)
+            else finish(X, source, self._mapped(source, function))
         )
-        return rows
+        found: NDArray[np.floating[Any]] | da.Array | xr.DataArray = rows
+        return found
 
     def impute_to(
         self,
@@ -462,11 +477,38 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     def _map(self, X: Any, source: Source, function: RowFunction) -> Any:
         """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
-        values = self._mapped(source, function)
         tail = "component" if isinstance(function, Posteriors) else ""
-        return labelled(X, source, values, _RESULTS[type(function)], tail)
+
+        def finish(array: Any, own: Source, values: Any) -> Any:
+            return labelled(array, own, values, _RESULTS[type(function)], tail)
+
+        if is_many(source):
+            return self._of_each(X, source, function, finish)
+        return finish(X, source, self._mapped(source, function))
+
+    def _of_each(
+        self,
+        X: Any,
+        source: Many,
+        function: RowFunction,
+        finish: Callable[[Any, Source, Any], Any],
+    ) -> list[Any] | dict[str, Any]:
+        """Apply a function to the rows of each of many arrays: a list, or a dict by their names."""
+        items = each_of(X) if holds_arrays(X) else [None] * len(source.parts)
+        parts = each_alone(source)
+        lazy = [self._lazily(part, _for_array(function, i, part)) for i, part in enumerate(parts)]
+        here = [number for number, part in enumerate(parts) if part.in_memory]
+        for number, values in zip(here, _computed([lazy[i] for i in here]), strict=True):
+            lazy[number] = values
+        found = [finish(*each) for each in zip(items, parts, lazy, strict=True)]
+        keys = list(X) if isinstance(X, dict) else source.names
+        return found if isinstance(X, list | tuple) else dict(zip(keys, found, strict=True))
 
     def _mapped(self, source: Source, function: RowFunction) -> Any:
+        lazy = self._lazily(source, function)
+        return _computed([lazy])[0] if source.in_memory else lazy
+
+    def _lazily(self, source: Source, function: RowFunction) -> da.Array:
         k, placed = None, isinstance(function, Imputed)
         if isinstance(function, Posteriors):
             k = function.parameters.n_components
@@ -474,12 +516,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             k = source.n_features
         source, kind = _for_each_row(source), np.dtype(function.dtype)
         shared = SharedRowFunction(function)
-        lazy = lazy_map(source, shared, kind, k, function.absent, placed=placed)
-        if not source.in_memory:
-            return lazy
-        # Threads of its own: in a task of a configured pool, that pool may have no thread to spare.
-        with single_threaded_blas(), ThreadPoolExecutor(LocalBackend().n_threads) as pool:
-            return lazy.compute(scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
+        return lazy_map(source, shared, kind, k, function.absent, placed=placed)
 
     def _run(self, source: Source, job: BlockJob[Any], blocks: Sequence[int] | None = None) -> Any:
         """Run a job over all blocks, or some of them, and return the root of its tree."""
@@ -513,6 +550,25 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "precisions_cholesky_")
+
+
+def _computed(lazy: Sequence[da.Array]) -> Sequence[Any]:
+    """Compute what is made of rows in memory, on threads of this process."""
+    if not lazy:
+        return ()
+    # Threads of its own: in a task of a configured pool, that pool may have no thread to spare.
+    with single_threaded_blas(), ThreadPoolExecutor(LocalBackend().n_threads) as pool:
+        found: Sequence[Any] = _compute(*lazy, scheduler="threads", pool=pool)
+    return found
+
+
+def _for_array(function: RowFunction, number: int, part: Source) -> RowFunction:
+    """The function for the rows of one of many arrays, whose draws are its own."""
+    if not isinstance(function, Imputed) or function.seed is None:
+        return function
+    seed = np.random.SeedSequence((function.seed, number)).generate_state(1)[0]
+    shape = tuple(n for n in part.sample_shape if n is not None)
+    return replace(function, seed=int(seed) // 2, sample_shape=shape)
 
 
 def _for_each_row(source: Source) -> Source:

@@ -17,6 +17,7 @@ from zarr.abc.store import Store
 
 from dask_gmm.data.conventions import attributes_of
 from dask_gmm.data.conversion import frame_layout, plain_array
+from dask_gmm.data.open_arrays import each_of, holds_arrays
 from dask_gmm.data.open_features import is_dataset
 from dask_gmm.data.output_begin import RESUME
 from dask_gmm.data.source import (
@@ -134,10 +135,11 @@ def open_input(
     """
     options = estimator.storage_options
     check_options(options)  # nobody should find out on a cluster that keys are not taken
+    many = holds_arrays(X)
+    places = [place for given in (X, sample_weight, where) for place in each_of(given)]
     if checkpoint is not None and checkpoint.storage_options:
-        remote = any(is_remote(place) for place in (X, sample_weight, where))
-        options = options if remote else None
-    in_memory = not _is_lazy(X) and _is_plain(X, estimator.feature_axis)
+        options = options if any(map(is_remote, places)) else None
+    in_memory = not (many or _is_lazy(X)) and _is_plain(X, estimator.feature_axis)
     if in_memory:
         source: Source = open_memory(X, _plain_rows(estimator, X, reset=reset))
         source = with_missing(source, estimator.missing)
@@ -152,12 +154,12 @@ def open_input(
         X,
         feature_axis=estimator.feature_axis,
         storage_options=options
-        if any(isinstance(place, str | os.PathLike) for place in (X, sample_weight, where))
+        if any(isinstance(place, str | os.PathLike) for place in places)
         else None,
         missing_chunks=estimator.missing_chunks,
-        array=estimator.array if isinstance(X, str | os.PathLike | zarr.Group | Store) else None,
+        array=estimator.array if many or _is_place(X) else None,
         sample_weight=sample_weight,
-        features=estimator.features if _may_hold_several(X) else None,
+        features=estimator.features if many or is_dataset(X) or _is_place(X) else None,
         where=where,
     )
     _check_features(estimator, source, reset=reset)
@@ -195,9 +197,9 @@ def _is_lazy(X: Any) -> bool:
     )
 
 
-def _may_hold_several(X: Any) -> bool:
-    """Whether X may hold arrays of which `features` chooses some."""
-    return is_dataset(X) or isinstance(X, str | os.PathLike | zarr.Group | Store)
+def _is_place(X: Any) -> bool:
+    """Whether X may hold several arrays of which one, or some, are named."""
+    return isinstance(X, str | os.PathLike | zarr.Group | Store)
 
 
 def _is_plain(X: Any, feature_axis: int | str) -> bool:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError, NonFiniteError
 from dask_gmm.fitting.gappy_starts import FilledRowsJob, means_of_present, rows_to_start_from
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _MIN_BLOCKS = 64
+_MOST_TARGETS = 2**22  # blocks that count for less than a part of all are not looked for
 _MIN_ROWS = 100_000
 _ROWS_PER_PARAMETER = 50
 _MAX_BYTES = 256 * 2**20
@@ -67,8 +69,9 @@ def sample_blocks(source: Source, size: int, more: int = 1) -> tuple[int, ...]:
 
     All blocks when all rows fit; otherwise those in which evenly spaced rows lie: at least 64
     such rows, and as many as it takes until the blocks hold `size` rows. A block is therefore
-    chosen by how much of the data it holds, and empty ones never are. Chunks of unknown sizes can
-    only be spaced by their number.
+    chosen by how much of the data it holds, and empty ones never are. Where blocks are known to
+    count for more or less than their rows, that is what is spaced evenly. Chunks of unknown sizes
+    can only be spaced by their number.
     """
     n, total, size = source.n_blocks, source.n_rows, size * more
     if total is not None and total <= size:
@@ -76,13 +79,16 @@ def sample_blocks(source: Source, size: int, more: int = 1) -> tuple[int, ...]:
     if total is None:
         count = min(n, _MIN_BLOCKS * more)
         return tuple(int((i + 0.5) * n / count) for i in range(count))
-    ends = np.cumsum([source.block(i).rows or 0 for i in range(n)])
-    starts = np.concatenate([[0], ends[:-1]])
+    rows = np.array([source.block(i).rows or 0 for i in range(n)])
+    weights = source.block_weights()
+    ends = np.cumsum(rows if weights is None else weights)
+    some = n if weights is None else int(np.count_nonzero(weights))
     count = _MIN_BLOCKS * more
     while True:
-        targets = (np.arange(count) + 0.5) * (total / count)
+        targets = (np.arange(count) + 0.5) * (ends[-1] / count)
         chosen = np.unique(np.searchsorted(ends, targets, side="right"))
-        if int((ends - starts)[chosen].sum()) >= size:
+        chosen = chosen[chosen < n]  # a sum of weights is rounded
+        if rows[chosen].sum() >= size or len(chosen) >= some or count >= _MOST_TARGETS:
             return tuple(int(i) for i in chosen)
         count *= 2
 
@@ -183,6 +189,9 @@ class SampleJob:
     n_features : int
     gaps : bool
         Whether NaN is a missing value, and no error.
+    shares : mapping of int to (float, float), optional
+        The part of each block's rows and the factor of their weights, where blocks count for more
+        or less than their rows.
     """
 
     share: float
@@ -190,6 +199,7 @@ class SampleJob:
     seed: int
     n_features: int
     gaps: bool = False
+    shares: Mapping[int, tuple[float, float]] | None = None
 
     def open(self) -> Self:
         """Nothing to prepare."""
@@ -198,7 +208,10 @@ class SampleJob:
     def __call__(self, rows: Rows, block: BlockRef) -> _Drawn:
         """Return the drawn rows in the order of the block."""
         values, weights, n = rows.values, rows.weights, len(rows)
-        wanted = min(n, self.most, ceil(self.share * n))
+        share, scale = (self.share, 1.0) if self.shares is None else self.shares[block.index]
+        if weights is not None and scale != 1.0:
+            weights = weights * scale
+        wanted = min(n, self.most, ceil(share * n))
         chosen = np.arange(n)
         if wanted < n:
             rng = np.random.default_rng((self.seed, block.index))
@@ -265,6 +278,35 @@ def _drawn_by_weight(
     standing = np.concatenate([weights[heaviest[:certain]], np.full(len(drawn), share)])
     order = np.argsort(chosen)
     return chosen[order], standing[order]
+
+
+def _shares(
+    source: Source, blocks: Sequence[int], size: int
+) -> dict[int, tuple[float, float]] | None:
+    """Return how to draw from each block where arrays of many count for other than their rows.
+
+    The blocks chosen of an array stand for all of it, and of each as many rows are drawn as it
+    stands for, so that the weights of drawn rows are about the same.
+
+    Returns
+    -------
+    dict of int to (float, float)
+        The part of a block's rows to draw, and the factor of their weights.
+    """
+    weights = source.block_weights()
+    if weights is None or not is_many(source):
+        return None
+    arrays = np.array([source.array_of(i) for i in range(source.n_blocks)])
+    chosen = np.array(blocks)
+    own, totals = weights[chosen], np.bincount(arrays, weights)
+    met = np.bincount(arrays[chosen], own, minlength=len(totals))
+    scales = (totals / np.where(met > 0.0, met, 1.0))[arrays[chosen]]
+    standing = own * scales
+    wanted = size * standing / max(standing.sum(), np.finfo(float).tiny)
+    rows = [max(1, source.block(i).rows or 0) for i in blocks]
+    parts = np.minimum(1.0, wanted / rows)
+    drawn = zip(parts.tolist(), np.where(scales > 0.0, scales, 1.0).tolist(), strict=True)
+    return dict(zip(blocks, drawn, strict=True))
 
 
 def _joined(parts: tuple[Rows, ...], n_features: int) -> Rows:
@@ -369,7 +411,10 @@ def draw_sample(
         share = min(1.0, size * more / held) if held else 1.0
         most = min(size, ceil(share * (source.max_block_rows or 1)))
     gaps = source.missing == "marginalize"
-    job = SampleJob(share, most, seed, source.n_features, gaps)
+    shares = None if share == 1.0 else _shares(source, blocks, size * more)
+    if shares is not None:
+        most = max(ceil(part * (source.block(i).rows or 0)) for i, (part, _) in shares.items())
+    job = SampleJob(share, max(1, most), seed, source.n_features, gaps, shares)
     result: PassResult[_Drawn] = passes.run(wrap(job))
     rows = _joined(result.value.parts, source.n_features)
     complete = len(blocks) == source.n_blocks and result.value.rows == len(rows)

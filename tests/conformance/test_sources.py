@@ -20,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dask_gmm.data.joined_source import JoinedSource, stored_parts
+from dask_gmm.data.concatenated_source import is_many
+from dask_gmm.data.joined_source import JoinedSource
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.source import DaskSource, Source, open_source, with_weights
+from dask_gmm.data.stored_parts import stored_parts
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError, SampleWeightError
 from dask_gmm.execution import LocalBackend, plan_pass
@@ -192,6 +194,49 @@ def from_packed_dask(x: Values, chunks: Chunks, axis: int, folder: Path) -> Sour
     return open_source(labelled, feature_axis=axis)
 
 
+def as_rows(x: Values, axis: int) -> Values:
+    """The rows of an array, features last, in C order."""
+    moved = np.moveaxis(x, axis, -1)
+    return moved.reshape(-1, moved.shape[-1]) if moved.shape[-1] else moved
+
+
+def thirds(rows: Values) -> list[Values]:
+    """Three parts of some rows, of which the second is empty."""
+    return np.split(rows, [(len(rows) + 2) // 3] * 2)
+
+
+def from_many(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    """Arrays in stores, each in chunks of its own; one is an image, one decoded."""
+    first, second, third = thirds(as_rows(x, axis))
+    d = x.shape[axis]
+    halves, attributes = packed(third)
+    places = [str(folder / f"{uuid.uuid4().hex}.zarr") for _ in range(3)]
+    n = math.prod(chunks)
+    write(zarr.storage.LocalStore(places[0]), first, (n, d))
+    write(zarr.storage.LocalStore(places[1]), second, (n, d), zarr_format=2, fill_value=0)
+    if x.dtype == np.float64:
+        write(zarr.storage.LocalStore(places[2]), halves, (1 + n, d), shard=2)
+        zarr.open_array(places[2]).attrs.update(attributes)
+    else:
+        write(zarr.storage.LocalStore(places[2]), third, (1 + n, d), shard=2)
+    return open_source(places, missing_chunks="fill")
+
+
+def from_many_memory(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    return open_source(
+        dict(zip("abc", thirds(as_rows(x, axis)), strict=True)), block_rows=chunks[0]
+    )
+
+
+def from_many_dask(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    """A collection, an array in memory, a stored one."""
+    first, second, third = thirds(as_rows(x, axis))
+    place = str(folder / f"{uuid.uuid4().hex}.zarr")
+    write(zarr.storage.LocalStore(place), third, (1 + chunks[0], x.shape[axis]))
+    lazy = dask_array.from_array(first, chunks=(chunks[0], -1))
+    return open_source([lazy, second, place], missing_chunks="fill", block_rows=chunks[0])
+
+
 def write(store: Any, x: Values, chunks: Chunks, *, shard: int = 0, **kwargs: Any) -> Any:
     chunks = tuple(max(1, c) for c in chunks)
     if shard:
@@ -227,6 +272,9 @@ KINDS: dict[str, Make] = {
     "packed-v2-order-f": from_packed(zarr_format=2, order="F", fill_value=0),
     "packed-xarray": from_packed_xarray,
     "packed-xarray-dask": from_packed_dask,
+    "many": from_many,
+    "many-memory": from_many_memory,
+    "many-dask": from_many_dask,
 }
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 
@@ -235,6 +283,8 @@ def check(source: Source, x: Values, feature_axis: int) -> None:
     """Assert the promises of `Source` against the array it was made of."""
     if isinstance(source, JoinedSource) or source.name.startswith("Dataset"):
         x, feature_axis = np.moveaxis(x, feature_axis, -1), -1  # samples first, whatever the parts
+    if is_many(source):
+        x, feature_axis = as_rows(x, feature_axis), -1
     axis = feature_axis % x.ndim
     moved = np.moveaxis(x, axis, -1)
     assert source.feature_axis == axis
@@ -318,7 +368,7 @@ def total(rows: Values) -> Values:
 def test_lazy_map_has_the_samples_shape(make: Make, feature_axis: int, tmp_path: Path) -> None:
     x = np.random.default_rng(2).normal(size=(7, 5, 6))
     source = make(x, (3, 2, 4), feature_axis, tmp_path)
-    moved = np.moveaxis(x, feature_axis, -1)
+    moved = as_rows(x, feature_axis) if is_many(source) else np.moveaxis(x, feature_axis, -1)
     sums: Any = lazy_map(source, total, "f8")
     assert sums.chunks == source.sample_chunks
     np.testing.assert_allclose(sums.compute(), moved.sum(axis=-1))
@@ -445,8 +495,23 @@ def weights_for(shape: tuple[int, ...], seed: int = 0) -> Values:
     return w
 
 
+def made(source: Source, weigh: Callable[..., Any], w: Values, folder: Path) -> Any:
+    """Weights for a source, of a kind; a list of them for many arrays."""
+    if not is_many(source):
+        return weigh(w, tuple(int(max(c)) for c in source.sample_chunks), folder)
+    stops = np.cumsum([part.n_rows for part in source.parts])
+    pieces = np.split(w.reshape(-1), stops[:-1])
+    blocks = [int(max(part.sample_chunks[0])) for part in source.parts]
+    return [weigh(piece, (n,), folder) for piece, n in zip(pieces, blocks, strict=True)]
+
+
 def weighed(source: Source, weights: Any) -> Source | None:
     """Give a source weights; None where its kind takes no such ones, which is said."""
+    if is_many(source) and isinstance(source, DaskSource):
+        return with_weights(source, weights)
+    if is_many(source) and stored_parts(source) is not None and isinstance(weights[0], da.Array):
+        weights = weights[0]
+        source = source.parts[0]
     if stored_parts(source) is not None and isinstance(weights, da.Array):
         with pytest.raises(InputError, match=r"`sample_weight.compute\(\)`"):
             with_weights(source, weights)
@@ -457,6 +522,8 @@ def weighed(source: Source, weights: Any) -> Source | None:
 def check_weights(source: Source, x: Values, w: Values, feature_axis: int) -> None:
     """Assert that blocks hold the rows that count, with their weights, against the arrays."""
     moved = np.moveaxis(x, feature_axis, -1)
+    if is_many(source):
+        moved, w = as_rows(x, feature_axis), w.reshape(-1)
     assert source.n_rows == w.size
     for i in range(source.n_blocks):
         block = source.block(i)
@@ -476,7 +543,18 @@ def check_weights(source: Source, x: Values, w: Values, feature_axis: int) -> No
 # One of each way in which blocks meet weights; the other kinds are read as one of these.
 FEW = {
     name: KINDS[name]
-    for name in ("numpy", "dask", "zarr-v3", "zarr-sharded", "memory", "group", "dataset")
+    for name in (
+        "numpy",
+        "dask",
+        "zarr-v3",
+        "zarr-sharded",
+        "memory",
+        "group",
+        "dataset",
+        "many",
+        "many-memory",
+        "many-dask",
+    )
 }
 few_kinds = pytest.mark.parametrize("make", FEW.values(), ids=FEW.keys())
 
@@ -492,8 +570,7 @@ def test_rows_of_weight_zero_are_absent(
     w = weights_for(moved.shape[:-1])
     moved[w == 0.0] = np.nan
     source = make(x, (3, 2, 4), axis, tmp_path)
-    blocks = tuple(int(max(c)) for c in source.sample_chunks)
-    found = weighed(source, weigh(w, blocks, tmp_path))
+    found = weighed(source, made(source, weigh, w, tmp_path))
     if found is not None:
         check_weights(found, x, w, axis)
         assert found.block_bytes >= source.block_bytes
@@ -514,12 +591,13 @@ def test_a_weight_that_is_none_names_its_row(
         return
 
     def read() -> None:
-        found = with_weights(source, weigh(w, (6,), tmp_path))
+        found = with_weights(source, made(source, weigh, w, tmp_path))
         for i in range(found.n_blocks):
             found.read(found.block(i))
 
     remedy = "divide" if bad > 0 else "weight 0"
-    with pytest.raises(SampleWeightError, match=rf"row 13 of .* is {bad!r}\. .*{remedy}"):
+    place = "row 6 of .*" if is_many(source) else "row 13 of .*"
+    with pytest.raises(SampleWeightError, match=rf"{place} is {bad!r}\. .*{remedy}"):
         read()
 
 
@@ -531,7 +609,8 @@ def test_every_type_of_weights(
 ) -> None:
     x = np.random.default_rng(0).normal(size=(20, 3))
     w = (np.arange(20) % 4).astype(dtype)
-    found = weighed(make(x, (6, 3), -1, tmp_path), weigh(w, (6,), tmp_path))
+    source = make(x, (6, 3), -1, tmp_path)
+    found = weighed(source, made(source, weigh, w, tmp_path))
     if found is not None:
         check_weights(found, x, w.astype(float), -1)
 
@@ -543,7 +622,7 @@ def test_weights_travel_with_their_source(
 ) -> None:
     x, w = np.random.default_rng(1).normal(size=(8, 3)), weights_for((8,))
     source = make(x, (3, 3), -1, tmp_path)
-    found = weighed(source, weigh(w, (3,), tmp_path))
+    found = weighed(source, made(source, weigh, w, tmp_path))
     if found is None:
         return
     here = weigh is WEIGHTS["memory"] and stored_parts(source) is not None

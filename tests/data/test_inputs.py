@@ -59,7 +59,7 @@ def test_array_likes() -> None:
     [
         (np.zeros(3), "Expected 2D array, got 1D array instead.*reshape"),
         (3.0, "Expected 2D array, got scalar array instead"),
-        ([[1, 2], [3]], "cannot be made a NumPy array"),
+        ([[1, 2], [3]], "rows of different lengths: X.0. has 2 and X.1. 1"),
         (np.zeros((3, 0)), r"0 feature\(s\) \(shape=\(3, 0\)\) while a minimum of 1 is required"),
         (np.array([["a", "b"]]), "<U1 values"),
         (np.array([["a", 1]], dtype=object), "holds strings"),

@@ -1,0 +1,296 @@
+"""From a list or dict of arrays, one for each of many samples, to one source of all their rows.
+
+===================  ===============================================================================
+arrays               rows
+===================  ===============================================================================
+stored or in memory  a `ConcatenatedSource`: each is read by its own reader
+some of Dask         a `ConcatenatedDaskSource`: their graphs make the blocks of one collection
+===================  ===============================================================================
+
+What a list holds decides what it is: of numbers, and of rows of numbers, it is one table, as
+scikit-learn takes it; of whatever else can be read as a table, it is many.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+
+from dask_gmm.data.concatenated_source import ConcatenatedDaskSource, ConcatenatedSource
+from dask_gmm.data.conversion import kind_of
+from dask_gmm.data.dask_source import DaskSource
+from dask_gmm.data.joined_source import joined_dtype
+from dask_gmm.data.lazy import lazy_map
+from dask_gmm.data.urls import normalize_url
+from dask_gmm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.data.base import Source
+
+__all__ = ["concatenated", "each_of", "holds_arrays", "open_arrays"]
+
+_THREADS = 16
+"""That open stored arrays: most of it waits for a disk or a network."""
+
+_SUFFIXES = (".zarr", ".zip", ".h5ad", ".parquet", ".csv", ".npy")
+
+
+# -- what a list is --------------------------------------------------------------------------------
+
+
+def holds_arrays(X: Any) -> bool:
+    """Whether X is a list, a tuple or a dict of arrays, and not one table.
+
+    Raises
+    ------
+    InputError
+        It is neither: rows and arrays in one list, lists of rows, columns by their names.
+    """
+    if isinstance(X, dict):
+        _check_keys(X)
+        return True
+    if not isinstance(X, list | tuple) or not len(X):
+        return False
+    kinds = [_is_array(item) for item in X]
+    if all(kinds):
+        return True
+    if any(kinds):
+        row, array = kinds.index(False), kinds.index(True)
+        raise InputError(
+            f"X[{row}] is a row or a number ({kind_of(X[row])}), and X[{array}] an array of rows "
+            f"({kind_of(X[array])}): pass one table, or a list of arrays of two axes, one for each "
+            f"sample."
+        )
+    _refuse_nested(X)
+    return False
+
+
+def _is_array(item: Any) -> bool:
+    """Whether an item of a list is a table of its own, or leads to one."""
+    if isinstance(item, str | os.PathLike | zarr.Array | zarr.Group | Store):
+        return True
+    if isinstance(item, list | tuple | dict) or np.isscalar(item) or item is None:
+        return False
+    shape = getattr(item, "shape", None)
+    if isinstance(shape, tuple):
+        return len(shape) >= 2
+    return type(item).__module__.startswith(("xarray.", "dask.")) or hasattr(item, "column_names")
+
+
+def _refuse_nested(X: Sequence[Any]) -> None:
+    """Refuse a list of lists of rows, and of rows of different lengths, before NumPy does."""
+    lists = [isinstance(row, list | tuple | np.ndarray) for row in X]
+    if not all(lists):
+        return
+    for number, row in enumerate(X):
+        if len(np.shape(row)) > 1 if isinstance(row, np.ndarray) else _of_rows(row):
+            raise InputError(
+                f"X[{number}] is a list of rows. If X is many samples, make arrays of them: "
+                f"`[numpy.asarray(x) for x in X]`; if it is one array of more than two axes, pass "
+                f"`numpy.asarray(X)` and say which axis holds the features."
+            )
+    lengths = [len(row) if np.ndim(row) else -1 for row in X]
+    other = next((i for i, n in enumerate(lengths) if n != lengths[0]), None)
+    if other is not None:
+        raise InputError(
+            f"X is a list of rows of different lengths: X[0] has {lengths[0]} and X[{other}] "
+            f"{lengths[other]}, but each row needs the same features. If each is a sample of one "
+            f"feature, pass `[numpy.reshape(x, (-1, 1)) for x in X]`."
+        )
+
+
+def _of_rows(row: Sequence[Any]) -> bool:
+    return bool(len(row)) and all(isinstance(item, list | tuple | np.ndarray) for item in row)
+
+
+def _check_keys(X: Mapping[Any, Any]) -> None:
+    if not X:
+        raise InputError("X is an empty dict: give at least one array, under the sample's name.")
+    for key, item in X.items():
+        if not isinstance(key, str) or not key.strip("/"):
+            raise InputError(f"X is a dict with the key {key!r}: names of samples are strings.")
+        if not _is_array(item):
+            raise InputError(
+                f"X[{key!r}] is no array of rows ({kind_of(item)}). X is a dict of arrays, one for "
+                f"each sample; of columns of one table make a frame: `pandas.DataFrame(X)`."
+            )
+
+
+def each_of(X: Any) -> list[Any]:
+    """Return the arrays of a list or dict of them; of anything else that alone."""
+    if isinstance(X, dict):
+        return list(X.values())
+    if isinstance(X, list | tuple):
+        return list(X)
+    return [X]
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def names_of(X: Any) -> list[str]:
+    """Return names for the arrays of a list or dict: keys, what tells paths apart, or numbers."""
+    if isinstance(X, dict):
+        return [key.strip("/") for key in X]
+    places = [_place_of(item) for item in X]
+    told = _apart([place for place in places if place is not None])
+    if len(told) < len(places) or len(set(told)) < len(told):
+        return [str(number) for number in range(len(places))]
+    return told
+
+
+def _place_of(item: Any) -> list[str] | None:
+    """Return the parts of a path or URL, of what has one."""
+    if isinstance(item, str | os.PathLike):
+        return [part for part in normalize_url(item).split("/") if part]
+    if isinstance(item, zarr.Array) and item.path:
+        return item.path.split("/")
+    xarray = sys.modules.get("xarray")
+    if xarray is not None and isinstance(item, xarray.DataArray) and isinstance(item.name, str):
+        return [item.name]
+    return None
+
+
+def _apart(places: Sequence[Sequence[str]]) -> list[str]:
+    """Return what tells some places apart: without what they all begin and end with."""
+    if not places:
+        return []
+    shortest = min(map(len, places))
+    head = 0
+    while head < shortest - 1 and len({place[head] for place in places}) == 1:
+        head += 1
+    tail = 0
+    while tail < shortest - head - 1 and len({place[-1 - tail] for place in places}) == 1:
+        tail += 1
+    own = [list(place[head : len(place) - tail]) for place in places]
+    return ["/".join([*parts[:-1], _without_suffix(parts[-1])]) for parts in own]
+
+
+def _without_suffix(name: str) -> str:
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix) and name != suffix:
+            return name.removesuffix(suffix)
+    return name
+
+
+# -- opening ---------------------------------------------------------------------------------------
+
+
+def open_arrays(X: Any, open_one: Callable[[Any], Source]) -> Source:
+    """Describe the rows of a list or dict of arrays.
+
+    Parameters
+    ----------
+    X : list, tuple or dict
+        For which `holds_arrays`.
+    open_one : callable
+        Describes one of them.
+
+    Raises
+    ------
+    InputError
+        One of them cannot be used, or has other features than the others.
+    """
+    items, names = each_of(X), names_of(X)
+    keys = list(X) if isinstance(X, dict) else list(range(len(items)))
+
+    def opened(number: int) -> Source:
+        try:
+            source = open_one(items[number])
+        except InputError as error:
+            code = f"X[{keys[number]!r}]"
+            raise InputError(f"{error} (X stands for {code} here, one of the arrays.)") from error
+        return replace(source, name=f"X[{keys[number]!r}]") if source.in_memory else source  # type: ignore[type-var]
+
+    stored = [isinstance(item, str | os.PathLike) for item in items]
+    if any(stored) and len(items) > 1:
+        with ThreadPoolExecutor(_THREADS, "dask-gmm-open") as pool:
+            parts = list(pool.map(opened, range(len(items))))
+    else:
+        parts = [opened(number) for number in range(len(items))]
+    return concatenated(parts, names)
+
+
+def concatenated(parts: Sequence[Source], names: Sequence[str]) -> Source:
+    """Return the rows of some sources, one source's after another's.
+
+    Parameters
+    ----------
+    parts : sequence of Source
+        Without weights.
+    names : sequence of str
+        What the user calls them, each once.
+
+    Raises
+    ------
+    InputError
+        They have different features.
+    """
+    labels = [f"array {i} ({name!r})" for i, name in enumerate(names)]
+    features = _common_features(parts, labels)
+    if not any(isinstance(part, DaskSource) for part in parts):
+        return ConcatenatedSource.of(parts, names, features)
+    dtype = joined_dtype([part.dtype for part in parts])
+    collections = [
+        _collection(part, dtype, label) for part, label in zip(parts, labels, strict=True)
+    ]
+    concatenate: Callable[..., da.Array] = da.concatenate  # untyped in Dask
+    whole = concatenate(collections, axis=0, allow_unknown_chunksizes=True)
+    return ConcatenatedDaskSource.of(whole, parts, names, features)
+
+
+def _common_features(parts: Sequence[Source], labels: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the names of the features, None where no array has some."""
+    first, named = parts[0], None
+    for number, part in enumerate(parts):
+        if part.n_features != first.n_features:
+            raise InputError(
+                f"The arrays have different numbers of features: {labels[0]} has "
+                f"{first.n_features} and {labels[number]} has {part.n_features}. Select the same "
+                f"of each."
+            )
+        if part.feature_names is None:
+            continue
+        named = number if named is None else named
+        theirs = parts[named].feature_names or ()
+        if part.feature_names != theirs:
+            i = next(i for i, n in enumerate(part.feature_names) if n != theirs[i])
+            raise InputError(
+                f"The arrays have different features: feature {i} of {labels[named]} is "
+                f"{theirs[i]!r} and of {labels[number]} {part.feature_names[i]!r}. Select and "
+                f"order them alike."
+            )
+    return None if named is None else parts[named].feature_names
+
+
+def _collection(part: Source, dtype: np.dtype[Any], label: str) -> da.Array:
+    """Return the rows of an array as a Dask array, in its blocks."""
+    if len(part.shape) != 2:
+        raise InputError(
+            f"{label.capitalize()} has {len(part.shape)} axes. Of arrays of which some are Dask "
+            f"collections each must be a table of rows and features: reshape it."
+        )
+    if isinstance(part, DaskSource):
+        found: Any = part.collection if part.feature_axis == 1 else part.collection.T
+        if part.decoding is not None:
+            found = found.map_blocks(part.decoding.decode, dtype=part.dtype)
+    else:
+        found = lazy_map(part, _as_they_are, part.dtype, part.n_features)
+    converted: da.Array = found if found.dtype == dtype else found.astype(dtype)
+    return converted
+
+
+def _as_they_are(rows: NDArray[Any]) -> NDArray[Any]:
+    return rows.copy()  # a read's memory may be another's soon
