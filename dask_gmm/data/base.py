@@ -322,6 +322,11 @@ class Source(ABC):
         """What reads the blocks, for messages."""
         return "own"
 
+    @property
+    def reads_into_buffers(self) -> bool:
+        """Whether the values of a read lie in the memory that it was given, and nowhere else."""
+        return self.reader == "direct"
+
     def _rows(
         self,
         values: NDArray[Any],
@@ -366,14 +371,14 @@ class Source(ABC):
                 looked_at = seen
             if seen is not None and looked_at is Looked.POSITIVE:
                 return Rows(values, weights)
-            direct = self.reader == "direct"  # it reads into memory of the buffers
+            own = self.reads_into_buffers
             rows = joined_rows(
                 values,
                 weights,
                 self.marks if seen is None else None,
                 looked_at=looked_at,
-                memory=None if buffers is None or direct else buffers.rows,
-                overwrite=direct,
+                memory=None if buffers is None or own else buffers.rows,
+                overwrite=own,
             )
         except RowError as error:
             raise error.at(self.locate(block, error.row)) from None

@@ -14,7 +14,8 @@ a Dask collection    a Dask collection               by its graph, in the blocks
 ===================  ==============================  ===========================================
 
 A string is the name of an array beside the data, where they lie in a Zarr store: in the group that
-holds them. If there is none of that name, it is a path or URL.
+holds them; of a Parquet table it is the name of a column. If there is none of that name, it is a
+path or URL. What is said of a Zarr array as data holds for a Parquet table too.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from dask_gmm.data.dask_source import DaskSource, DaskWeights, check_block_type,
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stores import MissingChunks, store_spec
+from dask_gmm.data.tables.open import column_weights
+from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.data.weights import checked_array
 from dask_gmm.data.zarr_open import (
@@ -97,6 +100,10 @@ def with_weights(
     StoreNotFoundError, ArrayNotFoundError, StoreError
         If a path or URL leads nowhere, not to an array, or does not answer.
     """
+    if isinstance(weights, str) and isinstance(source, ParquetSource):
+        column = column_weights(source, weights)
+        if column is not None:
+            return replace(source, weights=column)
     if isinstance(weights, str | os.PathLike):
         return _stored(source, _named(source, weights, storage_options, missing_chunks))
     if isinstance(weights, zarr.Array | zarr.Group):

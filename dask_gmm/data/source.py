@@ -15,15 +15,19 @@ from dask_gmm.data.base import Source
 from dask_gmm.data.conventions import NO_MARKS, Remedies, attributes_of, chosen_fill, marks_of
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_array
 from dask_gmm.data.dask_source import DaskSource
+from dask_gmm.data.frames import as_frame, narrowed
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.open_weights import with_weights
 from dask_gmm.data.provenance import check_complete
-from dask_gmm.data.stores import MissingChunks, check_missing_chunks, store_spec
+from dask_gmm.data.stores import MissingChunks, StoreSpec, check_missing_chunks, store_spec
+from dask_gmm.data.tables.find import holds_parquet, is_table
+from dask_gmm.data.tables.open import is_dataset, open_dataset, open_table
+from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.urls import scheme_of
 from dask_gmm.data.zarr_open import find_by_url, find_in_node, find_in_store
 from dask_gmm.data.zarr_source import ZarrSource
-from dask_gmm.errors import InputError
+from dask_gmm.errors import InputError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +38,7 @@ __all__ = [
     "BlockRef",
     "DaskSource",
     "NumpySource",
+    "ParquetSource",
     "Source",
     "ZarrSource",
     "is_remote",
@@ -52,16 +57,19 @@ def open_source(
     array: str | None = None,
     block_rows: int | None = None,
     sample_weight: Any = None,
+    columns: Sequence[str] | None = None,
+    fitted_columns: Sequence[str] | None = None,
 ) -> Source:
     """Describe an input as blocks of rows.
 
     Parameters
     ----------
     X : array, collection, path or URL
-        A NumPy array or whatever `numpy.asarray` takes, a pandas DataFrame, a `dask.array` or Dask
-        DataFrame, an `xarray.DataArray`, a `zarr.Array` or `zarr.Group`, or the path or URL of a
-        Zarr array or group. Any number of axes from two up: one holds the features, the others,
-        flattened in C order block by block, are the rows.
+        A NumPy array or whatever `numpy.asarray` takes, a frame of pandas, polars or Arrow, a
+        `dask.array` or Dask DataFrame, an `xarray.DataArray`, a `zarr.Array` or `zarr.Group`, the
+        path or URL of a Zarr array or group, or that of a Parquet table: a file, a folder of files,
+        or a pattern. Any number of axes from two up: one holds the features, the others, flattened
+        in C order block by block, are the rows.
     feature_axis : int or str, default=-1
         Which axis holds the features; a dimension's name for xarray objects and for Zarr arrays
         that name their dimensions.
@@ -75,7 +83,12 @@ def open_source(
         Most rows in a block of an in-memory array; by default as many as make 8 MiB.
     sample_weight : array, collection, name, path or URL, optional
         The weight of each row, of the samples' shape; see `dask_gmm.data.open_weights`. A row of
-        weight zero is absent.
+        weight zero is absent. Of a table also the name of a column, which then is no feature.
+    columns : sequence of str, optional
+        The columns of a table that are features, in this order; by default all of them.
+    fitted_columns : sequence of str, optional
+        Their names where something was fitted before: the default for a stored table, which may
+        have other columns too and in any order, and nothing else.
 
     Returns
     -------
@@ -92,11 +105,27 @@ def open_source(
         If a path or URL leads nowhere, not to that array, or does not answer.
     """
     policy = check_missing_chunks(missing_chunks)
-    if sample_weight is None:
-        return _open_rows(X, feature_axis, storage_options, policy, array, block_rows)
     # One set of options serves data and weights, whichever of them lie behind a URL.
     own = storage_options if is_remote(X) or not is_remote(sample_weight) else None
-    source = _open_rows(X, feature_axis, own, policy, array, block_rows)
+    place = _table_place(X, columns, feature_axis, own, policy, array)
+    wanted = fitted_columns if columns is None else columns
+    source: Source
+    if is_dataset(X):
+        source, sample_weight = open_dataset(X, wanted, sample_weight)
+    elif place is not None:
+        source, sample_weight = open_table(place, wanted, sample_weight)
+    else:
+        X, sample_weight = narrowed(as_frame(X), columns, sample_weight)
+        try:
+            source = _open_rows(X, feature_axis, own, policy, array, block_rows)
+        except StoreNotFoundError:
+            # Of a prefix in an object store only a listing tells that it is a table.
+            spec = store_spec(X, own, policy) if is_remote(X) and array is None else None
+            if spec is None or not holds_parquet(spec):
+                raise
+            source, sample_weight = open_table(spec, wanted, sample_weight)
+    if sample_weight is None:
+        return source
     return with_weights(
         source, sample_weight, storage_options=storage_options, missing_chunks=policy
     )
@@ -105,6 +134,34 @@ def open_source(
 def is_remote(X: Any) -> bool:
     """Whether X is a URL of something that is not on this machine's disks."""
     return isinstance(X, str | os.PathLike) and scheme_of(os.fspath(X)) != "file"
+
+
+def _table_place(
+    X: Any,
+    columns: Sequence[str] | None,
+    feature_axis: int | str,
+    storage_options: Mapping[str, Any] | None,
+    policy: MissingChunks,
+    array: str | None,
+) -> StoreSpec | None:
+    """Return the place of a Parquet table; None for what is none, or does not look like one."""
+    if not isinstance(X, str | os.PathLike):
+        return None
+    spec = store_spec(X, storage_options, policy)
+    if columns is None and not is_table(spec.url):
+        return None
+    for name, value, plain in (
+        ("feature_axis", feature_axis, feature_axis in (-1, 1)),
+        ("array", array, array is None),
+        ("missing_chunks", policy, policy == "error"),
+    ):
+        if not plain:
+            raise InputError(
+                f"{name}={value!r} is for Zarr arrays and says nothing of {spec.url}, which is "
+                f"{'a Parquet table' if columns is None else 'a table, as columns= is given'}: "
+                f"leave it out."
+            )
+    return spec
 
 
 def _open_rows(

@@ -47,8 +47,9 @@ class GaussianMixture(FittedMixture):
     """Gaussian mixture fitted by exact EM to data that need not fit in memory.
 
     Every iteration reads each block of the data once; restarts share their reads. Data may be
-    NumPy arrays and what scikit-learn takes, Dask arrays and DataFrames, xarray DataArrays, Zarr
-    arrays, or paths and URLs of Zarr arrays. Passes run on the current ``distributed.Client``, or
+    NumPy arrays and what scikit-learn takes, frames of pandas, polars and Arrow, Dask arrays and
+    DataFrames, xarray DataArrays, Zarr arrays, or paths and URLs of Zarr arrays and Parquet tables
+    (a file, a folder of files, or a pattern such as ``data/**/*.parquet``). Passes run on the current ``distributed.Client``, or
     else on the threads of this process; arrays in this process's memory are computed here, and so
     are stores that would take credentials or data along (`StaysHereWarning`). In a Dask task that
     is the client that the task has asked for (``worker_client``, ``get_client``); one that has not
@@ -91,6 +92,9 @@ class GaussianMixture(FittedMixture):
         tables in memory, which name no axes, are then taken as rows of features.
     array : str, optional
         Name of the array when the data is a Zarr group.
+    columns : sequence of str, optional
+        The columns of a table that are features, in this order; by default all of them. A stored
+        table is read by these names, or those of the fit, whatever the order of its columns.
     storage_options : mapping, optional
         How to reach a store given by URL: endpoint, region, anonymous access. Never credentials:
         each worker takes its own from its environment.
@@ -107,7 +111,7 @@ class GaussianMixture(FittedMixture):
         How much of the decoded data each process keeps in memory from one iteration to the next:
         bytes, a size such as '2 GiB', or 0 for nothing. 'auto' takes up to three eighths of a
         worker's memory limit (of this machine's free memory), less where the work itself needs it.
-        Only what is read from Zarr, and only while a fit lasts.
+        Only what is read from a store, and only while a fit lasts.
     on_collapse : {'stop', 'reseed', 'merge', 'raise'}, default='stop'
         What to do when a covariance is no longer positive definite: end the fit at the last sound
         parameters with a `CollapsedComponentWarning`; put the component where the sample fits
@@ -206,6 +210,7 @@ class GaussianMixture(FittedMixture):
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "feature_axis": [Integral, str],
         "array": [str, None],
+        "columns": ["array-like", None],
         "storage_options": [dict, None],
         "missing_chunks": [StrOptions({"error", "fill"})],
         "init_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -238,6 +243,7 @@ class GaussianMixture(FittedMixture):
         verbose_interval: int = 10,
         feature_axis: int | str = -1,
         array: str | None = None,
+        columns: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
         missing_chunks: str = "error",
         init_size: int | str = "auto",
@@ -266,6 +272,7 @@ class GaussianMixture(FittedMixture):
         self.verbose_interval = verbose_interval
         self.feature_axis = feature_axis
         self.array = array
+        self.columns = columns
         self.storage_options = storage_options
         self.missing_chunks = missing_chunks
         self.init_size = init_size
@@ -299,7 +306,7 @@ class GaussianMixture(FittedMixture):
         y : ignored
         sample_weight : array-like, Dask or xarray collection, Zarr array, path, URL or name
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
-            an array beside them. A row of weight w counts for w rows, one of weight zero for none:
+            an array beside them, of a table that of a column, which then is no feature. A row of weight w counts for w rows, one of weight zero for none:
             it may even be NaN.
         checkpoint : path or URL, optional
             A folder, or a prefix in an object store, of this fit's own. All that it knows is

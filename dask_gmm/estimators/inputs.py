@@ -16,9 +16,12 @@ from sklearn.utils.validation import validate_data
 from zarr.abc.store import Store
 
 from dask_gmm.data.conversion import frame_layout, plain_array
+from dask_gmm.data.frames import as_frame, column_names_of, narrowed
 from dask_gmm.data.output_begin import RESUME
 from dask_gmm.data.source import Source, is_remote, open_memory, open_source, with_weights
 from dask_gmm.data.stores import check_missing_chunks
+from dask_gmm.data.tables.columns import check_names
+from dask_gmm.data.tables.open import is_dataset
 from dask_gmm.data.urls import check_options, scheme_of
 from dask_gmm.errors import InputError
 from dask_gmm.fitting.checkpoint import Checkpoint
@@ -123,6 +126,13 @@ def open_input(
     check_options(options)  # nobody should find out on a cluster that keys are not taken
     if checkpoint is not None and checkpoint.storage_options:
         options = options if is_remote(X) or is_remote(sample_weight) else None
+    columns = check_names(estimator.columns)
+    if not isinstance(X, str | os.PathLike) and not is_dataset(X):
+        X = as_frame(X)
+        if not reset and column_names_of(X) is None:
+            columns = None  # rows as they were fitted, from where no names are known
+        X, sample_weight = narrowed(X, columns, sample_weight)
+        columns = None
     in_memory = not _is_lazy(X) and _is_plain(X, estimator.feature_axis)
     if in_memory:
         source: Source = open_memory(X, _plain_rows(estimator, X, reset=reset))
@@ -143,6 +153,8 @@ def open_input(
         missing_chunks=estimator.missing_chunks,
         array=estimator.array if isinstance(X, str | os.PathLike | zarr.Group | Store) else None,
         sample_weight=sample_weight,
+        columns=columns,
+        fitted_columns=None if reset else getattr(estimator, "feature_names_in_", None),
     )
     _check_features(estimator, source, reset=reset)
     return source
@@ -172,6 +184,7 @@ def _is_lazy(X: Any) -> bool:
     return (
         isinstance(X, str | os.PathLike | zarr.Array | zarr.Group | Store)
         or is_dask_collection(X)
+        or is_dataset(X)
         or type(X).__module__.startswith("xarray.")
     )
 

@@ -63,6 +63,7 @@ def select_gaussian_mixture(
     random_state: int | np.random.RandomState | None = None,
     feature_axis: int | str = -1,
     array: str | None = None,
+    columns: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     missing_chunks: str = "error",
     kernel: str = "auto",
@@ -111,7 +112,7 @@ def select_gaussian_mixture(
         As for `GaussianMixture`. A budget ends all mixtures that still run.
     tol, reg_covar, max_iter, init_params, on_collapse, random_state
         As for `GaussianMixture`.
-    feature_axis, array, storage_options, missing_chunks, kernel, cache, callbacks
+    feature_axis, array, columns, storage_options, missing_chunks, kernel, cache, callbacks
         As for `GaussianMixture`.
     init_size : int or 'auto', default='auto'
         Rows of the sample; 'auto' takes 50 per parameter of the largest mixture, up to 256 MiB,
@@ -159,6 +160,7 @@ def select_gaussian_mixture(
         "random_state": random_state,
         "feature_axis": feature_axis,
         "array": array,
+        "columns": columns,
         "storage_options": storage_options,
         "missing_chunks": missing_chunks,
         "kernel": kernel,

@@ -1,0 +1,130 @@
+"""Frames before they are opened: in a form that narwhals knows, and only the columns asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dask_gmm.data.conversion import kind_of
+from dask_gmm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Narrowed", "as_frame", "column_names_of", "narrowed"]
+
+_NO_FRAMES = (np.ndarray, list, tuple, str, bytes, dict)
+
+
+class Narrowed(NamedTuple):
+    """Some columns of a frame.
+
+    Attributes
+    ----------
+    frame
+        The features.
+    weights
+        The column of the weights where they were given by its name; else what was given.
+    """
+
+    frame: Any
+    weights: Any
+
+
+def as_frame(X: Any) -> Any:
+    """Return as a `pyarrow.Table` what speaks Arrow's C stream and narwhals does not know.
+
+    Record batches, readers of them, tables of nanoarrow and arro3, results of database drivers. A
+    reader, which can be read once, is read here. Anything else is returned as it is.
+    """
+    if isinstance(X, _NO_FRAMES) or not hasattr(X, "__arrow_c_stream__"):
+        return X
+    import narwhals.stable.v2 as nw
+
+    if isinstance(
+        nw.from_native(X, pass_through=True, allow_series=True), nw.DataFrame | nw.Series
+    ):
+        return X
+    if isinstance(nw.from_native(X, pass_through=True), nw.LazyFrame):
+        return X
+    try:
+        import pyarrow as pa
+    except ImportError as error:
+        raise InputError(
+            f"X is a {kind_of(X)}, which pyarrow takes in, and that is not installed here: "
+            f"pip install 'dask-gmm[parquet]'."
+        ) from error
+    try:
+        return pa.table(X)
+    except (TypeError, ValueError):  # a stream of arrays, not of batches
+        return X
+
+
+def column_names_of(X: Any) -> list[Any] | None:
+    """Return the names of a frame's columns, of Dask's too; None for what is no frame."""
+    if kind_of(X).startswith("dask.") and hasattr(X, "to_dask_array"):
+        return list(X.columns) if X.ndim == 2 else None
+    if isinstance(X, _NO_FRAMES):
+        return None
+    import narwhals.stable.v2 as nw
+
+    try:
+        frame: Any = nw.from_native(X, pass_through=True)
+    except Exception:  # noqa: BLE001  whoever opens it says what is wrong with it
+        return None
+    return list(frame.columns) if isinstance(frame, nw.DataFrame) else None
+
+
+def narrowed(X: Any, columns: Sequence[str] | None, weights: Any = None) -> Narrowed:
+    """Return the columns of a frame that are features, and the one that is the weights.
+
+    Parameters
+    ----------
+    X : frame of any library, or anything else
+    columns : sequence of str, optional
+        The features, in this order; by default all columns but that of the weights.
+    weights : optional
+        A string may be the name of a column.
+
+    Raises
+    ------
+    InputError
+        A column is not there, or `columns` are given for what is no frame.
+    """
+    by_name = isinstance(weights, str)
+    if columns is None and not by_name:
+        return Narrowed(X, weights)
+    names = column_names_of(X)
+    if names is None:
+        if columns is not None:
+            raise InputError(
+                f"columns= names the columns of a table, but X is a {kind_of(X)}, which has none: "
+                f"leave it out."
+            )
+        return Narrowed(X, weights)
+    missing = [name for name in columns or () if name not in names]
+    if missing:
+        shown = ", ".join(repr(name) for name in names[:20])
+        raise InputError(f"X has no column {missing[0]!r}; its columns are {shown}.")
+    found = weights
+    if by_name and weights in names:
+        found = _column(X, weights)
+        columns = columns if columns is not None else [n for n in names if n != weights]
+    return Narrowed(X if columns is None else _some(X, list(columns)), found)
+
+
+def _some(X: Any, columns: list[Any]) -> Any:
+    if hasattr(X, "to_dask_array"):
+        return X[columns]
+    import narwhals.stable.v2 as nw
+
+    return nw.from_native(X, eager_only=True).select(columns).to_native()
+
+
+def _column(X: Any, name: str) -> Any:
+    if hasattr(X, "to_dask_array"):
+        return X[name]
+    import narwhals.stable.v2 as nw
+
+    return nw.from_native(X, eager_only=True).get_column(name).to_native()

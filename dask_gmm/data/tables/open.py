@@ -1,0 +1,120 @@
+"""From what a user passes as a table to its source."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask_gmm.data.stores import StoreSpec
+from dask_gmm.data.tables.columns import FileSchema, check_names
+from dask_gmm.data.tables.find import find_table, open_files
+from dask_gmm.data.tables.footers import footer_of
+from dask_gmm.data.tables.parquet_source import ParquetSource, ParquetWeights
+from dask_gmm.data.tables.places import place_of
+from dask_gmm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dask_gmm.data.tables.table import Table
+
+__all__ = ["column_weights", "is_dataset", "open_dataset", "open_table"]
+
+
+def open_table(
+    spec: StoreSpec, columns: Sequence[str] | None = None, sample_weight: Any = None
+) -> tuple[ParquetSource, Any]:
+    """Describe a Parquet file, folder or pattern; footers are read.
+
+    Returns
+    -------
+    ParquetSource
+        With its weights where they are one of its columns.
+    sample_weight
+        What is left to be opened: None where they are.
+
+    Raises
+    ------
+    As `find_table`, and InputError where columns are not there or are no numbers.
+    """
+    return _source(*find_table(spec), columns, sample_weight)
+
+
+def is_dataset(X: Any) -> bool:
+    """Whether X is a `pyarrow.dataset.Dataset`."""
+    dataset = sys.modules.get("pyarrow.dataset")
+    return dataset is not None and isinstance(X, dataset.Dataset)
+
+
+def open_dataset(
+    X: Any, columns: Sequence[str] | None = None, sample_weight: Any = None
+) -> tuple[ParquetSource, Any]:
+    """Describe a dataset of Parquet files on this machine's disks; returns as `open_table`.
+
+    Raises
+    ------
+    InputError
+        It is of another kind, or somebody has filtered it.
+    """
+    import pyarrow.dataset
+
+    plain = (
+        isinstance(X, pyarrow.dataset.FileSystemDataset)
+        and isinstance(X.format, pyarrow.dataset.ParquetFileFormat)
+        and X.filesystem.type_name == "local"
+        and not getattr(X, "_scan_options", None)
+        and len(X.files) > 0
+    )
+    if not plain:
+        raise InputError(
+            "X is a pyarrow Dataset that is not just Parquet files of this machine's disks: pass "
+            "`X.to_table()` where that fits into memory, else the path or URL of its files."
+        )
+    files = [os.path.abspath(file) for file in X.files]  # noqa: PTH100
+    root = os.path.commonpath([Path(file).parent for file in files])
+    keys = [Path(file).relative_to(root).as_posix() for file in files]
+    name = files[0] if len(files) == 1 else root
+    return _source(*open_files(StoreSpec(root), name, keys), columns, sample_weight)
+
+
+def column_weights(source: ParquetSource, column: str) -> ParquetWeights | None:
+    """Return the column of that name as the weights of a table's rows, None if there is none.
+
+    Raises
+    ------
+    InputError
+        It holds no numbers.
+    """
+    table, place = source.table, place_of(source.table.spec)
+    schemas = [
+        FileSchema(
+            place.url(file.key),
+            footer_of(place, file.key, file.digest, ask=False).schema,
+            file.partition,
+        )
+        for file in table.files
+    ]
+    if not _has(schemas, column):
+        return None
+    return ParquetWeights.of(table, schemas, column)
+
+
+def _source(
+    table: Table,
+    schemas: Sequence[FileSchema],
+    columns: Sequence[str] | None,
+    sample_weight: Any,
+) -> tuple[ParquetSource, Any]:
+    names = check_names(columns)
+    weights = sample_weight if isinstance(sample_weight, str) else None
+    if weights is not None and not _has(schemas, weights):
+        weights = None
+    source = ParquetSource.of(table, schemas, names, weights=weights)
+    return source, sample_weight if weights is None else None
+
+
+def _has(schemas: Sequence[FileSchema], column: str) -> bool:
+    first = schemas[0]
+    return column in first.schema.names or column in dict(first.partition)
