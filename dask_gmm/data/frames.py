@@ -12,7 +12,7 @@ from dask_gmm.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Narrowed", "as_frame", "column_names_of", "narrowed"]
+__all__ = ["Narrowed", "arrow_columns", "as_frame", "column_names_of", "narrowed"]
 
 _NO_FRAMES = (np.ndarray, list, tuple, str, bytes, dict)
 
@@ -128,3 +128,16 @@ def _column(X: Any, name: str) -> Any:
     import narwhals.stable.v2 as nw
 
     return nw.from_native(X, eager_only=True).get_column(name).to_native()
+
+
+def arrow_columns(X: Any, columns: Sequence[str]) -> Any:
+    """Return columns of a frame in memory as a `pyarrow.Table`.
+
+    Raises
+    ------
+    InputError
+        A column is not there.
+    """
+    import narwhals.stable.v2 as nw
+
+    return nw.from_native(narrowed(as_frame(X), columns).frame, eager_only=True).to_arrow()

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.dask_source import DaskSource
+from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import IncompletePassError, InputError
 
@@ -46,6 +47,8 @@ _NAMES = {
     "data": "the data",
     "data_dtype": "the type of the data",
     "feature_axis": "the axis of the features",
+    "columns": "the columns",
+    "keep": "the columns that are kept",
     "missing_chunks": "missing_chunks",
 }
 _DIGESTS = {
@@ -130,6 +133,12 @@ def recipe_of(
         parts["missing_chunks"] = source.spec.missing_chunks
         parts["content"] = content
         return Recipe(parts, content is not None, comparable=source.store is None)
+    if isinstance(source, ParquetSource):
+        content = source.content_name()
+        parts["columns"] = list(source.feature_names)
+        parts["metadata"] = source.table.digest
+        parts["content"] = content
+        return Recipe(parts, content is not None)
     if isinstance(source, DaskSource):
         parts["metadata"] = _digest(repr(source.content_token()))
         return Recipe(parts, exact=False)
@@ -145,7 +154,7 @@ def check_unchanged(recipe: Recipe, source: Source) -> None:
     ------
     IncompletePassError
     """
-    if not recipe.exact or not isinstance(source, ZarrSource):
+    if not recipe.exact or not isinstance(source, ZarrSource | ParquetSource):
         return
     if source.content_name() != recipe.parts["content"]:
         raise IncompletePassError(

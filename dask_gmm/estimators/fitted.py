@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +19,8 @@ from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.provenance import check_unchanged, recipe_of
 from dask_gmm.data.source import NumpySource
+from dask_gmm.data.tables.arrow import has_parquet_suffix
+from dask_gmm.data.tables.output import begin_table, kept_columns, layout_of
 from dask_gmm.data.weights import no_weight
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
@@ -41,7 +44,6 @@ from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_file import load_model, save_model
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Mapping, Sequence
 
     import dask.array as da
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.sink import Output
     from dask_gmm.data.source import Source
+    from dask_gmm.data.tables.output import TableOutput
+    from dask_gmm.data.tables.writer import Kept
     from dask_gmm.execution.backend import PassProgress
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.fitting.events import Observer
@@ -165,11 +169,12 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         *,
         probabilities: bool = False,
         dtype: DTypeLike | None = None,
+        keep: Sequence[str] | None = None,
         overwrite: bool = False,
         resume: str = "auto",
         storage_options: Mapping[str, Any] | None = None,
     ) -> int:
-        """Write labels, or posteriors, to a new Zarr array in one read of the data.
+        """Write labels, or posteriors, to a new Zarr array or table in one read of the data.
 
         The array's attribute `dask_gmm` says whether it is `complete`, which is written last; `fit`
         and its kin refuse one that is not. On a disk it appears at its path only then, and what was
@@ -178,22 +183,31 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         is lost at once.
 
         A call that ended early, however it ended, leaves its finished blocks, on a disk in a hidden
-        folder beside the output, and the same call goes on from them. Of two at the same time on a
+        folder beside the output, and the same call goes on from them. A name that ends with
+        ``.parquet`` makes a table, on a disk only: its parts lie in that folder, and once all are
+        there the output is put together in this process. Of two at the same time on a
         disk the second is refused; in an object store two of the same call do each other no harm.
 
         Parameters
         ----------
-        X : as in `fit`, with known chunk sizes
+        X : as in `fit`
+            With known chunk sizes, unless the output is a table.
         output : path or URL
             A Zarr v3 array of the samples' shape (then K with `probabilities`), chunked as the data
             and with their dimension names. Beside its data in a group that xarray wrote, xarray
-            sees it where the group's metadata are not consolidated (or once they are again).
+            sees it where the group's metadata are not consolidated (or once they are again). Or a
+            Parquet table of the columns kept, ``label`` and, with `probabilities`, ``posterior_0``
+            and so on: of a Parquet file one file of the same row groups, of a folder one of files
+            of the same names; of other data one file, and a row group for each block.
         probabilities : bool, default=False
-            Posteriors instead of labels.
+            Posteriors instead of labels; in a table beside them.
         dtype : numpy dtype, optional
             uint8 for labels of up to 255 components, else int32; float64 for posteriors.
+        keep : sequence of str, optional
+            Columns of the input, identifiers for instance, that a table has too.
         overwrite : bool, default=False
-            Replace a complete array that is there, never anything else.
+            Replace a complete array that is there, never anything else; of tables only those that
+            this method has written.
         resume : {"auto", "must", "never"}, default="auto"
             What becomes of an output there that is not complete. "auto" goes on with one of the
             same mixture and data, and refuses any other, with the difference named; "must" also
@@ -233,6 +247,18 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         function: RowFunction = (Posteriors if probabilities else Labels)(
             parameters, get_kernel(self.kernel), kind
         )
+        per_row = kind.itemsize * (k if probabilities else 1)
+        if has_parquet_suffix(os.fspath(output)):
+            if storage_options:
+                raise InputError("storage_options say nothing to a table, which goes to a path.")
+            kept = kept_columns(source, X, keep, k if probabilities else None)
+            how = {"overwrite": overwrite, "resume": resume}
+            return self._write_table(source, function, os.fspath(output), kept, per_row, how)
+        if keep is not None:
+            raise InputError(
+                f"keep= is for tables, and {output} would be a Zarr array: give it a name that "
+                f"ends with .parquet."
+            )
         chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
         shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)
         recipe = recipe_of(
@@ -242,7 +268,6 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             kernel=function.kernel.name,
             output={"shape": list(shape), "chunks": list(chunks), "dtype": kind.name},
         )
-        per_row = kind.itemsize * (k if probabilities else 1)
         with (
             held(),
             begin_output(
@@ -262,7 +287,51 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             self._write(source, job, begun)
         return prod(shape[: len(source.sample_shape)])
 
-    def _write(self, source: Source, job: WriteJob, output: Output) -> None:
+    def _write_table(
+        self,
+        source: Source,
+        function: RowFunction,
+        url: str,
+        keep: Kept | None,
+        row_bytes: int,
+        how: Mapping[str, Any],
+    ) -> int:
+        """Write a Parquet table and return its rows."""
+        k = function.parameters.n_components
+        posteriors = isinstance(function, Posteriors)
+        labels = np.dtype(np.uint8 if k <= 255 else np.int32)
+        kind = np.dtype(function.dtype)
+        recipe = recipe_of(
+            source,
+            values="posteriors" if posteriors else "labels",
+            model=function.parameters.fingerprint,
+            kernel=function.kernel.name,
+            output={
+                "shape": list(source.sample_shape),
+                "blocks": source.n_blocks,
+                "dtype": kind.name,
+                "keep": list(keep.columns) if keep is not None else [],
+            },
+        )
+        with (
+            held(),
+            begin_table(
+                url,
+                layout_of(source),
+                label_dtype=labels if posteriors else kind,
+                recipe=recipe,
+                keep=keep,
+                source=source,
+                **how,
+            ) as begun,
+            allowed(),
+        ):
+            size = 2 * row_bytes * (source.max_block_rows or 0)  # Arrow's and what is written
+            size += 0 if keep is None else keep.block_bytes
+            self._write(source, WriteJob(function, begun.writer, size), begun)
+        return begun.n_rows
+
+    def _write(self, source: Source, job: WriteJob, output: Output | TableOutput) -> None:
         """Write what an output lacks, and call it complete."""
         if output.n_finished or output.complete:
             done = source.n_blocks if output.complete else output.n_finished

@@ -46,14 +46,14 @@ __all__ = ["GaussianMixture"]
 class GaussianMixture(FittedMixture):
     """Gaussian mixture fitted by exact EM to data that need not fit in memory.
 
-    Every iteration reads each block of the data once; restarts share their reads. Data may be
-    NumPy arrays and what scikit-learn takes, frames of pandas, polars and Arrow, Dask arrays and
+    Every iteration reads each block of the data once; restarts share their reads. Data may be NumPy
+    arrays and what scikit-learn takes, frames of pandas, polars and Arrow, Dask arrays and
     DataFrames, xarray DataArrays, Zarr arrays, or paths and URLs of Zarr arrays and Parquet tables
-    (a file, a folder of files, or a pattern such as ``data/**/*.parquet``). Passes run on the current ``distributed.Client``, or
-    else on the threads of this process; arrays in this process's memory are computed here, and so
-    are stores that would take credentials or data along (`StaysHereWarning`). In a Dask task that
-    is the client that the task has asked for (``worker_client``, ``get_client``); one that has not
-    keeps the work on its worker.
+    (a file, a folder of files, or a pattern such as ``data/**/*.parquet``). Passes run on the
+    current ``distributed.Client``, or else on the threads of this process; arrays in this process's
+    memory are computed here, and so are stores that would take credentials or data along
+    (`StaysHereWarning`). In a Dask task that is the client that the task has asked for
+    (``worker_client``, ``get_client``); one that has not keeps the work on its worker.
 
     Parameters
     ----------
@@ -306,8 +306,8 @@ class GaussianMixture(FittedMixture):
         y : ignored
         sample_weight : array-like, Dask or xarray collection, Zarr array, path, URL or name
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
-            an array beside them, of a table that of a column, which then is no feature. A row of weight w counts for w rows, one of weight zero for none:
-            it may even be NaN.
+            an array beside them, of a table that of a column, which then is no feature. A row of
+            weight w counts for w rows, one of weight zero for none: it may even be NaN.
         checkpoint : path or URL, optional
             A folder, or a prefix in an object store, of this fit's own. All that it knows is
             written there after the start and each pass, while the next one runs; so another process

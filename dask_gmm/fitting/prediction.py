@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.sink import BlockWriter, OpenBlockWriter
     from dask_gmm.data.source import BlockRef
+    from dask_gmm.data.tables.writer import OpenTableWriter, TableWriter
     from dask_gmm.mixture.kernels import Kernel, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
@@ -144,7 +145,7 @@ class WriteJob:
     """
 
     function: RowFunction
-    writer: BlockWriter
+    writer: BlockWriter | TableWriter
     output_bytes: int
 
     def open(self) -> OpenWriteJob:
@@ -169,7 +170,7 @@ class OpenWriteJob:
     """A `WriteJob` with its function and its output open."""
 
     function: OpenRowFunction
-    writer: OpenBlockWriter
+    writer: OpenBlockWriter | OpenTableWriter
 
     def __call__(self, rows: Rows, block: BlockRef) -> Written:
         """Write the block's values and return how many rows they belong to."""

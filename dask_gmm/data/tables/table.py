@@ -114,6 +114,11 @@ class Table:
                 blocks.append(Groups(number, first, len(file.rows)))
         return replace(self, blocks=tuple(blocks or [Groups(0, 0, 0)]))
 
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of all footers, in order: the same for a copy elsewhere."""
+        return hashlib.sha256("".join(file.digest for file in self.files).encode()).hexdigest()
+
     def rows_of(self, index: int) -> int:
         """Return the number of rows of a block."""
         groups = self.blocks[index]

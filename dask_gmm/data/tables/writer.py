@@ -1,0 +1,296 @@
+"""Labels and posteriors as Parquet, block by block, from any process: a part for each block.
+
+A part is a small Parquet file of its own, written whole or not at all, with checksums of its pages.
+`dask_gmm.data.tables.output` makes the table of the parts when all are there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import socket
+import time
+import uuid
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dask_gmm.data.chunk_errors import first_line
+from dask_gmm.data.provenance import Recipe, recipe_in
+from dask_gmm.data.sink import LOOK_EVERY, compare, not_written
+from dask_gmm.data.tables.arrow import pyarrow_for
+from dask_gmm.errors import CorruptChunkError, InputError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.data.grid import BlockRef
+    from dask_gmm.data.tables.table import Table
+
+__all__ = [
+    "LABEL",
+    "RECIPE_FILE",
+    "Kept",
+    "KeptColumns",
+    "KeptRows",
+    "OpenTableWriter",
+    "TableWriter",
+    "part_name",
+    "parts_at",
+    "posterior_names",
+    "read_part",
+    "read_recipe",
+]
+
+LABEL = "label"
+RECIPE_FILE = "recipe.json"
+_PART = re.compile(r"block-(\d+)\.parquet")
+
+
+def posterior_names(k: int) -> list[str]:
+    """Return the names of the columns of posteriors."""
+    return [f"posterior_{i}" for i in range(k)]
+
+
+def part_name(index: int) -> str:
+    """Return the file name of a block's part."""
+    return f"block-{index:08d}.parquet"
+
+
+def parts_at(place: str) -> list[int]:
+    """Return the blocks whose parts are there, in order."""
+    try:
+        found = [_PART.fullmatch(path.name) for path in Path(place).iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(match[1]) for match in found if match is not None)
+
+
+def read_part(place: str, index: int) -> Any:
+    """Return a part as a `pyarrow.Table`; its checksums are looked at.
+
+    Raises
+    ------
+    CorruptChunkError
+        It was cut off or damaged, as by a machine that went down.
+    """
+    path = Path(place) / part_name(index)
+    pyarrow = pyarrow_for(str(path))
+    try:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(use_threads=False)
+    except (OSError, ValueError) as error:
+        raise CorruptChunkError(
+            f"{path} is damaged ({first_line(error)}): run the same call again, which writes that "
+            f"part anew."
+        ) from error
+
+
+def read_recipe(place: str) -> Mapping[str, Any] | None:
+    """Return what the work at a place says of itself, None where nothing does."""
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        found = json.loads((Path(place) / RECIPE_FILE).read_bytes())
+        return found if isinstance(found, dict) else None
+    return None
+
+
+class Kept(ABC):
+    """Columns that pass through from the data to the output.
+
+    Attributes
+    ----------
+    columns : tuple of str
+    """
+
+    columns: tuple[str, ...]
+
+    @abstractmethod
+    def of(self, block: BlockRef) -> Any:
+        """Return those of a block's rows, as a `pyarrow.Table`."""
+
+    @property
+    @abstractmethod
+    def block_bytes(self) -> int:
+        """Memory that those of a block take, with what their reading holds."""
+
+
+@dataclass(frozen=True)
+class KeptColumns(Kept):
+    """Columns of a stored table.
+
+    Attributes
+    ----------
+    table : Table
+        In the blocks of the data.
+    columns : tuple of str
+    """
+
+    table: Table
+    columns: tuple[str, ...]
+
+    def of(self, block: BlockRef) -> Any:
+        """Read them."""
+        return self.table.arrow(block.index, self.columns)
+
+    @property
+    def block_bytes(self) -> int:
+        """As stored and as decoded, by the footers."""
+        return sum(self.table.sizes([name]).transient for name in self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptRows(Kept):
+    """Columns of a frame in this process's memory, as a `pyarrow.Table`."""
+
+    table: Any
+    columns: tuple[str, ...]
+
+    def of(self, block: BlockRef) -> Any:
+        """Return a slice."""
+        return self.table.slice(block.start[0], block.stop[0] - block.start[0])
+
+    @property
+    def block_bytes(self) -> int:
+        """Nothing: they are here."""
+        return 0
+
+
+@dataclass(frozen=True)
+class TableWriter:
+    """How to write blocks of values to a table; small, picklable, without credentials.
+
+    Attributes
+    ----------
+    url : str
+        The output.
+    place : str
+        The hidden folder beside it where its parts are until it is complete.
+    mark : str
+        The recipe's digest, by which the work is known as this run's.
+    label_dtype : str
+        Type of the labels.
+    keep : Kept or None
+        What passes through.
+    witnesses : tuple of int
+        Blocks that are there already. They are computed and compared, not written.
+    advice : str
+        A sentence for errors.
+    """
+
+    url: str
+    place: str
+    mark: str
+    label_dtype: str
+    keep: Kept | None = None
+    witnesses: tuple[int, ...] = ()
+    advice: str = ""
+
+    def open(self) -> OpenTableWriter:
+        """Open the output for one thread."""
+        return OpenTableWriter(self)
+
+    def check_mine(self) -> None:
+        """Make sure that the work is still the one that this run does.
+
+        Raises
+        ------
+        StoreError
+            Somebody has begun another one in its place, or has removed it.
+        """
+        found = read_recipe(self.place)
+        if found is None:
+            raise StoreError(
+                f"What this run has written of {self.url} is not at {self.place} as seen from "
+                f"{socket.gethostname()}: it is complete by now and this is a late attempt, or "
+                f"somebody has removed it, or that is a disk of one machine and not of all that "
+                f"work. Give a place that all of them see."
+            )
+        if Recipe(recipe_in(found) or {}).digest != self.mark:
+            raise StoreError(
+                f"{self.url} is no longer written by this run: another has begun it anew. Let one "
+                f"run at a time write it."
+            )
+
+
+class OpenTableWriter:
+    """Writes blocks of values as parts; one thread's at a time."""
+
+    def __init__(self, writer: TableWriter) -> None:
+        self._writer = writer
+        self._looked = -math.inf
+
+    def write(self, block: BlockRef, values: NDArray[Any]) -> None:
+        """Write the values of one block.
+
+        Parameters
+        ----------
+        block : BlockRef
+        values : ndarray of shape (n,) or (n, K)
+            Labels, or posteriors, of which the labels are made too.
+
+        Raises
+        ------
+        InputError
+            A block that is there already has other values.
+        StoreError
+            The disk refuses them, or the output is no longer this run's.
+        """
+        writer = self._writer
+        place = f"Block {block.index} of {writer.url}"
+        if block.rows is not None and len(values) != block.rows:
+            raise InputError(f"{place} takes {block.rows} values, got {len(values)}.")
+        try:
+            if time.monotonic() - self._looked >= LOOK_EVERY:
+                writer.check_mine()
+                self._looked = time.monotonic()
+            if block.index in writer.witnesses:
+                compare(_values_in(read_part(writer.place, block.index)), values, place)
+            else:
+                self._write(block, values)
+        except (InputError, StoreError):
+            raise
+        except Exception as error:  # Arrow has several kinds of them
+            raise not_written(error, place, writer.advice) from error
+
+    def _write(self, block: BlockRef, values: NDArray[Any]) -> None:
+        writer = self._writer
+        pyarrow = pyarrow_for(writer.url)
+        kept = writer.keep.of(block) if writer.keep is not None else None
+        columns = dict(zip(kept.column_names, kept.columns, strict=True)) if kept else {}
+        labels = values
+        if values.ndim == 2:
+            labels = values.argmax(axis=1).astype(writer.label_dtype)
+        columns[LABEL] = pyarrow.array(np.ascontiguousarray(labels))
+        if values.ndim == 2:
+            for name, column in zip(posterior_names(values.shape[1]), values.T, strict=True):
+                columns[name] = pyarrow.array(np.ascontiguousarray(column))
+        path = Path(writer.place) / part_name(block.index)
+        copy = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            pyarrow.parquet.write_table(
+                pyarrow.table(columns),
+                copy,
+                row_group_size=max(1, len(values)),
+                write_page_checksum=True,
+            )
+            copy.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                copy.unlink()
+            raise
+
+
+def _values_in(part: Any) -> NDArray[Any]:
+    """Return the posteriors in a part if there are some, else its labels."""
+    names = [name for name in part.column_names if re.fullmatch(r"posterior_\d+", name)]
+    if not names:
+        labels: NDArray[Any] = part.column(LABEL).to_numpy()
+        return labels
+    return np.stack([part.column(name).to_numpy() for name in names], axis=1)
