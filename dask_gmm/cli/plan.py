@@ -85,6 +85,7 @@ def plan(session: Session, /, **values: Any) -> int:
 
 
 _READERS = {
+    "pyarrow": "pyarrow, a column at a time",
     "direct": "its own reader, straight into reused memory",
     "zarr": "zarr-python, which knows every layout and is slower",
 }

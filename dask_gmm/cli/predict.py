@@ -19,6 +19,7 @@ from dask_gmm.cli.options import (
     weights_option,
 )
 from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options, options_for
+from dask_gmm.cli.values import COLUMNS
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
@@ -30,7 +31,7 @@ __all__ = ["predict", "score"]
 
 @click.command(
     cls=Command,
-    short_help="Write the label of each row to a Zarr array.",
+    short_help="Write the label of each row to a Zarr array or a Parquet table.",
     examples=[
         (
             "the component of each row",
@@ -44,6 +45,10 @@ __all__ = ["predict", "score"]
             "segment an image in a bucket, on 8 local workers",
             """dask-gmm predict s3://bucket/scene.zarr --feature-axis 0 -m model.zarr \\
     -o s3://bucket/labels.zarr --workers 8""",
+        ),
+        (
+            "of a Parquet table: the same files and row groups, with two columns passed through",
+            "dask-gmm predict stars.parquet -m model.zarr -o labels.parquet --keep id,field",
         ),
         (
             "go on after an interruption: the same command again, or, to be sure of it",
@@ -60,6 +65,13 @@ __all__ = ["predict", "score"]
     help="Write the K posterior probabilities of each row instead of its label: 8·K bytes a row "
     "instead of one.",
 )
+@option(
+    "--keep",
+    type=COLUMNS,
+    metavar="A,B,C",
+    section="Output",
+    help="Columns of DATA, identifiers for instance, that a Parquet table of labels has too.",
+)
 @compute_options()
 @option(
     "--output",
@@ -68,9 +80,10 @@ __all__ = ["predict", "score"]
     metavar="LABELS",
     section="Output",
     help="Path or URL of the new Zarr array: the samples' shape of DATA, chunked like it. Its "
-    "attribute 'dask_gmm' says whether it is complete.",
+    "attribute 'dask_gmm' says whether it is complete. A path that ends with .parquet is that of a "
+    "table with the column 'label', and 'posterior_0' and so on with --probabilities.",
 )
-@overwrite_option("a Zarr array")
+@overwrite_option("a Zarr array, or a table that this command has written,")
 @option(
     "--resume/--no-resume",
     default=None,
@@ -88,12 +101,13 @@ def predict(
     /,
     model: str,
     probabilities: bool,
+    keep: tuple[str, ...] | None,
     output: str,
     overwrite: bool,
     resume: bool | None,
     **values: Any,
 ) -> None:
-    """Write each sample's most probable component to a new Zarr array, in one read of DATA.
+    """Write each sample's most probable component to a new array or table, in one read of DATA.
 
     A run that is stopped, or whose disk is full, keeps its finished blocks, and the same command
     goes on from them. On a disk LABELS appears when it is complete, and what it replaces stays
@@ -101,10 +115,11 @@ def predict(
     at once.
     """
     from dask_gmm.cli.computing import computing
-    from dask_gmm.cli.outputs import check_array_output, refuse_overlap
+    from dask_gmm.cli.outputs import check_array_output, check_table_output, refuse_overlap
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.tables import key_values
     from dask_gmm.cli.values import show_count, show_seconds
+    from dask_gmm.data.tables.arrow import has_parquet_suffix
     from dask_gmm.fitting.events import OutputResumed, PassAdvanced
 
     data, compute = DataPlace.take(values), Compute.take(values)
@@ -113,7 +128,10 @@ def predict(
     mixture = _load(model, data)
     # Where it must go on it deletes nothing, and a complete one is what it may find.
     replaces = overwrite or bool(resume)
-    check_array_output(output, data.storage_options, overwrite=replaces, beside=True)
+    if has_parquet_suffix(output):
+        check_table_output(output)
+    else:
+        check_array_output(output, data.storage_options, overwrite=replaces, beside=True)
     begun = time.perf_counter()
     found, computed = 0, 0
 
@@ -132,6 +150,7 @@ def predict(
                 data.data,
                 output,
                 probabilities=probabilities,
+                keep=keep,
                 overwrite=overwrite,
                 resume={None: "auto", True: "must", False: "never"}[resume],
                 storage_options=options_for(output, data.storage_options) or None,
@@ -237,10 +256,13 @@ def _load(model: str, data: DataPlace) -> GaussianMixture:
     mixture = GaussianMixture.load(
         model, storage_options=options_for(model, data.storage_options) or None
     )
-    source = data.open()
+    source = data.open(getattr(mixture, "feature_names_in_", None))
     if source.n_features != mixture.n_features_in_:
+        table = source.feature_names is not None
+        option = "name them with --columns" if table else "is --feature-axis right"
         raise InputError(
             f"{data.data} has {source.n_features} features along axis {source.feature_axis}, but "
-            f"the model {model} was fitted to {mixture.n_features_in_}: is --feature-axis right?"
+            f"the model {model} was fitted to {mixture.n_features_in_}: {option}"
+            f"{'.' if table else '?'}"
         )
     return mixture.set_params(**data.estimator_arguments())  # type: ignore[no-any-return]

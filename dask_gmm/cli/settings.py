@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dask_gmm.data.base import Source
 
@@ -35,6 +35,7 @@ class DataPlace:
     missing_chunks: str
     storage_options: Mapping[str, Any]
     weights: str | None = None
+    columns: tuple[str, ...] | None = None
 
     def estimator_arguments(self, *others: str | None) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these; `others` are URLs that it uses too."""
@@ -42,16 +43,28 @@ class DataPlace:
         options = next(filter(None, (options_for(u, self.storage_options) for u in places)), {})
         return {
             "array": self.array,
+            "columns": None if self.columns is None else list(self.columns),
             "feature_axis": self.feature_axis,
             "missing_chunks": self.missing_chunks,
             "storage_options": options or None,
         }
 
-    def open(self) -> Source:
-        """Describe the data, and their weights if they have some; only metadata are read."""
+    def open(self, fitted_columns: Sequence[str] | None = None) -> Source:
+        """Describe the data, and their weights if they have some; only metadata are read.
+
+        Parameters
+        ----------
+        fitted_columns : sequence of str, optional
+            What a model was fitted to.
+        """
         from dask_gmm.data.source import open_source
 
-        return open_source(self.data, sample_weight=self.weights, **self.estimator_arguments())
+        return open_source(
+            self.data,
+            sample_weight=self.weights,
+            fitted_columns=fitted_columns,
+            **self.estimator_arguments(),
+        )
 
     @classmethod
     def take(cls, values: dict[str, Any]) -> DataPlace:
@@ -63,6 +76,7 @@ class DataPlace:
             values.pop("missing_chunks"),
             dict(values.pop("storage_option")),
             values.pop("weights", None),
+            values.pop("columns"),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ __all__ = [
     "BYTES",
     "CACHE",
     "CHUNK",
+    "COLUMNS",
     "COUNT",
     "COUNTS",
     "STORAGE_OPTION",
@@ -168,6 +170,22 @@ class _Axis(_ParamType):
         return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
 
 
+class _Columns(_ParamType):
+    """Names between commas; one that has a comma stands in double quotes."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(next(csv.reader([value], skipinitialspace=True), []))
+        if not names or not all(names):
+            self.fail(f"{value!r} names no columns: write a,b,c.", param, ctx)
+        return names
+
+
 class _StorageOption(_ParamType):
     name = "key=value"
 
@@ -197,6 +215,7 @@ CACHE = _Cache()
 COUNT = _Count()
 COUNTS = _Counts()
 CHUNK = _Chunk()
+COLUMNS = _Columns()
 STORAGE_OPTION = _StorageOption()
 
 

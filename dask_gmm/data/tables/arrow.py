@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from dask_gmm.errors import InputError
@@ -9,6 +10,8 @@ from dask_gmm.errors import InputError
 __all__ = ["PARQUET_SUFFIXES", "has_parquet_suffix", "pyarrow_for"]
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+
+_lock = threading.Lock()
 
 
 def has_parquet_suffix(path: str) -> bool:
@@ -30,7 +33,9 @@ def pyarrow_for(name: str) -> Any:
         It is not installed.
     """
     try:
-        import pyarrow as pa
+        with _lock:  # a thread that comes second would find pyarrow without its submodule
+            import pyarrow as pa
+            import pyarrow.parquet
     except ImportError as error:
         raise InputError(
             f"{name} is Parquet, for which pyarrow is needed, and that is not installed here: "

@@ -169,7 +169,7 @@ def _read(place: Place, key: str, version: Version) -> Footer:
     footer = tail[-length:]
     try:
         metadata = pyarrow.parquet.read_metadata(pyarrow.BufferReader(b"PAR1" + footer))
-    except Exception as error:  # Arrow has several kinds of them
+    except (OSError, ValueError, NotImplementedError) as error:
         raise _no_parquet(url, f"its footer does not decode ({first_line(error)})") from error
     return Footer(version, hashlib.sha256(footer).hexdigest()[:32], metadata)
 
