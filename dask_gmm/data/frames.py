@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dask_gmm.data.conversion import kind_of
+from dask_gmm.data.conversion import frame_layout, kind_of
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Narrowed", "arrow_columns", "as_frame", "column_names_of", "narrowed"]
+__all__ = ["Narrowed", "arrow_columns", "as_frame", "column_names_of", "known_field", "narrowed"]
 
 _NO_FRAMES = (np.ndarray, list, tuple, str, bytes, dict)
 
@@ -38,6 +39,9 @@ def as_frame(X: Any) -> Any:
     Record batches, readers of them, tables of nanoarrow and arro3, results of database drivers. A
     reader, which can be read once, is read here. Anything else is returned as it is.
     """
+    pyarrow = sys.modules.get("pyarrow")
+    if pyarrow is not None and isinstance(X, pyarrow.Table):
+        return _known(X)
     if isinstance(X, _NO_FRAMES) or not hasattr(X, "__arrow_c_stream__"):
         return X
     import narwhals.stable.v2 as nw
@@ -56,9 +60,28 @@ def as_frame(X: Any) -> Any:
             f"pip install 'dask-gmm[parquet]'."
         ) from error
     try:
-        return pa.table(X)
+        return _known(pa.table(X))
     except (TypeError, ValueError):  # a stream of arrays, not of batches
         return X
+
+
+def known_field(field: Any) -> Any:
+    """Return an Arrow field as narwhals knows it, to which some types of numbers are none."""
+    import pyarrow as pa
+
+    if pa.types.is_float16(field.type):
+        return field.with_type(pa.float32())
+    return field.with_type(pa.float64()) if pa.types.is_decimal256(field.type) else field
+
+
+def _known(table: Any) -> Any:
+    fields = [known_field(field) for field in table.schema]
+    if fields == list(table.schema):
+        return table
+    for number, field in enumerate(fields):
+        if field != table.schema.field(number):
+            table = table.set_column(number, field, table.column(number).cast(field.type))
+    return table
 
 
 def column_names_of(X: Any) -> list[Any] | None:
@@ -98,6 +121,7 @@ def narrowed(X: Any, columns: Sequence[str] | None, weights: Any = None) -> Narr
     names = column_names_of(X)
     if names is None:
         if columns is not None:
+            frame_layout(X)  # a query says that it is one
             raise InputError(
                 f"columns= names the columns of a table, but X is a {kind_of(X)}, which has none: "
                 f"leave it out."

@@ -13,6 +13,8 @@ import dask.array as da
 import icechunk
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 import zarr
@@ -21,7 +23,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.source import DaskSource, Source, ZarrSource, open_source, with_weights
+from dask_gmm.data.source import (
+    DaskSource,
+    ParquetSource,
+    Source,
+    ZarrSource,
+    open_source,
+    with_weights,
+)
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError, SampleWeightError
 from dask_gmm.execution import LocalBackend, plan_pass
@@ -91,6 +100,27 @@ def from_xarray_dask(x: Values, chunks: Chunks, axis: int, folder: Path) -> Sour
     return open_source(labelled, feature_axis=f"d{axis % x.ndim}")
 
 
+def from_parquet(*, files: bool, group: int = 1) -> Make:
+    """A Parquet table in one file, or a file for each chunk, of row groups of so many rows."""
+
+    def make(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+        if x.ndim != 2 or axis % 2 != 1:
+            pytest.skip("a table has rows and columns")
+        path = folder / f"{uuid.uuid4().hex}.parquet"
+        rows = max(1, chunks[0]) if files else max(1, len(x))
+        if files:
+            path.mkdir()
+        for number, start in enumerate(range(0, max(1, len(x)), rows)):
+            part = x[start : start + rows]
+            native = part.astype(part.dtype.newbyteorder("="))
+            table = pa.table({f"x{j}": native[:, j] for j in range(x.shape[1])})
+            place = path / f"{number:05d}.parquet" if files else path
+            pq.write_table(table, place, row_group_size=group)
+        return open_source(path, feature_axis=axis)
+
+    return make
+
+
 def write(store: Any, x: Values, chunks: Chunks, *, shard: int = 0, **kwargs: Any) -> Any:
     chunks = tuple(max(1, c) for c in chunks)
     if shard:
@@ -116,7 +146,10 @@ KINDS: dict[str, Make] = {
     "memory": from_memory,
     "xarray": from_xarray,
     "xarray-dask": from_xarray_dask,
+    "parquet": from_parquet(files=False),
+    "parquet-folder": from_parquet(files=True, group=2),
 }
+ROWS_ONLY = (KINDS["parquet"], KINDS["parquet-folder"])
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 
 
@@ -231,6 +264,8 @@ def test_any_shape_chunks_and_feature_axis(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     shape, chunks, axis = layout
+    if make in ROWS_ONLY:
+        shape, chunks, axis = shape[:2], chunks[:2], -1
     x = np.arange(1, math.prod(shape) + 1, dtype=np.float64).reshape(shape)
     check(make(x, chunks, axis, tmp_path_factory.mktemp("any")), x, axis)
 
@@ -288,6 +323,8 @@ def test_a_hundred_thousand_blocks_cost_nothing() -> None:
 
 # Weights.
 
+STORED = (ZarrSource, ParquetSource)
+
 
 def write_whole(path: Path, w: Values, chunks: Chunks, **options: Any) -> Any:
     """Write an array, chunks of zeros too."""
@@ -334,7 +371,7 @@ def weights_for(shape: tuple[int, ...], seed: int = 0) -> Values:
 
 def weighed(source: Source, weights: Any) -> Source | None:
     """Give a source weights; None where its kind takes no such ones, which is said."""
-    if isinstance(source, ZarrSource) and isinstance(weights, da.Array):
+    if isinstance(source, STORED) and isinstance(weights, da.Array):
         with pytest.raises(InputError, match=r"`sample_weight.compute\(\)`"):
             with_weights(source, weights)
         return None
@@ -361,7 +398,10 @@ def check_weights(source: Source, x: Values, w: Values, feature_axis: int) -> No
 
 
 # One of each way in which blocks meet weights; the other kinds are read as one of these.
-FEW = {name: KINDS[name] for name in ("numpy", "dask", "zarr-v3", "zarr-sharded", "memory")}
+FEW = {
+    name: KINDS[name]
+    for name in ("numpy", "dask", "zarr-v3", "zarr-sharded", "memory", "parquet-folder")
+}
 few_kinds = pytest.mark.parametrize("make", FEW.values(), ids=FEW.keys())
 
 
@@ -394,7 +434,7 @@ def test_a_weight_that_is_none_names_its_row(
     w = np.ones(20)
     w[13] = bad
     source = make(x, (6, 3), -1, tmp_path)
-    if isinstance(source, ZarrSource) and weigh is WEIGHTS["dask"]:
+    if isinstance(source, STORED) and weigh is WEIGHTS["dask"]:
         return
 
     def read() -> None:
@@ -430,7 +470,7 @@ def test_weights_travel_with_their_source(
     found = weighed(source, weigh(w, (3,), tmp_path))
     if found is None:
         return
-    here = weigh is WEIGHTS["memory"] and isinstance(source, ZarrSource)
+    here = weigh is WEIGHTS["memory"] and isinstance(source, STORED)
     assert found.shippable == (source.shippable and not here)
     if found.shippable:
         check_weights(pickle.loads(pickle.dumps(found)), x, w, -1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.data.conversion import frame_layout
+from dask_gmm.data.frames import known_field
 from dask_gmm.data.tables.arrow import pyarrow_for
 from dask_gmm.errors import InputError
 
@@ -143,7 +144,7 @@ def _check_file(file: FileSchema, names: Sequence[str], table: str) -> bool:
         if len(found) > 1:
             raise InputError(f"{file.url} has more than one column {name!r}: rename them.")
         if found:
-            fields.append(_narrowed(pyarrow, file.schema.field(found[0])))
+            fields.append(known_field(file.schema.field(found[0])))
         elif name in spelled:
             _check_spelled(file, name, spelled[name])
             fields.append(pyarrow.field(name, pyarrow.float64()))
@@ -155,13 +156,6 @@ def _check_file(file: FileSchema, names: Sequence[str], table: str) -> bool:
         raise InputError(f"{file.url}: {error} {_REMEDY}") from error
     assert layout is not None
     return layout.dtype == np.float32
-
-
-def _narrowed(pyarrow: Any, field: Any) -> Any:
-    """Return a field as the gate of frames knows it: half precision is a number too."""
-    if pyarrow.types.is_float16(field.type):
-        return pyarrow.field(field.name, pyarrow.float32())
-    return field
 
 
 def _check_spelled(file: FileSchema, name: str, value: str) -> None:

@@ -8,6 +8,7 @@ come to read a file by the footer of another.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import threading
@@ -61,8 +62,21 @@ class Footer:
 
     @cached_property
     def schema(self) -> Any:
-        """Return the Arrow schema of the file."""
-        return self.metadata.schema.to_arrow_schema()
+        """Return the Arrow schema of the file, dictionaries as they were written.
+
+        Parquet knows none of numbers, and reads what were codes of classes as plain numbers.
+        """
+        schema = self.metadata.schema.to_arrow_schema()
+        written = (self.metadata.metadata or {}).get(b"ARROW:schema")
+        if written is None:
+            return schema
+        pa = pyarrow_for("the schema")
+        original = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(written)))
+        for number, field in enumerate(schema):
+            found = original.get_all_field_indices(field.name)
+            if len(found) == 1 and pa.types.is_dictionary(original.field(found[0]).type):
+                schema = schema.set(number, original.field(found[0]))
+        return schema
 
     @cached_property
     def leaves(self) -> dict[str, int]:
@@ -76,7 +90,7 @@ class Footer:
         for name in columns:
             chunk = found.column(self.leaves[name])
             starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
-            start = min(offset for offset in starts if offset)
+            start = min((offset for offset in starts if offset), default=0)  # of no rows
             spans.append((start, start + chunk.total_compressed_size))
         return spans
 
