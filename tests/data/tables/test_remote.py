@@ -1,0 +1,207 @@
+"""Tables in an object store (moto's S3) and behind a web server that answers for ranges."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from dask_gmm import GaussianMixture
+from dask_gmm.data.buffers import ReadBuffers
+from dask_gmm.data.source import open_source
+from dask_gmm.data.tables import footers, places, table
+from dask_gmm.errors import (
+    CorruptChunkError,
+    DataChangedError,
+    InputError,
+    MissingChunkError,
+    StoreNotFoundError,
+)
+from dask_gmm.fitting.events import PassFinished
+from tests.data.tables.files import all_rows, cloud, write
+from tests.object_store import CREDENTIALS, object_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distributed import Client
+
+    from tests.object_store import ObjectStoreServer
+
+__all__ = ["object_store"]
+
+ROWS = cloud(900)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "SMALLEST_BYTES", 1)
+    monkeypatch.setattr(table, "FEWEST_BLOCKS", 10**9)
+
+
+class Bucket:
+    """A table of three files in a bucket."""
+
+    def __init__(self, server: ObjectStoreServer, folder: Path) -> None:
+        self.server, self.url, self._folder = server, server.url("stars"), folder
+        self.key = self.url.partition(f"{server.bucket}/")[2]
+        for number in range(3):
+            part = ROWS[number * 300 : (number + 1) * 300]
+            self.put(f"part-{number}.parquet", write(folder / f"{number}.parquet", part))
+
+    def put(self, name: str, path: Path) -> None:
+        body = path.read_bytes()
+        self.server.client().put_object(
+            Bucket=self.server.bucket, Key=f"{self.key}/{name}", Body=body
+        )
+
+    def open(self, name: str = "", **more: Any) -> Any:
+        more = {"columns": ["a", "b"], "storage_options": self.server.options, **more}
+        return open_source(f"{self.url}/{name}".rstrip("/"), **more)
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStoreServer, tmp_path: Path) -> Bucket:
+    return Bucket(object_store, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("", ROWS),
+        ("part-1.parquet", ROWS[300:600]),
+        ("part-[02].parquet", np.concatenate([ROWS[:300], ROWS[600:]])),
+    ],
+)
+def test_a_folder_a_file_and_a_pattern(name: str, rows: Any, bucket: Bucket) -> None:
+    source = bucket.open(name)
+    assert source.shippable
+    assert source.name == f"{bucket.url}/{name}".rstrip("/")
+    pickled = pickle.dumps(source)
+    assert b"test" not in pickled.replace(b"gmm-test", b"")
+    np.testing.assert_array_equal(all_rows(pickle.loads(pickled)), rows)
+
+
+def test_a_prefix_without_a_hint_is_found_by_listing(bucket: Bucket) -> None:
+    source = bucket.open(columns=None, sample_weight="id")
+    assert source.feature_names == ("a", "b")
+    with pytest.raises(StoreNotFoundError):
+        open_source(bucket.server.url("nothing"), storage_options=bucket.server.options)
+    with pytest.raises(StoreNotFoundError, match="no Parquet file at"):
+        open_source(
+            bucket.server.url("nothing"), columns=["a"], storage_options=bucket.server.options
+        )
+
+
+def test_blocks_that_were_asked_for_before(bucket: Bucket) -> None:
+    source = bucket.open(sample_weight="id")
+    ahead = source.read_ahead
+    assert ahead.requests > 1
+    assert ahead.request_bytes >= source.sizes.requested > 0
+    asked = [source.request(source.block(i)) for i in range(source.n_blocks)]
+    buffers = ReadBuffers()
+    for i, requested in enumerate(asked):
+        rows = source.read_into(source.block(i), buffers, requested)
+        start, stop = source.block(i).start[0], source.block(i).stop[0]
+        inside = np.arange(start, stop) % 300
+        np.testing.assert_array_equal(rows.values, ROWS[start:stop][inside > 0])
+        np.testing.assert_array_equal(rows.weights, inside[inside > 0])
+
+
+def test_long_ranges_are_several_requests(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "PIECE_BYTES", 100)
+    monkeypatch.setattr(places, "GAP_BYTES", 0)
+    source = bucket.open()
+    assert len(source.request(source.block(0)) or ()) > 8
+    np.testing.assert_array_equal(all_rows(source), ROWS)
+
+
+def test_an_object_written_anew_is_another(bucket: Bucket, tmp_path: Path) -> None:
+    source = bucket.open()
+    first = source.content_digest()
+    other = write(tmp_path / "o.parquet", cloud(300, seed=1))
+    bucket.put("part-1.parquet", other)
+    assert source.content_digest() != first
+    with pytest.raises(DataChangedError, match=r"part-1.parquet was rewritten .*: its tag is not"):
+        all_rows(source)
+    footers._known.clear()
+    with pytest.raises(DataChangedError, match=r"part-1.parquet was rewritten .*: its footer is"):
+        all_rows(source)
+
+
+def test_an_object_that_is_gone_or_cut_off(bucket: Bucket, tmp_path: Path) -> None:
+    source = bucket.open()
+    whole = write(tmp_path / "w.parquet", ROWS[300:600])
+    whole.write_bytes(whole.read_bytes()[:-500])
+    bucket.put("part-1.parquet", whole)
+    with pytest.raises(CorruptChunkError, match=r"part-1.parquet is no Parquet file, or is trunc"):
+        bucket.open()
+    client = bucket.server.client()
+    client.delete_object(Bucket=bucket.server.bucket, Key=f"{bucket.key}/part-1.parquet")
+    with pytest.raises(MissingChunkError, match=r"part-1.parquet is not there"):
+        all_rows(source)
+
+
+def test_changed_in_mid_fit(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask_gmm.execution.watch.SHARE", 1e9)
+    other = write(tmp_path / "o.parquet", cloud(300, seed=1))
+
+    def rewrite(event: Any) -> None:
+        if isinstance(event, PassFinished) and event.number == 1:
+            bucket.put("part-1.parquet", other)
+
+    gm = GaussianMixture(
+        2,
+        columns=["a", "b"],
+        acceleration=None,
+        tol=0,
+        cache=0,
+        storage_options=bucket.server.options,
+        callbacks=[rewrite],
+    )
+    with pytest.raises(DataChangedError, match=r"part-1.parquet was rewritten"):
+        gm.fit(bucket.url)
+
+
+@pytest.mark.slow
+def test_workers_use_their_own_credentials(bucket: Bucket, two_processes: Client) -> None:
+    import os
+
+    given: dict[str, Any] = {
+        "columns": ["a", "b"],
+        "random_state": 0,
+        "storage_options": bucket.server.options,
+    }
+    here = GaussianMixture(2, **given).fit(bucket.url)
+    two_processes.run(os.environ.update, CREDENTIALS)
+    with two_processes.as_current():
+        there = GaussianMixture(2, **given).fit(bucket.url)
+    assert there.means_.tobytes() == here.means_.tobytes()
+    labels = here.predict(bucket.url).compute(scheduler=two_processes)
+    np.testing.assert_array_equal(labels, here.predict(ROWS))
+
+
+def test_other_stores_are_refused() -> None:
+    with pytest.raises(InputError, match="Parquet is read from paths, s3://"):
+        open_source("memory://x/t.parquet")
+
+
+def test_requests_are_under_way_together(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = places.RemotePlace.range
+    meeting = threading.Barrier(6, timeout=20.0)
+
+    def met(self: Any, key: str, start: int, stop: int, version: Any) -> Any:
+        meeting.wait()  # no answer before six are asked for
+        return original(self, key, start, stop, version)
+
+    source = bucket.open()
+    monkeypatch.setattr(places.RemotePlace, "range", met)
+    asked = [source.request(source.block(i)) for i in range(6)]
+    for i, requested in enumerate(asked):
+        rows = source.read_into(source.block(i), ReadBuffers(), requested)
+        np.testing.assert_array_equal(rows.values, ROWS[50 * i : 50 * i + 50])
