@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Narrowed", "arrow_columns", "as_frame", "column_names_of", "known_field", "narrowed"]
 
 _NO_FRAMES = (np.ndarray, list, tuple, str, bytes, dict)
+# Packages whose objects are opened as what they are, though some speak Arrow's C stream too.
+_OWN = ("dask", "pandas", "polars", "xarray", "zarr")
 
 
 class Narrowed(NamedTuple):
@@ -42,7 +44,8 @@ def as_frame(X: Any) -> Any:
     pyarrow = sys.modules.get("pyarrow")
     if pyarrow is not None and isinstance(X, pyarrow.Table):
         return _known(X)
-    if isinstance(X, _NO_FRAMES) or not hasattr(X, "__arrow_c_stream__"):
+    own = type(X).__module__.partition(".")[0] in _OWN
+    if own or isinstance(X, _NO_FRAMES) or not hasattr(X, "__arrow_c_stream__"):
         return X
     import narwhals.stable.v2 as nw
 
@@ -66,11 +69,9 @@ def as_frame(X: Any) -> Any:
 
 
 def known_field(field: Any) -> Any:
-    """Return an Arrow field as narwhals knows it, to which some types of numbers are none."""
+    """Return an Arrow field as narwhals knows it, to which long decimals are no numbers."""
     import pyarrow as pa
 
-    if pa.types.is_float16(field.type):
-        return field.with_type(pa.float32())
     return field.with_type(pa.float64()) if pa.types.is_decimal256(field.type) else field
 
 

@@ -284,12 +284,14 @@ def _named(
     except (ArrayNotFoundError, StoreNotFoundError) as error:
         if not may_be_name:
             raise
-        beside = f"beside {source.name}"
-        if not isinstance(source, ZarrSource):
-            beside += " (only data in a Zarr store have arrays beside them)"
+        what = f"an array of that name beside {source.name}"
+        if isinstance(source, ParquetSource):
+            what = f"a column of the table {source.name} that is called so"
+        elif not isinstance(source, ZarrSource):
+            what += " (only data in a Zarr store have arrays beside them)"
         raise ArrayNotFoundError(
-            f"{_NAME}={text!r} was found nowhere: there is neither an array of that name {beside}, "
-            f"nor anything at {spec.url}."
+            f"{_NAME}={text!r} was found nowhere: there is neither {what}, nor anything at "
+            f"{spec.url}."
         ) from error
 
 

@@ -199,9 +199,15 @@ def _is_zip_file(path: str) -> bool:
     if Path(path).is_dir():
         return False
     if not zipfile.is_zipfile(path):
+        load = (
+            "Read a CSV block by block: pass `dask.dataframe.read_csv(X)`."
+            if path.lower().endswith((".csv", ".csv.gz"))
+            else "Load what is something else and pass the array: a .npy by "
+            "`numpy.load(X, mmap_mode='r')`."
+        )
         raise InputError(
-            f"{path} is a file; a Zarr store is a directory, or a zip file of one. Load what is "
-            f"something else and pass the array: a .npy by `numpy.load(X, mmap_mode='r')`."
+            f"{path} is a file, and no Parquet; a Zarr store is a directory, or a zip file of one. "
+            f"{load}"
         )
     return True
 

@@ -136,6 +136,10 @@ def _in_folder(place: Place) -> list[str]:
     if not place.remote and not Path(url).is_dir():
         raise StoreNotFoundError(f"There is no such path: {url}.")
     found = sorted(key for key, _ in _listed(place))
+    if any(key in _ZARR for key in found):
+        raise InputError(
+            f"{url} is a Zarr store, and columns= names the columns of a table: leave it out."
+        )
     for key in found:
         head = key.partition("/")[0]
         is_lake = head in _LAKES and (head != "metadata" or key.endswith(".metadata.json"))
