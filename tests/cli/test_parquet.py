@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,7 +23,11 @@ def stars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tables") / "stars"
     for number in range(2):
         rows = cloud(300, seed=number)
-        more = {"w": np.arange(300) % 4, "a,b": rows[:, 0], "name": [f"s{i}" for i in range(300)]}
+        more: dict[str, Any] = {
+            "w": np.arange(300) % 4,
+            "a,b": rows[:, 0],
+            "name": [f"s{i}" for i in range(300)],
+        }
         write(folder / f"{number}.parquet", rows, **more)
     return folder
 
