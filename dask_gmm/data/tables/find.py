@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from dask_gmm.data.tables.arrow import has_parquet_suffix
 from dask_gmm.data.tables.columns import FileSchema
-from dask_gmm.data.tables.footers import footers_of
+from dask_gmm.data.tables.footers import from_footers
 from dask_gmm.data.tables.places import Place, place_of
 from dask_gmm.data.tables.table import Table, TableFile
 from dask_gmm.data.urls import join_url, scheme_of
@@ -86,14 +86,14 @@ def find_table(spec: StoreSpec) -> tuple[Table, list[FileSchema]]:
 def open_files(root: StoreSpec, name: str, keys: Sequence[str]) -> tuple[Table, list[FileSchema]]:
     """Describe files below a place as a table, in the order given."""
     place = place_of(root)
-    footers = footers_of(place, keys)
+    found = from_footers(place, keys, lambda f: (f.digest, f.rows, f.schema))
     files = tuple(
-        TableFile(key, footer.digest, footer.rows, _partition(key))
-        for key, footer in zip(keys, footers, strict=True)
+        TableFile(key, digest, rows, _partition(key))
+        for key, (digest, rows, _) in zip(keys, found, strict=True)
     )
     schemas = [
-        FileSchema(place.url(file.key), footer.schema, file.partition)
-        for file, footer in zip(files, footers, strict=True)
+        FileSchema(place.url(file.key), schema, file.partition)
+        for file, (_, _, schema) in zip(files, found, strict=True)
     ]
     return Table(root, name, files), schemas
 

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dask_gmm.data.chunk_errors import first_line
 from dask_gmm.data.tables.arrow import pyarrow_for
@@ -24,16 +24,18 @@ from dask_gmm.data.tables.places import Version, rewritten
 from dask_gmm.errors import CorruptChunkError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dask_gmm.data.tables.places import Place
 
-__all__ = ["Footer", "footer_of", "footers_of"]
+__all__ = ["Footer", "footer_of", "from_footers"]
+
+T = TypeVar("T")
 
 #: Read at first from the end of a file; most footers are shorter.
 _GUESS = 2**16
 #: Serialized footers that a process keeps; parsed they take some times that.
-_KEPT_BYTES = 32 * 2**20
+_KEPT_BYTES = 8 * 2**20
 _AT_A_TIME = 16
 
 
@@ -148,12 +150,15 @@ def footer_of(
     return known
 
 
-def footers_of(place: Place, keys: Sequence[str]) -> list[Footer]:
-    """Return the footers of many files; see `footer_of`."""
+def from_footers(place: Place, keys: Sequence[str], take: Callable[[Footer], T]) -> list[T]:
+    """Return what a function takes out of the footers of many files; see `footer_of`.
+
+    The footers of a large table are too much to hold all of them.
+    """
     if len(keys) == 1:
-        return [footer_of(place, keys[0])]
+        return [take(footer_of(place, keys[0]))]
     with ThreadPoolExecutor(_AT_A_TIME, "dask-gmm-tables") as pool:
-        return list(pool.map(lambda key: footer_of(place, key), keys))
+        return list(pool.map(lambda key: take(footer_of(place, key)), keys))
 
 
 def _keep(name: tuple[int, Any, str], footer: Footer) -> None:

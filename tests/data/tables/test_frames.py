@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -17,6 +18,7 @@ from tests.data.tables.files import all_rows, cloud
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 ROWS = cloud(200)
 TABLE = pa.table({"a": ROWS[:, 0], "b": ROWS[:, 1], "w": np.arange(200) % 3})
@@ -60,6 +62,25 @@ def test_columns_and_weights_by_name(kind: str) -> None:
 def test_a_column_that_is_not_there(kind: str) -> None:
     with pytest.raises(InputError, match="X has no column 'z'; its columns are 'a', 'b', 'w'"):
         GaussianMixture(1, columns=["z"]).fit(FRAMES[kind]())
+
+
+def test_a_csv_block_by_block(tmp_path: Path) -> None:
+    """Partitions of unknown lengths, columns and weights by name, lazy labels."""
+    frame = TABLE.to_pandas().assign(name="x")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    lazy = dd.read_csv(tmp_path / "t.csv", blocksize=2_000)
+    assert lazy.npartitions > 3
+    expected = GaussianMixture(2, random_state=0).fit(ROWS, sample_weight=TABLE["w"].to_numpy())
+    gm = GaussianMixture(2, columns=["a", "b"], random_state=0).fit(lazy, sample_weight="w")
+    assert gm.feature_names_in_.tolist() == ["a", "b"]
+    np.testing.assert_allclose(gm.lower_bound_, expected.lower_bound_, rtol=1e-3)
+    labels = gm.predict(lazy[["w", "b", "name", "a"]])
+    assert np.isnan(labels.shape[0])
+    np.testing.assert_array_equal(labels.compute(), gm.predict(ROWS))
+    with pytest.raises(InputError, match="X has no column 'z'"):
+        gm.set_params(columns=["z"]).fit(lazy)
+    with pytest.raises(InputError, match="'name'"):
+        GaussianMixture(2).fit(lazy)
 
 
 def test_numbers_that_narwhals_does_not_know() -> None:

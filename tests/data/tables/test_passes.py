@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import resource
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -60,6 +63,32 @@ def test_the_same_bits_and_one_read_a_pass(folder: Path, two_processes: Client) 
     per_pass = 2 * FILES * GROUPS  # rows and weights of each row group
     passes = (reads() - at) / per_pass
     assert gm.n_passes_ <= passes <= gm.n_passes_ + 1  # and a sample
+
+
+def test_lazy_labels_have_the_name_of_what_they_are_made_of(folder: Path) -> None:
+    _, gm = fit(folder)
+    lazy = gm.predict(folder)
+    assert lazy.name == gm.predict(folder).name != gm.predict(folder / "0.parquet").name
+    code = (
+        "import sys, pickle; from dask_gmm.data.tables import table; table.SMALLEST_BYTES = 1;"
+        "table.FEWEST_BLOCKS = 10**9; gm, folder = pickle.load(open(sys.argv[1], 'rb'));"
+        "print(gm.predict(folder).name)"
+    )
+    (folder.parent / "gm").write_bytes(pickle.dumps((gm, folder)))
+    said = subprocess.check_output([sys.executable, "-c", code, folder.parent / "gm"], text=True)
+    assert said.strip() == lazy.name
+    write(folder / "1.parquet", cloud(901, seed=9), 200)
+    assert gm.predict(folder).name != lazy.name
+
+
+def test_a_checkpoint_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    whole = GaussianMixture(3, columns=["a", "b"], random_state=0, acceleration=None).fit(folder)
+    assert whole.n_iter_ > 3
+    begun = GaussianMixture(3, columns=["a", "b"], random_state=0, acceleration=None, max_passes=2)
+    with pytest.warns(UserWarning, match="max_passes=2"):
+        begun.fit(folder, checkpoint=tmp_path / "c")
+    begun.set_params(max_passes=None).fit(folder, checkpoint=tmp_path / "c", resume="must")
+    assert begun.means_.tobytes() == whole.means_.tobytes()
 
 
 @pytest.mark.slow
