@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from dask_gmm.data.tables.arrow import pyarrow_for
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["FileSchema", "check_names", "chosen_columns", "column_names"]
 
@@ -33,11 +33,14 @@ class FileSchema:
     schema : pyarrow.Schema
     partition : tuple of (str, str)
         Names and values that its path spells.
+    sizes : mapping
+        What `Footer.sizes` says of the columns that are to be read.
     """
 
     url: str
     schema: Any
     partition: tuple[tuple[str, str], ...] = ()
+    sizes: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def check_names(columns: object) -> tuple[str, ...] | None:

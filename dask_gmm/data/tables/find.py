@@ -61,7 +61,9 @@ def holds_parquet(spec: StoreSpec) -> bool:
     return False
 
 
-def find_table(spec: StoreSpec) -> tuple[Table, list[FileSchema]]:
+def find_table(
+    spec: StoreSpec, columns: Sequence[str] | None = None
+) -> tuple[Table, list[FileSchema]]:
     """Find a table's files and read their footers.
 
     Parameters
@@ -69,6 +71,8 @@ def find_table(spec: StoreSpec) -> tuple[Table, list[FileSchema]]:
     spec : StoreSpec
         Its URL leads to a file, a folder of files, or is a pattern with ``*``, ``**``, ``?`` and
         ``[…]``.
+    columns : sequence of str, optional
+        Those that are to be read, for which sizes are found out.
 
     Raises
     ------
@@ -80,22 +84,25 @@ def find_table(spec: StoreSpec) -> tuple[Table, list[FileSchema]]:
         A file cannot be read.
     """
     root, keys = _found(spec)
-    return open_files(root, spec.url, keys)
+    return open_files(root, spec.url, keys, columns)
 
 
-def open_files(root: StoreSpec, name: str, keys: Sequence[str]) -> tuple[Table, list[FileSchema]]:
-    """Describe files below a place as a table, in the order given."""
+def open_files(
+    root: StoreSpec, name: str, keys: Sequence[str], columns: Sequence[str] | None = None
+) -> tuple[Table, list[FileSchema]]:
+    """Describe files below a place as a table, in the order given; `columns` as in `find_table`."""
     place = place_of(root)
-    found = from_footers(place, keys, lambda f: (f.digest, f.rows, f.schema))
-    files = tuple(
-        TableFile(key, digest, rows, _partition(key))
-        for key, (digest, rows, _) in zip(keys, found, strict=True)
+    found = from_footers(
+        place,
+        keys,
+        lambda f: (f.digest, f.rows, f.schema, f.sizes(f.leaves if columns is None else columns)),
     )
-    schemas = [
-        FileSchema(place.url(file.key), schema, file.partition)
-        for file, (_, _, schema) in zip(files, found, strict=True)
-    ]
-    return Table(root, name, files), schemas
+    files, schemas = [], []
+    for key, (digest, rows, schema, sizes) in zip(keys, found, strict=True):
+        partition = _partition(key)
+        files.append(TableFile(key, digest, rows, partition))
+        schemas.append(FileSchema(place.url(key), schema, partition, sizes))
+    return Table(root, name, tuple(files)), schemas
 
 
 def _found(spec: StoreSpec) -> tuple[StoreSpec, list[str]]:

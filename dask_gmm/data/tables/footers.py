@@ -18,13 +18,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from dask_gmm.data.chunk_errors import first_line
 from dask_gmm.data.tables.arrow import pyarrow_for
 from dask_gmm.data.tables.places import Version, rewritten
 from dask_gmm.errors import CorruptChunkError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from dask_gmm.data.tables.places import Place
 
@@ -96,14 +100,37 @@ class Footer:
             spans.append((start, start + chunk.total_compressed_size))
         return spans
 
-    def decoded_bytes(self, group: int, column: str) -> int:
-        """Bytes of a column's pages when they are decompressed."""
-        chunk = self.metadata.row_group(group).column(self.leaves[column])
-        return int(chunk.total_uncompressed_size)
+    def sizes(self, columns: Iterable[str]) -> dict[str, NDArray[np.int64]]:
+        """Return for each column that the file has what its row groups take, in bytes.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (2, row groups)
+            As stored; and what a read holds of it at a time: as stored, decompressed, decoded.
+        """
+        there = {name: self.leaves[name] for name in columns if name in self.leaves}
+        found = {name: np.zeros((2, len(self.rows)), np.int64) for name in there}
+        widths = {name: self._decoded_width(name) for name in there}
+        for group, rows in enumerate(self.rows):
+            chunks = self.metadata.row_group(group)
+            for name, number in there.items():
+                chunk = chunks.column(number)
+                stored, decompressed = chunk.total_compressed_size, chunk.total_uncompressed_size
+                found[name][:, group] = stored, stored + decompressed + rows * widths[name]
+        return found
+
+    def _decoded_width(self, column: str) -> int:
+        """Bytes of a value as Arrow holds it, with its validity, and as a float64 made of it."""
+        try:
+            width = -(-self.schema.field(column).type.bit_width // 8)
+        except (KeyError, ValueError):  # of no fixed width, or inside of another
+            width = 16
+        return int(width) + 1 + 8
 
 
 _lock = threading.Lock()
 _known: OrderedDict[tuple[int, Any, str], Footer] = OrderedDict()
+_size = 0
 
 
 def footer_of(
@@ -162,12 +189,14 @@ def from_footers(place: Place, keys: Sequence[str], take: Callable[[Footer], T])
 
 
 def _keep(name: tuple[int, Any, str], footer: Footer) -> None:
+    global _size  # noqa: PLW0603
     with _lock:
+        before = _known.pop(name, None)
+        _size -= 0 if before is None else before.metadata.serialized_size
         _known[name] = footer
-        _known.move_to_end(name)
-        size = sum(each.metadata.serialized_size for each in _known.values())
-        while size > _KEPT_BYTES and len(_known) > 1:
-            size -= _known.popitem(last=False)[1].metadata.serialized_size
+        _size += footer.metadata.serialized_size
+        while _size > _KEPT_BYTES and len(_known) > 1:
+            _size -= _known.popitem(last=False)[1].metadata.serialized_size
 
 
 def _read(place: Place, key: str, version: Version) -> Footer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dask_gmm.data.stores import StoreSpec
 from dask_gmm.data.tables.columns import FileSchema, check_names
 from dask_gmm.data.tables.find import find_table, open_files
-from dask_gmm.data.tables.footers import footer_of
+from dask_gmm.data.tables.footers import from_footers
 from dask_gmm.data.tables.parquet_source import ParquetSource, ParquetWeights
 from dask_gmm.data.tables.places import place_of
 from dask_gmm.errors import InputError
@@ -39,7 +39,9 @@ def open_table(
     ------
     As `find_table`, and InputError where columns are not there or are no numbers.
     """
-    return _source(*find_table(spec), columns, sample_weight)
+    names = check_names(columns)
+    table, schemas = find_table(spec, _read(names, sample_weight))
+    return _source(table, schemas, names, sample_weight)
 
 
 def is_dataset(X: Any) -> bool:
@@ -76,7 +78,9 @@ def open_dataset(
     root = os.path.commonpath([Path(file).parent for file in files])
     keys = [Path(file).relative_to(root).as_posix() for file in files]
     name = files[0] if len(files) == 1 else root
-    return _source(*open_files(StoreSpec(root), name, keys), columns, sample_weight)
+    names = check_names(columns)
+    table, schemas = open_files(StoreSpec(root), name, keys, _read(names, sample_weight))
+    return _source(table, schemas, names, sample_weight)
 
 
 def column_weights(source: ParquetSource, column: str) -> ParquetWeights | None:
@@ -88,13 +92,11 @@ def column_weights(source: ParquetSource, column: str) -> ParquetWeights | None:
         It holds no numbers.
     """
     table, place = source.table, place_of(source.table.spec)
+    keys = [file.key for file in table.files]
+    found = from_footers(place, keys, lambda footer: (footer.schema, footer.sizes([column])))
     schemas = [
-        FileSchema(
-            place.url(file.key),
-            footer_of(place, file.key, file.digest, ask=False).schema,
-            file.partition,
-        )
-        for file in table.files
+        FileSchema(place.url(file.key), schema, file.partition, sizes)
+        for file, (schema, sizes) in zip(table.files, found, strict=True)
     ]
     if not _has(schemas, column):
         return None
@@ -104,15 +106,21 @@ def column_weights(source: ParquetSource, column: str) -> ParquetWeights | None:
 def _source(
     table: Table,
     schemas: Sequence[FileSchema],
-    columns: Sequence[str] | None,
+    names: Sequence[str] | None,
     sample_weight: Any,
 ) -> tuple[ParquetSource, Any]:
-    names = check_names(columns)
     weights = sample_weight if isinstance(sample_weight, str) else None
     if weights is not None and not _has(schemas, weights):
         weights = None
     source = ParquetSource.of(table, schemas, names, weights=weights)
     return source, sample_weight if weights is None else None
+
+
+def _read(names: Sequence[str] | None, sample_weight: Any) -> Sequence[str] | None:
+    """Return the columns that may be read, None for all."""
+    if names is None:
+        return None
+    return [*names, sample_weight] if isinstance(sample_weight, str) else names
 
 
 def _has(schemas: Sequence[FileSchema], column: str) -> bool:

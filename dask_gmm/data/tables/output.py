@@ -29,7 +29,7 @@ from dask_gmm.data.provenance import ATTRIBUTE, Recipe, attributes_of_output
 from dask_gmm.data.sink import not_written
 from dask_gmm.data.tables.arrow import pyarrow_for
 from dask_gmm.data.tables.columns import check_names
-from dask_gmm.data.tables.footers import footer_of
+from dask_gmm.data.tables.footers import from_footers
 from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.tables.places import place_of
 from dask_gmm.data.tables.writer import (
@@ -130,8 +130,7 @@ def kept_columns(source: Source, X: Any, keep: Sequence[str] | None, k: int | No
             f"it."
         )
     if isinstance(source, ParquetSource):
-        _check_kept(source, names)
-        return KeptColumns(source.table, names)
+        return KeptColumns(source.table, names, _check_kept(source, names))
     if column_names_of(X) is None or isinstance(source, DaskSource):
         raise InputError(
             f"keep= names columns of a stored table or of a frame in memory, and {source.name} is "
@@ -140,17 +139,19 @@ def kept_columns(source: Source, X: Any, keep: Sequence[str] | None, k: int | No
     return KeptRows(arrow_columns(X, names), names)
 
 
-def _check_kept(source: ParquetSource, names: Sequence[str]) -> None:
+def _check_kept(source: ParquetSource, names: Sequence[str]) -> int:
+    """Refuse to keep what is not there; return the bytes that a block of the columns takes."""
     table, place = source.table, place_of(source.table.spec)
-    for file in table.files:
-        footer = footer_of(place, file.key, file.digest, ask=False)
-        there = {*footer.leaves, *dict(file.partition)}
+    keys = [file.key for file in table.files]
+    sizes = from_footers(place, keys, lambda footer: footer.sizes(names))
+    for file, found in zip(table.files, sizes, strict=True):
         for name in names:
-            if name not in there:
+            if name not in found and name not in dict(file.partition):
                 raise InputError(
                     f"{place.url(file.key)} has no column {name!r} to keep; what is nested cannot "
                     f"be kept."
                 )
+    return sum(table.sizes([name], sizes).transient for name in names)
 
 
 def begin_table(

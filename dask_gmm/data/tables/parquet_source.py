@@ -64,7 +64,7 @@ class ParquetWeights(Weights):
         """
         chosen_columns(schemas, [column], table.name)
         name = f"column {column!r} of {table.name}"
-        return cls(table, column, name, table.sizes([column]))
+        return cls(table, column, name, table.sizes([column], [file.sizes for file in schemas]))
 
     def read(
         self,
@@ -169,7 +169,7 @@ class ParquetSource(Source):
             grid=SampleGrid((IrregularAxis(lengths),)),
             feature_names=names,
             table=cut,
-            sizes=cut.sizes(names),
+            sizes=cut.sizes(names, [file.sizes for file in schemas]),
             weights=None if weights is None else ParquetWeights.of(cut, schemas, weights),
         )
 

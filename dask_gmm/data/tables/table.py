@@ -315,25 +315,32 @@ class Table:
             digest.update(f"{key}:{version[0]}:{version[1]}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def sizes(self, columns: Sequence[str]) -> Sizes:
-        """Return what reading columns takes, by the footers."""
-        place = place_of(self.spec)
+    def sizes(
+        self, columns: Sequence[str], of_files: Sequence[Mapping[str, NDArray[np.int64]]]
+    ) -> Sizes:
+        """Return what reading columns takes.
+
+        Parameters
+        ----------
+        columns : sequence of str
+        of_files : sequence of mapping
+            What `Footer.sizes` says of each file.
+        """
+        remote = place_of(self.spec).remote
         total = transient = largest = 0
-        for number, groups in enumerate(self.blocks):
-            file = self.files[groups.file]
-            footer = footer_of(place, file.key, file.digest, ask=False)
-            stored = [name for name in columns if name in footer.leaves]
-            n, block = self.rows_of(number), 0
-            each = dict.fromkeys(stored, 0)
-            for group in range(groups.first, groups.stop):
-                for name, (start, stop) in zip(stored, footer.spans(group, stored), strict=True):
-                    block += stop - start
-                    each[name] += stop - start + footer.decoded_bytes(group, name)
+        for groups in self.blocks:
+            found = of_files[groups.file]
+            each = [
+                found[name][:, groups.first : groups.stop].sum(axis=1)
+                for name in columns
+                if name in found
+            ]
+            block = sum(int(stored) for stored, _ in each)
+            held = max((int(held) for _, held in each), default=0)
             total += block
             largest = max(largest, block)
-            decoded = [size + n * _decoded_width(footer, name) for name, size in each.items()]
-            transient = max(transient, max(decoded, default=0) + (block if place.remote else 0))
-        return Sizes(total, transient, largest if place.remote else 0)
+            transient = max(transient, held + (block if remote else 0))
+        return Sizes(total, transient, largest if remote else 0)
 
 
 class Sizes(NamedTuple):
@@ -353,15 +360,6 @@ class Sizes(NamedTuple):
     stored: int
     transient: int
     requested: int
-
-
-def _decoded_width(footer: Footer, column: str) -> int:
-    """Bytes of a value as Arrow holds it, with its validity, and as a float64 made of it."""
-    try:
-        width = -(-footer.schema.field(column).type.bit_width // 8)
-    except ValueError:  # of no fixed width
-        width = 16
-    return int(width) + 1 + 8
 
 
 def _number(text: str) -> float:

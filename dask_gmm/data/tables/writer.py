@@ -130,10 +130,13 @@ class KeptColumns(Kept):
     table : Table
         In the blocks of the data.
     columns : tuple of str
+    held : int
+        Bytes that those of a block take at most, with what their reading holds.
     """
 
     table: Table
     columns: tuple[str, ...]
+    held: int = 0
 
     def of(self, block: BlockRef) -> Any:
         """Read them."""
@@ -141,8 +144,8 @@ class KeptColumns(Kept):
 
     @property
     def block_bytes(self) -> int:
-        """As stored and as decoded, by the footers."""
-        return sum(self.table.sizes([name]).transient for name in self.columns)
+        """As stored, decompressed and decoded."""
+        return self.held
 
 
 @dataclass(frozen=True, eq=False)
