@@ -323,6 +323,11 @@ class Source(ABC):
         return "own"
 
     @property
+    def pieces(self) -> str:
+        """What messages call the parts that the store is cut into."""
+        return "chunks"
+
+    @property
     def reads_into_buffers(self) -> bool:
         """Whether the values of a read lie in the memory that it was given, and nowhere else."""
         return self.reader == "direct"

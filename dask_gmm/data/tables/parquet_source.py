@@ -189,6 +189,11 @@ class ParquetSource(Source):
         return "pyarrow"
 
     @property
+    def pieces(self) -> str:
+        """Row groups."""
+        return "row groups"
+
+    @property
     def reads_into_buffers(self) -> bool:
         """True: columns are decoded and copied there."""
         return True

@@ -21,11 +21,13 @@ from dask_gmm.errors import (
     CheckpointError,
     CorruptChunkError,
     DataChangedError,
+    MemoryPlanError,
     MissingChunkError,
     StoreError,
 )
-from dask_gmm.execution import LocalBackend
+from dask_gmm.execution import LocalBackend, plan_pass
 from dask_gmm.execution.cluster import ClusterBackend
+from dask_gmm.execution.plan import check_memory
 from dask_gmm.fitting.events import PassFinished
 from tests.data.tables.files import all_rows, cloud, write
 from tests.execution.fakes import SumJob
@@ -202,6 +204,13 @@ def test_small_row_groups_are_read_together_and_others_are_blocks(
     assert source.place_of(source.block(0)) == f"Row groups 0 to 3 of {tmp_path}/t/a.parquet"
     assert source.place_of(source.block(4)) == f"Row group 1 of {tmp_path}/t/b.parquet"
     np.testing.assert_array_equal(all_rows(source)[:, 1:], np.concatenate([cloud(250)] * 2))
+
+
+def test_row_groups_that_no_worker_can_hold_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path / "t.parquet", cloud(20_000), group=20_000))
+    with pytest.raises(MemoryPlanError, match=r"t.parquet in row groups smaller than") as caught:
+        check_memory(plan_pass(source, n_threads=1), SumJob(), 100_000, 1)
+    assert "chunks" not in str(caught.value)
 
 
 def test_what_a_read_holds_is_what_it_says(tmp_path: Path) -> None:
