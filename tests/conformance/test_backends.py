@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from distributed import Client, LocalCluster
@@ -41,7 +44,6 @@ from tests.marks import quick_ones
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from dask_gmm.execution.backend import Backend
 
@@ -296,7 +298,15 @@ def weighted(tmp_path_factory: pytest.TempPathFactory) -> str:
     whole: Any = {"write_empty_chunks": True}
     group.create_array("tiled", shape=W.shape, chunks=(25,), dtype="f8", config=whole)[:] = W
     group.create_array("shared", data=W, chunks=(70,))
+    (Path(path).parent / "t").mkdir()
+    for number, start in enumerate(range(0, len(W), 50)):
+        part = slice(start, start + 50)
+        columns = {f"x{j}": HOLED[part, j] for j in range(4)} | {"w": W[part]}
+        pq.write_table(pa.table(columns), Path(path).parent / "t" / f"{number:02}.parquet")
     return path
+
+
+TABLE_COLUMNS = [f"x{j}" for j in range(4)]
 
 
 def weighted_sources(path: str) -> dict[str, Source]:
@@ -308,6 +318,10 @@ def weighted_sources(path: str) -> dict[str, Source]:
         "Zarr, tiled": open_source(path, array="x", sample_weight="tiled"),
         "Zarr, shared": open_source(path, array="x", sample_weight="shared"),
         "Zarr, memory": open_source(path, array="x", sample_weight=W),
+        "Parquet, column": open_source(Path(path).parent / "t", sample_weight="w"),
+        "Parquet, Zarr": open_source(
+            Path(path).parent / "t", columns=TABLE_COLUMNS, sample_weight=f"{path}/shared"
+        ),
         "Dask, memory": open_source(chunked, sample_weight=W),
         "Dask, Zarr": open_source(chunked, sample_weight=f"{path}/shared"),
         "Dask, Dask": open_source(chunked, sample_weight=weights),
