@@ -184,9 +184,10 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
         A call that ended early, however it ended, leaves its finished blocks, on a disk in a hidden
         folder beside the output, and the same call goes on from them. A name that ends with
-        ``.parquet`` makes a table, on a disk only: its parts lie in that folder, and once all are
-        there the output is put together in this process. Of two at the same time on a
-        disk the second is refused; in an object store two of the same call do each other no harm.
+        ``.parquet`` makes a table, whose parts lie in that folder, or in an object store below a
+        hidden prefix, until all are there and this process puts them together. Of two at the same
+        time on a disk the second is refused; in an object store two of the same call do each other
+        no harm.
 
         Parameters
         ----------
@@ -249,10 +250,8 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         )
         per_row = kind.itemsize * (k if probabilities else 1)
         if has_parquet_suffix(os.fspath(output)):
-            if storage_options:
-                raise InputError("storage_options say nothing to a table, which goes to a path.")
             kept = kept_columns(source, X, keep, k if probabilities else None)
-            how = {"overwrite": overwrite, "resume": resume}
+            how = {"options": storage_options, "overwrite": overwrite, "resume": resume}
             return self._write_table(source, function, os.fspath(output), kept, per_row, how)
         if keep is not None:
             raise InputError(

@@ -7,12 +7,14 @@ somebody would take it for rows that were read.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.tables.arrow import has_parquet_suffix
 from dask_gmm.data.tables.columns import FileSchema
 from dask_gmm.data.tables.footers import from_footers
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.stores import StoreSpec
 
-__all__ = ["find_table", "holds_parquet", "is_table", "open_files"]
+__all__ = ["MARKER", "find_table", "holds_parquet", "is_table", "open_files"]
+
+MARKER = "_dask_gmm.json"
+"""An object in a table of labels in an object store: it says whether all of its files are there."""
 
 _ZARR = ("zarr.json", ".zarray", ".zgroup")
 _GLOB = re.compile(r"[*?\[]")
@@ -143,6 +148,9 @@ def _in_folder(place: Place) -> list[str]:
     if not place.remote and not Path(url).is_dir():
         raise StoreNotFoundError(f"There is no such path: {url}.")
     found = sorted(key for key, _ in _listed(place))
+    if MARKER in found:
+        version = place.version(MARKER)
+        check_complete(json.loads(bytes(place.range(MARKER, 0, version[0], version))), url)
     if any(key in _ZARR for key in found):
         raise InputError(
             f"{url} is a Zarr store, and columns= names the columns of a table: leave it out."

@@ -1,52 +1,56 @@
-"""A table of labels or posteriors, begun, gone on with and completed on this machine's disks.
+"""A table of labels or posteriors: begun, gone on with, and put together when all parts are there.
 
-Until it is complete its parts lie in a hidden folder beside its place, with the recipe of what they
-are made of; so a later run goes on with those that are there, as with a Zarr array. Then the parts
-are put together: one file for an input of one file, or a folder of files with the names of the
-input's, each with the row groups of its input. That is moved to its place in one step, so what is
-at the place is complete, and says so to whoever looks at the metadata of its schema.
+Until then the parts lie in a hidden folder (prefix) beside its place, with the recipe of what they
+are made of; so a later run goes on with those that are there, as with a Zarr array. Then they are
+put together: one file for an input of one file, or a folder of files with the names of the input's,
+each with the row groups of its input; each says in the metadata of its schema what it is.
+
+On a disk that is moved to its place in one step. In an object store a single file is one upload,
+which is there or not; of a folder the object `MARKER` is written first and last, and says whether
+the files are all there (`find_table` refuses a table that says no).
 """
 
 from __future__ import annotations
 
 import json
+import re
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from dask_gmm.data.atomic_replace import (
-    Claim,
-    put_in_place,
-    remove,
-    replace_file,
-    settle,
-    sweep,
-)
+from dask_gmm.data.atomic_replace import Claim, put_in_place, remove, settle, sweep
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.frames import arrow_columns, column_names_of
 from dask_gmm.data.output_begin import RESUME, Beginning, advice, refuse_the_input
-from dask_gmm.data.provenance import ATTRIBUTE, Recipe, attributes_of_output
+from dask_gmm.data.provenance import (
+    ATTRIBUTE,
+    Recipe,
+    attributes_of_output,
+    is_incomplete,
+    recipe_in,
+)
 from dask_gmm.data.sink import not_written
+from dask_gmm.data.stores import StoreSpec, bare_object_store, refuse_local_options
 from dask_gmm.data.tables.arrow import pyarrow_for
 from dask_gmm.data.tables.columns import check_names
-from dask_gmm.data.tables.footers import from_footers
+from dask_gmm.data.tables.find import MARKER
+from dask_gmm.data.tables.footers import footer_of, from_footers
 from dask_gmm.data.tables.parquet_source import ParquetSource
+from dask_gmm.data.tables.parts import LocalParts, Parts, parts_of
 from dask_gmm.data.tables.places import place_of
 from dask_gmm.data.tables.writer import (
     LABEL,
-    RECIPE_FILE,
     Kept,
     KeptColumns,
     KeptRows,
     TableWriter,
-    part_name,
-    parts_at,
     posterior_names,
-    read_part,
-    read_recipe,
 )
-from dask_gmm.data.urls import normalize_url, scheme_of
+from dask_gmm.data.urls import Options, check_options, normalize_url, scheme_of
 from dask_gmm.errors import CorruptChunkError, InputError, OutputExistsError, StoreError
+from dask_gmm.interrupts import allowed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,8 +58,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dask_gmm.data.base import Source
+    from dask_gmm.data.tables.places import Place
 
-__all__ = ["TableOutput", "begin_table", "kept_columns", "layout_of"]
+__all__ = ["OutputFile", "TableOutput", "begin_table", "kept_columns", "layout_of"]
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,7 @@ def begin_table(
     *,
     label_dtype: np.dtype[Any],
     recipe: Recipe,
+    options: Mapping[str, Any] | None = None,
     keep: Kept | None = None,
     overwrite: bool = False,
     resume: str = "auto",
@@ -170,12 +176,14 @@ def begin_table(
     Parameters
     ----------
     url : str
-        A path.
+        A path or URL.
     files : sequence of OutputFile
         From `layout_of`.
     label_dtype : dtype
     recipe : Recipe
         What decides every byte of the output.
+    options : mapping, optional
+        Storage options, never credentials.
     keep : Kept, optional
         Columns that pass through.
     overwrite : bool, default=False
@@ -189,23 +197,29 @@ def begin_table(
     OutputExistsError, InputError, StoreError
         As `output_begin.begin_output`.
     """
-    url = normalize_url(url)
-    if scheme_of(url) != "file":
-        raise InputError(
-            f"A Parquet output is written to a path, not to {url}: write it to a disk and copy it, "
-            f"or give a name that does not end with .parquet, for a Zarr array there."
-        )
+    url, pairs = normalize_url(url), check_options(options)
     if resume not in RESUME:
         raise InputError(f"resume must be 'auto', 'must' or 'never', got {resume!r}.")
     pyarrow_for(url)
-    refuse_the_input(source, url, in_place=False)
-    begin = _BeginTable(url, (), recipe, overwrite, resume, tuple(files), label_dtype.name, keep)
+    local = scheme_of(url) == "file"
+    spec = StoreSpec(url, pairs)
+    if local:
+        refuse_local_options(spec)
+    else:
+        bare_object_store(spec, probing=True)  # mistakes in its address are found here
+    refuse_the_input(source, url, in_place=not local)
+    begin = _BeginTable(url, pairs, recipe, overwrite, resume, tuple(files), label_dtype.name, keep)
     try:
-        found: TableOutput = begin.beside({})
+        found: TableOutput
+        if local:
+            found = begin.beside({})
+            return found
+        with allowed():
+            found = begin.in_store()
         return found
     except (InputError, StoreError):
         raise
-    except Exception as error:  # Arrow has several kinds of them
+    except Exception as error:  # Arrow and every kind of store have errors of their own
         raise not_written(error, url, "Nothing there was changed.") from error
 
 
@@ -215,42 +229,71 @@ class _BeginTable(Beginning):
     label_dtype: str
     keep: Kept | None
 
+    def in_store(self) -> TableOutput:
+        """Begin, or go on with, a table in an object store."""
+        begun = [parts_of(copy, self.options) for copy in self._copies()]
+        if self._is_done():
+            return self.output(self.url, None, finished=None)
+        self.make_room()
+        place = self._copy(self.recipe.digest)
+        goes_on = self._goes_on([recipe_in(parts.recipe() or {}) or {} for parts in begun])
+        if goes_on:
+            return self.output(place, None)
+        for parts in begun:
+            parts.remove()
+        self.start(place, {})
+        return self.output(place, None, finished=[])
+
+    def _copy(self, tag: str) -> str:
+        parent, _, name = self.url.rpartition("/")
+        return f"{parent}/.{name}.{tag}.partial"
+
+    def _copies(self) -> list[str]:
+        """Return the prefixes beside the output where something was begun."""
+        import obstore
+
+        parent, _, name = self.url.rpartition("/")
+        store = bare_object_store(StoreSpec(parent, self.options))
+        listed: Any = obstore.list_with_delimiter(store)
+        pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.partial")
+        names = [found.strip("/") for found in listed["common_prefixes"]]
+        return [f"{parent}/{found}" for found in names if pattern.fullmatch(found)]
+
     def attributes_at(self, place: str) -> Mapping[str, Any] | None:
         if place == self.url:
-            return _attributes_of(Path(place))
-        return read_recipe(place)
+            return _said_at(self.url, self.options)[1]
+        return parts_of(place, self.options).recipe()
 
     def make_room(self) -> None:
-        place = Path(self.url)
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
+        there, said = _said_at(self.url, self.options)
+        if not there:
+            if scheme_of(self.url) == "file":
+                Path(self.url).parent.mkdir(parents=True, exist_ok=True)
             return
-        if place.is_dir() and not any(place.iterdir()):
-            return
-        if _attributes_of(place) is None:
+        if said is None:
             raise OutputExistsError(
                 f"{self.url} holds something that is no output of dask-gmm, which is never deleted "
                 f"here: choose another place for the output."
             )
-        if not self.overwrite:
+        if not self.overwrite and not is_incomplete(said):
             raise OutputExistsError(
                 f"The output {self.url} already exists: choose another name, or allow it to be "
                 f"overwritten (overwrite=True, --overwrite)."
             )
 
     def start(self, place: str, document: Mapping[str, Any]) -> None:
-        own = attributes_of_output(self.recipe.parts, complete=False)
-        replace_file(str(Path(place) / RECIPE_FILE), json.dumps(own, indent=2).encode())
+        parts_of(place, self.options).begin(attributes_of_output(self.recipe.parts, complete=False))
 
     def output(
         self, place: str, claim: Claim | None, finished: Sequence[int] | None = ()
     ) -> TableOutput:
         if finished == ():
-            finished = _whole_parts(place)
+            finished = _whole_parts(parts_of(place, self.options))
         done = list(finished or ())
         writer = TableWriter(
             self.url,
             place,
+            self.options,
             self.recipe.digest,
             self.label_dtype,
             self.keep,
@@ -294,8 +337,10 @@ class TableOutput:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            if error is not None and not self.complete and not parts_at(self.writer.place):
-                remove(self.writer.place)  # there is nothing to go on from
+            if error is not None and not self.complete:
+                with suppress(Exception):  # the error on its way says more
+                    if not self.writer.parts.indices():
+                        self.writer.parts.remove()  # there is nothing to go on from
         finally:
             if self._claim is not None:
                 self._claim.release()
@@ -303,11 +348,8 @@ class TableOutput:
     @property
     def n_rows(self) -> int:
         """Rows of the complete output."""
-        pyarrow = pyarrow_for(self.writer.url)
-        return sum(
-            int(pyarrow.parquet.read_metadata(path).num_rows)
-            for path in _files_at(Path(self.writer.url))
-        )
+        place, keys = _place_and_keys(self.writer.url, self.writer.options, self._files)
+        return sum(from_footers(place, keys, lambda footer: sum(footer.rows)))
 
     def finish(self) -> None:
         """Put the parts together and the output in its place; call once, after the last block.
@@ -317,33 +359,69 @@ class TableOutput:
         OutputExistsError
             Something has come to be at the output's place that may not be deleted.
         StoreError
-            A part is lost or damaged, or the disk refuses. The others stay where they are.
+            A part is lost or damaged, or the store refuses. The others stay where they are.
         """
         writer = self.writer
         try:
             writer.check_mine()
             self._check_parts()
-            made = Path(writer.place) / "table"
-            remove(str(made))
-            if self._files[0].key:
-                made.mkdir()
-            for file in self._files:
-                target = made / file.key if file.key else made
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._put_together(file, target)
-            sweep(writer.place)
-            settle(writer.place)
-            put_in_place(str(made), writer.url)
-            remove(writer.place)
+            if scheme_of(writer.url) == "file":
+                self._move()
+            else:
+                self._upload()
+            writer.parts.remove()
         except StoreError:
             raise
-        except Exception as error:  # Arrow has several kinds of them
+        except Exception as error:  # Arrow and every kind of store have errors of their own
             raise not_written(error, writer.url, writer.advice) from error
         self.complete = True
 
+    def _move(self) -> None:
+        """Put a local output together beside its place, and move it there."""
+        made = Path(self.writer.place) / "table"
+        remove(str(made))
+        if self._files[0].key:
+            made.mkdir()
+        for file in self._files:
+            self._put_together(file, made / file.key if file.key else made)
+        sweep(self.writer.place)
+        settle(self.writer.place)
+        put_in_place(str(made), self.writer.url)
+
+    def _upload(self) -> None:
+        """Put a remote output together file by file, here, and upload it."""
+        import obstore
+
+        url, options = self.writer.url, self.writer.options
+        parent, _, name = url.rpartition("/")
+        with tempfile.TemporaryDirectory(prefix="dask-gmm-") as folder:
+            made = Path(folder) / "file"
+            if not self._files[0].key:
+                self._put_together(self._files[0], made)
+                obstore.put(bare_object_store(StoreSpec(parent, options)), name, made)
+                return
+            store = bare_object_store(StoreSpec(url, options))
+            self._mark(store, complete=False)
+            keys = {file.key for file in self._files}
+            for page in list(obstore.list(store, chunk_size=1000)):
+                others = [found["path"] for found in page]
+                for other in others:  # of the output that this one replaces
+                    if other not in keys and other != MARKER:
+                        obstore.delete(store, other)
+            for file in self._files:
+                self._put_together(file, made)
+                obstore.put(store, file.key, made)
+            self._mark(store, complete=True)
+
+    def _mark(self, store: Any, *, complete: bool) -> None:
+        import obstore
+
+        said = json.dumps(attributes_of_output(self.recipe.parts, complete=complete))
+        obstore.put(store, MARKER, said.encode(), use_multipart=False)
+
     def _check_parts(self) -> None:
         expected = {i for file in self._files for i in file.blocks}
-        lost = len(expected - set(parts_at(self.writer.place)))
+        lost = len(expected - set(self.writer.parts.indices()))
         if lost:
             raise StoreError(
                 f"{lost:,} parts of {self.writer.url} were written and are not there: something "
@@ -357,6 +435,7 @@ class TableOutput:
         some = file.blocks or next(other.blocks for other in self._files if other.blocks)
         own = json.dumps(attributes_of_output(self.recipe.parts, complete=True))
         schema = self._part(some[0]).schema.with_metadata({ATTRIBUTE: own})
+        target.parent.mkdir(parents=True, exist_ok=True)
         with parquet.ParquetWriter(target, schema, write_page_checksum=True) as out:
             for group in self._groups(file):
                 out.write_table(group.cast(schema), row_group_size=max(1, group.num_rows))
@@ -377,42 +456,54 @@ class TableOutput:
 
     def _part(self, index: int) -> Any:
         try:
-            return read_part(self.writer.place, index)
+            return self.writer.parts.read(index)
         except CorruptChunkError:
-            remove(str(Path(self.writer.place) / part_name(index)))
+            self.writer.parts.drop(index)
             raise
 
 
-def _whole_parts(place: str) -> list[int]:
+def _whole_parts(parts: Parts) -> list[int]:
     """Return the blocks whose parts are there and end as they should; others are removed."""
-    pyarrow = pyarrow_for(place)
     whole = []
-    for index in parts_at(place):
-        path = Path(place) / part_name(index)
-        try:
-            pyarrow.parquet.read_metadata(path)
-        except (OSError, ValueError):
-            remove(str(path))
+    for index in parts.indices():
+        # An object is put whole; a file that was moved to its place may be lost with its machine.
+        if isinstance(parts, LocalParts) and not parts.ends_well(index):
+            parts.drop(index)
         else:
             whole.append(index)
     return whole
 
 
-def _files_at(place: Path) -> list[Path]:
-    if place.is_dir():
-        return sorted(path for path in place.rglob("*") if path.is_file())
-    return [place] if place.exists() else []
+def _place_and_keys(
+    url: str, options: Options, files: Sequence[OutputFile]
+) -> tuple[Place, list[str]]:
+    """Return where the files of a complete output lie."""
+    if files[0].key:
+        return place_of(StoreSpec(url, options)), [file.key for file in files]
+    parent, _, name = url.rpartition("/")
+    return place_of(StoreSpec(parent or "/", options)), [name]
 
 
-def _attributes_of(place: Path) -> Mapping[str, Any] | None:
-    """Return what the files at a place say of themselves, None if one is no output."""
-    pyarrow = pyarrow_for(str(place))
+def _said_at(url: str, options: Options) -> tuple[bool, Mapping[str, Any] | None]:
+    """Whether something is at a place, and what it says of itself if it is an output."""
+    parent, _, name = url.rpartition("/")
+    above, below = place_of(StoreSpec(parent or "/", options)), place_of(StoreSpec(url, options))
+    if above.versions([name])[0] is not None and not Path(url).is_dir():
+        return True, _said_by(above, [name])
+    keys = sorted(key for key, _ in below.listed())
+    if MARKER in keys:
+        version = below.version(MARKER)
+        return True, json.loads(bytes(below.range(MARKER, 0, version[0], version)))
+    return bool(keys), _said_by(below, keys) if keys else None
+
+
+def _said_by(place: Place, keys: Sequence[str]) -> Mapping[str, Any] | None:
+    """Return what Parquet files say of themselves, None if one of them is no output."""
     found: Mapping[str, Any] | None = None
-    for path in _files_at(place):
+    for key in keys:
         try:
-            metadata = pyarrow.parquet.read_metadata(path).metadata or {}
-            said = json.loads(metadata[ATTRIBUTE.encode()])
-        except (OSError, ValueError, KeyError):
+            said = json.loads((footer_of(place, key).metadata.metadata or {})[ATTRIBUTE.encode()])
+        except (CorruptChunkError, InputError, KeyError, ValueError):
             return None
         found = {ATTRIBUTE: said.get(ATTRIBUTE)}
     return found

@@ -1,104 +1,49 @@
 """Labels and posteriors as Parquet, block by block, from any process: a part for each block.
 
-A part is a small Parquet file of its own, written whole or not at all, with checksums of its pages.
 `dask_gmm.data.tables.output` makes the table of the parts when all are there.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import socket
 import time
-import uuid
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.chunk_errors import first_line
 from dask_gmm.data.provenance import Recipe, recipe_in
 from dask_gmm.data.sink import LOOK_EVERY, compare, not_written
 from dask_gmm.data.tables.arrow import pyarrow_for
-from dask_gmm.errors import CorruptChunkError, InputError, StoreError
+from dask_gmm.data.tables.parts import LocalParts, RemoteParts, parts_of
+from dask_gmm.errors import InputError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from dask_gmm.data.grid import BlockRef
     from dask_gmm.data.tables.table import Table
+    from dask_gmm.data.urls import Options
 
 __all__ = [
     "LABEL",
-    "RECIPE_FILE",
     "Kept",
     "KeptColumns",
     "KeptRows",
     "OpenTableWriter",
     "TableWriter",
-    "part_name",
-    "parts_at",
     "posterior_names",
-    "read_part",
-    "read_recipe",
 ]
 
 LABEL = "label"
-RECIPE_FILE = "recipe.json"
-_PART = re.compile(r"block-(\d+)\.parquet")
 
 
 def posterior_names(k: int) -> list[str]:
     """Return the names of the columns of posteriors."""
     return [f"posterior_{i}" for i in range(k)]
-
-
-def part_name(index: int) -> str:
-    """Return the file name of a block's part."""
-    return f"block-{index:08d}.parquet"
-
-
-def parts_at(place: str) -> list[int]:
-    """Return the blocks whose parts are there, in order."""
-    try:
-        found = [_PART.fullmatch(path.name) for path in Path(place).iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(int(match[1]) for match in found if match is not None)
-
-
-def read_part(place: str, index: int) -> Any:
-    """Return a part as a `pyarrow.Table`; its checksums are looked at.
-
-    Raises
-    ------
-    CorruptChunkError
-        It was cut off or damaged, as by a machine that went down.
-    """
-    path = Path(place) / part_name(index)
-    pyarrow = pyarrow_for(str(path))
-    try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(use_threads=False)
-    except (OSError, ValueError) as error:
-        raise CorruptChunkError(
-            f"{path} is damaged ({first_line(error)}): run the same call again, which writes that "
-            f"part anew."
-        ) from error
-
-
-def read_recipe(place: str) -> Mapping[str, Any] | None:
-    """Return what the work at a place says of itself, None where nothing does."""
-    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
-        found = json.loads((Path(place) / RECIPE_FILE).read_bytes())
-        return found if isinstance(found, dict) else None
-    return None
 
 
 class Kept(ABC):
@@ -174,7 +119,9 @@ class TableWriter:
     url : str
         The output.
     place : str
-        The hidden folder beside it where its parts are until it is complete.
+        The hidden folder or prefix beside it where its parts are until it is complete.
+    options : tuple of pairs
+        Storage options.
     mark : str
         The recipe's digest, by which the work is known as this run's.
     label_dtype : str
@@ -189,11 +136,17 @@ class TableWriter:
 
     url: str
     place: str
+    options: Options
     mark: str
     label_dtype: str
     keep: Kept | None = None
     witnesses: tuple[int, ...] = ()
     advice: str = ""
+
+    @property
+    def parts(self) -> LocalParts | RemoteParts:
+        """The work."""
+        return parts_of(self.place, self.options)
 
     def open(self) -> OpenTableWriter:
         """Open the output for one thread."""
@@ -207,7 +160,7 @@ class TableWriter:
         StoreError
             Somebody has begun another one in its place, or has removed it.
         """
-        found = read_recipe(self.place)
+        found = self.parts.recipe()
         if found is None:
             raise StoreError(
                 f"What this run has written of {self.url} is not at {self.place} as seen from "
@@ -243,7 +196,7 @@ class OpenTableWriter:
         InputError
             A block that is there already has other values.
         StoreError
-            The disk refuses them, or the output is no longer this run's.
+            The store refuses them, or the output is no longer this run's.
         """
         writer = self._writer
         place = f"Block {block.index} of {writer.url}"
@@ -254,7 +207,7 @@ class OpenTableWriter:
                 writer.check_mine()
                 self._looked = time.monotonic()
             if block.index in writer.witnesses:
-                compare(_values_in(read_part(writer.place, block.index)), values, place)
+                compare(_values_in(writer.parts.read(block.index)), values, place)
             else:
                 self._write(block, values)
         except (InputError, StoreError):
@@ -265,8 +218,10 @@ class OpenTableWriter:
     def _write(self, block: BlockRef, values: NDArray[Any]) -> None:
         writer = self._writer
         pyarrow = pyarrow_for(writer.url)
-        kept = writer.keep.of(block) if writer.keep is not None else None
-        columns = dict(zip(kept.column_names, kept.columns, strict=True)) if kept else {}
+        columns: dict[str, Any] = {}
+        if writer.keep is not None:
+            kept = writer.keep.of(block)
+            columns = dict(zip(kept.column_names, kept.columns, strict=True))
         labels = values
         if values.ndim == 2:
             labels = values.argmax(axis=1).astype(writer.label_dtype)
@@ -274,20 +229,7 @@ class OpenTableWriter:
         if values.ndim == 2:
             for name, column in zip(posterior_names(values.shape[1]), values.T, strict=True):
                 columns[name] = pyarrow.array(np.ascontiguousarray(column))
-        path = Path(writer.place) / part_name(block.index)
-        copy = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            pyarrow.parquet.write_table(
-                pyarrow.table(columns),
-                copy,
-                row_group_size=max(1, len(values)),
-                write_page_checksum=True,
-            )
-            copy.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                copy.unlink()
-            raise
+        writer.parts.write(block.index, pyarrow.table(columns))
 
 
 def _values_in(part: Any) -> NDArray[Any]:

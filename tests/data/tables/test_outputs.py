@@ -255,7 +255,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "of a Zarr array": ({"output": "x.zarr", "keep": ["id"]}, "keep= is for tables"),
     "unknown": ({"keep": ["z"]}, "no column 'z' to keep"),
     "taken": ({"keep": ["label"]}, "'label' cannot be kept"),
-    "a bucket": ({"output": "s3://bucket/x.parquet"}, "written to a path, not to s3://"),
+    "the web": ({"output": "https://x.example/x.parquet"}, "cannot be used here"),
+    "options of a path": ({"storage_options": {"region": "x"}}, "has no meaning"),
     "uneven chunks": ({"output": "x.zarr"}, "to a name that ends with .parquet"),
     "labels of half a byte": ({"dtype": "f4"}, "cannot hold the labels"),
 }
@@ -272,5 +273,5 @@ def test_mistakes(mistake: str, gm: GaussianMixture, folder: Path) -> None:
 
 def test_the_writer_travels(gm: GaussianMixture, tmp_path: Path) -> None:
     kept = writer.KeptColumns(table.Table(None, "t", ()), ("id",))  # type: ignore[arg-type]
-    one = writer.TableWriter("u", "p", "m", "uint8", kept, (1,), "advice")
+    one = writer.TableWriter("u", "p", (), "m", "uint8", kept, (1,), "advice")
     assert pickle.loads(pickle.dumps(one)) == one

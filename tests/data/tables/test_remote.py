@@ -7,20 +7,23 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dask_gmm import GaussianMixture
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.source import open_source
-from dask_gmm.data.tables import footers, places, table
+from dask_gmm.data.tables import footers, output, parts, places, table
 from dask_gmm.errors import (
     CorruptChunkError,
     DataChangedError,
     InputError,
     MissingChunkError,
+    OutputExistsError,
+    StoreError,
     StoreNotFoundError,
 )
-from dask_gmm.fitting.events import PassFinished
+from dask_gmm.fitting.events import OutputResumed, PassFinished
 from tests.data.tables.files import all_rows, cloud, write
 from tests.object_store import CREDENTIALS, object_store
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["object_store"]
 
 ROWS = cloud(900)
+ROWS_FRAME = pd.DataFrame(ROWS, columns=["a", "b"])
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +170,97 @@ def test_changed_in_mid_fit(
     )
     with pytest.raises(DataChangedError, match=r"part-1.parquet was rewritten"):
         gm.fit(bucket.url)
+
+
+# Labels back.
+
+
+def fitted(bucket: Bucket) -> GaussianMixture:
+    options = bucket.server.options
+    gm = GaussianMixture(2, columns=["a", "b"], random_state=0, storage_options=options)
+    gm.fit(ROWS_FRAME)
+    return gm
+
+
+def keys(bucket: Bucket, prefix: str) -> list[str]:
+    client, name = bucket.server.client(), bucket.server.bucket
+    listed = client.list_objects_v2(Bucket=name, Prefix=prefix).get("Contents", [])
+    return [found["Key"].removeprefix(prefix) for found in listed]
+
+
+def test_labels_of_a_folder(bucket: Bucket) -> None:
+    gm = fitted(bucket)
+    out = f"{bucket.url}-labels.parquet"
+    options = bucket.server.options
+    assert gm.predict_to(bucket.url, out, keep=["id"], storage_options=options) == 900
+    names = ["/_dask_gmm.json", "/part-0.parquet", "/part-1.parquet", "/part-2.parquet"]
+    assert keys(bucket, f"{bucket.key}-labels.parquet") == names
+    labels = open_source(out, storage_options=options)
+    assert labels.feature_names == ("id", "label")
+    found = all_rows(labels)
+    np.testing.assert_array_equal(found[:, 0], np.arange(900) % 300)
+    np.testing.assert_array_equal(found[:, 1], gm.predict(ROWS))
+    with pytest.raises(OutputExistsError, match="already exists"):
+        gm.predict_to(bucket.url, out, storage_options=options)
+    one = f"{bucket.url}/part-1.parquet"
+    with pytest.raises(InputError, match="is the input"):
+        gm.predict_to(bucket.url, one, overwrite=True, storage_options=options)
+    assert gm.predict_to(one, f"{bucket.url}-x.parquet", storage_options=options) == 300
+
+
+def test_a_file_of_labels_is_there_or_not_and_is_gone_on_with(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gm, out, options = fitted(bucket), f"{bucket.url}-one.parquet", bucket.server.options
+    one = f"{bucket.url}/part-1.parquet"
+    original = parts.RemoteParts.write
+    begun: list[int] = []
+
+    def limited(self: Any, index: int, table: Any) -> None:
+        begun.append(index)
+        if len(begun) > 3:
+            raise OSError("the network is down")
+        original(self, index, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.RemoteParts, "write", limited)
+        with pytest.raises(StoreError, match="the network is down"):
+            gm.predict_to(one, out, storage_options=options)
+    assert keys(bucket, f"{bucket.key}-one.parquet") == []
+    with pytest.raises(StoreNotFoundError):
+        open_source(out, storage_options=options)
+    seen: list[Any] = []
+    gm.set_params(callbacks=[seen.append])
+    how: Any = {"resume": "must", "storage_options": options}
+    assert gm.predict_to(one, out, **how) == 300
+    assert [e.blocks for e in seen if isinstance(e, OutputResumed)] == [3]
+    assert gm.predict_to(one, out, **how) == 300
+    assert [e.blocks for e in seen if isinstance(e, OutputResumed)] == [3, 6]
+    found = all_rows(open_source(out, storage_options=options))
+    np.testing.assert_array_equal(found[:, 0], gm.predict(ROWS[300:600]))
+    folder = bucket.key.rpartition("/")[0]
+    assert not [key for key in keys(bucket, folder) if "partial" in key]
+
+
+def test_a_folder_that_is_half_there_is_refused(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gm, out, options = fitted(bucket), f"{bucket.url}-half.parquet", bucket.server.options
+    original = output.TableOutput._put_together
+
+    def limited(self: Any, file: Any, target: Any) -> None:
+        if file.key == "part-2.parquet":
+            raise OSError(28, "No space left on device")
+        original(self, file, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output.TableOutput, "_put_together", limited)
+        with pytest.raises(StoreError, match="No space left"):
+            gm.predict_to(bucket.url, out, storage_options=options)
+    with pytest.raises(InputError, match="not complete"):
+        open_source(out, storage_options=options)
+    assert gm.predict_to(bucket.url, out, storage_options=options) == 900
+    assert open_source(out, storage_options=options).n_rows == 900
 
 
 @pytest.mark.slow
