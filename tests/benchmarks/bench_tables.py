@@ -4,7 +4,7 @@ Run from the repository's root:
 
     python -m tests.benchmarks.bench_tables             # a table
     python -m tests.benchmarks.bench_tables --json      # the same as JSON, for records
-    python -m tests.benchmarks.bench_tables --full      # 1 GiB a table instead of 256 MiB
+    python -m tests.benchmarks.bench_tables --full      # 1 GiB a table instead of 128 MiB
 
 Local files, page cache warm, 8 columns of 16 that the file has. The contestants read the same
 columns of all row groups and take turns, so that whatever else the machine does meets them all
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--decimals", type=int, help="of the values; all of them by default")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    size = (1024 if arguments.full else 8 if arguments.tiny else 256) * 2**20
+    size = (1024 if arguments.full else 8 if arguments.tiny else 128) * 2**20
     records: list[Any] = []
     for case in CASES:
         for r in measure(case, size, arguments.rounds, arguments.decimals):

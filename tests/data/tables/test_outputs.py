@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import dask.array
@@ -184,6 +186,44 @@ def test_what_is_finished_is_gone_on_with(
     found = [pq.ParquetFile(out / name).read()["label"].to_numpy() for name in names]
     np.testing.assert_array_equal(np.concatenate(found), gm.predict(folder).compute())
     assert not work.exists()
+
+
+KILLED = """
+import os, sys, pickle
+from dask_gmm.data.tables import parts, table
+
+table.SMALLEST_BYTES, table.FEWEST_BLOCKS = 70 * 16, 10**9
+gm, folder, out, dies = pickle.load(open(sys.argv[1], "rb"))
+where, name = (parts.LocalParts, "write") if dies == "writing" else (os, "fsync")
+original, calls = getattr(where, name), []
+
+
+def deadly(*arguments):
+    calls.append(arguments)
+    if len(calls) > 3:
+        os._exit(9)
+    return original(*arguments)
+
+
+setattr(where, name, deadly)
+gm.predict_to(folder, out)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", ["writing", "settling"])
+def test_a_process_that_dies_leaves_what_it_has_finished(
+    dies: str, gm: GaussianMixture, folder: Path
+) -> None:
+    out, given = folder.parent / "labels.parquet", folder.parent / "given"
+    given.write_bytes(pickle.dumps((gm, folder, out, dies)))
+    done = subprocess.run([sys.executable, "-c", KILLED, given], check=False)
+    assert done.returncode == 9
+    assert not out.exists()
+    (work,) = (path for path in folder.parent.iterdir() if path.name.startswith("."))
+    assert len(list(work.glob("block-*.parquet"))) == (3 if dies == "writing" else 6)
+    assert gm.predict_to(folder, out, resume="must") == 513
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["given", "labels.parquet", "t"]
 
 
 def test_another_model_or_other_rows_are_not_gone_on_with(
