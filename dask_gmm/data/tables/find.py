@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -21,7 +22,7 @@ from dask_gmm.data.tables.footers import from_footers
 from dask_gmm.data.tables.places import Place, place_of
 from dask_gmm.data.tables.table import Table, TableFile
 from dask_gmm.data.urls import join_url, scheme_of
-from dask_gmm.errors import InputError, MissingChunkError, StoreNotFoundError
+from dask_gmm.errors import InputError, MissingChunkError, StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,13 +58,15 @@ def is_table(url: str) -> bool:
 
 
 def holds_parquet(spec: StoreSpec) -> bool:
-    """Whether a remote prefix holds a Parquet file; one request for its first thousand names."""
-    for number, (key, _) in enumerate(place_of(spec).listed()):
-        if has_parquet_suffix(key):
-            return True
-        if number >= 999:
-            return False
-    return False
+    """Whether a remote prefix holds a Parquet file; one request for its first thousand names.
+
+    False where the store lists nothing: then whoever asks has an error of its own to raise.
+    """
+    try:
+        first = islice(place_of(spec).listed(), 1000)
+        return any(has_parquet_suffix(key) for key, _ in first)
+    except (InputError, StoreError):
+        return False
 
 
 def find_table(
