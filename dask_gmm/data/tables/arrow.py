@@ -7,7 +7,7 @@ from typing import Any
 
 from dask_gmm.errors import InputError
 
-__all__ = ["PARQUET_SUFFIXES", "has_parquet_suffix", "pyarrow_for"]
+__all__ = ["PARQUET_SUFFIXES", "has_parquet_suffix", "pyarrow_for", "written_how"]
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 
@@ -42,3 +42,20 @@ def pyarrow_for(name: str) -> Any:
             f"pip install 'dask-gmm[parquet]'."
         ) from error
     return pa
+
+
+def written_how(schema: Any) -> dict[str, Any]:
+    """Return how a table of labels is written: the options of pyarrow's writer.
+
+    With checksums of the pages, and dictionaries for labels and words alone: one of identifiers or
+    posteriors would take twenty times the time and 150 bytes a row while it is made, and is given
+    up in the end.
+    """
+    pa = pyarrow_for("a table of labels")
+    few = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)
+    named = [
+        field.name
+        for field in schema
+        if field.name == "label" or any(is_one(field.type) for is_one in few)
+    ]
+    return {"write_page_checksum": True, "use_dictionary": named}

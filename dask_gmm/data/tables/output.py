@@ -33,7 +33,7 @@ from dask_gmm.data.provenance import (
 )
 from dask_gmm.data.sink import not_written
 from dask_gmm.data.stores import StoreSpec, bare_object_store, refuse_local_options
-from dask_gmm.data.tables.arrow import pyarrow_for
+from dask_gmm.data.tables.arrow import pyarrow_for, written_how
 from dask_gmm.data.tables.columns import check_names
 from dask_gmm.data.tables.find import MARKER
 from dask_gmm.data.tables.footers import footer_of, from_footers
@@ -436,7 +436,7 @@ class TableOutput:
         own = json.dumps(attributes_of_output(self.recipe.parts, complete=True))
         schema = self._part(some[0]).schema.with_metadata({ATTRIBUTE: own})
         target.parent.mkdir(parents=True, exist_ok=True)
-        with parquet.ParquetWriter(target, schema, write_page_checksum=True) as out:
+        with parquet.ParquetWriter(target, schema, **written_how(schema)) as out:
             for group in self._groups(file):
                 out.write_table(group.cast(schema), row_group_size=max(1, group.num_rows))
 

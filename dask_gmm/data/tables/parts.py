@@ -20,7 +20,7 @@ from dask_gmm.data.atomic_replace import remove, replace_file
 from dask_gmm.data.checked_store import translate_error
 from dask_gmm.data.chunk_errors import first_line
 from dask_gmm.data.stores import StoreSpec, bare_object_store
-from dask_gmm.data.tables.arrow import pyarrow_for
+from dask_gmm.data.tables.arrow import pyarrow_for, written_how
 from dask_gmm.data.urls import Options, scheme_of
 from dask_gmm.errors import CorruptChunkError, StoreError
 
@@ -236,9 +236,8 @@ def parts_of(place: str, options: Options = ()) -> LocalParts | RemoteParts:
 def _write_table(table: Any, target: Any) -> None:
     """Write a table as one row group, with checksums."""
     pyarrow = pyarrow_for(str(target))
-    pyarrow.parquet.write_table(
-        table, target, row_group_size=max(1, len(table)), write_page_checksum=True
-    )
+    how = written_how(table.schema)
+    pyarrow.parquet.write_table(table, target, row_group_size=max(1, len(table)), **how)
 
 
 def _parsed(content: bytes) -> Mapping[str, Any] | None:
