@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
-__all__ = ["PIECE_BYTES", "LocalPlace", "Place", "RemotePlace", "Version", "place_of"]
+__all__ = ["GAP_BYTES", "PIECE_BYTES", "LocalPlace", "Place", "RemotePlace", "Version", "place_of"]
 
 Version = tuple[int, str]
 """Size of a file, and what changes when it is written anew ("" where nothing tells)."""
@@ -32,7 +32,7 @@ Version = tuple[int, str]
 PIECE_BYTES = 16 * 2**20
 """Longest range of an object that is one request; longer ones are several at a time."""
 
-GAP_BYTES = 2**18
+GAP_BYTES = 2**16
 """What lies between two ranges is fetched too if it is shorter: cheaper than another request."""
 
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)

@@ -18,7 +18,7 @@ from dask_gmm.data.chunk_errors import first_line
 from dask_gmm.data.stored_metadata import StoredMetadata
 from dask_gmm.data.tables.arrow import pyarrow_for
 from dask_gmm.data.tables.footers import Footer, footer_of
-from dask_gmm.data.tables.places import RemotePlace, place_of, rewritten
+from dask_gmm.data.tables.places import GAP_BYTES, RemotePlace, place_of, rewritten
 from dask_gmm.errors import CorruptChunkError, DaskGMMError, InputError, StoreError
 
 if TYPE_CHECKING:
@@ -338,9 +338,12 @@ class Table:
             block = sum(int(stored) for stored, _ in each)
             held = max((int(held) for _, held in each), default=0)
             total += block
-            largest = max(largest, block)
-            transient = max(transient, held + (block if remote else 0))
-        return Sizes(total, transient, largest if remote else 0)
+            fetched = 0
+            if remote:  # with what lies between the columns
+                fetched = block + GAP_BYTES * len(each) * (groups.stop - groups.first)
+            largest = max(largest, fetched)
+            transient = max(transient, held + fetched)
+        return Sizes(total, transient, largest)
 
 
 class Sizes(NamedTuple):
@@ -354,7 +357,7 @@ class Sizes(NamedTuple):
         One read holds at most beside the block: a column as stored, decompressed, and decoded; of a
         remote store all of them as stored.
     requested : int
-        One block of a remote store as stored.
+        One block of a remote store as stored, and what is fetched with it.
     """
 
     stored: int

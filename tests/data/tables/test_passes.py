@@ -118,6 +118,7 @@ def test_ten_million_rows_on_two_workers(tmp_path: Path) -> None:
             path,
             row_group_size=200_000,
             use_dictionary=False,
+            compression="none",
         )
     records: list[PassFinished] = []
 
