@@ -12,6 +12,7 @@ from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.conventions import NO_MARKS, Mark, Marks
 from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
+from dask_gmm.data.stored_metadata import StoredMetadata
 from dask_gmm.data.tables.columns import chosen_columns
 from dask_gmm.data.weights import Weights, new_token
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.data.stored_metadata import StoredMetadata
     from dask_gmm.data.tables.columns import FileSchema
     from dask_gmm.data.tables.table import Sizes, Table
     from dask_gmm.rows import Rows
@@ -259,8 +259,14 @@ class ParquetSource(Source):
         return f"{where[:-1]}, row {inside} of {file.key})"
 
     def stored_metadata(self) -> tuple[StoredMetadata, ...]:
-        """Look at each file's footer anew, and at the metadata of weights in another store."""
-        return (*self.table.stored_metadata(), *super().stored_metadata())
+        """Look at each file's footer anew, and at the metadata of weights in another store.
+
+        Which columns are read is among them: others of the same files are other data.
+        """
+        weights = self.weights.column if isinstance(self.weights, ParquetWeights) else None
+        read = {"columns": list(self.feature_names), "weights": weights}
+        own = StoredMetadata(self.name, read)
+        return (own, *self.table.stored_metadata(), *super().stored_metadata())
 
     def content_name(self) -> str | None:
         """Return a name of what the files hold, None where nothing tells when it changes."""
@@ -270,7 +276,7 @@ class ParquetSource(Source):
         """Return a digest of the files' versions, and of the weights'."""
         own = self.content_name()
         weights = None if self.weights is None else self.weights.content_digest()
-        return None if own is None else f"{own} {weights}"
+        return None if own is None else f"{own} {list(self.feature_names)} {weights}"
 
     def content_token(self) -> object:
         """Return what says where the rows lie, which they are, and whether they changed."""

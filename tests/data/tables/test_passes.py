@@ -20,6 +20,7 @@ from dask_gmm import GaussianMixture
 from dask_gmm.data.source import open_source
 from dask_gmm.data.stores import read_counter
 from dask_gmm.data.tables import table
+from dask_gmm.errors import CheckpointError
 from dask_gmm.fitting.events import PassFinished
 from tests.data.tables.files import cloud, write
 
@@ -90,7 +91,13 @@ def test_a_checkpoint_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
     begun = GaussianMixture(3, columns=["a", "b"], random_state=0, acceleration=None, max_passes=2)
     with pytest.warns(UserWarning, match="max_passes=2"):
         begun.fit(folder, checkpoint=tmp_path / "c")
-    begun.set_params(max_passes=None).fit(folder, checkpoint=tmp_path / "c", resume="must")
+    for others, weights in ((["b", "a"], None), (["a", "b"], "w")):
+        begun.set_params(columns=others)
+        with pytest.raises(CheckpointError, match="data"):
+            begun.fit(folder, sample_weight=weights, checkpoint=tmp_path / "c")
+    begun.set_params(columns=["a", "b"], max_passes=None).fit(
+        folder, checkpoint=tmp_path / "c", resume="must"
+    )
     assert begun.means_.tobytes() == whole.means_.tobytes()
 
 

@@ -59,7 +59,7 @@ class Bucket:
     def put(self, name: str, path: Path) -> None:
         body = path.read_bytes()
         self.server.client().put_object(
-            Bucket=self.server.bucket, Key=f"{self.key}/{name}", Body=body
+            Bucket=self.server.bucket, Key=f"{self.key}/{name}", Body=body, ACL="public-read"
         )
 
     def open(self, name: str = "", **more: Any) -> Any:
@@ -98,6 +98,14 @@ def test_a_prefix_without_a_hint_is_found_by_listing(bucket: Bucket) -> None:
         open_source(
             bucket.server.url("nothing"), columns=["a"], storage_options=bucket.server.options
         )
+
+
+def test_a_file_of_a_web_server(bucket: Bucket) -> None:
+    place = f"{bucket.server.endpoint}/{bucket.server.bucket}/{bucket.key}"
+    source = open_source(f"{place}/part-1.parquet", columns=["a", "b"])
+    np.testing.assert_array_equal(all_rows(source), ROWS[300:600])
+    with pytest.raises(InputError, match="which lists nothing: give the URL of one file"):
+        open_source(f"{place}/*.parquet")
 
 
 def test_blocks_that_were_asked_for_before(bucket: Bucket) -> None:
