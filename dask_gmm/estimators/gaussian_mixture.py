@@ -48,12 +48,13 @@ class GaussianMixture(FittedMixture):
 
     Every iteration reads each block of the data once; restarts share their reads. Data may be NumPy
     arrays and what scikit-learn takes, frames of pandas, polars and Arrow, Dask arrays and
-    DataFrames, xarray DataArrays, Zarr arrays, or paths and URLs of Zarr arrays and Parquet tables
-    (a file, a folder of files, or a pattern such as ``data/**/*.parquet``). Passes run on the
-    current ``distributed.Client``, or else on the threads of this process; arrays in this process's
-    memory are computed here, and so are stores that would take credentials or data along
-    (`StaysHereWarning`). In a Dask task that is the client that the task has asked for
-    (``worker_client``, ``get_client``); one that has not keeps the work on its worker.
+    DataFrames (CSV files by ``dask.dataframe.read_csv``), xarray DataArrays, Zarr arrays, or paths
+    and URLs of Zarr arrays and Parquet tables (a file, a folder of files, or a pattern such as
+    ``data/**/*.parquet``). Passes run on the current ``distributed.Client``, or else on the threads
+    of this process; arrays in this process's memory are computed here, and so are stores that would
+    take credentials or data along (`StaysHereWarning`). In a Dask task that is the client that the
+    task has asked for (``worker_client``, ``get_client``); one that has not keeps the work on its
+    worker.
 
     Parameters
     ----------
