@@ -148,7 +148,10 @@ def _check_kept(source: ParquetSource, names: Sequence[str]) -> int:
     """Refuse to keep what is not there; return the bytes that a block of the columns takes."""
     table, place = source.table, place_of(source.table.spec)
     keys = [file.key for file in table.files]
-    sizes = from_footers(place, keys, lambda footer: footer.sizes(names))
+    # What is nested has leaves of other names.
+    sizes = from_footers(
+        place, keys, lambda footer: footer.sizes([n for n in names if n in footer.schema.names])
+    )
     for file, found in zip(table.files, sizes, strict=True):
         for name in names:
             if name not in found and name not in dict(file.partition):

@@ -51,7 +51,8 @@ def gm() -> GaussianMixture:
 def folder(tmp_path: Path) -> Path:
     for number, name in enumerate(("y=1/a.parquet", "y=2/a.parquet", "b.parquet")):
         rows = cloud(170 + number, seed=number)
-        write(tmp_path / "t" / name, rows, name=[f"n{i}" for i in range(len(rows))])
+        names = [f"n{i}" for i in range(len(rows))]
+        write(tmp_path / "t" / name, rows, name=names, nested=[{"x": 1}] * len(rows))
     return tmp_path / "t"
 
 
@@ -292,6 +293,7 @@ def test_the_input_is_no_output(gm: GaussianMixture, folder: Path) -> None:
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "of a Zarr array": ({"output": "x.zarr", "keep": ["id"]}, "keep= is for tables"),
     "unknown": ({"keep": ["z"]}, "no column 'z' to keep"),
+    "nested": ({"keep": ["nested.x"]}, "no column 'nested.x' to keep"),
     "taken": ({"keep": ["label"]}, "'label' cannot be kept"),
     "the web": ({"output": "https://x.example/x.parquet"}, "cannot be used here"),
     "options of a path": ({"storage_options": {"region": "x"}}, "has no meaning"),
