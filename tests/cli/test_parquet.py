@@ -73,7 +73,7 @@ def test_plan_and_select(stars: Path, run: Run) -> None:
 MISTAKES = {
     "words": ("fit {}/stars -k 2", 1, "--columns a,b."),
     "no such column": ("fit {}/stars -k 2 --columns a,z", 1, "has no column 'z'"),
-    "no names": ("fit {}/stars -k 2 --columns a,,b", 2, "names no columns: write a,b,c"),
+    "no names": ("fit {}/stars -k 2 --columns a,,b", 2, "is no list of names: write a,b,c"),
     "no such weights": (
         "fit {}/stars -k 2 --columns a --weights z",
         1,
@@ -101,3 +101,20 @@ def test_mistakes(mistake: str, stars: Path, fitted: Path, run: Run) -> None:
     done = run(*(word.format(stars.parent) for word in line.split()))
     assert done.exit_code == code
     assert message in done.stderr
+
+
+def test_a_column_says_which_rows_count(tmp_path: Path, run: Run) -> None:
+    rows = cloud(300)
+    rows[::7, 1] = np.nan
+    data = write(tmp_path / "t.parquet", rows, use=np.arange(300) % 3 > 0)
+    model, labels = tmp_path / "m.zarr", tmp_path / "labels.parquet"
+    words = (data, "--columns", "a,b", "--where", "use")
+    done = run("fit", *words, "--missing", "marginalize", "-k", 2, "--seed", 0, "-o", model)
+    assert done.exit_code == 0, done.stderr
+    done = run("predict", *words, "-m", model, "-o", labels, "--keep", "id")
+    assert done.exit_code == 0, done.stderr
+    counted = pq.read_table(labels)["label"].is_valid().to_numpy()
+    np.testing.assert_array_equal(counted, np.arange(300) % 3 > 0)
+    done = run("impute", data, "-m", model, "-o", tmp_path / "filled.parquet")
+    assert done.exit_code == 1
+    assert "does not end with .parquet" in done.stderr
