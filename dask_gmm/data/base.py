@@ -182,16 +182,15 @@ class Source(ABC):
     def content_digest(self) -> str | None:
         """Return what tells whether anything was written to the rows or weights, None if nothing.
 
-        Of files their names, sizes and times, of memory its bytes: so it is that of this place, and
-        a copy elsewhere has another.
+        Of files their names, sizes and times, of memory its bytes: a copy elsewhere has another.
         """
         return None
 
     def stored_metadata(self) -> tuple[StoredMetadata, ...]:
         """Read anew what the stores of rows and weights hold as metadata, an array after another.
 
-        Costs a small request for each array, two where it is Zarr v2. Works wherever the source
-        can be read. Arrays that are not read from a Zarr store have none.
+        Costs a small request for each array, two where it is Zarr v2. Works where the source can be
+        read. Arrays that are not read from a store have none.
 
         Raises
         ------
@@ -203,9 +202,9 @@ class Source(ABC):
     def metadata_digest(self) -> str | None:
         """Return the hex SHA-256 of what `stored_metadata` reads, None where it finds nothing.
 
-        Equal in every process and for every copy of the same data; another where the shape, type,
-        chunks, codecs or fill value of an array is another, or an attribute that says what its
-        elements mean. Chunks that are written anew do not change it.
+        Equal in every process and for every copy of the same data; another where shape, type,
+        chunks, codecs, fill value or an attribute that says what elements mean is another. Chunks
+        that are written anew do not change it.
 
         Raises
         ------
@@ -336,8 +335,7 @@ class Source(ABC):
     ) -> Rows:
         """Return the rows of a block, perhaps in memory that the next such read overwrites.
 
-        For callers that are done with a block before they read the next one into the same
-        buffers. Whoever keeps rows takes them from `read`, or copies them.
+        For callers that are done with a block before they read the next one into the same buffers.
 
         Parameters
         ----------
@@ -351,7 +349,7 @@ class Source(ABC):
         Returns
         -------
         Rows
-            As from `read`, but their memory may be that of `buffers`.
+            As from `read`, perhaps in `buffers`.
         """
         return self.read(block)
 
@@ -401,6 +399,16 @@ class Source(ABC):
     def reader(self) -> str:
         """What reads the blocks, for messages."""
         return "own"
+
+    @property
+    def pieces(self) -> str:
+        """What messages call the parts that the store is cut into."""
+        return "chunks"
+
+    @property
+    def reads_into_buffers(self) -> bool:
+        """Whether the values of a read lie in the memory that it was given, and nowhere else."""
+        return self.reader == "direct"
 
     def _rows(
         self,
@@ -471,8 +479,8 @@ class Source(ABC):
         return rows
 
     def _in_buffers(self, block: BlockRef) -> bool:
-        """Whether the rows that are read of a block lie in ``buffers.rows``."""
-        return self.reader == "direct"
+        """Whether the values that are read of a block lie in ``buffers.rows``."""
+        return self.reads_into_buffers
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_looked_at", "_watch", "_without_nan"}  # this process's

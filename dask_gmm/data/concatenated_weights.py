@@ -52,7 +52,7 @@ class ConcatenatedWeights(Weights):
 
     Attributes
     ----------
-    parts : tuple of Weights or None
+    each : tuple of Weights or None
         Those of each array; None where each of its rows counts once.
     chain : ChainedAxis
         Whose block is whose.
@@ -60,7 +60,7 @@ class ConcatenatedWeights(Weights):
         By which those of each array are multiplied.
     """
 
-    parts: tuple[Weights | None, ...]
+    each: tuple[Weights | None, ...]
     chain: ChainedAxis
     name: str
     token: str
@@ -70,7 +70,7 @@ class ConcatenatedWeights(Weights):
     @classmethod
     def of(
         cls,
-        parts: Sequence[Weights | None],
+        each: Sequence[Weights | None],
         chain: ChainedAxis,
         name: str,
         factors: Sequence[float] | None = None,
@@ -79,7 +79,7 @@ class ConcatenatedWeights(Weights):
 
         Parameters
         ----------
-        parts : sequence of Weights or None
+        each : sequence of Weights or None
         chain : ChainedAxis
             Of the source.
         name : str
@@ -87,25 +87,29 @@ class ConcatenatedWeights(Weights):
         factors : sequence of float, optional
             Positive, or zero for an array that counts for nothing.
         """
-        known = [Looked.POSITIVE if part is None else part.looked_at for part in parts]
+        known = [Looked.POSITIVE if part is None else part.looked_at for part in each]
         scales = () if factors is None else tuple(factors)
         looked = Looked(min(found.value for found in known))
         if any(not _ALIKE[0] < factor < _ALIKE[1] for factor in scales):
             looked = Looked.NEVER
         return cls(
-            tuple(parts), chain, name, new_token(), None if factors is None else scales, looked
+            tuple(each), chain, name, new_token(), None if factors is None else scales, looked
         )
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """What messages call those of each array."""
-        found = dict.fromkeys(n for part in self.parts if part is not None for n in part.names)
-        return tuple(found) or (self.name,)
+    def parts(self) -> tuple[Weights, ...]:
+        """Those of the arrays that have some."""
+        return tuple(own for part in self.each if part is not None for own in part.parts)
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Where those of all arrays are read from."""
+        return tuple(store for part in self.each if part is not None for store in part.stores)
 
     @property
     def rereads_alike(self) -> bool:
         """Whether those of all arrays are the same bits each time."""
-        return all(part is None or part.rereads_alike for part in self.parts)
+        return all(part is None or part.rereads_alike for part in self.each)
 
     def read(
         self,
@@ -125,7 +129,7 @@ class ConcatenatedWeights(Weights):
     ) -> NDArray[np.float64]:
         """Return the weights of a block's rows, of which some may be missing."""
         number, own = self.chain.own(block.index)
-        part = self.parts[number]
+        part = self.each[number]
         factor = 1.0 if self.factors is None else self.factors[number]
         if part is None:
             return np.full(own.rows or 0, factor)
@@ -136,46 +140,46 @@ class ConcatenatedWeights(Weights):
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask the store for a block's weights."""
         number, own = self.chain.own(block.index)
-        part = self.parts[number]
+        part = self.each[number]
         return None if part is None else part.request(own)
 
     @property
     def shippable(self) -> bool:
         """Whether another process can read those of all arrays."""
-        return all(part is None or part.shippable for part in self.parts)
+        return all(part is None or part.shippable for part in self.each)
 
     @property
     def stays_because(self) -> str | None:
         """Why not, by the first that stays."""
-        reasons = (part.stays_because for part in self.parts if part and not part.shippable)
+        reasons = (part.stays_because for part in self.each if part and not part.shippable)
         return next((reason for reason in reasons if reason is not None), None)
 
     @property
     def read_bytes(self) -> int:
         """What those that need most take, and a block's multiplied weights."""
         own = 8 * self.chain.longest if self.factors is not None else 0
-        return own + max(0 if part is None else part.read_bytes for part in self.parts)
+        return own + max(0 if part is None else part.read_bytes for part in self.each)
 
     @property
     def request_bytes(self) -> int:
         """Memory of the largest requested block."""
-        return max(0 if part is None else part.request_bytes for part in self.parts)
+        return max(0 if part is None else part.request_bytes for part in self.each)
 
     def content_token(self) -> object:
         """Return what Dask can name them by; None where nothing tells when some change."""
-        tokens = [() if part is None else part.content_token() for part in self.parts]
+        tokens = [() if part is None else part.content_token() for part in self.each]
         return None if None in tokens else ("concatenated", tokens, self.factors)
 
     def content_digest(self) -> str | None:
         """Return what tells whether anything was written to them."""
-        digests = ["once" if part is None else part.content_digest() for part in self.parts]
+        digests = ["once" if part is None else part.content_digest() for part in self.each]
         if None in digests:
             return None
         return " ".join(["concatenated", *map(str, digests), repr(self.factors)])
 
     def stored_metadata(self) -> tuple[StoredMetadata, ...]:
         """Read anew what the stores hold as metadata."""
-        own = (part.stored_metadata() for part in self.parts if part is not None)
+        own = (part.stored_metadata() for part in self.each if part is not None)
         return tuple(found for each in own for found in each)
 
 
@@ -193,7 +197,7 @@ def total_of(weights: Weights | None, chain: ChainedAxis, number: int) -> float:
     grid = chain.grids[number]
     if weights is None:
         return float(grid.n_rows or 0)
-    part = weights.parts[number] if isinstance(weights, ConcatenatedWeights) else None
+    part = weights.each[number] if isinstance(weights, ConcatenatedWeights) else None
     if isinstance(part, ArrayWeights):
         return float(part.array.sum(dtype=np.float64))
     blocks, first = SampleGrid((chain,)), chain.first_block(number)

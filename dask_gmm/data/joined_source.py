@@ -256,7 +256,9 @@ class JoinedSource(Source):
         ]
         return (sum(needs) if self._asks_ahead else max(needs)) + self._weighing_bytes
 
-    def _in_buffers(self, block: BlockRef) -> bool:
+    @property
+    def reads_into_buffers(self) -> bool:
+        """True: all parts are read into the columns of one block."""
         return True
 
     # -- what is known of all parts ----------------------------------------------------------------

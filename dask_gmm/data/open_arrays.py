@@ -25,6 +25,7 @@ import zarr
 from zarr.abc.store import Store
 
 from dask_gmm.data.concatenated_source import ConcatenatedDaskSource, ConcatenatedSource
+from dask_gmm.data.concatenated_weights import EQUAL_PER_ARRAY, EqualPerArray
 from dask_gmm.data.conversion import kind_of
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.joined_source import joined_dtype
@@ -188,15 +189,29 @@ def _without_suffix(name: str) -> str:
 # -- opening ---------------------------------------------------------------------------------------
 
 
-def open_arrays(X: Any, open_one: Callable[[Any], Source]) -> Source:
+Beside = list[Any]
+
+
+def open_arrays(
+    X: Any, beside: Beside, open_one: Callable[[Any, Beside], tuple[Source, Beside]]
+) -> tuple[Source, Beside]:
     """Describe the rows of a list or dict of arrays.
 
     Parameters
     ----------
     X : list, tuple or dict
         For which `holds_arrays`.
+    beside : list
+        What was given beside all of them: weights, a mask.
     open_one : callable
-        Describes one of them.
+        Describes one of them, given what lies beside it; names of its own columns or variables
+        come back as these.
+
+    Returns
+    -------
+    Source
+    list
+        What lies beside: of each array its own, where there is one for each.
 
     Raises
     ------
@@ -205,22 +220,47 @@ def open_arrays(X: Any, open_one: Callable[[Any], Source]) -> Source:
     """
     items, names = each_of(X), names_of(X)
     keys = list(X) if isinstance(X, dict) else list(range(len(items)))
+    given = [_shared_out(one, names) for one in beside]
 
-    def opened(number: int) -> Source:
+    def opened(number: int) -> tuple[Source, Beside]:
+        own = [None if each is None else each[number] for each in given]
         try:
-            source = open_one(items[number])
+            source, own = open_one(items[number], own)
         except InputError as error:
             code = f"X[{keys[number]!r}]"
             raise InputError(f"{error} (X stands for {code} here, one of the arrays.)") from error
-        return replace(source, name=f"X[{keys[number]!r}]") if source.in_memory else source  # type: ignore[type-var]
+        if source.in_memory:
+            source = replace(source, name=f"X[{keys[number]!r}]")  # type: ignore[type-var]
+        return source, own
 
     stored = [isinstance(item, str | os.PathLike) for item in items]
     if any(stored) and len(items) > 1:
         with ThreadPoolExecutor(_THREADS, "dask-gmm-open") as pool:
-            parts = list(pool.map(opened, range(len(items))))
+            found = list(pool.map(opened, range(len(items))))
     else:
-        parts = [opened(number) for number in range(len(items))]
-    return concatenated(parts, names)
+        found = [opened(number) for number in range(len(items))]
+    results = [
+        one if each is None else _put_back(one, [own[role] for _, own in found])
+        for role, (one, each) in enumerate(zip(beside, given, strict=True))
+    ]
+    return concatenated([source for source, _ in found], names), results
+
+
+def _shared_out(given: Any, names: Sequence[str]) -> list[Any] | None:
+    """Return what was given for each array; None where it was not given for each."""
+    if isinstance(given, EqualPerArray):
+        return _shared_out(given.weights, names)
+    if isinstance(given, str):
+        return None if given == EQUAL_PER_ARRAY else [given] * len(names)
+    if isinstance(given, dict) and set(given) == set(names):
+        return [given[name] for name in names]
+    if isinstance(given, list | tuple) and len(given) == len(names):
+        return list(given)
+    return None
+
+
+def _put_back(given: Any, each: list[Any]) -> Any:
+    return EqualPerArray(each) if isinstance(given, EqualPerArray) else each
 
 
 def concatenated(parts: Sequence[Source], names: Sequence[str]) -> Source:

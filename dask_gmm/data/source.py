@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -16,6 +17,7 @@ from dask_gmm.data.conventions import attributes_of, decoding_of, suspicious_fil
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_array
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.decoding import Remedies
+from dask_gmm.data.frames import as_frame, column_names_of, narrowed
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.open_arrays import each_of, holds_arrays, open_arrays
@@ -28,10 +30,13 @@ from dask_gmm.data.open_features import (
 from dask_gmm.data.open_weights import with_weights, with_where
 from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stores import MissingChunks, StoreSpec, check_missing_chunks, store_spec
+from dask_gmm.data.tables.find import holds_parquet, is_table
+from dask_gmm.data.tables.open import is_arrow_dataset, open_arrow_dataset, open_table
+from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.urls import scheme_of
 from dask_gmm.data.zarr_open import FoundArray, find_by_url, find_in_node, find_in_store
 from dask_gmm.data.zarr_source import ZarrSource
-from dask_gmm.errors import InputError
+from dask_gmm.errors import InputError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +47,7 @@ __all__ = [
     "BlockRef",
     "DaskSource",
     "NumpySource",
+    "ParquetSource",
     "Source",
     "ZarrSource",
     "is_remote",
@@ -63,19 +69,22 @@ def open_source(
     sample_weight: Any = None,
     features: Sequence[str] | None = None,
     where: Any = None,
+    columns: Sequence[str] | None = None,
+    fitted_columns: Sequence[str] | None = None,
 ) -> Source:
     """Describe an input as blocks of rows.
 
     Parameters
     ----------
     X : array, collection, path or URL, or a list or dict of these
-        A NumPy array or whatever `numpy.asarray` takes, a pandas DataFrame, a `dask.array` or Dask
-        DataFrame, an `xarray.DataArray` or `xarray.Dataset`, a `zarr.Array` or `zarr.Group`, or the
-        path or URL of a Zarr array or group. Any number of axes from two up: one holds the
-        features, the others, flattened in C order block by block, are the rows. Where attributes
-        say that values are packed or missing, the rows are measurements, and NaN (see
-        `conventions`). Of a list of arrays, or a dict by the names of samples, the rows are those
-        of all, one array's after another's; see `open_arrays`.
+        A NumPy array or whatever `numpy.asarray` takes, a frame of pandas, polars or Arrow, a
+        `dask.array` or Dask DataFrame, an `xarray.DataArray` or `xarray.Dataset`, a `zarr.Array` or
+        `zarr.Group`, the path or URL of a Zarr array or group, or that of a Parquet table: a file,
+        a folder of files, or a pattern. Any number of axes from two up: one holds the features, the
+        others, flattened in C order block by block, are the rows. Where attributes say that values
+        are packed or missing, the rows are measurements, and NaN (see `conventions`). Of a list of
+        arrays, or a dict by the names of samples, the rows are those of all, one array's after
+        another's; see `open_arrays`.
     feature_axis : int or str, default=-1
         Which axis holds the features; a dimension's name for xarray objects and for Zarr arrays
         that name their dimensions. Of several variables it is the dimension along which each
@@ -90,14 +99,20 @@ def open_source(
         Most rows in a block of an in-memory array; by default as many as make 8 MiB.
     sample_weight : array, collection, name, path or URL, optional
         The weight of each row, of the samples' shape; see `dask_gmm.data.open_weights`. A row of
-        weight zero is absent. Of a Dataset also the name of one of its variables. Of many arrays a
-        list or dict of theirs, or "equal-per-array".
+        weight zero is absent. Of a Dataset also the name of one of its variables, of a table that
+        of a column, which then is no feature. Of many arrays a list or dict of theirs, such a name
+        for each, or "equal-per-array".
     features : sequence of str, optional
         Names of the arrays of a Zarr group, or the variables of a Dataset, that are the features,
         in their order: see `dask_gmm.data.open_features`. All data variables of a Dataset by
         default.
     where : array, collection, name, path or URL, optional
         True for the rows that take part; opened as `sample_weight`.
+    columns : sequence of str, optional
+        The columns of a table that are features, in this order; by default all of them.
+    fitted_columns : sequence of str, optional
+        Their names where something was fitted before: the default for a stored table, which may
+        have other columns too and in any order, and nothing else.
 
     Returns
     -------
@@ -119,40 +134,139 @@ def open_source(
         raise InputError(
             f"array={array!r} and features={names!r} both say what to read: leave one of them out."
         )
+    reading = _Reading(feature_axis, policy, array, block_rows, names, columns, fitted_columns)
     many = holds_arrays(X)
-    beside = {"weights": sample_weight, "mask": where}
-    sample_weight, where = (_variables_in(X, *item, names, many) for item in beside.items())
-    # One set of options serves data and weights, whichever of them lie behind a URL.
-    elsewhere = any(is_remote(item) for given in (sample_weight, where) for item in each_of(given))
-    remote = any(is_remote(item) for item in each_of(X)) if many else is_remote(X)
+    given = [sample_weight, where]
+    # One set of options serves data and what lies beside them, whichever of them are URLs.
+    remote = any(map(is_remote, each_of(X)))
+    elsewhere = any(is_remote(item) for one in given for item in each_of(one))
     own = storage_options if remote or not elsewhere else None
-
-    def open_one(item: Any) -> Source:
-        if not many:
-            return _open_rows(item, feature_axis, own, policy, array, block_rows, names)
-        # Of many those that an option says nothing to go without it.
-        place = isinstance(item, str | os.PathLike)
-        group = place or isinstance(item, zarr.Group | Store)
-        return _open_rows(
-            item,
-            feature_axis,
-            own if is_remote(item) or (place and not remote) else None,
-            policy,
-            array if group else None,
-            block_rows,
-            names if group or is_dataset(item) else None,
-        )
-
-    source = open_arrays(X, open_one) if many else open_one(X)
+    if many:
+        source, beside = open_arrays(X, given, partial(_open_one_of_many, reading, own, remote))
+    else:
+        source, beside = reading.open(X, own, given)
+    sample_weight, where = beside
     options: dict[str, Any] = {"storage_options": storage_options, "missing_chunks": policy}
     if where is not None:
         source = with_where(source, where, **options)
     return source if sample_weight is None else with_weights(source, sample_weight, **options)
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """How to read an input, or each of many; see `open_source`."""
+
+    feature_axis: int | str
+    policy: MissingChunks
+    array: str | None
+    block_rows: int | None
+    features: list[str] | None
+    columns: Sequence[str] | None
+    fitted_columns: Sequence[str] | None
+
+    def open(
+        self, X: Any, storage_options: Mapping[str, Any] | None, beside: list[Any]
+    ) -> tuple[Source, list[Any]]:
+        """Describe rows; what was given beside them may be named variables or columns of theirs."""
+        zarr_only = {
+            "array": self.array,
+            "features": self.features,
+            "feature_axis": self.feature_axis,
+        }
+        place = _table_place(X, self.columns, storage_options, self.policy, zarr_only)
+        wanted = self.fitted_columns if self.columns is None else self.columns
+        if is_arrow_dataset(X):
+            _refuse_zarr_only(zarr_only, self.policy, "a pyarrow Dataset")
+            return open_arrow_dataset(X, wanted, beside)
+        if place is not None:
+            return open_table(place, wanted, beside)
+        if is_dataset(X):
+            roles = zip(("weights", "mask"), beside, strict=True)
+            beside = [_variable_in(X, role, item, self.features) for role, item in roles]
+        X, beside = narrowed(as_frame(X), self.columns, beside)
+        try:
+            return self._rows(X, storage_options), beside
+        except StoreNotFoundError:
+            # Of a prefix in an object store only a listing tells that it is a table.
+            remote = is_remote(X) and self.array is None
+            spec = store_spec(X, storage_options, self.policy) if remote else None
+            if spec is None or self.features is not None or not holds_parquet(spec):
+                raise
+            return open_table(spec, wanted, beside)
+
+    def of_item(self, item: Any) -> _Reading:
+        """How to read one of many, to which not all options mean something."""
+        group = isinstance(item, str | os.PathLike | zarr.Group | Store)
+        place = isinstance(item, str | os.PathLike) or is_arrow_dataset(item)
+        named = place or column_names_of(as_frame(item)) is not None
+        return replace(
+            self,
+            array=self.array if group else None,
+            features=self.features if group or is_dataset(item) else None,
+            # Rows as they were fitted may come from where no names are known.
+            columns=self.columns if named or self.fitted_columns is None else None,
+        )
+
+    def _rows(self, X: Any, storage_options: Mapping[str, Any] | None) -> Source:
+        return _open_rows(
+            X,
+            self.feature_axis,
+            storage_options,
+            self.policy,
+            self.array,
+            self.block_rows,
+            self.features,
+        )
+
+
+def _open_one_of_many(
+    reading: _Reading,
+    storage_options: Mapping[str, Any] | None,
+    remote: bool,
+    item: Any,
+    beside: list[Any],
+) -> tuple[Source, list[Any]]:
+    """Describe one of many arrays, of which some may be remote."""
+    place = isinstance(item, str | os.PathLike)
+    own = storage_options if is_remote(item) or (place and not remote) else None
+    return reading.of_item(item).open(item, own, beside)
+
+
 def is_remote(X: Any) -> bool:
     """Whether X is a URL of something that is not on this machine's disks."""
     return isinstance(X, str | os.PathLike) and scheme_of(os.fspath(X)) != "file"
+
+
+def _table_place(
+    X: Any,
+    columns: Sequence[str] | None,
+    storage_options: Mapping[str, Any] | None,
+    policy: MissingChunks,
+    zarr_only: Mapping[str, Any],
+) -> StoreSpec | None:
+    """Return the place of a Parquet table; None for what is none, or does not look like one."""
+    if not isinstance(X, str | os.PathLike):
+        return None
+    spec = store_spec(X, storage_options, policy)
+    if columns is None and not is_table(spec.url):
+        return None
+    kind = "a Parquet table" if columns is None else "a table, as columns= is given"
+    _refuse_zarr_only(zarr_only, policy, f"{spec.url}, which is {kind}")
+    return spec
+
+
+def _refuse_zarr_only(options: Mapping[str, Any], policy: MissingChunks, what: str) -> None:
+    """Refuse for a table what names arrays, axes and chunks."""
+    for name, value in (*options.items(), ("missing_chunks", policy)):
+        if value in _PLAIN.get(name, (None,)):
+            continue
+        remedy = "name columns=['a', 'b'] instead" if name == "features" else "leave it out"
+        raise InputError(
+            f"{name}={value!r} is for Zarr arrays and says nothing of {what}: {remedy}."
+        )
+
+
+_PLAIN: dict[str, tuple[Any, ...]] = {"feature_axis": (-1, 1), "missing_chunks": ("error",)}
 
 
 def _open_rows(
@@ -211,16 +325,9 @@ def _filled(spec: StoreSpec, *, fill: bool) -> StoreSpec:
     return replace(spec, missing_chunks="fill") if fill else spec
 
 
-def _variables_in(X: Any, role: str, name: Any, features: list[str] | None, many: bool) -> Any:
-    """Return the variables of Datasets that hold the weights or the mask; else what was given."""
-    if many and isinstance(name, str) and any(is_dataset(item) for item in each_of(X)):
-        return [_variable_in(item, role, name, features) for item in each_of(X)]
-    return _variable_in(X, role, name, features) if is_dataset(X) else name
-
-
 def _variable_in(X: Any, role: str, name: Any, features: list[str] | None) -> Any:
     """Return the variable of a Dataset that holds the weights or the mask; else what was given."""
-    if not is_dataset(X) or not isinstance(name, str) or name not in X.variables:
+    if not isinstance(name, str) or name not in X.variables:
         return name
     if name in (X.data_vars if features is None else features):
         others = [str(key) for key in (features or X.data_vars) if str(key) != name]

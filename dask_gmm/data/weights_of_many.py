@@ -102,7 +102,7 @@ def _masks_of(source: Many) -> Sequence[Weights | None]:
     held = source.weights
     if isinstance(held, MaskedWeights):
         if isinstance(held.mask, ConcatenatedWeights):
-            return held.mask.parts
+            return held.mask.each
         if isinstance(source, ConcatenatedDaskSource) and source.masks:
             return source.masks
     return [None] * len(source.parts)
@@ -169,9 +169,9 @@ def counting_alike(source: Many) -> Source:
     if isinstance(source, ConcatenatedSource):
         n = len(source.parts)
         totals = [total_of(held, source.chain, number) for number in range(n)]
-        parts = own.parts if isinstance(own, ConcatenatedWeights) else [None] * n
+        each = own.each if isinstance(own, ConcatenatedWeights) else [None] * n
         factors = factors_alike(totals, NAME)
-        weights: Weights = ConcatenatedWeights.of(parts, source.chain, NAME, factors)
+        weights: Weights = ConcatenatedWeights.of(each, source.chain, NAME, factors)
     else:
         factors, weights = _alike_columns(source, held, own)
     if isinstance(held, MaskedWeights):

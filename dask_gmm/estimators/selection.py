@@ -64,6 +64,7 @@ def select_gaussian_mixture(
     feature_axis: int | str = -1,
     array: str | None = None,
     features: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     missing_chunks: str = "error",
     missing: str = "error",
@@ -113,7 +114,7 @@ def select_gaussian_mixture(
         As for `GaussianMixture`. A budget ends all mixtures that still run.
     tol, reg_covar, max_iter, init_params, on_collapse, random_state
         As for `GaussianMixture`.
-    feature_axis, array, features, storage_options, missing_chunks, missing
+    feature_axis, array, features, columns, storage_options, missing_chunks, missing
         As for `GaussianMixture`.
     kernel, cache, callbacks
         As for `GaussianMixture`.
@@ -164,6 +165,7 @@ def select_gaussian_mixture(
         "feature_axis": feature_axis,
         "array": array,
         "features": features,
+        "columns": columns,
         "storage_options": storage_options,
         "missing_chunks": missing_chunks,
         "missing": missing,

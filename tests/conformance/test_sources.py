@@ -13,6 +13,8 @@ import dask.array as da
 import icechunk
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 import zarr
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.joined_source import JoinedSource
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.source import DaskSource, Source, open_source, with_weights
+from dask_gmm.data.source import DaskSource, ParquetSource, Source, open_source, with_weights
 from dask_gmm.data.stored_parts import stored_parts
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError, SampleWeightError
@@ -142,6 +144,27 @@ def from_group(**kwargs: Any) -> Make:
         return open_source(
             path, features=list(variables), feature_axis=level_of(variables), missing_chunks="fill"
         )
+
+    return make
+
+
+def from_parquet(*, files: bool, group: int = 1) -> Make:
+    """A Parquet table in one file, or a file for each chunk, of row groups of so many rows."""
+
+    def make(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+        if x.ndim != 2 or axis % 2 != 1:
+            pytest.skip("a table has rows and columns")
+        path = folder / f"{uuid.uuid4().hex}.parquet"
+        rows = max(1, chunks[0]) if files else max(1, len(x))
+        if files:
+            path.mkdir()
+        for number, start in enumerate(range(0, max(1, len(x)), rows)):
+            part = x[start : start + rows]
+            native = part.astype(part.dtype.newbyteorder("="))
+            table = pa.table({f"x{j}": native[:, j] for j in range(x.shape[1])})
+            place = path / f"{number:05d}.parquet" if files else path
+            pq.write_table(table, place, row_group_size=group)
+        return open_source(path, feature_axis=axis)
 
     return make
 
@@ -275,7 +298,10 @@ KINDS: dict[str, Make] = {
     "many": from_many,
     "many-memory": from_many_memory,
     "many-dask": from_many_dask,
+    "parquet": from_parquet(files=False),
+    "parquet-folder": from_parquet(files=True, group=2),
 }
+ROWS_ONLY = (KINDS["parquet"], KINDS["parquet-folder"])
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 
 
@@ -394,6 +420,8 @@ def test_any_shape_chunks_and_feature_axis(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     shape, chunks, axis = layout
+    if make in ROWS_ONLY:
+        shape, chunks, axis = shape[:2], chunks[:2], -1
     x = np.arange(1, math.prod(shape) + 1, dtype=np.float64).reshape(shape)
     check(make(x, chunks, axis, tmp_path_factory.mktemp("any")), x, axis)
 
@@ -505,6 +533,10 @@ def made(source: Source, weigh: Callable[..., Any], w: Values, folder: Path) -> 
     return [weigh(piece, (n,), folder) for piece, n in zip(pieces, blocks, strict=True)]
 
 
+def is_stored(source: Source) -> bool:
+    return isinstance(source, ParquetSource) or stored_parts(source) is not None
+
+
 def weighed(source: Source, weights: Any) -> Source | None:
     """Give a source weights; None where its kind takes no such ones, which is said."""
     if is_many(source) and isinstance(source, DaskSource):
@@ -512,7 +544,7 @@ def weighed(source: Source, weights: Any) -> Source | None:
     if is_many(source) and stored_parts(source) is not None and isinstance(weights[0], da.Array):
         weights = weights[0]
         source = source.parts[0]
-    if stored_parts(source) is not None and isinstance(weights, da.Array):
+    if is_stored(source) and isinstance(weights, da.Array):
         with pytest.raises(InputError, match=r"`sample_weight.compute\(\)`"):
             with_weights(source, weights)
         return None
@@ -554,6 +586,7 @@ FEW = {
         "many",
         "many-memory",
         "many-dask",
+        "parquet-folder",
     )
 }
 few_kinds = pytest.mark.parametrize("make", FEW.values(), ids=FEW.keys())
@@ -587,7 +620,7 @@ def test_a_weight_that_is_none_names_its_row(
     w = np.ones(20)
     w[13] = bad
     source = make(x, (6, 3), -1, tmp_path)
-    if stored_parts(source) is not None and weigh is WEIGHTS["dask"]:
+    if is_stored(source) and weigh is WEIGHTS["dask"]:
         return
 
     def read() -> None:
@@ -625,7 +658,7 @@ def test_weights_travel_with_their_source(
     found = weighed(source, made(source, weigh, w, tmp_path))
     if found is None:
         return
-    here = weigh is WEIGHTS["memory"] and stored_parts(source) is not None
+    here = weigh is WEIGHTS["memory"] and is_stored(source)
     assert found.shippable == (source.shippable and not here)
     if found.shippable:
         check_weights(pickle.loads(pickle.dumps(found)), x, w, -1)
