@@ -9,6 +9,7 @@ from typing import Any
 import dask
 import dask.array
 import numpy as np
+import pandas as pd
 import xarray
 import zarr
 
@@ -27,7 +28,8 @@ def is_setting(code: str) -> bool:
 
 def run_remedy(code: str, X: object, **inputs: object) -> Any:
     """Run statements and return the value of the last, an expression."""
-    names = {"X": X, "dask": dask, "numpy": np, "xarray": xarray, "zarr": zarr, **inputs}
+    modules = {"dask": dask, "numpy": np, "pandas": pd, "xarray": xarray, "zarr": zarr}
+    names = {"X": X, **modules, **inputs}
     *statements, last = ast.parse(code).body
     assert isinstance(last, ast.Expr), code
     exec(compile(ast.Module(statements, []), code, "exec"), names)

@@ -185,10 +185,11 @@ def _alike_columns(
     """Return factors and weights that let arrays of a collection count alike; it runs for sums."""
     starts = _starts_of(source)
     if starts is None:
+        frames = any(part.name == "Dask DataFrame" for part in source.parts)
+        made = "to_dask_array(lengths=True)" if frames else "compute_chunk_sizes()"
         raise InputError(
             f"{source.name} do not all know how many rows they have, so that nobody can let each "
-            f"count alike: pass `[x.compute_chunk_sizes() for x in X]` (of a Dask DataFrame "
-            f"`x.to_dask_array(lengths=True)`)."
+            f"count alike: pass `[x.{made} for x in X]`."
         )
     columns = [_as_column(part, None) for part in source.parts]
     if isinstance(own, DaskWeights):

@@ -6,6 +6,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
+import dask.dataframe
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -24,6 +25,7 @@ from dask_gmm.errors import InputError, NonFiniteError, StoreNotFoundError, Wher
 from dask_gmm.execution import LocalBackend, plan_pass
 from dask_gmm.fitting.sampling import draw_enough, sample_blocks
 from tests.execution.fakes import NonFiniteJob, SumJob
+from tests.remedies import advised, run_remedy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -317,6 +319,23 @@ def test_a_mask_that_is_none_names_the_array() -> None:
 def test_one_array_cannot_count_like_others() -> None:
     with pytest.raises(InputError, match="is one: leave it out"):
         open_source(A[0], sample_weight="equal-per-array")
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_arrays_of_unknown_lengths_cannot_count_alike_until_they_are_known(frames: bool) -> None:
+    lazy: list[Any] = [da.from_array(x, chunks=(3, 3)) for x in A if len(x)]
+    X = [x[x[:, 0] > -9] for x in lazy]
+    if frames:
+        tables = [pd.DataFrame(x, columns=list("abc")) for x in A if len(x)]
+        X = [dask.dataframe.from_pandas(table, npartitions=2) for table in tables]
+    assert open_source(X).n_rows is None
+    with pytest.raises(InputError, match="does not know how many rows"):
+        open_source([*X, A[0]], where=[None, None, None, np.ones(10)])
+    with pytest.raises(InputError, match="do not all know how many rows") as caught:
+        open_source(X, sample_weight="equal-per-array")
+    (code,) = advised(str(caught.value))
+    source = open_source(run_remedy(code, X), sample_weight="equal-per-array")
+    assert weights_of(source).sum() == pytest.approx(21)
 
 
 # The sample for the start.

@@ -168,6 +168,9 @@ CASES: dict[str, tuple[Make, NDArray[Any]]] = {
     "on a device": (on_a_device, X),
     "not as meta says": (not_as_meta_says, X),
     "Dask Series": (kept(dask.dataframe.from_pandas(pd.Series(X[:, 0]), npartitions=2)), X[:, :1]),
+    "lists of rows": (kept([X[:20].tolist(), X[20:].tolist()]), X),
+    "columns of one feature": (kept([X[:30, 0], X[30:, 0]]), X[:, :1]),
+    "dict of columns": (kept({"a": X[:, 0], "b": X[:, 1]}), X),
     "query": (kept(pl.DataFrame(X, schema=["a", "b"]).lazy()), X),
     ".npy": (npy, X),
     ".csv": (csv, X),
@@ -227,6 +230,7 @@ def test_an_output_of_unknown_chunks(tmp_path: Path) -> None:
 ELSEWHERE = {
     "conventions.py": "tests/conformance/test_conventions.py",
     "open_weights.py": "tests/data/test_weights.py",
+    "weights_of_many.py": "tests/data/test_concatenated_source.py",
     "passes.py": "tests/conformance/test_conventions.py",
     "output_begin.py": "test_an_output_of_unknown_chunks",
     "shards.py": "tests/data/test_lost_chunks.py",
