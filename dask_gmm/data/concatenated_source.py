@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -66,6 +67,11 @@ class ManyArrays:
         """Return the number of the array that a block belongs to."""
         raise NotImplementedError
 
+    @property
+    def first_blocks(self) -> tuple[int, ...]:
+        """With which block each array begins, and the number of all blocks."""
+        return tuple(accumulate(self.block_counts, initial=0))
+
     def described(self, number: int) -> str:
         """Say which array the one of a number is, for messages."""
         name = self.names[number]
@@ -76,12 +82,12 @@ class ManyArrays:
             return None
         of_arrays = [
             np.array([part.block(i).rows or 0 for i in range(n)]) * factor
-            for part, factor, n in zip(self.parts, self.factors, self._counts, strict=True)
+            for part, factor, n in zip(self.parts, self.factors, self.block_counts, strict=True)
         ]
         return np.concatenate(of_arrays)
 
     @property
-    def _counts(self) -> list[int]:
+    def block_counts(self) -> list[int]:
         """Blocks of each array."""
         return [part.n_blocks for part in self.parts]
 
@@ -402,10 +408,10 @@ class ConcatenatedDaskSource(ManyArrays, DaskSource):
     @cached_property
     def _blocks(self) -> NDArray[np.intp]:
         """Number of the block after each array's last."""
-        return np.cumsum(self._counts)
+        return np.cumsum(self.block_counts)
 
     @property
-    def _counts(self) -> list[int]:
+    def block_counts(self) -> list[int]:
         """Blocks of each array; none of one without rows, which Dask leaves out."""
         counts = [0 if part.n_rows == 0 else part.n_blocks for part in self.parts]
         return counts if any(counts) else [*counts[:-1], self.grid.n_blocks]
@@ -421,7 +427,7 @@ class ConcatenatedDaskSource(ManyArrays, DaskSource):
     def place_of_row(self, block: BlockRef, row: int) -> str:
         """Say which row of which array it is."""
         number = self.array_of(block.index)
-        first = int(self._blocks[number]) - self._counts[number]
+        first = int(self._blocks[number]) - self.block_counts[number]
         own = self.parts[number].block(block.index - first)
         return f"{self.parts[number].place_of_row(own, row)}, {self.described(number)}"
 
@@ -440,5 +446,5 @@ class ConcatenatedDaskSource(ManyArrays, DaskSource):
         collection: Any = self.collection
         own = collection[:0]
         if part.n_rows:
-            own = collection.blocks[stop - self._counts[number] : stop]
+            own = collection.blocks[stop - self.block_counts[number] : stop]
         return DaskSource.of(own, -1, name=part.name, conventions=(None, part.fill))

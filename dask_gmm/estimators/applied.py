@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
-from dask.base import compute
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -18,17 +15,16 @@ from sklearn.utils.validation import check_is_fitted
 from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.coordinates import OutputPlace, labelled, labelled_rows
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.open_arrays import each_of, holds_arrays
 from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, recipe_of
 from dask_gmm.data.tables.arrow import has_parquet_suffix
 from dask_gmm.data.tables.output import begin_table, kept_columns, layout_of
 from dask_gmm.data.taking_part import with_missing
-from dask_gmm.data.weights_of_many import each_alone
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.inputs import open_input
-from dask_gmm.execution import LocalBackend, choose_backend, single_threaded_blas
+from dask_gmm.estimators.of_many import computed, of_each, proportions_of
+from dask_gmm.execution import choose_backend
 from dask_gmm.fitting.events import OutputResumed, PassAdvanced, PassStarted
 from dask_gmm.fitting.imputing import Imputed
 from dask_gmm.fitting.passes import first_pass
@@ -52,7 +48,6 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import DTypeLike, NDArray
 
-    from dask_gmm.data.concatenated_source import Many
     from dask_gmm.data.provenance import Recipe
     from dask_gmm.data.sink import Output
     from dask_gmm.data.source import Source
@@ -69,8 +64,6 @@ if TYPE_CHECKING:
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
 __all__ = ["AppliedMixture"]
-
-_compute: Callable[..., Any] = compute  # untyped in Dask
 
 #: What is computed of the rows, by the name that it has as a DataArray, and in a group.
 _RESULTS: dict[type[RowFunction], str] = {
@@ -305,6 +298,46 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         )
 
     @overload
+    def proportions(
+        self, X: Any, *, sample_weight: Any = None, where: Any = None, counts: Literal[True]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]: ...
+
+    @overload
+    def proportions(
+        self, X: Any, *, sample_weight: Any = None, where: Any = None, counts: Literal[False] = ...
+    ) -> NDArray[np.float64]: ...
+
+    def proportions(
+        self, X: Any, *, sample_weight: Any = None, where: Any = None, counts: bool = False
+    ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the part of each component in each array, from one read of the data.
+
+        Of each array the mean of its rows' posteriors, Σ w r / Σ w: the shares of populations in
+        samples. The hard labels of `counts` have sharper shares, biased where components overlap.
+
+        Parameters
+        ----------
+        X : as in `fit`
+            A list or dict of arrays; any other data are one.
+        sample_weight : as in `fit`, optional
+        where : as in `fit`, optional
+        counts : bool, default=False
+            Return also how many rows have each label, unweighted.
+
+        Returns
+        -------
+        (n_arrays, K) float64
+            Rows add up to one; NaN for an array without rows that take part. In the order of the
+            list, or of the dict's keys.
+        (n_arrays, K) int64
+            With `counts`.
+        """
+        check_is_fitted(self)
+        source = _for_each_row(open_input(self, X, sample_weight, where, reset=False))
+        found = proportions_of(source, self._parameters(), self._kernel(), self._run)
+        return (found.proportions, found.counts) if counts else found.proportions
+
+    @overload
     def impute(  # type: ignore[overload-overlap]
         self, X: Labelled, *, draw: bool = False
     ) -> xr.DataArray: ...
@@ -355,7 +388,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             return labelled_rows(array, own, rows, _RESULTS[Imputed])
 
         rows: Any = (
-            self._of_each(X, source, function, finish)
+            of_each(X, source, function, self._lazily, finish)
             if is_many(source)
             else finish(X, source, self._mapped(source, function))
         )
@@ -557,30 +590,12 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             return labelled(array, own, values, _RESULTS[type(function)], tail)
 
         if is_many(source):
-            return self._of_each(X, source, function, finish)
+            return of_each(X, source, function, self._lazily, finish)
         return finish(X, source, self._mapped(source, function))
-
-    def _of_each(
-        self,
-        X: Any,
-        source: Many,
-        function: RowFunction,
-        finish: Callable[[Any, Source, Any], Any],
-    ) -> list[Any] | dict[str, Any]:
-        """Apply a function to the rows of each of many arrays: a list, or a dict by their names."""
-        items = each_of(X) if holds_arrays(X) else [None] * len(source.parts)
-        parts = each_alone(source)
-        lazy = [self._lazily(part, _for_array(function, i, part)) for i, part in enumerate(parts)]
-        here = [number for number, part in enumerate(parts) if part.in_memory]
-        for number, values in zip(here, _computed([lazy[i] for i in here]), strict=True):
-            lazy[number] = values
-        found = [finish(*each) for each in zip(items, parts, lazy, strict=True)]
-        keys = list(X) if isinstance(X, dict) else source.names
-        return found if isinstance(X, list | tuple) else dict(zip(keys, found, strict=True))
 
     def _mapped(self, source: Source, function: RowFunction) -> Any:
         lazy = self._lazily(source, function)
-        return _computed([lazy])[0] if source.in_memory else lazy
+        return computed([lazy])[0] if source.in_memory else lazy
 
     def _lazily(self, source: Source, function: RowFunction) -> da.Array:
         k, placed = None, isinstance(function, Imputed)
@@ -624,25 +639,6 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "precisions_cholesky_")
-
-
-def _computed(lazy: Sequence[da.Array]) -> Sequence[Any]:
-    """Compute what is made of rows in memory, on threads of this process."""
-    if not lazy:
-        return ()
-    # Threads of its own: in a task of a configured pool, that pool may have no thread to spare.
-    with single_threaded_blas(), ThreadPoolExecutor(LocalBackend().n_threads) as pool:
-        found: Sequence[Any] = _compute(*lazy, scheduler="threads", pool=pool)
-    return found
-
-
-def _for_array(function: RowFunction, number: int, part: Source) -> RowFunction:
-    """The function for the rows of one of many arrays, whose draws are its own."""
-    if not isinstance(function, Imputed) or function.seed is None:
-        return function
-    seed = np.random.SeedSequence((function.seed, number)).generate_state(1)[0]
-    shape = tuple(n for n in part.sample_shape if n is not None)
-    return replace(function, seed=int(seed) // 2, sample_shape=shape)
 
 
 def _for_each_row(source: Source) -> Source:

@@ -241,3 +241,48 @@ def test_scikit_learns_lists_stay_rows() -> None:
     labels = gm.predict([[0.0, 0.0], [10.0, 10.0]])
     assert isinstance(labels, np.ndarray)
     assert labels.tolist() in ([0, 1], [1, 0])
+
+
+# Proportions.
+
+
+@pytest.mark.parametrize("road", ROADS.values(), ids=ROADS)
+def test_proportions_are_the_means_of_posteriors(road: Any, tmp_path: Path) -> None:
+    gm = gmm().fit(A)
+    shares, counts = gm.proportions(road(tmp_path), counts=True)
+    assert (shares.dtype, counts.dtype) == (np.float64, np.int64)
+    assert np.isnan(shares[2]).all()
+    assert not counts[2].any()
+    for number in (0, 1, 3):
+        posteriors = gm.predict_proba(A[number])
+        np.testing.assert_allclose(shares[number], posteriors.mean(axis=0), rtol=1e-12)
+        expected = np.bincount(gm.predict(A[number]), minlength=2)
+        np.testing.assert_array_equal(counts[number], expected)
+
+
+def test_proportions_of_one_array_and_of_weighted_rows() -> None:
+    gm = gmm().fit(A)
+    np.testing.assert_allclose(gm.proportions(WHOLE)[0], gm.predict_proba(WHOLE).mean(axis=0))
+    weights = [np.random.default_rng(4).exponential(size=n) + 0.1 for n in SIZES]
+    found = gm.proportions(A, sample_weight=weights)
+    masks = [np.arange(n) % 2 for n in SIZES]
+    masked = gm.proportions(A, where=masks)
+    for number in (0, 1, 3):
+        posteriors, w = gm.predict_proba(A[number]), weights[number]
+        np.testing.assert_allclose(found[number], w @ posteriors / w.sum(), rtol=1e-12)
+        odd = posteriors[1::2].mean(axis=0)
+        np.testing.assert_allclose(masked[number], odd, rtol=1e-12)
+
+
+def test_proportions_take_one_read_and_have_the_same_bits(
+    tmp_path: Path, two_processes: Client
+) -> None:
+    paths = stored(tmp_path)
+    gm = gmm().fit(A)
+    before = read_counter()
+    here = gm.proportions(paths)
+    chunks = sum(-(-n // (50 + i)) for i, n in enumerate(SIZES))
+    assert (read_counter() - before).gets == chunks
+    with two_processes.as_current():
+        there = gm.proportions(paths)
+    assert here.tobytes() == there.tobytes()
