@@ -19,7 +19,7 @@ import psutil
 import zarr
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import FsspecStore
+from zarr.storage import FsspecStore, StorePath
 
 from dask_gmm.data.atomic_replace import replace_file
 from dask_gmm.data.stored_array import metadata_document
@@ -42,6 +42,7 @@ __all__ = [
     "delete_all_but_metadata",
     "document_buffer",
     "finished_blocks",
+    "keys_at",
     "make_room",
     "new_document",
     "put_document",
@@ -103,12 +104,18 @@ def document_buffer(document: Mapping[str, Any]) -> Buffer:
 
 def chunks_at(place: str, options: Options) -> list[tuple[int, ...]]:
     """Return the coordinates of the chunks that are there."""
+    found = (_CHUNK.fullmatch(key) for key in keys_at(place, options))
+    return [tuple(map(int, match[1].split("/")[1:])) for match in found if match is not None]
+
+
+def keys_at(place: str, options: Options) -> list[str]:
+    """Return the keys of all objects below a place."""
 
     async def keys() -> list[str]:
         return [key async for key in writable_store(place, options).list()]
 
-    found = (_CHUNK.fullmatch(key) for key in sync(keys()))
-    return [tuple(map(int, match[1].split("/")[1:])) for match in found if match is not None]
+    found: list[str] = sync(keys())
+    return found
 
 
 def chunk_grid(document: Mapping[str, Any]) -> tuple[int, ...]:
@@ -117,14 +124,25 @@ def chunk_grid(document: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(max(1, -(-n // c)) for n, c in zip(document["shape"], chunks, strict=True))
 
 
-def finished_blocks(place: str, options: Options, document: dict[str, Any]) -> list[int]:
-    """Return the indices of the blocks that an earlier run has finished, in order."""
+def finished_blocks(
+    place: str,
+    options: Options,
+    document: dict[str, Any],
+    there: Sequence[tuple[int, ...]] | None = None,
+) -> list[int]:
+    """Return the indices of the blocks that an earlier run has finished, in order.
+
+    `there` are the chunks that are there, where somebody has looked already.
+    """
     grid = chunk_grid(document)
-    chunks = [c for c in chunks_at(place, options) if len(c) == len(grid)]
+    found = chunks_at(place, options) if there is None else there
+    chunks = [c for c in found if len(c) == len(grid)]
     doubtful = _doubtful(place, options, chunks)
     if doubtful:
-        with held():
-            array = zarr.open_array(writable_store(place, options), mode="r")
+        own: Any = document
+        array: zarr.Array[Any] = zarr.Array(
+            zarr.AsyncArray(own, StorePath(writable_store(place, options), ""))
+        )
         chunks = [c for c in chunks if c not in doubtful or _can_be_read(array, c)]
     return sorted(int(np.ravel_multi_index(c, grid)) for c in chunks)
 

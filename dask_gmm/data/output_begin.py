@@ -263,10 +263,10 @@ class Beginning:
         if self._is_done():
             return self.output(self.url, None, finished=None)
         store = writable_store(self.url, self.options)
-        attributes = read_attributes(self.url, self.options)
+        attributes = self.attributes_at(self.url)
         under_way = attributes is not None and is_incomplete(attributes)
         if not under_way:
-            make_room(store, self.url, overwrite=self.overwrite)
+            self.make_room()
         if self._goes_on([self._recipe_at(self.url)] if under_way else []):
             return self.output(self.url, None)
         own = {**document, "attributes": self._attributes}

@@ -37,10 +37,11 @@ from dask_gmm.data.output_array import (
     chunks_at,
     make_room,
     put_document,
-    read_attributes,
+    read_document,
 )
 from dask_gmm.data.provenance import Recipe, attributes_of_output, recipe_in
 from dask_gmm.data.stores import writable_store
+from dask_gmm.data.urls import join_url
 from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import InputError, StoreError
 
@@ -84,6 +85,8 @@ class BlockWriter:
         Blocks that are there already. They are computed and compared, not written.
     advice : str
         A sentence for errors: what is as it was, and what to do.
+    path : str
+        The array inside of `place`, where that is a group.
     """
 
     url: str
@@ -93,10 +96,16 @@ class BlockWriter:
     mark: str
     witnesses: tuple[int, ...] = ()
     advice: str = ""
+    path: str = ""
 
     def open(self) -> OpenBlockWriter:
         """Open the output for one thread."""
         return OpenBlockWriter(self)
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the output."""
+        return math.prod(chunk_grid(json.loads(self.metadata)))
 
     def check_mine(self) -> None:
         """Make sure that the output is still the one that this run writes.
@@ -106,15 +115,15 @@ class BlockWriter:
         StoreError
             Somebody has begun another one in its place, or has removed it.
         """
-        attributes = read_attributes(self.place, self.options)
-        if attributes is None:
+        document = read_document(self.place, self.options)
+        if document is None:
             raise StoreError(
                 f"What this run has written of {self.url} is not at {self.place} as seen from "
                 f"{socket.gethostname()}: it is complete by now and this is a late attempt, or "
                 f"somebody has removed it, or that is a disk of one machine and not of all that "
                 f"work. Give a place that all of them see."
             )
-        if Recipe(recipe_in(attributes) or {}).digest != self.mark:
+        if Recipe(recipe_in(document.get("attributes") or {}) or {}).digest != self.mark:
             raise StoreError(
                 f"{self.url} is no longer written by this run: another has begun it anew. Let one "
                 f"run at a time write it."
@@ -131,7 +140,7 @@ class OpenBlockWriter:
         self._array: zarr.Array[Any] = zarr.Array(
             zarr.AsyncArray(
                 json.loads(writer.metadata),
-                StorePath(store, ""),
+                StorePath(store, writer.path),
                 config={"write_empty_chunks": True},
             )
         )
@@ -200,14 +209,15 @@ class OpenBlockWriter:
         look: it has made the directory anew.
         """
         writer, array = self._writer, self._array
-        if writer.place == writer.url:
+        if join_url(writer.place, writer.path) == writer.url:
             return
         try:
             (Path(writer.place) / METADATA).stat()
         except (FileNotFoundError, NotADirectoryError):
             chunk = [a // c for a, c in zip(block.start, array.chunks, strict=False)]
             chunk += [0] * (array.ndim - len(chunk))
-            withdraw(writer.place, array.metadata.encode_chunk_key(tuple(chunk)))
+            key = array.metadata.encode_chunk_key(tuple(chunk))
+            withdraw(writer.place, f"{writer.path}/{key}" if writer.path else key)
             writer.check_mine()
 
 
@@ -266,8 +276,7 @@ class Output:
         self.blocks: tuple[int, ...] | None = None
         if finished:
             done = set(finished) - set(writer.witnesses)
-            n_chunks = math.prod(chunk_grid(json.loads(writer.metadata)))
-            self.blocks = tuple(i for i in range(n_chunks) if i not in done)
+            self.blocks = tuple(i for i in range(writer.n_blocks) if i not in done)
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.coordinates import OutputPlace, labelled, labelled_rows
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.output_begin import begin_output, output_chunks
+from dask_gmm.data.output_group import GroupLayout, begin_group
 from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, recipe_of
 from dask_gmm.data.tables.arrow import has_parquet_suffix
 from dask_gmm.data.tables.output import begin_table, kept_columns, layout_of
@@ -23,7 +24,7 @@ from dask_gmm.data.taking_part import with_missing
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.inputs import open_input
-from dask_gmm.estimators.of_many import computed, of_each, proportions_of
+from dask_gmm.estimators.of_many import computed, of_each, proportions_of, write_group
 from dask_gmm.execution import choose_backend
 from dask_gmm.fitting.events import OutputResumed, PassAdvanced, PassStarted
 from dask_gmm.fitting.imputing import Imputed
@@ -476,6 +477,29 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
     ) -> int:
         """Write what a function says of each row; return how many rows there are."""
         kind = np.dtype(function.dtype)
+        how: dict[str, Any] = {
+            "options": storage_options,
+            "overwrite": overwrite,
+            "resume": resume,
+        }
+        if is_many(source):
+            if isinstance(function, Imputed):
+                raise InputError(
+                    f"{source.name} are many, and imputed rows are written of one: call impute_to "
+                    f"for each."
+                )
+            k = function.parameters.n_components
+            lay_out = GroupLayout.of(source, values, tail, kind, k)
+            recipe = self._recipe(source, function, values, lay_out.described())
+            url = os.fspath(output)
+            with (
+                held(),
+                begin_group(url, lay_out, recipe=recipe, source=source, **how) as begun,
+                allowed(),
+            ):
+                self._tell_of_resumed(source, begun)
+                write_group(source, function, begun, self._run)
+            return int(source.n_rows or 0)
         chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
         shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)
         recipe = self._recipe(
@@ -569,16 +593,19 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     def _write(self, source: Source, job: WriteJob, output: Output | TableOutput) -> None:
         """Write what an output lacks, and call it complete."""
-        if output.n_finished or output.complete:
-            done = source.n_blocks if output.complete else output.n_finished
-            for observer in self._observers():
-                observer(OutputResumed(output.writer.url, done, source.n_blocks))
+        self._tell_of_resumed(source, output)
         if output.complete:
             return
         if output.blocks is None or output.blocks:
             self._run(source, job, output.blocks)
         check_unchanged(output.recipe, source)
         output.finish()
+
+    def _tell_of_resumed(self, source: Source, output: Output | TableOutput) -> None:
+        if output.n_finished or output.complete:
+            done = source.n_blocks if output.complete else output.n_finished
+            for observer in self._observers():
+                observer(OutputResumed(output.writer.url, done, source.n_blocks))
 
     # -- inside ----------------------------------------------------------------------------------
 

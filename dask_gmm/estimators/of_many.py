@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from dask.base import compute
 
 from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.open_arrays import each_of, holds_arrays
+from dask_gmm.data.provenance import check_unchanged
 from dask_gmm.data.weights_of_many import each_alone
 from dask_gmm.execution import LocalBackend, single_threaded_blas
+from dask_gmm.execution.tree import TreeFold
 from dask_gmm.fitting.imputing import Imputed
-from dask_gmm.fitting.shares import Shares, SharesJob
+from dask_gmm.fitting.prediction import WriteJob
+from dask_gmm.fitting.shares import Shares, SharesJob, SharesWriteJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,12 +26,13 @@ if TYPE_CHECKING:
     import dask.array as da
 
     from dask_gmm.data.concatenated_source import Many
+    from dask_gmm.data.output_group import GroupOutput
     from dask_gmm.data.source import Source
     from dask_gmm.fitting.prediction import RowFunction
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["computed", "of_each", "proportions_of"]
+__all__ = ["computed", "of_each", "proportions_of", "write_group"]
 
 _compute: Callable[..., Any] = compute  # untyped in Dask
 
@@ -80,6 +85,37 @@ def proportions_of(
     first = source.first_blocks if is_many(source) else (0, source.n_blocks)
     found = run(source, SharesJob(parameters, first, kernel))
     return found.of_all(len(first) - 1)
+
+
+def write_group(
+    source: Many, function: RowFunction, begun: GroupOutput, run: Callable[..., Shares]
+) -> None:
+    """Write what an output of many arrays lacks, and call it complete.
+
+    Parameters
+    ----------
+    source : ConcatenatedSource or ConcatenatedDaskSource
+    function : RowFunction
+    begun : GroupOutput
+    run : callable
+        Runs a job over all blocks of a source, or some.
+    """
+    if begun.complete:
+        return
+    layout, shares = begun.writer.arrays, None
+    if begun.blocks is None or begun.blocks:
+        size = np.dtype(function.dtype).itemsize * prod(layout.tail) * (source.max_block_rows or 0)
+        sums = SharesJob(function.parameters, source.first_blocks, function.kernel)
+        job = SharesWriteJob(WriteJob(function, begun.writer, size), sums)
+        shares = run(source, job, begun.blocks)
+    check_unchanged(begun.recipe, source)
+    if begun.blocks is not None or shares is None:  # those of all blocks, in the order of the tree
+        fold: TreeFold[Shares] = TreeFold(layout.n_blocks)
+        for block, (array, (masses, counts)) in enumerate(begun.sums()):
+            fold.add(0, block, Shares(array, masses[None], counts[None], 0))
+        shares = fold.root()
+    whole = shares.of_all(len(layout.names))
+    begun.finish_with(whole.proportions, whole.counts)
 
 
 def computed(lazy: Sequence[da.Array]) -> Sequence[Any]:

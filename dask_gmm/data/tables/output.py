@@ -17,10 +17,12 @@ import re
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dask_gmm.data.atomic_replace import Claim, put_in_place, remove, settle, sweep
+from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.frames import arrow_columns, column_names_of
 from dask_gmm.data.output_begin import RESUME, Beginning, advice, refuse_the_input
@@ -94,6 +96,12 @@ def layout_of(source: Source) -> tuple[OutputFile, ...]:
         raise InputError(
             f"The samples of {source.name} have {len(source.sample_shape)} axes, and a table has "
             f"rows alone: give the output a name that does not end with .parquet, for a Zarr array."
+        )
+    if is_many(source):  # a folder, with a file for each
+        blocks_of = pairwise(source.first_blocks)
+        return tuple(
+            OutputFile(f"{name}.parquet", tuple(range(*own)))
+            for name, own in zip(source.names, blocks_of, strict=True)
         )
     if not isinstance(source, ParquetSource):
         return (OutputFile("", tuple(range(source.n_blocks))),)
