@@ -102,7 +102,7 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
             callbacks=[totals, observe],
         )
         mixture.fit(
-            data.data, sample_weight=data.weights, where=data.where, **checkpoint.arguments()
+            data.data, sample_weight=data.sample_weight, where=data.where, **checkpoint.arguments()
         )
         if output is not None:
             save_model(mixture, output, data.storage_options, overwrite=overwrite)
@@ -127,8 +127,8 @@ def _report(
     from dask_gmm.estimators.attributes import parameters_of
 
     facts = fit_story(mixture, totals)
-    if data.weights is not None:
-        facts.append(("weights", data.weights))
+    if data.weighing is not None:
+        facts.append(("weights", data.weighing))
     if data.where is not None:
         facts.append(("rows where", data.where))
     if output is not None:

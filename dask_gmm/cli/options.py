@@ -129,6 +129,15 @@ data_options = stack(
     click.argument("data"),
     array_option,
     option(
+        "--arrays",
+        type=NAMES,
+        metavar="NAME,PATTERN",
+        section="Data",
+        help="Many arrays of the group, or stores in the folder, that are taken as one: their "
+        "names, or patterns such as '*' and 'plate1/*'. DATA may be a pattern of paths too: "
+        "'plate1/*.zarr'.",
+    ),
+    option(
         "--features",
         type=NAMES,
         metavar="NAME,NAME",
@@ -166,14 +175,22 @@ data_options = stack(
     storage_options,
 )
 
-weights_option = option(
-    "--weights",
-    metavar="NAME|PATH|URL",
-    section="Data",
-    help="Weights of the rows, of the samples' shape: the name of an array in the group that holds "
-    "DATA, or of a column of the table, or else the path or URL of a Zarr array. A row of weight 2 "
-    "counts as two copies of it, one of weight 0 is left out, and may hold anything. Their chunks "
-    "need not be those of the rows.",
+weights_option = stack(
+    option(
+        "--weights",
+        metavar="NAME|PATH|URL",
+        section="Data",
+        help="Weights of the rows, of the samples' shape: the name of an array in the group that "
+        "holds DATA, or of a column of the table, or else the path or URL of a Zarr array; of "
+        "many arrays the name beside each. A row of weight 2 counts as two copies of it, one of "
+        "weight 0 is left out, and may hold anything. Their chunks need not be those of the rows.",
+    ),
+    option(
+        "--equal-per-array",
+        is_flag=True,
+        section="Data",
+        help="Let each of many arrays count alike, however many rows it has.",
+    ),
 )
 
 

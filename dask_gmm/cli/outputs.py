@@ -24,6 +24,7 @@ __all__ = [
     "check_array_output",
     "check_disk",
     "check_fit_output",
+    "check_group_output",
     "check_model_place",
     "check_table_output",
     "check_weights_stay",
@@ -122,6 +123,19 @@ def check_array_output(
         raise OutputExistsError(
             f"{url} exists already: choose another place, or replace it with --overwrite."
         )
+
+
+def check_group_output(url: str, options: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Make sure that a group of labels of many arrays can be written beside `url`.
+
+    Raises as `check_model_place`.
+    """
+    from dask_gmm.data.output_group import check_room
+
+    own = options_for(url, options)
+    _check_replaceable(url)
+    _check_writable(url, own, beside=True)
+    check_room(url, own, overwrite=overwrite)
 
 
 def check_table_output(url: str) -> None:

@@ -44,6 +44,11 @@ __all__ = ["predict", "score"]
     -m model.zarr -o classes.zarr""",
         ),
         (
+            "many samples, and the part of each component in each",
+            """dask-gmm predict 'plate1/*.zarr' -m model.zarr -o labels.zarr \\
+    --proportions proportions.csv""",
+        ),
+        (
             "how sure it is: K posterior probabilities a row",
             "dask-gmm predict points.zarr -m model.zarr -o posteriors.zarr --probabilities",
         ),
@@ -93,6 +98,13 @@ __all__ = ["predict", "score"]
     "with .parquet is that of a table with the column 'label', and 'posterior_0' and so on with "
     "--probabilities.",
 )
+@option(
+    "--proportions",
+    metavar="FILE.csv",
+    section="Output",
+    help="Of many arrays: write the part that each component has in each, and how many rows have "
+    "each label, also to this file. They are in the group in any case, from the same read.",
+)
 @overwrite_option("a Zarr array, or a table that this command has written,")
 @output_resume_option
 @output_options
@@ -104,6 +116,7 @@ def predict(
     probabilities: bool,
     keep: tuple[str, ...] | None,
     output: str,
+    proportions: str | None,
     overwrite: bool,
     resume: bool | None,
     **values: Any,
@@ -140,6 +153,7 @@ def predict(
         },
         overwrite=overwrite,
         resume=resume,
+        proportions=proportions,
     )
 
 
@@ -181,7 +195,7 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
         mixture.set_params(callbacks=[observe])
         found = mixture.criteria(
             data.data,
-            sample_weight=data.weights,
+            sample_weight=data.sample_weight,
             n_effective=n_effective,
             where=data.where,
         )
@@ -207,10 +221,10 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
         ("BIC", f"{found.bic:,.3f}"),
         ("AIC", f"{found.aic:,.3f}"),
     ]
-    if data.weights is not None:
-        facts.append(("weights", data.weights))
+    if data.weighing is not None:
+        facts.append(("weights", data.weighing))
     if data.where is not None:
         facts.append(("rows where", data.where))
-    if data.weights is not None or n_effective is not None:
+    if data.weighing is not None or n_effective is not None:
         facts.append(("N of BIC", observations(found.n_effective, n_effective)))
     session.out.print(key_values(facts))

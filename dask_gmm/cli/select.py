@@ -91,7 +91,7 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
             **choice.arguments(),
             **data.estimator_arguments(checkpoint.url),
             callbacks=[totals, observe],
-            sample_weight=data.weights,
+            sample_weight=data.sample_weight,
             where=data.where,
             **checkpoint.arguments(),
         )
@@ -130,11 +130,11 @@ def _report(
     ]
     if totals.resubmitted:
         facts.append(("recovered", f"{totals.resubmitted} units were lost and computed again"))
-    if data.weights is not None:
-        facts.append(("weights", data.weights))
+    if data.weighing is not None:
+        facts.append(("weights", data.weighing))
     if data.where is not None:
         facts.append(("rows where", data.where))
-    if data.weights is not None or choice.n_effective is not None:
+    if data.weighing is not None or choice.n_effective is not None:
         facts.append(("N of BIC", observations(best.n_effective, choice.n_effective)))
     if output is not None:
         facts.append(("model", output))

@@ -39,6 +39,23 @@ class DataPlace:
     where: str | None = None
     missing: str | None = None
     columns: tuple[str, ...] | None = None
+    arrays: tuple[str, ...] | None = None
+    equal_per_array: bool = False
+
+    @property
+    def sample_weight(self) -> Any:
+        """What the library calls the weights."""
+        if not self.equal_per_array:
+            return self.weights
+        from dask_gmm import EqualPerArray
+
+        return EqualPerArray(self.weights)
+
+    @property
+    def weighing(self) -> str | None:
+        """What to call the weights; None where there are none."""
+        own = [self.weights] if self.weights is not None else []
+        return ", ".join([*own, *(["equal-per-array"] if self.equal_per_array else [])]) or None
 
     def estimator_arguments(self, *others: str | None) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these; `others` are URLs that it uses too."""
@@ -47,6 +64,7 @@ class DataPlace:
         options = next(filter(None, (options_for(u, self.storage_options) for u in places)), {})
         return {
             "array": self.array,
+            "arrays": None if self.arrays is None else list(self.arrays),
             "features": None if self.features is None else list(self.features),
             "columns": None if self.columns is None else list(self.columns),
             "feature_axis": self.feature_axis,
@@ -59,9 +77,10 @@ class DataPlace:
         """Return what was read, for JSON: what the user gave, by the estimator's names."""
         return {
             "data": self.data,
+            "arrays": self.arrays,
             "features": self.features,
             "columns": self.columns,
-            "sample_weight": self.weights,  # a mixture has weights too
+            "sample_weight": self.weighing,  # a mixture has weights too
             "where": self.where,
         }
 
@@ -80,7 +99,7 @@ class DataPlace:
         missing = arguments.pop("missing", "error")
         source = open_source(
             self.data,
-            sample_weight=self.weights,
+            sample_weight=self.sample_weight,
             where=self.where,
             fitted_columns=fitted_columns,
             **arguments,
@@ -101,6 +120,8 @@ class DataPlace:
             values.pop("where", None),
             values.pop("missing", None),
             values.pop("columns"),
+            values.pop("arrays"),
+            values.pop("equal_per_array", False),
         )
 
 

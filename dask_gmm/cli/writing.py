@@ -65,6 +65,7 @@ def write_rows(
     header: dict[str, Any],
     overwrite: bool,
     resume: bool | None,
+    proportions: str | None = None,
 ) -> None:
     """Let a model write something of each row, and say how it went.
 
@@ -78,18 +79,16 @@ def write_rows(
         Of the array, where it goes into a group; `what` by default.
     header : dict
         Of the JSON.
+    proportions : str, optional
+        File for the table of components' proportions in each of many arrays.
     """
     from dask_gmm.cli.computing import computing
-    from dask_gmm.cli.outputs import (
-        check_array_output,
-        check_table_output,
-        check_weights_stay,
-        refuse_overlap,
-    )
+    from dask_gmm.cli.outputs import check_weights_stay, refuse_overlap
     from dask_gmm.cli.progress import observing
+    from dask_gmm.cli.proportions import check_proportions, proportions_json, proportions_table
     from dask_gmm.cli.tables import key_values
     from dask_gmm.cli.values import show_count, show_seconds
-    from dask_gmm.data.coordinates import output_place
+    from dask_gmm.data.concatenated_source import is_many
     from dask_gmm.data.tables.arrow import has_parquet_suffix
     from dask_gmm.fitting.events import OutputResumed, PassAdvanced
 
@@ -98,12 +97,10 @@ def write_rows(
     mixture, source = load_for(model, data)
     # Where it must go on it deletes nothing, and a complete one is what it may find.
     replaces = overwrite or bool(resume)
-    if has_parquet_suffix(output):
-        place = output
-        check_table_output(place)
-    else:
-        place = output_place(output, data.data, source, name or what)
-        check_array_output(place, data.storage_options, overwrite=replaces, beside=True)
+    many = is_many(source) and not has_parquet_suffix(output)
+    if proportions is not None:
+        check_proportions(proportions, source, output)
+    place = _checked_place(output, data, source, name or what, replaces=replaces)
     check_weights_stay(place, source)
     begun = time.perf_counter()
     found, computed = 0, 0
@@ -129,20 +126,56 @@ def write_rows(
         session.note(f"What is finished of {output} is kept: the same command goes on from it.")
         raise
     seconds = time.perf_counter() - begun
+    table = _written_table(output, data, proportions) if many else None
     if session.json:
-        session.emit(
-            {
-                **header,
-                "n_rows": rows,
-                "n_rows_computed": computed,
-                "blocks_skipped": found,
-                "seconds": seconds,
-            }
-        )
+        result = {
+            **header,
+            "n_rows": rows,
+            "n_rows_computed": computed,
+            "blocks_skipped": found,
+            "seconds": seconds,
+        }
+        shares = {} if table is None else {"proportions": proportions_json(*table[:2])}
+        session.emit({**result, **shares})
         return
     facts = [(what, place), ("rows", f"{rows:,} in {show_seconds(seconds)}")]
     if computed:
         facts[1] = ("rows", f"{facts[1][1]} ({show_count(computed / seconds)} rows/s)")
     if found:
         facts.append(("skipped", f"{found:,} blocks that were finished before"))
+    if proportions is not None:
+        facts.append(("proportions", proportions))
     session.out.print(key_values(facts))
+    if table is not None:
+        session.out.print(proportions_table(*table[:2], width=session.out.width))
+
+
+def _checked_place(
+    output: str, data: DataPlace, source: Source, name: str, *, replaces: bool
+) -> str:
+    """Return where an output goes, once it is known that it can be written there."""
+    from dask_gmm.cli.outputs import check_array_output, check_group_output, check_table_output
+    from dask_gmm.data.concatenated_source import is_many
+    from dask_gmm.data.coordinates import output_place
+    from dask_gmm.data.tables.arrow import has_parquet_suffix
+
+    if has_parquet_suffix(output):
+        check_table_output(output)
+        return output
+    if is_many(source):
+        check_group_output(output, data.storage_options, overwrite=replaces)
+        return output
+    place = output_place(output, data.data, source, name)
+    check_array_output(place, data.storage_options, overwrite=replaces, beside=True)
+    return place
+
+
+def _written_table(output: str, data: DataPlace, path: str | None) -> tuple[Any, Any, Any]:
+    """Return names, proportions and counts of an output of many arrays; write them to a file."""
+    from dask_gmm.cli.proportions import write_csv
+    from dask_gmm.data.output_group import proportions_at
+
+    table = proportions_at(output, options_for(output, data.storage_options) or None)
+    if path is not None:
+        write_csv(path, *table)
+    return table

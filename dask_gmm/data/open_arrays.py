@@ -14,9 +14,12 @@ scikit-learn takes it; of whatever else can be read as a table, it is many.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from glob import glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -24,14 +27,17 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 
+from dask_gmm.data.atomic_replace import is_copy
 from dask_gmm.data.concatenated_source import ConcatenatedDaskSource, ConcatenatedSource
 from dask_gmm.data.concatenated_weights import EQUAL_PER_ARRAY, EqualPerArray
 from dask_gmm.data.conversion import kind_of
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.joined_source import joined_dtype
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.urls import normalize_url
-from dask_gmm.errors import InputError
+from dask_gmm.data.stores import MissingChunks, store_spec
+from dask_gmm.data.urls import normalize_url, scheme_of
+from dask_gmm.data.zarr_open import find_members
+from dask_gmm.errors import InputError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +46,14 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.base import Source
 
-__all__ = ["concatenated", "each_of", "holds_arrays", "open_arrays"]
+__all__ = [
+    "concatenated",
+    "each_of",
+    "holds_arrays",
+    "is_pattern_of_stores",
+    "open_arrays",
+    "placed_arrays",
+]
 
 _THREADS = 16
 """That open stored arrays: most of it waits for a disk or a network."""
@@ -136,6 +149,100 @@ def each_of(X: Any) -> list[Any]:
     if isinstance(X, list | tuple):
         return list(X)
     return [X]
+
+
+# -- by their places ------------------------------------------------------------------------------
+
+_PATTERN = re.compile(r"[*?\[]")
+
+
+def placed_arrays(
+    X: Any,
+    arrays: str | Sequence[str] | None,
+    storage_options: Mapping[str, Any] | None = None,
+    missing_chunks: MissingChunks = "error",
+) -> dict[str, Any] | None:
+    """Return the arrays that a place stands for, by their names; None where it is one alone.
+
+    Parameters
+    ----------
+    X : object
+        What the user passed: a path with ``*``, ``?`` or ``[...]`` stands for the stores that
+        match; with `arrays` a group, or a folder of stores, for those in it.
+    arrays : str or sequence of str, optional
+        Names, or patterns of names, of arrays in a group or of stores in a folder.
+    storage_options : mapping, optional
+    missing_chunks : {"error", "fill"}
+
+    Raises
+    ------
+    InputError, ArrayNotFoundError, StoreNotFoundError, StoreError
+        Nothing matches, or X is nothing that holds arrays.
+    """
+    path = os.fspath(X) if isinstance(X, str | os.PathLike) else None
+    if arrays is None:
+        return _stores_at(path) if path is not None and is_pattern_of_stores(X) else None
+    patterns = [arrays] if isinstance(arrays, str) else list(arrays)
+    if not patterns or not all(isinstance(one, str) and one.strip("/") for one in patterns):
+        raise InputError(
+            f"arrays={arrays!r} is no name: give one, a pattern such as '*', or a list of these."
+        )
+    if path is not None:
+        if scheme_of(path) == "file" and _is_plain_folder(Path(normalize_url(path))):
+            found: dict[str, Any] = {}
+            for one in patterns:
+                found |= {p: p for p in sorted(_matching(os.path.join(path, one)))}  # noqa: PTH118
+            return _named(list(found), f"{path} with arrays={arrays!r}")
+        return dict(find_members(store_spec(path, storage_options, missing_chunks), patterns))
+    if isinstance(X, zarr.Group | Store):
+        return dict(find_members(X, patterns, missing_chunks=missing_chunks))
+    raise InputError(
+        f"arrays={arrays!r} names arrays of a Zarr group or stores in a folder; X is {kind_of(X)}."
+    )
+
+
+def is_pattern_of_stores(X: Any) -> bool:
+    """Whether a path or URL stands for all Zarr stores that match it; others' are of a table."""
+    path = os.fspath(X) if isinstance(X, str | os.PathLike) else ""
+    if not _PATTERN.search(path):
+        return False
+    if scheme_of(path) != "file":
+        return ".zarr" in path.rpartition("/")[2]
+    if Path(path).exists():
+        return False
+    found = _matching(path)
+    return any(map(_is_store, found)) if found else ".zarr" in path
+
+
+def _is_store(path: str) -> bool:
+    return (Path(path).is_dir() and not _is_plain_folder(Path(path))) or path.endswith(".zip")
+
+
+def _stores_at(pattern: str) -> dict[str, Any]:
+    """Return the stores whose paths match a pattern, by names."""
+    if scheme_of(pattern) != "file":
+        raise InputError(
+            f"{pattern} is a pattern, and of a remote store nobody here lists what matches it: "
+            f"pass a list of URLs, or the URL of a group and arrays='*'."
+        )
+    return _named(sorted(_matching(pattern)), pattern)
+
+
+def _matching(pattern: str) -> list[str]:
+    found = glob(normalize_url(pattern), recursive=True)  # noqa: PTH207  absolute, of any depth
+    return [path for path in found if not is_copy(Path(path).name)]
+
+
+def _named(paths: Sequence[str], wanted: str) -> dict[str, Any]:
+    if not paths:
+        raise StoreNotFoundError(f"There is nothing at {wanted}.")
+    return dict(zip(names_of(paths), paths, strict=True))
+
+
+def _is_plain_folder(path: Path) -> bool:
+    """Whether a path is a folder that is no Zarr node itself."""
+    marks = ("zarr.json", ".zarray", ".zgroup")
+    return path.is_dir() and not any((path / mark).exists() for mark in marks)
 
 
 # -- names -----------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from dask_gmm.data.output_array import (
     read_document,
 )
 from dask_gmm.data.output_begin import Beginning, advice, output_chunks, refuse_the_input
-from dask_gmm.data.provenance import ATTRIBUTE, Recipe, attributes_of_output
+from dask_gmm.data.provenance import ATTRIBUTE, Recipe, attributes_of_output, is_incomplete
 from dask_gmm.data.sink import BlockWriter, OpenBlockWriter, Output, not_written
 from dask_gmm.data.stored_array import metadata_document
 from dask_gmm.data.stores import writable_store
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.concatenated_source import Many
     from dask_gmm.data.grid import BlockRef, SampleGrid
 
-__all__ = ["GroupLayout", "GroupOutput", "begin_group"]
+__all__ = ["GroupLayout", "GroupOutput", "begin_group", "check_room", "proportions_at"]
 
 SUMS = ".sums"
 """Where what blocks add is kept until the end; the dot is no name of an array of the group."""
@@ -337,6 +337,22 @@ class _GroupBeginning(Beginning):
         )
 
 
+def check_room(url: str, options: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Look whether an output can go to a place, before anything is done for it.
+
+    One that is being written there is for whoever begins to judge.
+
+    Raises
+    ------
+    OutputExistsError
+        Something is there that may not be overwritten.
+    """
+    url, pairs = normalize_url(url), check_options(dict(options))
+    document = read_document(url, pairs) or {}
+    if not is_incomplete(document.get("attributes") or {}):
+        _make_room(url, pairs, overwrite=overwrite)
+
+
 def _make_room(url: str, options: Options, *, overwrite: bool) -> None:
     store = writable_store(url, options)
     if sync(store.is_empty("")):
@@ -538,3 +554,14 @@ class GroupOutput(Output):
                 sync(store.delete(METADATA))
         except Exception:  # noqa: BLE001  the error on its way says more
             return
+
+
+@held()
+def proportions_at(
+    url: str, options: Mapping[str, Any] | None = None
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.int64]]:
+    """Return the table of a complete output: names of arrays, proportions and counts."""
+    pairs = check_options(dict(options) if options else None)
+    group: Any = zarr.open_group(writable_store(normalize_url(url), pairs), mode="r")
+    names = [str(name) for name in np.asarray(group["array"][:])]
+    return names, np.asarray(group[PROPORTIONS][:]), np.asarray(group[COUNTS][:])

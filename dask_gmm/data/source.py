@@ -20,7 +20,13 @@ from dask_gmm.data.decoding import Remedies
 from dask_gmm.data.frames import as_frame, column_names_of, narrowed
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
-from dask_gmm.data.open_arrays import each_of, holds_arrays, open_arrays
+from dask_gmm.data.open_arrays import (
+    each_of,
+    holds_arrays,
+    is_pattern_of_stores,
+    open_arrays,
+    placed_arrays,
+)
 from dask_gmm.data.open_features import (
     check_features,
     is_dataset,
@@ -71,6 +77,7 @@ def open_source(
     where: Any = None,
     columns: Sequence[str] | None = None,
     fitted_columns: Sequence[str] | None = None,
+    arrays: str | Sequence[str] | None = None,
 ) -> Source:
     """Describe an input as blocks of rows.
 
@@ -113,6 +120,9 @@ def open_source(
     fitted_columns : sequence of str, optional
         Their names where something was fitted before: the default for a stored table, which may
         have other columns too and in any order, and nothing else.
+    arrays : str or sequence of str, optional
+        Names, or patterns of names, of many arrays of the group that X is or leads to, or of
+        stores in a folder.
 
     Returns
     -------
@@ -135,10 +145,14 @@ def open_source(
             f"array={array!r} and features={names!r} both say what to read: leave one of them out."
         )
     reading = _Reading(feature_axis, policy, array, block_rows, names, columns, fitted_columns)
-    many = holds_arrays(X)
+    placed = None
+    if arrays is not None or (columns is None and is_pattern_of_stores(X)):
+        placed = placed_arrays(X, arrays, storage_options, policy)
+    remote = any(map(is_remote, each_of(X)))
+    X = X if placed is None else placed
+    many = placed is not None or holds_arrays(X)
     given = [sample_weight, where]
     # One set of options serves data and what lies beside them, whichever of them are URLs.
-    remote = any(map(is_remote, each_of(X)))
     elsewhere = any(is_remote(item) for one in given for item in each_of(one))
     own = storage_options if remote or not elsewhere else None
     if many:
@@ -227,6 +241,8 @@ def _open_one_of_many(
     beside: list[Any],
 ) -> tuple[Source, list[Any]]:
     """Describe one of many arrays, of which some may be remote."""
+    if isinstance(item, FoundArray):
+        return item.source(reading.feature_axis), beside
     place = isinstance(item, str | os.PathLike)
     own = storage_options if is_remote(item) or (place and not remote) else None
     return reading.of_item(item).open(item, own, beside)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zarr
+from zarr.abc.store import Store
 
 from dask_gmm.data.atomic_replace import is_copy
 from dask_gmm.data.checked_store import CheckedStore, first_line
@@ -29,8 +31,6 @@ from dask_gmm.interrupts import held
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zarr.abc.store import Store
-
     Node = zarr.Array[Any] | zarr.Group
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "find_by_url",
     "find_in_node",
     "find_in_store",
+    "find_members",
 ]
 
 _LISTED = 20  # arrays that an error message names at most
@@ -144,6 +145,79 @@ def find_in_store(
     name = store_name(store)
     node = _open_node(CheckedStore(store, name, missing_chunks, probing=True), "", name)
     return _found_in(node, store, missing_chunks, array, f"zarr.open({code}, mode='r')")
+
+
+@held()
+def find_members(
+    X: StoreSpec | zarr.Group | Store,
+    patterns: Sequence[str],
+    *,
+    missing_chunks: MissingChunks = "error",
+) -> dict[str, FoundArray]:
+    """Return the arrays of a group whose names match, by these, in their order.
+
+    Parameters
+    ----------
+    X : StoreSpec, zarr.Group or Store
+        The group.
+    patterns : sequence of str
+        Names, or patterns of names with ``*``, ``?`` and ``[...]``; those with a ``/`` match
+        arrays of groups inside of it.
+    missing_chunks : {"error", "fill"}
+
+    Raises
+    ------
+    ArrayNotFoundError
+        A name or pattern matches none, or it is no group.
+    StoreNotFoundError, StoreError
+        Nothing is there, or the store does not answer.
+    """
+    spec: StoreSpec | None = X if isinstance(X, StoreSpec) else None
+    original: Store | None = None
+    if spec is not None:
+        if scheme_of(spec.url) == "file" and _is_zip_file(spec.url):
+            spec = replace(spec, zip_version=zip_version(spec.url))
+        node = _open_node(probe_store(spec), "", spec.url)
+        name = spec.url
+    elif isinstance(X, Store):
+        name, original = store_name(X), X
+        node = _open_node(CheckedStore(X, name, missing_chunks, probing=True), "", name)
+    else:
+        assert isinstance(X, zarr.Group)
+        node, original = X, X.store_path.store
+        name = join_url(store_name(original), X.path)
+    if not isinstance(node, zarr.Group):
+        raise ArrayNotFoundError(f"{name} is itself an array, so arrays= names none: leave it out.")
+    if original is not None:
+        spec = spec_of_store(original, missing_chunks)
+    deep = any("/" in pattern for pattern in patterns)
+    try:
+        members = dict(node.members(max_depth=None if deep else 0))
+    except Exception as error:  # plain HTTP servers answer a listing in many ways
+        raise StoreError(
+            f"The arrays of {name} cannot be listed ({first_line(error)}): pass a list of the URLs "
+            f"of the arrays."
+        ) from error
+    arrays = {path: found for path, found in members.items() if isinstance(found, zarr.Array)}
+    chosen: dict[str, FoundArray] = {}
+    for pattern in patterns:
+        matching = sorted(path for path in arrays if _matches(path, pattern))
+        if not matching:
+            raise ArrayNotFoundError(f"No array of {name} is called {pattern!r}. {_listing(node)}")
+        for path in matching:
+            own = spec or StoreSpec(store_name(original), (), missing_chunks)  # type: ignore[arg-type]
+            kept = original if spec is None else None
+            chosen[path] = FoundArray(arrays[path], own, kept, f"X[{path!r}]").checked()
+    return chosen
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Whether a path matches a pattern part by part; what is written beside its place does not."""
+    parts, wanted = path.split("/"), pattern.strip("/").split("/")
+    return len(parts) == len(wanted) and all(
+        fnmatchcase(part, own) and not is_copy(part)
+        for part, own in zip(parts, wanted, strict=True)
+    )
 
 
 def _found_in(

@@ -97,6 +97,9 @@ class GaussianMixture(FittedMixture):
         if each is one.
     array : str, optional
         Name of the array when the data is a Zarr group.
+    arrays : str or list of str, optional
+        Names, or patterns of names such as ``"*"``, of many arrays of a Zarr group, or of stores in
+        a folder, that are taken as one: see `fit`.
     features : list of str, optional
         Names of several arrays of a Zarr group, or of variables of a Dataset (all its data
         variables by default), which together are the features, in this order. Each is one feature,
@@ -229,6 +232,7 @@ class GaussianMixture(FittedMixture):
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "feature_axis": [Integral, str],
         "array": [str, None],
+        "arrays": [str, list, tuple, None],
         "features": [list, tuple, None],
         "columns": ["array-like", None],
         "storage_options": [dict, None],
@@ -264,6 +268,7 @@ class GaussianMixture(FittedMixture):
         verbose_interval: int = 10,
         feature_axis: int | str = -1,
         array: str | None = None,
+        arrays: str | Sequence[str] | None = None,
         features: Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -295,6 +300,7 @@ class GaussianMixture(FittedMixture):
         self.verbose_interval = verbose_interval
         self.feature_axis = feature_axis
         self.array = array
+        self.arrays = arrays
         self.features = features
         self.columns = columns
         self.storage_options = storage_options
@@ -327,7 +333,7 @@ class GaussianMixture(FittedMixture):
 
         Parameters
         ----------
-        X : array-like, Dask or xarray collection, Zarr array, path or URL
+        X : array-like, Dask or xarray collection, Zarr array, path or URL, or many of these
             The data; features along `feature_axis`. What their attributes say of packed and
             missing values (``scale_factor``, ``_FillValue``, ...) is decoded as xarray does.
         y : ignored

@@ -172,6 +172,7 @@ def open_input(
         features=estimator.features if many or is_dataset(X) or _is_place(X) else None,
         where=where,
         columns=columns,
+        arrays=estimator.arrays if _is_place(X) else None,
         fitted_columns=None if reset else getattr(estimator, "feature_names_in_", None),
     )
     _check_features(estimator, source, reset=reset)

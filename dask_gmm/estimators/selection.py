@@ -63,6 +63,7 @@ def select_gaussian_mixture(
     random_state: int | np.random.RandomState | None = None,
     feature_axis: int | str = -1,
     array: str | None = None,
+    arrays: str | Sequence[str] | None = None,
     features: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -114,7 +115,7 @@ def select_gaussian_mixture(
         As for `GaussianMixture`. A budget ends all mixtures that still run.
     tol, reg_covar, max_iter, init_params, on_collapse, random_state
         As for `GaussianMixture`.
-    feature_axis, array, features, columns, storage_options, missing_chunks, missing
+    feature_axis, array, arrays, features, columns, storage_options, missing_chunks, missing
         As for `GaussianMixture`.
     kernel, cache, callbacks
         As for `GaussianMixture`.
@@ -164,6 +165,7 @@ def select_gaussian_mixture(
         "random_state": random_state,
         "feature_axis": feature_axis,
         "array": array,
+        "arrays": arrays,
         "features": features,
         "columns": columns,
         "storage_options": storage_options,
