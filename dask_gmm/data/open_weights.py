@@ -432,8 +432,9 @@ def _beside(source: Source, name: str) -> FoundArray | None:
     stored = stored_parts(source)
     if stored is None:
         return None
-    # Several arrays are named from a group that may hold the first in a group of its own.
-    up = stored[0].path.count("/") if isinstance(source, JoinedSource) else 0
+    # Several arrays are named from a group that may hold the first in a group of its own, and what
+    # lies beside a matrix from the store that holds it.
+    up = stored[0].path.count("/") if len(stored) > 1 or isinstance(source, JoinedSource) else 0
     for levels in range(up + 1):
         member = replace(stored[0], path=stored[0].path.rsplit("/", levels)[0])
         found = find_beside(member, name)

@@ -27,6 +27,7 @@ from dask_gmm.data.open_arrays import (
     open_arrays,
     placed_arrays,
 )
+from dask_gmm.data.open_encoded import is_anndata, open_encoded, with_gene_names
 from dask_gmm.data.open_features import (
     check_features,
     is_dataset,
@@ -35,14 +36,23 @@ from dask_gmm.data.open_features import (
 )
 from dask_gmm.data.open_weights import with_weights, with_where
 from dask_gmm.data.provenance import check_complete
+from dask_gmm.data.sparse_source import SparseSource, is_sparse
 from dask_gmm.data.stores import MissingChunks, StoreSpec, check_missing_chunks, store_spec
 from dask_gmm.data.tables.find import holds_parquet, is_table
 from dask_gmm.data.tables.open import is_arrow_dataset, open_arrow_dataset, open_table
 from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.urls import scheme_of
-from dask_gmm.data.zarr_open import FoundArray, find_by_url, find_in_node, find_in_store
+from dask_gmm.data.zarr_open import (
+    FoundArray,
+    FoundGroup,
+    find_by_url,
+    find_group_by_url,
+    find_group_in,
+    find_in_node,
+    find_in_store,
+)
 from dask_gmm.data.zarr_source import ZarrSource
-from dask_gmm.errors import InputError, StoreNotFoundError
+from dask_gmm.errors import ArrayNotFoundError, InputError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -296,27 +306,14 @@ def _open_rows(
 ) -> Source:
     if isinstance(X, str | os.PathLike):
         spec = store_spec(X, storage_options, policy)
-        if features is not None:
-            return open_stored_features(
-                lambda name, fill: find_by_url(_filled(spec, fill=fill), name),
-                features,
-                feature_axis,
-            )
-        return find_by_url(spec, array).source(feature_axis)
+        return _open_placed(spec, feature_axis, array, block_rows, features)
     if storage_options:
         raise InputError(
             f"storage_options go with a path or URL, not with a {type(X).__name__} that is "
             f"already open."
         )
     if isinstance(X, zarr.Array | zarr.Group | Store):
-        find: Callable[..., FoundArray] = find_in_store if isinstance(X, Store) else find_in_node
-        if features is not None:
-            return open_stored_features(
-                lambda name, fill: find(X, missing_chunks="fill" if fill else policy, array=name),
-                features,
-                feature_axis,
-            )
-        return find(X, missing_chunks=policy, array=array).source(feature_axis)
+        return _open_node(X, feature_axis, policy, array, block_rows, features)
     if array is not None:
         raise InputError(f"array={array!r} names an array of a Zarr group; X is {kind_of(X)}.")
     if is_dataset(X):
@@ -326,6 +323,12 @@ def _open_rows(
             f"features={features!r} names arrays of a Zarr group or variables of a Dataset; X is "
             f"{kind_of(X)}."
         )
+    if is_anndata(X):
+        names = tuple(str(name) for name in X.var_names)
+        source = _open_rows(X.X, feature_axis, None, policy, None, block_rows, None)
+        return replace(source, feature_names=names)  # type: ignore[type-var]
+    if is_sparse(X):
+        return SparseSource.of(X, feature_axis, block_rows=block_rows)
     xarray = sys.modules.get("xarray")
     if xarray is not None and isinstance(X, xarray.DataArray):
         return _open_dataarray(X, feature_axis, block_rows)
@@ -334,6 +337,72 @@ def _open_rows(
     if kind_of(X).startswith("dask.") and hasattr(X, "to_dask_array"):
         return _open_lazy_frame(X, feature_axis)
     return open_memory(X, plain_array(X, _memory_name(X)), feature_axis, block_rows=block_rows)
+
+
+def _open_placed(
+    spec: StoreSpec,
+    feature_axis: int | str,
+    array: str | None,
+    block_rows: int | None,
+    features: list[str] | None,
+) -> Source:
+    """Describe what a path or URL leads to."""
+    if features is not None:
+        return open_stored_features(
+            lambda name, fill: find_by_url(_filled(spec, fill=fill), name),
+            features,
+            feature_axis,
+        )
+    return _array_or_encoded(
+        lambda: find_by_url(spec, array),
+        lambda: find_group_by_url(spec, array),
+        feature_axis,
+        block_rows,
+    )
+
+
+def _open_node(
+    X: Any,
+    feature_axis: int | str,
+    policy: MissingChunks,
+    array: str | None,
+    block_rows: int | None,
+    features: list[str] | None,
+) -> Source:
+    """Describe what a user has opened with Zarr."""
+    find: Callable[..., FoundArray] = find_in_store if isinstance(X, Store) else find_in_node
+    if features is not None:
+        return open_stored_features(
+            lambda name, fill: find(X, missing_chunks="fill" if fill else policy, array=name),
+            features,
+            feature_axis,
+        )
+    return _array_or_encoded(
+        lambda: find(X, missing_chunks=policy, array=array),
+        lambda: (
+            None if isinstance(X, zarr.Array) else find_group_in(X, array, missing_chunks=policy)
+        ),
+        feature_axis,
+        block_rows,
+    )
+
+
+def _array_or_encoded(
+    find: Callable[[], FoundArray],
+    find_group: Callable[[], FoundGroup | None],
+    feature_axis: int | str,
+    block_rows: int | None,
+) -> Source:
+    """Describe an array, or the matrix of a group that says how it is encoded."""
+    try:
+        found = find()
+    except ArrayNotFoundError:
+        group = find_group()
+        encoded = None if group is None else open_encoded(group, feature_axis, block_rows)
+        if encoded is None:
+            raise
+        return encoded
+    return with_gene_names(found, found.source(feature_axis))
 
 
 def _filled(spec: StoreSpec, *, fill: bool) -> StoreSpec:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dask_gmm.data.concatenated_source import ConcatenatedSource
 from dask_gmm.data.joined_source import JoinedSource
+from dask_gmm.data.sparse_source import StoredSparseSource
 from dask_gmm.data.zarr_source import ZarrSource
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def stored_parts(source: Source) -> tuple[ZarrSource, ...] | None:
     """
     if isinstance(source, ZarrSource):
         return (source,)
+    if isinstance(source, StoredSparseSource):
+        return source.arrays
     if isinstance(source, JoinedSource):
         inner = tuple(part.source for part in source.parts)
     elif isinstance(source, ConcatenatedSource):

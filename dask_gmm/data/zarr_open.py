@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zarr
 from zarr.abc.store import Store
+from zarr.storage import StorePath
 
 from dask_gmm.data.atomic_replace import is_copy
 from dask_gmm.data.checked_store import CheckedStore, first_line
@@ -35,9 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FoundArray",
+    "FoundGroup",
     "coordinates_beside",
     "find_beside",
     "find_by_url",
+    "find_group_by_url",
+    "find_group_in",
     "find_in_node",
     "find_in_store",
     "find_members",
@@ -76,6 +80,11 @@ class FoundArray(NamedTuple):
         check_complete(self.array.attrs, join_url(self.spec.url, self.array.path))
         return self
 
+    def beside(self) -> FoundGroup:
+        """Return the group that holds it; its store's root where it is all of the store."""
+        path = StorePath(self.array.store_path.store, self.array.path.rpartition("/")[0])
+        return FoundGroup(zarr.open_group(path, mode="r"), self.spec, self.store)
+
     def source(self, feature_axis: int | str | None) -> ZarrSource:
         """Describe it as rows and features; None for `feature_axis` if each element is a row."""
         return ZarrSource.of(
@@ -86,6 +95,79 @@ class FoundArray(NamedTuple):
             store=self.store,
             code=self.code,
         )
+
+
+class FoundGroup(NamedTuple):
+    """An open group, and what leads another process to it; as of `FoundArray`."""
+
+    group: zarr.Group
+    spec: StoreSpec
+    store: Store | None = None
+    code: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its URL."""
+        return join_url(self.spec.url, self.group.path)
+
+    def array(self, name: str) -> FoundArray:
+        """Return an array of the group.
+
+        Raises
+        ------
+        ArrayNotFoundError
+        """
+        node = self.group.get(name)
+        if not isinstance(node, zarr.Array):
+            raise ArrayNotFoundError(f"The group {self.name} has no array {name!r}.")
+        code = None if self.code is None else f"{self.code}[{name!r}]"
+        return FoundArray(node, self.spec, self.store, code)
+
+    def inside(self, name: str) -> FoundGroup:
+        """Return a group of the group."""
+        node = self.group[name]
+        assert isinstance(node, zarr.Group)
+        code = None if self.code is None else f"{self.code}[{name!r}]"
+        return FoundGroup(node, self.spec, self.store, code)
+
+    def above(self, levels: int) -> FoundGroup | None:
+        """Return the group so many levels above it in its store, None if there is none."""
+        if not levels:
+            return self
+        parts = self.group.path.split("/")[:-levels]
+        path = StorePath(self.group.store_path.store, "/".join(parts))
+        try:
+            group = zarr.open_group(path, mode="r")
+        except (FileNotFoundError, KeyError):
+            return None
+        return FoundGroup(group, self.spec, self.store)
+
+
+@held()
+def find_group_by_url(spec: StoreSpec, path: str | None = None) -> FoundGroup | None:
+    """Open the group at a path or URL, or the one in it; None where that is something else."""
+    if scheme_of(spec.url) == "file" and _is_zip_file(spec.url):
+        spec = replace(spec, zip_version=zip_version(spec.url))
+    node = _open_node(probe_store(spec), (path or "").strip("/"), spec.url)
+    return FoundGroup(node, spec) if isinstance(node, zarr.Group) else None
+
+
+@held()
+def find_group_in(
+    X: zarr.Group | Store, path: str | None = None, *, missing_chunks: MissingChunks = "error"
+) -> FoundGroup | None:
+    """Return an open group, or that of a store, or the one in it; None for something else."""
+    original = X if isinstance(X, Store) else X.store_path.store
+    name = store_name(original)
+    own = "" if isinstance(X, Store) else X.path
+    inside = "/".join(part for part in (own, (path or "").strip("/")) if part)
+    node = _open_node(CheckedStore(original, name, missing_chunks, probing=True), inside, name)
+    if not isinstance(node, zarr.Group):
+        return None
+    spec = spec_of_store(original, missing_chunks)
+    if spec is not None:
+        return FoundGroup(node, spec, code="X")
+    return FoundGroup(node, StoreSpec(name, (), missing_chunks), original, "X")
 
 
 @held()

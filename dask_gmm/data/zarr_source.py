@@ -72,6 +72,7 @@ class ZarrSource(StoredArray, Source):
     transient_bytes: int
     whole_shards: bool = False
     scalar: bool = False
+    feature_names: tuple[str, ...] | None = None
     decoding: Decoding | None = None
     fill: FillValue | None = None
     weights: Weights | None = None

@@ -19,6 +19,7 @@ from dask_gmm.data.conventions import attributes_of
 from dask_gmm.data.conversion import frame_layout, plain_array
 from dask_gmm.data.frames import as_frame, column_names_of, narrowed
 from dask_gmm.data.open_arrays import each_of, holds_arrays
+from dask_gmm.data.open_encoded import is_anndata
 from dask_gmm.data.open_features import is_dataset
 from dask_gmm.data.output_begin import RESUME
 from dask_gmm.data.source import (
@@ -29,6 +30,7 @@ from dask_gmm.data.source import (
     with_weights,
     with_where,
 )
+from dask_gmm.data.sparse_source import is_sparse
 from dask_gmm.data.stores import check_missing_chunks
 from dask_gmm.data.tables.columns import check_names
 from dask_gmm.data.tables.open import is_arrow_dataset
@@ -202,12 +204,14 @@ def _plain_rows(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
 
 
 def _is_lazy(X: Any) -> bool:
-    """Whether X names or describes data instead of holding them."""
+    """Whether X names or describes data instead of holding them dense."""
     return (
         isinstance(X, str | os.PathLike | zarr.Array | zarr.Group | Store)
         or is_dask_collection(X)
         or is_arrow_dataset(X)
         or type(X).__module__.startswith("xarray.")
+        or is_sparse(X)
+        or is_anndata(X)
     )
 
 

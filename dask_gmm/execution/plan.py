@@ -48,6 +48,8 @@ UNIT_SECONDS = 1.0
 MAX_UNITS = 4096
 #: Units of sources whose blocks are Dask tasks: more would keep too many blocks' values waiting.
 GRAPH_UNIT_LEVEL = 4
+#: Features of which a covariance matrix is megabytes: then there may be too many.
+MANY_FEATURES = 1000
 #: What an idle worker process holds: Python, NumPy, SciPy, Zarr, distributed (measured: 151 and
 #: 171 MB resident after a first fit of almost no data).
 PROCESS_BYTES = 180_000_000
@@ -323,6 +325,11 @@ def check_memory(
         remedies.append(f"store {weights.name} in chunks of fewer rows")
     if parts.values + parts.workspace > parts.blocks + parts.reading:
         remedies.append("use fewer components, restarts or a smaller covariance family")
+    if plan.source.n_features >= MANY_FEATURES:
+        remedies.append(
+            "fit fewer features, such as their principal components (array='obsm/X_pca' of an "
+            "AnnData store)"
+        )
     kept = f", and the cache pins {in_mb(pinned)}" if pinned else ""
     raise MemoryPlanError(
         f"A pass over {plan.source.name} does not fit {place} of {in_mb(limit_per_worker)} with "

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.sparse
 import xarray as xr
 import zarr
 from hypothesis import given, settings
@@ -245,6 +246,30 @@ def from_many(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
     return open_source(places, missing_chunks="fill")
 
 
+def in_csr(x: Values, axis: int) -> Any:
+    """A matrix in compressed sparse rows, of a type that SciPy has."""
+    if x.ndim != 2:
+        pytest.skip("a matrix has two axes")
+    known = np.float32 if x.dtype == np.float16 else x.dtype.newbyteorder("=")
+    return scipy.sparse.csr_array(np.moveaxis(x, axis, -1).astype(known))
+
+
+def from_sparse(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    path = str(folder / f"{uuid.uuid4().hex}.zarr")
+    group = zarr.create_group(path, attributes={"encoding-type": "csr_matrix"})
+    matrix = in_csr(x, axis)
+    group.attrs["shape"] = list(matrix.shape)
+    kept = np.float32 if x.dtype == np.float16 else x.dtype
+    write(group.store_path / "data", matrix.data.astype(kept), (5,))
+    for name in ("indices", "indptr"):
+        write(group.store_path / name, getattr(matrix, name), (5,))
+    return open_source(path, block_rows=max(1, chunks[0]), missing_chunks="fill")
+
+
+def from_sparse_memory(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+    return open_source(in_csr(x, axis), block_rows=max(1, chunks[0]))
+
+
 def from_many_memory(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
     return open_source(
         dict(zip("abc", thirds(as_rows(x, axis)), strict=True)), block_rows=chunks[0]
@@ -295,13 +320,15 @@ KINDS: dict[str, Make] = {
     "packed-v2-order-f": from_packed(zarr_format=2, order="F", fill_value=0),
     "packed-xarray": from_packed_xarray,
     "packed-xarray-dask": from_packed_dask,
+    "sparse": from_sparse,
+    "sparse-memory": from_sparse_memory,
     "many": from_many,
     "many-memory": from_many_memory,
     "many-dask": from_many_dask,
     "parquet": from_parquet(files=False),
     "parquet-folder": from_parquet(files=True, group=2),
 }
-ROWS_ONLY = (KINDS["parquet"], KINDS["parquet-folder"])
+ROWS_ONLY = tuple(KINDS[name] for name in ("parquet", "parquet-folder", "sparse", "sparse-memory"))
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 
 
@@ -583,6 +610,8 @@ FEW = {
         "memory",
         "group",
         "dataset",
+        "sparse",
+        "sparse-memory",
         "many",
         "many-memory",
         "many-dask",

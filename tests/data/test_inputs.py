@@ -65,7 +65,7 @@ def test_array_likes() -> None:
         (np.array([["a", 1]], dtype=object), "holds strings"),
         (np.zeros((2, 2), complex), "Complex data not supported"),
         (np.zeros((2, 2), "M8[s]"), "reference date"),
-        (scipy.sparse.csr_array(np.eye(3)), "Sparse data was passed.*dense data is required"),
+        (scipy.sparse.csc_array(np.eye(3)), "sparse data are read by rows, in CSR"),
         (np.ma.masked_equal(np.eye(3), 0), "masked"),
         (pd.DataFrame({"a": [1.0], "name": ["x"]}), "column 'name'"),
         (xr.Dataset(coords={"a": ("x", [1.0])}), "no data variables"),

@@ -159,7 +159,7 @@ CASES: dict[str, tuple[Make, NDArray[Any]]] = {
     "objects that are strings": (kept(X.astype(str).astype(object)), X),
     "objects, Dask": (kept(da.from_array(X.astype(object), chunks=(10, 2))), X),
     "bfloat16": (kept(X.astype(ml_dtypes.bfloat16)), X.astype(ml_dtypes.bfloat16)),
-    "sparse": (kept(scipy.sparse.csr_array(X)), X),
+    "sparse": (kept(scipy.sparse.csc_array(X)), X),
     "sparse, Dask": (kept(SPARSE), X),
     "masked": (kept(HOLES), CLEAN),
     "masked rows": (kept([HOLES[i] for i in range(40)]), CLEAN),
@@ -230,6 +230,7 @@ def test_an_output_of_unknown_chunks(tmp_path: Path) -> None:
 ELSEWHERE = {
     "conventions.py": "tests/conformance/test_conventions.py",
     "open_weights.py": "tests/data/test_weights.py",
+    "sparse_source.py": "tests/data/test_sparse_source.py",
     "weights_of_many.py": "tests/data/test_concatenated_source.py",
     "passes.py": "tests/conformance/test_conventions.py",
     "output_begin.py": "test_an_output_of_unknown_chunks",
