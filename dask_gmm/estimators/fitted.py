@@ -229,7 +229,8 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
         return token
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn is told: that NaN may be a value that is missing."""
+        """What scikit-learn is told: that NaN may be missing, and a matrix sparse."""
         tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
         tags.input_tags.allow_nan = self.missing != "error"
         return tags

@@ -66,7 +66,13 @@ def running_in_group(group: int) -> list[str]:
 
 def test_each_is_short_and_has_a_test() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"quickstart", "segment_photograph", "dask_cluster", "parquet_table"}
+    assert names == {
+        "cytometry",
+        "dask_cluster",
+        "parquet_table",
+        "quickstart",
+        "segment_photograph",
+    }
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) < MOST_LINES, path
 
@@ -145,3 +151,25 @@ def test_parquet_table(tmp_path: Path) -> None:
         "labels: 400,000 rows of star, field, label",
         "the same files: True",
     ]
+
+
+@pytest.mark.slow
+def test_cytometry(tmp_path: Path) -> None:
+    lines = run("cytometry", tmp_path)
+    assert len(lines) == 8  # five populations
+    parts = [float(line.split()[-1]) for line in lines[1:6]]
+    assert sum(parts) == pytest.approx(1.0, abs=1e-4)
+    # Plasmacytoid dendritic cells: CD123 and some CD4, and nothing else.
+    np.testing.assert_allclose([float(x) for x in lines[5].split()[1:6]], [0, 2, 0, 0, 6], atol=0.2)
+    words = lines[6].replace(",", " ").split()
+    found, true = float(words[1]), float(words[-1])
+    assert 0.0003 < true < 0.0007
+    assert found == pytest.approx(true, rel=0.02)
+    assert lines[7].startswith("samples: 20, ")
+    assert float(lines[7].split()[-1]) < 1e-4
+
+
+def test_what_a_user_writes_of_cytometry_is_short() -> None:
+    text = (EXAMPLES / "cytometry.py").read_text(encoding="utf-8")
+    body = text.split("def populations")[1].split("def main")[0]
+    assert len(body.strip().splitlines()) < 25
