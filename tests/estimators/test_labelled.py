@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import warnings
@@ -21,6 +22,7 @@ from dask_gmm.data.sink import OpenBlockWriter
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import CheckpointError, InputError, OutputExistsError, StoreError
 from dask_gmm.fitting.events import OutputResumed, PassFinished
+from tests.marks import quick_ones
 from tests.object_store import CREDENTIALS, object_store  # noqa: F401
 
 if TYPE_CHECKING:
@@ -108,8 +110,13 @@ def roads(ocean: xr.Dataset, stored: str) -> dict[str, Any]:
 # -- the fit ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("kernel", ["compiled", "blas"])
+@pytest.mark.parametrize(
+    ("kernel", "weighted"),
+    quick_ones(
+        itertools.product(["compiled", "blas"], [False, True]),
+        [("compiled", True), ("blas", False)],
+    ),
+)
 def test_the_bits_are_those_of_stacked_rows(
     ocean: xr.Dataset,
     stored: str,
@@ -474,7 +481,7 @@ def test_coordinates_are_written_in_parts(
         assert zarr.open_array(tmp_path / name / "time").chunks == (8,)
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("zarr_format", quick_ones([2, 3], [3]))
 def test_coordinates_of_every_type(zarr_format: int, tmp_path: Path) -> None:
     days = np.array(["2000-01-01", "1900-05-05T03", "NaT"], "M8[ns]")
     coordinates = {
