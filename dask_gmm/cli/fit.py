@@ -120,15 +120,7 @@ def _report(
     from dask_gmm.cli.outcome import fit_json, fit_story, print_result
 
     if session.json:
-        header = {
-            "command": "fit",
-            "data": data.data,
-            "features": data.features,
-            "weights": data.weights,
-            "model": output,
-        }
-        if data.where is not None:
-            header["where"] = data.where
+        header = {"command": "fit", **data.described(), "model": output}
         session.emit({**header, **fit_json(mixture, totals)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table

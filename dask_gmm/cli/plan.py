@@ -82,9 +82,7 @@ def plan(session: Session, /, **values: Any) -> int:
         with computing(compute, session) as place:
             found = forecast(source, settings, place)
     if session.json:
-        session.emit(
-            {"command": "plan", "data": data.data, "features": data.features, **asdict(found)}
-        )
+        session.emit({"command": "plan", **data.described(), **asdict(found)})
     else:
         _print(session, found, settings)
     return FAILED if found.refusal else DONE

@@ -133,8 +133,7 @@ def predict(
         what="posteriors" if probabilities else "labels",
         header={
             "command": "predict",
-            "data": data.data,
-            "features": data.features,
+            **data.described(),
             "model": model,
             "output": output,
             "probabilities": probabilities,
@@ -190,9 +189,7 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
         session.emit(
             {
                 "command": "score",
-                "data": data.data,
-                "features": data.features,
-                "weights": data.weights,
+                **data.described(),
                 "model": model,
                 "n_rows": found.n_rows,
                 "n_effective": found.n_effective,

@@ -55,6 +55,16 @@ class DataPlace:
             **({} if self.missing is None else {"missing": self.missing}),
         }
 
+    def described(self) -> dict[str, Any]:
+        """Return what was read, for JSON: what the user gave, by the estimator's names."""
+        return {
+            "data": self.data,
+            "features": self.features,
+            "columns": self.columns,
+            "sample_weight": self.weights,  # a mixture has weights too
+            "where": self.where,
+        }
+
     def open(self, fitted_columns: Sequence[str] | None = None) -> Source:
         """Describe the data, and their weights if they have some; only metadata are read.
 
