@@ -210,10 +210,12 @@ class TestPredictions:
         gm = GaussianMixture(3, missing="drop", random_state=0).fit(X).set_params(array="x")
         assert gm.predict_to(store, tmp_path / "l.zarr", where="sea") == 6000
         labels = np.asarray(zarr.open_array(tmp_path / "l.zarr", mode="r")[:])
-        np.testing.assert_array_equal(labels == 255, ~(COMPLETE & MASK))
-        gm.predict_to(store, tmp_path / "s.zarr", where="sea", dtype="int16")
-        signed = np.asarray(zarr.open_array(tmp_path / "s.zarr", mode="r")[:])
-        np.testing.assert_array_equal(signed, np.where(labels == 255, -1, labels.astype("i2")))
+        assert labels.dtype == np.int8
+        np.testing.assert_array_equal(labels == -1, ~(COMPLETE & MASK))
+        np.testing.assert_array_equal(labels, gm.predict(store, where="sea"))
+        gm.predict_to(store, tmp_path / "u.zarr", where="sea", dtype="uint8")
+        unsigned = np.asarray(zarr.open_array(tmp_path / "u.zarr", mode="r")[:])
+        np.testing.assert_array_equal(unsigned, np.where(labels == -1, 255, labels.astype("i2")))
         gm.predict_to(store, tmp_path / "p.zarr", probabilities=True)
         posteriors = np.asarray(zarr.open_array(tmp_path / "p.zarr", mode="r")[:])
         np.testing.assert_array_equal(np.isnan(posteriors).any(axis=1), ~COMPLETE)
