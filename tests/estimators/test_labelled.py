@@ -592,6 +592,38 @@ def test_a_coordinate_that_was_half_written_is_written_again(
     same(xr.open_zarr(tmp_path / "out.zarr"), ocean, fitted)
 
 
+@pytest.mark.parametrize("zarr_format", quick_ones([2, 3], [3]))
+def test_the_reference_system_comes_along(zarr_format: int, tmp_path: Path) -> None:
+    """A variable that `grid_mapping` names, which is a coordinate only where somebody asks."""
+    crs: Any = ((), 0, {"grid_mapping_name": "polar_stereographic", "crs_wkt": "PROJCS[...]"})
+    band = np.random.default_rng(0).normal(size=(2, 6, 5))
+    attributes = {"grid_mapping": "polar"}
+    data = xr.Dataset({"ice": (("band", "y", "x"), band, attributes), "polar": crs, "z": 1.0})
+    path = tmp_path / "ice.zarr"
+    data.to_zarr(path, zarr_format=zarr_format, consolidated=False)
+    lazy = xr.open_zarr(path, consolidated=False)
+    asked = xr.open_zarr(path, consolidated=False, decode_coords="all")
+    assert "polar" in lazy.data_vars
+    assert "polar" in asked.coords
+    how: dict[str, Any] = {"features": ["ice"], "feature_axis": "band", "random_state": 0}
+    gm = GaussianMixture(1, **how).fit(path)
+    for number, X in enumerate((path, lazy, data, asked, asked["ice"])):
+        if X is not path:
+            labels = gm.predict(X)
+            assert set(labels.coords) == {"polar"}
+            assert labels.encoding["grid_mapping"] == "polar"
+            assert labels["polar"].attrs == crs[2]
+            assert gm.impute(X).encoding["grid_mapping"] == "polar"
+        for _ in range(2):
+            gm.predict_to(X, tmp_path / str(number), overwrite=True)
+            found = xr.open_zarr(tmp_path / str(number))
+            assert set(found.coords) == {"polar"}
+            assert found["polar"].attrs == crs[2]
+            assert found["labels"].attrs["grid_mapping"] == "polar"
+            again = xr.open_zarr(tmp_path / str(number), decode_coords="all")
+            assert again["labels"].encoding["grid_mapping"] == "polar"
+
+
 def test_dates_of_other_calendars(tmp_path: Path) -> None:
     times = xr.date_range("2000-02-28", periods=4, calendar="360_day", use_cftime=True)
     X = xr.Dataset({"a": ("time", np.arange(4.0))}, coords={"time": times})
