@@ -59,7 +59,7 @@ FEATURES = 2 * LEVELS
 CHUNK = 2**16
 """Rows of a chunk."""
 
-MASKED, GAPPY = 0.3, 0.1
+MASKED, GAPPY, NOISE = 0.3, 0.1, 15.0
 PLAIN = "plain float32"
 
 
@@ -75,12 +75,17 @@ class Result:
     spread_by_cpu: float
 
 
+def centres() -> NDArray[np.float64]:
+    """Of the components: they overlap, three standard deviations apart."""
+    return 100 + 8 * np.random.default_rng(3).standard_normal((COMPONENTS, FEATURES))
+
+
 def clouds(rows: int) -> NDArray[np.float32]:
-    """Whole numbers, which every type holds, about one of ten centres for each row."""
+    """Whole numbers, which every type holds, about one of the centres for each row."""
     rng = np.random.default_rng(0)
-    centres = 30 + 10 * rng.integers(0, 10, size=(rows, 1))
-    drawn = np.round(centres + 5 * rng.standard_normal((rows, FEATURES), dtype=np.float32))
-    return drawn.clip(0, 250).astype(np.float32)
+    found = NOISE * rng.standard_normal((rows, FEATURES), dtype=np.float32)
+    found += centres()[rng.integers(COMPONENTS, size=rows)].astype(np.float32)
+    return np.round(found)
 
 
 def gappy(x: NDArray[np.float32], kinds: NDArray[np.bool_] | None) -> NDArray[np.float32]:
@@ -153,13 +158,16 @@ def roads(folder: Path) -> dict[str, Source]:
     }
 
 
-def job_of(source: Source, centres: NDArray[np.float64]) -> StatisticsJob:
-    """An E-step with components among the rows."""
+def job_of(source: Source) -> StatisticsJob:
+    """An E-step by the mixture that the rows are drawn from."""
     packed = source.dtype == np.float64 and source.decoding is not None
-    means = centres * 0.01 + 5.0 if packed else centres
-    precisions = np.full((COMPONENTS, FEATURES, FEATURES), np.eye(FEATURES)) / means.var()
-    weights = np.full(COMPONENTS, 1 / COMPONENTS)
-    found = MixtureParameters.create("full", weights, means, precisions)
+    scale, offset = (0.01, 5.0) if packed else (1.0, 0.0)
+    found = MixtureParameters.create(
+        "full",
+        np.full(COMPONENTS, 1 / COMPONENTS),
+        centres() * scale + offset,
+        np.full((COMPONENTS, FEATURES, FEATURES), np.eye(FEATURES) * (NOISE * scale) ** 2),
+    )
     kernel = get_kernel()
     kernel = MarginalKernel(kernel) if source.missing == "marginalize" else kernel
     return StatisticsJob((Candidate(found),), kernel)
@@ -170,12 +178,9 @@ def measure(rows: int, codec: str, rounds: int, threads: int) -> list[Result]:
     backend = LocalBackend(threads)
     turns: dict[str, Callable[[], tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
-        x = clouds(rows)
-        write(Path(name), x, codec)
-        centres = x[: 50 * COMPONENTS : 50].astype(np.float64)
-        del x
+        write(Path(name), clouds(rows), codec)
         for road, source in roads(Path(name)).items():
-            plan, job = plan_pass(source, n_threads=threads), job_of(source, centres)
+            plan, job = plan_pass(source, n_threads=threads), job_of(source)
 
             def turn(plan: Any = plan, job: Any = job) -> tuple[float, float]:
                 wall, cpu = time.perf_counter(), time.process_time()
