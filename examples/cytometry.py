@@ -2,7 +2,7 @@
 
 The samples are simulated first: five markers on a linear scale, a different number of cells in
 each, other proportions in each donor, and in every second donor a population of one cell in a
-thousand. What a user writes is in `populations`: their number is chosen and the mixture fitted over
+thousand. What a user writes is in `classify`: their number is chosen and the mixture fitted over
 all samples as one, each counting alike, and the table of proportions comes from the read that
 writes the labels.
 """
@@ -51,7 +51,7 @@ def write_samples(folder: Path, samples: int = 20) -> Any:
     return np.array(true)
 
 
-def populations(folder: Path, output: Path) -> xr.Dataset:
+def classify(folder: Path, output: Path) -> xr.Dataset:
     """Fit the mixture to all samples, and write labels and proportions."""
     samples = {
         path.stem: np.arcsinh(da.from_zarr(path) / COFACTOR)
@@ -66,12 +66,13 @@ def populations(folder: Path, output: Path) -> xr.Dataset:
     )
     found.best_model.predict_to(samples, output)
     means = xr.DataArray(found.best_model.means_, dims=("component", "marker"))
-    return xr.open_zarr(output).load().assign(means=means.assign_coords(marker=MARKERS))
+    table: xr.Dataset = xr.open_zarr(output).load()
+    return table.assign(means=means.assign_coords(marker=MARKERS))
 
 
 def main(directory: Path) -> None:
     true = write_samples(directory)
-    table = populations(directory, directory / "labels.zarr")
+    table = classify(directory, directory / "labels.zarr")
     rare = int(table.means.sel(marker="CD123").values.argmax())
     found = table.proportions.sel(component=rare).values
     order = np.argsort(-table.proportions.mean("array").values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -17,7 +16,7 @@ from dask_gmm.data.coordinates import OutputPlace, labelled, labelled_rows
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.output_group import GroupLayout, begin_group
-from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, recipe_of
+from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, known_by, recipe_of
 from dask_gmm.data.tables.arrow import has_parquet_suffix
 from dask_gmm.data.tables.output import begin_table, kept_columns, layout_of
 from dask_gmm.data.taking_part import with_missing
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.data.tables.output import TableOutput
     from dask_gmm.data.tables.writer import Kept
-    from dask_gmm.data.weights import Weights
     from dask_gmm.execution.backend import PassProgress
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.fitting.events import Observer
@@ -232,7 +230,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         probabilities : bool, default=False
             Posteriors instead of labels; in a table beside them.
         dtype : numpy dtype, optional
-            uint8 for labels of up to 255 components, else int32; float64 for posteriors.
+            uint8 for labels of up to 255 components, else int32; int8 for up to 128 where `where`
+            or `missing='drop'` may leave rows out, whose label is -1; float64 for posteriors.
         keep : sequence of str, optional
             Columns of the input, identifiers for instance, that a table has too.
         overwrite : bool, default=False
@@ -270,8 +269,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         parameters = self._parameters()
         k = parameters.n_components
         tail = (k,) if probabilities else ()
-        # 255 is uint8's mark for "not written", so 255 components are the most it can label.
-        label_type = np.uint8 if k <= 255 else np.int32
+        label_type = _label_type(k, signed=source.weights is not None or source.missing == "drop")
         kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
         _check_output_dtype(kind, k, probabilities=probabilities)
         function: RowFunction = (Posteriors if probabilities else Labels)(
@@ -582,7 +580,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         elif self.missing != "error":
             described["missing"] = self.missing
         if source.weights is not None:
-            described["where"] = _known_by(source.weights)
+            described["where"] = known_by(source.weights)
         return recipe_of(
             source,
             values=values,
@@ -673,6 +671,15 @@ def _for_each_row(source: Source) -> Source:
     return with_missing(source, "error") if source.missing == "marginalize" else source
 
 
+def _label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:
+    """Smallest type for the labels of k components; with a sign where -1 is one of them.
+
+    255 is uint8's mark for "not written", -1 that of a type with a sign.
+    """
+    small, most = (np.int8, 128) if signed else (np.uint8, 255)
+    return small if k <= most else np.int32
+
+
 def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
     """Refuse a type that cannot hold the values, and the mark for those not written."""
     if probabilities:
@@ -683,12 +690,6 @@ def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> 
             f"dtype={kind.name!r} cannot hold the labels of {k} components: use an integer type "
             f"that can, such as 'int32'."
         )
-
-
-def _known_by(weights: Weights) -> str:
-    """What tells a mask from others, or itself where nothing does."""
-    told = weights.content_digest() or weights.content_token()
-    return weights.token if told is None else hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def _real(source: Source) -> type[np.floating[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import zarr
 from dask_gmm.data.source import ZarrSource, open_source
 from dask_gmm.data.taking_part import with_missing
 from dask_gmm.data.through_zarr import zarr_transient_bytes
+from tests.marks import quick_ones
 from tests.memory import peak_of
 
 if TYPE_CHECKING:
@@ -50,8 +52,19 @@ def test_bound(layout: str, feature_axis: int, tmp_path: Path) -> None:
     assert peak >= (source.block_bytes + source.read_bytes) / 2.5
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("through_zarr", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "through_zarr"),
+    quick_ones(
+        itertools.product(LAYOUTS, [False, True]),
+        [
+            ("one chunk", False),
+            ("uncompressed", False),
+            ("whole shards", False),
+            ("split features", True),
+            ("v2", True),
+        ],
+    ),
+)
 def test_bound_of_packed_blocks(layout: str, through_zarr: bool, tmp_path: Path) -> None:
     """The direct reader decodes a block where it is: no second one is held."""
     values = np.random.default_rng(0).integers(0, 999, size=(250_000, 8)).astype("i2")
@@ -75,8 +88,13 @@ def test_bound_of_packed_blocks(layout: str, through_zarr: bool, tmp_path: Path)
         assert peak <= 13_000_000, "eight are the block, and four a chunk as it is stored, and more"
 
 
-@pytest.mark.parametrize("missing", ["drop", "marginalize"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("missing", "weighted"),
+    quick_ones(
+        itertools.product(["drop", "marginalize"], [False, True]),
+        [("drop", False), ("marginalize", True)],
+    ),
+)
 def test_bound_of_packed_variables_of_which_rows_are_left_out(
     missing: str, weighted: bool, tmp_path: Path
 ) -> None:
