@@ -115,7 +115,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         -------
         ndarray, dask.array or DataArray of int64, shape of the samples
             Lazy, block by block, when `X` is lazy. Of xarray objects a DataArray with the
-            dimensions of the samples and the coordinates along them; lazy if `X` is.
+            dimensions of the samples and the coordinates along them; lazy if `X` is. Of many arrays
+            a list of these, or a dict by names.
         """
         check_is_fitted(self)
         source = open_input(self, X, where=where, reset=False)
@@ -197,7 +198,9 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
         Of xarray objects, and of variables that `features` names, into the Zarr group at `output`,
         as ``labels`` or ``posteriors``, with the coordinates of the samples: as
-        ``xarray.open_zarr(output)`` shows them. The group is made if it is not there.
+        ``xarray.open_zarr(output)`` shows them. The group is made if it is not there. Of many
+        arrays a group of its own: ``labels/NAME`` for each, and from the same read the tables
+        ``proportions`` (as by `proportions`) and ``counts``, along ``array`` and ``component``.
 
         The array's attribute `dask_gmm` says whether it is `complete`, which is written last; `fit`
         and its kin refuse one that is not. On a disk it appears at its path only then, and what was

@@ -335,7 +335,12 @@ class GaussianMixture(FittedMixture):
         ----------
         X : array-like, Dask or xarray collection, Zarr array, path or URL, or many of these
             The data; features along `feature_axis`. What their attributes say of packed and
-            missing values (``scale_factor``, ``_FillValue``, ...) is decoded as xarray does.
+            missing values (``scale_factor``, ``_FillValue``, ...) is decoded as xarray does. Also
+            CSR matrices of SciPy, and the path of an AnnData store (its X, or by `array` a layer or
+            ``obsm/X_pca``), made dense block by block. Of a list of arrays, one for each of many
+            samples, a dict by their names, a pattern of paths (``plate1/*.zarr``), or with `arrays`
+            a group or a folder, all rows are fitted as one; each array is read as it lies in its
+            store. A list of rows stays one table.
         y : ignored
         sample_weight : array-like, Dask or xarray collection, Zarr array, path, URL or name
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
