@@ -25,6 +25,7 @@ FLOORS = {
     "errors": 0.0,
     "interrupts": 0.25,
     "rows": 0.5,
+    "scaling": 0.75,
     "mixture": 1.0,
     "data": 2.0,
     "execution": 2.5,
