@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.base import RowMaker, Source
-from dask_gmm.errors import RowError
+from dask_gmm.errors import RowError, TransformError
 from dask_gmm.rows import Rows
 from dask_gmm.scaling.scaling import SCRATCH_BYTES, scaled_dtype
 
@@ -80,6 +80,7 @@ class ScaledSource(Source):
             grid=source.grid,
             axis_names=source.axis_names,
             feature_names=None if scaling.principal is not None else source.feature_names,
+            fill=_scaled_fill(source, scaling),
             weights=source.weights,
             missing=source.missing,
         )
@@ -215,6 +216,17 @@ class ScaledSource(Source):
     def explained(self, error: RowError, block: BlockRef) -> RowError:
         """Return an error with what metadata say of the element as it is stored."""
         return self.source.explained(error, block)
+
+
+def _scaled_fill(source: Source, scaling: Scaling) -> FillValue | None:
+    """What a fill value has become; None where nothing can be told from the scaled rows."""
+    if source.fill is None or scaling.principal is not None:
+        return None
+    row = source.fill.row(source.n_features)[None].astype(source.dtype)
+    try:
+        return source.fill.mapped(scaling.apply(row)[0])
+    except TransformError:  # it has no place among scaled rows, and they will say so
+        return None
 
 
 def _with_values(rows: Rows, values: NDArray[Any]) -> Rows:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.scaling import Scaling
 
 __all__ = [
     "Checkpoint",
@@ -124,6 +125,8 @@ class Progress:
     shares : tuple of float
         Of each contestant the seconds of passes that it was charged with.
     held_out_seed : int or None
+    scaling : Scaling or None
+        What rows are scaled by.
     """
 
     states: tuple[Any, ...]
@@ -137,6 +140,7 @@ class Progress:
     entered: tuple[int, ...] = ()
     shares: tuple[float, ...] = ()
     held_out_seed: int | None = None
+    scaling: Scaling | None = None
 
     @property
     def ended(self) -> bool:
@@ -521,6 +525,9 @@ def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str
     asked = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in free}
     if settings.missing == "error":
         del asked["missing"]  # as fits were that knew nothing else
+    del asked["scaling"]
+    if settings.scaling is not None:
+        asked["scaling"] = repr(settings.scaling)
     model = settings.model
     asked |= {"model": type(model).__name__, "kernel": settings.kernel.name}
     asked |= {name: _plain(value) for name, value in vars(model).items()}
