@@ -104,6 +104,22 @@ class ScalingRequest:
         """Return the features of scaled rows; at most so many where the data are to decide."""
         return n_features if self.n_pca is None else min(n_features, _most(self.n_pca, n_features))
 
+    def made(self, scaling: Scaling, names: Sequence[str] | None = None) -> bool:
+        """Whether a scaling is one that this asks for, by whatever rows it was estimated."""
+        begun = self.begin(scaling.n_features, names)
+        mine, its = begun.elementwise, scaling.elementwise
+        if mine is not None and its is not None:
+            alike = mine.kinds == its.kinds and np.array_equal(mine.cofactors, its.cofactors)
+        else:
+            alike = mine is its
+        standard = scaling.standard
+        if standard is not None:
+            alike &= self.standardize == ("robust" if standard.robust else "moments")
+        alike &= bool(self.standardize) == (standard is not None)
+        if isinstance(self.n_pca, int):
+            alike &= scaling.n_outputs == self.n_pca
+        return alike and (self.n_pca is not None) == (scaling.principal is not None)
+
     def begin(self, n_features: int, names: Sequence[str] | None = None) -> Scaling:
         """Return the scaling without what is to be estimated.
 
