@@ -183,6 +183,8 @@ class Found:
         What it says of itself; see `Recorder`.
     parameters : MixtureParameters
         The mixture that stands best.
+    scaling : Scaling or None
+        What rows are scaled by.
     """
 
     name: str
@@ -191,6 +193,7 @@ class Found:
     skipped: tuple[str, ...]
     about: Mapping[str, Any]
     parameters: MixtureParameters
+    scaling: Scaling | None = None
 
 
 def read_checkpoint(url: str, storage_options: Mapping[str, Any] | None = None) -> Found | None:
@@ -207,9 +210,16 @@ def read_checkpoint(url: str, storage_options: Mapping[str, Any] | None = None) 
     commit = commits.newest()
     if commit is None:
         return None
-    _, parameters = _state_of(commits, commit)
-    size = len(commit.payload)
-    return Found(commits.name, commit.number, size, commits.skipped, commit.about, parameters)
+    progress, parameters = _state_of(commits, commit)
+    return Found(
+        commits.name,
+        commit.number,
+        len(commit.payload),
+        commits.skipped,
+        commit.about,
+        parameters,
+        progress.scaling,
+    )
 
 
 def _state_of(commits: Commits, commit: Commit) -> tuple[Progress, MixtureParameters]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from dask_gmm.errors import InputError
 from dask_gmm.scaling.elementwise import KINDS, Elementwise
+from dask_gmm.scaling.linear import Principal, Standard
 from dask_gmm.scaling.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -148,6 +149,25 @@ class ScalingRequest:
                     raise InputError(f"transform says twice what becomes of feature {i}.")
                 kinds[i], cofactors[i] = kind, cofactor
         return Scaling(n_features, Elementwise(tuple(kinds), cofactors))
+
+    def unestimated(self, n_features: int, names: Sequence[str] | None = None) -> Scaling:
+        """Return a scaling that costs what the one asked for does, and changes no unit.
+
+        Raises
+        ------
+        InputError
+            As by `begin`.
+        """
+        found = self.begin(n_features, names)
+        zeros, ones = np.zeros(n_features), np.ones(n_features)
+        if self.standardize:
+            found = replace(found, standard=Standard(zeros, ones))
+        if self.n_pca is not None:
+            p = self.n_outputs(n_features)
+            some = np.full(p, 1.0 / n_features)
+            principal = Principal(zeros, np.eye(p, n_features), np.ones(p), np.ones(p), some)
+            found = replace(found, principal=principal)
+        return found
 
 
 def _most(n_pca: float, n_features: int) -> int:

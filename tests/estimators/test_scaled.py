@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.scaling.linear import Standard
+
 da: Any = dask.array  # most of it is untyped
 FAMILIES = ("full", "tied", "diag", "spherical")
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -66,7 +68,14 @@ every_pipe = pytest.mark.parametrize(("asked", "pipe"), PIPES.values(), ids=PIPE
 
 def fit(x: Any, covariance_type: str = "full", **options: Any) -> GaussianMixture:
     given = {"random_state": 0, "tol": 1e-5, "max_iter": 30, **options}
-    return GaussianMixture(3, covariance_type=covariance_type, **given).fit(x)
+    gm: GaussianMixture = GaussianMixture(3, covariance_type=covariance_type, **given).fit(x)
+    return gm
+
+
+def standard_of(gm: GaussianMixture) -> Standard:
+    assert gm.scaling_ is not None
+    assert gm.scaling_.standard is not None
+    return gm.scaling_.standard
 
 
 @every_pipe
@@ -90,7 +99,7 @@ def test_it_is_a_pipeline(asked: dict[str, Any], pipe: Any, family: str) -> None
 def test_units_change_no_mixture(family: str, asked: dict[str, Any]) -> None:
     """Without reg_covar; the diagonal family too where features are scaled alone."""
     x = np.log(X) * [1.0, 300.0, 0.02] + [0.0, 1e3, -1.0]
-    start = {"reg_covar": 0.0, "tol": 1e-9, "max_iter": 300}
+    start: dict[str, Any] = {"reg_covar": 0.0, "tol": 1e-9, "max_iter": 300}
     scaled = fit(x, family, **asked, **start)
     plain = fit(x, family, means_init=scaled.original_units().means, **start)
     order = np.argsort(plain.means_[:, 0])
@@ -171,7 +180,13 @@ def stored(x: NDArray[Any], folder: Path, chunk: int = 500, **options: Any) -> s
 @pytest.mark.parametrize("asked", [{"standardize": True}, {"transform": "log1p", "n_pca": 2}])
 def test_reads_are_counted(asked: dict[str, Any], tmp_path: Path) -> None:
     path, blocks = stored(rows(40_000), tmp_path, 200), 200
-    options = {"init_size": 1000, "max_iter": 3, "tol": 0.0, "acceleration": None, "cache": 0}
+    options: dict[str, Any] = {
+        "init_size": 1000,
+        "max_iter": 3,
+        "tol": 0.0,
+        "acceleration": None,
+        "cache": 0,
+    }
 
     def gets(**more: Any) -> tuple[int, GaussianMixture]:
         before = read_counter()
@@ -195,38 +210,34 @@ def test_all_rows_are_all_rows(tmp_path: Path) -> None:
     w = np.random.default_rng(1).integers(0, 4, len(x)).astype(float)
     gm = GaussianMixture(3, standardize=True, scaling_from="all", init_size=1000, max_iter=2)
     gm.set_params(random_state=0)
-    assert gm.fit(stored(x, tmp_path), sample_weight=w).scaling_.standard is not None
+    gm.fit(stored(x, tmp_path), sample_weight=w)
     expected = StandardScaler().fit(x, sample_weight=w)
-    np.testing.assert_allclose(gm.scaling_.standard.center, expected.mean_, rtol=1e-12)
-    np.testing.assert_allclose(gm.scaling_.standard.scale, expected.scale_, rtol=1e-12)
+    np.testing.assert_allclose(standard_of(gm).center, expected.mean_, rtol=1e-12)
+    np.testing.assert_allclose(standard_of(gm).scale, expected.scale_, rtol=1e-12)
     lazy = clone(gm).fit(da.from_array(x, chunks=(3000, 3)), sample_weight=w)
-    np.testing.assert_allclose(lazy.scaling_.standard.scale, expected.scale_, rtol=1e-12)
+    np.testing.assert_allclose(standard_of(lazy).scale, expected.scale_, rtol=1e-12)
     unknown = da.from_array(x, chunks=(3000, 3))
     unknown = unknown[unknown[:, 0] > 0]
     expected = StandardScaler().fit(x)
-    np.testing.assert_allclose(
-        clone(gm).fit(unknown).scaling_.standard.scale, expected.scale_, rtol=1e-12
-    )
+    again = clone(gm).fit(unknown)
+    np.testing.assert_allclose(standard_of(again).scale, expected.scale_, rtol=1e-12)
 
 
 def test_the_sample_stands_for_all(tmp_path: Path) -> None:
     x = rows(40_000)
-    drawn = []
+    drawn: list[Any] = []
     gm = fit(
         stored(x, tmp_path), standardize=True, init_size=5000, callbacks=[drawn.append], max_iter=1
     )
     sample = next(event for event in drawn if isinstance(event, SampleDrawn))
     assert not sample.complete
-    assert gm.scaling_ is not None
-    assert gm.scaling_.standard is not None
-    np.testing.assert_allclose(gm.scaling_.standard.scale, x.std(axis=0), rtol=0.1)
+    np.testing.assert_allclose(standard_of(gm).scale, x.std(axis=0), rtol=0.1)
 
 
 def test_k_means_parallel_starts_from_scaled_rows() -> None:
     z = StandardScaler().fit_transform(X)
-    found, expected = (
-        fit(x, init_params="k-means||", **o) for x, o in ((X, {"standardize": True}), (z, {}))
-    )
+    given: list[tuple[Any, dict[str, Any]]] = [(X, {"standardize": True}), (z, {})]
+    found, expected = (fit(x, init_params="k-means||", **o) for x, o in given)
     np.testing.assert_allclose(found.means_, expected.means_, atol=1e-8)
 
 
@@ -260,6 +271,7 @@ def test_gaps_are_gaps_of_scaled_rows(missing: str) -> None:
     np.testing.assert_allclose(found.score_samples(x), expected.score_samples(z), atol=1e-7)
     assert found.n_incomplete_rows_ == expected.n_incomplete_rows_ > 0
     own = found.score_samples(x, original_units=True)
+    assert found.scaling_ is not None
     jacobian = found.scaling_.log_jacobian(x)
     np.testing.assert_allclose(own, found.score_samples(x) + jacobian)
 

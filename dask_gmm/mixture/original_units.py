@@ -35,6 +35,7 @@ class OriginalUnits:
 
     means: Array
     _covariances: Array | None
+    _correlated: bool = True
 
     @property
     def covariances(self) -> Array:
@@ -56,11 +57,28 @@ class OriginalUnits:
             )
         return self._covariances
 
+    @property
+    def widths(self) -> Array:
+        """Standard deviation of each component along each feature, (K, D).
+
+        Raises
+        ------
+        InputError
+            As by `covariances`.
+        """
+        covariances = self.covariances
+        if self._correlated:
+            covariances = np.diagonal(covariances, axis1=-2, axis2=-1)
+        elif covariances.ndim == 1:  # spherical
+            covariances = covariances[:, None]
+        return np.sqrt(np.broadcast_to(covariances, self.means.shape))
+
 
 def in_original_units(parameters: MixtureParameters, scaling: Scaling | None) -> OriginalUnits:
     """Return a mixture's means and covariances in the units of the data."""
     if scaling is None:
-        return OriginalUnits(parameters.means, parameters.covariances)
+        apart = parameters.form.name in ("diag", "spherical")
+        return OriginalUnits(parameters.means, parameters.covariances, not apart)
     means = scaling.inverse(parameters.means)
     if not scaling.linear:
         return OriginalUnits(means, None)
@@ -70,10 +88,9 @@ def in_original_units(parameters: MixtureParameters, scaling: Scaling | None) ->
         scale = scaling.standard.scale
         if kind == "spherical":
             found = found[:, None]
-        squares = (
-            scale * scale if kind in ("diag", "spherical") else np.multiply.outer(scale, scale)
-        )
-        return OriginalUnits(means, found * squares)
+        apart = kind in ("diag", "spherical")
+        squares = scale * scale if apart else np.multiply.outer(scale, scale)
+        return OriginalUnits(means, found * squares, not apart)
     matrix, _ = scaling.unscaling
     if kind == "spherical":
         found = found[:, None] * np.ones(scaling.n_outputs)
