@@ -177,9 +177,10 @@ class TransformError(RowError):
         self.feature = feature
         self.value = value
         super().__init__(
-            f"transform='log1p' takes numbers above -1 only: feature {feature} of "
-            f"{where or f'row {row} of the block'} is {value:g}. If it is a measurement, transform "
-            f"by transform='arcsinh', which takes all; else leave such rows out by where=, a mask.",
+            f"feature_transform='log1p' takes numbers above -1 only: feature {feature} of "
+            f"{where or f'row {row} of the block'} is {value:g}. If it is a measurement, use "
+            f"feature_transform='arcsinh', which takes all; else leave such rows out by where=, a "
+            f"mask.",
             where,
             row,
             feature,

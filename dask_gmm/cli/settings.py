@@ -270,7 +270,7 @@ def _scaling_arguments(
     if asked and None in asked:
         asked = asked[None]
     return {
-        "transform": asked,
+        "feature_transform": asked,
         "standardize": {"no": False, "moments": True, "robust": "robust"}[standardize],
         "n_pca": n_pca,
         "whiten": whiten,

@@ -54,7 +54,7 @@ def to_model_file(gm: Any) -> ModelFile:
         "remaining_gain": _finite(gm.remaining_gain_),
     }
     settings = {name: _plain(value) for name, value in gm.get_params().items()}
-    settings["transform"] = _plain_transform(gm.transform)
+    settings["feature_transform"] = _plain_transform(gm.feature_transform)
     settings = {
         name: value for name, value in settings.items() if name not in _UNSAVED and _is_json(value)
     }
@@ -72,7 +72,7 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
     """
     known = set(gm.get_params()) - _UNSAVED
     settings = {key: value for key, value in model.settings.items() if key in known}
-    settings["transform"] = _transform_of(settings.get("transform"))
+    settings["feature_transform"] = _transform_of(settings.get("feature_transform"))
     gm.set_params(**settings)
     try:
         if gm.covariance_type != model.parameters.family.name:

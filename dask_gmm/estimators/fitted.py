@@ -152,7 +152,7 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
         where : as in `fit`, optional
         original_units : bool, default=False
             Whether the likelihood is that of the rows as they are, where the mixture is one of
-            scaled rows (`transform`, `standardize`, `n_pca`), whose likelihood all else is of.
+            scaled rows (by `feature_transform`, `standardize` or `n_pca`), which all else is of.
             The two differ by log |dz/dx|, a number that the mixture has no part in: among mixtures
             of the same scaling either chooses the same. Only `original_units` compare mixtures of
             different scalings, or of none.

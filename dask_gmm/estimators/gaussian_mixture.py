@@ -121,14 +121,14 @@ class GaussianMixture(FittedMixture):
         exact EM for values that are missing at random (Ghahramani & Jordan 1994), with the
         likelihood of what is there. A row that misses all has no part in a fit, a score or the N of
         BIC; its log-density is 0, and its posteriors are the weights.
-    transform : {'log1p', 'arcsinh'}, tuple, dict or None, default=None
+    feature_transform : {'log1p', 'arcsinh'}, tuple, dict or None, default=None
         What is done to each value as it is read: log(1 + x), or arcsinh x, of ``('arcsinh', 150)``
         arcsinh(x/150), as in flow cytometry. A dict says it by feature, whose name (of a variable
         with levels that of all) or index is the key.
     standardize : bool or 'robust', default=False
-        Subtract each feature's mean and divide by its standard deviation, after `transform`; or
-        'robust' its median, and the interquartile range over 1.349. A feature that has one value
-        only is not divided, with a warning.
+        Then subtract each feature's mean and divide by its standard deviation; or 'robust' its
+        median, and the interquartile range over 1.349. A feature that has one value only is not
+        divided, with a warning.
     n_pca : int or float, optional
         Fit to so many principal components, or to as many as have that part of the variance, after
         `transform` and `standardize`.
@@ -262,7 +262,7 @@ class GaussianMixture(FittedMixture):
         "storage_options": [dict, None],
         "missing_chunks": [StrOptions({"error", "fill"})],
         "missing": [StrOptions(set(MISSING))],
-        "transform": [None, str, tuple, list, dict],
+        "feature_transform": [None, str, tuple, list, dict],
         "standardize": ["boolean", str],
         "n_pca": [None, Integral, Real],
         "whiten": ["boolean"],
@@ -301,7 +301,7 @@ class GaussianMixture(FittedMixture):
         storage_options: Mapping[str, Any] | None = None,
         missing_chunks: str = "error",
         missing: str = "error",
-        transform: Any = None,
+        feature_transform: Any = None,
         standardize: bool | str = False,
         n_pca: float | None = None,
         whiten: bool = True,
@@ -336,7 +336,7 @@ class GaussianMixture(FittedMixture):
         self.storage_options = storage_options
         self.missing_chunks = missing_chunks
         self.missing = missing
-        self.transform = transform
+        self.feature_transform = feature_transform
         self.standardize = standardize
         self.n_pca = n_pca
         self.whiten = whiten
@@ -503,7 +503,7 @@ class GaussianMixture(FittedMixture):
         if not alike:
             raise InputError(
                 "warm_start continues a fit and scales rows as that did: clone the estimator first "
-                "to fit with another transform, standardize or n_pca."
+                "to fit with another feature_transform, standardize or n_pca."
             )
         if parameters.means.shape != (self.n_components, n_features):
             raise InputError(

@@ -111,7 +111,7 @@ def scaling_asked(estimator: Any) -> ScalingRequest | None:
     InputError
     """
     return ScalingRequest.of(
-        estimator.transform,
+        estimator.feature_transform,
         estimator.standardize,
         estimator.n_pca,
         whiten=estimator.whiten,

@@ -72,7 +72,7 @@ def select_gaussian_mixture(
     storage_options: Mapping[str, Any] | None = None,
     missing_chunks: str = "error",
     missing: str = "error",
-    transform: Any = None,
+    feature_transform: Any = None,
     standardize: bool | str = False,
     n_pca: float | None = None,
     whiten: bool = True,
@@ -125,7 +125,7 @@ def select_gaussian_mixture(
         As for `GaussianMixture`.
     feature_axis, array, features, storage_options, missing_chunks, missing
         As for `GaussianMixture`.
-    transform, standardize, n_pca, whiten, scaling_from
+    feature_transform, standardize, n_pca, whiten, scaling_from
         As for `GaussianMixture`; all mixtures are of the same scaled rows, and so are the
         likelihoods and criteria.
     kernel, cache, callbacks
@@ -180,7 +180,7 @@ def select_gaussian_mixture(
         "storage_options": storage_options,
         "missing_chunks": missing_chunks,
         "missing": missing,
-        "transform": transform,
+        "feature_transform": feature_transform,
         "standardize": standardize,
         "n_pca": n_pca,
         "whiten": whiten,

@@ -50,7 +50,7 @@ class ScalingRequest:
     @classmethod
     def of(
         cls,
-        transform: Any = None,
+        feature_transform: Any = None,
         standardize: Any = False,
         n_pca: Any = None,
         *,
@@ -62,7 +62,7 @@ class ScalingRequest:
 
         Parameters
         ----------
-        transform : str, (str, number), mapping of features to such, or None
+        feature_transform : str, (str, number), mapping of features to such, or None
             "log1p", "arcsinh", or ("arcsinh", cofactor).
         standardize : bool or "robust"
         n_pca : int, float or None
@@ -80,7 +80,9 @@ class ScalingRequest:
             raise InputError(
                 f"scaling_from={scaling_from!r} is unknown; choose one of {', '.join(FROM)}."
             )
-        found = cls(_transforms(transform), _standardize(standardize), _n_pca(n_pca), bool(whiten))
+        found = cls(
+            _transforms(feature_transform), _standardize(standardize), _n_pca(n_pca), bool(whiten)
+        )
         if found == cls(whiten=found.whiten):
             return None
         if found.n_pca is not None and missing == "marginalize":
@@ -146,7 +148,7 @@ class ScalingRequest:
         for feature, kind, cofactor in self.transforms:
             for i in _indices(feature, n_features, names):
                 if kinds[i]:
-                    raise InputError(f"transform says twice what becomes of feature {i}.")
+                    raise InputError(f"feature_transform says twice what becomes of feature {i}.")
                 kinds[i], cofactors[i] = kind, cofactor
         return Scaling(n_features, Elementwise(tuple(kinds), cofactors))
 
@@ -184,7 +186,7 @@ def _transforms(transform: Any) -> tuple[tuple[str | int | None, str, float], ..
         named = isinstance(feature, str | Integral) and not isinstance(feature, bool)
         if not named:
             raise InputError(
-                f"transform has {feature!r} for a feature: give its name or its index."
+                f"feature_transform has {feature!r} for a feature: give its name or its index."
             )
         if asked is not None:
             found.append((feature if isinstance(feature, str) else int(feature), *_kind(asked)))
@@ -200,11 +202,11 @@ def _kind(asked: Any) -> tuple[str, float]:
         if number and 1e-30 < float(cofactor) < 1e30:
             return "arcsinh", float(cofactor)
         raise InputError(
-            f"transform has the cofactor {cofactor!r}: give a positive number, such as 150."
+            f"feature_transform has the cofactor {cofactor!r}: give a positive number, such as 150."
         )
     raise InputError(
-        f"transform={asked!r} is unknown: give 'log1p', 'arcsinh' or ('arcsinh', cofactor), or a "
-        f"dict of these by feature."
+        f"feature_transform={asked!r} is unknown: give 'log1p', 'arcsinh' or ('arcsinh', "
+        f"cofactor), or a dict of these by feature."
     )
 
 
@@ -242,17 +244,17 @@ def _indices(
         if -n_features <= feature < n_features:
             return [feature % n_features]
         raise InputError(
-            f"transform names feature {feature}, but features are numbered from 0 to "
+            f"feature_transform names feature {feature}, but features are numbered from 0 to "
             f"{n_features - 1}."
         )
     if names is None:
         raise InputError(
-            f"transform names the feature {feature!r}, but the features of these data have no "
-            f"names: give its index, from 0 to {n_features - 1}."
+            f"feature_transform names the feature {feature!r}, but the features of these data have "
+            f"no names: give its index, from 0 to {n_features - 1}."
         )
     found = [i for i, name in enumerate(names) if name == feature]
     found = found or [i for i, name in enumerate(names) if name.startswith(f"{feature}[")]
     if found:
         return found
     shown = ", ".join(list(names)[:20]) + (", ..." if len(names) > 20 else "")
-    raise InputError(f"transform names the feature {feature!r}; the features are {shown}.")
+    raise InputError(f"feature_transform names the feature {feature!r}; the features are {shown}.")

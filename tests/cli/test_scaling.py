@@ -35,7 +35,7 @@ def scaled_model(skewed: Path, run: Run) -> Path:
     assert done.exit_code == 0, done.stderr
     printed = json.loads(done.stdout)
     gm = GaussianMixture(
-        2, transform={0: ("arcsinh", 5), 1: "log1p"}, standardize=True, random_state=0
+        2, feature_transform={0: ("arcsinh", 5), 1: "log1p"}, standardize=True, random_state=0
     ).fit(skewed)
     np.testing.assert_array_equal(printed["means"], gm.means_)
     np.testing.assert_array_equal(printed["means_original"], gm.original_units().means)

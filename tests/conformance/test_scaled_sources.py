@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 ASKED: dict[str, dict[str, Any]] = {
     "standard": {"standardize": True},
-    "arcsinh": {"transform": {0: ("arcsinh", 0.5), 1: "log1p"}},
-    "all": {"transform": "arcsinh", "standardize": True, "n_pca": 2},
+    "arcsinh": {"feature_transform": {0: ("arcsinh", 0.5), 1: "log1p"}},
+    "all": {"feature_transform": "arcsinh", "standardize": True, "n_pca": 2},
 }
 every_scaling = pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())
 
@@ -107,7 +107,7 @@ def test_the_data_are_left_as_they_are(make: Make, asked: dict[str, Any], tmp_pa
 def test_types(make: Make, dtype: str, tmp_path: Path) -> None:
     x = (np.arange(60).reshape(20, 3) % 7).astype(dtype)
     raw = make(x, (6, 3), -1, tmp_path)
-    scaling = scaling_of(x, {"transform": "log1p", "standardize": True})
+    scaling = scaling_of(x, {"feature_transform": "log1p", "standardize": True})
     source, buffers = scaled(raw, scaling), ReadBuffers()
     assert source.dtype == (np.float32 if raw.dtype == np.float32 else np.float64)
     for i in range(source.n_blocks):
@@ -181,7 +181,7 @@ def test_weights_masks_and_gaps_come_first(
 @few_kinds
 def test_gaps_stay_gaps(make: Make, tmp_path: Path) -> None:
     x = np.random.default_rng(0).exponential(size=(20, 4))
-    scaling = scaling_of(x, {"transform": "log1p", "standardize": True})
+    scaling = scaling_of(x, {"feature_transform": "log1p", "standardize": True})
     x[np.random.default_rng(1).random(x.shape) < 0.3] = np.nan
     source = scaled(with_missing(make(x, (6, 4), -1, tmp_path), "marginalize"), scaling)
     for i in range(source.n_blocks):
@@ -200,7 +200,7 @@ def test_what_has_no_logarithm_is_located(
     make: Make, value: float, missing: str, tmp_path: Path
 ) -> None:
     x = np.random.default_rng(0).exponential(size=(20, 4))
-    scaling = scaling_of(x, {"transform": "log1p"})
+    scaling = scaling_of(x, {"feature_transform": "log1p"})
     x[13, 2] = value
     if missing != "error":
         x[12] = np.nan  # left out, and the row's place is the same

@@ -53,9 +53,9 @@ X = rows()
 PIPES: dict[str, tuple[dict[str, Any], Any]] = {
     "standard": ({"standardize": True}, StandardScaler()),
     "robust": ({"standardize": "robust"}, RobustScaler(unit_variance=True)),
-    "log1p": ({"transform": "log1p"}, FunctionTransformer(np.log1p)),
+    "log1p": ({"feature_transform": "log1p"}, FunctionTransformer(np.log1p)),
     "arcsinh": (
-        {"transform": ("arcsinh", 5.0), "standardize": True},
+        {"feature_transform": ("arcsinh", 5.0), "standardize": True},
         make_pipeline(FunctionTransformer(lambda x: np.arcsinh(x / 5.0)), StandardScaler()),
     ),
     "pca": (
@@ -141,7 +141,7 @@ def test_draws_have_the_original_units(family: str, asked: dict[str, Any]) -> No
 
 
 def test_means_behind_a_transform_are_medians() -> None:
-    gm = fit(X, transform="log1p", standardize=True)
+    gm = fit(X, feature_transform="log1p", standardize=True)
     drawn, labels = gm.sample(60_000)
     for k in range(3):
         medians = np.median(drawn[labels == k], axis=0)
@@ -155,7 +155,7 @@ def test_means_behind_a_transform_are_medians() -> None:
 
 def test_densities_of_the_rows_integrate_to_one() -> None:
     x = X[:, :1]
-    gm = fit(x, transform=("arcsinh", 3.0), standardize=True)
+    gm = fit(x, feature_transform=("arcsinh", 3.0), standardize=True)
     grid = np.linspace(-2000, 4000, 600_001)[:, None]
     density = np.exp(gm.score_samples(grid, original_units=True))
     assert density.sum() * 0.01 == pytest.approx(1.0, abs=1e-6)
@@ -177,7 +177,9 @@ def stored(x: NDArray[Any], folder: Path, chunk: int = 500, **options: Any) -> s
     return path
 
 
-@pytest.mark.parametrize("asked", [{"standardize": True}, {"transform": "log1p", "n_pca": 2}])
+@pytest.mark.parametrize(
+    "asked", [{"standardize": True}, {"feature_transform": "log1p", "n_pca": 2}]
+)
 def test_reads_are_counted(asked: dict[str, Any], tmp_path: Path) -> None:
     path, blocks = stored(rows(40_000), tmp_path, 200), 200
     options: dict[str, Any] = {
@@ -243,7 +245,7 @@ def test_k_means_parallel_starts_from_scaled_rows() -> None:
 
 def test_float32_rows(tmp_path: Path) -> None:
     x = rows(20_000).astype(np.float32)
-    gm = fit(stored(x, tmp_path), standardize=True, transform=("arcsinh", 5))
+    gm = fit(stored(x, tmp_path), standardize=True, feature_transform=("arcsinh", 5))
     assert gm.means_.dtype == np.float32
     z = StandardScaler().fit_transform(np.arcsinh(x.astype(float) / 5))
     np.testing.assert_allclose(
@@ -265,7 +267,7 @@ def test_gaps_are_gaps_of_scaled_rows(missing: str) -> None:
     if missing == "drop":
         kept = np.arcsinh(x[~np.isnan(x).any(axis=1)] / 5)
         z = (np.arcsinh(x / 5) - kept.mean(axis=0)) / kept.std(axis=0)
-    asked: dict[str, Any] = {"transform": ("arcsinh", 5), "standardize": True}
+    asked: dict[str, Any] = {"feature_transform": ("arcsinh", 5), "standardize": True}
     found, expected = fit(x, missing=missing, **asked), fit(z, missing=missing)
     np.testing.assert_allclose(found.means_, expected.means_, atol=1e-7)
     np.testing.assert_allclose(found.score_samples(x), expected.score_samples(z), atol=1e-7)
@@ -282,7 +284,7 @@ def test_what_is_imputed_has_the_datas_units(draw: bool, lazily: bool) -> None:
     x = X.copy()
     gaps = np.random.default_rng(0).random(x.shape) < 0.15
     x[gaps] = np.nan
-    asked: dict[str, Any] = {"transform": "log1p", "standardize": True}
+    asked: dict[str, Any] = {"feature_transform": "log1p", "standardize": True}
     gm = fit(x, missing="marginalize", **asked)
     assert gm.scaling_ is not None
     plain = GaussianMixture(3, missing="marginalize", random_state=0)
@@ -321,8 +323,8 @@ def test_saved_models_scale(asked: dict[str, Any], pipe: Any, tmp_path: Path) ->
 
 def test_a_dict_of_transforms_is_saved(tmp_path: Path) -> None:
     asked = {0: "log1p", 2: ("arcsinh", 5.0)}
-    fit(X, transform=asked).save(tmp_path / "m.zarr")
-    assert GaussianMixture.load(tmp_path / "m.zarr").transform == asked
+    fit(X, feature_transform=asked).save(tmp_path / "m.zarr")
+    assert GaussianMixture.load(tmp_path / "m.zarr").feature_transform == asked
 
 
 def test_a_changed_scaling_is_found(tmp_path: Path) -> None:
@@ -348,7 +350,7 @@ def test_scikit_learn_gets_a_pipeline(asked: dict[str, Any], pipe: Any) -> None:
 
 def test_lazy_and_written_predictions(tmp_path: Path) -> None:
     x = X.reshape(60, 50, 3)
-    gm = fit(X, transform=("arcsinh", 5), n_pca=2)
+    gm = fit(X, feature_transform=("arcsinh", 5), n_pca=2)
     labelled = xr.DataArray(da.from_array(x, chunks=(20, 25, 3)), dims=("time", "place", "v"))
     labels = gm.predict(labelled)
     assert labels.dims == ("time", "place")
@@ -358,7 +360,7 @@ def test_lazy_and_written_predictions(tmp_path: Path) -> None:
     written: Any = zarr.open_array(tmp_path / "labels.zarr")
     assert np.array_equal(written[...], gm.predict(X))
     again = gm.predict(path).name
-    other = fit(X, transform=("arcsinh", 6), n_pca=2)
+    other = fit(X, feature_transform=("arcsinh", 6), n_pca=2)
     assert again == gm.predict(path).name != other.predict(path).name
 
 
@@ -383,7 +385,7 @@ def test_names_and_levels() -> None:
         },
         coords={"z": [1.0, 5.0, 9.0]},
     )
-    gm = GaussianMixture(2, transform={"T": "log1p"}, standardize=True, feature_axis="z")
+    gm = GaussianMixture(2, feature_transform={"T": "log1p"}, standardize=True, feature_axis="z")
     gm.fit(data)
     assert gm.scaling_ is not None
     assert gm.scaling_.elementwise is not None
@@ -391,7 +393,7 @@ def test_names_and_levels() -> None:
     assert kinds["S"] == ""
     assert set(kinds.values()) == {"", "log1p"}
     with pytest.raises(InputError, match="the features are"):
-        clone(gm).set_params(transform={"Q": "log1p"}).fit(data)
+        clone(gm).set_params(feature_transform={"Q": "log1p"}).fit(data)
 
 
 @pytest.mark.parametrize("asked", [{"standardize": True}, {"n_pca": 2, "scaling_from": "all"}])
@@ -417,16 +419,16 @@ def test_warm_starts_scale_as_before() -> None:
     before = gm.scaling_
     gm.fit(X)
     assert gm.scaling_ is before
-    assert gm.set_params(transform="log1p").transform == "log1p"
+    assert gm.set_params(feature_transform="log1p").feature_transform == "log1p"
     with pytest.raises(InputError, match="scales rows as that did"):
         gm.fit(X)
     with pytest.raises(InputError, match="scales rows as that did"):
-        gm.set_params(transform=None, standardize=False).fit(X)
+        gm.set_params(feature_transform=None, standardize=False).fit(X)
 
 
 def test_selections_scale(tmp_path: Path) -> None:
     path = stored(rows(6000), tmp_path)
-    asked: dict[str, Any] = {"transform": "log1p", "standardize": True, "random_state": 0}
+    asked: dict[str, Any] = {"feature_transform": "log1p", "standardize": True, "random_state": 0}
     found = select_gaussian_mixture(path, range(1, 5), **asked)
     assert found.best_n_components in (3, 4)
     z = StandardScaler().fit_transform(np.log1p(rows(6000)))
@@ -450,8 +452,8 @@ def test_what_has_no_logarithm_is_told(tmp_path: Path) -> None:
     x[12_345, 1] = -2.0
     path = stored(x, tmp_path)
     with pytest.raises(TransformError, match=r"feature 1 .*12345.* is -2\. .*'arcsinh'"):
-        fit(path, transform="log1p", init_size=500)
-    gm = fit(X, transform="log1p")
+        fit(path, feature_transform="log1p", init_size=500)
+    gm = fit(X, feature_transform="log1p")
     with pytest.raises(TransformError, match=r"feature 1 .*12345"):
         gm.predict(x)
     with pytest.raises(TransformError, match=r"feature 1 .*12345"):
@@ -485,8 +487,8 @@ def test_fill_values_are_warned_of(asked: dict[str, Any], tmp_path: Path) -> Non
     [
         ({"n_pca": 4}, "more than the 3 features"),
         ({"n_pca": 2, "missing": "marginalize"}, "missing='drop'"),
-        ({"transform": {"a": "log1p"}}, "have no names"),
-        ({"transform": "sqrt"}, "unknown"),
+        ({"feature_transform": {"a": "log1p"}}, "have no names"),
+        ({"feature_transform": "sqrt"}, "unknown"),
         ({"standardize": "minmax"}, "unknown"),
         ({"n_pca": 0.9, "means_init": np.zeros((3, 2))}, "whole number"),
         ({"n_pca": 2, "means_init": np.zeros((3, 3))}, r"shape of \(3, 2\)"),

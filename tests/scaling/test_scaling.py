@@ -30,11 +30,11 @@ X = RNG.gamma(2.0, 50.0, (500, 4)) @ np.array(
 ALL: dict[str, Any] = {
     "standard": {"standardize": True},
     "robust": {"standardize": "robust"},
-    "log1p": {"transform": "log1p"},
-    "arcsinh": {"transform": ("arcsinh", 150.0), "standardize": True},
-    "mixed": {"transform": {0: "log1p", 2: ("arcsinh", 5)}, "standardize": True},
+    "log1p": {"feature_transform": "log1p"},
+    "arcsinh": {"feature_transform": ("arcsinh", 150.0), "standardize": True},
+    "mixed": {"feature_transform": {0: "log1p", 2: ("arcsinh", 5)}, "standardize": True},
     "pca": {"n_pca": 4, "standardize": True},
-    "some of pca": {"n_pca": 2, "transform": "arcsinh"},
+    "some of pca": {"n_pca": 2, "feature_transform": "arcsinh"},
 }
 
 
@@ -118,7 +118,7 @@ def test_nan_stays_and_takes_no_part() -> None:
     x = X.copy()
     x[RNG.random(x.shape) < 0.3] = np.nan
     for standardize in (True, "robust"):
-        scaling = scaling_of(x, transform="log1p", standardize=standardize)
+        scaling = scaling_of(x, feature_transform="log1p", standardize=standardize)
         assert scaling.standard is not None
         y = np.log1p(x)
         center = np.nanmean(y, axis=0) if standardize is True else np.nanmedian(y, axis=0)
@@ -220,10 +220,10 @@ def test_the_jacobian_is_that_of_finite_differences(name: str) -> None:
 
 
 def test_the_jacobian_of_a_row_with_gaps_is_that_of_what_it_has() -> None:
-    scaling = scaling_of(X, transform=("arcsinh", 150.0), standardize=True)
+    scaling = scaling_of(X, feature_transform=("arcsinh", 150.0), standardize=True)
     x = X[:3].copy()
     x[:, 1] = np.nan
-    some = scaling_of(X[:, [0, 2, 3]], transform=("arcsinh", 150.0), standardize=True)
+    some = scaling_of(X[:, [0, 2, 3]], feature_transform=("arcsinh", 150.0), standardize=True)
     np.testing.assert_allclose(scaling.log_jacobian(x), some.log_jacobian(x[:, [0, 2, 3]]))
     assert scaling.log_jacobian(np.full((1, 4), np.nan)) == 0.0
     with pytest.raises(InputError, match="principal components"):
@@ -262,7 +262,9 @@ def test_components_are_no_more_than_directions() -> None:
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("asked", [ALL["log1p"], ALL["mixed"], {"transform": "log1p", "n_pca": 2}])
+@pytest.mark.parametrize(
+    "asked", [ALL["log1p"], ALL["mixed"], {"feature_transform": "log1p", "n_pca": 2}]
+)
 def test_what_has_no_logarithm_is_found(asked: dict[str, Any], order: Any) -> None:
     x = np.array(np.tile(X, (20, 1)), order=order)
     scaling = scaling_of(X, **asked)
@@ -296,11 +298,11 @@ def test_it_travels() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"transform": "sqrt"}, "'log1p', 'arcsinh' or"),
-        ({"transform": ("arcsinh", 0)}, "cofactor 0"),
-        ({"transform": ("arcsinh", True)}, "cofactor True"),
-        ({"transform": ("log1p", 2)}, "unknown"),
-        ({"transform": {1.5: "log1p"}}, "its name or its index"),
+        ({"feature_transform": "sqrt"}, "'log1p', 'arcsinh' or"),
+        ({"feature_transform": ("arcsinh", 0)}, "cofactor 0"),
+        ({"feature_transform": ("arcsinh", True)}, "cofactor True"),
+        ({"feature_transform": ("log1p", 2)}, "unknown"),
+        ({"feature_transform": {1.5: "log1p"}}, "its name or its index"),
         ({"standardize": "minmax"}, "'robust'"),
         ({"n_pca": 0}, "whole number"),
         ({"n_pca": True}, "whole number"),
