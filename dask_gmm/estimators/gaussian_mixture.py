@@ -131,7 +131,7 @@ class GaussianMixture(FittedMixture):
         divided, with a warning.
     n_pca : int or float, optional
         Fit to so many principal components, or to as many as have that part of the variance, after
-        `transform` and `standardize`.
+        `feature_transform` and `standardize`.
     whiten : bool, default=True
         Divide principal components by their standard deviations.
     scaling_from : {'sample', 'all'}, default='sample'
