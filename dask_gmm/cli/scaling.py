@@ -73,7 +73,7 @@ def unscaled_json(parameters: MixtureParameters, scaling: Scaling | None) -> Map
     """Return means in the data's units, and covariances where they have some."""
     if scaling is None:
         return {}
-    from dask_gmm.mixture.original_units import in_original_units
+    from dask_gmm.scaling.original_units import in_original_units
 
     original = in_original_units(parameters, scaling)
     found = {"means_original": original.means}

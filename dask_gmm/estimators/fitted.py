@@ -22,9 +22,9 @@ from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
-from dask_gmm.mixture.original_units import in_original_units
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_file import load_model, save_model
+from dask_gmm.scaling.original_units import in_original_units
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.original_units import OriginalUnits
+    from dask_gmm.scaling.original_units import OriginalUnits
 
 __all__ = ["Criteria", "FittedMixture"]
 

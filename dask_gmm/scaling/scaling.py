@@ -14,6 +14,7 @@ applied to float32 ones, the steps are float64's and the result is rounded. Proj
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.errors import InputError, NonFiniteError, TransformError
+from dask_gmm.scaling.affine_program import LANES, affine_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -154,6 +156,8 @@ class Scaling:
         if self.principal is not None:
             self._project(values, target)
             return target
+        if self.elementwise is None and self._scaled_by_loop(values, target):
+            return target
         for start, part, there in _tiles(values, target):
             try:
                 self._fill(part, there)
@@ -191,6 +195,51 @@ class Scaling:
             np.copyto(target, wide, casting="same_kind")
         else:
             _minus_and_times(values, *self._numbers(target.dtype, values), target)
+
+    def _scaled_by_loop(self, values: NDArray[Any], target: NDArray[Any]) -> bool:
+        """Scale rows that lie one behind the other, if there is a loop for it."""
+        d, kind = self.n_features, target.dtype
+        flat = values.flags.c_contiguous and target.flags.c_contiguous
+        if not (flat and values.flags.aligned and values.dtype.isnative and values.size):
+            return False
+        if kind == np.float32 and not self._single:
+            return False
+        loop, (center, factor) = (
+            affine_loop(values.dtype.str[1:], kind.str[1:]),
+            self._periods[kind.char],
+        )
+        if loop is None or not len(center):
+            return False
+        elements, found = values.reshape(-1), target.reshape(-1)
+        whole = elements.size // LANES * LANES
+        if whole:
+            loop(
+                elements.ctypes.data,
+                found.ctypes.data,
+                whole,
+                center.ctypes.data,
+                factor.ctypes.data,
+                len(center),
+            )
+        if whole < elements.size:
+            place = np.arange(whole, elements.size) % d
+            numbers = center[:d][place], factor[:d][place]
+            _minus_and_times(elements[whole:], *numbers, found[whole:])
+        return True
+
+    @cached_property
+    def _periods(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """What is subtracted and multiplied by, as often as fills vectors; empty if that is much."""
+        length = math.lcm(self.n_features, LANES)
+        if length > TILE:
+            return dict.fromkeys("fd", (np.empty(0), np.empty(0)))
+        assert self.standard is not None
+        both, times = (self.standard.center, 1.0 / self.standard.scale), length // self.n_features
+        with np.errstate(over="ignore"):
+            return {
+                kind: (np.tile(both[0].astype(kind), times), np.tile(both[1].astype(kind), times))
+                for kind in "fd"
+            }
 
     @cached_property
     def _single(self) -> bool:

@@ -114,6 +114,23 @@ def test_rows_may_be_scaled_where_they_lie(name: str, order: Any) -> None:
     assert np.array_equal(x, expected)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u1", "u4", "i8"])
+@pytest.mark.parametrize("d", [1, 3, 16, 31, 1009])
+def test_machine_code_has_numpys_bits(dtype: str, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = (100 * RNG.random((max(3, 5000 // d), d))).astype(dtype)
+    scaling = scaling_of(x, standardize=True)
+    inverse = (1.0 / scaling.standard.scale).astype(  # type: ignore[union-attr]
+        "f4" if dtype == "f4" else "f8"
+    )
+    center = scaling.standard.center.astype(inverse.dtype)  # type: ignore[union-attr]
+    expected = (x.astype(inverse.dtype) - center) * inverse
+    assert scaling.apply(x).tobytes() == expected.tobytes()
+    odd = x[: len(x) - 1]
+    assert scaling.apply(odd).tobytes() == expected[: len(x) - 1].tobytes()
+    monkeypatch.setattr("dask_gmm.scaling.scaling.affine_loop", lambda *_: None)
+    assert scaling.apply(x).tobytes() == expected.tobytes()
+
+
 def test_nan_stays_and_takes_no_part() -> None:
     x = X.copy()
     x[RNG.random(x.shape) < 0.3] = np.nan
