@@ -229,7 +229,7 @@ class Scaling:
 
     @cached_property
     def _periods(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-        """What is subtracted and multiplied by, as often as fills vectors; empty if that is much."""
+        """What is subtracted and multiplied by, as often as fills vectors; empty if too much."""
         length = math.lcm(self.n_features, LANES)
         if length > TILE:
             return dict.fromkeys("fd", (np.empty(0), np.empty(0)))
