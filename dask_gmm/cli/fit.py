@@ -56,6 +56,10 @@ __all__ = ["fit"]
             "dask-gmm fit survey.zarr --array answers --weights weight -k 6 -o model.zarr",
         ),
         (
+            "four columns of a Parquet table, and a fifth that holds the weights",
+            "dask-gmm fit 'stars/*.parquet' --columns bp_rp,mag,pmra,pmdec --weights w -k 8",
+        ),
+        (
             "a bucket, on a running cluster, the best of 10 starts, until it has settled",
             """dask-gmm fit s3://bucket/points.zarr -k 16 --n-init 10 --tol 1e-5 \\
     --scheduler tcp://10.0.0.1:8786 -o s3://bucket/model.zarr""",
@@ -121,15 +125,7 @@ def _report(
     from dask_gmm.cli.outcome import fit_json, fit_story, print_result
 
     if session.json:
-        header = {
-            "command": "fit",
-            "data": data.data,
-            "features": data.features,
-            "weights": data.weights,
-            "model": output,
-        }
-        if data.where is not None:
-            header["where"] = data.where
+        header = {"command": "fit", **data.described(), "model": output}
         session.emit({**header, **fit_json(mixture, totals)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table

@@ -95,8 +95,7 @@ def impute(
 
     header = {
         "command": "impute",
-        "data": data.data,
-        "features": data.features,
+        **data.described(),
         "model": model,
         "output": output,
         "draw": draw,

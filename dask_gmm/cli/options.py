@@ -138,6 +138,14 @@ data_options = stack(
         "of their dimensions are samples, the same in each array and in any order.",
     ),
     option(
+        "--columns",
+        type=NAMES,
+        metavar="A,B,C",
+        section="Data",
+        help="The columns of a Parquet table that are features, in this order; by default all of "
+        "them, or those that the model was fitted to. No others are read.",
+    ),
+    option(
         "--feature-axis",
         type=AXIS,
         default=-1,
@@ -163,9 +171,9 @@ weights_option = option(
     metavar="NAME|PATH|URL",
     section="Data",
     help="Weights of the rows, of the samples' shape: the name of an array in the group that holds "
-    "DATA, or else the path or URL of a Zarr array. A row of weight 2 counts as two copies of it, "
-    "one of weight 0 is left out, and may hold anything. Their chunks need not be those of the "
-    "rows.",
+    "DATA, or of a column of the table, or else the path or URL of a Zarr array. A row of weight 2 "
+    "counts as two copies of it, one of weight 0 is left out, and may hold anything. Their chunks "
+    "need not be those of the rows.",
 )
 
 

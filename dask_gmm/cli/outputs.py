@@ -25,6 +25,7 @@ __all__ = [
     "check_disk",
     "check_fit_output",
     "check_model_place",
+    "check_table_output",
     "check_weights_stay",
     "refuse_overlap",
     "save_model",
@@ -69,8 +70,8 @@ def check_weights_stay(output: str | None, source: Source) -> None:
     InputError
     """
     if output is not None and source.weights is not None:
-        for name in source.weights.names:
-            refuse_overlap(output, name)
+        for store in source.weights.stores:
+            refuse_overlap(output, store)
 
 
 def save_model(
@@ -121,6 +122,18 @@ def check_array_output(
         raise OutputExistsError(
             f"{url} exists already: choose another place, or replace it with --overwrite."
         )
+
+
+def check_table_output(url: str) -> None:
+    """Make sure that a Parquet table can be written beside `url`; what is there others look at.
+
+    Raises
+    ------
+    StoreError
+        The place cannot be written.
+    """
+    if local_path(url) is not None:  # another place is refused with the reason, later
+        _check_writable(url, {}, beside=True)
 
 
 def refuse_overlap(output: str, *inputs: str | None) -> None:

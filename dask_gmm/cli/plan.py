@@ -82,15 +82,14 @@ def plan(session: Session, /, **values: Any) -> int:
         with computing(compute, session) as place:
             found = forecast(source, settings, place)
     if session.json:
-        session.emit(
-            {"command": "plan", "data": data.data, "features": data.features, **asdict(found)}
-        )
+        session.emit({"command": "plan", **data.described(), **asdict(found)})
     else:
         _print(session, found, settings)
     return FAILED if found.refusal else DONE
 
 
 _READERS = {
+    "pyarrow": "pyarrow, a column at a time",
     "direct": "its own reader, straight into reused memory",
     "zarr": "zarr-python, which knows every layout and is slower",
 }
@@ -174,13 +173,14 @@ def _advice(f: Forecast) -> str:
     """Say the one thing that would help most, if there is one."""
     if f.n_blocks < f.n_threads:
         return (
-            f"But {f.n_threads} threads share {f.n_blocks} blocks: smaller chunks would use them "
-            f"all."
+            f"But {f.n_threads} threads share {f.n_blocks} blocks: smaller "
+            f"{'row groups' if f.reader == 'pyarrow' else 'chunks'} would use them all."
         )
     if f.block_bytes < 1_000_000 and f.n_blocks > 1000:
         return (
-            f"But blocks of {show_bytes(f.block_bytes)} are small: chunks or shards of 8 to 32 MB "
-            f"read several times faster."
+            f"But blocks of {show_bytes(f.block_bytes)} are small: "
+            f"{'files and row groups' if f.reader == 'pyarrow' else 'chunks or shards'} of 8 to 32 "
+            f"MB read several times faster."
         )
     read, compute = f.block_read_seconds or 0.0, f.block_compute_seconds or 0.0
     if read > 3 * compute:

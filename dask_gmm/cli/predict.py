@@ -20,6 +20,7 @@ from dask_gmm.cli.options import (
     where_option,
 )
 from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options
+from dask_gmm.cli.values import NAMES
 from dask_gmm.cli.writing import load_for, output_resume_option, write_rows
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ __all__ = ["predict", "score"]
 
 @click.command(
     cls=Command,
-    short_help="Write the label of each row to a Zarr array.",
+    short_help="Write the label of each row to a Zarr array or a Parquet table.",
     examples=[
         (
             "the component of each row",
@@ -52,6 +53,10 @@ __all__ = ["predict", "score"]
     -o s3://bucket/labels.zarr --workers 8""",
         ),
         (
+            "of a Parquet table: the same files and row groups, with two columns passed through",
+            "dask-gmm predict stars.parquet -m model.zarr -o labels.parquet --keep id,field",
+        ),
+        (
             "go on after an interruption: the same command again, or, to be sure of it",
             "dask-gmm predict points.zarr -m model.zarr -o labels.zarr --resume",
         ),
@@ -68,6 +73,13 @@ __all__ = ["predict", "score"]
     help="Write the K posterior probabilities of each row instead of its label: 8·K bytes a row "
     "instead of one.",
 )
+@option(
+    "--keep",
+    type=NAMES,
+    metavar="A,B,C",
+    section="Output",
+    help="Columns of DATA, identifiers for instance, that a Parquet table of labels has too.",
+)
 @compute_options()
 @option(
     "--output",
@@ -77,9 +89,11 @@ __all__ = ["predict", "score"]
     section="Output",
     help="Path or URL of the new Zarr array: the samples' shape of DATA, chunked like it. Its "
     "attribute 'dask_gmm' says whether it is complete. With --features it is a group, which holds "
-    "the array 'labels' (or 'posteriors') and the coordinates of the samples.",
+    "the array 'labels' (or 'posteriors') and the coordinates of the samples. A path that ends "
+    "with .parquet is that of a table with the column 'label', and 'posterior_0' and so on with "
+    "--probabilities.",
 )
-@overwrite_option("a Zarr array")
+@overwrite_option("a Zarr array, or a table that this command has written,")
 @output_resume_option
 @output_options
 @click.pass_obj
@@ -88,12 +102,13 @@ def predict(
     /,
     model: str,
     probabilities: bool,
+    keep: tuple[str, ...] | None,
     output: str,
     overwrite: bool,
     resume: bool | None,
     **values: Any,
 ) -> None:
-    """Write each sample's most probable component to a new Zarr array, in one read of DATA.
+    """Write each sample's most probable component to a new array or table, in one read of DATA.
 
     A run that is stopped, or whose disk is full, keeps its finished blocks, and the same command
     goes on from them. On a disk LABELS appears when it is complete, and what it replaces stays
@@ -104,7 +119,7 @@ def predict(
 
     def write(mixture: GaussianMixture, **options: Any) -> int:
         return mixture.predict_to(
-            data.data, output, where=data.where, probabilities=probabilities, **options
+            data.data, output, where=data.where, probabilities=probabilities, keep=keep, **options
         )
 
     write_rows(
@@ -118,8 +133,7 @@ def predict(
         what="posteriors" if probabilities else "labels",
         header={
             "command": "predict",
-            "data": data.data,
-            "features": data.features,
+            **data.described(),
             "model": model,
             "output": output,
             "probabilities": probabilities,
@@ -190,9 +204,7 @@ def score(
         session.emit(
             {
                 "command": "score",
-                "data": data.data,
-                "features": data.features,
-                "weights": data.weights,
+                **data.described(),
                 "model": model,
                 "scaled": mixture.scaling_ is not None and not original_units,
                 "n_rows": found.n_rows,

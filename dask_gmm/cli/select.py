@@ -111,15 +111,7 @@ def _report(
     output: str | None,
 ) -> None:
     if session.json:
-        header = {
-            "command": "select",
-            "data": data.data,
-            "features": data.features,
-            "weights": data.weights,
-            "model": output,
-        }
-        if data.where is not None:
-            header["where"] = data.where
+        header = {"command": "select", **data.described(), "model": output}
         session.emit({**header, **selection_json(found, totals)})
         return
     from dask_gmm.cli.outcome import incomplete, print_result

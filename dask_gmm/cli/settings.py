@@ -36,9 +36,10 @@ class DataPlace:
     missing_chunks: str
     storage_options: Mapping[str, Any]
     weights: str | None = None
-    features: list[str] | None = None
+    features: tuple[str, ...] | None = None
     where: str | None = None
     missing: str | None = None
+    columns: tuple[str, ...] | None = None
 
     def estimator_arguments(self, *others: str | None) -> dict[str, Any]:
         """Return what `GaussianMixture` calls these; `others` are URLs that it uses too."""
@@ -47,21 +48,44 @@ class DataPlace:
         options = next(filter(None, (options_for(u, self.storage_options) for u in places)), {})
         return {
             "array": self.array,
-            "features": self.features,
+            "features": None if self.features is None else list(self.features),
+            "columns": None if self.columns is None else list(self.columns),
             "feature_axis": self.feature_axis,
             "missing_chunks": self.missing_chunks,
             "storage_options": options or None,
             **({} if self.missing is None else {"missing": self.missing}),
         }
 
-    def open(self) -> Source:
-        """Describe the data, and their weights if they have some; only metadata are read."""
+    def described(self) -> dict[str, Any]:
+        """Return what was read, for JSON: what the user gave, by the estimator's names."""
+        return {
+            "data": self.data,
+            "features": self.features,
+            "columns": self.columns,
+            "sample_weight": self.weights,  # a mixture has weights too
+            "where": self.where,
+        }
+
+    def open(self, fitted_columns: Sequence[str] | None = None) -> Source:
+        """Describe the data, and their weights if they have some; only metadata are read.
+
+        Parameters
+        ----------
+        fitted_columns : sequence of str, optional
+            What a model was fitted to.
+        """
         from dask_gmm.data.source import open_source
         from dask_gmm.data.taking_part import with_missing
 
         arguments = self.estimator_arguments()
         missing = arguments.pop("missing", "error")
-        source = open_source(self.data, sample_weight=self.weights, where=self.where, **arguments)
+        source = open_source(
+            self.data,
+            sample_weight=self.weights,
+            where=self.where,
+            fitted_columns=fitted_columns,
+            **arguments,
+        )
         return with_missing(source, missing)
 
     @classmethod
@@ -77,6 +101,7 @@ class DataPlace:
             values.pop("features"),
             values.pop("where", None),
             values.pop("missing", None),
+            values.pop("columns"),
         )
 
 

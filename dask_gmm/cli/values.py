@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -94,22 +95,6 @@ class _Cache(_ParamType):
         if size is None:
             self.fail(f"{value!r} is no size: write 'auto', 2GB, 500MiB, or 0.", param, ctx)
         return size
-
-
-class _Names(_ParamType):
-    """Several names: ``TEMP,PSAL``."""
-
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[str]:
-        if isinstance(value, list):
-            return value
-        names = [name.strip() for name in value.split(",")]
-        if not all(names):
-            self.fail(f"{value!r} is no list of names: write TEMP,PSAL.", param, ctx)
-        return names
 
 
 class _Count(_ParamType):
@@ -236,6 +221,22 @@ class _Axis(_ParamType):
         if not text:
             self.fail("expected an axis: its number, or its name.", param, ctx)
         return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+class _Names(_ParamType):
+    """Names between commas; one that has a comma stands in double quotes."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(map(str.strip, next(csv.reader([value], skipinitialspace=True), [])))
+        if not names or not all(names):
+            self.fail(f"{value!r} is no list of names: write a,b,c.", param, ctx)
+        return names
 
 
 class _StorageOption(_ParamType):

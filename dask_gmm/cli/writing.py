@@ -33,17 +33,20 @@ output_resume_option = option(
 
 def load_for(model: str, data: DataPlace) -> tuple[GaussianMixture, Source]:
     """Load a model and point it at the data; both are looked at before anything is computed."""
+    from dask_gmm.data.tables.parquet_source import ParquetSource
     from dask_gmm.errors import InputError
     from dask_gmm.estimators import GaussianMixture
 
     mixture = GaussianMixture.load(
         model, storage_options=options_for(model, data.storage_options) or None
     )
-    source = data.open()
+    source = data.open(getattr(mixture, "feature_names_in_", None))
     if source.n_features != mixture.n_features_in_:
+        table = isinstance(source, ParquetSource)
+        option = "name them with --columns." if table else "is --feature-axis right?"
         raise InputError(
             f"{data.data} has {source.n_features} features along axis {source.feature_axis}, but "
-            f"the model {model} was fitted to {mixture.n_features_in_}: is --feature-axis right?"
+            f"the model {model} was fitted to {mixture.n_features_in_}: {option}"
         )
     return mixture.set_params(**data.estimator_arguments()), source
 
@@ -77,21 +80,31 @@ def write_rows(
         Of the JSON.
     """
     from dask_gmm.cli.computing import computing
-    from dask_gmm.cli.outputs import check_array_output, check_weights_stay, refuse_overlap
+    from dask_gmm.cli.outputs import (
+        check_array_output,
+        check_table_output,
+        check_weights_stay,
+        refuse_overlap,
+    )
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.tables import key_values
     from dask_gmm.cli.values import show_count, show_seconds
     from dask_gmm.data.coordinates import output_place
+    from dask_gmm.data.tables.arrow import has_parquet_suffix
     from dask_gmm.fitting.events import OutputResumed, PassAdvanced
 
     check_storage_options(data.storage_options, data.data, data.where, model, output)
     refuse_overlap(output, data.data, model)
     mixture, source = load_for(model, data)
-    place = output_place(output, data.data, source, name or what)
-    check_weights_stay(place, source)
     # Where it must go on it deletes nothing, and a complete one is what it may find.
     replaces = overwrite or bool(resume)
-    check_array_output(place, data.storage_options, overwrite=replaces, beside=True)
+    if has_parquet_suffix(output):
+        place = output
+        check_table_output(place)
+    else:
+        place = output_place(output, data.data, source, name or what)
+        check_array_output(place, data.storage_options, overwrite=replaces, beside=True)
+    check_weights_stay(place, source)
     begun = time.perf_counter()
     found, computed = 0, 0
 

@@ -399,6 +399,16 @@ class Source(ABC):
         """What reads the blocks, for messages."""
         return "own"
 
+    @property
+    def pieces(self) -> str:
+        """What messages call the parts that the store is cut into."""
+        return "chunks"
+
+    @property
+    def reads_into_buffers(self) -> bool:
+        """Whether the values of a read lie in the memory that it was given, and nowhere else."""
+        return self.reader == "direct"
+
     def _rows(
         self,
         values: NDArray[Any],
@@ -429,9 +439,9 @@ class Source(ABC):
             rows.complete = True
             return rows
         # Rows that were gathered already lie in memory of this read, which is not asked for twice.
-        direct = self._rows_in_buffers or rows.places is not None
-        memory = None if buffers is None or direct else buffers.rows
-        found = without_gaps(rows, self.missing, memory=memory, overwrite=direct)
+        own = self.reads_into_buffers or rows.places is not None
+        memory = None if buffers is None or own else buffers.rows
+        found = without_gaps(rows, self.missing, memory=memory, overwrite=own)
         if found.complete and not found.gaps:
             complete.add(block.index)
         return found
@@ -452,13 +462,13 @@ class Source(ABC):
                 looked_at = seen
             if looked_at is Looked.POSITIVE:
                 return Rows(values, None if self.weights.selects_only else weights)
-            direct = self._rows_in_buffers
+            own = self.reads_into_buffers
             rows = joined_rows(
                 values,
                 weights,
                 looked_at=looked_at,
-                memory=None if buffers is None or direct else buffers.rows,
-                overwrite=direct,
+                memory=None if buffers is None or own else buffers.rows,
+                overwrite=own,
                 selects_only=self.weights.selects_only,
             )
         except RowError as error:
@@ -466,11 +476,6 @@ class Source(ABC):
         if seen is None:
             self._seen[block.index] = Looked.USABLE if rows.left_out else Looked.POSITIVE
         return rows
-
-    @property
-    def _rows_in_buffers(self) -> bool:
-        """Whether a read's rows lie in ``buffers.rows``."""
-        return self.reader == "direct"
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_looked_at", "_watch", "_without_nan"}  # this process's

@@ -258,7 +258,8 @@ class JoinedSource(Source):
         return (sum(needs) if self._asks_ahead else max(needs)) + self._weighing_bytes
 
     @property
-    def _rows_in_buffers(self) -> bool:
+    def reads_into_buffers(self) -> bool:
+        """True: all parts are read into the columns of one block."""
         return True
 
     # -- what is known of all parts ----------------------------------------------------------------

@@ -115,9 +115,9 @@ class MaskedWeights(Weights):
         )
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def stores(self) -> tuple[str, ...]:
         """The mask's, and the weights'."""
-        return tuple(part.name for part in self.parts)
+        return tuple(store for part in self.parts for store in part.stores)
 
     @property
     def selects_only(self) -> bool:

@@ -19,17 +19,24 @@ from dask_gmm.mixture.gaps import gap_flags, has_gaps
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     from dask_gmm.data.buffers import Memory
 
 __all__ = [
     "MISSING",
     "in_their_places",
+    "no_label",
     "without_gaps",
 ]
 
 MISSING = ("error", "drop", "marginalize")
+
+
+def no_label(dtype: DTypeLike) -> int:
+    """The label of a row that takes no part: -1, or the largest number where there is no sign."""
+    kind = np.dtype(dtype)
+    return int(np.iinfo(kind).max) if kind.kind == "u" else -1
 
 
 def in_their_places(values: NDArray[Any], rows: Rows, absent: float) -> NDArray[Any]:

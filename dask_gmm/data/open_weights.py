@@ -17,7 +17,8 @@ a Dask collection    a Dask collection               by its graph, in the blocks
 A mask (`where`) is opened as weights are, of zero and one (`data.masks`).
 
 A string is the name of an array beside the data, where they lie in a Zarr store: in the group that
-holds them. If there is none of that name, it is a path or URL.
+holds them; of a Parquet table it is the name of a column. If there is none of that name, it is a
+path or URL. What is said of a Zarr array as data holds for a Parquet table too.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ from dask_gmm.data.joined_source import JoinedSource, stored_parts
 from dask_gmm.data.masks import MaskedWeights, checked_mask
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stores import MissingChunks, store_spec
+from dask_gmm.data.tables.open import column_weights
+from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.urls import join_url, scheme_of
-from dask_gmm.data.weights import ArrayWeights, checked_array
+from dask_gmm.data.weights import ArrayWeights, Weights, checked_array
 from dask_gmm.data.zarr_open import (
     FoundArray,
     find_beside,
@@ -92,8 +95,8 @@ def with_weights(
     weights : array, Series, collection, name, path or URL
         One for each row, or of the samples' shape: array-likes and Series of any library, Dask
         arrays and Series, `xarray.DataArray` (its dimensions in any order where the data name
-        theirs), a `zarr.Array`, a group or store that holds one, the name of an array beside the
-        data, a path or URL. Boolean, integer or real floating.
+        theirs), a `zarr.Array`, a group or store that holds one, `Weights` that are open, the name
+        of an array beside the data, a path or URL. Boolean, integer or real floating.
     storage_options : mapping, optional
         For a URL.
     missing_chunks : {"error", "fill"}
@@ -125,6 +128,11 @@ def _opened(
     storage_options: Mapping[str, Any] | None,
     missing_chunks: MissingChunks,
 ) -> Source:
+    column = weights if isinstance(weights, Weights) else None
+    if isinstance(weights, str) and isinstance(source, ParquetSource):
+        column = column_weights(source, weights)
+    if column is not None:
+        return replace(source, weights=column)  # type: ignore[type-var]
     if isinstance(weights, str | os.PathLike):
         return _stored(role, source, _named(role, source, weights, storage_options, missing_chunks))
     if isinstance(weights, zarr.Array | zarr.Group):
@@ -364,12 +372,14 @@ def _named(
     except (ArrayNotFoundError, StoreNotFoundError) as error:
         if not may_be_name:
             raise
-        beside = f"beside {source.name}"
-        if stored is None:
-            beside += " (only data in a Zarr store have arrays beside them)"
+        what = f"an array of that name beside {source.name}"
+        if isinstance(source, ParquetSource):
+            what = f"a column of the table {source.name} that is called so"
+        elif stored is None:
+            what += " (only data in a Zarr store have arrays beside them)"
         raise ArrayNotFoundError(
-            f"{role}={text!r} was found nowhere: there is neither an array of that name {beside}, "
-            f"nor anything at {spec.url}."
+            f"{role}={text!r} was found nowhere: there is neither {what}, nor anything at "
+            f"{spec.url}."
         ) from error
 
 

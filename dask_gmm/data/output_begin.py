@@ -54,6 +54,7 @@ from dask_gmm.data.provenance import (
 )
 from dask_gmm.data.sink import BlockWriter, Output, not_written
 from dask_gmm.data.stores import writable_store
+from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.urls import (
     Options,
     check_options,
@@ -74,7 +75,14 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.base import Source
 
-__all__ = ["RESUME", "begin_output", "output_chunks", "refuse_the_input"]
+__all__ = [
+    "RESUME",
+    "Beginning",
+    "advice",
+    "begin_output",
+    "output_chunks",
+    "refuse_the_input",
+]
 
 RESUME = ("auto", "must", "never")
 """Go on if there is something to go on from, refuse to begin anew, or begin anew."""
@@ -100,6 +108,11 @@ def output_chunks(source: Source) -> tuple[int, ...]:
                 f"out: pass `X.compute_chunk_sizes()`."
             )
         if any(size != sizes[0] for size in sizes[:-1]) or sizes[-1] > sizes[0]:
+            if isinstance(source, ParquetSource):
+                raise InputError(
+                    f"{source.name} has row groups of uneven sizes, but the chunks of a Zarr array "
+                    f"are even: write a table, to a name that ends with .parquet."
+                )
             where = axis if axis < source.feature_axis else axis + 1
             raise InputError(
                 f"{source.name} has chunks of uneven sizes along axis {where}, but those of a Zarr "
@@ -173,14 +186,17 @@ def begin_output(
         raise InputError(f"resume must be 'auto', 'must' or 'never', got {resume!r}.")
     local = scheme_of(url) == "file"
     refuse_the_input(source, url, in_place=not local)
-    begin = _Begin(url, pairs, recipe, overwrite, resume)
+    begin = Beginning(url, pairs, recipe, overwrite, resume)
     names = _dimension_names(source, len(shape), of_rows=recipe.parts.get("values") == IMPUTED_ROWS)
     document = new_document(shape, chunks, np.dtype(dtype), names)
     try:
+        begun: Output
         if local:
-            return begin.beside(document)
+            begun = begin.beside(document)
+            return begun
         with allowed():  # nothing is claimed there, and much may have to be deleted
-            return begin.in_place(document)
+            begun = begin.in_place(document)
+        return begun
     except (InputError, StoreError):
         raise
     except Exception as error:  # every kind of store has errors of its own
@@ -188,8 +204,12 @@ def begin_output(
 
 
 @dataclass(frozen=True)
-class _Begin:
-    """What somebody who begins an output wants; see `begin_output`."""
+class Beginning:
+    """What somebody who begins an output wants; see `begin_output`.
+
+    An output that is no Zarr array is begun by a subclass that overrides `attributes_at`,
+    `make_room`, `start` and `output`.
+    """
 
     url: str
     options: Options
@@ -197,13 +217,25 @@ class _Begin:
     overwrite: bool
     resume: str
 
-    def beside(self, document: dict[str, Any]) -> Output:
+    def attributes_at(self, place: str) -> Mapping[str, Any] | None:
+        """Return what the output at a place says of itself, None where none is."""
+        return read_attributes(place, self.options)
+
+    def make_room(self) -> None:
+        """Check that nothing is in the way but, at most, an output that may be overwritten."""
+        make_room(writable_store(self.url, self.options), self.url, overwrite=self.overwrite)
+
+    def start(self, place: str, document: Mapping[str, Any]) -> None:
+        """Begin an output at a place that is empty and claimed."""
+        put_document(place, self.options, {**document, "attributes": self._attributes})
+
+    def beside(self, document: Mapping[str, Any]) -> Any:
         """Begin, or go on with, a local output."""
         restore(self.url)
         begun = [copy for copy in copies_beside(self.url) if self._is_work(copy)]
         if self._is_done():
-            return self._output(self.url, None, finished=None)
-        make_room(writable_store(self.url, self.options), self.url, overwrite=self.overwrite)
+            return self.output(self.url, None, finished=None)
+        self.make_room()
         place = copy_beside(self.url, self.recipe.digest)
         goes_on = self._goes_on([self._recipe_at(copy) for copy in begun])
         for copy in begun:
@@ -216,39 +248,38 @@ class _Begin:
                 with allowed():
                     if goes_on:
                         sweep(place)
-                        return self._output(place, claim)
-                    own = {**document, "attributes": self._attributes}
-                    put_document(place, self.options, own)
-                    return self._output(place, claim, finished=[])
+                        return self.output(place, claim)
+                    self.start(place, document)
+                    return self.output(place, claim, finished=[])
             except BaseException:
                 claim.release()
                 if not goes_on:
                     remove(place)
                 raise
 
-    def in_place(self, document: dict[str, Any]) -> Output:
+    def in_place(self, document: dict[str, Any]) -> Any:
         """Begin, or go on with, an output in an object store."""
         if self._is_done():
-            return self._output(self.url, None, finished=None)
+            return self.output(self.url, None, finished=None)
         store = writable_store(self.url, self.options)
         attributes = read_attributes(self.url, self.options)
         under_way = attributes is not None and is_incomplete(attributes)
         if not under_way:
             make_room(store, self.url, overwrite=self.overwrite)
         if self._goes_on([self._recipe_at(self.url)] if under_way else []):
-            return self._output(self.url, None)
+            return self.output(self.url, None)
         own = {**document, "attributes": self._attributes}
         if sync(store.is_empty("")):
             self._create(store, own)
         else:
             self._clear(store, own)
-        return self._output(self.url, None, finished=[])
+        return self.output(self.url, None, finished=[])
 
     def _is_done(self) -> bool:
         """Whether the complete output that must be gone on with is there: nothing is left to do."""
         if self.resume != "must" or not self.recipe.comparable:
             return False
-        attributes = read_attributes(self.url, self.options)
+        attributes = self.attributes_at(self.url)
         if attributes is None or is_incomplete(attributes):
             return False
         return Recipe(recipe_in(attributes) or {}).digest == self.recipe.digest
@@ -330,11 +361,16 @@ class _Begin:
         return attributes_of_output(self.recipe.parts, complete=False)
 
     def _recipe_at(self, place: str) -> Mapping[str, Any]:
-        return recipe_in(read_attributes(place, self.options) or {}) or {}
+        return recipe_in(self.attributes_at(place) or {}) or {}
 
-    def _output(
-        self, place: str, claim: Claim | None, finished: Sequence[int] | None = ()
-    ) -> Output:
+    def witnesses(self, finished: Sequence[int]) -> tuple[int, ...]:
+        """Return the finished blocks that are to speak for the others.
+
+        The first and the last, where no digest of the data is known.
+        """
+        return () if self.recipe.exact else tuple(sorted({*finished[:1], *finished[-1:]}))
+
+    def output(self, place: str, claim: Claim | None, finished: Sequence[int] | None = ()) -> Any:
         """Return what is at a place, where by default somebody looks which blocks are finished.
 
         None stands for all of them, and nothing left to do.
@@ -348,16 +384,14 @@ class _Begin:
         if finished == ():
             finished = finished_blocks(place, self.options, document)
         done = finished or []
-        # Where no digest of the data is known, two blocks speak for the others.
-        witnesses = () if self.recipe.exact else tuple(sorted({*done[:1], *done[-1:]}))
         writer = BlockWriter(
             self.url,
             self.options,
             json.dumps(document, sort_keys=True),
             place,
             self.recipe.digest,
-            witnesses,
-            _advice(self.url, place),
+            self.witnesses(done),
+            advice(self.url, place),
         )
         return Output(
             writer,
@@ -369,7 +403,8 @@ class _Begin:
         )
 
 
-def _advice(url: str, place: str) -> str:
+def advice(url: str, place: str) -> str:
+    """Say what is as it was when writing fails, and what to do."""
     again = 'run it again with resume="auto" to go on from there.'
     if place == url:
         return f"The output stays marked as incomplete, and its finished blocks are kept: {again}"
@@ -408,7 +443,13 @@ def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None
     for part in (None if source is None else stored_parts(source)) or ():
         base = part.spec.place if part.store is None else store_url(part.store)
         inputs += [] if base is None else [join_url(base, part.path)]
-    if isinstance(source, DaskSource) and in_place:
+    if isinstance(source, ParquetSource):
+        table = source.table
+        # A folder's new files would be rows of the next read.
+        whole = table.name == table.spec.url
+        inputs = [join_url(table.spec.url, "" if whole else file.key) for file in table.files]
+        inputs = list(dict.fromkeys(inputs))
+    elif isinstance(source, DaskSource) and in_place:
         # Of a local output the collection reads the old chunks until the new ones are all there.
         for array in source.zarr_arrays():
             base = store_url(array.store_path.store)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.joined_source import JoinedSource, stored_parts
+from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import IncompletePassError, InputError
 
@@ -51,6 +52,8 @@ _NAMES = {
     "data": "the data",
     "data_dtype": "the type of the data",
     "feature_axis": "the axis of the features",
+    "columns": "the columns",
+    "keep": "the columns that are kept",
     "missing_chunks": "missing_chunks",
 }
 _DIGESTS = {
@@ -141,6 +144,12 @@ def recipe_of(
         return Recipe(
             parts, content is not None, comparable=all(part.store is None for part in stored)
         )
+    if isinstance(source, ParquetSource):
+        content = _content_of(source)
+        parts["columns"] = list(source.feature_names)
+        parts["metadata"] = source.table.digest
+        parts["content"] = content
+        return Recipe(parts, content is not None)
     if isinstance(source, DaskSource):
         parts["metadata"] = _digest(repr(source.content_token()))
         return Recipe(parts, exact=False)
@@ -156,7 +165,8 @@ def check_unchanged(recipe: Recipe, source: Source) -> None:
     ------
     IncompletePassError
     """
-    if not recipe.exact or stored_parts(source) is None:
+    known = isinstance(source, ParquetSource) or stored_parts(source) is not None
+    if not recipe.exact or not known:
         return
     if _content_of(source) != recipe.parts["content"]:
         raise IncompletePassError(
@@ -167,7 +177,9 @@ def check_unchanged(recipe: Recipe, source: Source) -> None:
 
 def _content_of(source: Source) -> str | None:
     """Return a name of what is stored of a source, None where nothing tells when it changes."""
-    return source.content_name() if isinstance(source, ZarrSource | JoinedSource) else None
+    if isinstance(source, ZarrSource | JoinedSource | ParquetSource):
+        return source.content_name()
+    return None
 
 
 def attributes_of_output(recipe: Mapping[str, Any] | None, *, complete: bool) -> dict[str, Any]:

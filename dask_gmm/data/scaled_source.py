@@ -141,7 +141,7 @@ class ScaledSource(Source):
         """What the other holds beside its block, and that block where it is not scaled in place."""
         source, views = self.source, self.source.read_ahead.group == 0
         in_place = self.scaling.principal is None and source.dtype == self.dtype
-        beside = 0 if views or (in_place and source._rows_in_buffers) else source.block_bytes
+        beside = 0 if views or (in_place and source.reads_into_buffers) else source.block_bytes
         # Blocks take turns in two sets of buffers even where none is read ahead.
         other_turn = self.block_bytes if views else 0
         return source.read_bytes + beside + other_turn + SCRATCH_BYTES
@@ -156,6 +156,11 @@ class ScaledSource(Source):
     def reader(self) -> str:
         """What reads the blocks."""
         return self.source.reader
+
+    @property
+    def pieces(self) -> str:
+        """What the other's store is cut into."""
+        return self.source.pieces
 
     @property
     def shippable(self) -> bool:

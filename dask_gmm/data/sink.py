@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from dask_gmm.data.grid import BlockRef
     from dask_gmm.data.urls import Options
 
-__all__ = ["BlockWriter", "OpenBlockWriter", "Output", "not_written"]
+__all__ = ["BlockWriter", "OpenBlockWriter", "Output", "compare", "not_written"]
 
-_LOOK_EVERY = 1.0
+LOOK_EVERY = 1.0
 """Seconds after which a writer makes sure that the output is still its own."""
 
 _AGREEMENT = 0.99
@@ -178,7 +178,7 @@ class OpenBlockWriter:
         try:
             self._look()
             if block.index in self._writer.witnesses:
-                _compare(np.asarray(array[region]), values.reshape(shape), place)
+                compare(np.asarray(array[region]), values.reshape(shape), place)
             else:
                 array[region] = values.reshape(shape)
                 self._look_back(block)
@@ -189,7 +189,7 @@ class OpenBlockWriter:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if now - self._looked >= _LOOK_EVERY:
+        if now - self._looked >= LOOK_EVERY:
             self._writer.check_mine()
             self._looked = now
 
@@ -211,7 +211,7 @@ class OpenBlockWriter:
             writer.check_mine()
 
 
-def _compare(there: NDArray[Any], values: NDArray[Any], place: str) -> None:
+def compare(there: NDArray[Any], values: NDArray[Any], place: str) -> None:
     """Refuse to go on beside a block that the same rows would not have made."""
     if there.dtype.kind == "f":
         equal = np.isclose(there, values, rtol=0.0, atol=1e-3, equal_nan=True)

@@ -16,6 +16,7 @@ from dask_gmm.data.conventions import attributes_of, decoding_of, suspicious_fil
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_array
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.decoding import Remedies
+from dask_gmm.data.frames import as_frame, narrowed
 from dask_gmm.data.grid import BlockRef
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.open_features import (
@@ -27,10 +28,13 @@ from dask_gmm.data.open_features import (
 from dask_gmm.data.open_weights import with_weights, with_where
 from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stores import MissingChunks, StoreSpec, check_missing_chunks, store_spec
+from dask_gmm.data.tables.find import holds_parquet, is_table
+from dask_gmm.data.tables.open import is_arrow_dataset, open_arrow_dataset, open_table
+from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.urls import scheme_of
 from dask_gmm.data.zarr_open import FoundArray, find_by_url, find_in_node, find_in_store
 from dask_gmm.data.zarr_source import ZarrSource
-from dask_gmm.errors import InputError
+from dask_gmm.errors import InputError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +45,7 @@ __all__ = [
     "BlockRef",
     "DaskSource",
     "NumpySource",
+    "ParquetSource",
     "Source",
     "ZarrSource",
     "is_remote",
@@ -62,18 +67,20 @@ def open_source(
     sample_weight: Any = None,
     features: Sequence[str] | None = None,
     where: Any = None,
+    columns: Sequence[str] | None = None,
+    fitted_columns: Sequence[str] | None = None,
 ) -> Source:
     """Describe an input as blocks of rows.
 
     Parameters
     ----------
     X : array, collection, path or URL
-        A NumPy array or whatever `numpy.asarray` takes, a pandas DataFrame, a `dask.array` or Dask
-        DataFrame, an `xarray.DataArray` or `xarray.Dataset`, a `zarr.Array` or `zarr.Group`, or the
-        path or URL of a Zarr array or group. Any number of axes from two up: one holds the
-        features, the others, flattened in C order block by block, are the rows. Where attributes
-        say that values are packed or missing, the rows are measurements, and NaN (see
-        `conventions`).
+        A NumPy array or whatever `numpy.asarray` takes, a frame of pandas, polars or Arrow, a
+        `dask.array` or Dask DataFrame, an `xarray.DataArray` or `xarray.Dataset`, a `zarr.Array` or
+        `zarr.Group`, the path or URL of a Zarr array or group, or that of a Parquet table: a file,
+        a folder of files, or a pattern. Any number of axes from two up: one holds the features, the
+        others, flattened in C order block by block, are the rows. Where attributes say that values
+        are packed or missing, the rows are measurements, and NaN (see `conventions`).
     feature_axis : int or str, default=-1
         Which axis holds the features; a dimension's name for xarray objects and for Zarr arrays
         that name their dimensions. Of several variables it is the dimension along which each
@@ -88,13 +95,19 @@ def open_source(
         Most rows in a block of an in-memory array; by default as many as make 8 MiB.
     sample_weight : array, collection, name, path or URL, optional
         The weight of each row, of the samples' shape; see `dask_gmm.data.open_weights`. A row of
-        weight zero is absent. Of a Dataset also the name of one of its variables.
+        weight zero is absent. Of a Dataset also the name of one of its variables, of a table that
+        of a column, which then is no feature.
     features : sequence of str, optional
         Names of the arrays of a Zarr group, or the variables of a Dataset, that are the features,
         in their order: see `dask_gmm.data.open_features`. All data variables of a Dataset by
         default.
     where : array, collection, name, path or URL, optional
         True for the rows that take part; opened as `sample_weight`.
+    columns : sequence of str, optional
+        The columns of a table that are features, in this order; by default all of them.
+    fitted_columns : sequence of str, optional
+        Their names where something was fitted before: the default for a stored table, which may
+        have other columns too and in any order, and nothing else.
 
     Returns
     -------
@@ -116,15 +129,32 @@ def open_source(
         raise InputError(
             f"array={array!r} and features={names!r} both say what to read: leave one of them out."
         )
-    if is_dataset(X):
-        beside = {"weights": sample_weight, "mask": where}
-        sample_weight, where = (_variable_in(X, *item, names) for item in beside.items())
-    if sample_weight is None and where is None:
-        return _open_rows(X, feature_axis, storage_options, policy, array, block_rows, names)
-    # One set of options serves data and weights, whichever of them lie behind a URL.
-    elsewhere = is_remote(sample_weight) or is_remote(where)
-    own = storage_options if is_remote(X) or not elsewhere else None
-    source = _open_rows(X, feature_axis, own, policy, array, block_rows, names)
+    beside = [sample_weight, where]
+    # One set of options serves data and what lies beside them, whichever of them are URLs.
+    own = storage_options if is_remote(X) or not any(map(is_remote, beside)) else None
+    zarr_only = {"array": array, "features": names, "feature_axis": feature_axis}
+    place = _table_place(X, columns, own, policy, zarr_only)
+    wanted = fitted_columns if columns is None else columns
+    source: Source
+    if is_arrow_dataset(X):
+        _refuse_zarr_only(zarr_only, policy, "a pyarrow Dataset")
+        source, beside = open_arrow_dataset(X, wanted, beside)
+    elif place is not None:
+        source, beside = open_table(place, wanted, beside)
+    else:
+        if is_dataset(X):
+            roles = zip(("weights", "mask"), beside, strict=True)
+            beside = [_variable_in(X, role, item, names) for role, item in roles]
+        X, beside = narrowed(as_frame(X), columns, beside)
+        try:
+            source = _open_rows(X, feature_axis, own, policy, array, block_rows, names)
+        except StoreNotFoundError:
+            # Of a prefix in an object store only a listing tells that it is a table.
+            spec = store_spec(X, own, policy) if is_remote(X) and array is None else None
+            if spec is None or names is not None or not holds_parquet(spec):
+                raise
+            source, beside = open_table(spec, wanted, beside)
+    sample_weight, where = beside
     options: dict[str, Any] = {"storage_options": storage_options, "missing_chunks": policy}
     if where is not None:
         source = with_where(source, where, **options)
@@ -134,6 +164,38 @@ def open_source(
 def is_remote(X: Any) -> bool:
     """Whether X is a URL of something that is not on this machine's disks."""
     return isinstance(X, str | os.PathLike) and scheme_of(os.fspath(X)) != "file"
+
+
+def _table_place(
+    X: Any,
+    columns: Sequence[str] | None,
+    storage_options: Mapping[str, Any] | None,
+    policy: MissingChunks,
+    zarr_only: Mapping[str, Any],
+) -> StoreSpec | None:
+    """Return the place of a Parquet table; None for what is none, or does not look like one."""
+    if not isinstance(X, str | os.PathLike):
+        return None
+    spec = store_spec(X, storage_options, policy)
+    if columns is None and not is_table(spec.url):
+        return None
+    kind = "a Parquet table" if columns is None else "a table, as columns= is given"
+    _refuse_zarr_only(zarr_only, policy, f"{spec.url}, which is {kind}")
+    return spec
+
+
+def _refuse_zarr_only(options: Mapping[str, Any], policy: MissingChunks, what: str) -> None:
+    """Refuse for a table what names arrays, axes and chunks."""
+    for name, value in (*options.items(), ("missing_chunks", policy)):
+        if value in _PLAIN.get(name, (None,)):
+            continue
+        remedy = "name columns=['a', 'b'] instead" if name == "features" else "leave it out"
+        raise InputError(
+            f"{name}={value!r} is for Zarr arrays and says nothing of {what}: {remedy}."
+        )
+
+
+_PLAIN: dict[str, tuple[Any, ...]] = {"feature_axis": (-1, 1), "missing_chunks": ("error",)}
 
 
 def _open_rows(

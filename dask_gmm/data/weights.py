@@ -83,14 +83,19 @@ class Weights(ABC):
     looked_at: Looked = Looked.NEVER
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """What messages call all that they are made of."""
-        return (self.name,)
+    def stores(self) -> tuple[str, ...]:
+        """Paths and URLs of the arrays that they are read from, beside the data's own."""
+        return ()
 
     @property
     def selects_only(self) -> bool:
         """Whether each is zero or one: rows take part or do not, and have no weights."""
         return False
+
+    @property
+    def parts(self) -> tuple[Weights, ...]:
+        """All that they are made of, each of which is read: these alone."""
+        return (self,)
 
     def alone(self) -> Weights | None:
         """What of it says which rows take part, whatever they weigh; None if nothing does."""

@@ -14,6 +14,7 @@ from dask_gmm.data.checked_store import CheckedStore, first_line
 from dask_gmm.data.open_stores import spec_of_store, store_name
 from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stores import MissingChunks, StoreSpec, probe_store, zip_version
+from dask_gmm.data.tables.arrow import has_parquet_suffix
 from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.data.zarr_source import ZarrSource
 from dask_gmm.errors import (
@@ -250,9 +251,20 @@ def _is_zip_file(path: str) -> bool:
     if Path(path).is_dir():
         return False
     if not zipfile.is_zipfile(path):
+        if has_parquet_suffix(path):
+            raise InputError(
+                f"{path} is a Parquet table, and a Zarr array is needed here. The weights of a "
+                f"table's rows are one of its columns: give the column's name."
+            )
+        load = (
+            "Read a CSV block by block: pass `dask.dataframe.read_csv(X)`."
+            if path.lower().endswith((".csv", ".csv.gz"))
+            else "Load what is something else and pass the array: a .npy by "
+            "`numpy.load(X, mmap_mode='r')`."
+        )
         raise InputError(
-            f"{path} is a file; a Zarr store is a directory, or a zip file of one. Load what is "
-            f"something else and pass the array: a .npy by `numpy.load(X, mmap_mode='r')`."
+            f"{path} is a file, and no Parquet; a Zarr store is a directory, or a zip file of one. "
+            f"{load}"
         )
     return True
 

@@ -166,6 +166,11 @@ class ZarrWeights(StoredArray, Weights):
         )
 
     @property
+    def stores(self) -> tuple[str, ...]:
+        """Its path or URL."""
+        return (self.name,)
+
+    @property
     def read_bytes(self) -> int:
         """Chunks in flight, those that are held, and weights as they are stored."""
         held = 0

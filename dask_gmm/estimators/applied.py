@@ -18,6 +18,8 @@ from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, recipe_of
 from dask_gmm.data.scaled_source import scaled
+from dask_gmm.data.tables.arrow import has_parquet_suffix
+from dask_gmm.data.tables.output import begin_table, kept_columns, layout_of
 from dask_gmm.data.taking_part import with_missing
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
@@ -47,8 +49,11 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import DTypeLike, NDArray
 
+    from dask_gmm.data.provenance import Recipe
     from dask_gmm.data.sink import Output
     from dask_gmm.data.source import Source
+    from dask_gmm.data.tables.output import TableOutput
+    from dask_gmm.data.tables.writer import Kept
     from dask_gmm.data.weights import Weights
     from dask_gmm.execution.backend import PassProgress
     from dask_gmm.execution.jobs import BlockJob
@@ -196,11 +201,12 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         where: Any = None,
         probabilities: bool = False,
         dtype: DTypeLike | None = None,
+        keep: Sequence[str] | None = None,
         overwrite: bool = False,
         resume: str = "auto",
         storage_options: Mapping[str, Any] | None = None,
     ) -> int:
-        """Write labels, or posteriors, to a new Zarr array in one read of the data.
+        """Write labels, or posteriors, to a new Zarr array or table in one read of the data.
 
         Of xarray objects, and of variables that `features` names, into the Zarr group at `output`,
         as ``labels`` or ``posteriors``, with the coordinates of the samples: as
@@ -213,26 +219,36 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         is lost at once.
 
         A call that ended early, however it ended, leaves its finished blocks, on a disk in a hidden
-        folder beside the output, and the same call goes on from them. Of two at the same time on a
-        disk the second is refused; in an object store two of the same call do each other no harm.
+        folder beside the output, and the same call goes on from them. A name that ends with
+        ``.parquet`` makes a table, whose parts lie in that folder, or in an object store below a
+        hidden prefix, until all are there and this process puts them together. Of two at the same
+        time on a disk the second is refused; in an object store two of the same call do each other
+        no harm.
 
         Parameters
         ----------
-        X : as in `fit`, with known chunk sizes
+        X : as in `fit`
+            With known chunk sizes, unless the output is a table.
         output : path or URL
             A Zarr v3 array of the samples' shape (then K with `probabilities`), chunked as the data
             and with their dimension names; or the group for it. Beside its data in a group that
             xarray wrote, xarray sees it where the group's metadata are not consolidated (or once
-            they are again).
+            they are again). Or a Parquet table of the columns kept, ``label`` and, with
+            `probabilities`, ``posterior_0`` and so on: of a Parquet file one file of the same row
+            groups, of a folder one of files of the same names; of other data one file, and a row
+            group for each block.
         where : as in `fit`, optional
             Rows that take no part are written too: NaN for their posteriors; -1 for their label,
-            or where the type has no sign its largest number.
+            or where the type has no sign its largest number; null in a table.
         probabilities : bool, default=False
-            Posteriors instead of labels.
+            Posteriors instead of labels; in a table beside them.
         dtype : numpy dtype, optional
             uint8 for labels of up to 255 components, else int32; float64 for posteriors.
+        keep : sequence of str, optional
+            Columns of the input, identifiers for instance, that a table has too.
         overwrite : bool, default=False
-            Replace a complete array that is there, never anything else.
+            Replace a complete array that is there, never anything else; of tables only those that
+            this method has written.
         resume : {"auto", "must", "never"}, default="auto"
             What becomes of an output there that is not complete. "auto" goes on with one of the
             same mixture and data, and refuses any other, with the difference named; "must" also
@@ -272,6 +288,15 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         function: RowFunction = (Posteriors if probabilities else Labels)(
             parameters, self._kernel(), kind
         )
+        if has_parquet_suffix(os.fspath(output)):
+            kept = kept_columns(source, X, keep, k if probabilities else None)
+            how = {"options": storage_options, "overwrite": overwrite, "resume": resume}
+            return self._write_table(source, function, os.fspath(output), kept, how)
+        if keep is not None:
+            raise InputError(
+                f"keep= is for tables, and {output} would be a Zarr array: give it a name that "
+                f"ends with .parquet."
+            )
         return self._write_to(
             X,
             source,
@@ -373,6 +398,11 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             As by `predict_to`.
         """
         check_is_fitted(self)
+        if has_parquet_suffix(os.fspath(output)):
+            raise InputError(
+                f"Imputed rows are written as a Zarr array, and {output} has the name of a table: "
+                f"give it one that does not end with .parquet."
+            )
         source = with_missing(open_input(self, X, reset=False), "error")
         return self._write_to(
             X,
@@ -421,23 +451,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         kind = np.dtype(function.dtype)
         chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
         shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)
-        described: dict[str, Any] = {
-            "shape": list(shape),
-            "chunks": list(chunks),
-            "dtype": kind.name,
-        }
-        if isinstance(function, Imputed):
-            described["seed"] = function.seed
-        elif self.missing != "error":
-            described["missing"] = self.missing
-        if source.weights is not None:
-            described["where"] = _known_by(source.weights)
-        recipe = recipe_of(
-            source,
-            values=values,
-            model=self._model_known_by(function),
-            kernel=function.kernel.name,
-            output=described,
+        recipe = self._recipe(
+            source, function, values, {"shape": list(shape), "chunks": list(chunks)}
         )
         per_row = kind.itemsize * prod(tail)
         url, name = os.fspath(output), _RESULTS[type(function)]
@@ -466,7 +481,66 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             place.end()
         return prod(shape[: len(source.sample_shape)])
 
-    def _write(self, source: Source, job: WriteJob, output: Output) -> None:
+    def _write_table(
+        self,
+        source: Source,
+        function: RowFunction,
+        url: str,
+        keep: Kept | None,
+        how: Mapping[str, Any],
+    ) -> int:
+        """Write a Parquet table of labels, perhaps with posteriors, and return its rows."""
+        k = function.parameters.n_components
+        posteriors = isinstance(function, Posteriors)
+        kind = np.dtype(function.dtype)
+        labels = np.dtype(np.uint8 if k <= 255 else np.int32) if posteriors else kind
+        described = {
+            "shape": list(source.sample_shape),
+            "blocks": source.n_blocks,
+            "keep": list(keep.columns) if keep is not None else [],
+        }
+        values = "posteriors" if posteriors else "labels"
+        recipe = self._recipe(source, function, values, described)
+        with (
+            held(),
+            begin_table(
+                url,
+                layout_of(source),
+                label_dtype=labels,
+                recipe=recipe,
+                keep=keep,
+                source=source,
+                **how,
+            ) as begun,
+            allowed(),
+        ):
+            # Arrow's and what is written.
+            row_bytes = 2 * kind.itemsize * (k if posteriors else 1)
+            size = row_bytes * (source.max_block_rows or 0)
+            size += 0 if keep is None else keep.block_bytes
+            self._write(source, WriteJob(function, begun.writer, size), begun)
+        return begun.n_rows
+
+    def _recipe(
+        self, source: Source, function: RowFunction, values: str, described: dict[str, Any]
+    ) -> Recipe:
+        """What decides every byte of an output; `described` is what its layout adds."""
+        described["dtype"] = np.dtype(function.dtype).name
+        if isinstance(function, Imputed):
+            described["seed"] = function.seed
+        elif self.missing != "error":
+            described["missing"] = self.missing
+        if source.weights is not None:
+            described["where"] = _known_by(source.weights)
+        return recipe_of(
+            source,
+            values=values,
+            model=self._model_known_by(function),
+            kernel=function.kernel.name,
+            output=described,
+        )
+
+    def _write(self, source: Source, job: WriteJob, output: Output | TableOutput) -> None:
         """Write what an output lacks, and call it complete."""
         if output.n_finished or output.complete:
             done = source.n_blocks if output.complete else output.n_finished

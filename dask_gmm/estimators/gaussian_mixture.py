@@ -57,13 +57,15 @@ __all__ = ["GaussianMixture"]
 class GaussianMixture(FittedMixture):
     """Gaussian mixture fitted by exact EM to data that need not fit in memory.
 
-    Every iteration reads each block of the data once; restarts share their reads. Data may be
-    NumPy arrays and what scikit-learn takes, Dask arrays and DataFrames, xarray DataArrays and
-    Datasets, Zarr arrays, or paths and URLs of Zarr arrays. Passes run on the current
-    ``distributed.Client``, or else on the threads of this process; arrays in this process's memory
-    are computed here, and so are stores that would take credentials or data along
-    (`StaysHereWarning`). In a Dask task that is the client that the task has asked for
-    (``worker_client``, ``get_client``); one that has not keeps the work on its worker.
+    Every iteration reads each block of the data once; restarts share their reads. Data may be NumPy
+    arrays and what scikit-learn takes, frames of pandas, polars and Arrow, Dask arrays and
+    DataFrames (CSV files by ``dask.dataframe.read_csv``), xarray DataArrays and Datasets, Zarr
+    arrays, or paths and URLs of Zarr arrays and Parquet tables (a file, a folder of files, or a
+    pattern such as ``data/**/*.parquet``). Passes run on the current ``distributed.Client``, or
+    else on the threads of this process; arrays in this process's memory are computed here, and so
+    are stores that would take credentials or data along (`StaysHereWarning`). In a Dask task that
+    is the client that the task has asked for (``worker_client``, ``get_client``); one that has not
+    keeps the work on its worker.
 
     Parameters
     ----------
@@ -110,6 +112,9 @@ class GaussianMixture(FittedMixture):
         or as many as there are places along the dimension that `feature_axis` names; all have the
         other dimensions, in any order, and each is read as it lies in its store. Different types
         promote as NumPy's: float32 beside float64 is fitted in float64.
+    columns : sequence of str, optional
+        The columns of a table that are features, in this order; by default all of them. A stored
+        table is read by these names, or those of the fit, whatever the order of its columns.
     storage_options : mapping, optional
         How to reach a store given by URL: endpoint, region, anonymous access. Never credentials:
         each worker takes its own from its environment.
@@ -153,7 +158,7 @@ class GaussianMixture(FittedMixture):
         How much of the decoded data each process keeps in memory from one iteration to the next:
         bytes, a size such as '2 GiB', or 0 for nothing. 'auto' takes up to three eighths of a
         worker's memory limit (of this machine's free memory), less where the work itself needs it.
-        Only what is read from Zarr, and only while a fit lasts.
+        Only what is read from a store, and only while a fit lasts.
     on_collapse : {'stop', 'reseed', 'merge', 'raise'}, default='stop'
         What to do when a covariance is no longer positive definite: end the fit at the last sound
         parameters with a `CollapsedComponentWarning`; put the component where the sample fits
@@ -259,6 +264,7 @@ class GaussianMixture(FittedMixture):
         "feature_axis": [Integral, str],
         "array": [str, None],
         "features": [list, tuple, None],
+        "columns": ["array-like", None],
         "storage_options": [dict, None],
         "missing_chunks": [StrOptions({"error", "fill"})],
         "missing": [StrOptions(set(MISSING))],
@@ -298,6 +304,7 @@ class GaussianMixture(FittedMixture):
         feature_axis: int | str = -1,
         array: str | None = None,
         features: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
         missing_chunks: str = "error",
         missing: str = "error",
@@ -333,6 +340,7 @@ class GaussianMixture(FittedMixture):
         self.feature_axis = feature_axis
         self.array = array
         self.features = features
+        self.columns = columns
         self.storage_options = storage_options
         self.missing_chunks = missing_chunks
         self.missing = missing
@@ -374,8 +382,9 @@ class GaussianMixture(FittedMixture):
         y : ignored
         sample_weight : array-like, Dask or xarray collection, Zarr array, path, URL or name
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
-            an array beside them, of a Dataset that of one of its variables. A row of weight w
-            counts for w rows, one of weight zero for none: it may even be NaN.
+            an array beside them, of a Dataset that of one of its variables, of a table that of a
+            column; which then is no feature. A row of weight w counts for w rows, one of weight
+            zero for none: it may even be NaN.
         where : as `sample_weight`, optional
             A mask: true (1) for the samples that take part, false (0) for the others, which may
             hold anything: land and sea, a quality flag that was compared with the good ones.

@@ -17,6 +17,7 @@ from zarr.abc.store import Store
 
 from dask_gmm.data.conventions import attributes_of
 from dask_gmm.data.conversion import frame_layout, plain_array
+from dask_gmm.data.frames import as_frame, column_names_of, narrowed
 from dask_gmm.data.open_features import is_dataset
 from dask_gmm.data.output_begin import RESUME
 from dask_gmm.data.source import (
@@ -28,6 +29,8 @@ from dask_gmm.data.source import (
     with_where,
 )
 from dask_gmm.data.stores import check_missing_chunks
+from dask_gmm.data.tables.columns import check_names
+from dask_gmm.data.tables.open import is_arrow_dataset
 from dask_gmm.data.taking_part import with_missing
 from dask_gmm.data.urls import check_options, scheme_of
 from dask_gmm.errors import InputError
@@ -177,6 +180,13 @@ def open_input(
     if checkpoint is not None and checkpoint.storage_options:
         remote = any(is_remote(place) for place in (X, sample_weight, where))
         options = options if remote else None
+    columns = check_names(estimator.columns)
+    if not isinstance(X, str | os.PathLike) and not is_arrow_dataset(X):
+        X = as_frame(X)
+        if not reset and column_names_of(X) is None:
+            columns = None  # rows as they were fitted, from where no names are known
+        X, (sample_weight, where) = narrowed(X, columns, [sample_weight, where])
+        columns = None
     in_memory = not _is_lazy(X) and _is_plain(X, estimator.feature_axis)
     if in_memory:
         source: Source = open_memory(X, _plain_rows(estimator, X, reset=reset))
@@ -199,6 +209,8 @@ def open_input(
         sample_weight=sample_weight,
         features=estimator.features if _may_hold_several(X) else None,
         where=where,
+        columns=columns,
+        fitted_columns=None if reset else getattr(estimator, "feature_names_in_", None),
     )
     _check_features(estimator, source, reset=reset)
     return with_missing(source, estimator.missing)
@@ -231,6 +243,7 @@ def _is_lazy(X: Any) -> bool:
     return (
         isinstance(X, str | os.PathLike | zarr.Array | zarr.Group | Store)
         or is_dask_collection(X)
+        or is_arrow_dataset(X)
         or type(X).__module__.startswith("xarray.")
     )
 

@@ -69,6 +69,7 @@ def select_gaussian_mixture(
     feature_axis: int | str = -1,
     array: str | None = None,
     features: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     missing_chunks: str = "error",
     missing: str = "error",
@@ -123,7 +124,7 @@ def select_gaussian_mixture(
         As for `GaussianMixture`. A budget ends all mixtures that still run.
     tol, reg_covar, max_iter, init_params, on_collapse, random_state
         As for `GaussianMixture`.
-    feature_axis, array, features, storage_options, missing_chunks, missing
+    feature_axis, array, features, columns, storage_options, missing_chunks, missing
         As for `GaussianMixture`.
     feature_transform, standardize, n_pca, whiten, scaling_from
         As for `GaussianMixture`; all mixtures are of the same scaled rows, and so are the
@@ -177,6 +178,7 @@ def select_gaussian_mixture(
         "feature_axis": feature_axis,
         "array": array,
         "features": features,
+        "columns": columns,
         "storage_options": storage_options,
         "missing_chunks": missing_chunks,
         "missing": missing,

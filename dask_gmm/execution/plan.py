@@ -312,7 +312,7 @@ def check_memory(
     block = in_mb(plan.source.block_bytes)
     remedies = [
         f"give {place} at least {in_mb(needed / usable)}",
-        f"store {plan.source.name} in chunks smaller than {block}",
+        f"store {plan.source.name} in {plan.source.pieces} smaller than {block}",
     ]
     if needed - pinned <= allowed:
         remedies = [f"set cache to at most {in_mb(allowed - needed + pinned)}", remedies[0]]

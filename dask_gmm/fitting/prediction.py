@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.missing import in_their_places
+from dask_gmm.data.missing import in_their_places, no_label
 from dask_gmm.execution.opened import Opened
 from dask_gmm.mixture.kernels import FASTEST
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.sink import BlockWriter, OpenBlockWriter
     from dask_gmm.data.source import BlockRef
+    from dask_gmm.data.tables.writer import OpenTableWriter, TableWriter
     from dask_gmm.mixture.kernels import Kernel, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
@@ -123,9 +124,8 @@ class Labels(RowFunction):
 
     @property
     def absent(self) -> int:
-        """-1; of an unsigned type, which has none, the largest, which stands for no label."""
-        kind = np.dtype(self.dtype)
-        return int(np.iinfo(kind).max) if kind.kind == "u" else -1
+        """What stands for no label."""
+        return no_label(self.dtype)
 
     def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return the labels."""
@@ -199,7 +199,7 @@ class WriteJob:
     """
 
     function: RowFunction
-    writer: BlockWriter
+    writer: BlockWriter | TableWriter
     output_bytes: int
 
     def open(self) -> OpenWriteJob:
@@ -224,7 +224,7 @@ class OpenWriteJob:
     """A `WriteJob` with its function and its output open."""
 
     function: OpenRowFunction
-    writer: OpenBlockWriter
+    writer: OpenBlockWriter | OpenTableWriter
 
     def __call__(self, rows: Rows, block: BlockRef) -> Written:
         """Write the block's values and return how many rows they belong to."""

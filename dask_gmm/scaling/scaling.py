@@ -197,49 +197,42 @@ class Scaling:
             _minus_and_times(values, *self._numbers(target.dtype, values), target)
 
     def _scaled_by_loop(self, values: NDArray[Any], target: NDArray[Any]) -> bool:
-        """Scale rows that lie one behind the other, if there is a loop for it."""
-        d, kind = self.n_features, target.dtype
-        flat = values.flags.c_contiguous and target.flags.c_contiguous
-        if not (flat and values.flags.aligned and values.dtype.isnative and values.size):
+        """Scale rows, or features, that lie one behind the other, if there is a loop for it."""
+        kind = target.dtype
+        by_row = values.flags.c_contiguous and target.flags.c_contiguous
+        by_feature = values.flags.f_contiguous and target.flags.f_contiguous
+        plain = values.flags.aligned and values.dtype.isnative and values.size
+        if not (plain and (by_row or by_feature)) or (kind == np.float32 and not self._single):
             return False
-        if kind == np.float32 and not self._single:
+        loop = affine_loop(values.dtype.str[1:], kind.str[1:])
+        center, factor = self._periods[kind.char]
+        if loop is None or (by_row and not len(center)):
             return False
-        loop, (center, factor) = (
-            affine_loop(values.dtype.str[1:], kind.str[1:]),
-            self._periods[kind.char],
-        )
-        if loop is None or not len(center):
-            return False
-        elements, found = values.reshape(-1), target.reshape(-1)
-        whole = elements.size // LANES * LANES
-        if whole:
-            loop(
-                elements.ctypes.data,
-                found.ctypes.data,
-                whole,
-                center.ctypes.data,
-                factor.ctypes.data,
-                len(center),
-            )
-        if whole < elements.size:
-            place = np.arange(whole, elements.size) % d
-            numbers = center[:d][place], factor[:d][place]
-            _minus_and_times(elements[whole:], *numbers, found[whole:])
+        if by_row:
+            _run(loop, values.reshape(-1), target.reshape(-1), center, factor, self.n_features)
+            return True
+        for d in range(self.n_features):
+            c, f = (np.full(LANES, vector[d]) for vector in self._vectors[kind.char])
+            _run(loop, values[:, d], target[:, d], c, f, 1)
         return True
 
     @cached_property
-    def _periods(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-        """What is subtracted and multiplied by, as often as fills vectors; empty if too much."""
-        length = math.lcm(self.n_features, LANES)
-        if length > TILE:
-            return dict.fromkeys("fd", (np.empty(0), np.empty(0)))
+    def _vectors(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """What is subtracted and multiplied by, (D,) both, in float32 and float64."""
         assert self.standard is not None
-        both, times = (self.standard.center, 1.0 / self.standard.scale), length // self.n_features
+        center, factor = self.standard.center, 1.0 / self.standard.scale
         with np.errstate(over="ignore"):
-            return {
-                kind: (np.tile(both[0].astype(kind), times), np.tile(both[1].astype(kind), times))
-                for kind in "fd"
-            }
+            return {kind: (center.astype(kind), factor.astype(kind)) for kind in "fd"}
+
+    @cached_property
+    def _periods(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """The same as often as fills whole vectors; empty if that is too much."""
+        length = math.lcm(self.n_features, LANES)
+        times = 0 if length > TILE else length // self.n_features
+        return {
+            kind: (np.tile(both[0], times), np.tile(both[1], times))
+            for kind, both in self._vectors.items()
+        }
 
     @cached_property
     def _single(self) -> bool:
@@ -261,17 +254,11 @@ class Scaling:
     @cached_property
     def _repeated(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
         """Both vectors for a tile of rows one behind the other, in float32 and float64."""
-        assert self.standard is not None
         times = max(1, TILE // self.n_features)
-        both = self.standard.center, 1.0 / self.standard.scale
-        with np.errstate(over="ignore"):
-            return {
-                kind: (
-                    np.tile(both[0].astype(kind), times),
-                    np.tile(both[1].astype(kind), times),
-                )
-                for kind in "fd"
-            }
+        return {
+            kind: (np.tile(both[0], times), np.tile(both[1], times))
+            for kind, both in self._vectors.items()
+        }
 
     def _project(self, values: NDArray[Any], target: NDArray[Any]) -> None:
         center, matrix = self._affine
@@ -362,6 +349,24 @@ class Scaling:
                 slopes = np.where(gaps, np.nan, constant)
             found[start : start + step] = np.nansum(slopes, axis=1)
         return found + whole
+
+
+def _run(
+    loop: Callable[[int, int, int, int, int, int], None],
+    values: NDArray[Any],
+    target: NDArray[Any],
+    center: NDArray[Any],
+    factor: NDArray[Any],
+    n_features: int,
+) -> None:
+    """Scale elements that lie one behind the other: whole vectors by a loop, NumPy the rest."""
+    whole = values.size // LANES * LANES
+    if whole:
+        numbers = center.ctypes.data, factor.ctypes.data, len(center)
+        loop(values.ctypes.data, target.ctypes.data, whole, *numbers)
+    if whole < values.size:
+        place = np.arange(whole, values.size) % n_features
+        _minus_and_times(values[whole:], center[place], factor[place], target[whole:])
 
 
 def _minus_and_times(

@@ -296,6 +296,13 @@ def test_plan_with_weights(survey: Path, run: Run) -> None:
     assert f"weights          {survey}/weight" in run(*words, "--weights", survey / "weight").stdout
 
 
+def test_json_says_what_was_read_beside_the_mixtures_own_weights(survey: Path, run: Run) -> None:
+    done = run("fit", survey, "--array", "answers", "-k", 2, "--weights", "weight", "--json")
+    told = json.loads(done.stdout)
+    assert (told["data"], told["sample_weight"]) == (str(survey), "weight")
+    assert len(told["weights"]) == 2
+
+
 @pytest.mark.parametrize("command", ["fit", "select", "plan", "score"])
 def test_weights_that_are_nowhere(command: str, survey: Path, model: Path, run: Run) -> None:
     words = {"score": ("-m", model), "select": ("-k", "1:2")}.get(command, ("-k", 2))

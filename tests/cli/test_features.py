@@ -75,7 +75,7 @@ def test_every_command_reads_them(argo: Path, tmp_path: Path, run: Run) -> None:
     [
         (("--features", "TEMP,weight"), "--feature-axis 'depth'"),
         (("--features", "TEMP,X"), "has no array 'X'"),
-        (("--features", "TEMP,,X"), "is no list of names: write TEMP,PSAL"),
+        (("--features", "TEMP,,X"), "is no list of names: write a,b,c"),
         (("--array", "TEMP", "--features", "TEMP"), "--features TEMP both say what to read"),
         ((), "pass --array NAME, or --features NAME,NAME for several"),
         (("--features", "TEMP", "--feature-axis", "0"), "name that of the features"),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from distributed import Client, LocalCluster
@@ -43,7 +46,6 @@ from tests.marks import quick_ones
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from dask_gmm.execution.backend import Backend
 
@@ -304,7 +306,15 @@ def weighted(tmp_path_factory: pytest.TempPathFactory) -> str:
     first, rest = HOLED[:, 0].copy(), HOLED[:, 1:].copy()
     group.create_array("first", data=first, chunks=(25,), dimension_names=["n"])
     group.create_array("rest", data=rest, chunks=(50, 3), dimension_names=["n", "f"])
+    (Path(path).parent / "t").mkdir()
+    for number, start in enumerate(range(0, len(W), 50)):
+        part = slice(start, start + 50)
+        columns = {f"x{j}": HOLED[part, j] for j in range(4)} | {"w": W[part]}
+        pq.write_table(pa.table(columns), Path(path).parent / "t" / f"{number:02}.parquet")
     return path
+
+
+TABLE_COLUMNS = [f"x{j}" for j in range(4)]
 
 
 def weighted_sources(path: str) -> dict[str, Source]:
@@ -318,6 +328,10 @@ def weighted_sources(path: str) -> dict[str, Source]:
         "Zarr, memory": open_source(path, array="x", sample_weight=W),
         "joined Zarr, shared": open_source(
             path, features=["first", "rest"], feature_axis="f", sample_weight="shared"
+        ),
+        "Parquet, column": open_source(Path(path).parent / "t", sample_weight="w"),
+        "Parquet, Zarr": open_source(
+            Path(path).parent / "t", columns=TABLE_COLUMNS, sample_weight=f"{path}/shared"
         ),
         "Dask, memory": open_source(chunked, sample_weight=W),
         "Dask, Zarr": open_source(chunked, sample_weight=f"{path}/shared"),

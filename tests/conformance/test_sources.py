@@ -13,6 +13,8 @@ import dask.array as da
 import icechunk
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 import zarr
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from dask_gmm.data.joined_source import JoinedSource, stored_parts
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.source import DaskSource, Source, open_source, with_weights
+from dask_gmm.data.source import DaskSource, ParquetSource, Source, open_source, with_weights
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError, SampleWeightError
 from dask_gmm.execution import LocalBackend, plan_pass
@@ -144,6 +146,27 @@ def from_group(**kwargs: Any) -> Make:
     return make
 
 
+def from_parquet(*, files: bool, group: int = 1) -> Make:
+    """A Parquet table in one file, or a file for each chunk, of row groups of so many rows."""
+
+    def make(x: Values, chunks: Chunks, axis: int, folder: Path) -> Source:
+        if x.ndim != 2 or axis % 2 != 1:
+            pytest.skip("a table has rows and columns")
+        path = folder / f"{uuid.uuid4().hex}.parquet"
+        rows = max(1, chunks[0]) if files else max(1, len(x))
+        if files:
+            path.mkdir()
+        for number, start in enumerate(range(0, max(1, len(x)), rows)):
+            part = x[start : start + rows]
+            native = part.astype(part.dtype.newbyteorder("="))
+            table = pa.table({f"x{j}": native[:, j] for j in range(x.shape[1])})
+            place = path / f"{number:05d}.parquet" if files else path
+            pq.write_table(table, place, row_group_size=group)
+        return open_source(path, feature_axis=axis)
+
+    return make
+
+
 def packed(x: Values) -> tuple[Values, dict[str, Any]]:
     """Elements and attributes that mean these values: twice their halves, in the same bits."""
     return (x * 0.5).astype(np.float64), {"scale_factor": 2.0, "missing_value": -1e300}
@@ -227,7 +250,10 @@ KINDS: dict[str, Make] = {
     "packed-v2-order-f": from_packed(zarr_format=2, order="F", fill_value=0),
     "packed-xarray": from_packed_xarray,
     "packed-xarray-dask": from_packed_dask,
+    "parquet": from_parquet(files=False),
+    "parquet-folder": from_parquet(files=True, group=2),
 }
+ROWS_ONLY = (KINDS["parquet"], KINDS["parquet-folder"])
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 
 
@@ -344,6 +370,8 @@ def test_any_shape_chunks_and_feature_axis(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     shape, chunks, axis = layout
+    if make in ROWS_ONLY:
+        shape, chunks, axis = shape[:2], chunks[:2], -1
     x = np.arange(1, math.prod(shape) + 1, dtype=np.float64).reshape(shape)
     check(make(x, chunks, axis, tmp_path_factory.mktemp("any")), x, axis)
 
@@ -445,9 +473,13 @@ def weights_for(shape: tuple[int, ...], seed: int = 0) -> Values:
     return w
 
 
+def is_stored(source: Source) -> bool:
+    return isinstance(source, ParquetSource) or stored_parts(source) is not None
+
+
 def weighed(source: Source, weights: Any) -> Source | None:
     """Give a source weights; None where its kind takes no such ones, which is said."""
-    if stored_parts(source) is not None and isinstance(weights, da.Array):
+    if is_stored(source) and isinstance(weights, da.Array):
         with pytest.raises(InputError, match=r"`sample_weight.compute\(\)`"):
             with_weights(source, weights)
         return None
@@ -476,7 +508,16 @@ def check_weights(source: Source, x: Values, w: Values, feature_axis: int) -> No
 # One of each way in which blocks meet weights; the other kinds are read as one of these.
 FEW = {
     name: KINDS[name]
-    for name in ("numpy", "dask", "zarr-v3", "zarr-sharded", "memory", "group", "dataset")
+    for name in (
+        "numpy",
+        "dask",
+        "zarr-v3",
+        "zarr-sharded",
+        "memory",
+        "group",
+        "dataset",
+        "parquet-folder",
+    )
 }
 few_kinds = pytest.mark.parametrize("make", FEW.values(), ids=FEW.keys())
 
@@ -510,7 +551,7 @@ def test_a_weight_that_is_none_names_its_row(
     w = np.ones(20)
     w[13] = bad
     source = make(x, (6, 3), -1, tmp_path)
-    if stored_parts(source) is not None and weigh is WEIGHTS["dask"]:
+    if is_stored(source) and weigh is WEIGHTS["dask"]:
         return
 
     def read() -> None:
@@ -546,7 +587,7 @@ def test_weights_travel_with_their_source(
     found = weighed(source, weigh(w, (3,), tmp_path))
     if found is None:
         return
-    here = weigh is WEIGHTS["memory"] and stored_parts(source) is not None
+    here = weigh is WEIGHTS["memory"] and is_stored(source)
     assert found.shippable == (source.shippable and not here)
     if found.shippable:
         check_weights(pickle.loads(pickle.dumps(found)), x, w, -1)

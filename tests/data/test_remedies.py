@@ -16,6 +16,8 @@ import ml_dtypes
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 import scipy.sparse
 import zarr
@@ -86,6 +88,15 @@ def zipped(folder: Path) -> str:
     with zarr.storage.ZipStore(folder / "x.zip", mode="w") as store:
         zarr.create_array(store, data=X, chunks=(10, 2))
     return str(folder / "x.zip")
+
+
+def csv(folder: Path) -> str:
+    pd.DataFrame(X, columns=["a", "b"]).to_csv(folder / "x.csv", index=False)
+    return str(folder / "x.csv")
+
+
+def filtered(folder: Path) -> Any:
+    return ds.dataset(pa.table({"a": X[:, 0], "b": X[:, 1]})).filter(ds.field("a") > -100)
 
 
 DURATIONS = DATES - DATES[0, 0]
@@ -159,6 +170,8 @@ CASES: dict[str, tuple[Make, NDArray[Any]]] = {
     "Dask Series": (kept(dask.dataframe.from_pandas(pd.Series(X[:, 0]), npartitions=2)), X[:, :1]),
     "query": (kept(pl.DataFrame(X, schema=["a", "b"]).lazy()), X),
     ".npy": (npy, X),
+    ".csv": (csv, X),
+    "filtered": (filtered, X),
     ".zip": (zipped_durations, SECONDS - SECONDS[0, 0]),
     "group in memory": (in_memory, SECONDS - SECONDS[0, 0]),
     "store in memory": (lambda folder: in_memory(folder).store, SECONDS - SECONDS[0, 0]),

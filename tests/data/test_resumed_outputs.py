@@ -393,7 +393,7 @@ def test_what_is_removed_while_it_is_written_is_not_written_into(
 @pytest.fixture
 def just_looked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has looked whether the output is still there does so no more."""
-    monkeypatch.setattr("dask_gmm.data.sink._LOOK_EVERY", 1e9)
+    monkeypatch.setattr("dask_gmm.data.sink.LOOK_EVERY", 1e9)
 
 
 @pytest.mark.usefixtures("just_looked")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 import zarr
@@ -394,6 +395,31 @@ def test_names_and_levels() -> None:
     assert set(kinds.values()) == {"", "log1p"}
     with pytest.raises(InputError, match="the features are"):
         clone(gm).set_params(feature_transform={"Q": "log1p"}).fit(data)
+
+
+def test_tables_scale_their_columns(tmp_path: Path) -> None:
+    frame = pd.DataFrame(X, columns=["CD3", "CD4", "time"])
+    frame.to_parquet(tmp_path / "cells.parquet", row_group_size=700)
+    asked: dict[str, Any] = {
+        "feature_transform": {"CD3": ("arcsinh", 5.0), "CD4": "log1p"},
+        "standardize": True,
+        "scaling_from": "all",
+        "init_size": 500,
+    }
+    path = str(tmp_path / "cells.parquet")
+    gm = fit(path, **asked)
+    z = StandardScaler().fit_transform(
+        np.column_stack([np.arcsinh(X[:, 0] / 5), np.log1p(X[:, 1]), X[:, 2]])
+    )
+    assert gm.scaling_ is not None
+    np.testing.assert_allclose(gm.scaling_.transform(X), z, atol=1e-9)
+    assert list(gm.feature_names_in_) == ["CD3", "CD4", "time"]
+    labels = np.asarray(gm.predict(path))
+    assert np.array_equal(labels, gm.predict(frame))
+    gm.predict_to(path, str(tmp_path / "labels.parquet"))
+    written = pd.read_parquet(tmp_path / "labels.parquet")
+    assert np.array_equal(written.iloc[:, -1], labels)
+    assert fit(frame, standardize=True).feature_names_in_[0] == "CD3"
 
 
 @pytest.mark.parametrize("asked", [{"standardize": True}, {"n_pca": 2, "scaling_from": "all"}])

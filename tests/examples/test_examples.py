@@ -66,7 +66,7 @@ def running_in_group(group: int) -> list[str]:
 
 def test_each_is_short_and_has_a_test() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"quickstart", "segment_photograph", "dask_cluster"}
+    assert names == {"quickstart", "segment_photograph", "dask_cluster", "parquet_table"}
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) < MOST_LINES, path
 
@@ -134,3 +134,14 @@ def test_dask_cluster(tmp_path: Path) -> None:
     assert lines[3].startswith("converged after ")
     assert lines[3].endswith(" tasks on 2 workers")
     assert lines[4] == "the same bits as in one process: True"
+
+
+@pytest.mark.slow
+def test_parquet_table(tmp_path: Path) -> None:
+    lines = run("parquet_table", tmp_path)
+    assert lines == [
+        "converged: 400,000 rows of colour, magnitude, parallax, speed",
+        "weights: [0.6 0.3 0.1]",
+        "labels: 400,000 rows of star, field, label",
+        "the same files: True",
+    ]

@@ -165,7 +165,8 @@ class WeightedSumJob(BareJob):
 
     def __call__(self, rows: Rows, block: BlockRef) -> float:
         weights = np.ones(len(rows)) if rows.weights is None else rows.weights
-        return float((weights[:, None] * rows.values).sum())
+        # In the order of rows, however they lie in memory.
+        return float((weights[:, None] * np.ascontiguousarray(rows.values)).sum())
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,9 @@ def test_machine_code_has_numpys_bits(dtype: str, d: int, monkeypatch: pytest.Mo
     center = scaling.standard.center.astype(inverse.dtype)  # type: ignore[union-attr]
     expected = (x.astype(inverse.dtype) - center) * inverse
     assert scaling.apply(x).tobytes() == expected.tobytes()
+    across = scaling.apply(np.asfortranarray(x))
+    assert across.flags.f_contiguous
+    assert across.tobytes() == expected.tobytes()
     odd = x[: len(x) - 1]
     assert scaling.apply(odd).tobytes() == expected[: len(x) - 1].tobytes()
     monkeypatch.setattr("dask_gmm.scaling.scaling.affine_loop", lambda *_: None)

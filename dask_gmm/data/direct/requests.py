@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from dask_gmm.data.direct.objects import RemoteObjects, StoredObject
 
-__all__ = ["MAX_REQUESTS", "Request", "request"]
+__all__ = ["MAX_REQUESTS", "Request", "request", "submitted"]
+
+T = TypeVar("T")
 
 MAX_REQUESTS = 64
 """Requests that one process has in flight at most."""
@@ -40,3 +42,8 @@ def _threads() -> ThreadPoolExecutor:
         if _pool is None or _owner != os.getpid():  # threads do not survive a fork
             _pool, _owner = ThreadPoolExecutor(MAX_REQUESTS, "dask-gmm-fetch"), os.getpid()
         return _pool
+
+
+def submitted(function: Callable[..., T], *args: Any) -> Future[T]:
+    """Let one of the shared threads ask for something, and return at once."""
+    return _threads().submit(function, *args)

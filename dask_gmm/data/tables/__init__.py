@@ -1,0 +1,1 @@
+"""Parquet tables: where their files lie, which columns are numbers, how row groups become rows."""
