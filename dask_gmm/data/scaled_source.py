@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.base import RowMaker, Source
+from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.errors import RowError, TransformError
 from dask_gmm.rows import Rows
 from dask_gmm.scaling.scaling import SCRATCH_BYTES, scaled_dtype
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.base import GraphBlocks, ReadAhead
-    from dask_gmm.data.buffers import ReadBuffers
     from dask_gmm.data.conventions import FillValue
     from dask_gmm.data.grid import BlockRef, SampleGrid
     from dask_gmm.data.stored_metadata import StoredMetadata
@@ -93,8 +93,8 @@ class ScaledSource(Source):
     # -- reading -----------------------------------------------------------------------------------
 
     def read(self, block: BlockRef) -> Rows:
-        """Return the scaled rows of a block; see `Source.read`."""
-        return self._scaled(self.source.read(block), block, None)
+        """Return the scaled rows of a block, in memory of their own; see `Source.read`."""
+        return self.read_into(block, ReadBuffers())
 
     def read_into(
         self, block: BlockRef, buffers: ReadBuffers, requested: Mapping[str, Any] | None = None
@@ -102,16 +102,14 @@ class ScaledSource(Source):
         """Return the scaled rows of a block, in `buffers`."""
         return self._scaled(self.source.read_into(block, buffers, requested), block, buffers)
 
-    def _scaled(self, rows: Rows, block: BlockRef, buffers: ReadBuffers | None) -> Rows:
+    def _scaled(self, rows: Rows, block: BlockRef, buffers: ReadBuffers) -> Rows:
         try:
             return _with_values(rows, self._values(rows.values, buffers))
         except RowError as error:
             row = rows.place(error.row)
             raise self.explained(error.at(self.locate(block, row), row), block) from None
 
-    def _values(self, values: NDArray[Any], buffers: ReadBuffers | None) -> NDArray[Any]:
-        if buffers is None:
-            return self.scaling.apply(values)
+    def _values(self, values: NDArray[Any], buffers: ReadBuffers) -> NDArray[Any]:
         alike = self.scaling.principal is None and values.dtype == self.dtype
         if alike and values.flags.writeable and buffers.rows.holds(values):
             return self.scaling.apply(values, values)
