@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +191,9 @@ def open_input(
     in_memory = not _is_lazy(X) and _is_plain(X, estimator.feature_axis)
     if in_memory:
         source: Source = open_memory(X, _plain_rows(estimator, X, reset=reset))
+        layout = frame_layout(X)
+        if layout is not None and estimator.feature_axis not in (0, -2):
+            source = replace(source, feature_names=layout.names)  # type: ignore[type-var]
         source = with_missing(source, estimator.missing)
         beside: dict[str, Any] = {
             "storage_options": options,

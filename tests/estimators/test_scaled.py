@@ -419,7 +419,12 @@ def test_tables_scale_their_columns(tmp_path: Path) -> None:
     gm.predict_to(path, str(tmp_path / "labels.parquet"))
     written = pd.read_parquet(tmp_path / "labels.parquet")
     assert np.array_equal(written.iloc[:, -1], labels)
-    assert fit(frame, standardize=True).feature_names_in_[0] == "CD3"
+    here = fit(frame, **asked)
+    assert here.scaling_ is not None
+    np.testing.assert_allclose(here.scaling_.transform(X), z, atol=1e-9)
+    frame["CD4"] = 1.0
+    with pytest.warns(UnitsWarning, match=r"Feature 1 \(CD4\)"):
+        fit(frame, **asked)
 
 
 @pytest.mark.parametrize("asked", [{"standardize": True}, {"n_pca": 2, "scaling_from": "all"}])
