@@ -153,17 +153,22 @@ class Scaling:
         """
         if target is None:
             target = self.place(values, np.empty)
+        # What is not finite is found here or by whoever computes with it.
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._scale(values, target)
+        return target
+
+    def _scale(self, values: NDArray[Any], target: NDArray[Any]) -> None:
         if self.principal is not None:
             self._project(values, target)
-            return target
+            return
         if self.elementwise is None and self._scaled_by_loop(values, target):
-            return target
+            return
         for start, part, there in _tiles(values, target):
             try:
                 self._fill(part, there)
             except TransformError as error:
                 raise error.at("", start + error.row) from None
-        return target
 
     def place(
         self, values: NDArray[Any], empty: Callable[[int, np.dtype[Any]], NDArray[Any]]
@@ -262,20 +267,22 @@ class Scaling:
 
     def _project(self, values: NDArray[Any], target: NDArray[Any]) -> None:
         center, matrix = self._affine
-        step = max(64, TILE // self.n_features)
+        step, direct = max(64, TILE // self.n_features), target.dtype == np.float64
+        offsets = np.empty((min(step, len(values)), self.n_features))
         for start in range(0, len(values), step):
-            rows = values[start : start + step]
+            rows, there = values[start : start + step], target[start : start + step]
             if self.without_estimates is not None:
                 try:
                     rows = self.without_estimates.apply(rows)
                 except TransformError as error:
                     raise error.at("", start + error.row) from None
-            offsets = np.subtract(rows, center, dtype=np.float64, order="C")
-            if not np.isfinite(offsets).all():
-                row, feature = (int(i) for i in np.argwhere(~np.isfinite(offsets))[0])
-                value = float(values[start + row, feature])
-                raise NonFiniteError(start + row, feature, value)
-            target[start : start + step] = offsets @ matrix
+            mine = offsets[: len(rows)]
+            np.subtract(rows, center, out=mine)
+            found = np.matmul(mine, matrix, out=there if direct else None)
+            if not np.isfinite(found.sum()):  # one that is not finite makes its row so
+                _check_finite(mine, values, start)
+            if not direct:
+                there[...] = found
 
     @cached_property
     def _affine(self) -> tuple[Array, Array]:
@@ -349,6 +356,14 @@ class Scaling:
                 slopes = np.where(gaps, np.nan, constant)
             found[start : start + step] = np.nansum(slopes, axis=1)
         return found + whole
+
+
+def _check_finite(offsets: Array, values: NDArray[Any], start: int) -> None:
+    """Find what is not finite in a tile of rows that begins there; sums may have overflowed."""
+    bad = np.argwhere(~np.isfinite(offsets))
+    if len(bad):
+        row, feature = (int(i) for i in bad[0])
+        raise NonFiniteError(start + row, feature, float(values[start + row, feature]))
 
 
 def _run(
