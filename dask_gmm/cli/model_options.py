@@ -143,8 +143,8 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             default=1e-6,
             metavar="VARIANCE",
             section="Model",
-            help="Added to every variance, in squared units of the data. Raise it when a "
-            "component collapses onto a few rows.",
+            help="Added to every variance, in squared units of the data (of the scaled rows, if "
+            "they are). Raise it when a component collapses onto a few rows.",
         ),
         option(
             "--on-collapse",

@@ -155,7 +155,7 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
             scaled rows (by `feature_transform`, `standardize` or `n_pca`), which all else is of.
             The two differ by log |dz/dx|, a number that the mixture has no part in: among mixtures
             of the same scaling either chooses the same. Only `original_units` compare mixtures of
-            different scalings, or of none.
+            different scalings, or of none. Numbers of the scaling are no free parameters of BIC.
 
         Raises
         ------

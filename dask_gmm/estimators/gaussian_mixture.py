@@ -78,7 +78,7 @@ class GaussianMixture(FittedMixture):
         than this above it; plain EM when an iteration changes the mean log-likelihood by less,
         and there real, overlapping data often gain much more by going on: try 1e-5.
     reg_covar : float, default=1e-6
-        Added to every variance, in squared units of the data.
+        Added to every variance, in squared units of the data (of the scaled rows, if they are).
     max_iter : int, default=100
         Most iterations, each one read of the data.
     n_init : int, default=1

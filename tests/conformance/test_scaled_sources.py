@@ -37,7 +37,13 @@ ASKED: dict[str, dict[str, Any]] = {
     "arcsinh": {"feature_transform": {0: ("arcsinh", 0.5), 1: "log1p"}},
     "all": {"feature_transform": "arcsinh", "standardize": True, "n_pca": 2},
 }
-every_scaling = pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())
+every_scaling = pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(asked, id=name, marks=pytest.mark.slow if name == "arcsinh" else ())
+        for name, asked in ASKED.items()
+    ],
+)
 
 
 def scaling_of(x: NDArray[Any], asked: dict[str, Any]) -> Scaling:
