@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
 
 def quick_ones(values: Iterable[Any], quick: Collection[Any]) -> list[Any]:
@@ -23,3 +23,17 @@ def quick_ones(values: Iterable[Any], quick: Collection[Any]) -> list[Any]:
         )
         for v in values
     ]
+
+
+def covering(*choices: Sequence[Any], times: int = 1) -> list[tuple[Any, ...]]:
+    """A few of all combinations, in which each value of each choice occurs, so many times.
+
+    The longest choice goes first to last beside the others, which begin anew where they end; the
+    next time each of the others is one further on than the one before it.
+    """
+    turns = [(i, turn) for turn in range(times) for i in range(max(map(len, choices)))]
+    found = [
+        tuple(choice[(i + turn * j) % len(choice)] for j, choice in enumerate(choices))
+        for i, turn in turns
+    ]
+    return list(dict.fromkeys(found))

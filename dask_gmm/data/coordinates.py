@@ -34,7 +34,7 @@ from dask_gmm.data.sink import not_written
 from dask_gmm.data.stored_array import dimension_names, metadata_document
 from dask_gmm.data.stores import writable_store
 from dask_gmm.data.urls import Options, check_options, join_url, normalize_url, scheme_of
-from dask_gmm.data.zarr_open import coordinates_beside
+from dask_gmm.data.zarr_open import coordinates_beside, grid_mappings
 from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
 from dask_gmm.interrupts import held, take_signals
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 __all__ = ["OutputPlace", "labelled", "labelled_rows", "output_place"]
 
 _OLDER = {".zarray": "a Zarr array", ".zgroup": "a Zarr group of version 2"}
+
+_MAPPING = "grid_mapping"
+"""CF's attribute for the variable that holds a reference system."""
 
 _ENCODING = ("units", "calendar", "dtype", "scale_factor", "add_offset", "_FillValue")
 
@@ -79,8 +82,7 @@ def labelled(X: Any, source: Source, values: Any, name: str, tail: str = "") -> 
     if dims is None:
         return values
     names = (*dims, unlike(tail, [str(dim) for dim in dims])) if tail else dims
-    data_array = sys.modules["xarray"].DataArray
-    return data_array(values, dims=names, coords=_along(X, dims).coords, name=name)
+    return _data_array(X, values, names, _along(X, dims).coords, name)
 
 
 def labelled_rows(X: Any, source: Source, values: Any, name: str) -> Any:
@@ -99,13 +101,32 @@ def labelled_rows(X: Any, source: Source, values: Any, name: str) -> Any:
     dims = _sample_dims(X, source)
     if dims is None:
         return values
-    data_array = sys.modules["xarray"].DataArray
     if not is_dataset(X):
-        return data_array(values, dims=X.dims, coords=X.coords, name=name)
+        return _data_array(X, values, X.dims, X.coords, name)
     assert source.axis_names is not None
     feature, coordinates = source.axis_names[-1], _along(X, dims).coords
-    found = data_array(values, dims=(*dims, feature), coords=coordinates, name=name)
+    found = _data_array(X, values, (*dims, feature), coordinates, name)
     return found.assign_coords({feature: list(source.feature_names or ())})
+
+
+def _data_array(X: Any, values: Any, dims: Any, coordinates: Any, name: str) -> Any:
+    found = sys.modules["xarray"].DataArray(values, dims=dims, coords=coordinates, name=name)
+    mapping = _grid_mapping(X)
+    if mapping in found.coords:
+        found.encoding[_MAPPING] = mapping
+    return found
+
+
+def _grid_mapping(X: Any) -> str | None:
+    """Return the name of what says in which reference system an object's coordinates are.
+
+    xarray keeps it in the encoding of a variable, or in its attributes (CF conventions, 5.6).
+    """
+    for variable in X.variables.values() if is_dataset(X) else (X,):
+        named = str(variable.encoding.get(_MAPPING) or variable.attrs.get(_MAPPING, ""))
+        if named and not named.split()[1:]:
+            return named
+    return None
 
 
 def _sample_dims(X: Any, source: Source) -> tuple[Hashable, ...] | None:
@@ -122,6 +143,9 @@ def _sample_dims(X: Any, source: Source) -> tuple[Hashable, ...] | None:
 def _along(X: Any, dims: Sequence[Hashable]) -> Any:
     """Return a Dataset of the coordinates that lie along some dimensions and no others."""
     coordinates = X.coords.to_dataset()
+    mapping = _grid_mapping(X)
+    if is_dataset(X) and mapping in X.data_vars:  # which xarray takes for data where nobody asks
+        coordinates = coordinates.assign_coords({mapping: X[mapping].variable})
     others = [key for key, c in coordinates.coords.items() if not set(c.dims) <= set(dims)]
     return coordinates.drop_vars(others)
 
@@ -244,7 +268,7 @@ class OutputPlace:
             return OutputPlace(place)
         pairs = check_options(dict(options) if options else None)
         coordinates = tuple(_coordinates_of(X, source, of_rows=of_rows))
-        group = _Group(normalize_url(url), pairs, name, coordinates)
+        group = _Group(normalize_url(url), pairs, name, coordinates, _mapping_of(X, source))
         if name in [coordinate.name for coordinate in group.coordinates]:
             raise InputError(
                 f"{source.name} has a coordinate {name!r}, which is what the output is called in "
@@ -272,9 +296,15 @@ class _Group(OutputPlace):
     """A group that holds the output and the coordinates of its samples."""
 
     def __init__(
-        self, url: str, options: Options, name: str, coordinates: Sequence[_Coordinate]
+        self,
+        url: str,
+        options: Options,
+        name: str,
+        coordinates: Sequence[_Coordinate],
+        mapping: str | None,
     ) -> None:
         super().__init__(join_url(url, name))
+        self._mapping = mapping if mapping in [c.name for c in coordinates] else None
         self._url = url
         self._options = options
         self._name = name
@@ -346,6 +376,10 @@ class _Group(OutputPlace):
     @held()
     def end(self) -> None:
         """List the output where those look who open the group."""
+        document = read_document(self.url, self._options) if self._mapping else None
+        if document is not None and _MAPPING not in document.get("attributes", {}):
+            attributes = {**document.get("attributes", {}), _MAPPING: self._mapping}
+            put_document(self.url, self._options, {**document, "attributes": attributes})
         self._list(self._name)
 
     def _list(self, *outputs: str) -> None:
@@ -427,6 +461,12 @@ class _Group(OutputPlace):
                 f"{self._url} holds another {coordinate.name!r} than that of the samples, so their "
                 f"labels do not belong there: choose another place."
             )
+
+
+def _mapping_of(X: Any, source: Source) -> str | None:
+    if _sample_dims(X, source) is not None:
+        return _grid_mapping(X)
+    return next(iter(grid_mappings(stored_parts(source) or ())), None)
 
 
 def _consolidated(document: Mapping[str, Any] | None) -> dict[str, Any]:

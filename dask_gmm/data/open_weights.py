@@ -16,6 +16,9 @@ a Dask collection    a Dask collection               by its graph, in the blocks
 
 A mask (`where`) is opened as weights are, of zero and one (`data.masks`).
 
+Where dimensions have names, weights and masks may lack some of the samples': a mask on (lat, lon)
+holds for each time, weights along lat for each longitude. They are repeated as they are read.
+
 A string is the name of an array beside the data, where they lie in a Zarr store: in the group that
 holds them; of a Parquet table it is the name of a column. If there is none of that name, it is a
 path or URL. What is said of a Zarr array as data holds for a Parquet table too.
@@ -204,19 +207,29 @@ def _here(
     array: NDArray[Any],
     decoding: Decoding | None,
     name: str | None = None,
+    lacking: tuple[int, ...] = (),
 ) -> Source:
-    """Give a source weights that are in memory."""
-    _check_shape(source, array.shape, role, role)
+    """Give a source weights that are in memory, the same along axes that they lack."""
+    shape: list[int | None] = list(array.shape)
+    for axis in lacking:
+        shape[axis] = source.sample_shape[axis]
+    _check_shape(source, shape, role, role)
     if source.n_rows is None:
         raise InputError(
             f"{role} is in memory, but {source.name} does not know the lengths of its chunks, so "
             f"that nobody can say which weights are whose: pass `X.compute_chunk_sizes()`."
         )
     if role == _WHERE:
-        mask = checked_mask(array if decoding is None else decoding.decode(array), name or role)
-        return replace(source, weights=mask)  # type: ignore[type-var]
-    checked = checked_array(array, name or role, source.name, decoding, _taken(source))
-    return replace(source, weights=checked)  # type: ignore[type-var]
+        found = checked_mask(array if decoding is None else decoding.decode(array), name or role)
+    else:
+        taken = _taken(source)
+        if taken is not None and lacking:
+            taken = np.asarray(taken.any(axis=lacking, keepdims=True))
+        found = checked_array(array, name or role, source.name, decoding, taken)
+    if lacking:
+        whole = tuple(n for n in source.sample_shape if n is not None)
+        found = replace(found, array=np.broadcast_to(found.array, whole))
+    return replace(source, weights=found)  # type: ignore[type-var]
 
 
 def _taken(source: Source) -> NDArray[np.bool_] | None:
@@ -236,7 +249,10 @@ def _check_shape(source: Source, shape: Sequence[int | None], name: str, code: s
         return
     known = [n for n in expected if n is not None]
     sizes = [n for n in shape if n is not None]
-    remedy = "one weight for each is needed."
+    remedy = (
+        "one for each is needed, or an array that names its dimensions as they do, of which it may "
+        "lack some."
+    )
     if len(known) == len(expected) and np.prod(known) == np.prod(sizes):
         remedy = f"pass `{code}.reshape({_spell(expected)})` if they are in that order."
     raise InputError(
@@ -255,22 +271,16 @@ def _spell(shape: Sequence[int | None]) -> str:
 
 def _labelled(role: str, source: Source, weights: Any) -> Source:
     """Give a source the weights of a DataArray."""
-    names = _sample_names(source)
+    names, lacking = _sample_names(source), tuple[int, ...]()
     dims = [str(dim) for dim in weights.dims]
     if names is not None:
-        if sorted(names) != sorted(dims):
-            missing = sorted(set(names) - set(dims))
-            sizes = dict(zip(names, source.sample_shape, strict=True))
-            remedy = (
-                f"pass `{role}.expand_dims({ {name: sizes[name] for name in missing} })`"
-                if missing and set(dims) < set(names)
-                else "rename them to these"
-            )
+        if not dims or not set(dims) <= set(names):
             raise InputError(
                 f"{role} has the dimensions {', '.join(dims) or '()'}, but the samples of "
-                f"{source.name} have {', '.join(names)}: {remedy}."
+                f"{source.name} have {', '.join(names)}: rename them to these."
             )
-        weights = weights.transpose(*names)
+        lacking = tuple(axis for axis, name in enumerate(names) if name not in dims)
+        weights = weights.transpose(*(name for name in names if name in dims))
     if weights.chunks is None and not weights._in_memory:
         weights = weights.chunk({})  # opened lazily: .values would load all of it
     dtype = np.dtype(weights.dtype)
@@ -282,8 +292,26 @@ def _labelled(role: str, source: Source, weights: Any) -> Source:
     remedies = _labelled_remedies(role)
     decoding = decoding_of(weights.attrs, dtype, role, remedies, decoded=weights.encoding)
     if weights.chunks is None:
-        return _here(role, source, array, decoding)
-    return _lazy(role, source, weights.data, decoding)
+        return _here(role, source, np.expand_dims(array, lacking), decoding, lacking=lacking)
+    return _lazy(role, source, _spread(role, source, weights.data, lacking), decoding)
+
+
+def _spread(role: str, source: Source, collection: da.Array, lacking: tuple[int, ...]) -> da.Array:
+    """Return a collection that is the same along axes of the samples that it lacked."""
+    if not lacking:
+        return collection
+    if source.n_rows is None:
+        raise InputError(
+            f"{role} lacks dimensions of {source.name}, which does not know the lengths of its "
+            f"chunks: pass `X.compute_chunk_sizes()`."
+        )
+    one: da.Array = da.expand_dims(collection, lacking)
+    shape = tuple(
+        n if axis in lacking else m
+        for axis, (n, m) in enumerate(zip(source.sample_shape, one.shape, strict=True))
+    )
+    whole: da.Array = da.broadcast_to(one, shape)  # type: ignore[no-untyped-call]
+    return whole
 
 
 def _sample_names(source: Source) -> list[str] | None:
@@ -406,7 +434,13 @@ def _stored(role: str, source: Source, found: FoundArray) -> Source:
     # In memory: a Dask collection would not do beside rows in a store.
     code = code_for(spec, array.path, found.code) or f"zarr.open_array({name!r}, mode='r')"
     code = f"{code}[...]"
-    _check_shape(source, [array.shape[axis] for axis in axes], name, code)
+    shape = source.sample_shape if None in axes else array.shape
+    _check_shape(
+        source,
+        [n if axis is None else array.shape[axis] for axis, n in zip(axes, shape, strict=True)],
+        name,
+        code,
+    )
     check_dtype(np.dtype(array.dtype), name, code)
     if source.n_rows is None:
         raise InputError(
@@ -429,9 +463,12 @@ def _stored(role: str, source: Source, found: FoundArray) -> Source:
     return replace(source, weights=weights)  # type: ignore[type-var]
 
 
-def _axes(source: Source, array: zarr.Array[Any]) -> tuple[int, ...]:
-    """Return the array's axis for each sample axis: by name where both have the same names."""
+def _axes(source: Source, array: zarr.Array[Any]) -> tuple[int | None, ...]:
+    """Return the array's axis for each sample axis, by name where it has no other names.
+
+    None is that of a sample axis that it lacks.
+    """
     names, theirs = _sample_names(source), dimension_names(array)
-    if names is None or theirs is None or sorted(names) != sorted(theirs):
+    if names is None or not theirs or not set(theirs) <= set(names):
         return tuple(range(array.ndim))
-    return tuple(theirs.index(name) for name in names)
+    return tuple(theirs.index(name) if name in theirs else None for name in names)

@@ -40,6 +40,7 @@ __all__ = [
     "find_by_url",
     "find_in_node",
     "find_in_store",
+    "grid_mappings",
 ]
 
 _LISTED = 20  # arrays that an error message names at most
@@ -192,8 +193,8 @@ def coordinates_beside(
 ) -> list[zarr.Array[Any]]:
     """Return the arrays in the group of some stored ones that are coordinates of dimensions.
 
-    Those that bear the name of a dimension, and those that attributes ``coordinates`` name. Chunks
-    that are not there hold the fill value: xarray leaves such out.
+    Those that bear the name of a dimension, and those that attributes ``coordinates`` and
+    ``grid_mapping`` name. Chunks that are not there hold the fill value: xarray leaves such out.
 
     Raises
     ------
@@ -204,12 +205,35 @@ def coordinates_beside(
     for source in sources:
         own = _group_of(source)
         if own is not None:
-            for node in (own.open((source.path or source.spec.url).rpartition("/")[2]), own.open()):
+            for node in (own.open(_name_in_group(source)), own.open()):
                 names += str({} if node is None else node.attrs.get("coordinates", "")).split()
+    names += grid_mappings(sources)
     spec = replace(sources[0].spec, missing_chunks="fill")
     group = _group_of(replace(sources[0], spec=spec))
     found = [None if group is None else group.open(name) for name in dict.fromkeys(names)]
     return [node for node in found if isinstance(node, zarr.Array)]
+
+
+def grid_mappings(sources: Sequence[ZarrSource]) -> list[str]:
+    """Return the names of the variables that hold the reference systems of some stored arrays.
+
+    Raises
+    ------
+    StoreError
+        The store does not answer.
+    """
+    found = []
+    for source in sources:
+        group = _group_of(source)
+        node = None if group is None else group.open(_name_in_group(source))
+        named = "" if node is None else str(node.attrs.get("grid_mapping", ""))
+        if len(named.split()) == 1:
+            found.append(named)
+    return list(dict.fromkeys(found))
+
+
+def _name_in_group(source: ZarrSource) -> str:
+    return (source.path or source.spec.url).rpartition("/")[2]
 
 
 class _Group(NamedTuple):

@@ -32,7 +32,7 @@ from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.data.weights import Weights, as_read, decoded_weights, new_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import zarr
     from numpy.typing import NDArray
@@ -57,8 +57,11 @@ class ZarrWeights(StoredArray, Weights):
     ----------
     shape, dtype
         Of the array, as it is stored.
-    axes : tuple of int
-        The array's axis for each sample axis of the data.
+    axes : tuple of int or None
+        The array's axis for each sample axis of the data; None of one that it does not have, along
+        which it repeats itself.
+    samples : tuple of int or None
+        Shape of the samples.
     chunk : tuple of int
         Shape of what is decoded in one piece.
     shared : bool
@@ -76,7 +79,8 @@ class ZarrWeights(StoredArray, Weights):
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    axes: tuple[int, ...]
+    axes: tuple[int | None, ...]
+    samples: tuple[int | None, ...]
     chunk: tuple[int, ...]
     shared: bool
     longest: int
@@ -96,7 +100,7 @@ class ZarrWeights(StoredArray, Weights):
     def of(
         cls,
         array: zarr.Array[Any],
-        axes: tuple[int, ...],
+        axes: tuple[int | None, ...],
         grid: SampleGrid,
         *,
         spec: StoreSpec,
@@ -104,13 +108,13 @@ class ZarrWeights(StoredArray, Weights):
         store: Store | None,
         remedies: Remedies,
     ) -> ZarrWeights:
-        """Describe an open array of the samples' shape, its axes in any order.
+        """Describe an open array of the samples' shape, its axes in any order or left out.
 
         Parameters
         ----------
         array : zarr.Array
-        axes : tuple of int
-            The array's axis for each sample axis of the data.
+        axes : tuple of int or None
+            The array's axis for each sample axis of the data, None where it has none.
         grid : SampleGrid
             The blocks of the data.
         spec, path, store
@@ -134,6 +138,9 @@ class ZarrWeights(StoredArray, Weights):
         blocks = [1] * array.ndim
         shared = False
         for axis, place in zip(grid.axes, axes, strict=True):
+            if place is None:  # the same chunks for all blocks along it
+                shared = shared or axis.n_blocks > 1
+                continue
             blocks[place] = max(1, axis.longest or 1)
             shared = shared or not _tiled(axis, chunk[place])
         # A box that begins anywhere meets one chunk more than its length says.
@@ -146,10 +153,11 @@ class ZarrWeights(StoredArray, Weights):
             shape=tuple(array.shape),
             dtype=dtype,
             axes=axes,
+            samples=grid.shape,
             chunk=chunk,
             shared=shared,
             longest=blocks[0],
-            elements=math.prod(blocks),
+            elements=math.prod(max(1, axis.longest or 1) for axis in grid.axes),
             chunks_bytes=min(met, most) * math.prod(chunk) * dtype.itemsize,
             spec=spec,
             path=path,
@@ -227,9 +235,10 @@ class ZarrWeights(StoredArray, Weights):
         """Return the weights of a block's rows, of which some may be missing."""
         buffers = ReadBuffers() if buffers is None else buffers
         box = self._box(block)
+        extent = [b - a for a, b in zip(block.start, block.stop, strict=True)]
         if self.shared:
-            return self._as_rows(self._from_chunks(box, buffers), box, taken)
-        return self._as_rows(self._elements(box, buffers.weights, requested), box, taken)
+            return self._as_rows(self._from_chunks(box, buffers), box, extent, taken)
+        return self._as_rows(self._elements(box, buffers.weights, requested), box, extent, taken)
 
     def request(self, block: BlockRef) -> Mapping[str, Any] | None:
         """Ask a remote store for the objects of a block; chunks that are shared are not."""
@@ -239,17 +248,24 @@ class ZarrWeights(StoredArray, Weights):
         """Return all weights, shape of the samples; in memory of their own."""
         if isinstance(taken, np.ndarray):
             taken = taken.reshape(-1)
-        extent = tuple(self.shape[axis] for axis in self.axes)
+        extent = [n for n in self.samples if n is not None]
         box = tuple((0, n) for n in self.shape)
-        return self._as_rows(self._elements(box, ReadBuffers()), box, taken).reshape(extent)
+        elements = self._elements(box, ReadBuffers())
+        return self._as_rows(elements, box, extent, taken).reshape(extent)
 
     def _as_rows(
-        self, elements: NDArray[Any], box: Box, taken: NDArray[np.bool_] | bool
+        self,
+        elements: NDArray[Any],
+        box: Box,
+        extent: Sequence[int],
+        taken: NDArray[np.bool_] | bool,
     ) -> NDArray[np.float64]:
-        """Return the elements of a box in the order of the samples."""
+        """Return the elements of a box in the order of the samples, for samples of some extent."""
         if len(self.axes) > 1 and self.axes != tuple(range(len(self.axes))):
             boxed = elements.reshape([b - a for a, b in box])
-            elements = boxed.transpose(self.axes).reshape(-1)
+            boxed = boxed.transpose([axis for axis in self.axes if axis is not None])
+            lacking = [i for i, axis in enumerate(self.axes) if axis is None]
+            elements = np.broadcast_to(np.expand_dims(boxed, lacking), extent).reshape(-1)
         return as_read(decoded_weights(elements, self.decoding, taken))
 
     @property
@@ -259,9 +275,10 @@ class ZarrWeights(StoredArray, Weights):
     def _box(self, block: BlockRef) -> Box:
         if len(self.axes) == 1:  # once per block of every pass
             return ((block.start[0], block.stop[0]),)
-        box = [(0, 0)] * len(self.axes)
+        box = [(0, 0)] * len(self.shape)
         for axis, start, stop in zip(self.axes, block.start, block.stop, strict=True):
-            box[axis] = (start, stop)
+            if axis is not None:
+                box[axis] = (start, stop)
         return tuple(box)
 
     def _elements(

@@ -243,7 +243,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         probabilities : bool, default=False
             Posteriors instead of labels; in a table beside them.
         dtype : numpy dtype, optional
-            uint8 for labels of up to 255 components, else int32; float64 for posteriors.
+            uint8 for labels of up to 255 components, else int32; int8 for up to 128 where `where`
+            or `missing='drop'` may leave rows out, whose label is -1; float64 for posteriors.
         keep : sequence of str, optional
             Columns of the input, identifiers for instance, that a table has too.
         overwrite : bool, default=False
@@ -281,8 +282,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         parameters = self._parameters()
         k = parameters.n_components
         tail = (k,) if probabilities else ()
-        # 255 is uint8's mark for "not written", so 255 components are the most it can label.
-        label_type = np.uint8 if k <= 255 else np.int32
+        label_type = _label_type(k, signed=source.weights is not None or source.missing == "drop")
         kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
         _check_output_dtype(kind, k, probabilities=probabilities)
         function: RowFunction = (Posteriors if probabilities else Labels)(
@@ -632,6 +632,15 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 def _for_each_row(source: Source) -> Source:
     """The source for what is said of each row: those without any value are some too."""
     return with_missing(source, "error") if source.missing == "marginalize" else source
+
+
+def _label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:
+    """Smallest type for the labels of k components; with a sign where -1 is one of them.
+
+    255 is uint8's mark for "not written", -1 that of a type with a sign.
+    """
+    small, most = (np.int8, 128) if signed else (np.uint8, 255)
+    return small if k <= most else np.int32
 
 
 def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:

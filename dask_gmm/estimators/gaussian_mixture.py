@@ -384,7 +384,8 @@ class GaussianMixture(FittedMixture):
             Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
             an array beside them, of a Dataset that of one of its variables, of a table that of a
             column; which then is no feature. A row of weight w counts for w rows, one of weight
-            zero for none: it may even be NaN.
+            zero for none: it may even be NaN. Where dimensions have names, weights may lack some
+            of the samples', and are the same along these.
         where : as `sample_weight`, optional
             A mask: true (1) for the samples that take part, false (0) for the others, which may
             hold anything: land and sea, a quality flag that was compared with the good ones.

@@ -33,7 +33,7 @@ from dask_gmm.errors import CheckpointError, DataChangedError, MissingValueError
 from dask_gmm.execution import LocalBackend, plan_pass
 from dask_gmm.fitting.events import PassFinished
 from tests.execution.fakes import SumJob
-from tests.marks import quick_ones
+from tests.marks import covering, quick_ones
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,11 +201,7 @@ def test_the_values_of_xarray_by_every_road(
     ("layout", "encoding"),
     quick_ones(
         [(layout, name) for layout in LAYOUTS for name in ENCODINGS],
-        [
-            (layout, name)
-            for i, layout in enumerate(LAYOUTS)
-            for name in ("int16, both", ("int8, unsigned", "float32, mark")[i % 2])
-        ],
+        covering(list(LAYOUTS), ["int16, both", "int8, unsigned", "float32, mark"]),
     ),
 )
 def test_the_same_bits_of_every_layout(layout: str, encoding: str, tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError, SampleWeightError
 from dask_gmm.execution import LocalBackend, plan_pass
 from tests.execution.fakes import SumJob
-from tests.marks import quick_ones
+from tests.marks import covering, quick_ones
 
 dask_array: Any = da  # most of it is untyped
 Values = NDArray[Any]
@@ -257,6 +258,13 @@ ROWS_ONLY = (KINDS["parquet"], KINDS["parquet-folder"])
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 
 
+def each_with(kinds: Iterable[str], **choices: Iterable[Any]) -> pytest.MarkDecorator:
+    """Kinds with each of some choices; every run takes each kind with a few, and each choice."""
+    values = [list(kinds), *(list(choice) for choice in choices.values())]
+    quick = quick_ones(itertools.product(*values), covering(*values, times=2))
+    return pytest.mark.parametrize(("kind", *choices), quick)
+
+
 def check(source: Source, x: Values, feature_axis: int) -> None:
     """Assert the promises of `Source` against the array it was made of."""
     if isinstance(source, JoinedSource) or source.name.startswith("Dataset"):
@@ -295,27 +303,24 @@ def check(source: Source, x: Values, feature_axis: int) -> None:
             source.block(outside)
 
 
-@every_kind
-@pytest.mark.parametrize("feature_axis", [0, 1, 2, -1])
-def test_blocks_of_rows_are_the_array(make: Make, feature_axis: int, tmp_path: Path) -> None:
+@each_with(KINDS, feature_axis=[0, 1, 2, -1])
+def test_blocks_of_rows_are_the_array(kind: str, feature_axis: int, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(7, 5, 6))
-    check(make(x, (3, 2, 4), feature_axis, tmp_path), x, feature_axis)
+    check(KINDS[kind](x, (3, 2, 4), feature_axis, tmp_path), x, feature_axis)
 
 
-@every_kind
-@pytest.mark.parametrize("dtype", ["f4", "f8", ">f8", "i2", "u1", "?", "f2"])
-def test_every_real_type(make: Make, dtype: str, tmp_path: Path) -> None:
+@each_with(KINDS, dtype=["f4", "f8", ">f8", "i2", "u1", "?", "f2"])
+def test_every_real_type(kind: str, dtype: str, tmp_path: Path) -> None:
     x = (np.arange(60).reshape(20, 3) % 7).astype(dtype)
-    source = make(x, (6, 3), -1, tmp_path)
+    source = KINDS[kind](x, (6, 3), -1, tmp_path)
     rows = [source.read(source.block(i)).values for i in range(source.n_blocks)]
     np.testing.assert_array_equal(np.concatenate(rows), x)
 
 
-@every_kind
-@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (1, 4), (0, 2, 3)])
-def test_no_rows_and_one_row(make: Make, shape: tuple[int, ...], tmp_path: Path) -> None:
+@each_with(KINDS, shape=[(0, 3), (1, 1), (1, 4), (0, 2, 3)])
+def test_no_rows_and_one_row(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     x = np.ones(shape)
-    source = make(x, (2,) * len(shape), -1, tmp_path)
+    source = KINDS[kind](x, (2,) * len(shape), -1, tmp_path)
     check(source, x, -1)
 
 
@@ -339,11 +344,10 @@ def total(rows: Values) -> Values:
     return sums
 
 
-@every_kind
-@pytest.mark.parametrize("feature_axis", [0, 1, 2])
-def test_lazy_map_has_the_samples_shape(make: Make, feature_axis: int, tmp_path: Path) -> None:
+@each_with(KINDS, feature_axis=[0, 1, 2])
+def test_lazy_map_has_the_samples_shape(kind: str, feature_axis: int, tmp_path: Path) -> None:
     x = np.random.default_rng(2).normal(size=(7, 5, 6))
-    source = make(x, (3, 2, 4), feature_axis, tmp_path)
+    source = KINDS[kind](x, (3, 2, 4), feature_axis, tmp_path)
     moved = np.moveaxis(x, feature_axis, -1)
     sums: Any = lazy_map(source, total, "f8")
     assert sums.chunks == source.sample_chunks
@@ -522,40 +526,35 @@ FEW = {
 few_kinds = pytest.mark.parametrize("make", FEW.values(), ids=FEW.keys())
 
 
-@every_kind
-@every_weights
-def test_rows_of_weight_zero_are_absent(
-    make: Make, weigh: Callable[..., Any], tmp_path: Path
-) -> None:
+@each_with(KINDS, weigh=WEIGHTS)
+def test_rows_of_weight_zero_are_absent(kind: str, weigh: str, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(7, 5, 6))
-    axis = 1 if weigh is WEIGHTS["shared"] else -1
+    axis = 1 if weigh == "shared" else -1
     moved = np.moveaxis(x, axis, -1)
     w = weights_for(moved.shape[:-1])
     moved[w == 0.0] = np.nan
-    source = make(x, (3, 2, 4), axis, tmp_path)
+    source = KINDS[kind](x, (3, 2, 4), axis, tmp_path)
     blocks = tuple(int(max(c)) for c in source.sample_chunks)
-    found = weighed(source, weigh(w, blocks, tmp_path))
+    found = weighed(source, WEIGHTS[weigh](w, blocks, tmp_path))
     if found is not None:
         check_weights(found, x, w, axis)
         assert found.block_bytes >= source.block_bytes
         assert found.read_bytes >= source.read_bytes
 
 
-@few_kinds
-@every_weights
-@pytest.mark.parametrize("bad", [-1.0, math.nan, 1e-200])
+@each_with(FEW, weigh=WEIGHTS, bad=[-1.0, math.nan, 1e-200])
 def test_a_weight_that_is_none_names_its_row(
-    make: Make, weigh: Callable[..., Any], bad: float, tmp_path: Path
+    kind: str, weigh: str, bad: float, tmp_path: Path
 ) -> None:
     x = np.random.default_rng(0).normal(size=(20, 3))
     w = np.ones(20)
     w[13] = bad
-    source = make(x, (6, 3), -1, tmp_path)
-    if is_stored(source) and weigh is WEIGHTS["dask"]:
+    source = KINDS[kind](x, (6, 3), -1, tmp_path)
+    if is_stored(source) and weigh == "dask":
         return
 
     def read() -> None:
-        found = with_weights(source, weigh(w, (6,), tmp_path))
+        found = with_weights(source, WEIGHTS[weigh](w, (6,), tmp_path))
         for i in range(found.n_blocks):
             found.read(found.block(i))
 
@@ -564,15 +563,11 @@ def test_a_weight_that_is_none_names_its_row(
         read()
 
 
-@few_kinds
-@every_weights
-@pytest.mark.parametrize("dtype", quick_ones(["f4", ">f8", "i8", "?"], [">f8", "i8"]))
-def test_every_type_of_weights(
-    make: Make, weigh: Callable[..., Any], dtype: str, tmp_path: Path
-) -> None:
+@each_with(FEW, weigh=WEIGHTS, dtype=["f4", ">f8", "i8", "?"])
+def test_every_type_of_weights(kind: str, weigh: str, dtype: str, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(20, 3))
     w = (np.arange(20) % 4).astype(dtype)
-    found = weighed(make(x, (6, 3), -1, tmp_path), weigh(w, (6,), tmp_path))
+    found = weighed(KINDS[kind](x, (6, 3), -1, tmp_path), WEIGHTS[weigh](w, (6,), tmp_path))
     if found is not None:
         check_weights(found, x, w.astype(float), -1)
 

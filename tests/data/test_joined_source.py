@@ -241,7 +241,11 @@ def test_dask_chunks_that_have_no_small_multiple_are_cut(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("chunk", "settings"),
-    [(20_000, {}), (20_000, {"compressors": None}), (5_000, {"shards": 20_000})],
+    [
+        (20_000, {}),
+        pytest.param(20_000, {"compressors": None}, marks=pytest.mark.slow),
+        (5_000, {"shards": 20_000}),
+    ],
 )
 def test_memory_is_bounded_as_planned(chunk: int, settings: dict[str, Any], tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "g.zarr")

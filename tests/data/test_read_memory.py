@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from dask_gmm.data.source import ZarrSource, open_source
 from dask_gmm.data.taking_part import with_missing
 from dask_gmm.data.through_zarr import zarr_transient_bytes
 from dask_gmm.scaling import ScalingRequest
+from tests.marks import quick_ones
 from tests.memory import peak_of
 
 if TYPE_CHECKING:
@@ -52,9 +54,18 @@ def test_bound(layout: str, feature_axis: int, tmp_path: Path) -> None:
     assert peak >= (source.block_bytes + source.read_bytes) / 2.5
 
 
-@pytest.mark.parametrize("place", ["memory", *LAYOUTS])
-@pytest.mark.parametrize("dtype", ["f8", "f4", "i2"])
-@pytest.mark.parametrize("n_pca", [None, 3])
+@pytest.mark.parametrize(
+    ("place", "dtype", "n_pca"),
+    quick_ones(
+        itertools.product(["memory", *LAYOUTS], ["f8", "f4", "i2"], [None, 3]),
+        [
+            ("memory", "f8", None),
+            ("one chunk", "f4", None),
+            ("uncompressed", "f8", 3),
+            ("whole shards", "i2", None),
+        ],
+    ),
+)
 def test_bound_of_scaled_blocks(place: str, dtype: str, n_pca: int | None, tmp_path: Path) -> None:
     """Of rows in the reader's memory no second block is held, unless their type is another."""
     values = np.random.default_rng(0).integers(1, 99, size=(250_000, 8)).astype(dtype)
@@ -77,8 +88,19 @@ def test_bound_of_scaled_blocks(place: str, dtype: str, n_pca: int | None, tmp_p
     assert peak_of(lambda: source.read(source.block(1)).values, most) <= most
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("through_zarr", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "through_zarr"),
+    quick_ones(
+        itertools.product(LAYOUTS, [False, True]),
+        [
+            ("one chunk", False),
+            ("uncompressed", False),
+            ("whole shards", False),
+            ("split features", True),
+            ("v2", True),
+        ],
+    ),
+)
 def test_bound_of_packed_blocks(layout: str, through_zarr: bool, tmp_path: Path) -> None:
     """The direct reader decodes a block where it is: no second one is held."""
     values = np.random.default_rng(0).integers(0, 999, size=(250_000, 8)).astype("i2")
@@ -102,8 +124,13 @@ def test_bound_of_packed_blocks(layout: str, through_zarr: bool, tmp_path: Path)
         assert peak <= 13_000_000, "eight are the block, and four a chunk as it is stored, and more"
 
 
-@pytest.mark.parametrize("missing", ["drop", "marginalize"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("missing", "weighted"),
+    quick_ones(
+        itertools.product(["drop", "marginalize"], [False, True]),
+        [("drop", False), ("marginalize", True)],
+    ),
+)
 def test_bound_of_packed_variables_of_which_rows_are_left_out(
     missing: str, weighted: bool, tmp_path: Path
 ) -> None:

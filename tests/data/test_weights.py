@@ -124,6 +124,22 @@ def test_dask_frames_beside_dask_frames() -> None:
         assert result.value == pytest.approx((expected @ X[X[:, 0] > -1.0]).sum())
 
 
+def test_labelled_weights_may_lack_dimensions() -> None:
+    data = xr.DataArray(CUBE, dims=("y", "band", "x"))
+    expected = np.repeat(PLANE[:, :1], 5, axis=1)
+    weights = xr.DataArray(PLANE[:, 0], dims="y")
+    for X, w in itertools.product((data, data.chunk(y=3)), (weights, weights.chunk(y=2))):
+        source = open_source(X, feature_axis="band", sample_weight=w)
+        np.testing.assert_array_equal(weights_of(source), expected[expected > 0])
+        assert source.weights is not None
+    ones = [
+        open_source(data, feature_axis="band", sample_weight=w * f)
+        for w, f in ((weights, 1.0), (weights, 1.0), (weights, 2.0))
+    ]
+    digests = [source.content_digest() for source in ones]
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_labelled_weights_come_in_any_order(tmp_path: Path) -> None:
     cube = xr.DataArray(CUBE, dims=("y", "band", "x"))
     plane = xr.DataArray(PLANE, dims=("y", "x"))
@@ -232,7 +248,7 @@ REFUSED: dict[str, tuple[Any, Any, str, NDArray[Any] | None]] = {
     "a matrix": (X, W[:, None], r"shape \(40, 1\), but .* \(40,\)", W),
     "a matrix, Dask": (chunked(X), chunked(W[:, None]), r"shape \(40, 1\)", W),
     "a matrix, stored": (X, store_with(W[:, None]), r"shape \(40, 1\)", W),
-    "two columns": (X, np.stack([W, W], axis=1), r"shape \(40, 2\), .* one weight for each", None),
+    "two columns": (X, np.stack([W, W], axis=1), r"shape \(40, 2\), .* one for each", None),
     "too few": (X, W[1:], r"shape \(39,\)", None),
     "too few, Dask": (chunked(X), chunked(W[1:]), r"shape \(39,\)", None),
     "one for all": (X, 2.0, r"shape \(\)", None),
@@ -249,12 +265,6 @@ REFUSED: dict[str, tuple[Any, Any, str, NDArray[Any] | None]] = {
         xr.DataArray(W, dims="line"),
         "line, but .* row: rename",
         None,
-    ),
-    "a dimension less": (
-        xr.DataArray(CUBE, dims=("y", "band", "x")),
-        xr.DataArray(PLANE[:, 0], dims="y"),
-        "dimensions y, but .* y, x",
-        np.repeat(PLANE[:, :1], 5, axis=1),
     ),
     "words": (X, W.astype(str), "sample_weight holds <U", W),
     "words, Dask": (chunked(X), chunked(W.astype(str)), "sample_weight holds <U", W),

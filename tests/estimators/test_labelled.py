@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import warnings
@@ -17,10 +18,13 @@ import zarr
 from sklearn.base import clone
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
+from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.sink import OpenBlockWriter
+from dask_gmm.data.source import open_source
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import CheckpointError, InputError, OutputExistsError, StoreError
 from dask_gmm.fitting.events import OutputResumed, PassFinished
+from tests.marks import quick_ones
 from tests.object_store import CREDENTIALS, object_store  # noqa: F401
 
 if TYPE_CHECKING:
@@ -108,8 +112,13 @@ def roads(ocean: xr.Dataset, stored: str) -> dict[str, Any]:
 # -- the fit ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("kernel", ["compiled", "blas"])
+@pytest.mark.parametrize(
+    ("kernel", "weighted"),
+    quick_ones(
+        itertools.product(["compiled", "blas"], [False, True]),
+        [("compiled", True), ("blas", False)],
+    ),
+)
 def test_the_bits_are_those_of_stacked_rows(
     ocean: xr.Dataset,
     stored: str,
@@ -214,11 +223,67 @@ def test_a_long_list_of_names_is_cut_to_where_they_differ() -> None:
 def test_weights_are_a_variable_and_no_feature(ocean: xr.Dataset) -> None:
     with pytest.raises(InputError, match=r"features=\['TEMP', 'PSAL', 'SST'\]"):
         GaussianMixture(2, feature_axis="depth").fit(ocean, sample_weight="weight")
-    along = ocean.assign(along=("time", np.ones(N)))
-    with pytest.raises(InputError, match=r"`sample_weight.expand_dims\({'lat': 6}\)`"):
-        GaussianMixture(2, **HOW).fit(along, sample_weight="along")
-    weights = along["along"].expand_dims({"lat": 6})
-    GaussianMixture(2, **HOW).fit(along, sample_weight=weights)
+    with pytest.raises(InputError, match="has the dimensions depth, but the samples"):
+        GaussianMixture(2, **HOW).fit(ocean, sample_weight=ocean["depth"])
+
+
+@pytest.mark.parametrize("dim", ["time", "lat"])
+@pytest.mark.parametrize("role", ["sample_weight", "where"])
+def test_weights_and_masks_along_some_dimensions(
+    ocean: xr.Dataset, dim: str, role: str, tmp_path: Path
+) -> None:
+    """Weights of latitudes, masks of land: as xarray's arithmetic takes them."""
+    n = ocean.sizes[dim]
+    values = np.arange(n) % 3 > 0 if role == "where" else np.cos(np.linspace(-1.2, 1.2, n)) + 0.1
+    own = ocean.assign(one=(dim, values))
+    own["all"] = own["one"].broadcast_like(own["weight"]).transpose("time", "lat").copy()
+    encoding = {name: {"chunks": sizes} for name, sizes in CHUNKS.items()}
+    encoding["one"], encoding["all"] = {"chunks": (4,)}, {"chunks": (7, 5)}
+    path = str(tmp_path / "own.zarr")
+    own.to_zarr(path, zarr_format=3, encoding=encoding)
+    lazy = xr.open_zarr(path)
+    how = HOW | {"max_iter": 5}
+    expected = GaussianMixture(2, **how).fit(path, **{role: "all"})
+    roads: dict[str, tuple[Any, Any]] = {
+        "path": (path, "one"),
+        "path, in memory": (path, own["one"]),
+        "Dask": (lazy, "one"),
+        "Dask, Zarr": (lazy, f"{path}/one"),
+        "Dask, in memory": (lazy, own["one"]),
+    }
+    for name, (X, given) in roads.items():
+        gm = GaussianMixture(2, **how).fit(X, **{role: given})
+        assert bits(gm) == bits(expected), name
+        assert gm.n_rows_ == expected.n_rows_
+    expected = GaussianMixture(2, **how).fit(own, **{role: "all"})
+    for given in ("one", own["one"].chunk(), f"{path}/one"):
+        assert bits(GaussianMixture(2, **how).fit(own, **{role: given})) == bits(expected)
+
+
+def test_a_mask_of_one_map_is_read_once(stored: str, ocean: xr.Dataset, tmp_path: Path) -> None:
+    zarr.create_array(
+        tmp_path / "m.zarr", data=np.arange(LATS) > 1, chunks=(LATS,), dimension_names=["lat"]
+    )
+    source = open_source(
+        stored, features=["TEMP"], feature_axis="depth", where=str(tmp_path / "m.zarr")
+    )
+    assert source.shippable
+    assert source.n_blocks > 2
+    before = read_counter()
+    n = sum(len(source.read(source.block(i))) for i in range(source.n_blocks))
+    assert n == N * (LATS - 2)
+    alone = open_source(stored, features=["TEMP"], feature_axis="depth")
+    with_mask = (read_counter() - before).gets
+    before = read_counter()
+    buffers = ReadBuffers()
+    for i in range(source.n_blocks):
+        source.read_into(source.block(i), buffers)
+    once = (read_counter() - before).gets
+    before = read_counter()
+    for i in range(alone.n_blocks):
+        alone.read(alone.block(i))
+    assert once == (read_counter() - before).gets + 1
+    assert with_mask >= once
 
 
 def test_a_checkpoint_goes_on_with_the_same_parts_alone(
@@ -474,7 +539,7 @@ def test_coordinates_are_written_in_parts(
         assert zarr.open_array(tmp_path / name / "time").chunks == (8,)
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("zarr_format", quick_ones([2, 3], [3]))
 def test_coordinates_of_every_type(zarr_format: int, tmp_path: Path) -> None:
     days = np.array(["2000-01-01", "1900-05-05T03", "NaT"], "M8[ns]")
     coordinates = {
@@ -525,6 +590,38 @@ def test_a_coordinate_that_was_half_written_is_written_again(
             fitted.predict_to(stored, tmp_path / "out.zarr")
     fitted.predict_to(stored, tmp_path / "out.zarr")
     same(xr.open_zarr(tmp_path / "out.zarr"), ocean, fitted)
+
+
+@pytest.mark.parametrize("zarr_format", quick_ones([2, 3], [3]))
+def test_the_reference_system_comes_along(zarr_format: int, tmp_path: Path) -> None:
+    """A variable that `grid_mapping` names, which is a coordinate only where somebody asks."""
+    crs: Any = ((), 0, {"grid_mapping_name": "polar_stereographic", "crs_wkt": "PROJCS[...]"})
+    band = np.random.default_rng(0).normal(size=(2, 6, 5))
+    attributes = {"grid_mapping": "polar"}
+    data = xr.Dataset({"ice": (("band", "y", "x"), band, attributes), "polar": crs, "z": 1.0})
+    path = tmp_path / "ice.zarr"
+    data.to_zarr(path, zarr_format=zarr_format, consolidated=False)
+    lazy = xr.open_zarr(path, consolidated=False)
+    asked = xr.open_zarr(path, consolidated=False, decode_coords="all")
+    assert "polar" in lazy.data_vars
+    assert "polar" in asked.coords
+    how: dict[str, Any] = {"features": ["ice"], "feature_axis": "band", "random_state": 0}
+    gm = GaussianMixture(1, **how).fit(path)
+    for number, X in enumerate((path, lazy, data, asked, asked["ice"])):
+        if X is not path:
+            labels = gm.predict(X)
+            assert set(labels.coords) == {"polar"}
+            assert labels.encoding["grid_mapping"] == "polar"
+            assert labels["polar"].attrs == crs[2]
+            assert gm.impute(X).encoding["grid_mapping"] == "polar"
+        for _ in range(2):
+            gm.predict_to(X, tmp_path / str(number), overwrite=True)
+            found = xr.open_zarr(tmp_path / str(number))
+            assert set(found.coords) == {"polar"}
+            assert found["polar"].attrs == crs[2]
+            assert found["labels"].attrs["grid_mapping"] == "polar"
+            again = xr.open_zarr(tmp_path / str(number), decode_coords="all")
+            assert again["labels"].encoding["grid_mapping"] == "polar"
 
 
 def test_dates_of_other_calendars(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,8 @@ import zarr
 from distributed import Client, LocalCluster
 
 from dask_gmm import GaussianMixture
+from dask_gmm.data.stores import read_counter
+from dask_gmm.fitting.events import PassFinished
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +78,88 @@ def test_memory_of_workers_is_bounded_and_does_not_grow(tmp_path: Path) -> None:
     # Whether a block has just been dropped when the next one arrives is chance, and a longer fit
     # has more chances to catch the worst moment: one block more, whatever the size of the store.
     assert large - small < 1.25 * rows * n_features * 8
+
+
+PROFILES: dict[str, Any] = {
+    "features": ["TEMP", "PSAL"],
+    "feature_axis": "depth",
+    "missing": "marginalize",
+}
+STEPS, LAT, LON, DEPTH = 10, 100, 100, 10
+
+
+def write_ocean(path: Path, n_blocks: int) -> str:
+    """Packed profiles of two variables, levels last and first; a shelf, values lost, a land mask.
+
+    A block is of 10 steps, 100,000 profiles, which are 16 MB in float64 and a quarter of it as
+    they are stored. Like `write_blocks`, copies of one that is made.
+    """
+    rng = np.random.default_rng(0)
+    shape = (STEPS, LAT, LON, DEPTH)
+    warm = rng.random(shape[:3]) < 0.4
+    group = zarr.create_group(str(path))
+    for name, dims, mean in (
+        ("TEMP", ("time", "lat", "lon", "depth"), 500),
+        ("PSAL", ("depth", "time", "lat", "lon"), 300),
+    ):
+        values = np.round(mean * warm[..., None] + 100 * rng.normal(size=shape)).astype("i2")
+        values[:, :, :20, 6:] = -32768  # a shelf
+        values[rng.random(shape) < 0.002] = -32768
+        order = [("time", "lat", "lon", "depth").index(dim) for dim in dims]
+        stored = np.ascontiguousarray(values.transpose(order))
+        sizes = {"time": n_blocks * STEPS, "lat": LAT, "lon": LON, "depth": DEPTH}
+        array = group.create_array(
+            name,
+            shape=tuple(sizes[dim] for dim in dims),
+            chunks=stored.shape,
+            dtype="i2",
+            dimension_names=dims,
+            compressors=None,
+            attributes={"scale_factor": 0.01, "add_offset": 20.0, "_FillValue": -32768},
+        )
+        assert array.nchunks == n_blocks
+        for i in range(n_blocks):
+            place = [str(i) if dim == "time" else "0" for dim in dims]
+            chunk = path.joinpath(name, "c", *place)
+            chunk.parent.mkdir(parents=True, exist_ok=True)
+            chunk.write_bytes(stored.tobytes())
+    group.create_array("sea", data=rng.random((LAT, LON)) < 0.7, dimension_names=("lat", "lon"))
+    return str(path)
+
+
+def test_packed_profiles_with_gaps_and_a_mask_on_two_processes(tmp_path: Path) -> None:
+    """The same bits as in process, each chunk once a pass, and memory that does not grow."""
+    peaks, reads = {}, list[int]()
+    for n_blocks in (4, 16):  # 64 and 256 MB of float64
+        path = write_ocean(tmp_path / f"{n_blocks}.zarr", n_blocks)
+        with (
+            LocalCluster(
+                n_workers=2, threads_per_worker=1, memory_limit="500MB", dashboard_address=None
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+
+            def count(event: object, client: Client = client) -> None:
+                if isinstance(event, PassFinished):
+                    reads.append(sum(found.gets for found in client.run(read_counter).values()))
+
+            own = {**PROFILES, "max_iter": 3, "tol": 0.0, "random_state": 0, "cache": 0}
+            there = GaussianMixture(2, callbacks=[count], **own).fit(path, where="sea")
+            peaks[n_blocks] = max(client.run(peak_rss).values())
+        passes, tasks = np.diff(reads[-3:]), max(record.tasks for record in there.history_)
+        # The map of the sea belongs to all blocks: a task reads it once.
+        assert np.all(passes > 2 * n_blocks)
+        assert np.all(passes <= 2 * n_blocks + tasks)
+    sea = zarr.open_array(f"{path}/sea", mode="r")[...]
+    assert there.n_rows_ == np.count_nonzero(sea) * STEPS * n_blocks
+    assert 0 < there.n_incomplete_rows_ < there.n_rows_
+    print(f"peak memory of a worker: { ({n: round(peak / MB) for n, peak in peaks.items()}) } MB")
+    assert peaks[16] < 500 * MB
+    assert peaks[16] - peaks[4] < 1.25 * STEPS * LAT * LON * 2 * DEPTH * 8
+    here = GaussianMixture(2, **own).fit(path, where="sea")
+    for name in ("weights_", "means_", "covariances_", "lower_bounds_"):
+        expected = np.asarray(getattr(here, name))
+        assert np.asarray(getattr(there, name)).tobytes() == expected.tobytes(), name
 
 
 def test_a_hundred_thousand_small_blocks_are_few_tasks(tmp_path: Path) -> None:

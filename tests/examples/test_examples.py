@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,13 +14,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import xarray as xr
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from sklearn.metrics import adjusted_rand_score
 
 from dask_gmm import GaussianMixture
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-MOST_LINES = 80
+MOST_LINES = 90
+USERS = ("classify", "describe")
 SECONDS = 120
 """Generous: each takes a few, but a busy machine may start its processes slowly."""
 
@@ -66,9 +71,26 @@ def running_in_group(group: int) -> list[str]:
 
 def test_each_is_short_and_has_a_test() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"quickstart", "segment_photograph", "dask_cluster", "parquet_table"}
+    assert names == {
+        "quickstart",
+        "segment_photograph",
+        "dask_cluster",
+        "parquet_table",
+        "ocean_profiles",
+        "sentinel_scene",
+    }
     for path in EXAMPLES.glob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) < MOST_LINES, path
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        lengths = {
+            node.name: (node.end_lineno or 0) - node.lineno
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef)
+        }
+        # What makes data or a picture of them is not what a user writes.
+        theirs = sum(n for name, n in lengths.items() if name in USERS)
+        assert theirs < 25, path
+        own = sum(n for name, n in lengths.items() if name.startswith(("write_", "draw")))
+        assert len(path.read_text(encoding="utf-8").splitlines()) - own < MOST_LINES, path
 
 
 @pytest.mark.slow
@@ -145,3 +167,80 @@ def test_parquet_table(tmp_path: Path) -> None:
         "labels: 400,000 rows of star, field, label",
         "the same files: True",
     ]
+
+
+@pytest.mark.slow
+def test_ocean_profiles(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    lines = run("ocean_profiles", tmp_path, "--directory", str(here))
+    data = xr.open_zarr(here / "ocean.zarr", consolidated=False).load()
+    labels = xr.open_zarr(here / "classes.zarr")["labels"].load()
+    truth, sea = data["truth"], data["sea"].broadcast_like(labels).transpose(*labels.dims)
+    gaps = data[["TEMP", "PSAL"]].isnull().to_array().any(["variable", "depth"]) & sea
+    assert lines[0] == (
+        f"converged: {int(sea.sum()):,} profiles, {int(gaps.sum()):,} of them with gaps"
+    )
+    assert int(gaps.sum()) > 20_000
+
+    assert labels.dims == ("time", "lat", "lon")
+    for name in labels.dims:
+        xr.testing.assert_equal(labels[name], data[name])
+    np.testing.assert_array_equal(labels == -1, ~sea)
+    assert adjusted_rand_score(truth.values[sea], labels.values[sea]) > 0.99
+    # Fronts follow the sun: the warmest water reaches farther north in July than in January.
+    warmest = int(labels.where(truth == 3).max())
+    reach = labels["lat"].where((labels == warmest).any("lon")).max("lat")
+    january, july = (reach.sel(time=f"2000-{month}").item() for month in ("01", "07"))
+    assert july - january >= 12
+    # Shelf or not is no difference: all profiles along a latitude are of one class.
+    assert ((labels.isel(lon=slice(15, None)) == labels.isel(lon=-1)).all("lon")).all()
+
+    assert len(lines) == 10
+    for line in lines[1:9]:
+        found = re.fullmatch(r"class (\d): *(-?[\d.]+) °C and ([\d.]+) at the surface", line)
+        assert found, line
+        mass = int(truth.values[labels.values == int(found[1])][0])
+        own = data.isel(depth=0).where(truth == mass)
+        assert float(found[2]) == pytest.approx(float(own["TEMP"].median()), abs=0.06)
+        assert float(found[3]) == pytest.approx(float(own["PSAL"].median()), abs=0.006)
+    assert lines[9] == "wrote classes.png"
+    with Image.open(here / "classes.png") as picture:
+        colours = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)
+        assert picture.width > 1000
+        assert len(colours) > 100
+
+
+@pytest.mark.slow
+def test_ocean_profiles_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(hidden), prepend=os.pathsep)
+    lines = run("ocean_profiles", tmp_path)
+    assert lines[-1] == "no picture: matplotlib is not installed"
+    assert len(lines) == 10
+
+
+@pytest.mark.slow
+def test_sentinel_scene(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    lines = run("sentinel_scene", tmp_path, "--directory", str(here))
+    scene = xr.open_zarr(here / "scene.zarr", consolidated=False).load()
+    labels = xr.open_zarr(here / "cover.zarr")["labels"].load()
+    seen = scene["truth"] >= 0
+    n = int(seen.sum())
+    assert lines[0] == f"converged: {n:,} pixels, {seen.size - n:,} without data"
+    assert lines[1] == "labels of a window are the same: True"
+    np.testing.assert_array_equal(labels == -1, ~seen)
+    assert adjusted_rand_score(scene["truth"].values[seen], labels.values[seen]) > 0.99
+    assert labels.dims == ("y", "x")
+    assert set(labels.coords) == {"y", "x", "spatial_ref"}
+    for name in ("y", "x"):
+        np.testing.assert_array_equal(labels[name], scene[name])
+    assert labels["spatial_ref"].attrs == scene["spatial_ref"].attrs
+    areas = [float(line.split()[2]) for line in lines[2:9]]
+    counts = np.bincount(labels.values.ravel() + 1)
+    np.testing.assert_allclose(areas, counts / 1e4, atol=0.006)
+    assert lines[9] == 'PROJCS["WGS 84 / UTM zone 32N"]'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from dask_gmm.mixture.moments import expected_log_density, per_row
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.equal_shape import EqualShape
+from tests.marks import covering, quick_ones
 from tests.memory import peak_of
 from tests.mixture.gappy import (
     by_definition,
@@ -39,7 +41,10 @@ def take_apart(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr(marginal, "_MANY", rows)
 
 
-@pytest.fixture(params=["apart", "together"])
+WAYS = ("apart", "together")
+
+
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Patterns by kernels of their own, or all rows together; and in more than one piece."""
     take_apart(monkeypatch, 2 if request.param == "apart" else 10**9)
@@ -47,18 +52,24 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.slow if name == "reference" else ())
-        for name in KERNELS
-    ]
-)
+@pytest.fixture
 def kernel(request: pytest.FixtureRequest) -> Kernel:
     return MarginalKernel(get_kernel(request.param))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+FAST = [name for name in KERNELS if name != "reference"]
+every_road = pytest.mark.parametrize(
+    ("family", "way", "kernel"),
+    quick_ones(
+        itertools.product(FAMILIES, WAYS, KERNELS),
+        {*covering(FAMILIES, WAYS, FAST, times=2), *itertools.product(["full"], WAYS, FAST)},
+    ),
+    indirect=["way", "kernel"],
+)
+
+
 class TestAgainstTheDefinition:
+    @every_road
     def test_statistics(self, kernel: Kernel, way: str, family: str) -> None:
         p = random_mixture(1, family, 3, 4, offset=2.0)
         rng = np.random.default_rng(3)
@@ -75,6 +86,7 @@ class TestAgainstTheDefinition:
         np.testing.assert_allclose(s.second, kept_by(family, second), rtol=1e-11, atol=1e-10)
         assert information_criteria(s, p).entropy == pytest.approx(entropy, rel=1e-9)
 
+    @every_road
     def test_predictions(self, kernel: Kernel, way: str, family: str) -> None:
         p = random_mixture(5, family, 3, 4)
         rows = with_gaps(6, draw(7, p, 150), 0.35)
@@ -88,6 +100,7 @@ class TestAgainstTheDefinition:
         assert found[3] == 0.0
         np.testing.assert_allclose(kernel.posteriors(rows, p)[3], p.weights, rtol=1e-14)
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_complete_rows_are_the_other_kernels(self, family: str) -> None:
         p = random_mixture(8, family, 3, 4)
         rows, inner = draw(9, p, 700), get_kernel()
@@ -95,6 +108,7 @@ class TestAgainstTheDefinition:
             Rows(rows), [Candidate(p)]
         )
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_float32(self, way: str, family: str) -> None:
         p = random_mixture(10, family, 3, 4)
         rows = with_gaps(11, draw(12, p, 400).astype(np.float32), 0.3)

@@ -164,7 +164,7 @@ def test_nulls_are_gone_on_with(
 
 def test_mistakes(path: Path, tmp_path: Path) -> None:
     gm = mixture(columns=["a", "b"])
-    with pytest.raises(WhereError, match=r"row 2 of 0\.parquet"):
+    with pytest.raises(WhereError, match=r"row \d+ of \d\.parquet"):  # of the block that was first
         gm.fit(path, where="id")
     with pytest.raises(ArrayNotFoundError, match="column of the table"):
         gm.fit(path, where="nowhere")
