@@ -43,6 +43,7 @@ __all__ = [
     "StaysHereWarning",
     "StoreError",
     "StoreNotFoundError",
+    "TransformError",
     "UnitFailedError",
     "UnitsWarning",
     "VersionsDifferError",
@@ -156,6 +157,39 @@ class MissingValueError(NonFiniteError):
         self.value = value
         message = f"Feature {feature} of {place} is {value}, {why}. {remedy}"
         RowError.__init__(self, message, where, row, feature, value, why, remedy)
+
+
+class TransformError(RowError):
+    """An element has no logarithm: log1p is of numbers above −1.
+
+    Parameters
+    ----------
+    row : int
+        Index of the row inside the block that was being read.
+    feature : int
+        Index of the first such feature of that row.
+    value : float
+    where : str, optional
+        The row's place in the whole input.
+    """
+
+    def __init__(self, row: int, feature: int, value: float, where: str = "") -> None:
+        self.feature = feature
+        self.value = value
+        super().__init__(
+            f"feature_transform='log1p' takes numbers above -1 only: feature {feature} of "
+            f"{where or f'row {row} of the block'} is {value:g}. If it is a measurement, use "
+            f"feature_transform='arcsinh', which takes all; else leave such rows out by where=, a "
+            f"mask.",
+            where,
+            row,
+            feature,
+            value,
+        )
+
+    def of_feature(self, feature: int) -> TransformError:
+        """Return the same error about another feature."""
+        return TransformError(self.row, feature, self.value, self.where)
 
 
 class SampleWeightError(RowError):

@@ -2,10 +2,11 @@
 
 The root's attributes say what it is, which version wrote it, the fit's settings, and in which
 subgroup the arrays `weights`, `means`, `covariances`, `precisions_cholesky` and `lower_bounds` lie,
-as float64. A save writes a new subgroup first and the root's one metadata object last, which is
-atomic on every store: whoever reads meanwhile, or after a save that broke off, finds the old model
-whole. On a disk each of the two is there to stay before the next step, so that a machine which goes
-down takes no model along. A digest over all of it tells a changed or damaged file.
+as float64; of a mixture of scaled rows also what they are scaled by, `scaling` and arrays whose
+names begin with that. A save writes a new subgroup first and the root's one metadata object last,
+which is atomic on every store: whoever reads meanwhile, or after a save that broke off, finds the
+old model whole. On a disk each of the two is there to stay before the next step, so that a machine
+which goes down takes no model along. A digest over all of it tells a changed or damaged file.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from dask_gmm.execution.machine import machine_fingerprint
 from dask_gmm.interrupts import held
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+from dask_gmm.scaling.stored import arrays_of, described, scaling_from
 
 if TYPE_CHECKING:
     import os
@@ -48,10 +50,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.scaling import Scaling
+
 __all__ = ["ModelFile", "check_model_output", "fingerprint", "load_model", "save_model"]
 
 FORMAT = "dask-gmm-model"
 FORMAT_VERSION = 1
+# Of mixtures of scaled rows: who does not know of scaling must not apply them to rows as they are.
+SCALED_VERSION = 2
 _BROKEN_OFF = "the beginning of a model"
 _ARRAYS = ("weights", "means", "covariances", "precisions_cholesky", "lower_bounds")
 # Codecs that turn bytes into bytes, or bytes into numbers. Zarr knows others that unpickle.
@@ -73,6 +79,8 @@ class ModelFile:
         How the fit went: rows, passes, outcome, ...; JSON values.
     written_by : dict
         Packages and machine, for telling why two results differ in their last bits.
+    scaling : Scaling or None
+        What rows are scaled by before the mixture sees them.
     """
 
     parameters: MixtureParameters
@@ -80,6 +88,7 @@ class ModelFile:
     settings: Mapping[str, Any]
     fit: Mapping[str, Any]
     written_by: Mapping[str, str]
+    scaling: Scaling | None = None
 
     @property
     def digest(self) -> str:
@@ -87,6 +96,8 @@ class ModelFile:
         texts = json.dumps([dict(self.settings), dict(self.fit)], sort_keys=True)
         whole = hashlib.sha256(f"{self.parameters.fingerprint}:{texts}".encode())
         whole.update(np.asarray(self.lower_bounds, dtype=np.float64).tobytes())
+        if self.scaling is not None:
+            whole.update(self.scaling.fingerprint.encode())
         return whole.hexdigest()
 
 
@@ -155,7 +166,8 @@ def save_model(
     place = normalize_url(url)
     with _writing(place, " The model that was there is as it was." if replaces else ""):
         store = writable_store(url, storage_options)
-        marker: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        number = FORMAT_VERSION if model.scaling is None else SCALED_VERSION
+        marker: dict[str, Any] = {"format": FORMAT, "format_version": number}
         if sync(store.is_empty("")):
             root = zarr.create_group(store=store, zarr_format=3, attributes=dict(marker))
         else:
@@ -171,6 +183,8 @@ def save_model(
             "fit": dict(model.fit),
             "written_by": dict(model.written_by),
         }
+        if model.scaling is not None:
+            attributes["scaling"] = described(model.scaling)
         try:
             _write_arrays(root.create_group(name), model)
             if scheme_of(place) == "file":
@@ -214,10 +228,10 @@ def load_model(
             f"{name} is a Zarr group but no model file: its attributes do not say "
             f"format={FORMAT!r}."
         )
-    if attributes.get("format_version") != FORMAT_VERSION:
+    if attributes.get("format_version") not in (FORMAT_VERSION, SCALED_VERSION):
         raise ModelFileError(
             f"{name} has model format {attributes.get('format_version')!r}; this version of "
-            f"dask-gmm reads {FORMAT_VERSION}. Upgrade dask-gmm."
+            f"dask-gmm reads {FORMAT_VERSION} and {SCALED_VERSION}. Upgrade dask-gmm."
         )
     if "digest" not in attributes:
         raise ModelFileError(f"A save to {name} broke off before its end: save the model again.")
@@ -247,7 +261,9 @@ def _write_arrays(group: zarr.Group, model: ModelFile) -> None:
         "precisions_cholesky": parameters.precisions_cholesky,
         "lower_bounds": np.asarray(model.lower_bounds, dtype=np.float64),
     }
-    for name in _ARRAYS:
+    if model.scaling is not None:
+        values |= {f"scaling_{name}": array for name, array in arrays_of(model.scaling).items()}
+    for name in values:
         # One chunk, always written, even where it is all zeros: a missing chunk is a damaged file.
         value = values[name]
         array = group.create_array(
@@ -273,7 +289,12 @@ def _read_model(group: zarr.Group, attributes: Mapping[str, Any]) -> ModelFile:
         arrays["covariances"],
         arrays["precisions_cholesky"],
     )
-    return ModelFile(parameters, arrays["lower_bounds"], settings, fit, written_by)
+    scaling = None
+    if attributes["format_version"] == SCALED_VERSION:
+        about = attributes["scaling"]
+        stored = {name: frozen_array(_read(folder, f"scaling_{name}")) for name in about["arrays"]}
+        scaling = scaling_from(about, stored)
+    return ModelFile(parameters, arrays["lower_bounds"], settings, fit, written_by, scaling)
 
 
 def _read(group: zarr.Group, key: str) -> NDArray[np.float64]:

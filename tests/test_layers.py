@@ -26,6 +26,7 @@ FLOORS = {
     "interrupts": 0.25,
     "rows": 0.5,
     "mixture": 1.0,
+    "scaling": 1.5,
     "data": 2.0,
     "execution": 2.5,
     "fitting": 3.0,

@@ -47,6 +47,11 @@ __all__ = ["fit"]
     -o model.zarr""",
         ),
         (
+            "flow cytometry: arcsinh with a cofactor, and channels of equal width",
+            """dask-gmm fit cells.zarr -k 12 --transform arcsinh:150 --standardize moments \\
+    -o model.zarr""",
+        ),
+        (
             "rows of a survey, with the weights that are stored beside them",
             "dask-gmm fit survey.zarr --array answers --weights weight -k 6 -o model.zarr",
         ),
@@ -133,6 +138,5 @@ def _report(
         facts.append(("rows where", data.where))
     if output is not None:
         facts.append(("model", output))
-    print_result(
-        session, mixture_table(parameters_of(mixture), session.out.width), key_values(facts)
-    )
+    table = mixture_table(parameters_of(mixture), session.out.width, mixture.scaling_)
+    print_result(session, table, key_values(facts))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dask_gmm.cli.block_time import BlockTimes, job_for, time_block
 from dask_gmm.cli.place import cache_bytes
+from dask_gmm.data.scaled_source import scaled
 from dask_gmm.errors import MemoryPlanError
 from dask_gmm.execution.pinned import CacheSpec, cache_size
 from dask_gmm.execution.plan import PROCESS_BYTES, check_memory, plan_pass, task_memory_parts
@@ -71,7 +72,19 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
     # A wrong axis may stand for millions of features: refuse before anything of that size is made.
     family = covariance_family(settings.covariance)
     acceleration = settings.common_arguments()["acceleration"]
-    check_driver_memory(source, family, settings.components, settings.n_init, acceleration)
+    asked = settings.scaling(source.missing)
+    n_features = source.n_features if asked is None else asked.n_outputs(source.n_features)
+    check_driver_memory(
+        source,
+        family,
+        settings.components,
+        settings.n_init,
+        acceleration,
+        n_features=n_features,
+    )
+    raw, names = source, source.feature_names
+    if asked is not None:  # what is estimated has no numbers yet, and these cost as much as any
+        source = scaled(source, asked.unestimated(source.n_features, names))
     cache = CacheSpec("plan", cache_size(settings.cache)) if settings.cache != 0 else None
     passes = plan_pass(source, n_threads=place.n_threads, cache=cache)
     job = job_for(source, settings)
@@ -96,7 +109,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         n_rows=source.n_rows,
         n_features=source.n_features,
         dtype=str(source.dtype),
-        stored_dtype=str(source.dtype if source.decoding is None else source.decoding.stored),
+        stored_dtype=str(raw.dtype if raw.decoding is None else raw.decoding.stored),
         n_blocks=source.n_blocks,
         block_rows=source.max_block_rows,
         block_shape=(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.options import option, stack
-from dask_gmm.cli.values import BYTES, CACHE, COUNTS
+from dask_gmm.cli.values import BYTES, CACHE, COMPONENTS, COUNTS, TRANSFORM
 
 __all__ = ["covariance_choice", "fit_options", "selection_options"]
 
@@ -143,8 +143,8 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             default=1e-6,
             metavar="VARIANCE",
             section="Model",
-            help="Added to every variance, in squared units of the data. Raise it when a "
-            "component collapses onto a few rows.",
+            help="Added to every variance, in squared units of the data (of the scaled rows, if "
+            "they are). Raise it when a component collapses onto a few rows.",
         ),
         option(
             "--on-collapse",
@@ -154,6 +154,7 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             help="When a component collapses: 'stop' with the last sound mixture, 'reseed' it "
             "where the mixture fits worst, 'merge' it into another, or fail ('raise').",
         ),
+        *_scaling_options(),
         option(
             "--seed",
             type=click.IntRange(0, 2**32 - 1),
@@ -194,5 +195,50 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             help="How much of the decoded data each process keeps from pass to pass: 2GB, 500MiB, "
             "0 for nothing. 'auto' takes up to three eighths of a worker's memory, less where the "
             "work itself needs it.",
+        ),
+    )
+
+
+def _scaling_options() -> tuple[Callable[[Any], Any], ...]:
+    """Declare what is done to rows before a mixture sees them."""
+    return (
+        option(
+            "--transform",
+            type=TRANSFORM,
+            multiple=True,
+            metavar="[NAME=]KIND",
+            section="Model",
+            help="Done to each value as it is read: log1p, or arcsinh, or arcsinh:150, which is "
+            "arcsinh(x/150). With a feature's name or number for that one; repeatable.",
+        ),
+        option(
+            "--standardize",
+            type=click.Choice(["no", "moments", "robust"]),
+            default="no",
+            section="Model",
+            help="Subtract each feature's mean and divide by its standard deviation ('moments'), "
+            "or its median and interquartile range ('robust'), so that units do not matter.",
+        ),
+        option(
+            "--n-pca",
+            type=COMPONENTS,
+            metavar="N|PART",
+            section="Model",
+            help="Fit to so many principal components, or to as many as have that part of the "
+            "variance (0.95).",
+        ),
+        option(
+            "--whiten/--no-whiten",
+            default=True,
+            section="Model",
+            help="Whether principal components are divided by their standard deviations.",
+        ),
+        option(
+            "--scaling-from",
+            type=click.Choice(["sample", "all"]),
+            default="sample",
+            section="Model",
+            help="The rows that means, deviations and components are taken from: the sample for "
+            "the start, or all, in one read more.",
         ),
     )

@@ -6,6 +6,7 @@ import time
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
 from dask_gmm.fitting.events import (
     FitFinished,
     FitResumed,
@@ -122,6 +123,7 @@ def fit_story(mixture: GaussianMixture, totals: ReadTotals) -> list[tuple[str, s
     ]
     if mixture.missing != "error":
         facts.append(("incomplete", incomplete(mixture)))
+    facts += scaling_facts(mixture.scaling_, getattr(mixture, "feature_names_in_", None))
     if totals.blocks_from_cache:
         share = totals.blocks_from_cache / (totals.passes * totals.blocks)
         facts.append(("from the cache", f"{share:.0%} of the passes' blocks"))
@@ -166,6 +168,8 @@ def fit_json(mixture: GaussianMixture, totals: ReadTotals) -> dict[str, Any]:
         "resubmitted": totals.resubmitted,
         "seconds": totals.seconds,
         **mixture_json(parameters_of(mixture)),
+        **unscaled_json(parameters_of(mixture), mixture.scaling_),
+        **scaling_json(mixture.scaling_),
     }
 
 

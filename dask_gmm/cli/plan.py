@@ -100,7 +100,8 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
 
     dtype = f.dtype
     if f.stored_dtype != f.dtype:
-        dtype = f"{f.dtype}, decoded from {f.stored_dtype}"
+        made = "decoded" if settings.scaling() is None else "made"
+        dtype = f"{f.dtype}, {made} from {f.stored_dtype}"
     rows = f"{f.n_rows:,} rows" if f.n_rows is not None else "unknown number of rows"
     shape = " × ".join("?" if size is None else f"{size:,}" for size in f.block_shape)
     parts = ", ".join(f"{show_bytes(size)} {name}" for name, size in f.task_parts.items())

@@ -174,10 +174,24 @@ def predict(
 @missing_option(None)
 @n_effective_option
 @model_option("Path or URL of a model that 'dask-gmm fit --output' has written.")
+@option(
+    "--original-units",
+    is_flag=True,
+    section="Model",
+    help="The likelihood of the rows as they are, where the model is one of scaled rows (of a fit "
+    "with --transform, --standardize or --n-pca): to compare models that scale differently.",
+)
 @compute_options()
 @output_options
 @click.pass_obj
-def score(session: Session, /, model: str, n_effective: float | None, **values: Any) -> None:
+def score(
+    session: Session,
+    /,
+    model: str,
+    n_effective: float | None,
+    original_units: bool,
+    **values: Any,
+) -> None:
     """Print the log-likelihood, BIC and AIC of DATA under a model, from one read of DATA.
 
     The log-likelihood is in nats; BIC and AIC weigh it against the number of free parameters, and
@@ -198,6 +212,7 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
             sample_weight=data.sample_weight,
             n_effective=n_effective,
             where=data.where,
+            original_units=original_units,
         )
     if session.json:
         session.emit(
@@ -205,6 +220,7 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
                 "command": "score",
                 **data.described(),
                 "model": model,
+                "scaled": mixture.scaling_ is not None and not original_units,
                 "n_rows": found.n_rows,
                 "n_effective": found.n_effective,
                 "score": found.score,
@@ -221,6 +237,9 @@ def score(session: Session, /, model: str, n_effective: float | None, **values: 
         ("BIC", f"{found.bic:,.3f}"),
         ("AIC", f"{found.aic:,.3f}"),
     ]
+    if mixture.scaling_ is not None:
+        of = "the data's rows" if original_units else "the scaled rows; see --original-units"
+        facts.append(("likelihood of", of))
     if data.weighing is not None:
         facts.append(("weights", data.weighing))
     if data.where is not None:

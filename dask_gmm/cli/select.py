@@ -21,6 +21,7 @@ from dask_gmm.cli.options import (
     weights_option,
     where_option,
 )
+from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, SelectionChoice, check_data
 
@@ -136,12 +137,16 @@ def _report(
         facts.append(("rows where", data.where))
     if data.weighing is not None or choice.n_effective is not None:
         facts.append(("N of BIC", observations(best.n_effective, choice.n_effective)))
+    names = getattr(found.best_model, "feature_names_in_", None)
+    facts += scaling_facts(found.best_model.scaling_, names)
     if output is not None:
         facts.append(("model", output))
     print_result(
         session,
         selection_table(found),
-        mixture_table(parameters_of(found.best_model), session.out.width),
+        mixture_table(
+            parameters_of(found.best_model), session.out.width, found.best_model.scaling_
+        ),
         key_values(facts),
     )
 
@@ -171,7 +176,11 @@ def selection_json(found: Selection, totals: ReadTotals) -> dict[str, Any]:
         "reads": totals.reads,
         "bytes_read": totals.bytes_read,
         "seconds": totals.seconds,
-        "best": mixture_json(parameters_of(found.best_model)),
+        "best": {
+            **mixture_json(parameters_of(found.best_model)),
+            **unscaled_json(parameters_of(found.best_model), found.best_model.scaling_),
+            **scaling_json(found.best_model.scaling_),
+        },
     }
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dask_gmm.data.base import Source
+    from dask_gmm.scaling import ScalingRequest
 
 __all__ = [
     "CheckpointPlace",
@@ -207,6 +208,11 @@ class _Fits:
     acceleration: str
     max_passes: int | None
     max_bytes: int | None
+    transform: tuple[tuple[str | int | None, Any], ...]
+    standardize: str
+    n_pca: int | float | None
+    whiten: bool
+    scaling_from: str
 
     @classmethod
     def take(cls, values: dict[str, Any]) -> Self:
@@ -227,7 +233,25 @@ class _Fits:
             "acceleration": None if self.acceleration == "none" else self.acceleration,
             "max_passes": self.max_passes,
             "max_bytes": self.max_bytes,
+            **self.scaling_arguments(),
         }
+
+    def scaling_arguments(self) -> dict[str, Any]:
+        """Return what the library calls what is done to rows."""
+        return _scaling_arguments(
+            self.transform, self.standardize, self.n_pca, self.scaling_from, whiten=self.whiten
+        )
+
+    def scaling(self, missing: str = "error") -> ScalingRequest | None:
+        """Return it as a value; None for nothing.
+
+        Raises
+        ------
+        InputError
+        """
+        from dask_gmm.scaling import ScalingRequest
+
+        return ScalingRequest.of(**self.scaling_arguments(), missing=missing)
 
 
 @dataclass(frozen=True)
@@ -266,6 +290,38 @@ class SelectionChoice(_Fits):
             "heldout_fraction": self.heldout,
             "n_effective": self.n_effective,
         }
+
+
+def _scaling_arguments(
+    transform: Sequence[tuple[str | int | None, Any]],
+    standardize: str,
+    n_pca: float | None,
+    scaling_from: str,
+    *,
+    whiten: bool,
+) -> dict[str, Any]:
+    """Return what the library calls these.
+
+    Raises
+    ------
+    click.UsageError
+        Transforms of all features, and of some.
+    """
+    asked: Any = dict(transform) or None
+    if len(dict(transform)) < len(transform) or (asked and None in asked and len(asked) > 1):
+        raise click.UsageError(
+            "--transform says twice what becomes of a feature: give one for all, or one for each "
+            "that is to have some."
+        )
+    if asked and None in asked:
+        asked = asked[None]
+    return {
+        "feature_transform": asked,
+        "standardize": {"no": False, "moments": True, "robust": "robust"}[standardize],
+        "n_pca": n_pca,
+        "whiten": whiten,
+        "scaling_from": scaling_from,
+    }
 
 
 def check_storage_options(options: Mapping[str, Any], *urls: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_gmm.cli.options import Command, option, output_options, storage_options
+from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
 from dask_gmm.cli.settings import check_storage_options, options_for
 from dask_gmm.cli.values import show_bytes, show_seconds
 
@@ -67,6 +68,8 @@ def show(session: Session, /, model: str, compare: str | None, storage_option: A
                 "command": "show",
                 "model": model,
                 **mixture_json(file.parameters),
+                **unscaled_json(file.parameters, file.scaling),
+                **scaling_json(file.scaling),
                 "lower_bounds": file.lower_bounds,
                 "fit": dict(file.fit),
                 "settings": dict(file.settings),
@@ -74,9 +77,10 @@ def show(session: Session, /, model: str, compare: str | None, storage_option: A
             }
         )
         return
-    session.out.print(mixture_table(file.parameters, session.out.width))
+    session.out.print(mixture_table(file.parameters, session.out.width, file.scaling))
     session.out.print()
-    session.out.print(key_values(_facts(file)))
+    facts = scaling_facts(file.scaling, file.fit.get("feature_names"))
+    session.out.print(key_values([*_facts(file), *facts]))
 
 
 def _open(url: str, options: Mapping[str, Any]) -> ModelFile | Found:
@@ -109,12 +113,15 @@ def _show_checkpoint(session: Session, found: Found) -> None:
                 "bytes": found.size,
                 **found.about,
                 **mixture_json(found.parameters),
+                **unscaled_json(found.parameters, found.scaling),
+                **scaling_json(found.scaling),
             }
         )
         return
-    session.out.print(mixture_table(found.parameters, session.out.width))
+    session.out.print(mixture_table(found.parameters, session.out.width, found.scaling))
     session.out.print()
-    session.out.print(key_values(_checkpoint_facts(found)))
+    facts = [*_checkpoint_facts(found), *scaling_facts(found.scaling)]
+    session.out.print(key_values(facts))
 
 
 def _checkpoint_facts(found: Found) -> list[tuple[str, str]]:
@@ -175,6 +182,12 @@ def _show_both(
 
     (name, file), (other_name, other) = first, second
     a, b = other.parameters, file.parameters
+    scalings = [None if m.scaling is None else m.scaling.fingerprint for m in (file, other)]
+    if scalings[0] != scalings[1]:
+        raise InputError(
+            f"{name} and {other_name} are mixtures of rows that were scaled differently, or of "
+            f"which one was not: their components have no units in common."
+        )
     if a.n_features != b.n_features:
         raise InputError(
             f"{name} has {b.n_features} features and {other_name} has {a.n_features}: these "

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.cli.values import show_bytes, show_seconds
+from dask_gmm.scaling.original_units import in_original_units
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.scaling import Scaling
 
 __all__ = [
     "Comparison",
@@ -60,11 +62,19 @@ def mixture_json(parameters: MixtureParameters) -> dict[str, Any]:
     }
 
 
-def mixture_table(parameters: MixtureParameters, width: int) -> Table:
-    """Return a table with a line per component, heaviest first, for a terminal of some width."""
+def mixture_table(
+    parameters: MixtureParameters, width: int, scaling: Scaling | None = None
+) -> Table:
+    """Return a table with a line per component, heaviest first, for a terminal of some width.
+
+    Means and widths are in the data's units, where rows were scaled by an affine map.
+    """
     table = bare_table()
-    sigma = widths(parameters)
-    digits = _digits_of_means(parameters, sigma)
+    means, sigma = parameters.means, widths(parameters)
+    if scaling is not None and scaling.linear:
+        original = in_original_units(parameters, scaling)
+        means, sigma = original.means, original.widths
+    digits = _digits_of_means(means, sigma)
     shown = _shown(width - 18, DIGITS + _cell(digits))
     for heading in ("no.", "weight"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -75,7 +85,7 @@ def mixture_table(parameters: MixtureParameters, width: int) -> Table:
         table.add_row(
             str(k),
             f"{parameters.weights[k]:.4f}",
-            _vector(parameters.means[k], shown, digits),
+            _vector(means[k], shown, digits),
             _vector(sigma[k], shown),
         )
     left = len(order) - COMPONENTS_SHOWN
@@ -135,7 +145,7 @@ def comparison_table(
 ) -> Table:
     """Return a table with matched components side by side."""
     table = bare_table()
-    digits = max(_digits_of_means(p, widths(p)) for p in (first, second))
+    digits = max(_digits_of_means(p.means, widths(p)) for p in (first, second))
     shown = _shown(width - 38, 2 * _cell(digits))
     one, other = names
     table.add_column("no.", justify="right", no_wrap=True)
@@ -188,9 +198,9 @@ def bare_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
 
 
-def _digits_of_means(parameters: MixtureParameters, sigma: NDArray[np.float64]) -> int:
+def _digits_of_means(means: NDArray[np.float64], sigma: NDArray[np.float64]) -> int:
     """Significant digits that show each mean to a hundredth of its standard deviation."""
-    ratio = float(np.max(np.abs(parameters.means) / sigma))
+    ratio = float(np.max(np.abs(means) / sigma))
     if not 0.0 < ratio < np.inf:
         return FEWEST_SIGNIFICANT
     return min(MOST_SIGNIFICANT, max(FEWEST_SIGNIFICANT, int(np.floor(np.log10(ratio))) + 3))

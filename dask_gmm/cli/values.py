@@ -19,10 +19,12 @@ __all__ = [
     "BYTES",
     "CACHE",
     "CHUNK",
+    "COMPONENTS",
     "COUNT",
     "COUNTS",
     "NAMES",
     "STORAGE_OPTION",
+    "TRANSFORM",
     "show_bytes",
     "show_count",
     "show_seconds",
@@ -138,6 +140,57 @@ class _Counts(_ParamType):
         return tuple(sorted(found))
 
 
+class _Transform(_ParamType):
+    """``log1p``, ``arcsinh``, ``arcsinh:150``, and for one feature ``NAME=arcsinh:150``."""
+
+    name = "transform"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | int | None, Any]:
+        if isinstance(value, tuple):
+            return value
+        feature, equals, what = value.rpartition("=")
+        kind, colon, number = what.partition(":")
+        known = kind == "arcsinh" or (kind == "log1p" and not colon)
+        try:
+            cofactor = float(number) if colon else None
+        except ValueError:
+            known, cofactor = False, None
+        if not known or (equals and not feature):
+            self.fail(
+                f"{value!r} is no transform: write log1p, arcsinh, arcsinh:150, or for one feature "
+                f"its name or number as CD4=arcsinh:150.",
+                param,
+                ctx,
+            )
+        asked: Any = kind if cofactor is None else (kind, cofactor)
+        if not equals:
+            return None, asked
+        return (int(feature) if feature.lstrip("-").isdigit() else feature), asked
+
+
+class _Components(_ParamType):
+    """A whole number of principal components, or a part of the variance."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | float:
+        if isinstance(value, int | float):
+            return value
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if number >= 1.0 and number.is_integer() and "." not in value:
+            return int(number)
+        if not 0.0 < number < 1.0:
+            self.fail(f"{value!r} is neither a number of components nor a part: 5, 0.95.")
+        return number
+
+
 class _Chunk(_ParamType):
     """A chunk's size: bytes with a B (``16MB``), rows without (``100k``)."""
 
@@ -215,8 +268,10 @@ CACHE = _Cache()
 COUNT = _Count()
 COUNTS = _Counts()
 CHUNK = _Chunk()
+COMPONENTS = _Components()
 NAMES = _Names()
 STORAGE_OPTION = _StorageOption()
+TRANSFORM = _Transform()
 
 
 def show_bytes(size: float) -> str:

@@ -154,6 +154,11 @@ class Source(ABC):
     missing: str = "error"
 
     @property
+    def unscaled(self) -> Source:
+        """The source of the rows as they are, where these are scaled; else itself."""
+        return self
+
+    @property
     @abstractmethod
     def shippable(self) -> bool:
         """Whether the source may go to another process."""

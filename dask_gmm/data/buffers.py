@@ -30,6 +30,10 @@ class Memory:
             self._bytes = np.empty(size, np.uint8)
         return self._bytes[:size]
 
+    def holds(self, array: NDArray[Any]) -> bool:
+        """Whether an array lies in it, or part of it does."""
+        return bool(np.may_share_memory(self._bytes, array))
+
 
 class ReadBuffers:
     """What the reads of one thread reuse.
@@ -38,6 +42,8 @@ class ReadBuffers:
     ----------
     rows : Memory
         Holds one block; the rows of a read that was given these buffers may lie in it.
+    scaled : Memory
+        Holds the block's rows where they are scaled and that is not done in place.
     encoded, decoded : Memory
         Hold a chunk as stored, and one that is yet to be copied into the block.
     held : dict
@@ -46,6 +52,7 @@ class ReadBuffers:
 
     def __init__(self, beside: ReadBuffers | None = None) -> None:
         self.rows = Memory()
+        self.scaled = Memory()
         self.encoded: Memory = Memory() if beside is None else beside.encoded
         self.decoded: Memory = Memory() if beside is None else beside.decoded
         self.held: dict[Any, NDArray[Any]] = {} if beside is None else beside.held

@@ -34,7 +34,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,6 +109,14 @@ class FillValue:
         hits: NDArray[np.bool_] = (rows == self.value).any(axis=1)
         return hits
 
+    def row(self, n_features: int) -> NDArray[np.float64]:
+        """Return a row of such values; NaN where there is none, (D,)."""
+        return np.full(n_features, float(self.value))
+
+    def mapped(self, row: NDArray[Any]) -> FillValue:
+        """Return the same fill value of rows in which it has become these numbers, (D,)."""
+        return _MappedFill(self.value, self.origin, self.code, row)
+
 
 @dataclass(frozen=True)
 class _ColumnFill(FillValue):
@@ -123,6 +131,25 @@ class _ColumnFill(FillValue):
         """Return which rows hold one of the values in its own columns."""
         held = [fill.held_by(rows[:, start:stop]) for start, stop, _, fill in self.columns]
         hits: NDArray[np.bool_] = np.logical_or.reduce(held)
+        return hits
+
+    def row(self, n_features: int) -> NDArray[np.float64]:
+        """Return a row of the values in their columns; NaN where there is none, (D,)."""
+        found = np.full(n_features, np.nan)
+        for start, stop, _, fill in self.columns:
+            found[start:stop] = fill.row(stop - start)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _MappedFill(FillValue):
+    """A fill value that scaling has made something else of in each column."""
+
+    found: NDArray[Any] = field(default_factory=lambda: np.empty(0))
+
+    def held_by(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which rows hold what the value has become."""
+        hits: NDArray[np.bool_] = (rows == self.found).any(axis=1)
         return hits
 
 

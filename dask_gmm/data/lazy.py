@@ -21,6 +21,7 @@ from dask_gmm.data.anchor import AnchoredSource
 from dask_gmm.data.base import Source
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.missing import in_their_places
+from dask_gmm.data.scaled_source import ScaledRowMaker, ScaledSource, scaled
 from dask_gmm.errors import InputError, RowError
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
     from dask.typing import Key
     from numpy.typing import DTypeLike, NDArray
 
-    from dask_gmm.data.block_rows import BlockRows
+    from dask_gmm.data.base import RowMaker
     from dask_gmm.data.grid import BlockRef
+    from dask_gmm.scaling.scaling import Scaling
+
+    Maker = tuple[RowMaker, int]
 
 __all__ = ["lazy_map"]
 
@@ -78,8 +82,11 @@ def lazy_map(
         in it: there is a value for each row, also for one of weight zero. A mask has: the value of
         a row that takes no part is `absent`.
     """
+    scaling = source.scaling if isinstance(source, ScaledSource) else None
+    source = source.unscaled
     if source.weights is not None:
         source = replace(source, weights=source.weights.alone())  # type: ignore[type-var]
+    rows, source = source, scaled(source, scaling)
     content = source.content_token()
     token = (
         uuid.uuid4().hex
@@ -92,17 +99,17 @@ def lazy_map(
     # A copy for each time that the graph is run, which goes with what its calls keep in it.
     graph: dict[Key, Any] = {function_key: Task(function_key, copy, function)}
     dependencies: list[Any] = []
-    if isinstance(source, DaskSource):
-        dependencies.extend(source.collections)
-        graph[rows_key] = Task(rows_key, _itself, source.row_maker())
+    if isinstance(rows, DaskSource):
+        dependencies.extend(rows.collections)
+        graph[rows_key] = Task(rows_key, _itself, _row_maker(rows, scaling))
     else:
         keep = not source.shippable and not source.in_memory
         held = AnchoredSource(source) if keep else source
         graph[source_key] = Task(source_key, _itself, held)
     for i in range(source.n_blocks):
         key = (name, *source.grid.coordinates(i), *tail)
-        if isinstance(source, DaskSource):
-            block_key = source.collection_key(i)
+        if isinstance(rows, DaskSource):
+            block_key = rows.collection_key(i)
             graph[key] = Task(
                 key,
                 _map_value,
@@ -113,7 +120,7 @@ def lazy_map(
                 n_outputs,
                 absent,
                 placed,
-                **source.beside(i, graph),
+                **rows.beside(i, graph),
             )
         else:
             graph[key] = Task(
@@ -134,6 +141,13 @@ def lazy_map(
         chunks,
         meta=np.empty((0,) * len(chunks), dtype=dtype),
     )
+
+
+def _row_maker(source: DaskSource, scaling: Scaling | None) -> Maker:
+    """What makes rows of a block, and the axis of their features."""
+    maker = source.row_maker()
+    rows_of = maker if scaling is None else ScaledRowMaker(maker, scaling)
+    return rows_of, maker.feature_axis
 
 
 def _itself(value: T) -> T:
@@ -162,7 +176,7 @@ def _map_block(
 
 def _map_value(
     function: Callable[..., NDArray[Any]],
-    rows_of: BlockRows,
+    maker: Maker,
     value: NDArray[Any],
     block: BlockRef,
     n_outputs: int | None,
@@ -170,7 +184,7 @@ def _map_value(
     placed: bool,
     **beside: NDArray[Any],
 ) -> NDArray[Any]:
-    rows = None
+    (rows_of, axis), rows = maker, None
     try:
         rows = rows_of({"values": value, **beside} if beside else value)
         values = function(rows.values, block) if placed else function(rows.values)
@@ -180,7 +194,6 @@ def _map_value(
         whole = {"values": value, **beside} if beside else value
         raise rows_of.explained(error.at(where, place), whole) from None
     values = in_their_places(values, rows, absent)
-    axis = rows_of.feature_axis
     return _shaped(values, value.shape[:axis] + value.shape[axis + 1 :], n_outputs)
 
 

@@ -17,6 +17,7 @@ from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.output_group import GroupLayout, begin_group
 from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, known_by, recipe_of
+from dask_gmm.data.scaled_source import scaled
 from dask_gmm.data.tables.arrow import has_parquet_suffix
 from dask_gmm.data.tables.output import begin_table, kept_columns, layout_of
 from dask_gmm.data.taking_part import with_missing
@@ -34,6 +35,7 @@ from dask_gmm.fitting.prediction import (
     Posteriors,
     RowFunction,
     SharedRowFunction,
+    UnscaledLogDensities,
     WriteJob,
 )
 from dask_gmm.fitting.verbose import VerboseObserver
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.scaling import Scaling
 
     Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
@@ -69,6 +72,7 @@ _RESULTS: dict[type[RowFunction], str] = {
     Labels: "labels",
     Posteriors: "posteriors",
     LogDensities: "log_density",
+    UnscaledLogDensities: "log_density",
     Imputed: "imputed",
 }
 
@@ -155,29 +159,38 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     @overload
     def score_samples(  # type: ignore[overload-overlap]
-        self, X: Labelled, *, where: Any = None
+        self, X: Labelled, *, where: Any = None, original_units: bool = False
     ) -> xr.DataArray: ...
 
     @overload
     def score_samples(  # type: ignore[overload-overlap]
-        self, X: LazyData, *, where: Any = None
+        self, X: LazyData, *, where: Any = None, original_units: bool = False
     ) -> da.Array: ...
 
     @overload
-    def score_samples(self, X: object, *, where: Any = None) -> NDArray[np.float64]: ...
+    def score_samples(
+        self, X: object, *, where: Any = None, original_units: bool = False
+    ) -> NDArray[np.float64]: ...
 
     def score_samples(
-        self, X: Any, *, where: Any = None
+        self, X: Any, *, where: Any = None, original_units: bool = False
     ) -> NDArray[np.float64] | da.Array | xr.DataArray:
         """Return the log-density of each sample, in nats; shape of the samples, float64.
 
         A DataArray, lazy or neither as of `predict`.
         Also of float32 rows, which may lie so far out that float32 has no number for it. NaN for
         rows that take no part.
+
+        Where rows are scaled first it is the density of scaled rows, or with `original_units` that
+        of the rows themselves; as of `criteria`.
         """
         check_is_fitted(self)
         source = open_input(self, X, where=where, reset=False)
-        function = LogDensities(self._parameters(), self._kernel())
+        parameters, scaling = self._parameters(), self._scaling
+        function: RowFunction = LogDensities(parameters, self._kernel())
+        if original_units and scaling is not None:
+            scaling.log_jacobian(np.empty((0, source.n_features)))  # refuses what has none
+            function = UnscaledLogDensities(parameters, self._kernel(), scaling=scaling)
         densities: NDArray[np.float64] | da.Array | xr.DataArray = self._map(X, source, function)
         return densities
 
@@ -358,7 +371,9 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         """Fill values that are missing, marked by NaN, by what the mixture makes of the others.
 
         For values that are missing at random (which ones may depend on those that are there), and
-        whatever `missing` says. A row that misses all gets the mixture's mean.
+        whatever `missing` says. A row that misses all gets the mixture's mean. Of a mixture of
+        scaled rows it is scaled values that are expected, or drawn; they come back in the data's
+        units, and those that are there as they were.
 
         Parameters
         ----------
@@ -379,7 +394,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError (a ValueError)
-            X cannot be used, or its chunk sizes are unknown, where rows are to be drawn.
+            X cannot be used, or its chunk sizes are unknown, where rows are to be drawn; or the
+            mixture is one of principal components, none of which is known of a row with a gap.
         """
         check_is_fitted(self)
         source = with_missing(open_input(self, X, reset=False), "error")
@@ -460,8 +476,13 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
                     f"say which row is which: pass `X.compute_chunk_sizes()`, or draw=False."
                 )
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        kernel = MarginalKernel(get_kernel(self.kernel))
-        return Imputed(self._parameters(), kernel, _real(source), seed, shape)
+        kernel, scaling = MarginalKernel(get_kernel(self.kernel)), self._scaling
+        if scaling is not None and scaling.principal is not None:
+            raise InputError(
+                "A mixture of principal components cannot fill gaps: of a row with a gap no "
+                "component is known. Fit one without n_pca."
+            )
+        return Imputed(self._parameters(), kernel, _real(source), seed, shape, scaling)
 
     def _write_to(
         self,
@@ -587,7 +608,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         return recipe_of(
             source,
             values=values,
-            model=function.parameters.fingerprint,
+            model=self._model_known_by(function),
             kernel=function.kernel.name,
             output=described,
         )
@@ -598,7 +619,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         if output.complete:
             return
         if output.blocks is None or output.blocks:
-            self._run(source, job, output.blocks)
+            self._run(self._rows_for(source, job.function), job, output.blocks)
         check_unchanged(output.recipe, source)
         output.finish()
 
@@ -631,7 +652,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             k = function.parameters.n_components
         elif placed:
             k = source.n_features
-        source, kind = _for_each_row(source), np.dtype(function.dtype)
+        source = self._rows_for(_for_each_row(source), function)
+        kind = np.dtype(function.dtype)
         shared = SharedRowFunction(function)
         return lazy_map(source, shared, kind, k, function.absent, placed=placed)
 
@@ -649,6 +671,24 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
         with backend.open(source, blocks=blocks) as passes:
             return first_pass(passes, job, on_progress).value
+
+    @property
+    def _scaling(self) -> Scaling | None:
+        """What rows are scaled by."""
+        found: Scaling | None = getattr(self, "scaling_", None)
+        return found
+
+    def _rows_for(self, source: Source, function: RowFunction) -> Source:
+        """The source of the rows that a function takes: scaled ones, if it does not scale them."""
+        own = isinstance(function, Imputed | UnscaledLogDensities)
+        return source if own else scaled(source, self._scaling)
+
+    def _model_known_by(self, function: RowFunction) -> str:
+        """What tells the mixture, and what rows are scaled by, from others."""
+        fingerprint = function.parameters.fingerprint
+        if self._scaling is None:
+            return fingerprint
+        return f"{fingerprint} of rows scaled by {self._scaling.fingerprint}"
 
     def _observers(self) -> tuple[Observer, ...]:
         observers = tuple(self.callbacks or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,12 @@ def to_model_file(gm: Any) -> ModelFile:
         "remaining_gain": _finite(gm.remaining_gain_),
     }
     settings = {name: _plain(value) for name, value in gm.get_params().items()}
+    settings["feature_transform"] = _plain_transform(gm.feature_transform)
     settings = {
         name: value for name, value in settings.items() if name not in _UNSAVED and _is_json(value)
     }
     bounds = np.asarray(gm.lower_bounds_, dtype=np.float64)
-    return ModelFile(gm._parameters(), bounds, settings, fit, fingerprint())
+    return ModelFile(gm._parameters(), bounds, settings, fit, fingerprint(), gm._scaling)
 
 
 def restore(gm: Any, model: ModelFile, name: str) -> None:
@@ -69,7 +71,9 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
         The file is not one that `to_model_file` has made.
     """
     known = set(gm.get_params()) - _UNSAVED
-    gm.set_params(**{key: value for key, value in model.settings.items() if key in known})
+    settings = {key: value for key, value in model.settings.items() if key in known}
+    settings["feature_transform"] = _transform_of(settings.get("feature_transform"))
+    gm.set_params(**settings)
     try:
         if gm.covariance_type != model.parameters.family.name:
             raise ValueError(f"covariance_type={gm.covariance_type!r}")
@@ -82,9 +86,13 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
 
 def _restore_fit(gm: Any, model: ModelFile) -> None:
     fit = model.fit
-    if int(fit["n_features"]) != model.parameters.n_features:
+    scaling, expected = model.scaling, model.parameters.n_features
+    if scaling is not None and scaling.n_outputs == expected:
+        expected = scaling.n_features
+    if int(fit["n_features"]) != expected:
         raise ValueError(f"n_features={fit['n_features']}")
     set_parameters(gm, model.parameters, np.dtype(fit["dtype"]))
+    gm.scaling_ = scaling
     gm.converged_ = bool(fit["converged"])
     gm.n_iter_ = int(fit["n_iter"])
     gm.lower_bound_ = -np.inf if fit["lower_bound"] is None else float(fit["lower_bound"])
@@ -108,6 +116,21 @@ def _finite(value: float | None) -> float | None:
 def _plain(value: Any) -> Any:
     """NumPy's scalars, which grid searches hand out, as Python's."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _plain_transform(transform: Any) -> Any:
+    """A transform as JSON, whose objects have strings for keys: a dict as a list of pairs."""
+    if isinstance(transform, Mapping):
+        pairs = transform.items()
+        return {"by_feature": [[_plain(key), _plain_transform(kind)] for key, kind in pairs]}
+    return [_plain(part) for part in transform] if isinstance(transform, tuple) else transform
+
+
+def _transform_of(stored: Any) -> Any:
+    """The transform that `_plain_transform` made this of."""
+    if isinstance(stored, Mapping):
+        return {key: _transform_of(kind) for key, kind in stored["by_feature"]}
+    return tuple(stored) if isinstance(stored, list) else stored
 
 
 def _is_json(value: Any) -> bool:

@@ -78,9 +78,14 @@ def warn_of_rounded_integers(report: FitReport, dtype: DTypeLike, stacklevel: in
     """
     if np.dtype(dtype).kind not in "iu" or np.dtype(dtype).itemsize < 8:
         return
-    parameters = report.best.parameters
-    variances = parameters.form.diagonals(parameters.covariances, *parameters.means.shape)
-    steps = np.spacing(np.abs(parameters.means))
+    parameters, means = report.best.parameters, report.best.parameters.means
+    variances = parameters.form.diagonals(parameters.covariances, *means.shape)
+    if report.scaling is not None:
+        standard = report.scaling.standard
+        if standard is None or report.scaling.principal is not None or not report.scaling.linear:
+            return
+        means, variances = report.scaling.inverse(means), variances * standard.scale**2
+    steps = np.spacing(np.abs(means))
     coarse = (steps > 1.0) & (steps > _COARSE * np.sqrt(variances))
     if not coarse.any():
         return

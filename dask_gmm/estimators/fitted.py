@@ -9,9 +9,12 @@ import numpy as np
 from dask.base import normalize_token
 from sklearn.base import DensityMixin
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from dask_gmm.data.scaled_source import scaled
 from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.applied import AppliedMixture
@@ -21,12 +24,15 @@ from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_file import load_model, save_model
+from dask_gmm.scaling.original_units import in_original_units
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from dask_gmm.scaling.original_units import OriginalUnits
 
 __all__ = ["Criteria", "FittedMixture"]
 
@@ -67,13 +73,23 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
     """
 
     def score(
-        self, X: Any, y: object = None, sample_weight: Any = None, *, where: Any = None
+        self,
+        X: Any,
+        y: object = None,
+        sample_weight: Any = None,
+        *,
+        where: Any = None,
+        original_units: bool = False,
     ) -> float:
         """Return the mean log-likelihood per row (per unit of weight), in nats.
 
-        Of the rows that take part; one without any value takes none.
+        Of the rows that take part; one without any value takes none. Where rows are scaled first
+        it is theirs, as `lower_bound_` is; `criteria` says what `original_units` do.
         """
-        return self.criteria(X, sample_weight=sample_weight, where=where).score
+        found = self.criteria(
+            X, sample_weight=sample_weight, where=where, original_units=original_units
+        )
+        return found.score
 
     def bic(
         self,
@@ -82,9 +98,16 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
         sample_weight: Any = None,
         n_effective: float | None = None,
         where: Any = None,
+        original_units: bool = False,
     ) -> float:
         """Return the Bayesian information criterion; lower is better. `criteria` has all."""
-        found = self.criteria(X, sample_weight=sample_weight, n_effective=n_effective, where=where)
+        found = self.criteria(
+            X,
+            sample_weight=sample_weight,
+            n_effective=n_effective,
+            where=where,
+            original_units=original_units,
+        )
         return found.bic
 
     def aic(
@@ -94,9 +117,16 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
         sample_weight: Any = None,
         n_effective: float | None = None,
         where: Any = None,
+        original_units: bool = False,
     ) -> float:
         """Return the Akaike information criterion; lower is better. `criteria` has all."""
-        found = self.criteria(X, sample_weight=sample_weight, n_effective=n_effective, where=where)
+        found = self.criteria(
+            X,
+            sample_weight=sample_weight,
+            n_effective=n_effective,
+            where=where,
+            original_units=original_units,
+        )
         return found.aic
 
     def criteria(
@@ -106,6 +136,7 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
         sample_weight: Any = None,
         n_effective: float | None = None,
         where: Any = None,
+        original_units: bool = False,
     ) -> Criteria:
         """Return score, log-likelihood, BIC and AIC, all from one read of the data.
 
@@ -119,19 +150,31 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
             one, or are inverse variances), nobody but you knows. Of rows that miss some of their
             values each counts for one.
         where : as in `fit`, optional
+        original_units : bool, default=False
+            Whether the likelihood is that of the rows as they are, where the mixture is one of
+            scaled rows (by `feature_transform`, `standardize` or `n_pca`), which all else is of.
+            The two differ by log |dz/dx|, a number that the mixture has no part in: among mixtures
+            of the same scaling either chooses the same. Only `original_units` compare mixtures of
+            different scalings, or of none. Numbers of the scaling are no free parameters of BIC.
 
         Raises
         ------
         InputError (a ValueError)
             No rows, rows beyond all numbers, weights that cannot be used, or an `n_effective` that
-            is not positive.
+            is not positive; or `original_units` of fewer principal components than features.
         """
         check_is_fitted(self)
         if n_effective is not None:
             check_n_effective(n_effective)
         parameters = self._parameters()
         source = open_input(self, X, sample_weight, where, reset=False)
-        found: LogLikelihood = self._run(source, LogLikelihoodJob(parameters, self._kernel()))
+        job, scaling = LogLikelihoodJob(parameters, self._kernel()), self._scaling
+        if original_units and scaling is not None:
+            scaling.log_jacobian(np.empty((0, source.n_features)))  # refuses what has none
+            size = scaled(source, scaling).block_bytes
+            job = LogLikelihoodJob(parameters, self._kernel(), scaling, size)
+        rows = source if job.scaling is not None else scaled(source, scaling)
+        found: LogLikelihood = self._run(rows, job)
         if not found.rows:
             if source.selects and source.n_rows != 0:
                 raise nothing_left(source)
@@ -158,6 +201,9 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
     def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Draw rows from the mixture, grouped by component.
 
+        In the data's units, also where the mixture is one of scaled rows; of fewer principal
+        components than features those rows whose other coordinates are the data's mean.
+
         Returns
         -------
         X : (n_samples, D) float64
@@ -165,7 +211,23 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
             The component each row came from.
         """
         check_is_fitted(self)
-        return sample_mixture(self._parameters(), n_samples, check_random_state(self.random_state))
+        rng = check_random_state(self.random_state)
+        rows, labels = sample_mixture(self._parameters(), n_samples, rng)
+        return (rows if self._scaling is None else self._scaling.inverse(rows)), labels
+
+    def original_units(self) -> OriginalUnits:
+        """Return means and covariances in the data's units.
+
+        `means_`, `covariances_` and their kin are of scaled rows, where rows are scaled first.
+
+        Returns
+        -------
+        OriginalUnits
+            `means`, (K, D), and `covariances`, of mixtures of scaled rows only where the scaling is
+            affine.
+        """
+        check_is_fitted(self)
+        return in_original_units(self._parameters(), self._scaling)
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -190,15 +252,24 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
         restore(gm, load_model(url, storage_options=storage_options), str(url))
         return gm
 
-    def to_sklearn(self) -> SklearnGaussianMixture:
-        """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``."""
+    def to_sklearn(self) -> SklearnGaussianMixture | Pipeline:
+        """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.
+
+        Where rows are scaled first a pipeline of that, ``scaling``, and such a mixture, ``gmm``.
+        """
         check_is_fitted(self)
         shared = SklearnGaussianMixture().get_params()
         other = SklearnGaussianMixture(
             **{name: v for name, v in self.get_params().items() if name in shared}
         )
         copy_fitted(self, other)
-        return other
+        if self._scaling is None:
+            return other
+        other.n_features_in_ = self._scaling.n_outputs
+        if hasattr(other, "feature_names_in_"):
+            del other.feature_names_in_
+        scale = FunctionTransformer(self._scaling.transform)
+        return Pipeline([("scaling", scale), ("gmm", other)])
 
     @classmethod
     def from_sklearn(cls, model: SklearnGaussianMixture) -> Self:
@@ -207,7 +278,7 @@ class FittedMixture(DensityMixin, AppliedMixture):  # type: ignore[misc]
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_ = None, None, ()
-        gm.n_incomplete_rows_ = 0
+        gm.n_incomplete_rows_, gm.scaling_ = 0, None
         gm.acceleration_, gm.remaining_gain_ = None, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm

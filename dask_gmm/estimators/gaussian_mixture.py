@@ -14,7 +14,13 @@ from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import set_parameters
 from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.fitted import FittedMixture
-from dask_gmm.estimators.inputs import checkpoint_at, keeping_features, open_input
+from dask_gmm.estimators.inputs import (
+    checkpoint_at,
+    keeping_features,
+    open_input,
+    refuse_given_components,
+    scaling_asked,
+)
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_size
 from dask_gmm.fitting.collapse import ON_COLLAPSE
@@ -27,6 +33,8 @@ from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
 from dask_gmm.mixture.kernels import KERNELS
 from dask_gmm.mixture.model import MaximumLikelihood
+from dask_gmm.scaling.request import FROM
+from dask_gmm.scaling.scaling import scaled_dtype
 
 if TYPE_CHECKING:
     import os
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
     from dask_gmm.estimators.applied import Labelled, LazyData
     from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.scaling import ScalingRequest
 
 __all__ = ["GaussianMixture"]
 
@@ -69,7 +78,7 @@ class GaussianMixture(FittedMixture):
         than this above it; plain EM when an iteration changes the mean log-likelihood by less,
         and there real, overlapping data often gain much more by going on: try 1e-5.
     reg_covar : float, default=1e-6
-        Added to every variance, in squared units of the data.
+        Added to every variance, in squared units of the data (of the scaled rows, if they are).
     max_iter : int, default=100
         Most iterations, each one read of the data.
     n_init : int, default=1
@@ -120,6 +129,27 @@ class GaussianMixture(FittedMixture):
         exact EM for values that are missing at random (Ghahramani & Jordan 1994), with the
         likelihood of what is there. A row that misses all has no part in a fit, a score or the N of
         BIC; its log-density is 0, and its posteriors are the weights.
+    feature_transform : {'log1p', 'arcsinh'}, tuple, dict or None, default=None
+        What is done to each value as it is read: log(1 + x), or arcsinh x, of ``('arcsinh', 150)``
+        arcsinh(x/150), as in flow cytometry. A dict says it by feature, whose name (of a variable
+        with levels that of all) or index is the key.
+    standardize : bool or 'robust', default=False
+        Then subtract each feature's mean and divide by its standard deviation; or 'robust' its
+        median, and the interquartile range over 1.349. A feature that has one value only is not
+        divided, with a warning.
+    n_pca : int or float, optional
+        Fit to so many principal components, or to as many as have that part of the variance, after
+        `feature_transform` and `standardize`.
+    whiten : bool, default=True
+        Divide principal components by their standard deviations.
+    scaling_from : {'sample', 'all'}, default='sample'
+        The rows from which means, deviations and components are estimated: the weighted sample for
+        the start, all rows if they are few; or all rows, in the same read that the sample is drawn
+        in, one read of everything more. Medians are always the sample's.
+        `means_` and its kin, `reg_covar`, given starts and all likelihoods are then those of the
+        scaled rows, as they would be in a pipeline; `original_units` has means and covariances in
+        the data's units, `sample` and `impute` answer in those, and so do `score`, `score_samples`
+        and `criteria` if they are asked to.
     init_size : int or 'auto', default='auto'
         Rows of the sample for the start; 'auto' takes 50 per free parameter and at least 100,000.
         Rows of weight zero are none: more is read for it where few have a weight.
@@ -181,6 +211,10 @@ class GaussianMixture(FittedMixture):
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         When the data name their features; of variables as ``TEMP``, or ``TEMP[depth=10.0]``.
+    scaling_ : Scaling or None
+        What rows are scaled by before the mixture sees them: `scaling_.transform(X)` are scaled
+        rows, `scaling_.inverse(Z)` the way back; `standard` has `center` and `scale`, `principal`
+        the `components`, their `variance` and its `share`.
     n_rows_ : int or None
         Rows that were fitted; not counted those that were left out, of weight zero or by `missing`.
     n_incomplete_rows_ : int
@@ -238,6 +272,11 @@ class GaussianMixture(FittedMixture):
         "storage_options": [dict, None],
         "missing_chunks": [StrOptions({"error", "fill"})],
         "missing": [StrOptions(set(MISSING))],
+        "feature_transform": [None, str, tuple, list, dict],
+        "standardize": ["boolean", str],
+        "n_pca": [None, Integral, Real],
+        "whiten": ["boolean"],
+        "scaling_from": [StrOptions(set(FROM))],
         "init_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "kernel": [StrOptions({"auto", *KERNELS})],
         "cache": [Integral, str],
@@ -274,6 +313,11 @@ class GaussianMixture(FittedMixture):
         storage_options: Mapping[str, Any] | None = None,
         missing_chunks: str = "error",
         missing: str = "error",
+        feature_transform: Any = None,
+        standardize: bool | str = False,
+        n_pca: float | None = None,
+        whiten: bool = True,
+        scaling_from: str = "sample",
         init_size: int | str = "auto",
         kernel: str = "auto",
         cache: int | str = "auto",
@@ -306,6 +350,11 @@ class GaussianMixture(FittedMixture):
         self.storage_options = storage_options
         self.missing_chunks = missing_chunks
         self.missing = missing
+        self.feature_transform = feature_transform
+        self.standardize = standardize
+        self.n_pca = n_pca
+        self.whiten = whiten
+        self.scaling_from = scaling_from
         self.init_size = init_size
         self.kernel = kernel
         self.cache = cache
@@ -417,11 +466,16 @@ class GaussianMixture(FittedMixture):
         return labels
 
     def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:
-        family = covariance_family(self.covariance_type)
+        family, scaling = covariance_family(self.covariance_type), scaling_asked(self)
+        n_features = source.n_features
+        if scaling is not None:
+            scaling.begin(n_features, source.feature_names)  # refuses features that are not there
+            n_features = scaling.n_outputs(n_features)
+            refuse_given_components(self, scaling)
         given = check_given(
             family,
             self.n_components,
-            source.n_features,
+            n_features,
             self.weights_init,
             self.means_init,
             self.precisions_init,
@@ -443,6 +497,7 @@ class GaussianMixture(FittedMixture):
             max_passes=self.max_passes,
             max_bytes=self.max_bytes,
             missing=self.missing,
+            scaling=scaling,
         )
         report = fit_mixture(
             source,
@@ -450,29 +505,41 @@ class GaussianMixture(FittedMixture):
             settings,
             random_state=check_random_state(self.random_state),
             observers=self._observers(),
-            warm=self._warm_start(source.n_features),
+            warm=self._warm_start(source, scaling),
             checkpoint=checkpoint,
         )
         self._keep(report, source.dtype)
         warn_of_ending(report, settings)
         warn_of_rounded_integers(report, source.dtype)
 
-    def _warm_start(self, n_features: int) -> WarmStart | None:
+    def _warm_start(self, source: Source, asked: ScalingRequest | None) -> WarmStart | None:
         if not (self.warm_start and hasattr(self, "converged_")):
             return None
-        parameters = self._parameters()
+        parameters, scaling, n_features = self._parameters(), self._scaling, source.n_features
+        if scaling is None or asked is None:
+            alike = scaling is None and asked is None
+        else:
+            alike = scaling.n_features == n_features and asked.made(scaling, source.feature_names)
+            n_features = scaling.n_outputs
+        if not alike:
+            raise InputError(
+                "warm_start continues a fit and scales rows as that did: clone the estimator first "
+                "to fit with another feature_transform, standardize or n_pca."
+            )
         if parameters.means.shape != (self.n_components, n_features):
             raise InputError(
                 f"warm_start continues a fit of {parameters.n_components} components of "
                 f"{parameters.n_features} features and cannot go on with {self.n_components} of "
                 f"{n_features}: clone the estimator first."
             )
-        return WarmStart(parameters, float(self.lower_bound_))
+        return WarmStart(parameters, float(self.lower_bound_), scaling)
 
     def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
         """Take over what came of a fit to data of some type."""
-        best = report.best
-        set_parameters(self, best.parameters, dtype)
+        best, self.scaling_ = report.best, report.scaling
+        set_parameters(
+            self, best.parameters, dtype if report.scaling is None else scaled_dtype(dtype)
+        )
         self.converged_ = best.outcome is Outcome.CONVERGED
         self.n_iter_ = best.n_iter
         self.lower_bound_ = best.lower_bound

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,21 @@ from dask_gmm.data.taking_part import with_missing
 from dask_gmm.data.urls import check_options, scheme_of
 from dask_gmm.errors import InputError
 from dask_gmm.fitting.checkpoint import Checkpoint
+from dask_gmm.scaling import ScalingRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["check_n_effective", "checkpoint_at", "keeping_features", "open_input"]
+__all__ = [
+    "check_n_effective",
+    "checkpoint_at",
+    "keeping_features",
+    "open_input",
+    "refuse_given_components",
+    "scaling_asked",
+]
 
 _MOST_NAMES = 20  # that a message lists
 
@@ -101,6 +110,38 @@ def _draws(random_state: Any) -> int | str | None:
     return hashlib.sha256(repr((kind, keys.tolist(), rest)).encode()).hexdigest()[:16]
 
 
+def scaling_asked(estimator: Any) -> ScalingRequest | None:
+    """What an estimator is to do to rows before the mixture sees them; None for nothing.
+
+    Raises
+    ------
+    InputError
+    """
+    return ScalingRequest.of(
+        estimator.feature_transform,
+        estimator.standardize,
+        estimator.n_pca,
+        whiten=estimator.whiten,
+        scaling_from=estimator.scaling_from,
+        missing=estimator.missing,
+    )
+
+
+def refuse_given_components(estimator: Any, scaling: ScalingRequest) -> None:
+    """Refuse starts in coordinates whose number the data are to decide.
+
+    Raises
+    ------
+    InputError
+    """
+    given = (estimator.means_init, estimator.precisions_init)
+    if isinstance(scaling.n_pca, float) and any(start is not None for start in given):
+        raise InputError(
+            f"means_init and precisions_init are of the principal components, and "
+            f"n_pca={scaling.n_pca} leaves their number to the data: give a whole number."
+        )
+
+
 @contextmanager
 def keeping_features(estimator: Any) -> Iterator[None]:
     """Put the description of the features back if a fit fails, so that it fits the parameters."""
@@ -154,6 +195,9 @@ def open_input(
     in_memory = not (many or _is_lazy(X)) and _is_plain(X, estimator.feature_axis)
     if in_memory:
         source: Source = open_memory(X, _plain_rows(estimator, X, reset=reset))
+        layout = frame_layout(X)
+        if layout is not None and estimator.feature_axis not in (0, -2):
+            source = replace(source, feature_names=layout.names)  # type: ignore[type-var]
         source = with_missing(source, estimator.missing)
         beside: dict[str, Any] = {
             "storage_options": options,

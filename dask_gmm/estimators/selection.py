@@ -11,7 +11,12 @@ from sklearn.utils import check_random_state
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
-from dask_gmm.estimators.inputs import check_n_effective, checkpoint_at, open_input
+from dask_gmm.estimators.inputs import (
+    check_n_effective,
+    checkpoint_at,
+    open_input,
+    scaling_asked,
+)
 from dask_gmm.estimators.selection_table import Selection, row_of
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_size
@@ -69,6 +74,11 @@ def select_gaussian_mixture(
     storage_options: Mapping[str, Any] | None = None,
     missing_chunks: str = "error",
     missing: str = "error",
+    feature_transform: Any = None,
+    standardize: bool | str = False,
+    n_pca: float | None = None,
+    whiten: bool = True,
+    scaling_from: str = "sample",
     kernel: str = "auto",
     cache: int | str = "auto",
     callbacks: Sequence[Observer] | None = None,
@@ -117,6 +127,9 @@ def select_gaussian_mixture(
         As for `GaussianMixture`.
     feature_axis, array, arrays, features, columns, storage_options, missing_chunks, missing
         As for `GaussianMixture`.
+    feature_transform, standardize, n_pca, whiten, scaling_from
+        As for `GaussianMixture`; all mixtures are of the same scaled rows, and so are the
+        likelihoods and criteria.
     kernel, cache, callbacks
         As for `GaussianMixture`.
     init_size : int or 'auto', default='auto'
@@ -171,6 +184,11 @@ def select_gaussian_mixture(
         "storage_options": storage_options,
         "missing_chunks": missing_chunks,
         "missing": missing,
+        "feature_transform": feature_transform,
+        "standardize": standardize,
+        "n_pca": n_pca,
+        "whiten": whiten,
+        "scaling_from": scaling_from,
         "kernel": kernel,
         "cache": cache,
     }
@@ -180,6 +198,9 @@ def select_gaussian_mixture(
         check_n_effective(n_effective)
     place = checkpoint_at(checkpoint, resume, storage_options, random_state, missing_chunks)
     source = open_input(model, X, sample_weight, where, reset=True, checkpoint=place)
+    scaling = scaling_asked(model)
+    if scaling is not None:
+        scaling.begin(source.n_features, source.feature_names)  # refuses features not there
     points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
     settings = _fit_settings(model, points[0])
     report = select_mixture(
@@ -263,6 +284,7 @@ def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
         max_passes=model.max_passes,
         max_bytes=model.max_bytes,
         missing=model.missing,
+        scaling=scaling_asked(model),
     )
 
 
@@ -280,7 +302,12 @@ def _make_best(
         covariance_type=report.winner.point.family.name,
     )
     fitted = FitReport(
-        best.result, report.history, best.judged.rows, report.seconds, report.winner.acceleration
+        best.result,
+        report.history,
+        best.judged.rows,
+        report.seconds,
+        report.winner.acceleration,
+        report.scaling,
     )
     model._keep(fitted, dtype)
     warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)

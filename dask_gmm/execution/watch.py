@@ -65,7 +65,11 @@ class Watch:
         self._source = source
         self._cost = 0.0
         self._looked = 0.0
-        self._metadata = self._first_look()
+        # Of rows that are scaled now, the first look was at them as they were.
+        earlier: Watch | None = source.unscaled.__dict__.get("_watch")
+        self._metadata: tuple[StoredMetadata, ...] = (
+            self._first_look() if earlier is None else earlier._metadata
+        )
         self._unseen = False
         self._digests: dict[int, int | None] = {}
 

@@ -48,6 +48,8 @@ class Budget:
         Decoded bytes, those of the sample and the start included.
     start_reads : int
         Reads of all the data that the start is going to take.
+    sample_reads : int
+        And that the sample takes, where a scaling is estimated from all rows meanwhile.
     """
 
     source: Source
@@ -55,22 +57,33 @@ class Budget:
     max_bytes: int | None
     start_reads: int = 0
     start_bytes: int = 0
+    sample_reads: int = 0
 
     @classmethod
-    def of(cls, settings: FitSettings, source: Source, start_reads: int) -> Budget:
+    def of(
+        cls, settings: FitSettings, source: Source, start_reads: int, sample_reads: int = 0
+    ) -> Budget:
         """What these settings allow."""
-        return cls(source, settings.max_passes, settings.max_bytes, start_reads)
+        return cls(
+            source,
+            settings.max_passes,
+            settings.max_bytes,
+            start_reads,
+            sample_reads=sample_reads,
+        )
 
     def take(self, event: Event) -> None:
         """Count what has been read before the first pass; an observer."""
         if isinstance(event, SampleDrawn | StartRead):
             self.start_bytes += event.bytes_read
+        if isinstance(event, SampleDrawn):
+            self.sample_reads = 0
         if isinstance(event, StartRead):
             self.start_reads -= 1
 
     def go_on(self, start_bytes: int) -> None:
         """Take a fit up whose start has decoded so many bytes."""
-        self.start_bytes, self.start_reads = start_bytes, 0
+        self.start_bytes, self.start_reads, self.sample_reads = start_bytes, 0, 0
 
     def check(self) -> None:
         """Refuse a budget that does not pay for a single pass.
@@ -79,7 +92,8 @@ class Budget:
         ------
         InputError
         """
-        needed = self.start_bytes + (self.start_reads + 1) * self._pass_bytes(())
+        reads = self.start_reads + self.sample_reads + 1
+        needed = self.start_bytes + reads * self._pass_bytes(())
         if self.max_bytes is not None and needed > self.max_bytes:
             raise InputError(
                 f"max_bytes={self.max_bytes:,} does not pay for a fit: the start and one pass "

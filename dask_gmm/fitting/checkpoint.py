@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.scaling import Scaling
 
 __all__ = [
     "Checkpoint",
@@ -124,6 +125,8 @@ class Progress:
     shares : tuple of float
         Of each contestant the seconds of passes that it was charged with.
     held_out_seed : int or None
+    scaling : Scaling or None
+        What rows are scaled by.
     """
 
     states: tuple[Any, ...]
@@ -137,6 +140,7 @@ class Progress:
     entered: tuple[int, ...] = ()
     shares: tuple[float, ...] = ()
     held_out_seed: int | None = None
+    scaling: Scaling | None = None
 
     @property
     def ended(self) -> bool:
@@ -179,6 +183,8 @@ class Found:
         What it says of itself; see `Recorder`.
     parameters : MixtureParameters
         The mixture that stands best.
+    scaling : Scaling or None
+        What rows are scaled by.
     """
 
     name: str
@@ -187,6 +193,7 @@ class Found:
     skipped: tuple[str, ...]
     about: Mapping[str, Any]
     parameters: MixtureParameters
+    scaling: Scaling | None = None
 
 
 def read_checkpoint(url: str, storage_options: Mapping[str, Any] | None = None) -> Found | None:
@@ -203,9 +210,16 @@ def read_checkpoint(url: str, storage_options: Mapping[str, Any] | None = None) 
     commit = commits.newest()
     if commit is None:
         return None
-    _, parameters = _state_of(commits, commit)
-    size = len(commit.payload)
-    return Found(commits.name, commit.number, size, commits.skipped, commit.about, parameters)
+    progress, parameters = _state_of(commits, commit)
+    return Found(
+        commits.name,
+        commit.number,
+        len(commit.payload),
+        commits.skipped,
+        commit.about,
+        parameters,
+        progress.scaling,
+    )
 
 
 def _state_of(commits: Commits, commit: Commit) -> tuple[Progress, MixtureParameters]:
@@ -521,6 +535,9 @@ def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str
     asked = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in free}
     if settings.missing == "error":
         del asked["missing"]  # as fits were that knew nothing else
+    del asked["scaling"]
+    if settings.scaling is not None:
+        asked["scaling"] = repr(settings.scaling)
     model = settings.model
     asked |= {"model": type(model).__name__, "kernel": settings.kernel.name}
     asked |= {name: _plain(value) for name, value in vars(model).items()}

@@ -45,6 +45,7 @@ def check_driver_memory(
     n_init: int,
     acceleration: str | None = "auto",
     init_size: int | None = None,
+    n_features: int | None = None,
 ) -> None:
     """Refuse a mixture whose own numbers do not fit this process.
 
@@ -58,13 +59,15 @@ def check_driver_memory(
         As asked for.
     init_size : int, optional
         Rows of the sample that are asked for.
+    n_features : int, optional
+        D, where it is not the source's.
 
     Raises
     ------
     MemoryPlanError
         The covariances, what the M-step makes of them and what accelerates it need more.
     """
-    k, d = n_components, source.n_features
+    k, d = n_components, n_features or source.n_features
     n_parameters = family.n_parameters(k, d)
     size = init_size or automatic_size(n_parameters, d)
     chosen = choose_acceleration(acceleration, source, size, n_parameters)
@@ -86,6 +89,7 @@ def check_grid_memory(
     points: Sequence[GridPoint],
     n_init: int,
     accelerations: Mapping[GridPoint, str | None],
+    n_features: int | None = None,
 ) -> None:
     """Refuse a grid whose own numbers do not fit this process.
 
@@ -97,13 +101,15 @@ def check_grid_memory(
         Starts of each.
     accelerations : mapping of GridPoint to str or None
         What has been chosen for each.
+    n_features : int, optional
+        D, where it is not the source's.
 
     Raises
     ------
     MemoryPlanError
         All points together need more.
     """
-    d, limit = source.n_features, machine_memory()
+    d, limit = n_features or source.n_features, machine_memory()
     held, work = 0, 0
     for point in points:
         chosen = accelerations[point]

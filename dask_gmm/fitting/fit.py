@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.data.scaled_source import scaled
 from dask_gmm.fitting.budget import Budget
 from dask_gmm.fitting.checkpoint import (
     Progress,
@@ -23,10 +24,12 @@ from dask_gmm.fitting.fit_starts import (
     drawn_again,
     fit_sample_of,
     go_on,
+    sample_size,
     start_reads,
 )
 from dask_gmm.fitting.loop import FitResult, best_result, run
 from dask_gmm.fitting.passes import Evaluator
+from dask_gmm.fitting.scaled_sample import sample_reads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.fit_starts import FitSample
     from dask_gmm.fitting.loop import FitState, Fitting
     from dask_gmm.fitting.settings import FitSettings, WarmStart
+    from dask_gmm.scaling import Scaling
 
 __all__ = [
     "FitReport",
@@ -59,6 +63,8 @@ class FitReport:
     seconds : float
     acceleration : str or None
         What was chosen.
+    scaling : Scaling or None
+        What rows were scaled by.
     """
 
     best: FitResult
@@ -66,6 +72,7 @@ class FitReport:
     n_rows: int | None
     seconds: float
     acceleration: str | None = None
+    scaling: Scaling | None = None
 
     @property
     def n_incomplete(self) -> int:
@@ -98,7 +105,9 @@ def fit_mixture(
     CheckpointError
         The checkpoint cannot be used, or is that of another fit.
     """
-    budget = Budget.of(settings, source, start_reads(settings, warm))
+    size, _ = sample_size(source, settings)
+    reads = 0 if warm is not None else sample_reads(settings, source, size)
+    budget = Budget.of(settings, source, start_reads(settings, warm), reads)
 
     def notify(event: Event) -> None:
         budget.take(event)
@@ -113,6 +122,7 @@ def fit_mixture(
         settings.n_init,
         settings.acceleration,
         settings.init_size,
+        settings.n_features(source),
     )
     budget.check()
     notify(_started(source, backend, settings, warm))
@@ -125,9 +135,12 @@ def fit_mixture(
             budget.check()
         else:
             (acceleration,) = found.accelerations
-            drawn = drawn_again(source, backend, settings, acceleration, found.sample, notify)
+            drawn = drawn_again(
+                source, backend, settings, acceleration, found.sample, found.scaling, notify
+            )
         digest = recorder.digest(drawn.sample, source, backend)
-        with backend.open(source, cache=settings.pinned) as passes:
+        rows = scaled(source, drawn.scaling)
+        with backend.open(rows, cache=settings.pinned) as passes:
             evaluator = Evaluator(passes, settings.kernel, observers)
             if found is None:
                 fitting, states = begin(passes, settings, random_state, notify, warm, drawn)
@@ -166,6 +179,7 @@ def fit_mixture(
         evaluator.n_rows,
         recorder.seconds,
         drawn.acceleration,
+        drawn.scaling,
     )
     notify(_finished(report))
     return report
@@ -226,6 +240,7 @@ def _progress(
         sample=drawn.recipe,
         digest=digest,
         accelerations=(drawn.acceleration,),
+        scaling=drawn.scaling,
     )
 
 

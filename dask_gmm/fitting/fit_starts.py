@@ -17,7 +17,8 @@ from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
-from dask_gmm.fitting.sampling import SampleRecipe, automatic_size, draw_enough
+from dask_gmm.fitting.sampling import SampleRecipe, automatic_size
+from dask_gmm.fitting.scaled_sample import draw_rows
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
 from dask_gmm.fitting.strategies import choose_acceleration, configure, set_out
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.scaling import Scaling
 
 __all__ = [
     "SAMPLE_STARTS",
@@ -42,6 +44,7 @@ __all__ = [
     "fit_sample_of",
     "go_on",
     "sample_recipe",
+    "sample_size",
     "start_reads",
     "starting_sample",
 ]
@@ -87,11 +90,22 @@ class FitSample:
     sample : Sample or None
         None where neither the start, the acceleration nor a reseeding needs one.
     recipe : SampleRecipe or None
+    scaling : Scaling or None
+        What rows are scaled by; those of the sample are.
     """
 
     acceleration: str | None
     sample: Sample | None = None
     recipe: SampleRecipe | None = None
+    scaling: Scaling | None = None
+
+
+def sample_size(source: Source, settings: FitSettings) -> tuple[int, int]:
+    """Rows of the sample for a fit, and free parameters of the mixture."""
+    n_features = settings.n_features(source)
+    n_parameters = settings.model.family.n_parameters(settings.n_components, n_features)
+    size = settings.init_size or automatic_size(n_parameters, source.n_features)
+    return max(size, settings.n_components), n_parameters
 
 
 def fit_sample_of(
@@ -103,18 +117,20 @@ def fit_sample_of(
     warm: WarmStart | None,
 ) -> FitSample:
     """Choose the acceleration, and draw the sample if that, the start or a reseeding needs one."""
-    n_parameters = settings.model.family.n_parameters(settings.n_components, source.n_features)
-    size = settings.init_size or automatic_size(n_parameters, source.n_features)
-    size = max(size, settings.n_components)
+    size, n_parameters = sample_size(source, settings)
     acceleration = choose_acceleration(settings.acceleration, source, size, n_parameters)
     computed = warm is None and not settings.given.complete
-    if not (computed or acceleration == "variance-reduced" or settings.on_collapse == "reseed"):
-        return FitSample(acceleration)
+    scaling, asked = None if warm is None else warm.scaling, settings.scaling
+    if asked is not None and not asked.estimates and scaling is None:
+        scaling = asked.begin(source.n_features, source.feature_names)
+    led = acceleration == "variance-reduced" or settings.on_collapse == "reseed"
+    if not (computed or led or (asked is not None and scaling is None)):
+        return FitSample(acceleration, scaling=scaling)
     recipe = sample_recipe(source, size, random_state)
-    sample = starting_sample(source, backend, recipe, settings.model.reg_covar, notify)
+    sample, scaling = starting_sample(source, backend, recipe, settings, notify, scaling=scaling)
     if sample.complete and settings.acceleration == "auto":
         acceleration = None  # chunks of unknown sizes turn out to be few
-    return FitSample(acceleration, sample, recipe)
+    return FitSample(acceleration, sample, recipe, scaling)
 
 
 def drawn_again(
@@ -123,13 +139,14 @@ def drawn_again(
     settings: FitSettings,
     acceleration: str | None,
     recipe: SampleRecipe | None,
+    scaling: Scaling | None,
     notify: Observer,
 ) -> FitSample:
     """What `fit_sample_of` has returned when the fit began, which goes on now."""
     if recipe is None:
-        return FitSample(acceleration)
-    sample = starting_sample(source, backend, recipe, settings.model.reg_covar, notify)
-    return FitSample(acceleration, sample, recipe)
+        return FitSample(acceleration, scaling=scaling)
+    sample, _ = starting_sample(source, backend, recipe, settings, notify, scaling=scaling)
+    return FitSample(acceleration, sample, recipe, scaling)
 
 
 def begin(
@@ -247,15 +264,22 @@ def starting_sample(
     source: Source,
     backend: Backend,
     recipe: SampleRecipe,
-    reg_covar: float,
+    settings: FitSettings,
     notify: Observer,
     wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
-) -> Sample:
-    """Draw the rows for the starts and say so; see `draw_enough`.
+    scaling: Scaling | None = None,
+) -> tuple[Sample, Scaling | None]:
+    """Draw the rows for the starts, scale them, and say so; see `draw_rows`.
 
     Warns of features that `reg_covar` hides.
     """
-    sample, results = draw_enough(source, backend, recipe.size, recipe.seed, wrap)
+
+    def check(sample: Sample) -> None:
+        if source.missing == "marginalize":
+            _check_each_feature_has_values(sample, source)
+
+    drawn = draw_rows(source, backend, recipe, settings, wrap, scaling, check)
+    sample, results = drawn.sample, drawn.results
     notify(
         SampleDrawn(
             rows=len(sample.rows),
@@ -265,10 +289,8 @@ def starting_sample(
             seconds=sum(result.seconds for result in results),
         )
     )
-    if source.missing == "marginalize":
-        _check_each_feature_has_values(sample, source)
-    _warn_of_small_features(sample, reg_covar)
-    return sample
+    _warn_of_small_features(sample, settings.model.reg_covar, scaled=drawn.scaling is not None)
+    return sample, drawn.scaling
 
 
 def _check_each_feature_has_values(sample: Sample, source: Source) -> None:
@@ -292,15 +314,17 @@ def _check_each_feature_has_values(sample: Sample, source: Source) -> None:
     )
 
 
-def _warn_of_small_features(sample: Sample, reg_covar: float) -> None:
+def _warn_of_small_features(sample: Sample, reg_covar: float, *, scaled: bool) -> None:
     """Say so where all the scatter of a feature is less than what is added to its variances."""
     hidden = sample.below(reg_covar**0.5)
     if not hidden:
         return
     others = f" and of {len(hidden) - 1} other(s)" if len(hidden) > 1 else ""
+    of = " of the scaled rows" if scaled else ""
     warnings.warn(
-        f"reg_covar={reg_covar:g} is more than the variance of feature {hidden[0]}{others}: the "
-        f"mixture hardly sees it. Lower reg_covar, or scale the data to unit variance.",
+        f"reg_covar={reg_covar:g} is more than the variance of feature {hidden[0]}{others}{of}: "
+        f"the mixture hardly sees it. Lower reg_covar, or scale the data to unit variance by "
+        f"standardize=True.",
         UnitsWarning,
         stacklevel=2,
     )

@@ -18,6 +18,7 @@ from dask_gmm.fitting.holdout import TrainingRowsJob
 from dask_gmm.fitting.kmeans_parallel import draw_places
 from dask_gmm.fitting.sample_progress import SampleProgress
 from dask_gmm.fitting.sampling import automatic_size, bounded_size
+from dask_gmm.fitting.scaled_sample import scaled_block_bytes
 from dask_gmm.fitting.starts import check_distinct
 from dask_gmm.fitting.strategies import choose_acceleration, make_strategy
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.sampling import Sample, SampleRecipe
     from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.scaling import Scaling
 
     Accelerations = dict[GridPoint, str | None]
     Wrap = Callable[[BlockJob[Any]], BlockJob[Any]]
@@ -54,7 +56,7 @@ def choose_accelerations(
     The sample is one for all: that which `fit` would draw for the largest mixture. Where it leads
     nobody, a smaller one does for the starts.
     """
-    d = source.n_features
+    d = settings.n_features(source)
     n_parameters = {p: p.family.n_parameters(p.n_components, d) for p in points}
     most = max(n_parameters.values())
     size = settings.init_size or automatic_size(most, d)
@@ -76,8 +78,11 @@ def draw_grid_sample(
     held_out: HoldOut | None,
     notify: Observer,
     recipe: SampleRecipe | None = None,
+    scaling: Scaling | None = None,
 ) -> GridSample:
-    """Draw the sample of a grid, by its `recipe` if it was drawn before; without rows held out.
+    """Draw the sample of a grid, without rows held out.
+
+    By its `recipe`, and scaled by its `scaling`, if it was drawn before.
 
     Raises
     ------
@@ -85,20 +90,20 @@ def draw_grid_sample(
         It has fewer rows than components, or than different ones.
     """
     accelerations, size = choose_accelerations(source, points, settings)
+    block_bytes = scaled_block_bytes(source, settings)
 
     def wrap(job: BlockJob[Any]) -> BlockJob[Any]:
-        return job if held_out is None else TrainingRowsJob(job, held_out, source.block_bytes)
+        return job if held_out is None else TrainingRowsJob(job, held_out, block_bytes)
 
     if recipe is None:
         recipe = sample_recipe(source, size, random_state)
-    reg_covar = settings.model.reg_covar
-    sample = starting_sample(source, backend, recipe, reg_covar, notify, wrap)
+    sample, scaling = starting_sample(source, backend, recipe, settings, notify, wrap, scaling)
     most = max(p.n_components for p in points)
     check_row_count(len(sample.rows), most)
     check_distinct(sample.to_start_from.values, most)
     if sample.complete and settings.acceleration == "auto":
         accelerations = dict.fromkeys(points)  # chunks of unknown sizes turn out to be few
-    return GridSample(points, settings, accelerations, sample, recipe, wrap)
+    return GridSample(points, settings, accelerations, sample, recipe, wrap, scaling)
 
 
 class GridSample:
@@ -115,6 +120,8 @@ class GridSample:
     recipe : SampleRecipe
     wrap : callable
         Makes of a job over all rows one over the rows trained on.
+    scaling : Scaling or None
+        What rows are scaled by; those of the sample are.
     """
 
     def __init__(
@@ -125,7 +132,9 @@ class GridSample:
         sample: Sample,
         recipe: SampleRecipe,
         wrap: Wrap,
+        scaling: Scaling | None = None,
     ) -> None:
+        self.scaling = scaling
         self.accelerations = accelerations
         self.sample = sample
         self.recipe = recipe

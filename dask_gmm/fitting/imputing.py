@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import BlockRef
     from dask_gmm.mixture.kernels import Predictor
+    from dask_gmm.scaling import Scaling
 
 __all__ = ["Imputed", "row_numbers"]
 
@@ -30,10 +31,13 @@ class Imputed(RowFunction):
         Of draws; None for conditional means.
     sample_shape : tuple of int
         Of the whole data, in which a block has its place: a row's draw depends on nothing else.
+    scaling : Scaling or None
+        Of a mixture of scaled rows; the rows are as they are, and so is what is filled in.
     """
 
     seed: int | None = None
     sample_shape: tuple[int, ...] = ()
+    scaling: Scaling | None = None
 
     def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return the conditional means."""
@@ -53,14 +57,17 @@ class Imputed(RowFunction):
             return np.array(rows)
         out = np.array(rows)
         (gaps,) = gap_flags(rows).nonzero()
-        some = rows[gaps]
+        some = rows[gaps] if self.scaling is None else self.scaling.apply(rows[gaps])
         posteriors = predictor.posteriors(some)
         if self.seed is None:
-            out[gaps] = expected_values(some, self.parameters, posteriors)
+            filled = expected_values(some, self.parameters, posteriors)
         else:
             assert block is not None
             numbers = row_numbers(block, self.sample_shape)[gaps]
-            out[gaps] = drawn_values(some, self.parameters, posteriors, numbers, self.seed)
+            filled = drawn_values(some, self.parameters, posteriors, numbers, self.seed)
+        if self.scaling is not None:
+            filled = np.where(np.isnan(some), self.scaling.inverse(filled), rows[gaps])
+        out[gaps] = filled
         return out
 
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from dask_gmm.errors import FillValueWarning, IncompletePassError
 from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
+from dask_gmm.fitting.prediction import unscaled_log_densities
 from dask_gmm.mixture.kernels import FASTEST
 from dask_gmm.mixture.statistics import number_of_sums
+from dask_gmm.scaling.scaling import SCRATCH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
+    from dask_gmm.scaling import Scaling
 
 __all__ = [
     "Evaluation",
@@ -129,10 +132,14 @@ class LogLikelihoodJob:
 
     parameters: MixtureParameters
     kernel: Kernel = FASTEST
+    scaling: Scaling | None = None
+    """Of a mixture of scaled rows, where the rows are not and their own density is asked for."""
+    block_bytes: int = 0
+    """Bytes of the largest block once it is scaled here."""
 
     def open(self) -> OpenLogLikelihoodJob:
         """Prepare the kernel for the mixture."""
-        return OpenLogLikelihoodJob(self.kernel.predictor(self.parameters))
+        return OpenLogLikelihoodJob(self.kernel.predictor(self.parameters), self.scaling)
 
     @property
     def value_bytes(self) -> int:
@@ -143,7 +150,12 @@ class LogLikelihoodJob:
     def workspace_bytes(self) -> int:
         """Bytes one call needs besides the block; its densities are counted as one tile's worth."""
         p = self.parameters
-        return p.nbytes + self.kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
+        scaled = 0 if self.scaling is None else self.block_bytes + SCRATCH_BYTES
+        return (
+            scaled
+            + p.nbytes
+            + self.kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
+        )
 
 
 @dataclass(frozen=True)
@@ -151,10 +163,12 @@ class OpenLogLikelihoodJob:
     """A `LogLikelihoodJob` with its kernel prepared."""
 
     predictor: Predictor
+    scaling: Scaling | None = None
 
     def __call__(self, rows: Rows, block: BlockRef) -> LogLikelihood:
         """Return the block's total log-likelihood."""
-        return LogLikelihood.of(rows, self.predictor.log_densities(rows.values))
+        densities = unscaled_log_densities(self.predictor, self.scaling, rows.values)
+        return LogLikelihood.of(rows, densities)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.kernels import Kernel, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
+    from dask_gmm.scaling import Scaling
 
 __all__ = [
     "Labels",
@@ -28,8 +29,10 @@ __all__ = [
     "Posteriors",
     "RowFunction",
     "SharedRowFunction",
+    "UnscaledLogDensities",
     "WriteJob",
     "Written",
+    "unscaled_log_densities",
 ]
 
 
@@ -145,6 +148,37 @@ class LogDensities(RowFunction):
     def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return the log-densities."""
         return predictor.log_densities(rows)
+
+
+@dataclass(frozen=True)
+class UnscaledLogDensities(RowFunction):
+    """log p(x_n) of rows as they are, where the mixture is one of scaled rows; (n,) of `dtype`.
+
+    Attributes
+    ----------
+    scaling : Scaling
+    """
+
+    scaling: Scaling | None = None
+
+    def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return the scaled rows' log-densities and log |dz/dx|."""
+        return unscaled_log_densities(predictor, self.scaling, rows)
+
+
+def unscaled_log_densities(
+    predictor: Predictor, scaling: Scaling | None, rows: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return log-densities of rows as they are: of scaled ones, and what scaling does to volumes.
+
+    Raises
+    ------
+    InputError
+        The scaling leaves something of the rows out.
+    """
+    if scaling is None:
+        return predictor.log_densities(rows)
+    return predictor.log_densities(scaling.apply(rows)) + scaling.log_jacobian(rows)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.jobs import BlockJob
 
 __all__ = [
+    "Drawn",
     "Sample",
     "SampleJob",
     "SampleRecipe",
@@ -38,7 +39,9 @@ __all__ = [
     "bounded_size",
     "draw_enough",
     "draw_sample",
+    "enough",
     "sample_blocks",
+    "sample_job",
 ]
 
 _MIN_BLOCKS = 64
@@ -165,14 +168,19 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """What blocks gave; `+` keeps the parts apart, so that they are joined once, at the end."""
 
     parts: tuple[Rows, ...]
     rows: int
 
-    def __add__(self, other: _Drawn) -> _Drawn:
-        return _Drawn(self.parts + other.parts, self.rows + other.rows)
+    def __add__(self, other: Drawn) -> Drawn:
+        return Drawn(self.parts + other.parts, self.rows + other.rows)
+
+    def sample(self, source: Source, blocks: Sequence[int]) -> Sample:
+        """Return the sample that some blocks of a source gave."""
+        rows = _joined(self.parts, source.n_features)
+        return Sample(rows, len(blocks) == source.n_blocks and self.rows == len(rows))
 
 
 @dataclass(frozen=True)
@@ -205,7 +213,7 @@ class SampleJob:
         """Nothing to prepare."""
         return self
 
-    def __call__(self, rows: Rows, block: BlockRef) -> _Drawn:
+    def __call__(self, rows: Rows, block: BlockRef) -> Drawn:
         """Return the drawn rows in the order of the block."""
         values, weights, n = rows.values, rows.weights, len(rows)
         share, scale = (self.share, 1.0) if self.shares is None else self.shares[block.index]
@@ -226,7 +234,7 @@ class SampleJob:
         if bad.any():
             row, feature = (int(i) for i in np.argwhere(bad)[0])
             raise NonFiniteError(int(chosen[row]), feature, float(drawn[row, feature]))
-        return _Drawn((Rows(drawn, weights),), n)
+        return Drawn((Rows(drawn, weights),), n)
 
     @property
     def value_bytes(self) -> int:
@@ -317,6 +325,11 @@ def _joined(parts: tuple[Rows, ...], n_features: int) -> Rows:
     return Rows(values, np.concatenate(weights) if weights else None)
 
 
+def enough(sample: Sample, source: Source, size: int) -> bool:
+    """Whether a sample that was to have `size` rows does for a start."""
+    return not source.selects or sample.complete or len(sample.rows) >= _ENOUGH * size
+
+
 def draw_enough(
     source: Source,
     backend: Backend,
@@ -357,7 +370,7 @@ def draw_enough(
             sample, result = draw_sample(passes, size, seed, wrap, more)
         results.append(result)
         found = len(sample.rows)
-        if not source.selects or sample.complete or found >= _ENOUGH * size:
+        if enough(sample, source, size):
             break
         times = -(-size // found) if found else _MOST_MORE
         # Once everything is read the part that has a weight is known; before it is a guess.
@@ -381,7 +394,7 @@ def draw_sample(
     seed: int,
     wrap: Callable[[BlockJob[Any]], BlockJob[Any]] = lambda job: job,
     more: int = 1,
-) -> tuple[Sample, PassResult[_Drawn]]:
+) -> tuple[Sample, PassResult[Drawn]]:
     """Draw up to `size` rows from the blocks of a pass.
 
     Parameters
@@ -402,8 +415,16 @@ def draw_sample(
     NonFiniteError
         A drawn row holds NaN or infinity.
     """
-    source = passes.source
     blocks = tuple(passes.blocks)
+    job = sample_job(passes.source, blocks, size, seed, more)
+    result: PassResult[Drawn] = passes.run(wrap(job))
+    return result.value.sample(passes.source, blocks), result
+
+
+def sample_job(
+    source: Source, blocks: Sequence[int], size: int, seed: int, more: int = 1
+) -> SampleJob:
+    """Return what draws a sample from some blocks; see `draw_sample`."""
     if source.n_rows is None:
         share, most = 1.0, max(1, -(-size * more // len(blocks)))
     else:
@@ -414,8 +435,4 @@ def draw_sample(
     shares = None if share == 1.0 else _shares(source, blocks, size * more)
     if shares is not None:
         most = max(ceil(part * (source.block(i).rows or 0)) for i, (part, _) in shares.items())
-    job = SampleJob(share, max(1, most), seed, source.n_features, gaps, shares)
-    result: PassResult[_Drawn] = passes.run(wrap(job))
-    rows = _joined(result.value.parts, source.n_features)
-    complete = len(blocks) == source.n_blocks and result.value.rows == len(rows)
-    return Sample(rows, complete), result
+    return SampleJob(share, max(1, most), seed, source.n_features, gaps, shares)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.data.scaled_source import scaled
 from dask_gmm.fitting.budget import Budget
 from dask_gmm.fitting.checkpoint import (
     Progress,
@@ -32,6 +33,7 @@ from dask_gmm.fitting.grid_sample import choose_accelerations, draw_grid_sample
 from dask_gmm.fitting.holdout import HoldOut, HoldOutEvaluator
 from dask_gmm.fitting.loop import run
 from dask_gmm.fitting.passes import Evaluator
+from dask_gmm.fitting.scaled_sample import sample_reads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.statistics import SufficientStatistics
+    from dask_gmm.scaling import Scaling
 
 __all__ = ["BestStart", "PointResult", "SelectionReport", "SelectionSettings", "select_mixture"]
 
@@ -122,6 +125,8 @@ class SelectionReport:
     n_rows : int
         Rows of the input, those held out included.
     seconds : float
+    scaling : Scaling or None
+        What rows were scaled by.
     """
 
     results: tuple[PointResult, ...]
@@ -129,6 +134,7 @@ class SelectionReport:
     history: tuple[PassFinished, ...]
     n_rows: int
     seconds: float
+    scaling: Scaling | None = None
 
 
 def select_mixture(
@@ -158,7 +164,8 @@ def select_mixture(
         The checkpoint cannot be used, or is that of another selection.
     """
     fit = settings.fit
-    budget = Budget.of(fit, source, start_reads(fit))
+    accelerations, size = choose_accelerations(source, settings.points, fit)
+    budget = Budget.of(fit, source, start_reads(fit), sample_reads(fit, source, size))
 
     def notify(event: Event) -> None:
         budget.take(event)
@@ -167,8 +174,8 @@ def select_mixture(
 
     most = max(p.n_components for p in settings.points)
     check_row_count(source.n_rows, most)
-    accelerations, _ = choose_accelerations(source, settings.points, fit)
-    check_grid_memory(source, settings.points, fit.n_init, accelerations)
+    n_features = fit.n_features(source)
+    check_grid_memory(source, settings.points, fit.n_init, accelerations, n_features)
     budget.check()
     notify(_started(source, backend, settings))
     with Recorder(checkpoint, "selection", source, _asked(settings), notify) as recorder:
@@ -183,13 +190,15 @@ def select_mixture(
             held_out,
             notify,
             recipe=None if found is None else found.sample,
+            scaling=None if found is None else found.scaling,
         )
         digest = recorder.digest(sample.sample, source, backend)
         if found is None:
             budget.check()
         else:
             sample.accelerations = dict(zip(settings.points, found.accelerations, strict=True))
-        with backend.open(source, cache=fit.pinned) as passes:
+        rows = scaled(source, sample.scaling)
+        with backend.open(rows, cache=fit.pinned) as passes:
             arguments = (passes, fit.kernel, observers)
             evaluator = (
                 Evaluator(*arguments)
@@ -220,6 +229,7 @@ def select_mixture(
                         entered=tuple(settings.points.index(c.point) for c in contest.contestants),
                         shares=tuple(clock.seconds),
                         held_out_seed=None if held_out is None else held_out.seed,
+                        scaling=sample.scaling,
                     )
                     recorder.save(progress, _standing(contest, states[0]))
 
@@ -234,7 +244,7 @@ def select_mixture(
     winner = _winner(results, settings.criterion)
     history, seconds = tuple(evaluator.history), recorder.seconds
     notify(_finished(winner, settings.criterion, len(history), seconds))
-    return SelectionReport(results, winner, history, evaluator.n_rows, seconds)
+    return SelectionReport(results, winner, history, evaluator.n_rows, seconds, sample.scaling)
 
 
 def _asked(settings: SelectionSettings) -> dict[str, Any]:

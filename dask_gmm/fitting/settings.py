@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dask_gmm.data.source import Source
     from dask_gmm.fitting.starts import GivenParameters
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.scaling import Scaling, ScalingRequest
 
 __all__ = ["FitSettings", "WarmStart"]
 
@@ -37,6 +39,12 @@ class FitSettings:
     max_passes: int | None = None
     max_bytes: int | None = None
     missing: str = "error"
+    scaling: ScalingRequest | None = None
+
+    def n_features(self, source: Source) -> int:
+        """Features of the rows that a mixture is fitted to; at most so many if data decide."""
+        d = source.n_features
+        return d if self.scaling is None else self.scaling.n_outputs(d)
 
     @property
     def pinned(self) -> int | None:
@@ -50,3 +58,4 @@ class WarmStart:
 
     parameters: MixtureParameters
     lower_bound: float
+    scaling: Scaling | None = None

@@ -16,7 +16,7 @@ import hashlib
 import io
 import json
 import struct
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -285,7 +285,9 @@ class _Reader:
     def _dataclass(self, node: dict[str, Any]) -> Any:
         cls, found = _class(node["class"]), node["fields"]
         known = {f.name for f in fields(cls)}
-        if set(found) != known:
+        # What an older version has not written has its default.
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        if not needed <= set(found) <= known:
             raise StateError(
                 f"The state's {cls.__name__} has the fields {sorted(found)}, and not "
                 f"{sorted(known)}: another version of dask_gmm has written it."

@@ -43,6 +43,7 @@ BENCHMARKS = {
     "bench_out_of_core": ("--tiny", "--rounds", "1", "--json"),
     "bench_overhead": ("--only", "empty", "small", "--rounds", "1", "--json"),
     "bench_roads": ("--tiny", "--rounds", "1", "--json"),
+    "bench_scaling": ("--tiny", "--rounds", "1", "--json"),
     "bench_selection": ("--rows", "4000", "--seeds", "1", "--only-grid", "--json"),
     "bench_tables": ("--tiny", "--rounds", "1", "--json"),
     "bench_time_to_fit": ("--tiny", "--rounds", "1", "--json", RECORD),

@@ -10,6 +10,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import dask
+import dask.array
 import numpy as np
 import pytest
 import zarr
@@ -137,6 +138,32 @@ def test_one_read_of_each_block_per_pass_on_a_cluster(store: str, two_processes:
     with two_processes.as_current():
         _, gm = fit(store, cache=0)
     assert total() - before == N_BLOCKS + gm.n_passes_ * N_BLOCKS
+
+
+SCALINGS: dict[str, dict[str, Any]] = {
+    "all": {"standardize": True, "scaling_from": "all"},
+    "robust": {"standardize": "robust", "feature_transform": ("arcsinh", 5.0)},
+    "pca": {"n_pca": 3, "scaling_from": "all", "feature_transform": "arcsinh"},
+}
+
+
+@pytest.mark.parametrize("scaling", quick_ones(SCALINGS, ["pca"]))
+def test_scaled_rows(store: str, two_processes: Client, scaling: str) -> None:
+    """In process, on threads, on a cluster; estimated from the sample, or from all rows there."""
+    asked = SCALINGS[scaling]
+    with dask.config.set(num_workers=1):
+        expected, one = fit(store, **asked)
+    with dask.config.set(num_workers=2):
+        assert fit(store, **asked)[0] == expected
+    with two_processes.as_current():
+        found, gm = fit(store, **asked)
+        assert gm.history_[0].tasks > 2
+        lazy: Any = dask.array.from_zarr(store)
+        of_a_graph = fit(lazy, **asked)[0]
+    assert found == expected == of_a_graph
+    assert gm.scaling_ is not None
+    assert one.scaling_ is not None
+    assert gm.scaling_.fingerprint == one.scaling_.fingerprint
 
 
 BLOCK_BYTES = 500 * 5 * 8

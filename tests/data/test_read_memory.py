@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import zarr
 
+from dask_gmm.data.scaled_source import scaled
 from dask_gmm.data.source import ZarrSource, open_source
 from dask_gmm.data.taking_part import with_missing
 from dask_gmm.data.through_zarr import zarr_transient_bytes
+from dask_gmm.scaling import ScalingRequest
 from tests.marks import quick_ones
 from tests.memory import peak_of
 
@@ -50,6 +52,40 @@ def test_bound(layout: str, feature_axis: int, tmp_path: Path) -> None:
     assert peak <= most
     # And it is no wild guess, which would refuse fits that fit.
     assert peak >= (source.block_bytes + source.read_bytes) / 2.5
+
+
+@pytest.mark.parametrize(
+    ("place", "dtype", "n_pca"),
+    quick_ones(
+        itertools.product(["memory", *LAYOUTS], ["f8", "f4", "i2"], [None, 3]),
+        [
+            ("memory", "f8", None),
+            ("one chunk", "f4", None),
+            ("uncompressed", "f8", 3),
+            ("whole shards", "i2", None),
+        ],
+    ),
+)
+def test_bound_of_scaled_blocks(place: str, dtype: str, n_pca: int | None, tmp_path: Path) -> None:
+    """Of rows in the reader's memory no second block is held, unless their type is another."""
+    values = np.random.default_rng(0).integers(1, 99, size=(250_000, 8)).astype(dtype)
+    request = ScalingRequest.of("log1p", True, n_pca)
+    assert request is not None
+    if place == "memory":
+        raw = open_source(values, block_rows=125_000)
+    else:
+        array = zarr.create_array(
+            tmp_path / "x.zarr", shape=values.shape, dtype=dtype, **LAYOUTS[place]
+        )
+        array[...] = values
+        del values
+        raw = open_source(tmp_path / "x.zarr")
+    source = scaled(raw, request.unestimated(8))
+    size = 125_000 * (n_pca or 8) * (4 if dtype == "f4" else 8)
+    source.read(source.block(0))  # what is made once
+    assert source.block_bytes == size
+    most = size + source.read_bytes + 2**20
+    assert peak_of(lambda: source.read(source.block(1)).values, most) <= most
 
 
 @pytest.mark.parametrize(

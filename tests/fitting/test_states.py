@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -194,6 +195,15 @@ class Box:
 
 
 @saved
+@dataclass(frozen=True)
+class Later:
+    """What an older version had without the last field."""
+
+    first: int
+    added: float = 0.5
+
+
+@saved
 class Colour(Enum):
     """An enum that states may hold."""
 
@@ -338,6 +348,19 @@ def test_a_class_that_is_not_known_is_named() -> None:
         from_arrays(_with_structure(covariance_family("full"), '"full"', '"fuller"'))
     with pytest.raises(StateError, match="'float16'"):
         from_arrays(_with_structure(Box(1.0), '"float"', '"float16"'))
+
+
+def test_what_an_older_version_did_not_write_has_its_default() -> None:
+    arrays = to_arrays(Later(1, 2.0))
+    structure = json.loads(arrays["structure"].tobytes())
+    (node,) = structure["nodes"]
+    del node["fields"]["added"]
+    arrays["structure"] = np.frombuffer(json.dumps(structure).encode(), np.uint8)
+    assert from_arrays(arrays) == Later(1, 0.5)
+    del node["fields"]["first"]
+    arrays["structure"] = np.frombuffer(json.dumps(structure).encode(), np.uint8)
+    with pytest.raises(StateError, match="another version"):
+        from_arrays(arrays)
 
 
 def test_a_newer_form_is_refused() -> None:

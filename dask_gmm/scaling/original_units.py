@@ -1,0 +1,99 @@
+"""A mixture that was fitted to scaled rows, in the units of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dask_gmm.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.scaling import Scaling
+
+    Array = NDArray[np.float64]
+
+__all__ = ["OriginalUnits", "in_original_units"]
+
+
+@dataclass(frozen=True, eq=False)
+class OriginalUnits:
+    """Means and covariances in the units of the data.
+
+    Attributes
+    ----------
+    means : (K, D) float64
+        Of an affine scaling the components' means. Where ``log1p`` or ``arcsinh`` was taken first,
+        what these make of the scaled means, which are the medians of each feature in a component:
+        a monotone map takes medians along, and no means. Of fewer principal components than
+        features, the points whose other coordinates are the data's mean.
+    """
+
+    means: Array
+    _covariances: Array | None
+    _correlated: bool = True
+
+    @property
+    def covariances(self) -> Array:
+        """Covariances, (K, D, D), of one shared by all (D, D), of one without correlations (K, D).
+
+        Of 'spherical' components (K, D) too, as features have widths of their own; of principal
+        components always with correlations, of rank P if there are but P.
+
+        Raises
+        ------
+        InputError
+            The scaling is not affine: no covariances in these units describe the components.
+        """
+        if self._covariances is None:
+            raise InputError(
+                "A mixture of rows that log1p or arcsinh was taken of has no covariances in the "
+                "data's units: its components are no Gaussians there. covariances_ are those of "
+                "the scaled rows; sample() draws rows in the data's units."
+            )
+        return self._covariances
+
+    @property
+    def widths(self) -> Array:
+        """Standard deviation of each component along each feature, (K, D).
+
+        Raises
+        ------
+        InputError
+            As by `covariances`.
+        """
+        covariances = self.covariances
+        if self._correlated:
+            covariances = np.diagonal(covariances, axis1=-2, axis2=-1)
+        elif covariances.ndim == 1:  # spherical
+            covariances = covariances[:, None]
+        return np.sqrt(np.broadcast_to(covariances, self.means.shape))
+
+
+def in_original_units(parameters: MixtureParameters, scaling: Scaling | None) -> OriginalUnits:
+    """Return a mixture's means and covariances in the units of the data."""
+    if scaling is None:
+        apart = parameters.form.name in ("diag", "spherical")
+        return OriginalUnits(parameters.means, parameters.covariances, not apart)
+    means = scaling.inverse(parameters.means)
+    if not scaling.linear:
+        return OriginalUnits(means, None)
+    found, kind = parameters.covariances, parameters.form.name
+    if scaling.principal is None:
+        assert scaling.standard is not None
+        scale = scaling.standard.scale
+        if kind == "spherical":
+            found = found[:, None]
+        apart = kind in ("diag", "spherical")
+        squares = scale * scale if apart else np.multiply.outer(scale, scale)
+        return OriginalUnits(means, found * squares, not apart)
+    matrix, _ = scaling.unscaling
+    if kind == "spherical":
+        found = found[:, None] * np.ones(scaling.n_outputs)
+    if kind in ("diag", "spherical"):
+        return OriginalUnits(means, (matrix * found[:, None, :]) @ matrix.T)
+    return OriginalUnits(means, matrix @ found @ matrix.T)
