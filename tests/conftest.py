@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import scipy.linalg  # noqa: F401 - a second BLAS library, which is limited too
 from distributed import Client, LocalCluster
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +18,21 @@ if TYPE_CHECKING:
 # An example that takes long says that the machine is busy, or that a module was imported just now.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread_each() -> Iterator[None]:
+    """One for each process where tests run side by side, as a pass has: more stand in the way."""
+    alone = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) < 2
+    with threadpool_limits(None if alone else 1, user_api="blas"):
+        yield
+
+
+@pytest.fixture
+def two_blas_threads() -> Iterator[None]:
+    """For tests of the limit: something to limit, whatever the run of the tests has limited."""
+    with threadpool_limits(2, user_api="blas"):
+        yield
 
 
 @contextmanager

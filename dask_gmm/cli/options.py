@@ -183,7 +183,8 @@ weights_option = stack(
         help="Weights of the rows, of the samples' shape: the name of an array in the group that "
         "holds DATA, or of a column of the table, or else the path or URL of a Zarr array; of "
         "many arrays the name beside each. A row of weight 2 counts as two copies of it, one of "
-        "weight 0 is left out, and may hold anything. Their chunks need not be those of the rows.",
+        "weight 0 is left out, and may hold anything. Their chunks need not be those of the rows, "
+        "and of named dimensions they may lack some.",
     ),
     option(
         "--equal-per-array",

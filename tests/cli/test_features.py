@@ -125,7 +125,7 @@ def test_with_a_mask_and_gaps(argo: Path, tmp_path: Path, run: Run) -> None:
     written = xr.open_zarr(out)
     assert set(written.data_vars) == {"labels", "imputed"}
     assert np.isfinite(written["imputed"].values).all()
-    np.testing.assert_array_equal(written["labels"] == 255, ~values["sea"])
+    np.testing.assert_array_equal(written["labels"] == -1, ~values["sea"])
     scored = json.loads(run("score", data, *WHAT, *sea, *gaps, "-m", model, "--json").stdout)
     assert scored["score"] == theirs.score(data, where="sea")
     for command in (("plan",), ("select", "--covariance", "diag", "--seed", 0)):

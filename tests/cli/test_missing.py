@@ -54,7 +54,7 @@ def test_predict_and_score_do_as_the_fit_did(
     data = (gappy, "--array", "x", "--where", "sea", "-m", gappy_model)
     assert run("predict", *data, "-o", tmp_path / "l.zarr").exit_code == 0
     labels = np.asarray(zarr.open_array(tmp_path / "l.zarr", mode="r")[:])
-    np.testing.assert_array_equal(labels == 255, ~SEA)
+    np.testing.assert_array_equal(labels == -1, ~SEA)
     scored = json.loads(run("score", *data, "--json").stdout)
     assert scored["n_rows"] == (SEA & ~np.isnan(ROWS).all(axis=1)).sum()
     dropped = json.loads(run("score", *data, "--missing", "drop", "--json").stdout)

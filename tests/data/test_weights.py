@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,45 @@ def test_labelled_weights_may_lack_dimensions() -> None:
     ]
     digests = [source.content_digest() for source in ones]
     assert digests[0] == digests[1] != digests[2]
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_stored_weights_of_any_of_the_dimensions(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As xarray broadcasts them, whatever their order, their chunks and those of the rows."""
+    dims = ("a", "b", "c")
+    sizes = {dim: data.draw(st.integers(1, 5)) for dim in dims}
+    chunks = {dim: data.draw(st.integers(1, 5)) for dim in dims}
+    own = data.draw(st.permutations(dims))[: data.draw(st.integers(1, 3))]
+    folder = tmp_path_factory.mktemp("any")
+    shape = tuple(sizes[dim] for dim in dims)
+    zarr.create_array(
+        folder / "x.zarr",
+        data=np.ones((*shape, 2)),
+        chunks=(*chunks.values(), 2),
+        dimension_names=(*dims, "f"),
+    )
+    values = 1.0 + np.arange(math.prod(sizes[dim] for dim in own))
+    w = xr.DataArray(values.reshape([sizes[dim] for dim in own]), dims=own)
+    packed: dict[str, Any] = {"scale_factor": 0.5} if data.draw(st.booleans()) else {}
+    zarr.create_array(
+        folder / "w.zarr",
+        data=w.values / packed.get("scale_factor", 1.0),
+        chunks=tuple(data.draw(st.integers(1, 6)) for _ in own),
+        dimension_names=own,
+        attributes=packed,
+    )
+    everywhere = xr.DataArray(np.ones(shape), dims=dims)
+    expected = (everywhere * w).transpose(*dims).values
+    source = open_source(str(folder / "x.zarr"), sample_weight=str(folder / "w.zarr"))
+    buffers = ReadBuffers()
+    for i in range(source.n_blocks):
+        block = source.block(i)
+        box = tuple(slice(a, b) for a, b in zip(block.start, block.stop, strict=True))
+        for rows in (source.read(block), source.read_into(block, buffers)):
+            np.testing.assert_array_equal(rows.weights, expected[box].reshape(-1))
 
 
 def test_labelled_weights_come_in_any_order(tmp_path: Path) -> None:

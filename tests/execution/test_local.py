@@ -137,6 +137,7 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 def test_nothing_runs_on_after_a_pass() -> None:
     """Nobody holds BLAS at one thread any more, not even a thread that began too late."""
     before = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]

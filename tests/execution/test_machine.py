@@ -21,6 +21,8 @@ from dask_gmm.execution.machine import (
     single_threaded_blas,
 )
 
+pytestmark = pytest.mark.usefixtures("two_blas_threads")
+
 
 def blas_threads() -> set[int]:
     np.ones((2, 2)) @ np.ones((2, 2))

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
     Road = Callable[[str, Path], bytes]
 
+# A pass that is interrupted may not leave BLAS at one thread, so there have to be more.
+pytestmark = pytest.mark.usefixtures("two_blas_threads")
+
 COMMON: dict[str, Any] = {"random_state": 0, "init_size": 60, "cache": "1 MB", "tol": 0.0}
 
 
