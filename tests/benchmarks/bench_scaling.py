@@ -9,9 +9,11 @@ Run from the repository's root:
 One thread, one BLAS thread; a pass reads each block and takes its statistics. "memory" are rows of
 an array, of which plain passes take views and scaled ones make a copy in a buffer; "zarr" are rows
 of an uncompressed store in the page cache, which are scaled where they were read to. "arcsinh" has
-a cofactor; "all" is arcsinh, then standardised, then as many principal components as features. The
-contestants take turns; what is shown is the median of the rounds, half the distance between their
-quartiles, and the median of the ratios to the plain turn of the same round.
+a cofactor; "all" is arcsinh, then standardised, then as many principal components as features. All
+evaluate the same mixture, which is one of the rows as they are: a kernel that leaves negligible
+responsibilities out may have a little less or more to do with scaled ones. The contestants take
+turns; what is shown is the median of the rounds, half the distance between their quartiles, and the
+median of the ratios to the plain turn of the same round.
 """
 
 from __future__ import annotations
