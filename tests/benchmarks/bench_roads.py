@@ -7,12 +7,12 @@ Run from the repository's root:
     python -m tests.benchmarks.bench_roads --rows 8388608 --codec zstd --threads 1
 
 The same rows of 16 features lie in one array of float32 ("plain float32") and in whatever a road
-needs: other types, packed integers, two variables of 8 levels, a Parquet table, beside a mask or
-weights, with gaps. A pass of EM with 8 components, in process, the page cache warm; rows are those
-that are read, also where a mask leaves some out. All roads take turns, so that whatever else the
-machine does meets them all alike. Shown are the median of the rounds, and of each round's ratio to
-plain float32 the median and half the distance between the quartiles; the same of rows per second
-of CPU time, which a busy machine disturbs least.
+needs: other types, packed integers, two variables of 8 levels, a Parquet table, many arrays, a
+sparse matrix, beside a mask or weights, with gaps. A pass of EM with 8 components, in process, the
+page cache warm; rows are those that are read, also where a mask leaves some out. All roads take
+turns, so that whatever else the machine does meets them all alike. Shown are the median of the
+rounds, and of each round's ratio to plain float32 the median and half the distance between the
+quartiles; the same of rows per second of CPU time, which a busy machine disturbs least.
 
 Types and codecs one by one are in `bench_decoding`, orders of dimensions in `bench_joined`, kinds
 of gaps and families in `bench_missing`, tables in `bench_tables`.
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import scipy.sparse
 import zarr
 
 from dask_gmm.data.source import open_source
@@ -58,6 +59,9 @@ COMPONENTS, LEVELS = 8, 8
 FEATURES = 2 * LEVELS
 CHUNK = 2**16
 """Rows of a chunk."""
+
+SMALL = 2**11
+"""Rows of a small array."""
 
 MASKED, GAPPY, NOISE = 0.3, 0.1, 15.0
 PLAIN = "plain float32"
@@ -123,6 +127,14 @@ def write(folder: Path, x: NDArray[np.float32], codec: str) -> None:
         one(f"last {i}", half, (CHUNK, LEVELS), dimension_names=("row", "level"))
         first = np.ascontiguousarray(half.T)
         one(f"first {i}", first, (LEVELS, CHUNK), dimension_names=("level", "row"))
+    for size, parts in ((CHUNK, "chunks"), (SMALL, "small")):
+        for number, start in enumerate(range(0, len(x), size)):
+            one(f"{parts}/{number}", x[start : start + size], (size, FEATURES))
+    whole_matrix = scipy.sparse.csr_array(x)
+    matrix = group.create_group("csr", attributes={"encoding-type": "csr_matrix"})
+    matrix.attrs["shape"] = list(x.shape)
+    for part in ("data", "indices", "indptr"):
+        one(f"csr/{part}", getattr(whole_matrix, part), (CHUNK * FEATURES,))
     rng = np.random.default_rng(2)
     one("mask", rng.random(len(x)) >= MASKED, (CHUNK,))
     one("weights", rng.uniform(0.5, 2.0, len(x)), (CHUNK,))
@@ -154,6 +166,12 @@ def roads(folder: Path) -> dict[str, Source]:
         "10 % of rows with gaps, 20 patterns": of("twenty", "marginalize"),
         "10 % of rows with gaps, at random": of("random", "marginalize"),
         "10 % of rows with gaps, dropped": of("twenty", "drop"),
+        "many arrays, a chunk each": open_source(path, arrays="chunks/*"),
+        "many arrays of 2,048 rows": open_source(path, arrays="small/*"),
+        "many arrays, counting alike": open_source(
+            path, arrays="chunks/*", sample_weight="equal-per-array"
+        ),
+        "CSR, all values stored": of("csr"),
         "Parquet, float32": open_source(folder / "t.parquet"),
     }
 

@@ -89,7 +89,7 @@ def rows_of(source: Any) -> NDArray[Any]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_rows_are_those_of_the_dense_matrix(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -152,7 +152,7 @@ def test_anndata_by_its_path(tmp_path: Path, zarr_format: Any) -> None:
 
 
 def test_a_fit_is_that_of_the_dense_matrix(tmp_path: Path, two_processes: Client) -> None:
-    matrix = counts(900)
+    matrix = counts(400)
     path = write_anndata(tmp_path / "a.zarr", matrix)
     settings_: dict[str, Any] = {"random_state": 0, "reg_covar": 1e-3, "acceleration": None}
     expected = GaussianMixture(2, **settings_).fit(matrix.toarray())
@@ -165,7 +165,7 @@ def test_a_fit_is_that_of_the_dense_matrix(tmp_path: Path, two_processes: Client
     assert list(gm.feature_names_in_) == [f"g{i}" for i in range(7)]
     with two_processes.as_current():
         there = GaussianMixture(2, **settings_).fit(path)
-        assert there.predict_to(path, str(tmp_path / "labels.zarr")) == 900
+        assert there.predict_to(path, str(tmp_path / "labels.zarr")) == 400
     assert there.means_.tobytes() == gm.means_.tobytes()
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "labels.zarr")[:], labels)
 
@@ -250,7 +250,7 @@ def test_whole_genomes_are_refused_with_what_would_do(tmp_path: Path) -> None:
 
 
 def test_memory_is_as_planned(tmp_path: Path) -> None:
-    matrix = counts(20_000, 40)
+    matrix = counts(8_000, 40)
     path = write_anndata(tmp_path / "a.zarr", matrix, chunk=20_000)
     source = open_source(path, block_rows=2_000)
     planned = source.read_bytes + 2 * source.block_bytes

@@ -19,6 +19,7 @@ from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
 from dask_gmm.fitting.events import OutputResumed, PassAdvanced
 from tests.estimators.test_many_arrays import SIZES, A, gmm, stored
+from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +103,7 @@ def test_a_cluster_writes_the_same_bytes(
     assert one.tobytes() == other.tobytes()
 
 
-@pytest.mark.parametrize("done", [1, 12, N_BLOCKS - 1])
+@pytest.mark.parametrize("done", quick_ones([1, 12, N_BLOCKS - 1], [12]))
 def test_it_goes_on_and_reads_nothing_twice(
     done: int, model: GaussianMixture, paths: list[str], tmp_path: Path
 ) -> None:
