@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.base import check_dtype, flatten_block, missing_by_metadata
+from dask_gmm.data.base import missing_by_metadata
+from dask_gmm.data.layout import check_dtype, flatten_block
 from dask_gmm.data.masks import as_mask, masked
 from dask_gmm.data.missing import without_gaps
 from dask_gmm.data.weights import Looked, as_read, decoded_weights, joined_rows

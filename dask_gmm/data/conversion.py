@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.base import check_dtype
+from dask_gmm.data.layout import check_dtype
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:

@@ -15,13 +15,14 @@ import zarr
 from dask.base import compute, optimize
 from dask.task_spec import DataNode, Task, TaskRef
 
-from dask_gmm.data.base import Source, check_dtype, check_layout
+from dask_gmm.data.base import Source
 from dask_gmm.data.block_rows import BlockRows
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.checked_store import CheckedStore
 from dask_gmm.data.conventions import FillValue, attributes_of, joined, stored_decoding
 from dask_gmm.data.decoding import SCRATCH_BYTES, Decoding, Remedies
 from dask_gmm.data.grid import BlockRef, IrregularAxis, SampleGrid
+from dask_gmm.data.layout import check_dtype, check_layout
 from dask_gmm.data.masks import MaskedWeights
 from dask_gmm.data.open_stores import store_name, store_url
 from dask_gmm.data.stored_metadata import StoredMetadata, document_in, read_metadata

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
-from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
+from dask_gmm.data.base import ReadAhead, Source
 from dask_gmm.data.decoding import SCRATCH_BYTES
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid, even_chunks
+from dask_gmm.data.layout import check_dtype, check_layout, flatten_block
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:

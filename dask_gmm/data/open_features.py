@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
-from dask_gmm.data.base import Source, check_dtype
 from dask_gmm.data.conventions import FillValue, decoding_of, fill_by_columns, suspicious_fill
 from dask_gmm.data.conversion import plain_array
 from dask_gmm.data.dask_source import DaskSource, check_block_type
@@ -37,6 +36,7 @@ from dask_gmm.data.joined_source import (
     joined_dtype,
     unlike,
 )
+from dask_gmm.data.layout import check_dtype
 from dask_gmm.data.numpy_source import NumpySource
 from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.stored_array import dimension_names
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.data.base import Source
     from dask_gmm.data.zarr_open import FoundArray
 
 __all__ = ["check_features", "is_dataset", "open_dataset", "open_stored_features"]

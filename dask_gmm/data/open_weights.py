@@ -39,7 +39,6 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 
-from dask_gmm.data.base import Source, check_dtype
 from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.concatenated_weights import (
     EQUAL_PER_ARRAY,
@@ -51,6 +50,7 @@ from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plai
 from dask_gmm.data.dask_source import DaskSource, DaskWeights, check_block_type, conventions_of
 from dask_gmm.data.decoding import Decoding, Remedies
 from dask_gmm.data.joined_source import JoinedSource
+from dask_gmm.data.layout import check_dtype
 from dask_gmm.data.masks import MaskedWeights, checked_mask, nowhere
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stored_parts import stored_parts
@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from dask_gmm.data.base import Source
 
 __all__ = ["with_weights", "with_where"]
 

@@ -21,10 +21,11 @@ import google_crc32c
 import numpy as np
 import scipy.sparse
 
-from dask_gmm.data.base import ReadAhead, Source, check_dtype
+from dask_gmm.data.base import ReadAhead, Source
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.conversion import kind_of
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid
+from dask_gmm.data.layout import check_dtype
 from dask_gmm.errors import CorruptChunkError, InputError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.base import ReadAhead, Source, check_dtype, check_layout, flatten_block
+from dask_gmm.data.base import ReadAhead, Source
 from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.conventions import FillValue, stored_decoding
 from dask_gmm.data.decoding import SCRATCH_BYTES, Decoding, Remedies
@@ -17,6 +17,7 @@ from dask_gmm.data.direct.layout import DirectLayout, direct_layout
 from dask_gmm.data.direct.memory import encoded_bytes, transient_bytes
 from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid
+from dask_gmm.data.layout import check_dtype, check_layout, flatten_block
 from dask_gmm.data.shards import shard_layout
 from dask_gmm.data.stored_array import StoredArray, dimension_names, metadata_document
 from dask_gmm.data.stored_metadata import checksum_of

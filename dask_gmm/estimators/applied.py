@@ -1,9 +1,7 @@
-"""What a mixture says of each row, handed back or written: labels, posteriors, values it lacked."""
+"""What a mixture says of each row, handed back: labels, posteriors, values it lacked."""
 
 from __future__ import annotations
 
-import os
-from math import prod
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -12,21 +10,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.data.concatenated_source import is_many
-from dask_gmm.data.coordinates import OutputPlace, labelled, labelled_rows
+from dask_gmm.data.coordinates import labelled, labelled_rows
 from dask_gmm.data.lazy import lazy_map
-from dask_gmm.data.output_begin import begin_output, output_chunks
-from dask_gmm.data.output_group import GroupLayout, begin_group
-from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, known_by, recipe_of
 from dask_gmm.data.scaled_source import scaled
-from dask_gmm.data.tables.arrow import has_parquet_suffix
-from dask_gmm.data.tables.output import begin_table, kept_columns, layout_of
 from dask_gmm.data.taking_part import with_missing
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.inputs import open_input
-from dask_gmm.estimators.of_many import computed, of_each, proportions_of, write_group
+from dask_gmm.estimators.of_many import computed, of_each, proportions_of
 from dask_gmm.execution import choose_backend
-from dask_gmm.fitting.events import OutputResumed, PassAdvanced, PassStarted
+from dask_gmm.fitting.events import PassAdvanced, PassStarted
 from dask_gmm.fitting.imputing import Imputed
 from dask_gmm.fitting.passes import first_pass
 from dask_gmm.fitting.prediction import (
@@ -36,25 +29,20 @@ from dask_gmm.fitting.prediction import (
     RowFunction,
     SharedRowFunction,
     UnscaledLogDensities,
-    WriteJob,
 )
 from dask_gmm.fitting.verbose import VerboseObserver
-from dask_gmm.interrupts import allowed, held
 from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import os
+    from collections.abc import Callable, Sequence
 
     import dask.array as da
     import xarray as xr
     import zarr
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
-    from dask_gmm.data.provenance import Recipe
-    from dask_gmm.data.sink import Output
     from dask_gmm.data.source import Source
-    from dask_gmm.data.tables.output import TableOutput
-    from dask_gmm.data.tables.writer import Kept
     from dask_gmm.execution.backend import PassProgress
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.fitting.events import Observer
@@ -65,10 +53,10 @@ if TYPE_CHECKING:
     Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
-__all__ = ["AppliedMixture"]
+__all__ = ["RESULTS", "AppliedMixture", "for_each_row"]
 
 #: What is computed of the rows, by the name that it has as a DataArray, and in a group.
-_RESULTS: dict[type[RowFunction], str] = {
+RESULTS: dict[type[RowFunction], str] = {
     Labels: "labels",
     Posteriors: "posteriors",
     LogDensities: "log_density",
@@ -194,124 +182,6 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         densities: NDArray[np.float64] | da.Array | xr.DataArray = self._map(X, source, function)
         return densities
 
-    def predict_to(
-        self,
-        X: Any,
-        output: str | os.PathLike[str],
-        *,
-        where: Any = None,
-        probabilities: bool = False,
-        dtype: DTypeLike | None = None,
-        keep: Sequence[str] | None = None,
-        overwrite: bool = False,
-        resume: str = "auto",
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> int:
-        """Write labels, or posteriors, to a new Zarr array or table in one read of the data.
-
-        Of xarray objects, and of variables that `features` names, into the Zarr group at `output`,
-        as ``labels`` or ``posteriors``, with the coordinates of the samples: as
-        ``xarray.open_zarr(output)`` shows them. The group is made if it is not there. Of many
-        arrays a group of its own: ``labels/NAME`` for each, and from the same read the tables
-        ``proportions`` (as by `proportions`) and ``counts``, along ``array`` and ``component``.
-
-        The array's attribute `dask_gmm` says whether it is `complete`, which is written last; `fit`
-        and its kin refuse one that is not. On a disk it appears at its path only then, and what was
-        there before is as it was until then. Object stores cannot rename: there it is written in
-        place, marked as incomplete from its first object to its last, and one that it overwrites
-        is lost at once.
-
-        A call that ended early, however it ended, leaves its finished blocks, on a disk in a hidden
-        folder beside the output, and the same call goes on from them. A name that ends with
-        ``.parquet`` makes a table, whose parts lie in that folder, or in an object store below a
-        hidden prefix, until all are there and this process puts them together. Of two at the same
-        time on a disk the second is refused; in an object store two of the same call do each other
-        no harm.
-
-        Parameters
-        ----------
-        X : as in `fit`
-            With known chunk sizes, unless the output is a table.
-        output : path or URL
-            A Zarr v3 array of the samples' shape (then K with `probabilities`), chunked as the data
-            and with their dimension names; or the group for it. Beside its data in a group that
-            xarray wrote, xarray sees it where the group's metadata are not consolidated (or once
-            they are again). Or a Parquet table of the columns kept, ``label`` and, with
-            `probabilities`, ``posterior_0`` and so on: of a Parquet file one file of the same row
-            groups, of a folder one of files of the same names; of other data one file, and a row
-            group for each block.
-        where : as in `fit`, optional
-            Rows that take no part are written too: NaN for their posteriors; -1 for their label,
-            or where the type has no sign its largest number; null in a table.
-        probabilities : bool, default=False
-            Posteriors instead of labels; in a table beside them.
-        dtype : numpy dtype, optional
-            uint8 for labels of up to 255 components, else int32; int8 for up to 128 where `where`
-            or `missing='drop'` may leave rows out, whose label is -1; float64 for posteriors.
-        keep : sequence of str, optional
-            Columns of the input, identifiers for instance, that a table has too.
-        overwrite : bool, default=False
-            Replace a complete array that is there, never anything else; of tables only those that
-            this method has written.
-        resume : {"auto", "must", "never"}, default="auto"
-            What becomes of an output there that is not complete. "auto" goes on with one of the
-            same mixture and data, and refuses any other, with the difference named; "must" also
-            refuses to begin one, and has nothing to do where the same is there and complete;
-            "never" deletes it and begins anew. Whether local data are the same is seen from their
-            files, up to 20,000; of more, of remote and of Dask data the metadata are compared, and
-            the first and the last finished block are computed again: what has changed between them
-            is not seen. Rows in memory cannot be told from others, and begin anew.
-        storage_options : mapping, optional
-            For the output; the data have the estimator's own.
-
-        Returns
-        -------
-        int
-            Rows of the output, those included that were there already.
-
-        Raises
-        ------
-        OutputExistsError
-            Something is there that may not be replaced, or another process is writing it.
-        InputError (a ValueError)
-            The output is the input, or what was begun there is another one.
-        IncompletePassError
-            The data were changed while they were read.
-        StoreError
-            The output cannot be written. What was finished is kept.
-        """
-        check_is_fitted(self)
-        source = _for_each_row(open_input(self, X, where=where, reset=False))
-        parameters = self._parameters()
-        k = parameters.n_components
-        tail = (k,) if probabilities else ()
-        label_type = _label_type(k, signed=source.weights is not None or source.missing == "drop")
-        kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
-        _check_output_dtype(kind, k, probabilities=probabilities)
-        function: RowFunction = (Posteriors if probabilities else Labels)(
-            parameters, self._kernel(), kind
-        )
-        if has_parquet_suffix(os.fspath(output)):
-            kept = kept_columns(source, X, keep, k if probabilities else None)
-            how = {"options": storage_options, "overwrite": overwrite, "resume": resume}
-            return self._write_table(source, function, os.fspath(output), kept, how)
-        if keep is not None:
-            raise InputError(
-                f"keep= is for tables, and {output} would be a Zarr array: give it a name that "
-                f"ends with .parquet."
-            )
-        return self._write_to(
-            X,
-            source,
-            function,
-            "posteriors" if probabilities else "labels",
-            tail,
-            output,
-            overwrite=overwrite,
-            resume=resume,
-            storage_options=storage_options,
-        )
-
     @overload
     def proportions(
         self, X: Any, *, sample_weight: Any = None, where: Any = None, counts: Literal[True]
@@ -348,7 +218,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             With `counts`.
         """
         check_is_fitted(self)
-        source = _for_each_row(open_input(self, X, sample_weight, where, reset=False))
+        source = for_each_row(open_input(self, X, sample_weight, where, reset=False))
         found = proportions_of(source, self._parameters(), self._kernel(), self._run)
         return (found.proportions, found.counts) if counts else found.proportions
 
@@ -403,7 +273,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
         def finish(array: Any, own: Source, values: Any) -> Any:
             rows = np.moveaxis(values, -1, own.feature_axis)
-            return labelled_rows(array, own, rows, _RESULTS[Imputed])
+            return labelled_rows(array, own, rows, RESULTS[Imputed])
 
         rows: Any = (
             of_each(X, source, function, self._lazily, finish)
@@ -412,59 +282,6 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         )
         found: NDArray[np.floating[Any]] | da.Array | xr.DataArray = rows
         return found
-
-    def impute_to(
-        self,
-        X: Any,
-        output: str | os.PathLike[str],
-        *,
-        draw: bool = False,
-        overwrite: bool = False,
-        resume: str = "auto",
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> int:
-        """Write the rows, gaps filled as by `impute`, to a new Zarr array, in one read.
-
-        Of xarray objects, and of variables that `features` names, into the Zarr group at `output`,
-        as ``imputed``, with the coordinates of the samples and of the features.
-
-        Parameters
-        ----------
-        X : as in `fit`, with known chunk sizes
-        output : path or URL
-            A Zarr v3 array of the samples' shape and then the features, chunked as the data and
-            with their dimension names; or the group for it.
-        draw : as in `impute`
-        overwrite, resume, storage_options : as in `predict_to`
-
-        Returns
-        -------
-        int
-            Rows of the output, those included that were there already.
-
-        Raises
-        ------
-        OutputExistsError, InputError, IncompletePassError, StoreError
-            As by `predict_to`.
-        """
-        check_is_fitted(self)
-        if has_parquet_suffix(os.fspath(output)):
-            raise InputError(
-                f"Imputed rows are written as a Zarr array, and {output} has the name of a table: "
-                f"give it one that does not end with .parquet."
-            )
-        source = with_missing(open_input(self, X, reset=False), "error")
-        return self._write_to(
-            X,
-            source,
-            self._imputed(source, draw=draw),
-            IMPUTED_ROWS,
-            (source.n_features,),
-            output,
-            overwrite=overwrite,
-            resume=resume,
-            storage_options=storage_options,
-        )
 
     def _imputed(self, source: Source, *, draw: bool) -> Imputed:
         shape = tuple(n for n in source.sample_shape if n is not None)
@@ -484,151 +301,6 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             )
         return Imputed(self._parameters(), kernel, _real(source), seed, shape, scaling)
 
-    def _write_to(
-        self,
-        X: Any,
-        source: Source,
-        function: RowFunction,
-        values: str,
-        tail: tuple[int, ...],
-        output: str | os.PathLike[str],
-        *,
-        overwrite: bool,
-        resume: str,
-        storage_options: Mapping[str, Any] | None,
-    ) -> int:
-        """Write what a function says of each row; return how many rows there are."""
-        kind = np.dtype(function.dtype)
-        how: dict[str, Any] = {
-            "options": storage_options,
-            "overwrite": overwrite,
-            "resume": resume,
-        }
-        if is_many(source):
-            if isinstance(function, Imputed):
-                raise InputError(
-                    f"{source.name} are many, and imputed rows are written of one: call impute_to "
-                    f"for each."
-                )
-            k = function.parameters.n_components
-            lay_out = GroupLayout.of(source, values, tail, kind, k)
-            recipe = self._recipe(source, function, values, lay_out.described())
-            url = os.fspath(output)
-            with (
-                held(),
-                begin_group(url, lay_out, recipe=recipe, source=source, **how) as begun,
-                allowed(),
-            ):
-                self._tell_of_resumed(source, begun)
-                write_group(source, function, begun, self._run)
-            return int(source.n_rows or 0)
-        chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
-        shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)
-        recipe = self._recipe(
-            source, function, values, {"shape": list(shape), "chunks": list(chunks)}
-        )
-        per_row = kind.itemsize * prod(tail)
-        url, name = os.fspath(output), _RESULTS[type(function)]
-        rows = isinstance(function, Imputed)
-        place = OutputPlace.look(
-            url, name, storage_options, X, source, overwrite=overwrite, of_rows=rows
-        )
-        with (
-            held(),
-            begin_output(
-                place.url,
-                shape,
-                chunks,
-                kind,
-                storage_options,
-                recipe=recipe,
-                overwrite=overwrite,
-                resume=resume,
-                source=source,
-            ) as begun,
-            allowed(),
-        ):
-            place.begin()
-            job = WriteJob(function, begun.writer, per_row * (source.max_block_rows or 0))
-            self._write(source, job, begun)
-            place.end()
-        return prod(shape[: len(source.sample_shape)])
-
-    def _write_table(
-        self,
-        source: Source,
-        function: RowFunction,
-        url: str,
-        keep: Kept | None,
-        how: Mapping[str, Any],
-    ) -> int:
-        """Write a Parquet table of labels, perhaps with posteriors, and return its rows."""
-        k = function.parameters.n_components
-        posteriors = isinstance(function, Posteriors)
-        kind = np.dtype(function.dtype)
-        labels = np.dtype(np.uint8 if k <= 255 else np.int32) if posteriors else kind
-        described = {
-            "shape": list(source.sample_shape),
-            "blocks": source.n_blocks,
-            "keep": list(keep.columns) if keep is not None else [],
-        }
-        values = "posteriors" if posteriors else "labels"
-        recipe = self._recipe(source, function, values, described)
-        with (
-            held(),
-            begin_table(
-                url,
-                layout_of(source),
-                label_dtype=labels,
-                recipe=recipe,
-                keep=keep,
-                source=source,
-                **how,
-            ) as begun,
-            allowed(),
-        ):
-            # Arrow's and what is written.
-            row_bytes = 2 * kind.itemsize * (k if posteriors else 1)
-            size = row_bytes * (source.max_block_rows or 0)
-            size += 0 if keep is None else keep.block_bytes
-            self._write(source, WriteJob(function, begun.writer, size), begun)
-        return begun.n_rows
-
-    def _recipe(
-        self, source: Source, function: RowFunction, values: str, described: dict[str, Any]
-    ) -> Recipe:
-        """What decides every byte of an output; `described` is what its layout adds."""
-        described["dtype"] = np.dtype(function.dtype).name
-        if isinstance(function, Imputed):
-            described["seed"] = function.seed
-        elif self.missing != "error":
-            described["missing"] = self.missing
-        if source.weights is not None:
-            described["where"] = known_by(source.weights)
-        return recipe_of(
-            source,
-            values=values,
-            model=self._model_known_by(function),
-            kernel=function.kernel.name,
-            output=described,
-        )
-
-    def _write(self, source: Source, job: WriteJob, output: Output | TableOutput) -> None:
-        """Write what an output lacks, and call it complete."""
-        self._tell_of_resumed(source, output)
-        if output.complete:
-            return
-        if output.blocks is None or output.blocks:
-            self._run(self._rows_for(source, job.function), job, output.blocks)
-        check_unchanged(output.recipe, source)
-        output.finish()
-
-    def _tell_of_resumed(self, source: Source, output: Output | TableOutput) -> None:
-        if output.n_finished or output.complete:
-            done = source.n_blocks if output.complete else output.n_finished
-            for observer in self._observers():
-                observer(OutputResumed(output.writer.url, done, source.n_blocks))
-
     # -- inside ----------------------------------------------------------------------------------
 
     def _map(self, X: Any, source: Source, function: RowFunction) -> Any:
@@ -636,7 +308,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         tail = "component" if isinstance(function, Posteriors) else ""
 
         def finish(array: Any, own: Source, values: Any) -> Any:
-            return labelled(array, own, values, _RESULTS[type(function)], tail)
+            return labelled(array, own, values, RESULTS[type(function)], tail)
 
         if is_many(source):
             return of_each(X, source, function, self._lazily, finish)
@@ -652,7 +324,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             k = function.parameters.n_components
         elif placed:
             k = source.n_features
-        source = self._rows_for(_for_each_row(source), function)
+        source = self._rows_for(for_each_row(source), function)
         kind = np.dtype(function.dtype)
         shared = SharedRowFunction(function)
         return lazy_map(source, shared, kind, k, function.absent, placed=placed)
@@ -683,13 +355,6 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         own = isinstance(function, Imputed | UnscaledLogDensities)
         return source if own else scaled(source, self._scaling)
 
-    def _model_known_by(self, function: RowFunction) -> str:
-        """What tells the mixture, and what rows are scaled by, from others."""
-        fingerprint = function.parameters.fingerprint
-        if self._scaling is None:
-            return fingerprint
-        return f"{fingerprint} of rows scaled by {self._scaling.fingerprint}"
-
     def _observers(self) -> tuple[Observer, ...]:
         observers = tuple(self.callbacks or ())
         if self.verbose:
@@ -709,30 +374,9 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         return hasattr(self, "precisions_cholesky_")
 
 
-def _for_each_row(source: Source) -> Source:
+def for_each_row(source: Source) -> Source:
     """The source for what is said of each row: those without any value are some too."""
     return with_missing(source, "error") if source.missing == "marginalize" else source
-
-
-def _label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:
-    """Smallest type for the labels of k components; with a sign where -1 is one of them.
-
-    255 is uint8's mark for "not written", -1 that of a type with a sign.
-    """
-    small, most = (np.int8, 128) if signed else (np.uint8, 255)
-    return small if k <= most else np.int32
-
-
-def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
-    """Refuse a type that cannot hold the values, and the mark for those not written."""
-    if probabilities:
-        if kind.kind != "f":
-            raise InputError(f"dtype={kind.name!r} cannot hold probabilities: use a float type.")
-    elif kind.kind not in "iu" or np.iinfo(kind).max < (k if kind.kind == "u" else k - 1):
-        raise InputError(
-            f"dtype={kind.name!r} cannot hold the labels of {k} components: use an integer type "
-            f"that can, such as 'int32'."
-        )
 
 
 def _real(source: Source) -> type[np.floating[Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dask_gmm.data.buffers import ReadBuffers
+from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.joined_source import JoinedSource
 from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.scaled_source import ScaledSource, scaled
@@ -62,6 +63,14 @@ def by_rows(source: Source, x: NDArray[Any], axis: int) -> NDArray[Any]:
     return np.moveaxis(x, source.feature_axis if isinstance(source, JoinedSource) else axis, -1)
 
 
+def each(source: Source, of_rows: NDArray[Any]) -> Any:
+    """Weights or a mask as a source takes them: of many arrays one for each."""
+    if not is_many(source):
+        return of_rows
+    stops = np.cumsum([part.n_rows for part in source.parts])
+    return np.split(of_rows.reshape(-1), stops[:-1])
+
+
 @every_kind
 @every_scaling
 @pytest.mark.parametrize("axis", quick_ones([0, -1], [-1]))
@@ -87,7 +96,8 @@ def test_each_block_is_scaled_rows(
         assert lent.values.tobytes() == own.values.tobytes()
         assert own.values.shape == (block.rows, scaling.n_outputs)
         largest = max(largest, own.values.nbytes)
-        assert source.locate(block, 0) == raw.locate(block, 0)
+        if block.rows:
+            assert source.locate(block, 0) == raw.locate(block, 0)
     assert source.block_bytes == largest
     assert source.read_bytes >= raw.read_bytes
 
@@ -132,7 +142,8 @@ def test_lazily(make: Make, asked: dict[str, Any], tmp_path: Path) -> None:
     moved = np.moveaxis(x, 1, -1)
     scaling = scaling_of(moved.reshape(-1, 5), asked)
     sums: Any = lazy_map(scaled(raw, scaling), total, "f8")
-    expected = scaling.apply(moved.reshape(-1, 5)).sum(axis=1).reshape(moved.shape[:-1])
+    of_rows = scaling.apply(moved.reshape(-1, 5)).sum(axis=1)
+    expected = of_rows if is_many(raw) else of_rows.reshape(moved.shape[:-1])
     np.testing.assert_allclose(sums.compute(scheduler="sync"), expected, atol=1e-12)
     again: Any = lazy_map(scaled(raw, scaling), total, "f8")
     other: Any = lazy_map(raw, total, "f8")
@@ -166,8 +177,11 @@ def test_weights_masks_and_gaps_come_first(
     x[0, 1, 2] = x[3, 3, 3] = np.nan
     x[..., 1][~taken] = -1.0
     raw = with_missing(make(x, (3, 2, 6), -1, tmp_path), "drop")
-    raw = with_weights(with_where(raw, taken), w)
     complete = (w > 0) & taken & ~np.isnan(x).any(axis=-1)
+    if is_many(raw):
+        x, complete = x.reshape(-1, 6), complete.reshape(-1)
+    raw = with_weights(with_where(raw, each(raw, taken)), each(raw, w))
+    w = w.reshape(complete.shape)
     scaling = scaling_of(x[complete], asked)
     source, buffers = scaled(raw, scaling), ReadBuffers()
     for i in range(source.n_blocks):
@@ -215,7 +229,8 @@ def test_what_has_no_logarithm_is_located(
     def run() -> None:
         LocalBackend(1).run(plan_pass(source, n_threads=1), SumJob())
 
-    place = r"feature 2 of row \d+ of block \d+ \(.*13.*\) is -"
+    row = 6 if is_many(source.unscaled) else 13  # of the third array, or of all
+    place = rf"feature 2 of row \d+ of block \d+ \(.*{row}.*\) is -"
     with pytest.raises(TransformError, match=place):
         run()
     with pytest.raises(TransformError, match="feature 2 of row"):
@@ -228,9 +243,9 @@ def test_what_cannot_be_projected_is_located(make: Make, tmp_path: Path) -> None
     scaling = scaling_of(x, ASKED["all"])
     x[13, 2] = np.nan
     source = scaled(make(x, (6, 4), -1, tmp_path), scaling)
-    with pytest.raises(
-        NonFiniteError, match=r"Feature 2 of row \d+ of block \d+ \(.*13.*\) is nan"
-    ):
+    row = 6 if is_many(source.unscaled) else 13
+    place = rf"Feature 2 of row \d+ of block \d+ \(.*{row}.*\) is nan"
+    with pytest.raises(NonFiniteError, match=place):
         LocalBackend(1).run(plan_pass(source, n_threads=1), SumJob())
 
 

@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.base import flatten_block
 from dask_gmm.data.chunk_errors import (
     broken_shard,
     empty_chunk,
@@ -42,6 +41,7 @@ from dask_gmm.data.chunk_errors import (
 )
 from dask_gmm.data.direct.objects import LocalFiles, RemoteObjects, StoredObject
 from dask_gmm.data.direct.requests import Request, request
+from dask_gmm.data.layout import flatten_block
 from dask_gmm.data.shards import ABSENT
 from dask_gmm.errors import DaskGMMError
 
