@@ -3,8 +3,8 @@
 The samples are simulated first: five markers on a linear scale, a different number of cells in
 each, other proportions in each donor, and in every second donor a population of one cell in a
 thousand. What a user writes is in `classify`: their number is chosen and the mixture fitted over
-all samples as one, each counting alike, and the table of proportions comes from the read that
-writes the labels.
+all samples as one, each counting alike, on the scale of arcsinh, to which cells are brought as they
+are read; and the table of proportions comes from the read that writes the labels.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import dask.array
 import numpy as np
 import xarray as xr
 import zarr
 
 from dask_gmm import select_gaussian_mixture
-
-da: Any = dask.array  # most of it is untyped
 
 MARKERS = ["CD3", "CD4", "CD8", "CD19", "CD123"]
 COFACTOR = 150.0  # below it a measurement is noise
@@ -53,15 +50,13 @@ def write_samples(folder: Path, samples: int = 20) -> Any:
 
 def classify(folder: Path, output: Path) -> xr.Dataset:
     """Fit the mixture to all samples, and write labels and proportions."""
-    samples = {
-        path.stem: np.arcsinh(da.from_zarr(path) / COFACTOR)
-        for path in sorted(folder.glob("donor*.zarr"))
-    }
+    samples = f"{folder}/donor*.zarr"
     found = select_gaussian_mixture(
         samples,
         range(4, 8),
         covariance_types="full",
         sample_weight="equal-per-array",
+        feature_transform=("arcsinh", COFACTOR),
         random_state=0,
     )
     found.best_model.predict_to(samples, output)

@@ -219,7 +219,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         source = for_each_row(open_input(self, X, sample_weight, where, reset=False))
-        found = proportions_of(source, self._parameters(), self._kernel(), self._run)
+        found = proportions_of(source, self._parameters(), self._kernel(), self._run_scaled)
         return (found.proportions, found.counts) if counts else found.proportions
 
     @overload
@@ -343,6 +343,12 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
         with backend.open(source, blocks=blocks) as passes:
             return first_pass(passes, job, on_progress).value
+
+    def _run_scaled(
+        self, source: Source, job: BlockJob[Any], blocks: Sequence[int] | None = None
+    ) -> Any:
+        """Run a job of the rows that the mixture is of: scaled ones, if it is of such."""
+        return self._run(scaled(source, self._scaling), job, blocks)
 
     @property
     def _scaling(self) -> Scaling | None:

@@ -261,7 +261,7 @@ class WritingMixture(AppliedMixture):
                 allowed(),
             ):
                 self._tell_of_resumed(source, begun)
-                write_group(source, function, begun, self._run)
+                write_group(source, function, begun, self._run_scaled)
             return int(source.n_rows or 0)
         chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
         shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)

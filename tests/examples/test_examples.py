@@ -258,6 +258,6 @@ def test_cytometry(tmp_path: Path) -> None:
     words = lines[6].replace(",", " ").split()
     found, true = float(words[1]), float(words[-1])
     assert 0.0003 < true < 0.0007
-    assert found == pytest.approx(true, rel=0.02)
+    assert found == pytest.approx(true, abs=2e-5)
     assert lines[7].startswith("samples: 20, ")
     assert float(lines[7].split()[-1]) < 1e-4
