@@ -147,7 +147,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("scaling", quick_ones(SCALINGS, ["pca"]))
+@pytest.mark.parametrize("scaling", quick_ones(SCALINGS, ["robust"]))
 def test_scaled_rows(store: str, two_processes: Client, scaling: str) -> None:
     """In process, on threads, on a cluster; estimated from the sample, or from all rows there."""
     asked = SCALINGS[scaling]

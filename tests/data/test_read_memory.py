@@ -31,8 +31,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("feature_axis", [0, 1])
+@pytest.mark.parametrize(
+    ("layout", "feature_axis"),
+    quick_ones(
+        itertools.product(LAYOUTS, [0, 1]),
+        [("one chunk", 1), ("split features", 0), ("uncompressed shards", 1)],
+    ),
+)
 def test_bound(layout: str, feature_axis: int, tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(250_000, 8))
     kwargs = dict(LAYOUTS[layout])
@@ -60,7 +65,6 @@ def test_bound(layout: str, feature_axis: int, tmp_path: Path) -> None:
         itertools.product(["memory", *LAYOUTS], ["f8", "f4", "i2"], [None, 3]),
         [
             ("memory", "f8", None),
-            ("one chunk", "f4", None),
             ("uncompressed", "f8", 3),
             ("whole shards", "i2", None),
         ],
@@ -94,9 +98,6 @@ def test_bound_of_scaled_blocks(place: str, dtype: str, n_pca: int | None, tmp_p
         itertools.product(LAYOUTS, [False, True]),
         [
             ("one chunk", False),
-            ("uncompressed", False),
-            ("whole shards", False),
-            ("split features", True),
             ("v2", True),
         ],
     ),
@@ -117,7 +118,10 @@ def test_bound_of_packed_blocks(layout: str, through_zarr: bool, tmp_path: Path)
         transient = zarr_transient_bytes(array, (125_000, 8))
         source = replace(source, layout=None, transient_bytes=transient)
     assert source.read(source.block(0)).values.nbytes == source.block_bytes == 8_000_000
-    peak = peak_of(lambda: source.read(source.block(1)).values)
+    most = source.block_bytes + source.read_bytes + 2**20
+    if not through_zarr:
+        most = min(most, 13_000_000)
+    peak = peak_of(lambda: source.read(source.block(1)).values, most)
     assert peak <= source.block_bytes + source.read_bytes + 2**20
     assert peak >= (source.block_bytes + source.read_bytes) / 2.5
     if not through_zarr:
