@@ -510,6 +510,8 @@ def test_workspace_does_not_grow_with_the_rows() -> None:
     p = random_mixture(33, "full", 16, 4)
     few, many = (Rows(draw(34, p, n)) for n in (20_000, 80_000))
     statistics = get_kernel("blas").statistics
-    enough = 1.05 * peak_of(lambda: statistics(few, [Candidate(p)]))
+    # Four times as many: of what grew with them there would be so much more. Threads of clusters
+    # allocate some tens of kilobytes meanwhile.
+    enough = 1.5 * peak_of(lambda: statistics(few, [Candidate(p)]))
     assert peak_of(lambda: statistics(many, [Candidate(p)]), enough) <= enough
     assert enough < 80_000 * 16 * 8  # not rows × components
