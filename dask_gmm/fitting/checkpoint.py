@@ -521,6 +521,8 @@ def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str
     asked = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in free}
     if settings.missing == "error":
         del asked["missing"]  # as fits were that knew nothing else
+    if settings.search == "off":
+        del asked["search"]
     model = settings.model
     asked |= {"model": type(model).__name__, "kernel": settings.kernel.name}
     asked |= {name: _plain(value) for name, value in vars(model).items()}

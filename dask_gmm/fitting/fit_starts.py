@@ -18,6 +18,8 @@ from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
 from dask_gmm.fitting.sampling import SampleRecipe, automatic_size, draw_enough
+from dask_gmm.fitting.search.choice import choose_search
+from dask_gmm.fitting.search.ends import SampleSearch
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
 from dask_gmm.fitting.strategies import choose_acceleration, configure, set_out
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.loop import FitState, Fitting
     from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.search.search import SearchBudget
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -87,11 +90,14 @@ class FitSample:
     sample : Sample or None
         None where neither the start, the acceleration nor a reseeding needs one.
     recipe : SampleRecipe or None
+    search : SearchBudget or None
+        How much to search for a better optimum of the sample; None for not at all.
     """
 
     acceleration: str | None
     sample: Sample | None = None
     recipe: SampleRecipe | None = None
+    search: SearchBudget | None = None
 
 
 def fit_sample_of(
@@ -108,13 +114,23 @@ def fit_sample_of(
     size = max(size, settings.n_components)
     acceleration = choose_acceleration(settings.acceleration, source, size, n_parameters)
     computed = warm is None and not settings.given.complete
-    if not (computed or acceleration == "variance-reduced" or settings.on_collapse == "reseed"):
+    searching = choose_search(
+        settings.search,
+        source,
+        size,
+        acceleration_asked=settings.acceleration,
+        acceleration=acceleration,
+        given=warm is not None or settings.given.any,
+    )
+    needed = computed or acceleration == "variance-reduced" or searching is not None
+    if not (needed or settings.on_collapse == "reseed"):
         return FitSample(acceleration)
     recipe = sample_recipe(source, size, random_state)
     sample = starting_sample(source, backend, recipe, settings.model.reg_covar, notify)
     if sample.complete and settings.acceleration == "auto":
         acceleration = None  # chunks of unknown sizes turn out to be few
-    return FitSample(acceleration, sample, recipe)
+        searching = None if settings.search == "auto" else searching
+    return FitSample(acceleration, sample, recipe, searching)
 
 
 def drawn_again(
@@ -167,7 +183,8 @@ def begin(
         starts = _starts(sample, settings, random_state, acceleration)
     rows = _sample_rows(settings, sample)
     fitting = configure(settings, acceleration, rows)
-    states = set_out(fitting, settings, acceleration, rows, starts, warm)
+    search = _sample_search(drawn, notify)
+    states = set_out(fitting, settings, acceleration, rows, starts, warm, search)
     if computed or acceleration == "variance-reduced":
         notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
     return fitting, states
@@ -176,6 +193,13 @@ def begin(
 def go_on(settings: FitSettings, drawn: FitSample) -> Fitting[Any]:
     """Return the strategy of a fit, configured as it was when it set out."""
     return configure(settings, drawn.acceleration, _sample_rows(settings, drawn.sample))
+
+
+def _sample_search(drawn: FitSample, notify: Observer) -> SampleSearch | None:
+    if drawn.search is None or drawn.sample is None:
+        return None
+    complete = drawn.sample.complete_rows
+    return None if complete is None else SampleSearch(complete, drawn.search, notify)
 
 
 def _sample_rows(settings: FitSettings, sample: Sample | None) -> SampleRows | None:

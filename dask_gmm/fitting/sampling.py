@@ -18,6 +18,7 @@ import numpy as np
 from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError, NonFiniteError
 from dask_gmm.fitting.gappy_starts import FilledRowsJob, means_of_present, rows_to_start_from
+from dask_gmm.mixture.gaps import has_gaps
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -123,6 +124,15 @@ class Sample:
     def to_start_from(self) -> Rows:
         """Complete rows: these, or where values are missing what stands for them in a start."""
         return rows_to_start_from(self.rows)
+
+    @property
+    def complete_rows(self) -> Rows | None:
+        """Those that miss no value; None where they are too few to start from."""
+        rows = self.to_start_from
+        filled = (
+            len(rows) == len(self.rows) and not self.rows.complete and has_gaps(self.rows.values)
+        )
+        return None if filled else rows
 
     def filling(self, source: Source) -> Callable[[BlockJob[Any]], BlockJob[Any]]:
         """Return what makes a job that knows complete rows only one over rows of the source."""

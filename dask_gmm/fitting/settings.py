@@ -37,6 +37,7 @@ class FitSettings:
     max_passes: int | None = None
     max_bytes: int | None = None
     missing: str = "error"
+    search: str | int = "off"
 
     @property
     def pinned(self) -> int | None:
