@@ -26,6 +26,8 @@ from dask_gmm.fitting.events import (
     PointFinished,
     SampleAdvanced,
     SampleDrawn,
+    SearchAdvanced,
+    SearchFinished,
     SelectionStarted,
     StartRead,
     StartsFound,
@@ -120,6 +122,8 @@ class ProgressState:
             case SampleAdvanced():
                 self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
                 self.between = True
+            case SearchAdvanced() | SearchFinished():
+                self.stage = _search_stage(event)
             case OutputResumed():
                 self.skipped = event.blocks
 
@@ -181,6 +185,20 @@ class ProgressState:
         if passes is None or now is None or self.pass_seconds is None:
             return None
         return now + passes * self.pass_seconds
+
+
+def _point(event: PointFinished) -> str:
+    value = "none" if event.value is None else f"{event.value:,.6g}"
+    return (
+        f"{event.n_components} components, {event.covariance_type}: {event.outcome.value} after "
+        f"{event.passes} passes, {event.criterion} {value}"
+    )
+
+
+def _search_stage(event: SearchAdvanced | SearchFinished) -> str:
+    done = "searched" if isinstance(event, SearchFinished) else "searching"
+    found = f", {event.accepted} accepted (+{event.gain:.4f} nats/row)" if event.accepted else ""
+    return f"{done} for a better optimum: {event.tried:,} moves tried{found}"
 
 
 # -- a bar on a terminal -----------------------------------------------------------------------
@@ -306,11 +324,7 @@ class _Lines:
                     f"a read of its own"
                 )
             case PointFinished():
-                value = "none" if event.value is None else f"{event.value:,.6g}"
-                self._say(
-                    f"{event.n_components} components, {event.covariance_type}: "
-                    f"{event.outcome.value} after {event.passes} passes, {event.criterion} {value}"
-                )
+                self._say(_point(event))
             case StartsFound():
                 starts = "start" if event.starts == 1 else f"{event.starts} starts"
                 self._say(f"{starts} by {event.method}", event.seconds)
@@ -331,18 +345,25 @@ class _Lines:
                     markup=False,
                     soft_wrap=True,
                 )
-            case SampleAdvanced() if time.monotonic() - self._last_line >= LINE_EVERY:
-                self._say(self._state.stage)
-            case PassAdvanced() if time.monotonic() - self._last_line >= LINE_EVERY:
-                progress, left = event.progress, self._state.seconds_left()
-                self._say(
-                    f"{_title(self._state)}: {progress.blocks_done:,} of "
-                    f"{progress.blocks_total:,} blocks",
-                    progress.seconds,
-                    progress.rows_done,
-                    progress.bytes_read,
-                    *([f"{show_seconds(left)} left"] if left is not None else []),
-                )
+            case SearchFinished():
+                self._say(self._state.stage, event.seconds)
+            case SampleAdvanced() | SearchAdvanced() | PassAdvanced():
+                if time.monotonic() - self._last_line >= LINE_EVERY:
+                    self._still_at(event)
+
+    def _still_at(self, event: SampleAdvanced | SearchAdvanced | PassAdvanced) -> None:
+        """Say how far work has come that lasts long."""
+        if not isinstance(event, PassAdvanced):
+            self._say(self._state.stage)
+            return
+        progress, left = event.progress, self._state.seconds_left()
+        self._say(
+            f"{_title(self._state)}: {progress.blocks_done:,} of {progress.blocks_total:,} blocks",
+            progress.seconds,
+            progress.rows_done,
+            progress.bytes_read,
+            *([f"{show_seconds(left)} left"] if left is not None else []),
+        )
 
     def _say(
         self, text: str, seconds: float | None = None, rows: int = 0, size: int = 0, *more: str

@@ -129,10 +129,9 @@ class Sample:
     def complete_rows(self) -> Rows | None:
         """Those that miss no value; None where they are too few to start from."""
         rows = self.to_start_from
-        filled = (
-            len(rows) == len(self.rows) and not self.rows.complete and has_gaps(self.rows.values)
-        )
-        return None if filled else rows
+        if self.rows.complete or len(rows) < len(self.rows):
+            return rows
+        return None if has_gaps(self.rows.values) else rows
 
     def filling(self, source: Source) -> Callable[[BlockJob[Any]], BlockJob[Any]]:
         """Return what makes a job that knows complete rows only one over rows of the source."""

@@ -10,6 +10,7 @@ from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.events import SearchAdvanced, SearchFinished
 from dask_gmm.fitting.search.ground import Ground
+from dask_gmm.fitting.search.growing import grown
 from dask_gmm.fitting.search.search import search
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class SampleSearch:
             has come to anything.
         """
         begun = time.perf_counter()
-        rows = SampleRows(self.complete_rows, sample.kernel, sample.n_threads)
-        ground = Ground.of(rows, ends[0].n_components, model.family)
+        ground = self._ground(sample, ends[0].n_components, model) if ends else None
         if ground is None:
             return ()
         found: list[tuple[float, SearchEnd]] = []
@@ -91,6 +91,21 @@ class SampleSearch:
             )
         )
         return tuple(point.parameters for point, sound in climbed if sound)
+
+    def grown(
+        self,
+        sample: SampleRows,
+        smaller: MixtureParameters,
+        n_components: int,
+        model: MixtureModel,
+    ) -> MixtureParameters | None:
+        """Return a start of more components, by the best splits; None where there are none."""
+        ground = self._ground(sample, n_components, model)
+        return None if ground is None else grown(ground, smaller, n_components, model)
+
+    def _ground(self, sample: SampleRows, n_components: int, model: MixtureModel) -> Ground | None:
+        rows = SampleRows(self.complete_rows, sample.kernel, sample.n_threads)
+        return Ground.of(rows, n_components, model.family)
 
 
 class _Progress:

@@ -22,7 +22,7 @@ __all__ = ["Ground"]
 _JUDGE_EVERY = 4
 # Rows that are fitted for each free parameter, where the sample has so many, and at least so many.
 _ROWS_PER_PARAMETER = 20
-_LEAST_ROWS = 20_000
+_LEAST_ROWS = 40_000
 _MOST_JUDGES = 25_000
 # With fewer than these for each parameter a mixture is fitted to accidents.
 _FEWEST_PER_PARAMETER = 5

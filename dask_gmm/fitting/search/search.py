@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.search.moves import disjoint, moved, ranked
 from dask_gmm.fitting.search.parts import climb_together, held_rows, part_of, with_part
 from dask_gmm.fitting.search.removals import cheapest_removals
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["SearchBudget", "SearchEnd", "search"]
+__all__ = ["SearchBudget", "SearchEnd", "search", "splits_of"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,6 +46,8 @@ _ROWS_FOR_SPLIT, _ROWS_PER_PARAMETER = 2_000, 20
 # Nats per row: what a move has to gain, and how much more a part may seem to lose.
 _LEAST_GAIN = 1e-4
 _MOST_LOSS = 2e-3
+# Nats per row: EM ends when its next step would gain less.
+_ENOUGH = 1e-6
 # A component that has moved by less of its size keeps the split that was found for it.
 _STILL = 0.05
 
@@ -108,6 +111,11 @@ def search(
     return _Search(ground, model, budget, advanced).run(start)
 
 
+def splits_of(ground: Ground, parameters: MixtureParameters, model: MixtureModel) -> list[Split]:
+    """Return the split of each component that has one."""
+    return _Splits(ground.fitted, model).of(_View.of(ground, parameters))
+
+
 @dataclass(frozen=True)
 class _Position:
     """A mixture after some more EM steps; what the fitted and the judging rows say of it."""
@@ -154,8 +162,9 @@ class _Search:
 
     def _climb(self, parameters: MixtureParameters, steps: int) -> _Position | None:
         """Do some EM steps of the whole mixture."""
-        (end,) = climb_together(self.ground.fitted.each, [parameters], self.model, steps)
-        if end is None:
+        objective = SampleObjective(self.ground.fitted, self.model)
+        end, sound = climb(objective, objective(parameters), _ENOUGH, steps)
+        if not sound:
             return None
         return _Position(end.parameters, end.value, self.ground.judge(end.parameters))
 
@@ -186,15 +195,15 @@ class _Search:
             starts.append(all_of_them)
         if not starts:
             return None
-        ends = climb_together(self.ground.fitted.each, starts, self.model, _WHOLE_STEPS)
-        sound = [end for end in ends if end is not None]
-        for end in sorted(sound, key=lambda end: -end.value):
-            if end.value <= here.value + _LEAST_GAIN:
-                break
-            judged = self.ground.judge(end.parameters)
-            if judged >= here.judged:
-                return _Position(end.parameters, end.value, judged)
-        return None
+        ends = [self._climb(begun, _WHOLE_STEPS) for begun in starts]
+        better = [
+            end
+            for end in ends
+            if end is not None
+            and end.value > here.value + _LEAST_GAIN
+            and end.judged >= here.judged
+        ]
+        return max(better, key=lambda end: end.value, default=None)
 
     def _in_part(self, view: _View, move: Move) -> tuple[float, MixtureParameters] | None:
         """EM of the touched components and their neighbours: what is gained, and the mixture."""
