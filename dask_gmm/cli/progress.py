@@ -187,7 +187,16 @@ class ProgressState:
         return now + passes * self.pass_seconds
 
 
-def _point(event: PointFinished) -> str:
+def _starts(event: StartsFound) -> str:
+    return "start" if event.starts == 1 else f"{event.starts} starts"
+
+
+def _of_grid(event: PassSplit | PointFinished) -> str:
+    if isinstance(event, PassSplit):
+        return (
+            f"{event.candidates} candidates do not fit in memory together: each half has a read of "
+            f"its own"
+        )
     value = "none" if event.value is None else f"{event.value:,.6g}"
     return (
         f"{event.n_components} components, {event.covariance_type}: {event.outcome.value} after "
@@ -318,16 +327,10 @@ class _Lines:
                     f"going on with {event.output}: {event.blocks:,} of {event.blocks_total:,} "
                     f"blocks are finished"
                 )
-            case PassSplit():
-                self._say(
-                    f"{event.candidates} candidates do not fit in memory together: each half has "
-                    f"a read of its own"
-                )
-            case PointFinished():
-                self._say(_point(event))
+            case PassSplit() | PointFinished():
+                self._say(_of_grid(event))
             case StartsFound():
-                starts = "start" if event.starts == 1 else f"{event.starts} starts"
-                self._say(f"{starts} by {event.method}", event.seconds)
+                self._say(f"{_starts(event)} by {event.method}", event.seconds)
             case PassFinished():
                 self._say(
                     f"pass {event.number}: log-likelihood {self._state.bounds[-1]:.6f}"
