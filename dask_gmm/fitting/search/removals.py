@@ -38,6 +38,7 @@ __all__ = ["Removal", "cheapest_removals"]
 # Partners that each component is merged with on trial: those that share most of its rows.
 _PARTNERS = 4
 _TINY = 1e-300
+_EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,8 @@ def cheapest_removals(
     model : MixtureModel
     """
     total = statistics.weight
-    kept = np.log(np.maximum(1.0 - posteriors, _TINY))
-    lost = -(kept.sum(axis=0) if weights is None else weights @ kept)
-    lost += total * np.log1p(-np.minimum(parameters.weights, 1.0 - 1e-12))
+    left = np.log1p(-np.minimum(parameters.weights, 1.0 - _EPS))
+    lost = _lost_if_gone(posteriors, weights) + total * left
     found = [Removal(gone, cost / total) for gone, cost in enumerate(lost.tolist())]
     for i, j in _partners(shared):
         cost = _merging_cost(parameters, statistics, i, j, model)
@@ -102,6 +102,23 @@ def cheapest_removals(
         nats += _label_terms(parameters, statistics, posteriors, weights, i, j)
         found.append(Removal(j, nats / total, i, union))
     return sorted(found, key=lambda removal: removal.cost)
+
+
+def _lost_if_gone(posteriors: Array, weights: Array | None) -> Array:
+    """−Σ_n w_n log(1 − r_nk) for each component, (K,).
+
+    What the others hold is added up, from both sides: 1 − r_nk has no digits where that is little.
+    """
+    behind = np.cumsum(posteriors[:, ::-1], axis=1)[:, ::-1]
+    before = np.zeros(len(posteriors))
+    k = posteriors.shape[1]
+    lost = np.empty(k)
+    for j in range(k):
+        others = before if j + 1 == k else before + behind[:, j + 1]
+        logs = np.log(np.maximum(others, _TINY))
+        lost[j] = -(logs.sum() if weights is None else weights @ logs)
+        before = before + posteriors[:, j]
+    return lost
 
 
 def _partners(shared: Array) -> list[tuple[int, int]]:
