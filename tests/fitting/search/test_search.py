@@ -46,8 +46,8 @@ def test_a_poor_optimum_is_left(family: str) -> None:
     assert np.allclose(nearest, end.parameters.covariances)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int16])
-def test_rows_of_any_type(dtype: type) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_rows_of_any_type(dtype: str) -> None:
     values = (100.0 * clusters()).astype(dtype)
     sample = sample_of(values)
     _, start = optimum(sample, around(100.0 * POOR, "diag"))
