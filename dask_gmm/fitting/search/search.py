@@ -44,7 +44,7 @@ _NEIGHBOURS = 3
 _LEAST_HELD, _LEAST_PART = 0.1, 0.01
 _ROWS_FOR_SPLIT, _ROWS_PER_PARAMETER = 2_000, 20
 # Nats per row: what a move has to gain, and how much more a part may seem to lose.
-_LEAST_GAIN = 1e-4
+_LEAST_GAIN = 3e-5
 _MOST_LOSS = 2e-3
 # Nats per row: EM ends when its next step would gain less.
 _ENOUGH = 1e-6
