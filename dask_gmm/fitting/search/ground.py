@@ -27,7 +27,7 @@ _MOST_JUDGES = 25_000
 # With fewer than these for each parameter a mixture is fitted to accidents.
 _FEWEST_PER_PARAMETER = 5
 # Responsibilities of all rows for all components are held in memory.
-_MOST_POSTERIORS = 2**24
+_MOST_POSTERIORS = 2**23
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ __all__ = ["Split", "split_in_two"]
 _STEPS, _MORE_STEPS = 5, 10
 _KEPT = 2
 _TURNS_OF_TWO_MEANS = 4
+# Parts of the rows, those nearest the mean, that leave the others to the second half: for tails,
+# and for a few rows that lie far out.
+_CORES = (0.5, 0.95)
 # Directions with less of the variance than this are those of rows in a subspace.
 _FLAT = 1e-12
 
@@ -128,7 +131,8 @@ def _divisions(rows: Rows, weights: Array) -> Iterator[Mask]:
     if white.shape[1] > 1:
         yield white @ by_kurtosis[:, 0] > 0.0
         yield white @ by_kurtosis[:, -1] > 0.0
-    yield squares > np.median(squares)
+    for part in _CORES:
+        yield squares > np.quantile(squares, part)
     yield _two_means(white, weights, squares)
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.search.moves import Move, disjoint, moved, ranked
 from dask_gmm.fitting.search.parts import climb_together, held_rows, part_of, with_part
 from dask_gmm.fitting.search.removals import Removal, cheapest_removals
@@ -16,7 +17,7 @@ from dask_gmm.fitting.search.splits import Split, split_in_two
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.rows import Rows
-from tests.fitting.search.problems import KERNEL, optimum, sample_of
+from tests.fitting.search.problems import KERNEL, sample_of
 from tests.mixture.problems import FAMILIES, draw, likelihood, random_mixture
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ def without(p: MixtureParameters, removal: Removal) -> MixtureParameters:
 @given(seed=seeds, family=st.sampled_from(INDEPENDENT), weighted=st.booleans())
 def test_a_removal_costs_no_more_than_it_says(seed: int, family: str, weighted: bool) -> None:
     p, rows = drawn(seed, family, weighted)
-    _, p = optimum(sample_of(rows.values, rows.weights), p)
+    objective = SampleObjective(sample_of(rows.values, rows.weights), likelihood(family))
+    end, sound = climb(objective, objective(p), 1e-7, 200)
+    assume(sound)  # on few rows a component may close in on some
+    p = end.parameters
     before = mean_density(p, rows)
     for removal in removals_of(p, rows):
         lost = before - mean_density(without(p, removal), rows)
