@@ -156,7 +156,7 @@ class GaussianMixture(FittedMixture):
         the likelihood of rows of the sample that are not fitted counts, and the first read decides
         between that and where the search began. An int is the most moves to try (0: 'off'), as the
         end must not depend on the machine's speed; 'auto' and 'thorough' end when nothing has come
-        of 24 or 96 in a row, and 'thorough' sets out from three starts. 'auto' searches data that
+        of 48 or 96 in a row, and 'thorough' sets out from three starts. 'auto' searches data that
         are read and that 'variance-reduced' fits, and arrays in memory of ten times the sample's
         rows or more; not with ``acceleration=None``, which stays scikit-learn's EM to the last
         digit, and not from a warm start or given starting values. It takes five rows of the sample
