@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.options import option, stack
-from dask_gmm.cli.values import BYTES, CACHE, COMPONENTS, COUNTS, TRANSFORM
+from dask_gmm.cli.values import BYTES, CACHE, COMPONENTS, COUNTS, SEARCH, TRANSFORM
 
 __all__ = ["covariance_choice", "fit_options", "selection_options"]
 
@@ -171,6 +171,17 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             help="How to need few reads: 'variance-reduced' finds the steps on a sample in memory, "
             "and each read verifies one; 'squarem' extrapolates without a sample; 'none' is plain "
             "EM. 'auto' is variance-reduced for data larger than the sample.",
+        ),
+        option(
+            "--search",
+            type=SEARCH,
+            default="auto",
+            metavar="HOW",
+            section="Model",
+            help="Whether to look for a better optimum on the sample before the first read, by "
+            "moving components from where two do the work of one to where one does that of two: "
+            "'thorough' tries longer, a number is the most moves to try, 'off' leaves it. 'auto' "
+            "does so for data larger than the sample. It costs no read.",
         ),
         option(
             "--max-passes",

@@ -26,6 +26,8 @@ from dask_gmm.fitting.events import (
     PointFinished,
     SampleAdvanced,
     SampleDrawn,
+    SearchAdvanced,
+    SearchFinished,
     SelectionStarted,
     StartRead,
     StartsFound,
@@ -120,6 +122,8 @@ class ProgressState:
             case SampleAdvanced():
                 self.stage = f"{event.work}: {event.done} of {event.total} mixtures"
                 self.between = True
+            case SearchAdvanced() | SearchFinished():
+                self.stage = _search_stage(event)
             case OutputResumed():
                 self.skipped = event.blocks
 
@@ -181,6 +185,29 @@ class ProgressState:
         if passes is None or now is None or self.pass_seconds is None:
             return None
         return now + passes * self.pass_seconds
+
+
+def _starts(event: StartsFound) -> str:
+    return "start" if event.starts == 1 else f"{event.starts} starts"
+
+
+def _of_grid(event: PassSplit | PointFinished) -> str:
+    if isinstance(event, PassSplit):
+        return (
+            f"{event.candidates} candidates do not fit in memory together: each half has a read of "
+            f"its own"
+        )
+    value = "none" if event.value is None else f"{event.value:,.6g}"
+    return (
+        f"{event.n_components} components, {event.covariance_type}: {event.outcome.value} after "
+        f"{event.passes} passes, {event.criterion} {value}"
+    )
+
+
+def _search_stage(event: SearchAdvanced | SearchFinished) -> str:
+    done = "searched" if isinstance(event, SearchFinished) else "searching"
+    found = f", {event.accepted} accepted (+{event.gain:.4f} nats/row)" if event.accepted else ""
+    return f"{done} for a better optimum: {event.tried:,} moves tried{found}"
 
 
 # -- a bar on a terminal -----------------------------------------------------------------------
@@ -300,20 +327,10 @@ class _Lines:
                     f"going on with {event.output}: {event.blocks:,} of {event.blocks_total:,} "
                     f"blocks are finished"
                 )
-            case PassSplit():
-                self._say(
-                    f"{event.candidates} candidates do not fit in memory together: each half has "
-                    f"a read of its own"
-                )
-            case PointFinished():
-                value = "none" if event.value is None else f"{event.value:,.6g}"
-                self._say(
-                    f"{event.n_components} components, {event.covariance_type}: "
-                    f"{event.outcome.value} after {event.passes} passes, {event.criterion} {value}"
-                )
+            case PassSplit() | PointFinished():
+                self._say(_of_grid(event))
             case StartsFound():
-                starts = "start" if event.starts == 1 else f"{event.starts} starts"
-                self._say(f"{starts} by {event.method}", event.seconds)
+                self._say(f"{_starts(event)} by {event.method}", event.seconds)
             case PassFinished():
                 self._say(
                     f"pass {event.number}: log-likelihood {self._state.bounds[-1]:.6f}"
@@ -331,18 +348,25 @@ class _Lines:
                     markup=False,
                     soft_wrap=True,
                 )
-            case SampleAdvanced() if time.monotonic() - self._last_line >= LINE_EVERY:
-                self._say(self._state.stage)
-            case PassAdvanced() if time.monotonic() - self._last_line >= LINE_EVERY:
-                progress, left = event.progress, self._state.seconds_left()
-                self._say(
-                    f"{_title(self._state)}: {progress.blocks_done:,} of "
-                    f"{progress.blocks_total:,} blocks",
-                    progress.seconds,
-                    progress.rows_done,
-                    progress.bytes_read,
-                    *([f"{show_seconds(left)} left"] if left is not None else []),
-                )
+            case SearchFinished():
+                self._say(self._state.stage, event.seconds)
+            case SampleAdvanced() | SearchAdvanced() | PassAdvanced():
+                if time.monotonic() - self._last_line >= LINE_EVERY:
+                    self._still_at(event)
+
+    def _still_at(self, event: SampleAdvanced | SearchAdvanced | PassAdvanced) -> None:
+        """Say how far work has come that lasts long."""
+        if not isinstance(event, PassAdvanced):
+            self._say(self._state.stage)
+            return
+        progress, left = event.progress, self._state.seconds_left()
+        self._say(
+            f"{_title(self._state)}: {progress.blocks_done:,} of {progress.blocks_total:,} blocks",
+            progress.seconds,
+            progress.rows_done,
+            progress.bytes_read,
+            *([f"{show_seconds(left)} left"] if left is not None else []),
+        )
 
     def _say(
         self, text: str, seconds: float | None = None, rows: int = 0, size: int = 0, *more: str

@@ -206,6 +206,7 @@ class _Fits:
     seed: int | None
     cache: int | str
     acceleration: str
+    search: int | str
     max_passes: int | None
     max_bytes: int | None
     transform: tuple[tuple[str | int | None, Any], ...]
@@ -231,6 +232,7 @@ class _Fits:
             "random_state": self.seed,
             "cache": self.cache,
             "acceleration": None if self.acceleration == "none" else self.acceleration,
+            "search": self.search,
             "max_passes": self.max_passes,
             "max_bytes": self.max_bytes,
             **self.scaling_arguments(),

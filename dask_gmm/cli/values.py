@@ -23,6 +23,7 @@ __all__ = [
     "COUNT",
     "COUNTS",
     "NAMES",
+    "SEARCH",
     "STORAGE_OPTION",
     "TRANSFORM",
     "show_bytes",
@@ -95,6 +96,27 @@ class _Cache(_ParamType):
         if size is None:
             self.fail(f"{value!r} is no size: write 'auto', 2GB, 500MiB, or 0.", param, ctx)
         return size
+
+
+class _Search(_ParamType):
+    """How much to search: a word, or a number of moves."""
+
+    name = "search"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        if isinstance(value, int) or value in ("auto", "off", "thorough"):
+            return value  # type: ignore[no-any-return]
+        moves = parse_count(value)
+        if moves is None or moves < 0:
+            self.fail(
+                f"{value!r} is no search: write 'auto', 'off', 'thorough', or the most moves to "
+                f"try, such as 100.",
+                param,
+                ctx,
+            )
+        return moves
 
 
 class _Count(_ParamType):
@@ -265,6 +287,7 @@ class _StorageOption(_ParamType):
 AXIS = _Axis()
 BYTES = _Bytes()
 CACHE = _Cache()
+SEARCH = _Search()
 COUNT = _Count()
 COUNTS = _Counts()
 CHUNK = _Chunk()

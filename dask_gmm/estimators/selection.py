@@ -62,6 +62,7 @@ def select_gaussian_mixture(
     init_size: int | str = "auto",
     on_collapse: str = "stop",
     acceleration: str | None = "auto",
+    search: str | int = "auto",
     stopping: str = "auto",
     max_passes: int | None = None,
     max_bytes: int | None = None,
@@ -121,6 +122,10 @@ def select_gaussian_mixture(
         sample, 'squarem' there for mixtures too large for it, and None, plain EM, for all else.
         For 'variance-reduced' five starts of each mixture, and the one from merging, are fitted to
         the sample in memory, and the best goes on.
+    search : {'auto', 'off', 'thorough'} or int, default='auto'
+        As for `GaussianMixture`, of each mixture that is fitted to the sample. The best mixture of
+        fewer components then gives the next larger one another start, by splitting those whose
+        rows two explain best, as the larger gives the smaller one by merging.
     stopping, max_passes, max_bytes
         As for `GaussianMixture`. A budget ends all mixtures that still run.
     tol, reg_covar, max_iter, init_params, on_collapse, random_state
@@ -172,6 +177,7 @@ def select_gaussian_mixture(
         "init_size": init_size,
         "on_collapse": on_collapse,
         "acceleration": acceleration,
+        "search": search,
         "stopping": stopping,
         "max_passes": max_passes,
         "max_bytes": max_bytes,
@@ -280,6 +286,7 @@ def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
         cache=cache_size(model.cache),
         on_collapse=model.on_collapse,
         acceleration=model.acceleration,
+        search=model.search,
         stopping=model.stopping,
         max_passes=model.max_passes,
         max_bytes=model.max_bytes,

@@ -538,6 +538,8 @@ def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str
     del asked["scaling"]
     if settings.scaling is not None:
         asked["scaling"] = repr(settings.scaling)
+    if settings.search == "off":
+        del asked["search"]
     model = settings.model
     asked |= {"model": type(model).__name__, "kernel": settings.kernel.name}
     asked |= {name: _plain(value) for name, value in vars(model).items()}

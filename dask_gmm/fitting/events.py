@@ -32,6 +32,8 @@ __all__ = [
     "PointFinished",
     "SampleAdvanced",
     "SampleDrawn",
+    "SearchAdvanced",
+    "SearchFinished",
     "SelectionFinished",
     "SelectionStarted",
     "StartRead",
@@ -163,6 +165,33 @@ class SampleAdvanced:
     work: str
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class SearchAdvanced:
+    """The search for a better optimum of the sample goes on.
+
+    Attributes
+    ----------
+    tried, accepted : int
+        Moves.
+    gain : float
+        Of those that were accepted, in nats per row of the sample that the search does not fit.
+    """
+
+    tried: int
+    accepted: int
+    gain: float
+
+
+@dataclass(frozen=True)
+class SearchFinished:
+    """The search for a better optimum of the sample is over; as `SearchAdvanced`."""
+
+    tried: int
+    accepted: int
+    gain: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -325,6 +354,8 @@ Event: TypeAlias = (
     | CheckpointWritten
     | SampleDrawn
     | SampleAdvanced
+    | SearchAdvanced
+    | SearchFinished
     | StartRead
     | StartsFound
     | OutputResumed

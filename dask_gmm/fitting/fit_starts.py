@@ -19,6 +19,8 @@ from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
 from dask_gmm.fitting.sampling import SampleRecipe, automatic_size
 from dask_gmm.fitting.scaled_sample import draw_rows
+from dask_gmm.fitting.search.choice import choose_search
+from dask_gmm.fitting.search.ends import SampleSearch
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
 from dask_gmm.fitting.strategies import choose_acceleration, configure, set_out
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.loop import FitState, Fitting
     from dask_gmm.fitting.sampling import Sample
+    from dask_gmm.fitting.search.search import SearchBudget
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.scaling import Scaling
@@ -92,12 +95,15 @@ class FitSample:
     recipe : SampleRecipe or None
     scaling : Scaling or None
         What rows are scaled by; those of the sample are.
+    search : SearchBudget or None
+        How much to search for a better optimum of the sample; None for not at all.
     """
 
     acceleration: str | None
     sample: Sample | None = None
     recipe: SampleRecipe | None = None
     scaling: Scaling | None = None
+    search: SearchBudget | None = None
 
 
 def sample_size(source: Source, settings: FitSettings) -> tuple[int, int]:
@@ -123,14 +129,24 @@ def fit_sample_of(
     scaling, asked = None if warm is None else warm.scaling, settings.scaling
     if asked is not None and not asked.estimates and scaling is None:
         scaling = asked.begin(source.n_features, source.feature_names)
+    searching = choose_search(
+        settings.search,
+        source,
+        size,
+        acceleration_asked=settings.acceleration,
+        acceleration=acceleration,
+        given=warm is not None or settings.given.any,
+    )
     led = acceleration == "variance-reduced" or settings.on_collapse == "reseed"
-    if not (computed or led or (asked is not None and scaling is None)):
+    scaled = asked is not None and scaling is None
+    if not (computed or led or scaled or searching is not None):
         return FitSample(acceleration, scaling=scaling)
     recipe = sample_recipe(source, size, random_state)
     sample, scaling = starting_sample(source, backend, recipe, settings, notify, scaling=scaling)
     if sample.complete and settings.acceleration == "auto":
         acceleration = None  # chunks of unknown sizes turn out to be few
-    return FitSample(acceleration, sample, recipe, scaling)
+        searching = None if settings.search == "auto" else searching
+    return FitSample(acceleration, sample, recipe, scaling, searching)
 
 
 def drawn_again(
@@ -184,7 +200,8 @@ def begin(
         starts = _starts(sample, settings, random_state, acceleration)
     rows = _sample_rows(settings, sample)
     fitting = configure(settings, acceleration, rows)
-    states = set_out(fitting, settings, acceleration, rows, starts, warm)
+    search = _sample_search(drawn, notify)
+    states = set_out(fitting, settings, acceleration, rows, starts, warm, search)
     if computed or acceleration == "variance-reduced":
         notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
     return fitting, states
@@ -193,6 +210,13 @@ def begin(
 def go_on(settings: FitSettings, drawn: FitSample) -> Fitting[Any]:
     """Return the strategy of a fit, configured as it was when it set out."""
     return configure(settings, drawn.acceleration, _sample_rows(settings, drawn.sample))
+
+
+def _sample_search(drawn: FitSample, notify: Observer) -> SampleSearch | None:
+    if drawn.search is None or drawn.sample is None:
+        return None
+    complete = drawn.sample.complete_rows
+    return None if complete is None else SampleSearch(complete, drawn.search, notify)
 
 
 def _sample_rows(settings: FitSettings, sample: Sample | None) -> SampleRows | None:

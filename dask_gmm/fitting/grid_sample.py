@@ -19,6 +19,8 @@ from dask_gmm.fitting.kmeans_parallel import draw_places
 from dask_gmm.fitting.sample_progress import SampleProgress
 from dask_gmm.fitting.sampling import automatic_size, bounded_size
 from dask_gmm.fitting.scaled_sample import scaled_block_bytes
+from dask_gmm.fitting.search.choice import choose_search
+from dask_gmm.fitting.search.ends import SampleSearch
 from dask_gmm.fitting.starts import check_distinct
 from dask_gmm.fitting.strategies import choose_acceleration, make_strategy
 
@@ -188,7 +190,13 @@ class GridSample:
         )
         progress = SampleProgress(notify, "fitting the sample", len(points))
         starts = grid_starts(
-            points, self.accelerations, draw, self._rows, settings, progress.advanced
+            points,
+            self.accelerations,
+            draw,
+            self._rows,
+            settings,
+            self._searches(passes.source, notify),
+            progress.advanced,
         )
         count = sum(len(found) for found in starts.values())
         if not count:
@@ -198,6 +206,26 @@ class GridSample:
             )
         notify(StartsFound(count, settings.init_params, time.perf_counter() - begun))
         return {point: starts[point] for point in points}
+
+    def _searches(self, source: Source, notify: Observer) -> dict[GridPoint, SampleSearch | None]:
+        """What searches for a better optimum of each point."""
+        asked, rows = self._settings.search, self.sample.complete_rows
+        if asked == "auto" and self.sample.complete:
+            return dict.fromkeys(self._points)
+        found: dict[GridPoint, SampleSearch | None] = {}
+        for point in self._points:
+            budget = choose_search(
+                asked,
+                source,
+                self.recipe.size,
+                acceleration_asked=self._settings.acceleration,
+                acceleration=self.accelerations[point],
+                given=False,
+            )
+            found[point] = None
+            if rows is not None and budget is not None:
+                found[point] = SampleSearch(rows, budget, notify)
+        return found
 
     def _draw_from_all(
         self,

@@ -4,8 +4,9 @@ Each number of components and each restart draws its own start, which all famili
 start is fitted to the sample, which is cheap beside a read of all data. From the most components to
 the fewest, the best mixture of each point gives the next smaller one another start, by merging the
 pairs that cost least (`mixture.merging`): where k-means has put two centres into one component and
-none into another, a merged start often has not. The best of them by their likelihood on the sample
-go on to the full data.
+none into another, a merged start often has not. Where the sample is searched (`fitting.search`), a
+point's best mixture also gives the next larger one a start, by splitting components, and the search
+goes on from the best. The best of them by their likelihood on the sample go on to the full data.
 
 How far a start is fitted depends on what it is for: variance-reduced EM begins at the sample's own
 optimum, the best of several starts, as in `fit`; plain EM and SQUAREM after some EM on the sample.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dask_gmm.fitting.acceleration.sample import SampleRows
+    from dask_gmm.fitting.search.ends import SampleSearch
     from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -115,6 +117,7 @@ def grid_starts(
     draw: StartsOfSize,
     sample: SampleRows,
     settings: FitSettings,
+    searches: Mapping[GridPoint, SampleSearch | None],
     advanced: Callable[[], None] = lambda: None,
 ) -> dict[GridPoint, list[GridStart]]:
     """Return the starts of each point, the best first.
@@ -131,6 +134,8 @@ def grid_starts(
     sample : SampleRows
     settings : FitSettings
         Of the whole grid.
+    searches : mapping of GridPoint to (SampleSearch or None)
+        What searches for a better optimum of each point.
     advanced : callable
         Called when a point has its starts.
     """
@@ -140,15 +145,53 @@ def grid_starts(
         drawn.update(draw([p for p in points if p.n_components == n_components]))
     for family in dict.fromkeys(p.family for p in points):
         larger: GridPoint | None = None
-        mine = [p for p in points if p.family is family]
-        for point in sorted(mine, key=lambda p: -p.n_components):
+        mine = sorted((p for p in points if p.family is family), key=lambda p: p.n_components)
+        searched = _searched_upwards(mine, drawn, sample, settings, searches)
+        for point in reversed(mine):
             starts = [(start, settings.init_params) for start in drawn.pop(point)]
+            if point in searched:  # which has looked at those of the sample already
+                from_all = settings.init_params == "k-means||"
+                starts = searched[point] + (starts if from_all else [])
             if larger is not None and found[larger]:
                 starts += _merged_start(found[larger][0].parameters, point, sample, settings)
             fitted = _fitted if accelerations[point] == "variance-reduced" else _polished
             found[point] = fitted(starts, sample, settings)
             larger = point
             advanced()
+    return found
+
+
+def _searched_upwards(
+    points: Sequence[GridPoint],
+    drawn: Mapping[GridPoint, list[MixtureParameters]],
+    sample: SampleRows,
+    settings: FitSettings,
+    searches: Mapping[GridPoint, SampleSearch | None],
+) -> dict[GridPoint, list[tuple[MixtureParameters, str]]]:
+    """From the fewest components to the most: what a search finds, and from where.
+
+    It sets out from the best of a point's own starts and the one that the next smaller mixture
+    gives, by splitting the components whose rows two explain best.
+    """
+    found: dict[GridPoint, list[tuple[MixtureParameters, str]]] = {}
+    smaller: MixtureParameters | None = None
+    for point in points:
+        search, k = searches[point], point.n_components
+        if search is None:
+            continue
+        model = settings.model.with_family(point.family)
+        starts = [(start, settings.init_params) for start in drawn[point]]
+        if smaller is not None and smaller.n_components < k:
+            grown = search.grown(sample, smaller, k, model)
+            starts += [] if grown is None else [(grown, f"split from {smaller.n_components}")]
+        if not starts:
+            continue
+        (best,) = best_ends(sample, [start for start, _ in starts], model)
+        origin = starts[best.start][1]
+        better = search.better_than(sample, [best.parameters], model)
+        found[point] = [(end, f"{origin}, searched") for end in better]
+        found[point].append((best.parameters, origin))
+        smaller = found[point][0][0]
     return found
 
 

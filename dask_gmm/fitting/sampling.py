@@ -19,6 +19,7 @@ from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError, NonFiniteError
 from dask_gmm.fitting.gappy_starts import FilledRowsJob, means_of_present, rows_to_start_from
+from dask_gmm.mixture.gaps import has_gaps
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -132,6 +133,14 @@ class Sample:
     def to_start_from(self) -> Rows:
         """Complete rows: these, or where values are missing what stands for them in a start."""
         return rows_to_start_from(self.rows)
+
+    @property
+    def complete_rows(self) -> Rows | None:
+        """Those that miss no value; None where they are too few to start from."""
+        rows = self.to_start_from
+        if self.rows.complete or len(rows) < len(self.rows):
+            return rows
+        return None if has_gaps(self.rows.values) else rows
 
     def filling(self, source: Source) -> Callable[[BlockJob[Any]], BlockJob[Any]]:
         """Return what makes a job that knows complete rows only one over rows of the source."""

@@ -40,6 +40,7 @@ class FitSettings:
     max_bytes: int | None = None
     missing: str = "error"
     scaling: ScalingRequest | None = None
+    search: str | int = "off"
 
     def n_features(self, source: Source) -> int:
         """Features of the rows that a mixture is fitted to; at most so many if data decide."""

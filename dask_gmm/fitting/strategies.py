@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.fitting.loop import FitState, Fitting
+    from dask_gmm.fitting.search.ends import SampleSearch
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -116,6 +117,7 @@ def set_out(
     sample: SampleRows | None,
     starts: Sequence[MixtureParameters],
     warm: WarmStart | None,
+    search: SampleSearch | None = None,
 ) -> list[FitState]:
     """Return the states before the first pass, one for each restart.
 
@@ -127,16 +129,26 @@ def set_out(
     starts : sequence of MixtureParameters
         With a warm start the one it continues from.
     warm : WarmStart or None
+    search : SampleSearch, optional
+        What it finds takes part beside the ends that it has set out from.
     """
     together: list[tuple[MixtureParameters, ...]] = [(start,) for start in starts]
-    if acceleration == "variance-reduced":
+    tried: tuple[MixtureParameters, ...] = ()
+    if acceleration == "variance-reduced" or search is not None:
         assert sample is not None
-        tried = fit_sample(sample, starts, settings.model, settings.n_init)
+        keep = max(settings.n_init, 0 if search is None else search.budget.starts)
+        ends = fit_sample(sample, starts, settings.model, keep)
+        tried = ends[: settings.n_init]
+        if search is not None:
+            tried = (*search.better_than(sample, ends, settings.model), *tried)
+    if acceleration == "variance-reduced":
         if warm is not None or settings.given.any:
             # Whoever gave it may know more than the sample: the first read tells.
             tried = (*tried, starts[0])
         elif settings.init_params == "k-means||":
             tried = (*tried, *starts)  # they come from all rows, and so they do know more
         together = [tried]  # the first read chooses the best
+    elif search is not None:
+        together = [(end,) for end in tried]
     bound = -np.inf if warm is None else warm.lower_bound
     return [fitting.begin(some, bound) for some in together]

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from math import isnan
 from typing import TYPE_CHECKING
 
-from dask_gmm.fitting.events import FitFinished, FitResumed, FitStarted, PassFinished, SampleDrawn
+from dask_gmm.fitting.events import (
+    FitFinished,
+    FitResumed,
+    FitStarted,
+    PassFinished,
+    SampleDrawn,
+    SearchFinished,
+)
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.events import Event
@@ -37,6 +44,11 @@ class VerboseObserver:
             case SampleDrawn():
                 whole = "all" if event.complete else "a sample of"
                 _write(f"  Start from {whole} {event.rows:,} rows ({event.seconds:.1f} s)")
+            case SearchFinished() if event.accepted:
+                _write(
+                    f"  A better optimum after {event.tried} moves on the sample: "
+                    f"+{event.gain:.5f} nats a row ({event.seconds:.1f} s)"
+                )
             case PassFinished():
                 bound = max(event.lower_bounds)
                 if event.number % self.interval == 0:

@@ -12,6 +12,7 @@ from dask_gmm.cli.values import (
     CHUNK,
     COUNT,
     COUNTS,
+    SEARCH,
     STORAGE_OPTION,
     parse_bytes,
     parse_count,
@@ -122,3 +123,17 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_rates() -> None:
     assert [show_count(n) for n in (12, 12_345, 9_999_999)] == ["12", "12.3 k", "10.0 M"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("auto", "auto"), ("off", "off"), ("thorough", "thorough"), ("100", 100), ("0", 0)],
+)
+def test_how_much_is_searched(text: str, expected: int | str) -> None:
+    assert SEARCH.convert(text, None, None) == expected
+
+
+@pytest.mark.parametrize("text", ["often", "-1", "1.5", ""])
+def test_what_is_no_search(text: str) -> None:
+    with pytest.raises(click.UsageError, match="is no search"):
+        SEARCH.convert(text, None, None)

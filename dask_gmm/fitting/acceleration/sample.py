@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from dask_gmm.execution.opened import Opened
 from dask_gmm.mixture.kernels import FASTEST, Candidate
 from dask_gmm.mixture.moments import per_row
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.kernels import EStep, Kernel
+    from dask_gmm.mixture.kernels import EStep, Kernel, Predictor
     from dask_gmm.mixture.moments import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 __all__ = ["SampleRows"]
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 _PART_ROWS = 8192
 
@@ -68,23 +74,41 @@ class SampleRows:
         self, parameters: MixtureParameters, reference: Array | None = None
     ) -> SufficientStatistics:
         """What an E-step gathers about `reference` (or the means)."""
-        self.evaluations += 1
-        candidates = (Candidate(parameters, reference),)
+        return self.each((Candidate(parameters, reference),))[0]
+
+    def each(self, candidates: Sequence[Candidate]) -> tuple[SufficientStatistics, ...]:
+        """What an E-step gathers for each candidate; the same bits in any company."""
+        self.evaluations += len(candidates)
         places = range(0, len(self), _PART_ROWS)
         parts = [self.rows.take(slice(i, i + _PART_ROWS)) for i in places]
 
         opened: Opened[EStep] = Opened(lambda: self.kernel.e_step(candidates))
 
-        def statistics(part: Rows) -> SufficientStatistics:
+        def statistics(part: Rows) -> tuple[SufficientStatistics, ...]:
             with opened.one() as e_step:
-                return e_step.statistics(part)[0]
+                return e_step.statistics(part)
 
+        totals: list[SufficientStatistics] = []
+        for found in self._over(parts, statistics):
+            pairs = zip(totals, found, strict=True)
+            totals = [total + other for total, other in pairs] if totals else list(found)
+        return tuple(totals)
+
+    def posteriors(self, parameters: MixtureParameters) -> Array:
+        """Responsibilities r_nk of all rows, (n, K)."""
+        places = range(0, len(self), _PART_ROWS)
+        parts = [self.rows.values[i : i + _PART_ROWS] for i in places]
+        opened: Opened[Predictor] = Opened(lambda: self.kernel.predictor(parameters))
+
+        def posteriors(values: NDArray[Any]) -> Array:
+            with opened.one() as predictor:
+                return predictor.posteriors(values)
+
+        return np.concatenate(self._over(parts, posteriors))
+
+    def _over(self, parts: list[P], work: Callable[[P], R]) -> list[R]:
+        """Do the work for each part, in order, on the threads."""
         if len(parts) == 1 or self.n_threads == 1:
-            found = [statistics(part) for part in parts]
-        else:
-            with ThreadPoolExecutor(min(self.n_threads, len(parts)), "dask-gmm-sample") as pool:
-                found = list(pool.map(statistics, parts))
-        total = found[0]
-        for other in found[1:]:
-            total = total + other
-        return total
+            return [work(part) for part in parts]
+        with ThreadPoolExecutor(min(self.n_threads, len(parts)), "dask-gmm-sample") as pool:
+            return list(pool.map(work, parts))

@@ -1,0 +1,122 @@
+"""From ends of fits to the sample to better ones, as starts for the first read."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
+from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.fitting.events import SearchAdvanced, SearchFinished
+from dask_gmm.fitting.search.ground import Ground
+from dask_gmm.fitting.search.growing import grown
+from dask_gmm.fitting.search.search import search
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.search.search import SearchBudget, SearchEnd
+    from dask_gmm.mixture.model import MixtureModel
+    from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.rows import Rows
+
+__all__ = ["SampleSearch"]
+
+# Nats per row and E-steps, as of the ends that it sets out from.
+_FINE = 1e-7
+_EVALUATIONS = 200
+_NOTIFY_EVERY = 0.2
+
+
+@dataclass(frozen=True)
+class SampleSearch:
+    """A search on a sample.
+
+    Attributes
+    ----------
+    complete_rows : Rows
+        Those of the sample that miss no value: moves are found on them, and what has been found is
+        fitted to all.
+    budget : SearchBudget
+    notify : Observer
+    """
+
+    complete_rows: Rows
+    budget: SearchBudget
+    notify: Observer
+
+    def better_than(
+        self, sample: SampleRows, ends: Sequence[MixtureParameters], model: MixtureModel
+    ) -> tuple[MixtureParameters, ...]:
+        """Search from the best ends, and fit the sample from where that has led.
+
+        Parameters
+        ----------
+        sample : SampleRows
+            All of it.
+        ends : sequence of MixtureParameters
+            The best first.
+        model : MixtureModel
+
+        Returns
+        -------
+        tuple of MixtureParameters
+            What was found, the best first; none where the sample is too small to say, or no move
+            has come to anything.
+        """
+        begun = time.perf_counter()
+        ground = self._ground(sample, ends[0].n_components, model) if ends else None
+        if ground is None:
+            return ()
+        found: list[tuple[float, SearchEnd]] = []
+        tried = 0
+        for start in ends[: self.budget.starts]:
+            end = search(ground, start, model, self.budget, _Progress(self.notify, tried))
+            tried += end.tried
+            if end.accepted:
+                found.append((ground.judge(end.parameters), end))
+        found.sort(key=lambda pair: -pair[0])
+        objective = SampleObjective(sample, model)
+        climbed = [
+            climb(objective, objective(end.parameters), _FINE, _EVALUATIONS) for _, end in found
+        ]
+        self.notify(
+            SearchFinished(
+                tried=tried,
+                accepted=found[0][1].accepted if found else 0,
+                gain=found[0][1].gain if found else 0.0,
+                seconds=time.perf_counter() - begun,
+            )
+        )
+        return tuple(point.parameters for point, sound in climbed if sound)
+
+    def grown(
+        self,
+        sample: SampleRows,
+        smaller: MixtureParameters,
+        n_components: int,
+        model: MixtureModel,
+    ) -> MixtureParameters | None:
+        """Return a start of more components, by the best splits; None where there are none."""
+        ground = self._ground(sample, n_components, model)
+        return None if ground is None else grown(ground, smaller, n_components, model)
+
+    def _ground(self, sample: SampleRows, n_components: int, model: MixtureModel) -> Ground | None:
+        rows = SampleRows(self.complete_rows, sample.kernel, sample.n_threads)
+        return Ground.of(rows, n_components, model.family)
+
+
+class _Progress:
+    """Tells the observers of moves, at most five times a second."""
+
+    def __init__(self, notify: Observer, tried_before: int) -> None:
+        self._notify, self._before = notify, tried_before
+        self._last = -float("inf")
+
+    def __call__(self, tried: int, accepted: int, gain: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= _NOTIFY_EVERY:
+            self._last = now
+            self._notify(SearchAdvanced(self._before + tried, accepted, gain))
