@@ -488,7 +488,7 @@ class TestWeights:
     ("ks", "d"),
     [
         pytest.param((1,), 1, marks=pytest.mark.slow),
-        ((8,), 3),
+        pytest.param((8,), 3, marks=pytest.mark.slow),
         ((3, 20), 16),
         pytest.param((2, 2), 80, marks=pytest.mark.slow),
     ],
