@@ -34,7 +34,6 @@ def peak_of(call: Callable[[], object], enough: float | None = None) -> int:
 def _peak(call: Callable[[], object]) -> int:
     # The more objects its last look has found, which are those that earlier tests have left, the
     # later Python looks for cycles again. So they are put aside, and a look is had without them.
-    gc.collect()
     gc.freeze()
     gc.collect()
     tracemalloc.start()

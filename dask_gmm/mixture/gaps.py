@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pattern", "gap_flags", "has_gaps", "split"]
 
-_LOOKED_AT_ONCE = 2**18
+_LOOKED_AT_ONCE, _SEARCHED_AT_ONCE = 2**18, 2**20
 _WORD = 64
 
 
@@ -48,8 +48,12 @@ def has_gaps(values: NDArray[Any]) -> bool:
     ----------
     values : (n, D) real
     """
+    if values.dtype.kind != "f" or not values.size:
+        return False
+    step = max(1, _SEARCHED_AT_ONCE // values.shape[1])
     # A minimum is NaN where one of the values is, and overflows nowhere.
-    return bool(values.dtype.kind == "f" and values.size and np.isnan(np.min(values)))
+    parts = (values[start : start + step] for start in range(0, len(values), step))
+    return any(np.isnan(np.min(part)) for part in parts)
 
 
 def gap_flags(values: NDArray[Any], *, all_missing: bool = False) -> NDArray[np.bool_]:
@@ -82,7 +86,7 @@ def split(values: NDArray[Any]) -> tuple[NDArray[np.intp], list[Pattern]]:
     """
     incomplete = _incomplete(values)
     (others,) = incomplete.nonzero()
-    flags = np.isnan(values.take(others, axis=0))
+    flags = _flags(values, others)
     # An infinity may have looked like a gap.
     real = flags.any(axis=1)
     if not real.all():
@@ -95,6 +99,16 @@ def split(values: NDArray[Any]) -> tuple[NDArray[np.intp], list[Pattern]]:
     begins = np.flatnonzero(np.any(ordered[1:] != ordered[:-1], axis=1)) + 1
     parts = np.split(order, begins) if len(order) else []
     return complete, [Pattern(~flags[part[0]], others[part]) for part in parts]
+
+
+def _flags(values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which values of some rows are missing; (r, D)."""
+    flags = np.empty((rows.size, values.shape[1]), dtype=bool)
+    step = max(1, _LOOKED_AT_ONCE // max(1, values.shape[1]))
+    for start in range(0, rows.size, step):
+        where = slice(start, start + step)
+        np.isnan(values.take(rows[where], axis=0), out=flags[where])
+    return flags
 
 
 def _incomplete(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -147,7 +147,8 @@ SCALINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("scaling", quick_ones(SCALINGS, ["robust"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("scaling", SCALINGS)
 def test_scaled_rows(store: str, two_processes: Client, scaling: str) -> None:
     """In process, on threads, on a cluster; estimated from the sample, or from all rows there."""
     asked = SCALINGS[scaling]

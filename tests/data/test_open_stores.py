@@ -130,7 +130,7 @@ TRAVELLERS: dict[str, Callable[[Path, str], Store]] = {
 }
 
 
-@pytest.mark.parametrize("kind", quick_ones(TRAVELLERS, ("a log", "a wrapper")))
+@pytest.mark.parametrize("kind", quick_ones(TRAVELLERS, ["a log"]))
 def test_a_store_that_travels(kind: str, place: Path, web: str, two_processes: Client) -> None:
     store = TRAVELLERS[kind](place, web)
     array = zarr.open_array(store, mode="r")

@@ -227,8 +227,13 @@ def test_weights_are_a_variable_and_no_feature(ocean: xr.Dataset) -> None:
         GaussianMixture(2, **HOW).fit(ocean, sample_weight=ocean["depth"])
 
 
-@pytest.mark.parametrize("dim", ["time", "lat"])
-@pytest.mark.parametrize("role", ["sample_weight", "where"])
+@pytest.mark.parametrize(
+    ("role", "dim"),
+    quick_ones(
+        itertools.product(["sample_weight", "where"], ["time", "lat"]),
+        [("sample_weight", "lat"), ("where", "time")],
+    ),
+)
 def test_weights_and_masks_along_some_dimensions(
     ocean: xr.Dataset, dim: str, role: str, tmp_path: Path
 ) -> None:

@@ -152,9 +152,9 @@ def test_the_planned_memory_is_enough(rows: int, direct: bool, tmp_path: Path) -
         source = replace(source, layout=None, transient_bytes=3 * source.block_bytes)
     run_unit(source, range(2), SumJob())
     parts = task_memory_parts(Plan(source, range(8), 3), SumJob())
-    spare = SpareBuffers()
 
     def use() -> None:
+        spare = SpareBuffers()  # each turn takes its memory itself
         for _ in range(2):
             run_unit(source, range(8), SumJob(), spare=spare)
 
@@ -175,9 +175,9 @@ def test_the_planned_memory_is_enough_for_weights(chunk: int, direct: bool, tmp_
         source = replace(source, layout=None, transient_bytes=made, weights=weights)
     run_unit(source, range(2), SumJob())
     parts = task_memory_parts(Plan(source, range(8), 3), SumJob())
-    spare = SpareBuffers()
 
     def use() -> None:
+        spare = SpareBuffers()  # each turn takes its memory itself
         for _ in range(2):
             run_unit(source, range(8), SumJob(), spare=spare)
 

@@ -227,8 +227,10 @@ def test_importing_the_package_does_not_load_llvm() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("d", [16, pytest.param(21, marks=pytest.mark.slow), 70])
+@pytest.mark.parametrize(
+    ("dtype", "d"),
+    quick_ones(product(["float64", "float32"], [16, 21, 70]), [("float64", 16), ("float32", 70)]),
+)
 @pytest.mark.parametrize(
     "spread", [*(pytest.param(s, marks=pytest.mark.slow) for s in (0.1, 2.0)), 6.0]
 )

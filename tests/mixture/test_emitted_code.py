@@ -18,6 +18,7 @@ from dask_gmm.mixture.kernels.compiled import compiler
 from dask_gmm.mixture.kernels.compiled.compiler import Cpu
 from dask_gmm.mixture.kernels.compiled.design import GROUP, Design, tile_rows
 from dask_gmm.mixture.kernels.compiled.program import write_program
+from tests.marks import quick_ones
 
 TRIPLE = "x86_64-unknown-linux-gnu"
 AVX512 = Cpu("skylake-avx512", "", TRIPLE, (512, 256, 128), fused=True, many_registers=True)
@@ -167,10 +168,7 @@ DESIGNS = [
 @pytest.mark.parametrize("cpu", CPUS)
 @pytest.mark.parametrize(
     ("family", "n_features", "single"),
-    [
-        pytest.param(*design, marks=() if design[1] in (3, 32) else pytest.mark.slow)
-        for design in DESIGNS
-    ],
+    quick_ones(DESIGNS, [("full", 32, True), ("diag", 3, True)]),
 )
 def test_innermost_loops_are_as_they_were_written(
     cpu: str, family: str, n_features: int, single: bool, monkeypatch: pytest.MonkeyPatch

@@ -144,7 +144,7 @@ def moved_to(kind: str, p: MixtureParameters, rows: np.ndarray) -> tuple[np.ndar
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("k", "d"),
-    quick_ones([(1, 1), (64, 2), (3, 20), (16, 16), (1, 90), (4, 200)], [(1, 1), (64, 2), (1, 90)]),
+    quick_ones([(1, 1), (64, 2), (3, 20), (16, 16), (1, 90), (4, 200)], [(64, 2), (1, 90)]),
 )
 def test_the_promise_is_kept_per_family(kind: str, family: str, k: int, d: int) -> None:
     p = random_mixture(4, family, k, d)
@@ -164,7 +164,9 @@ def test_the_promise_is_kept_per_family(kind: str, family: str, k: int, d: int) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("k", "d"), [(1, 1), (64, 2), (16, 16), (1, 90), (2, 200)])
+@pytest.mark.parametrize(
+    ("k", "d"), quick_ones([(1, 1), (64, 2), (16, 16), (1, 90), (2, 200)], [(64, 2), (1, 90)])
+)
 def test_the_reference_keeps_its_promise(family: str, k: int, d: int) -> None:
     p = random_mixture(5, family, k, d)
     rows, kernel = rows_near(p, 1100 if d < 100 else 30), get_kernel("reference")

@@ -15,6 +15,7 @@ from sklearn.datasets import load_sample_image
 from sklearn.exceptions import ConvergenceWarning
 
 from dask_gmm import GaussianMixture
+from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +75,7 @@ def assert_same_mixture(ours: GaussianMixture, theirs: Any) -> None:
     assert np.max(error / (scale[:, :, None] * scale[:, None, :])) < RELATIVE
 
 
-@pytest.mark.parametrize("rows", CHUNKS)
+@pytest.mark.parametrize("rows", quick_ones(CHUNKS, [10_007]))
 def test_in_process(photograph: tuple[NDArray[np.uint8], Any], rows: int, tmp_path: Path) -> None:
     pixels, theirs = photograph
     ours = GaussianMixture(**settings(pixels), acceleration=None).fit(

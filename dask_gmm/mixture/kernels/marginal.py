@@ -43,15 +43,17 @@ if TYPE_CHECKING:
 
 __all__ = ["MarginalKernel"]
 
-_PIECE_BYTES = 8 * 2**20
-"""Rows with gaps are taken in pieces of this size as float64: what is held beside a block."""
-_GATHERED_BYTES = 2**20
+_PIECE_BYTES = 32 * 2**20
+"""Rows are taken apart in pieces of this size as float64, of which indices and flags are held."""
+_COMPLETE_BYTES = 2**20
 """Complete rows among others are brought together in parts of this size, which caches hold."""
+_PATTERN_BYTES = 4 * 2**20
+"""Rows of a pattern are brought together in parts of this size: each is completed by itself."""
 PREPARED_BYTES = 64 * 2**20
 """Kernels that stay prepared for patterns hold so much, beside that of the pattern at hand."""
 _FEW, _MANY = 32, 256
 """Rows from which a kernel of its own is faster than taking a pattern with others (measured)."""
-_LARGE, _LARGE_SHARED, _LARGE_VARIANCES = 2**11, 2**14, 2**7
+_LARGE, _LARGE_SHARED, _LARGE_VARIANCES = 2**11, 2**12, 2**7
 """Numbers K D² (of variances K D) from which few rows are enough."""
 _FEWEST_PATTERNS, _MOST_PATTERNS = 16, 256
 
@@ -95,7 +97,9 @@ class MarginalKernel(Kernel):
             numbers = max(number_of_sums(form, k, n_features) for form in kinds)
             results += 8 * numbers + 8 * k * n_features
             working = max(working, scattered_bytes(n_features, k, dense=dense) + 64 * numbers)
-        piece = _PIECE_BYTES + (48 + 2 * n_features) * _piece_rows(n_features)
+        # A pattern's rows as they are, and the features of them that are there.
+        gathered = 2 * max(_PATTERN_BYTES, 8 * n_features)
+        piece = gathered + (48 + 2 * n_features) * _rows_in(_PIECE_BYTES, n_features)
         rules = {
             Rule.of(self.inner, form, k, n_features)
             for k, kinds in possible_forms(n_components, forms)
@@ -105,8 +109,16 @@ class MarginalKernel(Kernel):
         return 2 * inner + len(rules) * PREPARED_BYTES + working + results + piece
 
 
-def _piece_rows(n_features: int) -> int:
-    return max(1, _PIECE_BYTES // (8 * n_features))
+def _rows_in(n_bytes: int, n_features: int) -> int:
+    """How many rows of float64 that are; one at least."""
+    return max(1, n_bytes // (8 * n_features))
+
+
+def _parts(index: NDArray[np.intp], n_bytes: int, n_features: int) -> Iterator[NDArray[np.intp]]:
+    """The index of some rows, in parts of a size."""
+    step = _rows_in(n_bytes, n_features)
+    for start in range(0, index.size, step):
+        yield index[start : start + step]
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,7 @@ class _Piece:
 
 def _pieces(values: NDArray[Any], weights: Array | None = None) -> Iterator[_Piece]:
     """Take rows apart, a piece at a time."""
-    step = _piece_rows(values.shape[1])
+    step = _rows_in(_PIECE_BYTES, values.shape[1])
     for start in range(0, len(values), step):
         part = values[start : start + step]
         own = None if weights is None else weights[start : start + step]
@@ -180,7 +192,7 @@ class Rule(NamedTuple):
         if not form.dense_factors:
             rows = _FEW if k * d >= _LARGE_VARIANCES else _MANY
         elif form.shared:
-            rows = 2 * _FEW if k * d * d >= _LARGE_SHARED else 4 * _MANY
+            rows = 2 * _FEW if k * d * d >= _LARGE_SHARED else _MANY
         else:
             rows = _FEW if k * d * d >= _LARGE else _MANY
         # What a kernel holds between its calls is about a quarter of what it may need in one.
@@ -365,9 +377,7 @@ class _MarginalEStep(EStep):
         return tuple(found)
 
     def _add_complete(self, piece: _Piece, sums: list[Sums]) -> None:
-        step = max(1, _GATHERED_BYTES // (8 * piece.values.shape[1]))
-        for start in range(0, piece.complete.size, step):
-            index = piece.complete[start : start + step]
+        for index in _parts(piece.complete, _COMPLETE_BYTES, piece.values.shape[1]):
             try:
                 found = self._complete.statistics(piece.take(index))
             except NonFiniteError as error:
@@ -379,13 +389,14 @@ class _MarginalEStep(EStep):
 def _add_pattern(company: _Company, piece: _Piece, pattern: Pattern, sums: list[Sums]) -> None:
     steps = company.prepared.get(pattern)
     seen = steps.conditionals[0].seen
-    try:
-        found = steps.e_step.statistics(piece.take(pattern.rows, seen))
-    except NonFiniteError as error:
-        raise _placed(error, piece.start, pattern.rows, seen) from None
-    parts = zip(company.candidates, steps.conditionals, found, sums, strict=True)
-    for candidate, conditional, one, total in parts:
-        conditional.complete(one, candidate.reference, total)
+    for index in _parts(pattern.rows, _PATTERN_BYTES, piece.values.shape[1]):
+        try:
+            found = steps.e_step.statistics(piece.take(index, seen))
+        except NonFiniteError as error:
+            raise _placed(error, piece.start, index, seen) from None
+        parts = zip(company.candidates, steps.conditionals, found, sums, strict=True)
+        for candidate, conditional, one, total in parts:
+            conditional.complete(one, candidate.reference, total)
 
 
 def _add_few(company: _Company, piece: _Piece, few: list[Pattern], sums: list[Sums]) -> None:
@@ -438,16 +449,15 @@ class _MarginalPredictor(Predictor):
         rule = Rule.of(self._inner, self._form, *self._parameters.means.shape)
         for piece in _pieces(values):
             here = out[piece.start : piece.start + len(piece.values)]
-            if piece.complete.size:
-                rows = piece.take(piece.complete).values
-                here[piece.complete] = self._ask(self._complete, entry, rows, piece, piece.complete)
+            for index in _parts(piece.complete, _COMPLETE_BYTES, values.shape[1]):
+                rows = piece.take(index).values
+                here[index] = self._ask(self._complete, entry, rows, piece, index)
             many, few = piece.apart(rule)
             for pattern in many:
                 own = self._prepared.get(pattern)
-                rows = piece.take(pattern.rows, own.seen).values
-                here[pattern.rows] = self._ask(
-                    own.predictor, entry, rows, piece, pattern.rows, own.seen
-                )
+                for index in _parts(pattern.rows, _PATTERN_BYTES, values.shape[1]):
+                    rows = piece.take(index, own.seen).values
+                    here[index] = self._ask(own.predictor, entry, rows, piece, index, own.seen)
             self._predict_few(entry, piece, few, here)
         return out
 
