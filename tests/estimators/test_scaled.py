@@ -25,6 +25,7 @@ from dask_gmm.errors import (
     FillValueWarning,
     InputError,
     ModelFileError,
+    NonFiniteError,
     OutputExistsError,
     TransformError,
     UnitsWarning,
@@ -469,6 +470,30 @@ def test_warm_starts_scale_as_before() -> None:
         gm.set_params(feature_transform=None, standardize=False).fit(X)
 
 
+@pytest.mark.parametrize(
+    ("asked", "others"),
+    [
+        ({"n_pca": 2}, [{"whiten": False}, {"n_pca": 3}, {"n_pca": 0.9999999}]),
+        ({"n_pca": 2, "whiten": False}, [{"whiten": True}]),
+        ({"n_pca": 0.6}, [{"n_pca": 0.9999}, {"n_pca": 2}, {"whiten": False}]),
+        ({"n_pca": 0.9999}, [{"n_pca": 0.6}, {"n_pca": 1}]),
+        ({"n_pca": 1.0 - 1e-16}, [{"n_pca": 0.6}]),
+    ],
+)
+def test_a_warm_start_keeps_its_components(
+    asked: dict[str, Any], others: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    gm = GaussianMixture(2, standardize=True, warm_start=True, random_state=0, **asked).fit(X)
+    before = gm.scaling_
+    assert gm.fit(X[:2000]).scaling_ is before
+    gm.save(tmp_path / "gm")
+    gm = GaussianMixture.load(tmp_path / "gm")
+    gm.fit(X)
+    for other in others:
+        with pytest.raises(InputError, match="scales rows as that did"):
+            gm.set_params(**{"n_pca": None, "whiten": True, **asked, **other}).fit(X)
+
+
 def test_selections_scale(tmp_path: Path) -> None:
     path = stored(rows(6000), tmp_path)
     asked: dict[str, Any] = {"feature_transform": "log1p", "standardize": True, "random_state": 0}
@@ -501,6 +526,15 @@ def test_what_has_no_logarithm_is_told(tmp_path: Path) -> None:
         gm.predict(x)
     with pytest.raises(TransformError, match=r"feature 1 .*12345"):
         gm.score(path)
+    gm.missing = "marginalize"
+    x[5, 0] = x[12_345, 0] = np.nan
+    with pytest.raises(TransformError, match=r"feature 1 .*12345"):
+        gm.impute(x)
+    x[12_345, 1] = np.inf
+    with pytest.raises(NonFiniteError, match=r"Feature 1 .*12345"):
+        gm.impute(x)
+    gm.missing = "error"
+    x[5, 0] = 1.0
     taken = np.ones(len(x), dtype=bool)
     taken[12_345] = False
     assert gm.predict(x, where=taken)[12_345] == -1
