@@ -217,6 +217,20 @@ def test_reads_are_counted(asked: dict[str, Any], tmp_path: Path) -> None:
     assert one.scaling_.fingerprint != other.scaling_.fingerprint
 
 
+def test_bytes_are_those_that_were_decoded(tmp_path: Path) -> None:
+    x = rows(4000).clip(0, 60_000).astype("u2")
+    x = np.concatenate([x, x[::-1]], axis=1)
+    events: list[Any] = []
+    options: dict[str, Any] = {"acceleration": None, "tol": 0.0, "max_iter": 5, "cache": 0}
+    asked: dict[str, Any] = {"feature_transform": "log1p", "n_pca": 2, "scaling_from": "all"}
+    gm = GaussianMixture(2, random_state=0, init_size=1000, callbacks=[events.append], **asked)
+    gm.set_params(**options).fit(stored(x, tmp_path))
+    (sample,) = (event for event in events if isinstance(event, SampleDrawn))
+    assert [sample.bytes_read, *(p.bytes_read for p in gm.history_)] == [x.nbytes] * 6
+    gm.set_params(max_bytes=3 * x.nbytes).fit(tmp_path / "x.zarr")
+    assert (gm.n_passes_, gm.outcome_) == (2, "max_bytes")
+
+
 def test_all_rows_are_all_rows(tmp_path: Path) -> None:
     x = rows(40_000)
     w = np.random.default_rng(1).integers(0, 4, len(x)).astype(float)
