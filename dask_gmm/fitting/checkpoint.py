@@ -495,6 +495,8 @@ def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str
     asked |= {f"given {name}": _plain(value) for name, value in given.items()}
     if warm is not None:
         asked["warm start"] = hashlib.sha256(to_bytes(warm.parameters)).hexdigest()[:16]
+        if warm.scaling is not None:  # the same mixture in other units is another
+            asked["warm start's scaling"] = warm.scaling.fingerprint[:16]
     return asked
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array
@@ -31,14 +33,13 @@ from dask_gmm.errors import (
     UnitsWarning,
 )
 from dask_gmm.fitting.events import SampleDrawn
+from dask_gmm.scaling.linear import Standard
 from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from dask_gmm.scaling.linear import Standard
 
 da: Any = dask.array  # most of it is untyped
 FAMILIES = ("full", "tied", "diag", "spherical")
@@ -482,6 +483,17 @@ def test_warm_starts_scale_as_before() -> None:
         gm.fit(X)
     with pytest.raises(InputError, match="scales rows as that did"):
         gm.set_params(feature_transform=None, standardize=False).fit(X)
+
+
+def test_a_checkpoint_of_another_warm_starts_scaling_is_another(tmp_path: Path) -> None:
+    gm = GaussianMixture(3, standardize=True, warm_start=True, max_iter=2, random_state=0)
+    gm.fit(X)
+    other = copy.deepcopy(gm)
+    gm.fit(X, checkpoint=tmp_path / "c")
+    assert other.scaling_ is not None
+    other.scaling_ = replace(other.scaling_, standard=Standard(np.ones(3), np.ones(3)))
+    with pytest.raises(CheckpointError, match="warm start's scaling"):
+        other.fit(X, checkpoint=tmp_path / "c")
 
 
 @pytest.mark.parametrize(
