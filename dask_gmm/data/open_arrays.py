@@ -34,6 +34,7 @@ from dask_gmm.data.conversion import kind_of
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.joined_source import joined_dtype
 from dask_gmm.data.lazy import lazy_map
+from dask_gmm.data.sparse_source import is_sparse
 from dask_gmm.data.stores import MissingChunks, store_spec
 from dask_gmm.data.urls import normalize_url, scheme_of
 from dask_gmm.data.zarr_open import find_members
@@ -72,7 +73,7 @@ def holds_arrays(X: Any) -> bool:
     InputError
         It is neither: rows and arrays in one list, lists of rows, columns by their names.
     """
-    if isinstance(X, dict):
+    if _is_dict(X):
         _check_keys(X)
         return True
     if not isinstance(X, list | tuple) or not len(X):
@@ -91,9 +92,14 @@ def holds_arrays(X: Any) -> bool:
     return False
 
 
+def _is_dict(X: Any) -> bool:
+    """Whether X is a dict, and not a sparse matrix that happens to be kept in one (DOK)."""
+    return isinstance(X, dict) and not is_sparse(X)
+
+
 def _is_array(item: Any) -> bool:
     """Whether an item of a list is a table of its own, or leads to one."""
-    if isinstance(item, str | os.PathLike | zarr.Array | zarr.Group | Store):
+    if isinstance(item, str | os.PathLike | zarr.Array | zarr.Group | Store) or is_sparse(item):
         return True
     if isinstance(item, list | tuple | dict) or np.isscalar(item) or item is None:
         return False
@@ -144,7 +150,7 @@ def _check_keys(X: Mapping[Any, Any]) -> None:
 
 def each_of(X: Any) -> list[Any]:
     """Return the arrays of a list or dict of them; of anything else that alone."""
-    if isinstance(X, dict):
+    if _is_dict(X):
         return list(X.values())
     if isinstance(X, list | tuple):
         return list(X)

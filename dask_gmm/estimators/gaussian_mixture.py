@@ -524,7 +524,7 @@ class GaussianMixture(FittedMixture):
         if not alike:
             raise InputError(
                 "warm_start continues a fit and scales rows as that did: clone the estimator first "
-                "to fit with another feature_transform, standardize or n_pca."
+                "to fit with another feature_transform, standardize, n_pca or whiten."
             )
         if parameters.means.shape != (self.n_components, n_features):
             raise InputError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.errors import RowError
 from dask_gmm.fitting.prediction import RowFunction
 from dask_gmm.mixture.gaps import gap_flags, has_gaps
 from dask_gmm.mixture.imputation import drawn_values, expected_values
@@ -57,8 +58,11 @@ class Imputed(RowFunction):
             return np.array(rows)
         out = np.array(rows)
         (gaps,) = gap_flags(rows).nonzero()
-        some = rows[gaps] if self.scaling is None else self.scaling.apply(rows[gaps])
-        posteriors = predictor.posteriors(some)
+        try:
+            some = rows[gaps] if self.scaling is None else self.scaling.apply(rows[gaps])
+            posteriors = predictor.posteriors(some)
+        except RowError as error:  # which counts those with gaps
+            raise error.at(error.where, int(gaps[error.row])) from None
         if self.seed is None:
             filled = expected_values(some, self.parameters, posteriors)
         else:

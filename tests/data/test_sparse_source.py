@@ -192,6 +192,8 @@ def test_many_cells_and_in_memory_anndata(tmp_path: Path) -> None:
     [
         (scipy.sparse.csc_array(np.eye(3)), r"read by rows, in CSR: pass `X.tocsr\(\)`"),
         (scipy.sparse.coo_array(np.eye(3)), r"`X.tocsr\(\)`"),
+        (scipy.sparse.dok_array(np.eye(3)), r"`X.tocsr\(\)`"),
+        ([scipy.sparse.dok_matrix(np.eye(3))] * 2, r"`X.tocsr\(\)`.*X stands for X\[0\]"),
         (scipy.sparse.csr_array((3, 0)), "0 feature"),
         (scipy.sparse.csr_array(np.eye(3) * 1j), "complex128"),
     ],
