@@ -69,7 +69,12 @@ from dask_gmm.data.zarr_open import (
 )
 from dask_gmm.data.zarr_source import code_for
 from dask_gmm.data.zarr_weights import ZarrWeights
-from dask_gmm.errors import ArrayNotFoundError, InputError, StoreNotFoundError
+from dask_gmm.errors import (
+    ArrayNotFoundError,
+    InputError,
+    SampleWeightError,
+    StoreNotFoundError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -271,7 +276,13 @@ def _here(
         taken = _taken(source)
         if taken is not None and lacking:
             taken = np.asarray(taken.any(axis=lacking, keepdims=True))
-        found = checked_array(array, name or role, source.name, decoding, taken)
+        try:
+            found = checked_array(array, name or role, source.name, decoding, taken)
+        except SampleWeightError:
+            if taken is not None or not isinstance(source.weights, MaskedWeights):
+                raise
+            # The mask is read with the rows: whoever reads knows which weights nobody looks at.
+            found = ArrayWeights(array if decoding is None else decoding.decode(array), role)
     if lacking:
         whole = tuple(n for n in source.sample_shape if n is not None)
         found = replace(found, array=np.broadcast_to(found.array, whole))

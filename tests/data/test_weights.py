@@ -452,6 +452,21 @@ def test_what_is_missing_counts_in_rows_that_do(tmp_path: Path) -> None:
             GaussianMixture(2).fit(data, sample_weight=w)
 
 
+def test_weights_in_memory_of_rows_that_a_mask_elsewhere_leaves_out(tmp_path: Path) -> None:
+    group = write_group(str(tmp_path / "g.zarr"), x=X, land=W > 0.0)
+    lazy, land = chunked(X), da.from_array(W > 0.0, chunks=7)
+    weights = np.where(W > 0.0, W, np.nan)
+    marked = xr.DataArray(np.where(W > 0.0, W, -1.0), dims="row", attrs={"_FillValue": -1.0})
+    wrong = weights.copy()
+    wrong[np.flatnonzero(W)[5]] = np.nan
+    for data, where in ((group["x"], "land"), (lazy, land), (lazy, group["land"])):
+        for own in (weights, marked):
+            source = open_source(data, sample_weight=own, where=where)
+            np.testing.assert_array_equal(weights_of(source), W)
+        with pytest.raises(SampleWeightError, match=f"row {np.flatnonzero(W)[5]} "):
+            weights_of(open_source(data, sample_weight=wrong, where=where))
+
+
 def test_a_lost_chunk_of_weights_is_an_error(tmp_path: Path) -> None:
     group = write_group(str(tmp_path / "g.zarr"), x=X, w=W + 1)
     (tmp_path / "g.zarr" / "w" / "c" / "2").unlink()
