@@ -39,6 +39,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 
+from dask_gmm.data.alignment import check_aligned_with_stored
 from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.concatenated_weights import (
     EQUAL_PER_ARRAY,
@@ -336,6 +337,7 @@ def _labelled(role: str, source: Source, weights: Any) -> Source:
                 f"{role} has the dimensions {', '.join(dims) or '()'}, but the samples of "
                 f"{source.name} have {', '.join(names)}: rename them to these."
             )
+        check_aligned_with_stored(role, stored_parts(source), weights, dims)
         lacking = tuple(axis for axis, name in enumerate(names) if name not in dims)
         weights = weights.transpose(*(name for name in names if name in dims))
     if weights.chunks is None and not weights._in_memory:
