@@ -283,7 +283,8 @@ def _here(
             if taken is not None or not isinstance(source.weights, MaskedWeights):
                 raise
             # The mask is read with the rows: whoever reads knows which weights nobody looks at.
-            found = ArrayWeights(array if decoding is None else decoding.decode(array), role)
+            whole = array if decoding is None else decoding.decode(array)
+            found = ArrayWeights(whole, name or role)
     if lacking:
         whole = tuple(n for n in source.sample_shape if n is not None)
         found = replace(found, array=np.broadcast_to(found.array, whole))
