@@ -226,7 +226,7 @@ def write_group(store: Any, path: str = "", **arrays: NDArray[Any]) -> Any:
 
 def test_labelled_weights_are_of_the_places_of_the_data(tmp_path: Path) -> None:
     """They are put together by position: what xarray would align otherwise is refused."""
-    names = {"y": np.linspace(-0.3, 0.3, 4), "x": list("abcde")}
+    names: dict[str, Any] = {"y": np.linspace(-0.3, 0.3, 4), "x": list("abcde")}
     data = xr.DataArray(CUBE, dims=("y", "band", "x"), coords=names)
     weights = xr.DataArray(PLANE, dims=("y", "x"), coords=names)
     near = weights.assign_coords(y=names["y"].astype("f4"), x=np.asarray(list("abcde"), object))
