@@ -283,8 +283,9 @@ def _here(
             if taken is not None or not isinstance(source.weights, MaskedWeights):
                 raise
             # The mask is read with the rows: whoever reads knows which weights nobody looks at.
-            whole = array if decoding is None else decoding.decode(array)
-            found = ArrayWeights(whole, name or role)
+            found = ArrayWeights(
+                array if decoding is None else decoding.decode(array), name or role
+            )
     if lacking:
         whole = tuple(n for n in source.sample_shape if n is not None)
         found = replace(found, array=np.broadcast_to(found.array, whole))
