@@ -35,7 +35,9 @@ _ALIKE = (1e-50, 1e50)
 class EqualPerArray:
     """For `sample_weight`: each of many arrays is to count alike, however many rows it has.
 
-    ``"equal-per-array"`` is the same without weights of rows.
+    ``"equal-per-array"`` is the same without weights of rows. What an array counts for is known
+    before its rows are read: those that `missing` leaves out for their gaps are counted too, and an
+    array that loses half of its rows so counts for half as much as others.
 
     Parameters
     ----------

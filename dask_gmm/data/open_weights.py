@@ -39,6 +39,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 
+from dask_gmm.data.alignment import check_aligned_with_stored
 from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.concatenated_weights import (
     EQUAL_PER_ARRAY,
@@ -69,7 +70,12 @@ from dask_gmm.data.zarr_open import (
 )
 from dask_gmm.data.zarr_source import code_for
 from dask_gmm.data.zarr_weights import ZarrWeights
-from dask_gmm.errors import ArrayNotFoundError, InputError, StoreNotFoundError
+from dask_gmm.errors import (
+    ArrayNotFoundError,
+    InputError,
+    SampleWeightError,
+    StoreNotFoundError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -271,7 +277,15 @@ def _here(
         taken = _taken(source)
         if taken is not None and lacking:
             taken = np.asarray(taken.any(axis=lacking, keepdims=True))
-        found = checked_array(array, name or role, source.name, decoding, taken)
+        try:
+            found = checked_array(array, name or role, source.name, decoding, taken)
+        except SampleWeightError:
+            if taken is not None or not isinstance(source.weights, MaskedWeights):
+                raise
+            # The mask is read with the rows: whoever reads knows which weights nobody looks at.
+            found = ArrayWeights(
+                array if decoding is None else decoding.decode(array), name or role
+            )
     if lacking:
         whole = tuple(n for n in source.sample_shape if n is not None)
         found = replace(found, array=np.broadcast_to(found.array, whole))
@@ -325,6 +339,7 @@ def _labelled(role: str, source: Source, weights: Any) -> Source:
                 f"{role} has the dimensions {', '.join(dims) or '()'}, but the samples of "
                 f"{source.name} have {', '.join(names)}: rename them to these."
             )
+        check_aligned_with_stored(role, stored_parts(source), weights, dims)
         lacking = tuple(axis for axis, name in enumerate(names) if name not in dims)
         weights = weights.transpose(*(name for name in names if name in dims))
     if weights.chunks is None and not weights._in_memory:

@@ -12,6 +12,7 @@ import dask.array as da
 import zarr
 from zarr.abc.store import Store
 
+from dask_gmm.data.alignment import check_aligned
 from dask_gmm.data.base import Source
 from dask_gmm.data.conventions import attributes_of, decoding_of, suspicious_fill
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_array
@@ -149,6 +150,8 @@ def open_source(
         If a path or URL leads nowhere, not to that array, or does not answer.
     """
     policy = check_missing_chunks(missing_chunks)
+    check_aligned("sample_weight", X, sample_weight)
+    check_aligned("where", X, where)
     names = None if features is None else check_features(features)
     if names is not None and array is not None:
         raise InputError(

@@ -290,7 +290,8 @@ class WritingMixture(AppliedMixture):
             allowed(),
         ):
             place.begin()
-            job = WriteJob(function, begun.writer, per_row * (source.max_block_rows or 0))
+            n_rows = source.max_block_rows or 0
+            job = WriteJob(function, begun.writer, per_row * n_rows, n_rows)
             self._write(source, job, begun)
             place.end()
         return prod(shape[: len(source.sample_shape)])
