@@ -10,6 +10,9 @@ import dask.dataframe
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 import zarr
@@ -113,6 +116,8 @@ def test_a_list_of_tables_is_many(wrap: Any, keep: Any) -> None:
         ([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]], r"X\[0\] is a list of rows.*numpy.asarray"),
         ({}, "empty dict"),
         ({1: A[0]}, "names of samples are strings"),
+        ({"a": A[0], "a/": A[1]}, "two arrays called 'a'"),
+        ([pl.DataFrame(A[0]).lazy()], r"a query that is yet to be run.*X\[0\]"),
         ({"a": A[0], "b": [1.0, 2.0]}, r"X\['b'\] is no array of rows .*pandas.DataFrame"),
         ([A[0], A[1][:, :2]], r"array 0 \('0'\) has 3 and array 1 \('1'\) has 2"),
         ([A[0], np.array([["a", "b", "c"]])], r"<U1 values.*X stands for X\[1\] here"),
@@ -227,6 +232,29 @@ def test_its_name_changes_with_what_is_stored(tmp_path: Path) -> None:
     zarr.open_array(paths[1], mode="r+")[0, 0] = 99.0
     assert open_source(paths).content_name() != before[0]
     assert open_source(paths[::-1]).metadata_digest() != before[2]
+
+
+@pytest.mark.parametrize(
+    "options", [{"array": "a"}, {"features": ["a", "b"]}, {"columns": ["a", "b"]}]
+)
+def test_arrays_of_a_group_leave_nothing_else_to_name(options: Any) -> None:
+    group = zarr.create_group(zarr.storage.MemoryStore())
+    for name in "ab":
+        group.create_array(name, data=A[0])
+    (name,) = options
+    with pytest.raises(InputError, match=rf"{name}=.* says nothing: leave one of them out"):
+        open_source(group, arrays="*", **options)
+
+
+def test_what_arrow_streams_is_a_table_of_a_list(tmp_path: Path) -> None:
+    table = pa.table(dict(zip("abc", A[0].T, strict=True)))
+    pq.write_table(table, tmp_path / "t.parquet")
+    for item in (
+        pa.RecordBatchReader.from_batches(table.schema, table.to_batches()),
+        pyarrow.dataset.dataset(tmp_path / "t.parquet"),
+    ):
+        source = open_source([item, A[1]])
+        np.testing.assert_array_equal(rows_of(source), np.concatenate(A[:2]))
 
 
 # Weights and masks.

@@ -98,6 +98,15 @@ def test_numbers_that_narwhals_does_not_know() -> None:
     )
 
 
+def test_integers_that_float64_rounds() -> None:
+    """As of Parquet, where Arrow itself would refuse them."""
+    whole = pa.array([None, 2**53 + 1, 2**63 - 1])
+    expected = [[np.nan], [float(2**53 + 1)], [float(2**63 - 1)]]
+    table = pa.table({"n": whole})
+    for frame in (table, table.to_pandas(types_mapper=pd.ArrowDtype), pl.from_arrow(table)):
+        np.testing.assert_array_equal(all_rows(open_source(frame)), expected)
+
+
 def test_queries_are_refused() -> None:
     frame = pl.from_arrow(TABLE)
     assert isinstance(frame, pl.DataFrame)

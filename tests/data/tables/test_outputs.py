@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -130,6 +131,28 @@ def test_other_data_make_one_file(gm: GaussianMixture, tmp_path: Path) -> None:
     assert len(groups(tmp_path / "csv.parquet")) == lazy.npartitions
     with pytest.raises(InputError, match="Dask DataFrame is none: leave it out"):
         gm.predict_to(lazy, tmp_path / "o.parquet", keep=["name"])
+
+
+def test_what_paths_spell_is_kept_by_the_paths(gm: GaussianMixture, tmp_path: Path) -> None:
+    """A second column of that name would be one of another type to whoever reads the folder."""
+    for year in ("2001", "__HIVE_DEFAULT_PARTITION__"):
+        write(tmp_path / "t" / f"y={year}" / "a.parquet", cloud(30))
+    gm.predict_to(tmp_path / "t", tmp_path / "o.parquet", keep=["y", "id"])
+    found = pyarrow.dataset.dataset(tmp_path / "o.parquet", partitioning="hive").to_table()
+    assert sorted(found.column_names) == ["id", "label", "y"]
+    assert set(found["y"].to_pylist()) == {2001, None}
+    for pattern, expected in (("y=2*/*.parquet", "2001"), ("y=_*/*.parquet", None)):
+        out = tmp_path / f"{expected}.parquet"  # one file, whose path spells nothing
+        gm.predict_to(tmp_path / "t" / pattern, out, keep=["y"])
+        assert set(pq.ParquetFile(out).read()["y"].to_pylist()) == {expected}
+
+
+def test_columns_that_cannot_be_kept(gm: GaussianMixture, tmp_path: Path) -> None:
+    frame = pd.DataFrame(cloud(4), columns=["a", "b"]).assign(mixed=[1, "a", 2, "b"])
+    with pytest.raises(InputError, match="Parquet has no type for one of the columns 'mixed'"):
+        gm.predict_to(frame, tmp_path / "o.parquet", keep=["mixed"])
+    with pytest.raises(InputError, match="keep= names 'a' twice"):
+        gm.predict_to(frame, tmp_path / "o.parquet", keep=["a", "a"])
 
 
 def test_no_rows(gm: GaussianMixture, tmp_path: Path) -> None:
