@@ -29,6 +29,7 @@ from dask_gmm.data.atomic_replace import (
     restore,
     sweep,
 )
+from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import RegularAxis
 from dask_gmm.data.joined_source import unlike
@@ -440,8 +441,20 @@ def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None
     ------
     InputError
     """
+    for place in [] if source is None else _inputs(source, in_place=in_place):
+        if same_place(place, url):
+            raise InputError(
+                f"{url} is the input (or lies inside of it, or around it): write somewhere else."
+            )
+
+
+def _inputs(source: Source, *, in_place: bool) -> list[str]:
+    """Return the places that a source is read from."""
+    if is_many(source):
+        each = [_inputs(part, in_place=in_place) for part in source.parts]
+        return list(dict.fromkeys(place for places in each for place in places))
     inputs: list[str] = []
-    for part in (None if source is None else stored_parts(source)) or ():
+    for part in stored_parts(source) or ():
         base = part.spec.place if part.store is None else store_url(part.store)
         inputs += [] if base is None else [join_url(base, part.path)]
     if isinstance(source, ParquetSource):
@@ -455,8 +468,4 @@ def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None
         for array in source.zarr_arrays():
             base = store_url(array.store_path.store)
             inputs += [] if base is None else [join_url(base, array.path)]
-    for place in inputs:
-        if same_place(place, url):
-            raise InputError(
-                f"{url} is the input (or lies inside of it, or around it): write somewhere else."
-            )
+    return inputs

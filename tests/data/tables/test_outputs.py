@@ -210,6 +210,31 @@ def test_what_is_finished_is_gone_on_with(
     assert not work.exists()
 
 
+def test_many_tables_are_known_again(
+    gm: GaussianMixture, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many, out = sorted(folder.rglob("*.parquet")), folder.parent / "labels.parquet"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(StoreError, match="No space left on device"):
+            gm.predict_to(many, out)
+    seen: list[Any] = []
+    gm.set_params(callbacks=[seen.append])
+    try:
+        assert gm.predict_to(many, out, resume="must") == 513
+        assert [e.blocks for e in seen if isinstance(e, OutputResumed)] == [4]
+    finally:
+        gm.set_params(callbacks=None)
+    assert gm.predict_to(many, out, resume="must") == 513  # there is nothing left to do
+    write(many[1], cloud(171, seed=9))
+    with pytest.raises(OutputExistsError, match="already exists"):
+        gm.predict_to(many, out, resume="must")
+    with pytest.raises(InputError, match="is the input"):
+        gm.predict_to(many, many[1], overwrite=True)
+    with pytest.raises(InputError, match="is the input"):
+        gm.predict_to(many, folder, overwrite=True)
+
+
 KILLED = """
 import os, sys, pickle
 from dask_gmm.data.tables import parts, table
