@@ -90,8 +90,14 @@ RESUME = ("auto", "must", "never")
 """Go on if there is something to go on from, refuse to begin anew, or begin anew."""
 
 
-def output_chunks(source: Source) -> tuple[int, ...]:
+def output_chunks(source: Source, *, or_table: bool = True) -> tuple[int, ...]:
     """Return the chunk shape of an output for a source: the shape of its blocks.
+
+    Parameters
+    ----------
+    source : Source
+    or_table : bool, default=True
+        Whether the output may be a table instead, for which sizes need not be even.
 
     Raises
     ------
@@ -111,9 +117,12 @@ def output_chunks(source: Source) -> tuple[int, ...]:
             )
         if any(size != sizes[0] for size in sizes[:-1]) or sizes[-1] > sizes[0]:
             if isinstance(source, ParquetSource):
+                remedy = "write a table, to a name that ends with .parquet."
+                if not or_table:
+                    remedy = "write the data anew, as one file with row groups of one size."
                 raise InputError(
                     f"{source.name} has row groups of uneven sizes, but the chunks of a Zarr array "
-                    f"are even: write a table, to a name that ends with .parquet."
+                    f"are even: {remedy}"
                 )
             where = axis if axis < source.feature_axis else axis + 1
             raise InputError(

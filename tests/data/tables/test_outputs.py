@@ -155,6 +155,18 @@ def test_columns_that_cannot_be_kept(gm: GaussianMixture, tmp_path: Path) -> Non
         gm.predict_to(frame, tmp_path / "o.parquet", keep=["a", "a"])
 
 
+def test_rows_of_uneven_groups_are_not_imputed_as_an_array(
+    gm: GaussianMixture, folder: Path
+) -> None:
+    place = folder.parent / "out.zarr"
+    with pytest.raises(InputError, match="uneven sizes.*write a table"):
+        gm.predict_to(folder, place)
+    with pytest.raises(InputError, match="uneven sizes.*row groups of one size"):
+        gm.impute_to(folder, place)
+    with pytest.raises(InputError, match="does not end with .parquet"):
+        gm.impute_to(folder, folder.parent / "out.parquet")
+
+
 def test_no_rows(gm: GaussianMixture, tmp_path: Path) -> None:
     write(tmp_path / "t" / "a.parquet", np.empty((0, 2)))
     write(tmp_path / "t" / "b.parquet", cloud(3))
