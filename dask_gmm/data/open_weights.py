@@ -140,7 +140,8 @@ def with_weights(
                 f"{source.name} is one: leave it out, or pass a list or dict of arrays, or name "
                 f"many by arrays='*'."
             )
-        weighed = with_weights(source, weights.weights, **options) if weights.weights else source
+        own = weights.weights
+        weighed = source if own is None else with_weights(source, own, **options)
         assert is_many(weighed)
         return counting_alike(weighed)
 
@@ -178,6 +179,11 @@ def _opened(
     storage_options: Mapping[str, Any] | None,
     missing_chunks: MissingChunks,
 ) -> Source:
+    if isinstance(weights, dict):
+        raise InputError(
+            f"{role} is a dict, which says what belongs to each of many arrays, but {source.name} "
+            f"is one: pass what belongs to its rows."
+        )
     column = weights if isinstance(weights, Weights) else None
     if isinstance(weights, str) and isinstance(source, ParquetSource):
         column = column_weights(source, weights)

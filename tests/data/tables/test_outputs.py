@@ -159,11 +159,11 @@ def test_rows_of_uneven_groups_are_not_imputed_as_an_array(
     gm: GaussianMixture, folder: Path
 ) -> None:
     place = folder.parent / "out.zarr"
-    with pytest.raises(InputError, match="uneven sizes.*write a table"):
+    with pytest.raises(InputError, match=r"uneven sizes.*write a table"):
         gm.predict_to(folder, place)
-    with pytest.raises(InputError, match="uneven sizes.*row groups of one size"):
+    with pytest.raises(InputError, match=r"uneven sizes.*row groups of one size"):
         gm.impute_to(folder, place)
-    with pytest.raises(InputError, match="does not end with .parquet"):
+    with pytest.raises(InputError, match=r"does not end with \.parquet"):
         gm.impute_to(folder, folder.parent / "out.parquet")
 
 
