@@ -458,11 +458,11 @@ def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None
 
 
 def _inputs(source: Source, *, in_place: bool) -> list[str]:
-    """Return the places that a source is read from."""
+    """Return the places that a source is read from, and its mask."""
+    inputs: list[str] = [] if source.weights is None else list(source.weights.stores)
     if is_many(source):
         each = [_inputs(part, in_place=in_place) for part in source.parts]
-        return list(dict.fromkeys(place for places in each for place in places))
-    inputs: list[str] = []
+        return list(dict.fromkeys([*inputs, *(place for places in each for place in places)]))
     for part in stored_parts(source) or ():
         base = part.spec.place if part.store is None else store_url(part.store)
         inputs += [] if base is None else [join_url(base, part.path)]
@@ -470,7 +470,7 @@ def _inputs(source: Source, *, in_place: bool) -> list[str]:
         table = source.table
         # A folder's new files would be rows of the next read.
         whole = table.name == table.spec.url
-        inputs = [join_url(table.spec.url, "" if whole else file.key) for file in table.files]
+        inputs += [join_url(table.spec.url, "" if whole else file.key) for file in table.files]
         inputs = list(dict.fromkeys(inputs))
     elif isinstance(source, DaskSource) and in_place:
         # Of a local output the collection reads the old chunks until the new ones are all there.

@@ -228,6 +228,11 @@ def test_nothing_else_is_overwritten(
         model.predict_to(paths, str(tmp_path / "other.zarr"), overwrite=True)
     with pytest.raises(InputError, match="is the input"):
         model.predict_to(paths, paths[1], overwrite=True)
+    mask = str(tmp_path / "mask.zarr")
+    zarr.create_array(mask, data=np.ones(SIZES[1], np.int8))
+    for X, where in ((paths[1], mask), (paths[1:2], [mask])):
+        with pytest.raises(InputError, match=r"mask\.zarr is the input"):
+            model.predict_to(X, mask, where=where, overwrite=True)
     with pytest.raises(InputError, match="call impute_to for each"):
         model.impute_to(paths, str(tmp_path / "out.zarr"))
 
