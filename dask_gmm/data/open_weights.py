@@ -143,9 +143,11 @@ def with_weights(
         if not is_many(source) or role != _NAME:
             raise InputError(
                 f"{role}={EQUAL_PER_ARRAY!r} lets each of many arrays count alike, but "
-                f"{source.name} is one: leave it out, or pass a list or dict of arrays."
+                f"{source.name} is one: leave it out, or pass a list or dict of arrays, or name "
+                f"many by arrays='*'."
             )
-        weighed = with_weights(source, weights.weights, **options) if weights.weights else source
+        own = weights.weights
+        weighed = source if own is None else with_weights(source, own, **options)
         assert is_many(weighed)
         return counting_alike(weighed)
 
@@ -183,6 +185,11 @@ def _opened(
     storage_options: Mapping[str, Any] | None,
     missing_chunks: MissingChunks,
 ) -> Source:
+    if isinstance(weights, dict):
+        raise InputError(
+            f"{role} is a dict, which says what belongs to each of many arrays, but {source.name} "
+            f"is one: pass what belongs to its rows."
+        )
     column = weights if isinstance(weights, Weights) else None
     if isinstance(weights, str) and isinstance(source, ParquetSource):
         column = column_weights(source, weights)
@@ -464,6 +471,8 @@ def _named(
         what = f"an array of that name beside {source.name}"
         if isinstance(source, ParquetSource):
             what = f"a column of the table {source.name} that is called so"
+        elif source.name in ("DataFrame", "Dask DataFrame"):
+            what = "a column of X that is called so"
         elif stored is None:
             what += " (only data in a Zarr store have arrays beside them)"
         raise ArrayNotFoundError(
@@ -479,7 +488,9 @@ def _beside(source: Source, name: str) -> FoundArray | None:
         return None
     # Several arrays are named from a group that may hold the first in a group of its own, and what
     # lies beside a matrix from the store that holds it.
-    up = stored[0].path.count("/") if len(stored) > 1 or isinstance(source, JoinedSource) else 0
+    # A path leads there too, "obs/weight" of an AnnData from beside "obsm/X_pca".
+    upwards = len(stored) > 1 or isinstance(source, JoinedSource) or "/" in name
+    up = stored[0].path.count("/") if upwards else 0
     for levels in range(up + 1):
         member = replace(stored[0], path=stored[0].path.rsplit("/", levels)[0])
         found = find_beside(member, name)
