@@ -23,6 +23,8 @@ _OPTIONS = (
     ("missing_chunks='fill'", "--missing-chunks fill"),
     ("missing='drop'", "--missing drop"),
     ("missing='marginalize'", "--missing marginalize"),
+    ("sample_weight='equal-per-array'", "--equal-per-array"),
+    ("pass a list or dict of arrays, or name many by arrays='*'", "name many by --arrays '*'"),
     ("sample_weight=", "--weights "),
     ("where=", "--where "),
     ("columns=['a', 'b'] (--columns a,b)", "--columns a,b"),
@@ -45,7 +47,14 @@ def explain(error: BaseException) -> str:
     text = " ".join(_sentence(error).split())
     for argument, option in _OPTIONS:
         text = text.replace(argument, option)
+    text = re.sub(r"\b(arrays?)=", r"--\1 ", text)
+    text = re.sub(r"\bfeature_transform(?:='(\w+)')?", _transform_option, text)
+    text = re.sub(r"(--[a-z-]+) (?=[,:;.)])", r"\1", text)  # of an option without a value
     return re.sub(r"features=\[([^]]*)\]", _features_option, text)
+
+
+def _transform_option(match: re.Match[str]) -> str:
+    return "--transform" if match[1] is None else f"--transform {match[1]}"
 
 
 def _features_option(match: re.Match[str]) -> str:

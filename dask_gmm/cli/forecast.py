@@ -33,6 +33,8 @@ class Forecast:
     weights: str | None
     n_rows: int | None
     n_features: int
+    """Of the mixture: at most so many principal components, or those of the data."""
+    data_features: int
     dtype: str
     stored_dtype: str
     n_blocks: int
@@ -55,6 +57,8 @@ class Forecast:
     worker_bytes: int
     worker_limit: int
     cache_bytes: int
+    cache_share: float | None
+    """Of the rows as they are kept, scaled if they are to be."""
     refusal: str | None
     block_read_seconds: float | None
     block_compute_seconds: float | None
@@ -103,24 +107,26 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
     else:
         times = time_block(source, middle, job)
     chunks = tuple(axis.longest for axis in source.grid.axes)
+    kept, made = cache_bytes(place, passes, job), _decoded(source)
     return Forecast(
         source=source.name,
         weights=None if source.weights is None else source.weights.name,
         n_rows=source.n_rows,
         n_features=source.n_features,
+        data_features=raw.n_features,
         dtype=str(source.dtype),
         stored_dtype=str(raw.dtype if raw.decoding is None else raw.decoding.stored),
         n_blocks=source.n_blocks,
         block_rows=source.max_block_rows,
         block_shape=(
             *chunks[: source.feature_axis],
-            source.n_features,
+            raw.n_features,
             *chunks[source.feature_axis :],
         ),
-        block_bytes=source.block_bytes,
+        block_bytes=raw.block_bytes,
         stored_bytes=source.stored_bytes
         or (times.stored_bytes * source.n_blocks if times is not None else None),
-        decoded_bytes=_decoded(source),
+        decoded_bytes=_decoded(raw),
         reader=source.reader,
         checksum=source.checksum,
         compute=place.name,
@@ -134,7 +140,8 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         task_parts=asdict(parts),
         worker_bytes=PROCESS_BYTES + place.threads_per_worker * parts.total,
         worker_limit=place.memory_limit,
-        cache_bytes=cache_bytes(place, passes, job),
+        cache_bytes=kept,
+        cache_share=kept / made if made else None,
         refusal=refusal,
         block_read_seconds=times.read if times else None,
         block_compute_seconds=times.compute if times else None,

@@ -145,10 +145,10 @@ def _leave(session: Session, error: BaseException, sentence: str, code: int) -> 
 def main() -> None:
     """Gaussian mixtures of data that does not fit in memory.
 
-    DATA is the path or URL (s3://, gs://, az://, https://) of a Zarr array: every pass of a fit
-    reads each of its blocks once, on the cores of this process, on local workers (--workers), or
-    on a Dask cluster (--scheduler). Packed values (scale_factor, add_offset, _FillValue, ...) are
-    decoded as they are read, as xarray does.
+    DATA is the path or URL (s3://, gs://, az://, https://) of a Zarr array, of several, or of a
+    Parquet table: every pass of a fit reads each of its blocks once, on the cores of this process,
+    on local workers (--workers), or on a Dask cluster (--scheduler). Packed values (scale_factor,
+    add_offset, _FillValue, ...) are decoded as they are read, as xarray does.
     """
 
 

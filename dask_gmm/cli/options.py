@@ -133,7 +133,7 @@ data_options = stack(
         type=NAMES,
         metavar="NAME,PATTERN",
         section="Data",
-        help="Many arrays of the group, or stores in the folder, that are taken as one: their "
+        help="Many arrays of the group, or stores or tables in the folder, taken as one: their "
         "names, or patterns such as '*' and 'plate1/*'. DATA may be a pattern of paths too: "
         "'plate1/*.zarr'.",
     ),
@@ -190,7 +190,8 @@ weights_option = stack(
         "--equal-per-array",
         is_flag=True,
         section="Data",
-        help="Let each of many arrays count alike, however many rows it has.",
+        help="Let each of many arrays count alike, however many rows it has; those that --missing "
+        "drop leaves out are among them.",
     ),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,10 +163,24 @@ def refuse_overlap(output: str, *inputs: str | None) -> None:
     there = normalize_url(output).rstrip("/") + "/"
     for url in filter(None, inputs):
         here = normalize_url(url).rstrip("/") + "/"
+        if _matches(here, there):
+            raise InputError(
+                f"The output {output} would be among the data that {url} stands for when they are "
+                f"read again: choose a place that does not match."
+            )
         if there.startswith(here) or here.startswith(there):
             raise InputError(
                 f"The output {output} would destroy the input {url}: choose a place outside of it."
             )
+
+
+def _matches(pattern: str, url: str) -> bool:
+    """Whether a pattern of paths or URLs stands for one that is none itself."""
+    place = local_path(pattern)
+    if pattern == url or (place is not None and place.exists()):  # a name with brackets in it
+        return False
+    parts, own = pattern.split("/"), url.split("/")
+    return len(parts) == len(own) and all(map(fnmatchcase, own, parts))
 
 
 def check_disk(path: Path, needed: int, purpose: str) -> None:

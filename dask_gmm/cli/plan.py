@@ -121,7 +121,7 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
     session.out.print(
         key_values(
             [
-                ("data", f"{f.source}: {rows} × {f.n_features} features, {dtype}"),
+                ("data", f"{f.source}: {rows} × {f.data_features} features, {dtype}"),
                 *weights,
                 ("blocks", f"{f.n_blocks:,} of {shape} ({show_bytes(f.block_bytes)})"),
                 ("a pass reads", ", ".join(sizes) or "unknown"),
@@ -149,7 +149,7 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
 def _cached(f: Forecast) -> str:
     if not f.cache_bytes:
         return "nothing"
-    share = f" ({f.cache_bytes / f.decoded_bytes:.0%} of the data)" if f.decoded_bytes else ""
+    share = f" ({f.cache_share:.0%} of the data)" if f.cache_share is not None else ""
     return f"{show_bytes(f.cache_bytes)}{share} from pass to pass"
 
 

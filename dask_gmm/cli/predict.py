@@ -94,9 +94,10 @@ __all__ = ["predict", "score"]
     section="Output",
     help="Path or URL of the new Zarr array: the samples' shape of DATA, chunked like it. Its "
     "attribute 'dask_gmm' says whether it is complete. With --features it is a group, which holds "
-    "the array 'labels' (or 'posteriors') and the coordinates of the samples. A path that ends "
-    "with .parquet is that of a table with the column 'label', and 'posterior_0' and so on with "
-    "--probabilities.",
+    "the array 'labels' (or 'posteriors') and the coordinates of the samples; of many arrays one "
+    "with an array for each, and the proportions of the components in each. A path that ends with "
+    ".parquet is that of a table with the column 'label', and 'posterior_0' and so on with "
+    "--probabilities; of many arrays a folder with a file for each.",
 )
 @option(
     "--proportions",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.tables import Comparison
-    from dask_gmm.fitting.checkpoint import Found
+    from dask_gmm.fitting.found import Found
     from dask_gmm.model_file import ModelFile
 
 __all__ = ["show"]
@@ -51,7 +51,7 @@ def show(session: Session, /, model: str, compare: str | None, storage_option: A
     best there, and how far the fit has come.
     """
     from dask_gmm.cli.tables import key_values, mixture_json, mixture_table
-    from dask_gmm.fitting.checkpoint import Found
+    from dask_gmm.fitting.found import Found
 
     options = dict(storage_option)
     check_storage_options(options, model, compare)
@@ -86,7 +86,7 @@ def show(session: Session, /, model: str, compare: str | None, storage_option: A
 def _open(url: str, options: Mapping[str, Any]) -> ModelFile | Found:
     """Read a model, or a checkpoint where there is none."""
     from dask_gmm.errors import StoreError
-    from dask_gmm.fitting.checkpoint import read_checkpoint
+    from dask_gmm.fitting.found import read_checkpoint
     from dask_gmm.model_file import load_model
 
     own = options_for(url, options) or None

@@ -292,6 +292,10 @@ class Source(ABC):
         own = 0 if self.weights is None else 8
         return self.n_features * self.dtype.itemsize + own + (8 if self.selects else 0)
 
+    def decoded_bytes(self, row_bytes: int) -> int:
+        """Bytes that are decoded for rows of so many bytes: as many, where they are not scaled."""
+        return row_bytes
+
     @property
     def block_bytes(self) -> int:
         """Bytes of the largest block in memory, 0 when unknown."""

@@ -35,7 +35,9 @@ _ALIKE = (1e-50, 1e50)
 class EqualPerArray:
     """For `sample_weight`: each of many arrays is to count alike, however many rows it has.
 
-    ``"equal-per-array"`` is the same without weights of rows.
+    ``"equal-per-array"`` is the same without weights of rows. What an array counts for is known
+    before its rows are read: those that `missing` leaves out for their gaps are counted too, and an
+    array that loses half of its rows so counts for half as much as others.
 
     Parameters
     ----------
@@ -209,7 +211,8 @@ def factors_alike(totals: Sequence[float], name: str) -> list[float]:
     """Return factors of the arrays' weights that make each array count alike.
 
     All weights together add up to what they did: without weights of their own, to the number of
-    rows. An array none of whose rows counts has the factor 0, and no part in it.
+    rows. An array none of whose rows counts has the factor 0, and no part in it. One whose weights
+    add up to no such sum has 1: who reads its rows finds the weight that is none.
 
     Parameters
     ----------
@@ -223,8 +226,10 @@ def factors_alike(totals: Sequence[float], name: str) -> list[float]:
     InputError
         No row counts.
     """
-    counting = sum(total > 0.0 for total in totals)
-    if not counting:
+    if all(total == 0.0 for total in totals):
         raise no_weight(name)
-    each = math.fsum(totals) / counting
-    return [each / total if total > 0.0 else 0.0 for total in totals]
+    counting = [total for total in totals if 0.0 < total < math.inf]
+    each = math.fsum(counting) / max(1, len(counting))
+    return [
+        each / total if 0.0 < total < math.inf else 0.0 if total == 0.0 else 1.0 for total in totals
+    ]

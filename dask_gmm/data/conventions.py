@@ -19,8 +19,8 @@ gets measurements, NaN where there is none:
 Where xarray leaves an element that the metadata call missing as it is, it is NaN here nevertheless:
 a mark that is no element of the type is rounded to one (-999.9 of float32), an element is what it
 was before float32 rounded it, ``missing_value`` of reinterpreted integers may name the stored ones,
-and a missing duration is no -2⁶³. What xarray cannot decode, integers scaled by an integer with a
-mark among them, becomes float64.
+a mark may be a string that spells it ("-9999"), and a missing duration is no -2⁶³. What xarray
+cannot decode, integers scaled by an integer with a mark among them, becomes float64.
 
 CF conventions 1.12, sections 2.5.1 (missing data), 4.4 (time) and 8.1 (packed data); which of them
 xarray decodes, and how, is taken from what its `decode_cf` does.
@@ -427,12 +427,16 @@ def _marks(
     for origin, stated in [*named, ("the fill value", fill)]:
         for item in _each(stated):
             number = _number(item)
+            spelled = number is None and isinstance(item, str)
+            if spelled:
+                number = _number_spelled(item)
             if number is None:
                 continue
             masked = True
             value = _element(number, dtype, meant)
             if value is not None:
                 literal = value == number or (meant != dtype and "'_FillValue'" in origin)
+                literal = literal and not spelled
                 found.setdefault(value, Mark(value, origin, literal))
     return tuple(found.values()), masked
 
@@ -548,6 +552,16 @@ def _number(item: Any) -> float | int | None:
         return None
     plain: float | int = item.item() if isinstance(item, np.generic) else item
     return None if isinstance(plain, complex) or math.isnan(plain) else plain
+
+
+def _number_spelled(text: str) -> float | int | None:
+    """Return the number that a string spells, None if it spells none."""
+    for kind in (int, float):
+        try:
+            return _number(kind(text))
+        except ValueError:
+            continue
+    return None
 
 
 def _element(number: float, dtype: np.dtype[Any], meant: np.dtype[Any]) -> float | int | None:

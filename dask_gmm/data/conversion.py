@@ -195,6 +195,11 @@ class FrameLayout:
         rows = np.empty(eager.shape, self.dtype, order="F")
         for i, (name, kind) in enumerate(eager.schema.items()):
             column = eager.get_column(name)
+            if kind.is_integer() and not eager.implementation.is_polars():
+                # Arrow casts no integers that float64 rounds.
+                rows[:, i] = column.fill_null(0).to_numpy()
+                rows[column.is_null().to_numpy(), i] = np.nan
+                continue
             # The cast makes missing numbers NaN, of whatever type and library.
             numbers = column if kind == nw.Object else column.cast(nw.Float64)
             rows[:, i] = plain_array(numbers.to_numpy(), f"Column {name!r}")

@@ -543,6 +543,8 @@ def _of_variable(name: str, variable: Any) -> _Coordinate:
     """Describe an xarray variable as it is stored: dates as whole numbers, strings as UTF-8."""
     dims, shape = tuple(map(str, variable.dims)), tuple(variable.shape)
     attributes = {str(key): _plain(value) for key, value in variable.attrs.items()}
+    if not isinstance(variable.dtype, np.dtype):  # pandas' own: categories, intervals, periods
+        return _of_values(name, dims, _as_stored(np.asarray(variable.values)), attributes)
     dtype = np.dtype(variable.dtype)
     if dtype.kind in "mM":
         unit = np.datetime_data(dtype)[0]
@@ -569,27 +571,36 @@ def _of_variable(name: str, variable: Any) -> _Coordinate:
     from xarray.conventions import encode_cf_variable
 
     encoded = encode_cf_variable(variable.drop_encoding(), name=name)  # dates of other calendars
-    whole = np.asarray(encoded.values)
-    if whole.dtype.kind not in "biuf":
-        whole = whole.astype(np.dtypes.StringDType())
+    whole = _as_stored(np.asarray(encoded.values))
     told = {str(key): _plain(value) for key, value in encoded.attrs.items() if key != "_FillValue"}
-
-    def cut(region: tuple[slice, ...]) -> NDArray[Any]:
-        part: NDArray[Any] = whole[region]
-        return part
-
-    return _Coordinate(name, dims, shape, whole.dtype, told, cut)
+    return _of_values(name, dims, whole, told)
 
 
 def _of_names(dim: str, names: Sequence[str]) -> _Coordinate:
     """Describe the names of the features, along their dimension."""
-    whole = np.asarray(names, np.dtypes.StringDType())
+    return _of_values(dim, (dim,), np.asarray(names, np.dtypes.StringDType()), {})
+
+
+def _as_stored(values: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers as they are, and all else as it is spelled."""
+    if values.dtype.kind in "biuf":
+        return values
+    if values.dtype.kind == "O":
+        spelled = [str(value) for value in values.ravel()]
+        values = np.asarray(spelled, np.dtypes.StringDType()).reshape(values.shape)
+    return values.astype(np.dtypes.StringDType())
+
+
+def _of_values(
+    name: str, dims: tuple[str, ...], whole: NDArray[Any], attributes: Mapping[str, Any]
+) -> _Coordinate:
+    """Describe a coordinate that is in memory as it is to be stored."""
 
     def cut(region: tuple[slice, ...]) -> NDArray[Any]:
         part: NDArray[Any] = whole[region]
         return part
 
-    return _Coordinate(dim, (dim,), whole.shape, whole.dtype, {}, cut)
+    return _Coordinate(name, dims, whole.shape, whole.dtype, attributes, cut)
 
 
 def _as_text(number: float) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dask_gmm.data.chunk_errors import first_line
 from dask_gmm.data.conversion import frame_layout, kind_of
 from dask_gmm.errors import InputError
 
@@ -161,8 +162,15 @@ def arrow_columns(X: Any, columns: Sequence[str]) -> Any:
     Raises
     ------
     InputError
-        A column is not there.
+        A column is not there, or Arrow has no type for what it holds.
     """
     import narwhals.stable.v2 as nw
 
-    return nw.from_native(narrowed(as_frame(X), columns).frame, eager_only=True).to_arrow()
+    frame = nw.from_native(narrowed(as_frame(X), columns).frame, eager_only=True)
+    try:
+        return frame.to_arrow()
+    except (TypeError, ValueError, NotImplementedError) as error:  # all that Arrow raises
+        raise InputError(
+            f"Parquet has no type for one of the columns {', '.join(map(repr, columns))} "
+            f"({first_line(error)}): leave it out, or make all that it holds strings, or numbers."
+        ) from error

@@ -96,10 +96,14 @@ def check_layout(
     """
     if len(shape) < 2:
         got = "scalar array" if not shape else "1D array"
+        of_one, one_row = f"{code}.reshape(-1, 1)", f"{code}.reshape(1, -1)"
+        if axis_names is not None and code == "X":  # a DataArray, which has no reshape
+            dim = "'feature', -1" if shape else "['sample', 'feature']"
+            of_one, one_row = f"X.expand_dims({dim})", "X.expand_dims('sample')"
         raise InputError(
             f"Expected 2D array, got {got} instead: {name} has shape {_spell(shape)}, but rows "
-            f"and features need an axis each. Pass `{code}.reshape(-1, 1)` if it has a single "
-            f"feature, `{code}.reshape(1, -1)` if it is a single row."
+            f"and features need an axis each. Pass `{of_one}` if it has a single feature"
+            f"{f', `{one_row}` if it is a single row' if shape or axis_names is None else ''}."
         )
     axis = _axis_number(shape, feature_axis, name, axis_names)
     size = shape[axis]

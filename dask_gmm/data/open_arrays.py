@@ -34,7 +34,9 @@ from dask_gmm.data.conversion import kind_of
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.joined_source import joined_dtype
 from dask_gmm.data.lazy import lazy_map
+from dask_gmm.data.sparse_source import is_sparse
 from dask_gmm.data.stores import MissingChunks, store_spec
+from dask_gmm.data.tables.open import is_arrow_dataset
 from dask_gmm.data.urls import normalize_url, scheme_of
 from dask_gmm.data.zarr_open import find_members
 from dask_gmm.errors import InputError, StoreNotFoundError
@@ -72,7 +74,7 @@ def holds_arrays(X: Any) -> bool:
     InputError
         It is neither: rows and arrays in one list, lists of rows, columns by their names.
     """
-    if isinstance(X, dict):
+    if _is_dict(X):
         _check_keys(X)
         return True
     if not isinstance(X, list | tuple) or not len(X):
@@ -91,16 +93,25 @@ def holds_arrays(X: Any) -> bool:
     return False
 
 
+def _is_dict(X: Any) -> bool:
+    """Whether X is a dict, and not a sparse matrix that happens to be kept in one (DOK)."""
+    return isinstance(X, dict) and not is_sparse(X)
+
+
 def _is_array(item: Any) -> bool:
     """Whether an item of a list is a table of its own, or leads to one."""
-    if isinstance(item, str | os.PathLike | zarr.Array | zarr.Group | Store):
+    if isinstance(item, str | os.PathLike | zarr.Array | zarr.Group | Store) or is_sparse(item):
         return True
     if isinstance(item, list | tuple | dict) or np.isscalar(item) or item is None:
         return False
     shape = getattr(item, "shape", None)
     if isinstance(shape, tuple):
         return len(shape) >= 2
-    return type(item).__module__.startswith(("xarray.", "dask.")) or hasattr(item, "column_names")
+    if type(item).__module__.startswith(("xarray.", "dask.")) or is_arrow_dataset(item):
+        return True
+    # Of polars a query, to be refused as one; of Arrow readers and the like, but no columns.
+    streams = hasattr(item, "__arrow_c_stream__") and not hasattr(item, "__array__")
+    return streams or hasattr(item, "column_names") or hasattr(item, "collect_schema")
 
 
 def _refuse_nested(X: Sequence[Any]) -> None:
@@ -140,11 +151,18 @@ def _check_keys(X: Mapping[Any, Any]) -> None:
                 f"X[{key!r}] is no array of rows ({kind_of(item)}). X is a dict of arrays, one for "
                 f"each sample; of columns of one table make a frame: `pandas.DataFrame(X)`."
             )
+    names = [key.strip("/") for key in X]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"X is a dict with two arrays called {twice!r}, as slashes at the ends of names say "
+            f"nothing: give each a name of its own."
+        )
 
 
 def each_of(X: Any) -> list[Any]:
     """Return the arrays of a list or dict of them; of anything else that alone."""
-    if isinstance(X, dict):
+    if _is_dict(X):
         return list(X.values())
     if isinstance(X, list | tuple):
         return list(X)

@@ -39,6 +39,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 
+from dask_gmm.data.alignment import check_aligned_with_stored
 from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.concatenated_weights import (
     EQUAL_PER_ARRAY,
@@ -69,7 +70,12 @@ from dask_gmm.data.zarr_open import (
 )
 from dask_gmm.data.zarr_source import code_for
 from dask_gmm.data.zarr_weights import ZarrWeights
-from dask_gmm.errors import ArrayNotFoundError, InputError, StoreNotFoundError
+from dask_gmm.errors import (
+    ArrayNotFoundError,
+    InputError,
+    SampleWeightError,
+    StoreNotFoundError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -137,9 +143,11 @@ def with_weights(
         if not is_many(source) or role != _NAME:
             raise InputError(
                 f"{role}={EQUAL_PER_ARRAY!r} lets each of many arrays count alike, but "
-                f"{source.name} is one: leave it out, or pass a list or dict of arrays."
+                f"{source.name} is one: leave it out, or pass a list or dict of arrays, or name "
+                f"many by arrays='*'."
             )
-        weighed = with_weights(source, weights.weights, **options) if weights.weights else source
+        own = weights.weights
+        weighed = source if own is None else with_weights(source, own, **options)
         assert is_many(weighed)
         return counting_alike(weighed)
 
@@ -177,6 +185,11 @@ def _opened(
     storage_options: Mapping[str, Any] | None,
     missing_chunks: MissingChunks,
 ) -> Source:
+    if isinstance(weights, dict):
+        raise InputError(
+            f"{role} is a dict, which says what belongs to each of many arrays, but {source.name} "
+            f"is one: pass what belongs to its rows."
+        )
     column = weights if isinstance(weights, Weights) else None
     if isinstance(weights, str) and isinstance(source, ParquetSource):
         column = column_weights(source, weights)
@@ -271,7 +284,15 @@ def _here(
         taken = _taken(source)
         if taken is not None and lacking:
             taken = np.asarray(taken.any(axis=lacking, keepdims=True))
-        found = checked_array(array, name or role, source.name, decoding, taken)
+        try:
+            found = checked_array(array, name or role, source.name, decoding, taken)
+        except SampleWeightError:
+            if taken is not None or not isinstance(source.weights, MaskedWeights):
+                raise
+            # The mask is read with the rows: whoever reads knows which weights nobody looks at.
+            found = ArrayWeights(
+                array if decoding is None else decoding.decode(array), name or role
+            )
     if lacking:
         whole = tuple(n for n in source.sample_shape if n is not None)
         found = replace(found, array=np.broadcast_to(found.array, whole))
@@ -325,6 +346,7 @@ def _labelled(role: str, source: Source, weights: Any) -> Source:
                 f"{role} has the dimensions {', '.join(dims) or '()'}, but the samples of "
                 f"{source.name} have {', '.join(names)}: rename them to these."
             )
+        check_aligned_with_stored(role, stored_parts(source), weights, dims)
         lacking = tuple(axis for axis, name in enumerate(names) if name not in dims)
         weights = weights.transpose(*(name for name in names if name in dims))
     if weights.chunks is None and not weights._in_memory:
@@ -449,6 +471,8 @@ def _named(
         what = f"an array of that name beside {source.name}"
         if isinstance(source, ParquetSource):
             what = f"a column of the table {source.name} that is called so"
+        elif source.name in ("DataFrame", "Dask DataFrame"):
+            what = "a column of X that is called so"
         elif stored is None:
             what += " (only data in a Zarr store have arrays beside them)"
         raise ArrayNotFoundError(
@@ -464,7 +488,9 @@ def _beside(source: Source, name: str) -> FoundArray | None:
         return None
     # Several arrays are named from a group that may hold the first in a group of its own, and what
     # lies beside a matrix from the store that holds it.
-    up = stored[0].path.count("/") if len(stored) > 1 or isinstance(source, JoinedSource) else 0
+    # A path leads there too, "obs/weight" of an AnnData from beside "obsm/X_pca".
+    upwards = len(stored) > 1 or isinstance(source, JoinedSource) or "/" in name
+    up = stored[0].path.count("/") if upwards else 0
     for levels in range(up + 1):
         member = replace(stored[0], path=stored[0].path.rsplit("/", levels)[0])
         found = find_beside(member, name)

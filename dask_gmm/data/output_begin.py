@@ -29,6 +29,7 @@ from dask_gmm.data.atomic_replace import (
     restore,
     sweep,
 )
+from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.grid import RegularAxis
 from dask_gmm.data.joined_source import unlike
@@ -89,8 +90,14 @@ RESUME = ("auto", "must", "never")
 """Go on if there is something to go on from, refuse to begin anew, or begin anew."""
 
 
-def output_chunks(source: Source) -> tuple[int, ...]:
+def output_chunks(source: Source, *, or_table: bool = True) -> tuple[int, ...]:
     """Return the chunk shape of an output for a source: the shape of its blocks.
+
+    Parameters
+    ----------
+    source : Source
+    or_table : bool, default=True
+        Whether the output may be a table instead, for which sizes need not be even.
 
     Raises
     ------
@@ -110,9 +117,12 @@ def output_chunks(source: Source) -> tuple[int, ...]:
             )
         if any(size != sizes[0] for size in sizes[:-1]) or sizes[-1] > sizes[0]:
             if isinstance(source, ParquetSource):
+                remedy = "write a table, to a name that ends with .parquet."
+                if not or_table:
+                    remedy = "write the data anew, as one file with row groups of one size."
                 raise InputError(
                     f"{source.name} has row groups of uneven sizes, but the chunks of a Zarr array "
-                    f"are even: write a table, to a name that ends with .parquet."
+                    f"are even: {remedy}"
                 )
             where = axis if axis < source.feature_axis else axis + 1
             raise InputError(
@@ -440,23 +450,31 @@ def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None
     ------
     InputError
     """
-    inputs: list[str] = []
-    for part in (None if source is None else stored_parts(source)) or ():
+    for place in [] if source is None else _inputs(source, in_place=in_place):
+        if same_place(place, url):
+            raise InputError(
+                f"{url} is the input (or lies inside of it, or around it): write somewhere else."
+            )
+
+
+def _inputs(source: Source, *, in_place: bool) -> list[str]:
+    """Return the places that a source is read from, and its mask."""
+    inputs: list[str] = [] if source.weights is None else list(source.weights.stores)
+    if is_many(source):
+        each = [_inputs(part, in_place=in_place) for part in source.parts]
+        return list(dict.fromkeys([*inputs, *(place for places in each for place in places)]))
+    for part in stored_parts(source) or ():
         base = part.spec.place if part.store is None else store_url(part.store)
         inputs += [] if base is None else [join_url(base, part.path)]
     if isinstance(source, ParquetSource):
         table = source.table
         # A folder's new files would be rows of the next read.
         whole = table.name == table.spec.url
-        inputs = [join_url(table.spec.url, "" if whole else file.key) for file in table.files]
+        inputs += [join_url(table.spec.url, "" if whole else file.key) for file in table.files]
         inputs = list(dict.fromkeys(inputs))
     elif isinstance(source, DaskSource) and in_place:
         # Of a local output the collection reads the old chunks until the new ones are all there.
         for array in source.zarr_arrays():
             base = store_url(array.store_path.store)
             inputs += [] if base is None else [join_url(base, array.path)]
-    for place in inputs:
-        if same_place(place, url):
-            raise InputError(
-                f"{url} is the input (or lies inside of it, or around it): write somewhere else."
-            )
+    return inputs

@@ -109,7 +109,7 @@ class GroupLayout:
         """
         for name in source.names:
             parts = name.split("/")
-            if any(part in ("", ".", "..") or part.startswith((".", "__")) for part in parts):
+            if any(part in ("", METADATA) or part.startswith((".", "__")) for part in parts):
                 raise InputError(
                     f"The array {name!r} cannot be written under that name, which Zarr gives to no "
                     f"array: pass a dict of the arrays by other names."

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from dask_gmm.data.concatenated_source import ConcatenatedSource
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.stored_parts import stored_parts
 from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.errors import IncompletePassError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from dask_gmm.data.base import Source
     from dask_gmm.data.weights import Weights
+    from dask_gmm.data.zarr_source import ZarrSource
 
 __all__ = [
     "ATTRIBUTE",
@@ -135,11 +137,7 @@ def recipe_of(
     stored = stored_parts(source)
     if stored is not None:
         content = _content_of(source)
-        told = [
-            f"{part.metadata} {'' if part.decoding is None else part.decoding.identity}"
-            for part in stored
-        ]
-        parts["metadata"] = _digest(" ".join(told))
+        parts["metadata"] = _digest(" ".join(map(_told_by, stored)))
         parts["missing_chunks"] = stored[0].spec.missing_chunks
         parts["content"] = content
         return Recipe(
@@ -151,10 +149,41 @@ def recipe_of(
         parts["metadata"] = source.table.digest
         parts["content"] = content
         return Recipe(parts, content is not None)
+    if isinstance(source, ConcatenatedSource) and _is_known(source):
+        content = _content_of(source)
+        parts["metadata"] = _digest(" ".join(_told_by_each(source)))
+        parts["content"] = content
+        opened = (part.store for part in _arrays_of(source))
+        return Recipe(parts, content is not None, comparable=all(one is None for one in opened))
     if isinstance(source, DaskSource):
         parts["metadata"] = _digest(repr(source.content_token()))
         return Recipe(parts, exact=False)
     return Recipe(parts, exact=False, comparable=False)
+
+
+def _is_known(source: Source) -> bool:
+    """Whether all of a source is read from stores, of arrays or of tables."""
+    if isinstance(source, ConcatenatedSource):
+        return all(map(_is_known, source.parts))
+    return isinstance(source, ParquetSource) or stored_parts(source) is not None
+
+
+def _told_by_each(source: ConcatenatedSource) -> Iterator[str]:
+    """Yield what tells the metadata of each of many arrays from others'."""
+    for part in source.parts:
+        if isinstance(part, ParquetSource):
+            yield f"{part.table.digest} {list(part.feature_names)}"
+        else:
+            yield from map(_told_by, stored_parts(part) or ())
+
+
+def _told_by(part: ZarrSource) -> str:
+    return f"{part.metadata} {'' if part.decoding is None else part.decoding.identity}"
+
+
+def _arrays_of(source: ConcatenatedSource) -> Iterator[ZarrSource]:
+    for part in source.parts:
+        yield from stored_parts(part) or ()
 
 
 def check_unchanged(recipe: Recipe, source: Source) -> None:
@@ -166,8 +195,7 @@ def check_unchanged(recipe: Recipe, source: Source) -> None:
     ------
     IncompletePassError
     """
-    known = isinstance(source, ParquetSource) or stored_parts(source) is not None
-    if not recipe.exact or not known:
+    if not recipe.exact or not _is_known(source):
         return
     if _content_of(source) != recipe.parts["content"]:
         raise IncompletePassError(

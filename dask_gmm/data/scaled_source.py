@@ -175,6 +175,10 @@ class ScaledSource(Source):
         """What covers each chunk with a checksum."""
         return self.source.checksum
 
+    def decoded_bytes(self, row_bytes: int) -> int:
+        """Return the bytes of the other's rows, which may have more features of a smaller type."""
+        return row_bytes * self.source.row_bytes // self.row_bytes
+
     @property
     def stored_bytes(self) -> int | None:
         """Bytes that one pass moves from the store."""

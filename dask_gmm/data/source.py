@@ -12,6 +12,7 @@ import dask.array as da
 import zarr
 from zarr.abc.store import Store
 
+from dask_gmm.data.alignment import check_aligned
 from dask_gmm.data.base import Source
 from dask_gmm.data.conventions import attributes_of, decoding_of, suspicious_fill
 from dask_gmm.data.conversion import frame_layout, kind_of, partition_rows, plain_array
@@ -149,6 +150,8 @@ def open_source(
         If a path or URL leads nowhere, not to that array, or does not answer.
     """
     policy = check_missing_chunks(missing_chunks)
+    check_aligned("sample_weight", X, sample_weight)
+    check_aligned("where", X, where)
     names = None if features is None else check_features(features)
     if names is not None and array is not None:
         raise InputError(
@@ -159,6 +162,8 @@ def open_source(
     if arrays is not None or (columns is None and is_pattern_of_stores(X)):
         placed = placed_arrays(X, arrays, storage_options, policy)
     remote = any(map(is_remote, each_of(X)))
+    if placed is not None and any(isinstance(item, FoundArray) for item in placed.values()):
+        _refuse_beside_arrays(arrays, array=array, features=names, columns=columns)
     X = X if placed is None else placed
     many = placed is not None or holds_arrays(X)
     given = [sample_weight, where]
@@ -243,6 +248,16 @@ class _Reading:
         )
 
 
+def _refuse_beside_arrays(arrays: Any, **options: Any) -> None:
+    """Refuse what says which arrays of a group to read, or which columns, where others do."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(
+                f"arrays={arrays!r} names arrays of a Zarr group, of which {name}={value!r} says "
+                f"nothing: leave one of them out."
+            )
+
+
 def _open_one_of_many(
     reading: _Reading,
     storage_options: Mapping[str, Any] | None,
@@ -253,6 +268,7 @@ def _open_one_of_many(
     """Describe one of many arrays, of which some may be remote."""
     if isinstance(item, FoundArray):
         return item.source(reading.feature_axis), beside
+    item = as_frame(item)  # a reader can be read once
     place = isinstance(item, str | os.PathLike)
     own = storage_options if is_remote(item) or (place and not remote) else None
     return reading.of_item(item).open(item, own, beside)

@@ -185,7 +185,7 @@ class StoredArray:
             raise InputError(
                 f"{self.name} can only be read in the process that opened it: {self.stays_because}"
             )
-        own = {"_reader", "_looked_at", "_watch"}  # this process's
+        own = {"_reader", "_looked_at", "_watch", "_without_nan"}  # this process's
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
 

@@ -44,6 +44,14 @@ def nothing_left(source: Source) -> InputError:
         if source.weights.selects_only:
             return nowhere(source.weights.name)
         return no_weight("sample_weight")
+    if source.weights is not None:
+        out = "where is false" if source.weights.selects_only else "it counts for nothing"
+        lacks = "it misses a value" if source.missing == "drop" else "it has no value at all"
+        remedy = " Use rows that miss some by missing='marginalize'."
+        return InputError(
+            f"Found array with 0 sample(s): no row takes part, since of each one {out} or {lacks}."
+            f"{remedy if source.missing == 'drop' else ''}"
+        )
     if source.missing == "drop":
         return InputError(
             "Found array with 0 sample(s): each row misses a value, and missing='drop' leaves such "

@@ -19,13 +19,17 @@ from dask_gmm.data.concatenated_weights import (
 )
 from dask_gmm.data.conversion import plain_weights
 from dask_gmm.data.dask_source import DaskWeights
+from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.masks import MaskedWeights
+from dask_gmm.data.tables.parquet_source import ParquetSource, ParquetWeights
 from dask_gmm.data.weights import ArrayWeights
 from dask_gmm.data.zarr_weights import ZarrWeights
 from dask_gmm.errors import InputError, RowError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from dask_gmm.data.base import Source
     from dask_gmm.data.concatenated_source import Many
@@ -214,13 +218,37 @@ def _as_column(part: Source, weights: Weights | None) -> da.Array:
             f"{part.name} does not know how many rows it has, and has no weights where others have "
             f"some: pass `X.compute_chunk_sizes()`, or weights for all."
         )
-    array = np.ones(part.n_rows)
-    if isinstance(weights, ArrayWeights):
+    if isinstance(weights, ParquetWeights):
+        return _stored_column(part, weights)
+    if weights is None:
+        array = np.ones(part.n_rows)
+    elif isinstance(weights, ArrayWeights):
         array = weights.array
-    elif isinstance(weights, ZarrWeights):
+    else:
+        assert isinstance(weights, ZarrWeights)
         array = weights.whole()
     column: da.Array = da.from_array(array, chunks=part.sample_chunks)  # type: ignore[no-untyped-call]
     return column
+
+
+def _stored_column(part: Source, weights: ParquetWeights) -> da.Array:
+    """Return a column of a table as a collection in the table's blocks, read when they are."""
+    assert isinstance(part, ParquetSource)
+    alone = replace(
+        part,
+        shape=(part.n_rows, 1),
+        dtype=np.dtype(np.float64),
+        feature_names=(weights.column,),
+        sizes=weights.sizes,
+        weights=None,
+        missing="error",
+    )
+    return lazy_map(alone, first_feature, np.float64)
+
+
+def first_feature(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the first feature of some rows in memory of its own."""
+    return rows[:, 0].copy()
 
 
 def _stacked(columns: Sequence[da.Array]) -> da.Array:

@@ -412,7 +412,10 @@ class GaussianMixture(FittedMixture):
             an array beside them, of a Dataset that of one of its variables, of a table that of a
             column; which then is no feature. A row of weight w counts for w rows, one of weight
             zero for none: it may even be NaN. Where dimensions have names, weights may lack some
-            of the samples', and are the same along these.
+            of the samples', and are the same along these. Of many arrays a list or dict of theirs,
+            None where each row counts once, or a name that each has. ``"equal-per-array"`` lets
+            each array count alike, however many rows it has, and ``EqualPerArray(weights)`` also
+            where rows have weights; rows that `missing` leaves out are among those that it has.
         where : as `sample_weight`, optional
             A mask: true (1) for the samples that take part, false (0) for the others, which may
             hold anything: land and sea, a quality flag that was compared with the good ones.
@@ -541,7 +544,7 @@ class GaussianMixture(FittedMixture):
         if not alike:
             raise InputError(
                 "warm_start continues a fit and scales rows as that did: clone the estimator first "
-                "to fit with another feature_transform, standardize or n_pca."
+                "to fit with another feature_transform, standardize, n_pca or whiten."
             )
         if parameters.means.shape != (self.n_components, n_features):
             raise InputError(

@@ -109,7 +109,8 @@ class WritingMixture(AppliedMixture):
             uint8 for labels of up to 255 components, else int32; int8 for up to 128 where `where`
             or `missing='drop'` may leave rows out, whose label is -1; float64 for posteriors.
         keep : sequence of str, optional
-            Columns of the input, identifiers for instance, that a table has too.
+            Columns of the input, identifiers for instance, that a table has too. What the paths of
+            a folder's files spell, ``year=2024/``, those of the output spell too.
         overwrite : bool, default=False
             Replace a complete array that is there, never anything else; of tables only those that
             this method has written.
@@ -263,7 +264,8 @@ class WritingMixture(AppliedMixture):
                 self._tell_of_resumed(source, begun)
                 write_group(source, function, begun, self._run_scaled)
             return int(source.n_rows or 0)
-        chunks = (*output_chunks(source), *tail)  # refuses chunks of unknown sizes
+        labels = not isinstance(function, Imputed)
+        chunks = (*output_chunks(source, or_table=labels), *tail)  # refuses those of unknown sizes
         shape = (*(int(n) for n in source.sample_shape if n is not None), *tail)
         recipe = self._recipe(
             source, function, values, {"shape": list(shape), "chunks": list(chunks)}
@@ -290,7 +292,8 @@ class WritingMixture(AppliedMixture):
             allowed(),
         ):
             place.begin()
-            job = WriteJob(function, begun.writer, per_row * (source.max_block_rows or 0))
+            n_rows = source.max_block_rows or 0
+            job = WriteJob(function, begun.writer, per_row * n_rows, n_rows)
             self._write(source, job, begun)
             place.end()
         return prod(shape[: len(source.sample_shape)])

@@ -172,12 +172,19 @@ class Passes:
         DataChangedError
             Somebody has written to the data since they were opened for passes.
         """
-        watched = self._watch.over(job, self.blocks)
+        watched, decoded = self._watch.over(job, self.blocks), self.source.decoded_bytes
+
+        def advanced(progress: PassProgress) -> None:
+            assert on_progress is not None
+            on_progress(replace(progress, bytes_read=decoded(progress.bytes_read)))
+
+        told = None if on_progress is None else advanced
         with self._watch.explaining(), held():
-            result = self._backend.run(self._plan, watched, on_progress=on_progress)
+            result = self._backend.run(self._plan, watched, on_progress=told)
         self._watch.look()
         self._plan = resize_units(self._plan, result.seconds, result.threads)
-        return replace(result, value=self._watch.taken(watched, result.value))
+        value = self._watch.taken(watched, result.value)
+        return replace(result, value=value, bytes_read=decoded(result.bytes_read))
 
 
 class Backend(ABC):

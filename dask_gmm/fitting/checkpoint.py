@@ -57,12 +57,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
-    "Found",
     "Progress",
     "Recorder",
     "Standing",
-    "read_checkpoint",
     "settings_identity",
+    "state_of",
 ]
 
 # Rows and blocks that are looked at again where a fit has no sample: enough to see other data.
@@ -166,63 +165,14 @@ class Standing:
     remaining_gain: float | None
 
 
-@dataclass(frozen=True)
-class Found:
-    """What stands in a checkpoint.
-
-    Attributes
-    ----------
-    name : str
-    commit : int
-        The newest one that is whole.
-    size : int
-        Its bytes.
-    skipped : tuple of str
-        A sentence for each newer one that is not.
-    about : mapping
-        What it says of itself; see `Recorder`.
-    parameters : MixtureParameters
-        The mixture that stands best.
-    scaling : Scaling or None
-        What rows are scaled by.
-    """
-
-    name: str
-    commit: int
-    size: int
-    skipped: tuple[str, ...]
-    about: Mapping[str, Any]
-    parameters: MixtureParameters
-    scaling: Scaling | None = None
-
-
-def read_checkpoint(url: str, storage_options: Mapping[str, Any] | None = None) -> Found | None:
-    """Return what stands in a checkpoint, None where there is none.
+def state_of(commits: Commits, commit: Commit) -> tuple[Progress, MixtureParameters]:
+    """Return what a commit holds: the progress, and the mixture that stands best.
 
     Raises
     ------
     CheckpointError
-        There is one that cannot be read.
+        It holds what no module that was imported has registered, or what cannot be read.
     """
-    commits = Commits(url, storage_options)
-    if not commits.present():
-        return None
-    commit = commits.newest()
-    if commit is None:
-        return None
-    progress, parameters = _state_of(commits, commit)
-    return Found(
-        commits.name,
-        commit.number,
-        len(commit.payload),
-        commits.skipped,
-        commit.about,
-        parameters,
-        progress.scaling,
-    )
-
-
-def _state_of(commits: Commits, commit: Commit) -> tuple[Progress, MixtureParameters]:
     try:
         progress, parameters = from_bytes(commit.payload)
     except StateError as error:
@@ -464,7 +414,7 @@ class Recorder:
                 )
             return
         self._compare(commits, commit.about)
-        self.progress, _ = _state_of(commits, commit)
+        self.progress, _ = state_of(commits, commit)
         self._safe, self._held = True, len(self.progress.history)
         self._notify(
             FitResumed(commits.name, commit.number, len(self.progress.history), self.progress.ended)
@@ -547,6 +497,8 @@ def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str
     asked |= {f"given {name}": _plain(value) for name, value in given.items()}
     if warm is not None:
         asked["warm start"] = hashlib.sha256(to_bytes(warm.parameters)).hexdigest()[:16]
+        if warm.scaling is not None:  # the same mixture in other units is another
+            asked["warm start's scaling"] = warm.scaling.fingerprint[:16]
     return asked
 
 

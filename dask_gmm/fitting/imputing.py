@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.errors import RowError
 from dask_gmm.fitting.prediction import RowFunction
 from dask_gmm.mixture.gaps import gap_flags, has_gaps
 from dask_gmm.mixture.imputation import drawn_values, expected_values
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from dask_gmm.scaling import Scaling
 
 __all__ = ["Imputed", "row_numbers"]
+
+_PIECE_BYTES = 8 * 2**20
+"""Values and responsibilities of the rows that are filled at a time, as float64."""
+_PIECE_ARRAYS = 8
+"""What is held of a piece at a time: it itself, scaled, filled, random numbers."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +63,53 @@ class Imputed(RowFunction):
             return np.array(rows)
         out = np.array(rows)
         (gaps,) = gap_flags(rows).nonzero()
-        some = rows[gaps] if self.scaling is None else self.scaling.apply(rows[gaps])
+        step = self._piece_rows
+        for start in range(0, len(gaps), step):
+            index = gaps[start : start + step]
+            try:
+                out[index] = self._piece(predictor, rows[index], index, block)
+            except RowError as error:  # it knows the row among those of the piece
+                raise error.at(error.where, int(index[error.row])) from None
+        return out
+
+    def _piece(
+        self,
+        predictor: Predictor,
+        rows: NDArray[Any],
+        index: NDArray[np.intp],
+        block: BlockRef | None,
+    ) -> NDArray[Any]:
+        """Return some rows with gaps, filled; `index` says which of the block they are."""
+        some = rows if self.scaling is None else self.scaling.apply(rows)
         posteriors = predictor.posteriors(some)
         if self.seed is None:
             filled = expected_values(some, self.parameters, posteriors)
         else:
             assert block is not None
-            numbers = row_numbers(block, self.sample_shape)[gaps]
+            numbers = row_numbers(block, self.sample_shape, index)
             filled = drawn_values(some, self.parameters, posteriors, numbers, self.seed)
-        if self.scaling is not None:
-            filled = np.where(np.isnan(some), self.scaling.inverse(filled), rows[gaps])
-        out[gaps] = filled
-        return out
+        if self.scaling is None:
+            return filled
+        return np.where(np.isnan(some), self.scaling.inverse(filled), rows)
+
+    @property
+    def _piece_rows(self) -> int:
+        return max(1, _PIECE_BYTES // (8 * sum(self.parameters.means.shape)))
+
+    def workspace_bytes(self, n_rows: int) -> int:
+        """Bytes for a piece, the mixture of a pattern in it, and which rows of all have gaps."""
+        k, d = self.parameters.means.shape
+        pattern = 8 * 4 * k * d * d if self.parameters.form.dense_factors else 0
+        return _PIECE_ARRAYS * _PIECE_BYTES + pattern + 9 * n_rows
 
 
-def row_numbers(block: BlockRef, sample_shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """The place of each row of a block among all rows, in C order; (n,)."""
-    found = np.zeros(1, dtype=np.int64)
-    for start, stop, size in zip(block.start, block.stop, sample_shape, strict=True):
-        found = (found[:, None] * size + np.arange(start, stop)).reshape(-1)
+def row_numbers(
+    block: BlockRef, sample_shape: tuple[int, ...], rows: NDArray[np.intp]
+) -> NDArray[np.int64]:
+    """The places of some rows of a block among all rows, in C order; shape of `rows`."""
+    extent = [stop - start for start, stop in zip(block.start, block.stop, strict=True)]
+    found = np.zeros(len(rows), dtype=np.int64)
+    own = np.unravel_index(rows, extent)
+    for place, start, size in zip(own, block.start, sample_shape, strict=True):
+        found = found * size + start + place
     return found

@@ -73,6 +73,10 @@ class RowFunction(ABC):
         """Return what the predictor says of the rows of a block, wherever that lies."""
         return self.values(predictor, rows)
 
+    def workspace_bytes(self, n_rows: int) -> int:
+        """Bytes for so many rows, besides what it returns and what its kernel needs."""
+        return 0
+
 
 @dataclass(frozen=True)
 class OpenRowFunction:
@@ -196,11 +200,19 @@ class WriteJob:
     """Apply a function to each block and write what it returns to the block's place in a sink.
 
     Writing a block twice writes the same bytes twice: a retry is harmless.
+
+    Attributes
+    ----------
+    function : RowFunction
+    writer : BlockWriter or TableWriter
+    output_bytes, n_rows : int
+        Of the largest block.
     """
 
     function: RowFunction
     writer: BlockWriter | TableWriter
     output_bytes: int
+    n_rows: int = 0
 
     def open(self) -> OpenWriteJob:
         """Open the function and the output."""
@@ -216,7 +228,8 @@ class WriteJob:
         """Bytes one call needs besides the block: the kernel's tiles and the block of output."""
         p = self.function.parameters
         tiles = self.function.kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
-        return p.nbytes + tiles + 2 * self.output_bytes
+        own = self.function.workspace_bytes(self.n_rows)
+        return p.nbytes + tiles + own + 2 * self.output_bytes
 
 
 @dataclass(frozen=True)

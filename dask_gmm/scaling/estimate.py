@@ -317,6 +317,11 @@ def _principal(
     assert p is not None
     if not isinstance(p, int):
         p = min(int(np.searchsorted(np.cumsum(share), p, side="left")) + 1, max(1, varying))
+    if not varying:
+        raise InputError(
+            f"The {moments.rows:,} rows that the scaling was estimated from are all the same, and "
+            f"have no principal components: leave n_pca={request.n_pca} out, or look at the data."
+        )
     if p > varying:
         raise InputError(
             f"n_pca={request.n_pca} is more than the {varying} directions in which the "

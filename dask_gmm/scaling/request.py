@@ -119,9 +119,19 @@ class ScalingRequest:
         if standard is not None:
             alike &= self.standardize == ("robust" if standard.robust else "moments")
         alike &= bool(self.standardize) == (standard is not None)
+        principal = scaling.principal
+        if self.n_pca is None or principal is None:
+            return alike and (self.n_pca is None) == (principal is None)
+        whitened = np.sqrt(principal.variance)
+        wanted = whitened if self.whiten else np.ones_like(whitened)
+        alike &= np.array_equal(principal.scale, wanted)
         if isinstance(self.n_pca, int):
-            alike &= scaling.n_outputs == self.n_pca
-        return alike and (self.n_pca is not None) == (scaling.principal is not None)
+            return alike and scaling.n_outputs == self.n_pca
+        reached = np.cumsum(principal.share)
+        # Less than that is what rounding has left of no variance: there were no more components.
+        whole = 1.0 - scaling.n_features**2 * np.finfo(np.float64).eps
+        enough = reached >= min(self.n_pca, whole)
+        return bool(alike and enough[-1] and not enough[:-1].any())
 
     def begin(self, n_features: int, names: Sequence[str] | None = None) -> Scaling:
         """Return the scaling without what is to be estimated.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dask_gmm import GaussianMixture
+from tests.cli.conftest import program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +105,24 @@ def test_a_selection_goes_on(points: Path, tmp_path: Path, run: Run) -> None:
     assert json.loads(done.stdout)["best"] == whole["best"]
     shown = run("show", tmp_path / "c")
     assert "among 3 mixtures by bic" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "--acceleration", "variance-reduced", "--standardize", "moments"),
+        ("select", "--acceleration", "squarem", "--n-pca", "2"),
+    ],
+)
+def test_another_process_prints_a_checkpoint(
+    words: tuple[str, ...], points: Path, tmp_path: Path, run: Run
+) -> None:
+    command, *asked = words
+    done = run(command, points, "-k", 3, "--seed", 0, *asked, "--checkpoint", tmp_path / "c", "-q")
+    assert done.exit_code == 0, done.stderr
+    shown = program("show", tmp_path / "c")  # which has fitted nothing before
+    assert shown.returncode == 0, shown.stderr
+    assert "scaled by" in shown.stdout
 
 
 def test_show_prints_a_checkpoint(begun: Path, tmp_path: Path, run: Run) -> None:

@@ -112,3 +112,33 @@ def test_mistakes(
     )
     assert done.exit_code != 0
     assert message in " ".join(done.stderr.split())
+
+
+MISTAKES = {
+    "among the data": (
+        "predict {0}/*.zarr -m {1} -o {0}/labels.zarr",
+        "/labels.zarr would be among the data that",
+    ),
+    "one counts alike": (
+        "fit {0}/a.zarr -k 2 --equal-per-array",
+        "error: --equal-per-array lets each of many arrays count alike, but",
+    ),
+    "two ways to name": (
+        "fit {0}/../group.zarr -k 2 --arrays a,b --array c",
+        "--array 'c' says nothing: leave one of them out",
+    ),
+    "columns of arrays": (
+        "fit {0}/../group.zarr -k 2 --arrays a,b --columns x",
+        "says nothing: leave one of them out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_said_in_options(name: str, plate: Path, fitted: Path, run: Run) -> None:
+    line, words = MISTAKES[name]
+    done = run(*line.format(plate, fitted).split(), "-q")
+    assert done.exit_code == 1, done.output
+    assert words in done.stderr
+    assert "'*'" in done.stderr or name != "one counts alike"
+    assert not (plate / "labels.zarr").exists()

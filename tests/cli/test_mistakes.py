@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from dask_gmm.cli.explain import explain
-from dask_gmm.errors import ClusterError
+from dask_gmm.errors import ClusterError, InputError
 from tests.cli.conftest import Run, write
 
 if TYPE_CHECKING:
@@ -195,6 +195,11 @@ def test_a_scheduler_that_never_answers(deaf_server: str, points: Path, run: Run
         (ClusterError("a\nb"), "a b"),
         (ZeroDivisionError("division by zero"), "This is a defect of dask-gmm"),
         (OSError("strange"), "The operating system refused: strange"),
+        (InputError("array='x' is for Zarr arrays"), "--array 'x' is for Zarr arrays"),
+        (InputError("use feature_transform='arcsinh'."), "use --transform arcsinh."),
+        (InputError("feature_transform names feature 3"), "--transform names feature 3"),
+        (InputError("leave such rows out by where=, a mask"), "out by --where, a mask"),
+        (InputError("name many by arrays='*'."), "name many by --arrays '*'."),
     ],
 )
 def test_explanations(error: Exception, words: str) -> None:

@@ -96,7 +96,9 @@ def test_checkpoints_and_selections(skewed: Path, tmp_path: Path, run: Run) -> N
 def test_plans_are_those_of_scaled_rows(skewed: Path, run: Run) -> None:
     words = ("--n-pca", 2, "--transform", "log1p")
     planned = json.loads(run("plan", skewed, "-k", 4, *words, "--json").stdout)
-    assert planned["n_features"] == 2
+    assert (planned["n_features"], planned["data_features"]) == (2, 3)
+    assert planned["block_shape"][-1] == 3
+    assert planned["decoded_bytes"] == planned["n_rows"] * 3 * 8
     assert planned["block_read_seconds"] > 0.0
 
 

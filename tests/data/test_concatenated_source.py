@@ -10,18 +10,28 @@ import dask.dataframe
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dask_gmm import EqualPerArray, GaussianMixture
 from dask_gmm.data.concatenated_source import ConcatenatedSource, is_many
 from dask_gmm.data.grid import ChainedAxis, RegularAxis, SampleGrid
 from dask_gmm.data.open_arrays import names_of
 from dask_gmm.data.source import open_source
 from dask_gmm.data.stores import read_counter
-from dask_gmm.errors import InputError, NonFiniteError, StoreNotFoundError, WhereError
+from dask_gmm.errors import (
+    InputError,
+    NonFiniteError,
+    SampleWeightError,
+    StoreNotFoundError,
+    WhereError,
+)
 from dask_gmm.execution import LocalBackend, plan_pass
 from dask_gmm.fitting.sampling import draw_enough, sample_blocks
 from tests.execution.fakes import NonFiniteJob, SumJob
@@ -113,6 +123,8 @@ def test_a_list_of_tables_is_many(wrap: Any, keep: Any) -> None:
         ([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]], r"X\[0\] is a list of rows.*numpy.asarray"),
         ({}, "empty dict"),
         ({1: A[0]}, "names of samples are strings"),
+        ({"a": A[0], "a/": A[1]}, "two arrays called 'a'"),
+        ([pl.DataFrame(A[0]).lazy()], r"a query that is yet to be run.*X\[0\]"),
         ({"a": A[0], "b": [1.0, 2.0]}, r"X\['b'\] is no array of rows .*pandas.DataFrame"),
         ([A[0], A[1][:, :2]], r"array 0 \('0'\) has 3 and array 1 \('1'\) has 2"),
         ([A[0], np.array([["a", "b", "c"]])], r"<U1 values.*X stands for X\[1\] here"),
@@ -229,6 +241,29 @@ def test_its_name_changes_with_what_is_stored(tmp_path: Path) -> None:
     assert open_source(paths[::-1]).metadata_digest() != before[2]
 
 
+@pytest.mark.parametrize(
+    "options", [{"array": "a"}, {"features": ["a", "b"]}, {"columns": ["a", "b"]}]
+)
+def test_arrays_of_a_group_leave_nothing_else_to_name(options: Any) -> None:
+    group = zarr.create_group(zarr.storage.MemoryStore())
+    for name in "ab":
+        group.create_array(name, data=A[0])
+    (name,) = options
+    with pytest.raises(InputError, match=rf"{name}=.* says nothing: leave one of them out"):
+        open_source(group, arrays="*", **options)
+
+
+def test_what_arrow_streams_is_a_table_of_a_list(tmp_path: Path) -> None:
+    table = pa.table(dict(zip("abc", A[0].T, strict=True)))
+    pq.write_table(table, tmp_path / "t.parquet")
+    for item in (
+        pa.RecordBatchReader.from_batches(table.schema, table.to_batches()),
+        pyarrow.dataset.dataset(tmp_path / "t.parquet"),
+    ):
+        source = open_source([item, A[1]])
+        np.testing.assert_array_equal(rows_of(source), np.concatenate(A[:2]))
+
+
 # Weights and masks.
 
 W = [rng.exponential(size=len(x)) + 0.1 for x in A]
@@ -314,6 +349,34 @@ def test_weights_that_fit_no_array_are_refused(given: dict[str, Any], message: s
 def test_a_mask_that_is_none_names_the_array() -> None:
     with pytest.raises(WhereError, match="row 2"):
         open_source(A, where=[None, np.array([0.0, 1.0, 5.0, 1.0]), None, None])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
+def test_arrays_of_wrong_weights_cannot_count_alike(lazy: bool, wrong: float) -> None:
+    """What is read block by block nobody has looked at; a negative sum is not that of no rows."""
+    weights: Any = np.full(len(A[0]), wrong)
+    X: Any = A
+    if lazy:
+        X, weights = [da.from_array(x, chunks=(3, 3)) for x in A], da.from_array(weights, chunks=3)
+    else:
+        stored = [zarr.create_array(zarr.storage.MemoryStore(), data=v) for v in (A[0], weights)]
+        X, weights = [stored[0], *A[1:]], stored[1]
+    given_weights = EqualPerArray([weights, None, None, None])
+    with pytest.raises(SampleWeightError, match="row 0 of"):
+        GaussianMixture(1).fit(X, sample_weight=given_weights)
+
+
+def test_weights_of_all_rows_within_arrays_that_count_alike() -> None:
+    whole = np.concatenate(W)
+    found = weights_of(open_source(A, sample_weight=EqualPerArray(whole)))
+    expected = weights_of(open_source(A, sample_weight=EqualPerArray(W)))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_one_array_has_no_dict_of_weights() -> None:
+    with pytest.raises(InputError, match=r"where is a dict, .* is one"):
+        open_source(A[0], where={"a": np.ones(10)})
 
 
 def test_one_array_cannot_count_like_others() -> None:

@@ -167,6 +167,13 @@ def test_what_xarray_leaves_and_the_metadata_call_missing_is_nan() -> None:
     for value in (-1, 255):
         found = here(z, {"_Unsigned": "true", "missing_value": value})
         np.testing.assert_array_equal(found, [np.nan, 5.0])
+    # Attributes that went through text; xarray ignores such, or ends with an error.
+    for key, text in itertools.product(("_FillValue", "missing_value"), ("-9", " -9.0")):
+        for dtype in ("i2", "f4"):
+            found = here(y.astype(dtype), {key: text})
+            np.testing.assert_array_equal(found, np.asarray([np.nan, 5.0], "f4"))
+            assert found.dtype == np.float32
+        assert decoding_of({key: "none"}, np.dtype("i2"), "v", X) is None
     # Of float32 this element is another number, that of its neighbour.
     u = np.asarray([2**32 - 1, 2**32 - 2], "u4")
     attributes = {"scale_factor": np.float32(2.0), "_FillValue": u[0]}

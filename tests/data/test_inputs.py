@@ -23,6 +23,7 @@ from dask_gmm.data.lazy import lazy_map
 from dask_gmm.data.source import DaskSource, NumpySource, open_source
 from dask_gmm.data.stores import writable_store
 from dask_gmm.errors import InputError, NonFiniteError
+from tests.remedies import advised, run_remedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +75,19 @@ def test_array_likes() -> None:
 def test_refused(X: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_source(X)
+
+
+def test_what_gives_a_dataarray_its_second_axis() -> None:
+    line = xr.DataArray(np.arange(3.0), dims="x")
+    for X in (line, line.chunk(x=2)):
+        with pytest.raises(InputError, match="1D array") as found:
+            open_source(X)
+        shapes = [run_remedy(code, X).shape for code in advised(str(found.value))]
+        assert shapes == [(3, 1), (1, 3)]
+    with pytest.raises(InputError, match="scalar array") as found:
+        open_source(line[0])
+    (code,) = advised(str(found.value))
+    assert run_remedy(code, line[0]).shape == (1, 1)
 
 
 def test_options_without_a_use() -> None:

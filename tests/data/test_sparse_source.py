@@ -145,10 +145,11 @@ def test_anndata_by_its_path(tmp_path: Path, zarr_format: Any) -> None:
         pca = open_source(X, array="obsm/X_pca")
         assert pca.feature_names is None
         np.testing.assert_array_equal(rows_of(pca), matrix.toarray()[:, :2])
-        weighed = open_source(X, sample_weight="obs/depth")
-        rows = weighed.read(weighed.block(0))
-        assert rows.weights is not None
-        assert rows.weights[:3].tolist() == [1.0, 2.0, 3.0]
+        for array in (None, "layers/counts", "obsm/X_pca"):
+            weighed = open_source(X, array=array, sample_weight="obs/depth")
+            rows = weighed.read(weighed.block(0))
+            assert rows.weights is not None
+            assert rows.weights[:3].tolist() == [1.0, 2.0, 3.0]
 
 
 def test_a_fit_is_that_of_the_dense_matrix(tmp_path: Path, two_processes: Client) -> None:
@@ -192,6 +193,8 @@ def test_many_cells_and_in_memory_anndata(tmp_path: Path) -> None:
     [
         (scipy.sparse.csc_array(np.eye(3)), r"read by rows, in CSR: pass `X.tocsr\(\)`"),
         (scipy.sparse.coo_array(np.eye(3)), r"`X.tocsr\(\)`"),
+        (scipy.sparse.dok_array(np.eye(3)), r"`X.tocsr\(\)`"),
+        ([scipy.sparse.dok_matrix(np.eye(3))] * 2, r"`X.tocsr\(\)`.*X stands for X\[0\]"),
         (scipy.sparse.csr_array((3, 0)), "0 feature"),
         (scipy.sparse.csr_array(np.eye(3) * 1j), "complex128"),
     ],

@@ -224,6 +224,48 @@ def write_group(store: Any, path: str = "", **arrays: NDArray[Any]) -> Any:
     return group
 
 
+def test_labelled_weights_are_of_the_places_of_the_data(tmp_path: Path) -> None:
+    """They are put together by position: what xarray would align otherwise is refused."""
+    names: dict[str, Any] = {"y": np.linspace(-0.3, 0.3, 4), "x": list("abcde")}
+    data = xr.DataArray(CUBE, dims=("y", "band", "x"), coords=names)
+    weights = xr.DataArray(PLANE, dims=("y", "x"), coords=names)
+    near = weights.assign_coords(y=names["y"].astype("f4"), x=np.asarray(list("abcde"), object))
+    for own in (weights, near, weights.T, weights.drop_vars(("y", "x")), weights[:, 0]):
+        assert open_source(data, feature_axis="band", sample_weight=own).weights is not None
+    options: dict[str, Any] = {"feature_axis": "band"}
+    bands = xr.Dataset({"a": data.isel(band=0), "b": data.isel(band=1)})
+    for turned in (weights[::-1], weights.chunk(y=2)[:, ::-1], weights[::-1, 0]):
+        for X, how in ((data, options), (data.chunk(y=2), options), (bands, {})):
+            with pytest.raises(InputError, match="other coordinates along") as found:
+                open_source(X, sample_weight=turned, **how)
+            with pytest.raises(InputError, match="where has other coordinates"):
+                open_source(X, where=turned > 0, **how)
+            first, second = advised(str(found.value))
+            right = run_remedy(first, X, sample_weight=turned)
+            found_weights = weights_of(open_source(X, sample_weight=right, **how))
+            whole = PLANE if turned.ndim == 2 else np.repeat(PLANE[:, :1], 5, axis=1)
+            np.testing.assert_array_equal(found_weights, whole.ravel())
+            wrong = run_remedy(second, X, sample_weight=turned)
+            assert open_source(X, sample_weight=wrong, **how).weights is not None
+    with pytest.raises(InputError, match=r"sample_weight\[1\] has other coordinates"):
+        open_source([data, data], sample_weight=[weights, weights[::-1]], **options)
+    for number, y in enumerate((names["y"], np.arange("2000", "2004", dtype="M8[Y]"))):
+        stored = data.assign_coords(y=y.astype("M8[ns]") if number else y).to_dataset(name="a")
+        path = str(tmp_path / f"{number}.zarr")
+        stored.to_zarr(path)
+        own = weights.assign_coords(y=stored["y"])
+        options["array"] = "a"
+        assert open_source(path, sample_weight=own, **options).weights is not None
+        with pytest.raises(InputError, match=r"other coordinates along 'y'.* `where.drop_vars"):
+            open_source(path, where=own[::-1] > 0, **options)
+    del options["array"]
+    days = data.assign_coords(y=np.arange("2000", "2004", dtype="M8[Y]").astype("M8[ns]"))
+    seconds = weights.assign_coords(y=days["y"].values.astype("M8[s]"))
+    assert open_source(days, sample_weight=seconds, **options).weights is not None
+    with pytest.raises(InputError, match="other coordinates along 'y'"):
+        open_source(days, sample_weight=weights, **options)
+
+
 def test_a_name_is_of_an_array_beside_the_data(tmp_path: Path) -> None:
     path = str(tmp_path / "g.zarr")
     group = write_group(path, x=X, w=W)
@@ -450,6 +492,21 @@ def test_what_is_missing_counts_in_rows_that_do(tmp_path: Path) -> None:
         w[np.flatnonzero(W == 0.0)[1]] = 1.0
         with pytest.raises(MissingValueError, match=rf"row {np.flatnonzero(W == 0.0)[1]} of"):
             GaussianMixture(2).fit(data, sample_weight=w)
+
+
+def test_weights_in_memory_of_rows_that_a_mask_elsewhere_leaves_out(tmp_path: Path) -> None:
+    group = write_group(str(tmp_path / "g.zarr"), x=X, land=W > 0.0)
+    lazy, land = chunked(X), da.from_array(W > 0.0, chunks=7)
+    weights = np.where(W > 0.0, W, np.nan)
+    marked = xr.DataArray(np.where(W > 0.0, W, -1.0), dims="row", attrs={"_FillValue": -1.0})
+    wrong = weights.copy()
+    wrong[np.flatnonzero(W)[5]] = np.nan
+    for data, where in ((group["x"], "land"), (lazy, land), (lazy, group["land"])):
+        for own in (weights, marked):
+            source = open_source(data, sample_weight=own, where=where)
+            np.testing.assert_array_equal(weights_of(source), W)
+        with pytest.raises(SampleWeightError, match=f"row {np.flatnonzero(W)[5]} "):
+            weights_of(open_source(data, sample_weight=wrong, where=where))
 
 
 def test_a_lost_chunk_of_weights_is_an_error(tmp_path: Path) -> None:

@@ -565,6 +565,24 @@ def test_coordinates_of_every_type(zarr_format: int, tmp_path: Path) -> None:
             xr.testing.assert_equal(found[name].compute().variable, data[name].variable)
 
 
+@pytest.mark.parametrize(
+    ("index", "spelled"),
+    [
+        (pd.CategoricalIndex(["b", "a", "b"]), ["b", "a", "b"]),
+        (pd.IntervalIndex.from_breaks([0, 1, 2, 4]), ["(0, 1]", "(1, 2]", "(2, 4]"]),
+        (pd.period_range("2000-01", periods=3, freq="M"), ["2000-01", "2000-02", "2000-03"]),
+    ],
+)
+def test_coordinates_of_types_of_pandas_are_spelled(
+    index: pd.Index[Any], spelled: list[str], tmp_path: Path
+) -> None:
+    data = xr.Dataset({"a": ("t", np.arange(3.0)), "b": ("t", np.ones(3))}, coords={"t": index})
+    gm = GaussianMixture(1).fit(data)
+    for overwrite in (False, True):
+        gm.predict_to(data, tmp_path / "o", overwrite=overwrite)
+        assert xr.open_zarr(tmp_path / "o")["t"].values.tolist() == spelled
+
+
 def test_a_coordinate_of_the_outputs_name_is_refused(tmp_path: Path) -> None:
     X = xr.Dataset({"a": ("t", np.arange(4.0))}, coords={"labels": ("t", np.arange(4))})
     gm = GaussianMixture(1).fit(X)

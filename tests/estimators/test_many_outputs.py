@@ -210,6 +210,7 @@ def test_collections_and_what_is_mixed(
     ("X", "message"),
     [
         ({".a": A[0]}, "Zarr gives to no array"),
+        ({"zarr.json": A[0]}, "Zarr gives to no array"),
         ({"a": A[0], "a/b": A[1]}, "'a' and 'a/b' cannot lie in one group"),
         ([A[0], da.from_array(A[1], chunks=((20, 70), 3))], "uneven sizes"),
     ],
@@ -227,8 +228,22 @@ def test_nothing_else_is_overwritten(
         model.predict_to(paths, str(tmp_path / "other.zarr"), overwrite=True)
     with pytest.raises(InputError, match="is the input"):
         model.predict_to(paths, paths[1], overwrite=True)
+    mask = str(tmp_path / "mask.zarr")
+    zarr.create_array(mask, data=np.ones(SIZES[1], np.int8))
+    for X, where in ((paths[1], mask), (paths[1:2], [mask])):
+        with pytest.raises(InputError, match=r"mask\.zarr is the input"):
+            model.predict_to(X, mask, where=where, overwrite=True)
     with pytest.raises(InputError, match="call impute_to for each"):
         model.impute_to(paths, str(tmp_path / "out.zarr"))
+
+
+@pytest.mark.parametrize("name", ["../a", "_a", "b/.a", "a//b"])
+def test_names_that_no_file_of_a_table_can_have(
+    name: str, model: GaussianMixture, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="as a file of a table"):
+        model.predict_to({name: A[0], "b": A[1]}, str(tmp_path / "in" / "out.parquet"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_tables_have_a_file_for_each(

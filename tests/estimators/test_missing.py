@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -12,8 +13,12 @@ import zarr
 from sklearn.utils._param_validation import InvalidParameterError
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
+from dask_gmm.data.grid import BlockRef
 from dask_gmm.errors import CheckpointError, InputError, NonFiniteError
+from dask_gmm.fitting import imputing
 from dask_gmm.fitting.gappy_starts import rows_to_start_from
+from dask_gmm.fitting.prediction import WriteJob
+from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.marks import quick_ones
@@ -137,6 +142,11 @@ class TestFits:
         gm = GaussianMixture(1, missing="drop").fit(WHOLE)
         with pytest.raises(InputError, match="each row misses"):
             gm.score(empty[:, [0, 0, 0, 0]])
+        # Rows that a mask leaves out need not have gaps.
+        chunked, nowhere = da.from_array(WHOLE, chunks=(600, 4)), da.zeros(6000, dtype=bool)
+        for missing, sentence in (("drop", "misses a value"), ("marginalize", "has no value")):
+            with pytest.raises(InputError, match=rf"where is false or it {sentence}"):
+                GaussianMixture(2, missing=missing).fit(chunked, where=nowhere)
 
     def test_a_feature_without_any_value_is_refused(self) -> None:
         rows = X.copy()
@@ -297,6 +307,42 @@ class TestImputation:
         assert fitted.impute_to(store, tmp_path / "o.zarr", draw=draw) == 6000
         written = np.asarray(zarr.open_array(tmp_path / "o.zarr", mode="r")[:])
         np.testing.assert_allclose(written, whole, **near)
+
+    @pytest.mark.parametrize("draw", [False, True])
+    def test_a_block_is_filled_a_piece_at_a_time(
+        self, fitted: GaussianMixture, draw: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = fitted.impute(X, draw=draw)
+        monkeypatch.setattr(imputing, "_PIECE_BYTES", 8 * 101 * (3 + 4))
+        np.testing.assert_allclose(fitted.impute(X, draw=draw), whole, rtol=1e-11, atol=1e-12)
+
+    def test_what_filling_holds_does_not_grow_with_components_and_rows(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(imputing, "_PIECE_BYTES", 2**18)
+        k, rows = 400, X[~COMPLETE]
+        parameters = random_mixture(2, "spherical", k, 4)
+        kernel, block = MarginalKernel(get_kernel("blas")), BlockRef(0, (0,), (len(rows),), None)
+        function = imputing.Imputed(parameters, kernel, np.float64, 0, (len(rows),))
+        opened = function.open()
+        opened(rows, block)
+        tracemalloc.start()
+        try:
+            opened(rows, block)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 0.7 * (8 * k * len(rows))  # the responsibilities of all
+        planned = WriteJob(function, None, rows.nbytes, len(rows))  # type: ignore[arg-type]
+        assert peak < planned.workspace_bytes
+
+    def test_an_infinity_beside_a_gap_is_located(self, fitted: GaussianMixture) -> None:
+        rows = X.copy()
+        rows[4321] = [np.nan, np.inf, 0.0, 0.0]
+        with pytest.raises(NonFiniteError, match="Feature 1 of row 4321 of"):
+            fitted.impute(rows)
+        with pytest.raises(NonFiniteError, match="Feature 1 of row 121 of block 7"):
+            fitted.impute(da.from_array(rows, chunks=(600, 4))).compute()
 
     def test_types_and_mistakes(self, fitted: GaussianMixture) -> None:
         assert fitted.impute(X.astype("f4")).dtype == np.float32

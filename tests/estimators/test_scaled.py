@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array
@@ -25,19 +27,19 @@ from dask_gmm.errors import (
     FillValueWarning,
     InputError,
     ModelFileError,
+    NonFiniteError,
     OutputExistsError,
     TransformError,
     UnitsWarning,
 )
 from dask_gmm.fitting.events import SampleDrawn
+from dask_gmm.scaling.linear import Standard
 from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from dask_gmm.scaling.linear import Standard
 
 da: Any = dask.array  # most of it is untyped
 FAMILIES = ("full", "tied", "diag", "spherical")
@@ -214,6 +216,20 @@ def test_reads_are_counted(asked: dict[str, Any], tmp_path: Path) -> None:
     assert one.scaling_ is not None
     assert other.scaling_ is not None
     assert one.scaling_.fingerprint != other.scaling_.fingerprint
+
+
+def test_bytes_are_those_that_were_decoded(tmp_path: Path) -> None:
+    x = rows(4000).clip(0, 60_000).astype("u2")
+    x = np.concatenate([x, x[::-1]], axis=1)
+    events: list[Any] = []
+    options: dict[str, Any] = {"acceleration": None, "tol": 0.0, "max_iter": 5, "cache": 0}
+    asked: dict[str, Any] = {"feature_transform": "log1p", "n_pca": 2, "scaling_from": "all"}
+    gm = GaussianMixture(2, random_state=0, init_size=1000, callbacks=[events.append], **asked)
+    gm.set_params(**options).fit(stored(x, tmp_path))
+    (sample,) = (event for event in events if isinstance(event, SampleDrawn))
+    assert [sample.bytes_read, *(p.bytes_read for p in gm.history_)] == [x.nbytes] * 6
+    gm.set_params(max_bytes=3 * x.nbytes).fit(tmp_path / "x.zarr")
+    assert (gm.n_passes_, gm.outcome_) == (2, "max_bytes")
 
 
 def test_all_rows_are_all_rows(tmp_path: Path) -> None:
@@ -469,6 +485,41 @@ def test_warm_starts_scale_as_before() -> None:
         gm.set_params(feature_transform=None, standardize=False).fit(X)
 
 
+def test_a_checkpoint_of_another_warm_starts_scaling_is_another(tmp_path: Path) -> None:
+    gm = GaussianMixture(3, standardize=True, warm_start=True, max_iter=2, random_state=0)
+    gm.fit(X)
+    other = copy.deepcopy(gm)
+    gm.fit(X, checkpoint=tmp_path / "c")
+    assert other.scaling_ is not None
+    other.scaling_ = replace(other.scaling_, standard=Standard(np.ones(3), np.ones(3)))
+    with pytest.raises(CheckpointError, match="warm start's scaling"):
+        other.fit(X, checkpoint=tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("asked", "others"),
+    [
+        ({"n_pca": 2}, [{"whiten": False}, {"n_pca": 3}, {"n_pca": 0.9999999}]),
+        ({"n_pca": 2, "whiten": False}, [{"whiten": True}]),
+        ({"n_pca": 0.6}, [{"n_pca": 0.9999}, {"n_pca": 2}, {"whiten": False}]),
+        ({"n_pca": 0.9999}, [{"n_pca": 0.6}, {"n_pca": 1}]),
+        ({"n_pca": 1.0 - 1e-16}, [{"n_pca": 0.6}]),
+    ],
+)
+def test_a_warm_start_keeps_its_components(
+    asked: dict[str, Any], others: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    gm = GaussianMixture(2, standardize=True, warm_start=True, random_state=0, **asked).fit(X)
+    before = gm.scaling_
+    assert gm.fit(X[:2000]).scaling_ is before
+    gm.save(tmp_path / "gm")
+    gm = GaussianMixture.load(tmp_path / "gm")
+    gm.fit(X)
+    for other in others:
+        with pytest.raises(InputError, match="scales rows as that did"):
+            gm.set_params(**{"n_pca": None, "whiten": True, **asked, **other}).fit(X)
+
+
 def test_selections_scale(tmp_path: Path) -> None:
     path = stored(rows(6000), tmp_path)
     asked: dict[str, Any] = {"feature_transform": "log1p", "standardize": True, "random_state": 0}
@@ -501,6 +552,15 @@ def test_what_has_no_logarithm_is_told(tmp_path: Path) -> None:
         gm.predict(x)
     with pytest.raises(TransformError, match=r"feature 1 .*12345"):
         gm.score(path)
+    gm.missing = "marginalize"
+    x[5, 0] = x[12_345, 0] = np.nan
+    with pytest.raises(TransformError, match=r"feature 1 .*12345"):
+        gm.impute(x)
+    x[12_345, 1] = np.inf
+    with pytest.raises(NonFiniteError, match=r"Feature 1 .*12345"):
+        gm.impute(x)
+    gm.missing = "error"
+    x[5, 0] = 1.0
     taken = np.ones(len(x), dtype=bool)
     taken[12_345] = False
     assert gm.predict(x, where=taken)[12_345] == -1

@@ -17,8 +17,8 @@ from distributed import LocalCluster
 
 from dask_gmm import GaussianMixture
 from dask_gmm.errors import CheckpointError, CheckpointWarning
-from dask_gmm.fitting.checkpoint import read_checkpoint
 from dask_gmm.fitting.events import PassFinished
+from dask_gmm.fitting.found import read_checkpoint
 from tests.cli.conftest import PROGRAM
 from tests.object_store import object_store  # noqa: F401 - a fixture
 from tests.small_disk import small_disk  # noqa: F401 - a fixture

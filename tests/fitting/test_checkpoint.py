@@ -30,8 +30,8 @@ from dask_gmm.errors import (
     UnitFailedError,
 )
 from dask_gmm.fitting import checkpoint as checkpoint_module
-from dask_gmm.fitting.checkpoint import read_checkpoint
 from dask_gmm.fitting.events import CheckpointWritten, FitResumed, PassFinished, SampleDrawn
+from dask_gmm.fitting.found import read_checkpoint
 from tests.marks import quick_ones
 
 if TYPE_CHECKING:

@@ -269,6 +269,9 @@ def test_components_are_no_more_than_directions() -> None:
     with pytest.raises(InputError, match="more than the 3 directions"):
         scaling_of(x, n_pca=4)
     assert scaling_of(x, n_pca=0.999999).n_outputs <= 3
+    for n_pca in (1, 0.9):
+        with pytest.raises(InputError, match=r"500 rows .* are all the same"):
+            scaling_of(np.ones_like(x), n_pca=n_pca)
     share = np.cumsum(PCA().fit(X).explained_variance_ratio_)
     for part in (0.3, 0.9, 0.99):
         assert scaling_of(X, n_pca=part).n_outputs == int(np.argmax(share >= part)) + 1

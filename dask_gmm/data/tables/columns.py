@@ -43,8 +43,8 @@ class FileSchema:
     sizes: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
-def check_names(columns: object) -> tuple[str, ...] | None:
-    """Return names of columns as a tuple, None for None.
+def check_names(columns: object, option: str = "columns") -> tuple[str, ...] | None:
+    """Return names of columns as a tuple, None for None; `option` is what the user calls them.
 
     Raises
     ------
@@ -54,13 +54,13 @@ def check_names(columns: object) -> tuple[str, ...] | None:
     if columns is None:
         return None
     if isinstance(columns, str) or not hasattr(columns, "__iter__"):
-        raise InputError(f"columns={columns!r} is no list of names: write columns=['a', 'b'].")
+        raise InputError(f"{option}={columns!r} is no list of names: write {option}=['a', 'b'].")
     names = tuple(columns)
     if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"columns={columns!r} names no columns: write columns=['a', 'b'].")
+        raise InputError(f"{option}={columns!r} names no columns: write {option}=['a', 'b'].")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"columns= names {twice[0]!r} twice: features need names of their own.")
+        raise InputError(f"{option}= names {twice[0]!r} twice: leave one of them out.")
     return tuple(str(name) for name in names)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.stores import StoreSpec
 
-__all__ = ["MARKER", "find_table", "holds_parquet", "is_table", "open_files"]
+__all__ = ["MARKER", "find_table", "holds_parquet", "is_hidden", "is_table", "open_files"]
 
 MARKER = "_dask_gmm.json"
 """An object in a table of labels in an object store: it says whether all of its files are there."""
@@ -120,7 +120,7 @@ def _found(spec: StoreSpec) -> tuple[StoreSpec, list[str]]:
         place = place_of(replace(spec, url=root))
         match = re.compile(_as_regex(pattern))
         keys = sorted(
-            key for key, _ in _listed(place) if match.fullmatch(key) and not _is_hidden(key)
+            key for key, _ in _listed(place) if match.fullmatch(key) and not is_hidden(key)
         )
         if not keys:
             raise StoreNotFoundError(f"No file matches {spec.url}.")
@@ -167,7 +167,7 @@ def _in_folder(place: Place) -> list[str]:
                 f"log. Read it by a package for it, and pass the Arrow table or the list of files "
                 f"that it gives; or export it as plain Parquet."
             )
-    keys = [key for key in found if not _is_hidden(key)]
+    keys = [key for key in found if not is_hidden(key)]
     if not keys:
         raise StoreNotFoundError(f"There is no Parquet file at {url}.")
     for key in keys:
@@ -184,7 +184,8 @@ def _listed(place: Place) -> list[tuple[str, Any]]:
     return list(place.listed())
 
 
-def _is_hidden(key: str) -> bool:
+def is_hidden(key: str) -> bool:
+    """Whether a file below a folder is none of its table, by its path from there."""
     return any(part.startswith((".", "_")) and "=" not in part for part in key.split("/"))
 
 

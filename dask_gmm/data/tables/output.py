@@ -37,7 +37,7 @@ from dask_gmm.data.sink import not_written
 from dask_gmm.data.stores import StoreSpec, bare_object_store, refuse_local_options
 from dask_gmm.data.tables.arrow import pyarrow_for, written_how
 from dask_gmm.data.tables.columns import check_names
-from dask_gmm.data.tables.find import MARKER
+from dask_gmm.data.tables.find import MARKER, is_hidden
 from dask_gmm.data.tables.footers import footer_of, from_footers
 from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.tables.parts import LocalParts, Parts, parts_of
@@ -98,6 +98,13 @@ def layout_of(source: Source) -> tuple[OutputFile, ...]:
             f"rows alone: give the output a name that does not end with .parquet, for a Zarr array."
         )
     if is_many(source):  # a folder, with a file for each
+        for name in source.names:
+            if "" in name.split("/") or is_hidden(name):
+                raise InputError(
+                    f"The array {name!r} cannot be written as a file of a table under that name, "
+                    f"as files whose names begin with a dot or an underscore are not read: pass a "
+                    f"dict of the arrays by other names."
+                )
         blocks_of = pairwise(source.first_blocks)
         return tuple(
             OutputFile(f"{name}.parquet", tuple(range(*own)))
@@ -133,7 +140,7 @@ def kept_columns(source: Source, X: Any, keep: Sequence[str] | None, k: int | No
     InputError
         A column is not there, has the name of one of the output's, or the data are no table.
     """
-    names = check_names(keep)
+    names = check_names(keep, "keep")
     if names is None:
         return None
     taken = {LABEL, *posterior_names(k or 0)} & set(names)
@@ -143,7 +150,8 @@ def kept_columns(source: Source, X: Any, keep: Sequence[str] | None, k: int | No
             f"it."
         )
     if isinstance(source, ParquetSource):
-        return KeptColumns(source.table, names, _check_kept(source, names))
+        held = _check_kept(source, names)
+        return KeptColumns(source.table, names, held, spelled=not layout_of(source)[0].key)
     if column_names_of(X) is None or isinstance(source, DaskSource):
         raise InputError(
             f"keep= names columns of a stored table or of a frame in memory, and {source.name} is "

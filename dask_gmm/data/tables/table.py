@@ -180,20 +180,23 @@ class Table:
                     _fill(target, found)
         return values.T
 
-    def arrow(self, index: int, columns: Sequence[str]) -> Any:
-        """Return columns of a block as a `pyarrow.Table`, as they are; raises as `numbers`."""
+    def arrow(self, index: int, columns: Sequence[str], *, spelled: bool = True) -> Any:
+        """Return columns of a block as a `pyarrow.Table`, as they are; raises as `numbers`.
+
+        Those that the file's path spells are strings, or left out if they are not to be `spelled`.
+        """
         pyarrow = pyarrow_for(self.name)
         file = self.files[self.blocks[index].file]
-        spelled = dict(file.partition)
+        path, n = dict(file.partition), self.rows_of(index)
         with self._open(index, columns, None) as read:
             found = {column: read(column) for column in columns}
-        n = self.rows_of(index)
-        return pyarrow.table(
-            {
-                name: pyarrow.repeat(spelled[name], n) if column is None else column
-                for name, column in found.items()
-            }
-        )
+        for name in [name for name, column in found.items() if column is None]:
+            if spelled:
+                value = None if path[name] == _NULL else path[name]
+                found[name] = pyarrow.repeat(pyarrow.scalar(value, pyarrow.string()), n)
+            else:
+                del found[name]
+        return pyarrow.table(found)
 
     def request(self, index: int, columns: Sequence[str]) -> dict[str, Any] | None:
         """Ask a remote store for columns of a block and return at once; None for a local one."""
@@ -365,8 +368,12 @@ class Sizes(NamedTuple):
     requested: int
 
 
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""What a path spells of rows without a value."""
+
+
 def _number(text: str) -> float:
-    return float("nan") if text == "__HIVE_DEFAULT_PARTITION__" else float(text)
+    return float("nan") if text == _NULL else float(text)
 
 
 def _fill(target: NDArray[Any], column: Any) -> None:

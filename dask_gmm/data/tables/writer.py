@@ -78,15 +78,19 @@ class KeptColumns(Kept):
     columns : tuple of str
     held : int
         Bytes that those of a block take at most, with what their reading holds.
+    spelled : bool
+        Whether those that the paths of files spell are written. Where the output has files of the
+        same paths these spell them, and readers take no second column of such a name.
     """
 
     table: Table
     columns: tuple[str, ...]
     held: int = 0
+    spelled: bool = True
 
     def of(self, block: BlockRef) -> Any:
         """Read them."""
-        return self.table.arrow(block.index, self.columns)
+        return self.table.arrow(block.index, self.columns, spelled=self.spelled)
 
     @property
     def block_bytes(self) -> int:

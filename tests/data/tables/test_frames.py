@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import dask.array
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from dask_gmm import GaussianMixture
+from dask_gmm import EqualPerArray, GaussianMixture
 from dask_gmm.data.source import open_source
 from dask_gmm.errors import InputError
 from tests.data.tables.files import all_rows, cloud
@@ -96,8 +98,37 @@ def test_numbers_that_narwhals_does_not_know() -> None:
     )
 
 
+def test_integers_that_float64_rounds() -> None:
+    """As of Parquet, where Arrow itself would refuse them."""
+    whole = pa.array([None, 2**53 + 1, 2**63 - 1])
+    expected = [[np.nan], [float(2**53 + 1)], [float(2**63 - 1)]]
+    table = pa.table({"n": whole})
+    for frame in (table, table.to_pandas(types_mapper=pd.ArrowDtype), pl.from_arrow(table)):
+        np.testing.assert_array_equal(all_rows(open_source(frame)), expected)
+
+
 def test_queries_are_refused() -> None:
     frame = pl.from_arrow(TABLE)
     assert isinstance(frame, pl.DataFrame)
     with pytest.raises(InputError, match=r"`X.collect\(\)`"):
         GaussianMixture(1, columns=["a"]).fit(frame.lazy())
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_columns_of_a_stored_table_beside_a_collection(tmp_path: Path, alike: bool) -> None:
+    """Weights and a mask that are columns of one of many, of which others are Dask's."""
+    rng = np.random.default_rng(1)
+    rows, weights, mask = cloud(200, 3), rng.exponential(size=200), rng.random(200) < 0.6
+    columns = {"a": rows[:, 0], "b": rows[:, 1], "w": weights, "m": mask}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=70)
+    lazy: Any = dask.array
+    X = [lazy.from_array(ROWS, chunks=(150, 2)), tmp_path / "t.parquet"]
+    ones = np.ones(len(ROWS))
+    given: Any = [[ones, weights], [ones, "w"]]
+    if alike:
+        given = [EqualPerArray(own) for own in given]
+    masks: Any = [[ones > 0, mask], [ones > 0, "m"]]
+    expected = GaussianMixture(2, random_state=0).fit([ROWS, rows], None, given[0], where=masks[0])
+    found = GaussianMixture(2, random_state=0).fit(X, None, given[1], where=masks[1])
+    np.testing.assert_allclose(found.lower_bound_, expected.lower_bound_, rtol=1e-9)
+    np.testing.assert_allclose(found.weights_, expected.weights_, rtol=1e-6)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -132,6 +133,40 @@ def test_other_data_make_one_file(gm: GaussianMixture, tmp_path: Path) -> None:
         gm.predict_to(lazy, tmp_path / "o.parquet", keep=["name"])
 
 
+def test_what_paths_spell_is_kept_by_the_paths(gm: GaussianMixture, tmp_path: Path) -> None:
+    """A second column of that name would be one of another type to whoever reads the folder."""
+    for year in ("2001", "__HIVE_DEFAULT_PARTITION__"):
+        write(tmp_path / "t" / f"y={year}" / "a.parquet", cloud(30))
+    gm.predict_to(tmp_path / "t", tmp_path / "o.parquet", keep=["y", "id"])
+    found = pyarrow.dataset.dataset(tmp_path / "o.parquet", partitioning="hive").to_table()
+    assert sorted(found.column_names) == ["id", "label", "y"]
+    assert set(found["y"].to_pylist()) == {2001, None}
+    for pattern, expected in (("y=2*/*.parquet", "2001"), ("y=_*/*.parquet", None)):
+        out = tmp_path / f"{expected}.parquet"  # one file, whose path spells nothing
+        gm.predict_to(tmp_path / "t" / pattern, out, keep=["y"])
+        assert set(pq.ParquetFile(out).read()["y"].to_pylist()) == {expected}
+
+
+def test_columns_that_cannot_be_kept(gm: GaussianMixture, tmp_path: Path) -> None:
+    frame = pd.DataFrame(cloud(4), columns=["a", "b"]).assign(mixed=[1, "a", 2, "b"])
+    with pytest.raises(InputError, match="Parquet has no type for one of the columns 'mixed'"):
+        gm.predict_to(frame, tmp_path / "o.parquet", keep=["mixed"])
+    with pytest.raises(InputError, match="keep= names 'a' twice"):
+        gm.predict_to(frame, tmp_path / "o.parquet", keep=["a", "a"])
+
+
+def test_rows_of_uneven_groups_are_not_imputed_as_an_array(
+    gm: GaussianMixture, folder: Path
+) -> None:
+    place = folder.parent / "out.zarr"
+    with pytest.raises(InputError, match=r"uneven sizes.*write a table"):
+        gm.predict_to(folder, place)
+    with pytest.raises(InputError, match=r"uneven sizes.*row groups of one size"):
+        gm.impute_to(folder, place)
+    with pytest.raises(InputError, match=r"does not end with \.parquet"):
+        gm.impute_to(folder, folder.parent / "out.parquet")
+
+
 def test_no_rows(gm: GaussianMixture, tmp_path: Path) -> None:
     write(tmp_path / "t" / "a.parquet", np.empty((0, 2)))
     write(tmp_path / "t" / "b.parquet", cloud(3))
@@ -185,6 +220,31 @@ def test_what_is_finished_is_gone_on_with(
     found = [pq.ParquetFile(out / name).read()["label"].to_numpy() for name in names]
     np.testing.assert_array_equal(np.concatenate(found), gm.predict(folder).compute())
     assert not work.exists()
+
+
+def test_many_tables_are_known_again(
+    gm: GaussianMixture, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many, out = sorted(folder.rglob("*.parquet")), folder.parent / "labels.parquet"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(StoreError, match="No space left on device"):
+            gm.predict_to(many, out)
+    seen: list[Any] = []
+    gm.set_params(callbacks=[seen.append])
+    try:
+        assert gm.predict_to(many, out, resume="must") == 513
+        assert [e.blocks for e in seen if isinstance(e, OutputResumed)] == [4]
+    finally:
+        gm.set_params(callbacks=None)
+    assert gm.predict_to(many, out, resume="must") == 513  # there is nothing left to do
+    write(many[1], cloud(171, seed=9))
+    with pytest.raises(OutputExistsError, match="already exists"):
+        gm.predict_to(many, out, resume="must")
+    with pytest.raises(InputError, match="is the input"):
+        gm.predict_to(many, many[1], overwrite=True)
+    with pytest.raises(InputError, match="is the input"):
+        gm.predict_to(many, folder, overwrite=True)
 
 
 KILLED = """
