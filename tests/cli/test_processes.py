@@ -210,7 +210,9 @@ def test_an_interrupted_cluster_leaves_no_process(whole_group: bool, slow_points
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert re.fullmatch(r"(pass .*\n)*(stopping; .*\n)?stopped: Interrupted.*\n", stderr), stderr
+    # Where a worker was too busy to end by itself, Python says what it cleans up after it.
+    said = re.sub(r".*resource_tracker.*\n( .*\n)?", "", stderr)
+    assert re.fullmatch(r"(pass .*\n)*(stopping; .*\n)?stopped: Interrupted.*\n", said), stderr
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
 

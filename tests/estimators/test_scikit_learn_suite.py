@@ -119,6 +119,7 @@ def test_estimator_checks(estimator: Any, check: Any) -> None:
 # of one start each, components in their order: with one component it passes.
 _OTHER_DRAWS = {
     "check_sample_weight_equivalence_on_dense_data": "another start, perhaps another order",
+    "check_sample_weight_equivalence_on_sparse_data": "another start, perhaps another order",
     **_FOR_CLASSIFIERS,
 }
 

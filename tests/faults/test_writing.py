@@ -157,6 +157,8 @@ def test_a_command_that_is_stopped_goes_on(how: str, folder: Path, tmp_path: Pat
     output = tmp_path / "labels.zarr"
     stop = (
         "from tests.faults.dying import Steps; import signal; "
+        # What a shell starts in the background ignores SIGINT, and so does all that it starts.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"Steps(80, {str(tmp_path)!r}, signal.{how}).watch_files(); "
     )
     stopped = predict(folder, output, before=stop)
