@@ -9,12 +9,13 @@ information of the complete data: the same mixture in other units has the same l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import linalg
 
 from dask_gmm.errors import CollapsedComponentError, InputError
+from dask_gmm.mixture.form import solve_upper
 from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
@@ -28,6 +29,19 @@ _LEAST_WEIGHT = 1e-12
 # Standard deviations may change by e^8 ≈ 3000 in one step. Beyond, squares near float64's end
 # would make a kernel refuse rows that are sound.
 _MOST_LOG_SCALE = 8.0
+_SMALL = 64
+
+
+def _above_diagonal(n_features: int, first: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where an upper triangle lies, from its diagonal (0) or from the one above it (1) on."""
+    # Of small matrices to find that out takes longer than what is done there.
+    find = _kept_triangle if n_features <= _SMALL else np.triu_indices
+    return find(n_features, first)
+
+
+@lru_cache(maxsize=16)
+def _kept_triangle(n_features: int, first: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.triu_indices(n_features, first)
 
 
 def to_vector(parameters: MixtureParameters) -> Array:
@@ -37,7 +51,7 @@ def to_vector(parameters: MixtureParameters) -> Array:
     factors = parameters.precisions_cholesky
     if parameters.form.dense_factors:
         d = factors.shape[-1]
-        upper = factors.reshape(-1, d, d)[:, *np.triu_indices(d, 1)]
+        upper = factors.reshape(-1, d, d)[:, *_above_diagonal(d, 1)]
         scales = np.log(np.diagonal(factors, axis1=-2, axis2=-1))
         parts = [scales.ravel(), upper.ravel()]
     else:
@@ -75,7 +89,7 @@ def from_vector(vector: Array, like: MixtureParameters) -> MixtureParameters | N
     if like.form.dense_factors:
         new = np.zeros_like(many)
         new[:, np.arange(d), np.arange(d)] = np.exp(scales)
-        new[:, *np.triu_indices(d, 1)] = rest[scales.size :].reshape(many.shape[0], -1)
+        new[:, *_above_diagonal(d, 1)] = rest[scales.size :].reshape(many.shape[0], -1)
         factors = new.reshape(old.shape)
     else:
         factors = np.exp(scales)
@@ -126,16 +140,16 @@ class Metric:
         # One matrix that all components share has all the weight.
         share = np.sqrt(self.at.weights) if many == k else np.ones(many)
         change = np.zeros((n, many, d, d))
-        diagonal, upper = np.arange(d), np.triu_indices(d, 1)
+        diagonal, upper = np.arange(d), _above_diagonal(d, 1)
         logs = steps[:, : many * d].reshape(n, many, d)
         change[:, :, diagonal, diagonal] = logs * factors[:, diagonal, diagonal]
         change[:, :, *upper] = steps[:, many * d :].reshape(n, many, -1)
         for j in range(many):
             columns = change[:, j].transpose(1, 0, 2).reshape(d, n * d)
-            solved = linalg.solve_triangular(factors[j], columns, check_finite=False)
+            solved = solve_upper(factors[j], columns)
             change[:, j] = share[j] * solved.reshape(d, n, d).transpose(1, 0, 2)
         change[:, :, diagonal, diagonal] *= np.sqrt(2.0)
-        return change[:, :, *np.triu_indices(d)].reshape(n, -1)
+        return change[:, :, *_above_diagonal(d, 0)].reshape(n, -1)
 
     def _diagonal(self, steps: Array) -> Array:
         """Relative changes of the standard deviations, times √2 for each feature they scale."""
