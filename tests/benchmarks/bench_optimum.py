@@ -316,7 +316,8 @@ def main() -> None:
                 sys.stderr.write(
                     f"{run.problem} seed {run.seed} {run.contestant}: {-run.shortfall:+.5f} "
                     f"({-run.early:+.5f} after five reads), {run.reads} reads, "
-                    f"{run.seconds:.1f} s ({run.search_seconds:.1f} s searching), ARI {run.ari:.3f} ({run.truth_ari:.3f})\n"
+                    f"{run.seconds:.1f} s ({run.search_seconds:.1f} s searching), "
+                    f"ARI {run.ari:.3f} ({run.truth_ari:.3f})\n"
                 )
                 sys.stderr.flush()
     if options.json:
