@@ -65,6 +65,10 @@ def accelerated(x: str, _folder: Path) -> bytes:
     return _fit(x, acceleration="squarem", max_iter=5)
 
 
+def searched(x: str, _folder: Path) -> bytes:
+    return _fit(x, acceleration="variance-reduced", init_size=120, search=8, tol=1e-3)
+
+
 def parallel_start(x: str, _folder: Path) -> bytes:
     return _fit(x, init_params="k-means||", max_iter=1)
 
@@ -102,7 +106,15 @@ def lazy_labels(x: str, _folder: Path) -> bytes:
     return np.asarray(lazy.compute()).tobytes()
 
 
-ROADS: list[Road] = [plain, committed, accelerated, parallel_start, selection, labels, score]
+ROADS: list[Road] = [
+    plain,
+    committed,
+    accelerated,
+    parallel_start,
+    selection,
+    labels,
+    score,
+]
 # What is lazy Dask computes itself: on a cluster its own futures live as long as a traceback.
 HERE: list[Road] = [*ROADS, lazy_labels]
 
@@ -203,6 +215,19 @@ def test_at_any_time_on_a_cluster(
             took.append(time.monotonic() - begun)
         presses = [partial(PressAfter, draw.uniform(0.0, min(took))) for _ in range(15)]
         assert press_often(road, x, tmp_path, presses, two_processes) > 3
+
+
+@pytest.mark.slow
+def test_at_any_time_of_a_search(x: str, tmp_path: Path) -> None:
+    """By the clock: of the steps of Python that a search takes there are too many to count."""
+    draw = random.Random(4)
+    with default_handler(), dask.config.set(scheduler="threads"):
+        searched(x, tmp_path)
+        begun = time.monotonic()
+        searched(x, tmp_path)
+        took = time.monotonic() - begun
+        presses = [partial(PressAfter, draw.uniform(0.0, took)) for _ in range(15)]
+        assert press_often(searched, x, tmp_path, presses) > 7
 
 
 def _many(x: str, folder: Path, times: int) -> list[tuple[int, int, int]]:
