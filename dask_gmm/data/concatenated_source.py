@@ -24,6 +24,7 @@ from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, ChainedAxis, SampleGrid
 from dask_gmm.data.joined_source import joined_dtype
+from dask_gmm.data.source_of_parts import SourceOfParts
 from dask_gmm.data.zarr_source import AHEAD_BYTES, GROUP_BYTES
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.buffers import ReadBuffers
     from dask_gmm.data.conventions import FillValue
-    from dask_gmm.data.stored_metadata import StoredMetadata
     from dask_gmm.data.weights import Weights
     from dask_gmm.errors import RowError
     from dask_gmm.rows import Rows
@@ -110,7 +110,7 @@ def common_fill(parts: Sequence[Source]) -> FillValue | None:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ConcatenatedSource(ManyArrays, Source):
+class ConcatenatedSource(ManyArrays, SourceOfParts):
     """Several arrays that no Dask graph makes, one after another. Use `ConcatenatedSource.of`.
 
     Attributes
@@ -249,33 +249,10 @@ class ConcatenatedSource(ManyArrays, Source):
 
     # -- what is known of all parts ----------------------------------------------------------------
 
-    @cached_property
-    def in_memory(self) -> bool:
-        """Whether all parts are."""
-        return all(part.in_memory for part in self.parts)
-
-    @cached_property
-    def reads_cost(self) -> bool:
-        """Whether one of the parts is read from a store."""
-        return any(part.reads_cost for part in self.parts)
-
-    @cached_property
-    def rereads_alike(self) -> bool:
-        """Whether all parts are stored."""
-        return all(part.rereads_alike for part in self.parts)
-
-    @cached_property
-    def reader(self) -> str:
-        """The reader of the parts; of several the slowest."""
-        readers = {part.reader for part in self.parts}
-        return readers.pop() if len(readers) == 1 else "zarr"
-
-    @cached_property
-    def shippable(self) -> bool:
-        """Whether another process can open all parts, and have the weights."""
-        return all(part.shippable for part in self.parts) and (
-            self.weights is None or self.weights.shippable
-        )
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The parts."""
+        return self.parts
 
     @cached_property
     def stays_because(self) -> str | None:
@@ -289,34 +266,6 @@ class ConcatenatedSource(ManyArrays, Source):
                     f"stores. Write it to a path or an object store and pass that."
                 )
         return None if self.weights is None or self.in_memory else self.weights.stays_because
-
-    @cached_property
-    def checksum(self) -> str | None:
-        """What covers each chunk of every part; "" where it does not of one."""
-        found = list(dict.fromkeys(part.checksum for part in self.parts))
-        if "" in found or None in found:
-            return "" if "" in found else None
-        return ", ".join(checksum for checksum in found if checksum is not None)
-
-    @cached_property
-    def stored_bytes(self) -> int | None:
-        """Those of all parts."""
-        sizes = [part.stored_bytes for part in self.parts]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
-
-    def stored_metadata(self) -> tuple[StoredMetadata, ...]:
-        """Read the metadata of all parts anew, and those of the weights."""
-        own = (found for part in self.parts for found in part.stored_metadata())
-        return (*own, *super().stored_metadata())
-
-    def content_name(self) -> str | None:
-        """Return a name of what is stored of all parts, None where nothing tells of changes."""
-        names = [part.content_name() for part in self.parts]
-        known = [name for name in names if name is not None]
-        if len(known) < len(names):
-            return None
-        return hashlib.sha256(" ".join(known).encode()).hexdigest()
 
     def content_digest(self) -> str | None:
         """Return what tells whether one of the parts, or the weights, was written to."""

@@ -13,7 +13,6 @@ so or has a single one, then whole chunks are decoded in their place; else row a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +26,7 @@ from dask_gmm.data.conventions import FillValue, fill_by_columns
 from dask_gmm.data.direct.requests import MAX_REQUESTS
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid, even_chunks
 from dask_gmm.data.numpy_source import NumpySource, block_bytes
+from dask_gmm.data.source_of_parts import SourceOfParts
 from dask_gmm.data.zarr_source import AHEAD_BYTES, GROUP_BYTES, ZarrSource
 from dask_gmm.errors import DaskGMMError, InputError, NonFiniteError, RowError
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.data.stored_metadata import StoredMetadata
     from dask_gmm.data.weights import Weights
     from dask_gmm.rows import Rows
 
@@ -99,7 +98,7 @@ class _Part:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class JoinedSource(Source):
+class JoinedSource(SourceOfParts):
     """Arrays over the same samples, side by side. Use `JoinedSource.of`.
 
     Attributes
@@ -264,70 +263,9 @@ class JoinedSource(Source):
     # -- what is known of all parts ----------------------------------------------------------------
 
     @property
-    def in_memory(self) -> bool:
-        """Whether all parts are."""
-        return all(part.source.in_memory for part in self.parts)
-
-    @property
-    def reads_cost(self) -> bool:
-        """Whether one of the parts is read from a store."""
-        return any(part.source.reads_cost for part in self.parts)
-
-    @property
-    def rereads_alike(self) -> bool:
-        """Whether all parts are stored."""
-        return all(part.source.rereads_alike for part in self.parts)
-
-    @property
-    def reader(self) -> str:
-        """The reader of the parts; of several the slowest."""
-        readers = {part.source.reader for part in self.parts}
-        return readers.pop() if len(readers) == 1 else "zarr"
-
-    @property
-    def shippable(self) -> bool:
-        """Whether another process can open all parts, and have the weights."""
-        return all(part.source.shippable for part in self.parts) and (
-            self.weights is None or self.weights.shippable
-        )
-
-    @property
-    def stays_because(self) -> str | None:
-        """Why none can, by the first that stays."""
-        for part in self.parts:
-            reason = part.source.stays_because
-            if reason is not None:
-                return reason
-        return None if self.weights is None else self.weights.stays_because
-
-    @property
-    def checksum(self) -> str | None:
-        """What covers each chunk of every part; "" where it does not of one."""
-        found = [part.source.checksum for part in self.parts]
-        if "" in found:
-            return ""
-        known = [checksum for checksum in found if checksum is not None]
-        return ", ".join(dict.fromkeys(known)) if len(known) == len(found) else None
-
-    @property
-    def stored_bytes(self) -> int | None:
-        """Those of all parts."""
-        sizes = [part.source.stored_bytes for part in self.parts]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
-
-    def stored_metadata(self) -> tuple[StoredMetadata, ...]:
-        """Read the metadata of all parts anew, and those of the weights."""
-        own = (found for part in self.parts for found in part.source.stored_metadata())
-        return (*own, *super().stored_metadata())
-
-    def content_name(self) -> str | None:
-        """Return a name of what is stored of all parts, None where nothing tells of changes."""
-        names = [part.source.content_name() for part in self.parts]
-        known = [name for name in names if name is not None]
-        if len(known) < len(names):
-            return None
-        return hashlib.sha256(" ".join(known).encode()).hexdigest()
+    def sources(self) -> tuple[Source, ...]:
+        """Those of the parts."""
+        return tuple(part.source for part in self.parts)
 
     def content_digest(self) -> str | None:
         """Return what tells whether one of the parts, or the weights, was written to."""

@@ -12,7 +12,6 @@ twice where two tasks meet in it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from dask_gmm.data.buffers import ReadBuffers
 from dask_gmm.data.conversion import kind_of
 from dask_gmm.data.grid import BlockRef, RegularAxis, SampleGrid
 from dask_gmm.data.layout import check_dtype
+from dask_gmm.data.source_of_parts import SourceOfParts
 from dask_gmm.errors import CorruptChunkError, InputError
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from dask_gmm.data.buffers import Memory
     from dask_gmm.data.conventions import FillValue
     from dask_gmm.data.decoding import Decoding
-    from dask_gmm.data.stored_metadata import StoredMetadata
     from dask_gmm.data.weights import Weights
     from dask_gmm.data.zarr_source import ZarrSource
     from dask_gmm.rows import Rows
@@ -203,7 +202,7 @@ class SparseSource(Source):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StoredSparseSource(Source):
+class StoredSparseSource(SourceOfParts):
     """A matrix in a Zarr group, as AnnData writes it. Use `StoredSparseSource.of`.
 
     Attributes
@@ -334,9 +333,9 @@ class StoredSparseSource(Source):
     # -- what is known of its arrays ---------------------------------------------------------------
 
     @property
-    def rereads_alike(self) -> bool:
-        """True: they are stored."""
-        return True
+    def sources(self) -> tuple[Source, ...]:
+        """The arrays."""
+        return self.arrays
 
     @property
     def reader(self) -> str:
@@ -344,39 +343,9 @@ class StoredSparseSource(Source):
         return self.data.reader
 
     @property
-    def shippable(self) -> bool:
-        """Whether another process can open the arrays, and have the weights."""
-        own = all(part.shippable for part in self.arrays)
-        return own and (self.weights is None or self.weights.shippable)
-
-    @property
-    def stays_because(self) -> str | None:
-        """Why none can."""
-        reason = self.data.stays_because
-        return reason if reason or self.weights is None else self.weights.stays_because
-
-    @property
     def checksum(self) -> str | None:
         """What covers each chunk of the values."""
         return self.data.checksum
-
-    @property
-    def stored_bytes(self) -> int | None:
-        """Those of the three arrays."""
-        sizes = [part.stored_bytes for part in self.arrays]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
-
-    def stored_metadata(self) -> tuple[StoredMetadata, ...]:
-        """Read the metadata of the arrays anew, and those of the weights."""
-        own = (found for part in self.arrays for found in part.stored_metadata())
-        return (*own, *super().stored_metadata())
-
-    def content_name(self) -> str | None:
-        """Return a name of what is stored, None where nothing tells of changes."""
-        names = [part.content_name() for part in self.arrays]
-        known = [name for name in names if name is not None]
-        return hashlib.sha256(" ".join(known).encode()).hexdigest() if len(known) == 3 else None
 
     def content_digest(self) -> str | None:
         """Return what tells whether anything was written to the arrays or weights."""
