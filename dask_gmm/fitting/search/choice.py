@@ -13,8 +13,9 @@ __all__ = ["SEARCHES", "choose_search"]
 
 SEARCHES = ("auto", "off", "thorough")
 
-# Where nothing has come of so many moves, what comes of more is seldom worth their time.
-_AUTO = SearchBudget(moves=1_000, patience=48)
+# Where nothing has come of so many moves, what comes of more is seldom worth their time. What comes
+# of another end is: where no move leads out of the best one, one leads past it from the next.
+_AUTO = SearchBudget(moves=1_000, patience=48, starts=2)
 _THOROUGH = SearchBudget(moves=10_000, patience=96, starts=3)
 # A search and the starts that it sets out from take about as much arithmetic as four hundred
 # E-steps over the sample, plain EM up to a hundred over all rows: from so many samples on it is the
