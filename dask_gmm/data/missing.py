@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.data.weights import gathered
-from dask_gmm.mixture.gaps import gap_flags, has_gaps
+from dask_gmm.mixture.gaps import gappy_rows, has_gaps
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -73,13 +73,14 @@ def without_gaps(
     """
     if not has_gaps(rows.values):
         return Rows(rows.values, rows.weights, rows.places, rows.left_out, rows.gaps, complete=True)
-    incomplete = gap_flags(rows.values)
-    gaps = int(incomplete.sum())
-    drop = missing == "drop"
-    out = incomplete if drop else gap_flags(rows.values, all_missing=True)
-    (kept,) = (~out).nonzero()
-    if kept.size == len(rows):
+    incomplete, empty = gappy_rows(rows.values)
+    gaps, drop = incomplete.size, missing == "drop"
+    out = incomplete if drop else incomplete[empty]
+    if not out.size:
         return Rows(rows.values, rows.weights, rows.places, rows.left_out, gaps)
+    stays = np.ones(len(rows), dtype=bool)
+    stays[out] = False
+    (kept,) = stays.nonzero()
     values = gathered(rows.values, kept, memory, overwrite=overwrite)
     weights = None if rows.weights is None else rows.weights.take(kept)
     places = kept if rows.places is None else rows.places.take(kept)

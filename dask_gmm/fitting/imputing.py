@@ -9,7 +9,7 @@ import numpy as np
 
 from dask_gmm.errors import RowError
 from dask_gmm.fitting.prediction import RowFunction
-from dask_gmm.mixture.gaps import gap_flags, has_gaps
+from dask_gmm.mixture.gaps import gappy_rows, has_gaps
 from dask_gmm.mixture.imputation import drawn_values, expected_values
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Imputed(RowFunction):
             predictor.labels(rows[:0])  # refuses another number of features
             return np.array(rows)
         out = np.array(rows)
-        (gaps,) = gap_flags(rows).nonzero()
+        gaps, _ = gappy_rows(rows)
         step = self._piece_rows
         for start in range(0, len(gaps), step):
             index = gaps[start : start + step]

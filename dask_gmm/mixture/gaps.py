@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Pattern", "gap_flags", "has_gaps", "split"]
+__all__ = ["Pattern", "gap_flags", "gappy_rows", "has_gaps", "split"]
 
 _LOOKED_AT_ONCE, _SEARCHED_AT_ONCE = 2**18, 2**20
 _WORD = 64
@@ -56,23 +56,44 @@ def has_gaps(values: NDArray[Any]) -> bool:
     return any(np.isnan(np.min(part)) for part in parts)
 
 
-def gap_flags(values: NDArray[Any], *, all_missing: bool = False) -> NDArray[np.bool_]:
-    """Whether each row misses a value, or all of them; shape (n,).
+def gap_flags(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each row misses a value; shape (n,).
 
     Parameters
     ----------
     values : (n, D) floating
-    all_missing : bool
-        Flag only the rows that have no value at all.
+    """
+    found = np.zeros(len(values), dtype=bool)
+    found[gappy_rows(values)[0]] = True
+    return found
+
+
+def gappy_rows(values: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return which rows miss a value, in order, and whether they have none at all.
+
+    Parameters
+    ----------
+    values : (n, D) floating
+
+    Returns
+    -------
+    (r,) integer
+    (r,) bool
     """
     n, d = values.shape
-    found = np.empty(n, dtype=bool)
     step = max(1, _LOOKED_AT_ONCE // max(1, d))
-    look = np.all if all_missing else np.any
+    rows, empty = [np.empty(0, dtype=np.intp)], [np.empty(0, dtype=bool)]
     for start in range(0, n, step):
-        where = slice(start, start + step)
-        look(np.isnan(values[where]), axis=1, out=found[where])
-    return found
+        part = values[start : start + step]
+        (index,) = _incomplete(part).nonzero()
+        if not index.size:
+            continue
+        flags = np.isnan(part.take(index, axis=0))
+        # An infinity may have looked like a gap.
+        real = flags.any(axis=1)
+        rows.append(start + (index if real.all() else index[real]))
+        empty.append(flags.all(axis=1)[real])
+    return np.concatenate(rows), np.concatenate(empty)
 
 
 def split(values: NDArray[Any]) -> tuple[NDArray[np.intp], list[Pattern]]:
@@ -118,7 +139,8 @@ def _incomplete(values: NDArray[Any]) -> NDArray[np.bool_]:
             # BLAS adds rows up several times as fast as anything looks for NaN in them.
             totals = values @ np.ones(values.shape[1], dtype=values.dtype)
         return np.asarray(np.isnan(totals))
-    return gap_flags(values)
+    missing: NDArray[np.bool_] = np.isnan(values).any(axis=1)
+    return missing
 
 
 def _keys(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 COMPONENTS, LEVELS = 8, 8
 FEATURES = 2 * LEVELS
-CHUNK = 2**16
+CHUNK = 2**17
 """Rows of a chunk."""
 
 SMALL = 2**11
