@@ -10,8 +10,8 @@ Around an accelerated strategy, which knows nothing of it:
   that began, it is given up.
 - Once a read finds the rival higher than the strategy's own mixture is by then, the fit goes on
   from there. So it ends no lower for having looked.
-- A fit that would have ended after its first pass goes on if the rival promises `tol` or more: then
-  it has not converged.
+- A fit that would have ended after its first pass goes on for a rival that promises a tenth of
+  `tol`: a population is found or not, and `tol` is what EM may leave of what it climbs anyway.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RareSearch", "RareState", "looks_for_rare"]
 
+# The part of `tol` that a rival has to promise where the fit has ended without it.
+_WORTH_A_READ = 0.1
 
 saved(Sieve)
 
@@ -157,7 +159,9 @@ class RareSearch(Fitting[RareState]):
             densities < state.sieve.threshold,
             self.led.m_step.model,
         )
-        if rival is None or (fit.outcome is not None and rival.promise < self.led.tol):
+        if rival is None or (
+            fit.outcome is not None and rival.promise < _WORTH_A_READ * self.led.tol
+        ):
             return RareState(fit)
         begun = self.led.begin((rival.parameters,))
         return RareState(fit, rival=begun, births=rival.births, height=here.value)

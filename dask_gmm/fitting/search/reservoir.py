@@ -140,18 +140,23 @@ class Reservoir:
     @classmethod
     def of(cls, rows: Rows, densities: Array, block: int, sieve: Sieve) -> Reservoir:
         """Keep rows of a block, of which there are the log-densities."""
-        kept = cls._of_part(rows, densities[:_PART], 0, block, sieve)
-        for start in range(_PART, len(densities), _PART):
-            part = densities[start : start + _PART]
-            kept = kept + cls._of_part(rows, part, start, block, sieve)
-        return kept
+        kept: Reservoir | None = None
+        low: list[NDArray[np.intp]] = []
+        waiting = 0
+        for start in range(0, len(densities), _PART):
+            (index,) = np.nonzero(densities[start : start + _PART] < sieve.threshold)
+            if index.size:
+                low.append(index + start)
+                waiting += index.size
+            if waiting >= _PART:  # most rows are low here
+                some = cls._of_low(rows, np.concatenate(low), block, sieve)
+                kept, low, waiting = some if kept is None else kept + some, [], 0
+        last = cls._of_low(rows, np.concatenate([np.empty(0, np.intp), *low]), block, sieve)
+        return last if kept is None else kept + last
 
     @classmethod
-    def _of_part(
-        cls, rows: Rows, densities: Array, start: int, block: int, sieve: Sieve
-    ) -> Reservoir:
-        """Keep some of those rows of a block whose densities these are, from row `start` on."""
-        index = start + np.flatnonzero(densities < sieve.threshold)
+    def _of_low(cls, rows: Rows, index: NDArray[np.intp], block: int, sieve: Sieve) -> Reservoir:
+        """Keep some of those rows of a block that are low."""
         if index.size and not rows.complete and rows.values.dtype.kind == "f":
             index = index[~gap_flags(rows.values[index])]
         own = index if rows.places is None else rows.places[index]
@@ -282,7 +287,7 @@ class SievingJob:
         """
         # Low rows are gathered once more to see what they miss.
         n_features = self.job.candidates[0].parameters.n_features
-        part = min(_PART, self.block_rows) * (8 * n_features + 64)
+        part = min(2 * _PART, self.block_rows) * (8 * n_features + 64)
         return self.job.workspace_bytes + 8 * self.block_rows + part
 
 
