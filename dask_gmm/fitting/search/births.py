@@ -58,7 +58,9 @@ _JUDGE_EVERY = 4
 # Rows among which neighbours are looked for, how many times the fewest rows of a component are
 # neighbours, and places to begin for each of these.
 _SEEDED, _NEIGHBOURS, _SEEDS = 2048, (1, 3), 5
-_STEPS = 40
+# Numbers of the rows that components are looked for among, and EM steps of each; of the best one on
+# all rows.
+_NUMBERS, _FIRST_STEPS, _STEPS = 2**18, 20, 40
 _ENOUGH = 1e-3  # nats, of all rows: EM of a component ends when a step gains less
 # Beside a matrix of its own a component needs so many rows.
 _FEWEST_ROWS = 5
@@ -354,7 +356,7 @@ def _components(
     low: _Low, parameters: MixtureParameters, rows: int, model: MixtureModel
 ) -> list[_Own]:
     """Components for low rows, those first that gain most on rows that judge."""
-    index = np.arange(len(low.rows))
+    index = np.arange(min(len(low.rows), max(_SEEDED, _NUMBERS // parameters.n_features)))
     judges = index % _JUDGE_EVERY == _JUDGE_EVERY - 1
     fitted, judging = low.part(index[~judges]), low.part(index[judges])
     metric = _metric(parameters)
@@ -362,14 +364,14 @@ def _components(
     while len(found) < min(_MOST_BIRTHS, parameters.n_components - 1):
         best, value = None, 0.0
         for seed in _seeds(fitted, metric, parameters, model):
-            own = _climb(fitted, seed, parameters, model)
+            own = _climb(fitted, seed, parameters, model, _FIRST_STEPS)
             if own is None:
                 continue
             gain = judging.gain(judging.with_component(own)[0], own)
             if gain > value:
                 best, value = own, gain
         # By all rows that are low; its worth is what those say that it was not fitted to.
-        whole = None if best is None else _climb(low, best, parameters, model)
+        whole = None if best is None else _climb(low, best, parameters, model, _STEPS)
         if whole is None or value / low.weight < whole.by_accident(rows):
             break
         found.append(whole)
@@ -451,10 +453,12 @@ def _fitted(
         return None
 
 
-def _climb(low: _Low, own: _Own, parameters: MixtureParameters, model: MixtureModel) -> _Own | None:
+def _climb(
+    low: _Low, own: _Own, parameters: MixtureParameters, model: MixtureModel, steps: int
+) -> _Own | None:
     """EM of one component, the others held; None where it is left without rows or a variance."""
     before = -np.inf
-    for _ in range(_STEPS):
+    for _ in range(steps):
         try:
             both, theirs = low.with_component(own)
         except NonFiniteError:
