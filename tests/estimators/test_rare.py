@@ -49,7 +49,7 @@ def fit(X: Any, events: list[object] | None = None, **settings: Any) -> Gaussian
     extra = {
         name: settings.pop(name) for name in ("where", "checkpoint", "resume") if name in settings
     }
-    settings = {"random_state": 0, "init_size": 1000, "search": 20, "tol": 1e-4, **settings}
+    settings = {"random_state": 0, "init_size": 1000, "search": 4, "tol": 1e-4, **settings}
     if not settings.get("standardize"):
         settings = {"means_init": START, **settings}
     gm = GaussianMixture(K, callbacks=watch, **settings)
