@@ -24,6 +24,7 @@ from dask_gmm.fitting.events import (
     PassSplit,
     PassStarted,
     PointFinished,
+    RareComponentsFound,
     SampleAdvanced,
     SampleDrawn,
     SearchAdvanced,
@@ -350,6 +351,11 @@ class _Lines:
                 )
             case SearchFinished():
                 self._say(self._state.stage, event.seconds)
+            case RareComponentsFound():
+                self._say(
+                    f"{event.components} rare component(s) found among rows of low density: "
+                    f"+{event.gain:.2e} nats/row"
+                )
             case SampleAdvanced() | SearchAdvanced() | PassAdvanced():
                 if time.monotonic() - self._last_line >= LINE_EVERY:
                     self._still_at(event)
