@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.events import Outcome, RareComponentsFound, StepKind
 from dask_gmm.fitting.loop import Fitting
 from dask_gmm.fitting.search.births import find_rival
@@ -41,6 +42,8 @@ __all__ = ["RareSearch", "RareState", "looks_for_rare"]
 
 # The part of `tol` that a rival has to promise where the fit has ended without it.
 _WORTH_A_READ = 0.1
+# A rival is ahead by then, or is none.
+_MOST_READS = 3
 
 saved(Sieve)
 
@@ -137,7 +140,17 @@ class RareSearch(Fitting[RareState]):
             return self._after_sieving(state, fit, first)
         n = len(self._own(state))
         fit = self.led.judge(state.fit, statistics[:n]) if n else state.fit
-        return self._compare(state, fit, self.led.judge(state.rival, statistics[n:]))
+        try:
+            rival = self.led.judge(state.rival, statistics[n:])
+        except CollapsedComponentError:  # where that ends a fit, it ends a rival alone
+            return self._alone(state, fit, float("nan"))
+        return self._compare(state, fit, rival)
+
+    def _alone(self, state: RareState, fit: VerifiedState[Any], bound: float) -> RareState:
+        """Give the rival up; a pass that was its alone was one in vain."""
+        if state.fit.outcome is None:
+            return RareState(fit)
+        return RareState(fit.judged(StepKind.REJECTED, bound))
 
     def _after_sieving(
         self, state: RareState, fit: VerifiedState[Any], found: SievedStatistics
@@ -171,15 +184,12 @@ class RareSearch(Fitting[RareState]):
     ) -> RareState:
         """Keep one of the two, or both while it is not known which is the better one."""
         assert state.rival is not None
-        alone = RareState(fit)
-        bound = rival.judgements[-1].objective
-        if state.fit.outcome is not None:  # the pass was the rival's
-            alone = RareState(fit.judged(StepKind.REJECTED, bound))
+        alone = self._alone(state, fit, rival.judgements[-1].objective)
         own, theirs = fit.accepted, rival.accepted
         if own is None or rival.mended or rival.outcome is Outcome.COLLAPSED:
             return alone
         if theirs is None:  # the same again, about better centres
-            return replace(state, fit=fit, rival=rival) if rival.outcome is None else alone
+            return replace(state, fit=alone.fit, rival=rival) if rival.outcome is None else alone
         if not theirs.point.value > state.height:
             return alone
         # Where its last trial was rejected, its next step is certain to gain as much as this.
@@ -188,9 +198,10 @@ class RareSearch(Fitting[RareState]):
         ahead = theirs.point.value - own.point.value - sure
         if ahead > 0.0:
             self.notify(RareComponentsFound(state.births, ahead))
-            return RareState(_in_place_of(state.fit, rival))
+            return RareState(self._in_place_of(state.fit, rival))
         left = rival.expected_gain
-        if rival.outcome is not None or fit.outcome not in (None, Outcome.CONVERGED):
+        ended = rival.outcome is not None or len(rival.judgements) >= _MOST_READS
+        if ended or fit.outcome not in (None, Outcome.CONVERGED):
             return alone
         if fit.outcome is not None and not (left is None or ahead + left > 0.0):
             return alone
@@ -221,14 +232,19 @@ class RareSearch(Fitting[RareState]):
         """What the strategy wants to be judged by."""
         return self.led.end(state.fit)
 
-
-def _in_place_of(before: VerifiedState[Any], rival: VerifiedState[Any]) -> VerifiedState[Any]:
-    """The rival's state with what the fit has gone through before the pass that confirmed it."""
-    last = replace(rival.judgements[-1], kind=StepKind.ACCEPTED)
-    return replace(
-        rival,
-        judgements=(*before.judgements, last),
-        bounds=(*before.bounds, rival.bounds[-1]),
-        mended=before.mended,
-        begun=len(before.bounds),
-    )
+    def _in_place_of(
+        self, before: VerifiedState[Any], rival: VerifiedState[Any]
+    ) -> VerifiedState[Any]:
+        """The rival with what the fit has gone through before the pass that confirmed it."""
+        last = replace(rival.judgements[-1], kind=StepKind.ACCEPTED)
+        bounds, outcome = (*before.bounds, rival.bounds[-1]), rival.outcome
+        if outcome is None and len(bounds) >= self.led.max_iter:
+            outcome = Outcome.MAX_ITER
+        return replace(
+            rival,
+            judgements=(*before.judgements, last),
+            bounds=bounds,
+            outcome=outcome,
+            mended=before.mended,
+            begun=len(before.bounds),
+        )
