@@ -119,7 +119,8 @@ class _BlasEStep(EStep):
             checked_values(rows.values, candidate.parameters.n_features)
         with np.errstate(all="ignore"):
             members = [_Member(candidate) for candidate in self.candidates]
-            members[0].kept = kept
+            if kept is not None:
+                members[0].kept = kept
             for group in _groups(members):
                 _gather(rows, group)
             return tuple(member.statistics(rows) for member in members)
