@@ -15,6 +15,7 @@ from dask_gmm.fitting.search.parts import part_of
 from dask_gmm.fitting.search.reservoir import Reservoir, Sieve, threshold_of
 from dask_gmm.rows import Rows
 from tests.fitting.search.problems import CENTRES, KERNEL, around, optimum, sample_of
+from tests.marks import quick_ones
 from tests.mixture.problems import FAMILIES, draw, likelihood, random_mixture
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def test_a_component_gains_no_less_than_low_rows_say(
     assert low.gain(both, own) <= exact + 1e-9 * abs(exact) + 1e-9
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick_ones(FAMILIES, ("full", "tied")))
 def test_a_population_that_the_sample_misses_is_found(family: str) -> None:
     values = rows_with(cloud(RARE))
     p, rival = rival_for(values, spare(family))
@@ -105,6 +106,7 @@ def test_a_population_that_the_sample_misses_is_found(family: str) -> None:
     assert gained > 1e-3
 
 
+@pytest.mark.slow
 def test_two_populations() -> None:
     places = (PLACE, np.array([0.0, 20.0]))
     values = rows_with(np.vstack([cloud(RARE, place) for place in places]))
@@ -132,7 +134,7 @@ def test_nothing_can_be_spared() -> None:
     assert rival is None
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", quick_ones(range(4), (0,)))
 def test_there_is_nothing_to_find(seed: int) -> None:
     """The tails of components are no populations."""
     _, rival = rival_for(rows_with(np.empty((0, 2)), seed), spare("full"))

@@ -87,14 +87,14 @@ def test_the_rival_shares_reads_and_takes_over() -> None:
     assert result.outcome is Outcome.CONVERGED
 
 
-def test_states_travel_at_every_turn() -> None:
+def test_states_travel_while_there_is_a_rival() -> None:
     search = searching()
     turns: list[bytes] = []
     states = (search.begin((start(),)),)
     (end,) = run([search], states, Reads(), at_rest=lambda now: turns.append(to_bytes(now)))
     expected = search.finish(end).parameters
     kinds = []
-    for turn in turns:
+    for turn in turns[:3]:
         (state,) = now = from_bytes(turn)
         assert looks_for_rare(now)
         kinds.append((state.sieve is not None, state.rival is not None))
