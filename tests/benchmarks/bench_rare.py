@@ -161,7 +161,7 @@ def table(runs: list[Run]) -> str:
         "found",
         "recall",
         "precision",
-        "nats a row above the best",
+        "nats a row, less the best of these",
         "reads",
         "CPU s",
     )
