@@ -24,6 +24,7 @@ from dask_gmm.fitting.events import (
     PassSplit,
     PassStarted,
     PointFinished,
+    RareComponentsFound,
     SampleAdvanced,
     SampleDrawn,
     SearchAdvanced,
@@ -210,6 +211,14 @@ def _search_stage(event: SearchAdvanced | SearchFinished) -> str:
     return f"{done} for a better optimum: {event.tried:,} moves tried{found}"
 
 
+def _found(event: SearchFinished | RareComponentsFound) -> tuple[str, float] | tuple[str]:
+    """What was found, and in how many seconds if it took some."""
+    if isinstance(event, SearchFinished):
+        return _search_stage(event), event.seconds
+    found = f"{event.components} rare component(s) found among rows of low density"
+    return (f"{found} (+{event.gain:.4f} nats/row)",)
+
+
 # -- a bar on a terminal -----------------------------------------------------------------------
 
 
@@ -348,8 +357,8 @@ class _Lines:
                     markup=False,
                     soft_wrap=True,
                 )
-            case SearchFinished():
-                self._say(self._state.stage, event.seconds)
+            case SearchFinished() | RareComponentsFound():
+                self._say(*_found(event))
             case SampleAdvanced() | SearchAdvanced() | PassAdvanced():
                 if time.monotonic() - self._last_line >= LINE_EVERY:
                     self._still_at(event)

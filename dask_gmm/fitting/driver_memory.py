@@ -49,6 +49,8 @@ def check_driver_memory(
     acceleration: str | None = "auto",
     init_size: int | None = None,
     n_features: int | None = None,
+    *,
+    searches: bool = False,
 ) -> None:
     """Refuse a mixture whose own numbers do not fit this process.
 
@@ -64,6 +66,8 @@ def check_driver_memory(
         Rows of the sample that are asked for.
     n_features : int, optional
         D, where it is not the source's.
+    searches : bool
+        Whether a rival with rare components may run beside it.
 
     Raises
     ------
@@ -75,6 +79,8 @@ def check_driver_memory(
     size = init_size or automatic_size(n_parameters, d)
     chosen = choose_acceleration(acceleration, source, size, n_parameters)
     sets = _SETS_AT_WORK[chosen] + _held(chosen, n_init)
+    if searches and chosen == "variance-reduced":
+        sets += _SETS[chosen]
     needed, limit = 8 * _numbers(family, k, d) * sets, machine_memory()
     if needed <= limit:
         return

@@ -30,6 +30,7 @@ __all__ = [
     "PassSplit",
     "PassStarted",
     "PointFinished",
+    "RareComponentsFound",
     "SampleAdvanced",
     "SampleDrawn",
     "SearchAdvanced",
@@ -290,6 +291,22 @@ class PassJudged:
 
 
 @dataclass(frozen=True)
+class RareComponentsFound:
+    """A pass has confirmed components that begin where a mixture explained few rows, and badly.
+
+    Attributes
+    ----------
+    components : int
+        Each has taken the place of another one.
+    gain : float
+        In nats per row, beside what the pass has gained without them.
+    """
+
+    components: int
+    gain: float
+
+
+@dataclass(frozen=True)
 class FitFinished:
     """The fit is over; `lower_bound` belongs to the best restart."""
 
@@ -363,6 +380,7 @@ Event: TypeAlias = (
     | PassAdvanced
     | PassFinished
     | PassJudged
+    | RareComponentsFound
     | FitFinished
     | SelectionStarted
     | PassSplit

@@ -28,8 +28,9 @@ from dask_gmm.fitting.fit_starts import (
     start_reads,
 )
 from dask_gmm.fitting.loop import FitResult, best_result, run
-from dask_gmm.fitting.passes import Evaluator
 from dask_gmm.fitting.scaled_sample import sample_reads
+from dask_gmm.fitting.search.rare import looks_for_rare
+from dask_gmm.fitting.search.reservoir import SievingEvaluator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Event, Judgement, Observer, PassFinished
     from dask_gmm.fitting.fit_starts import FitSample
     from dask_gmm.fitting.loop import FitState, Fitting
+    from dask_gmm.fitting.passes import Evaluator
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.scaling import Scaling
 
@@ -123,6 +125,7 @@ def fit_mixture(
         settings.acceleration,
         settings.init_size,
         settings.n_features(source),
+        searches=settings.search not in ("off", 0),
     )
     budget.check()
     notify(_started(source, backend, settings, warm))
@@ -141,11 +144,12 @@ def fit_mixture(
         digest = recorder.digest(drawn.sample, source, backend)
         rows = scaled(source, drawn.scaling)
         with backend.open(rows, cache=settings.pinned) as passes:
-            evaluator = Evaluator(passes, settings.kernel, observers)
+            evaluator = SievingEvaluator(passes, settings.kernel, observers)
             if found is None:
                 fitting, states = begin(passes, settings, random_state, notify, warm, drawn)
             else:
-                fitting, states = go_on(settings, drawn), list(found.states)
+                states = list(found.states)
+                fitting = go_on(settings, drawn, notify, rare=looks_for_rare(states))
                 evaluator.go_on(found.history, found.n_rows)
                 budget.go_on(found.start_bytes)
 

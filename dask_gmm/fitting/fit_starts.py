@@ -15,12 +15,14 @@ from dask_gmm.errors import InputError, UnitsWarning
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import thinned
+from dask_gmm.fitting.acceleration.verified import VerifiedEM
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
 from dask_gmm.fitting.sampling import SampleRecipe, automatic_size
 from dask_gmm.fitting.scaled_sample import draw_rows
 from dask_gmm.fitting.search.choice import choose_search
 from dask_gmm.fitting.search.ends import SampleSearch
+from dask_gmm.fitting.search.rare import RareSearch
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
 from dask_gmm.fitting.strategies import choose_acceleration, configure, set_out
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.search.search import SearchBudget
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.rows import Rows
     from dask_gmm.scaling import Scaling
 
 __all__ = [
@@ -201,15 +204,40 @@ def begin(
     rows = _sample_rows(settings, sample)
     fitting = configure(settings, acceleration, rows)
     search = _sample_search(drawn, notify)
+    if search is not None and acceleration == "variance-reduced":
+        fitting = _looking_for_rare(fitting, settings, search.complete_rows, notify)
     states = set_out(fitting, settings, acceleration, rows, starts, warm, search)
     if computed or acceleration == "variance-reduced":
         notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
     return fitting, states
 
 
-def go_on(settings: FitSettings, drawn: FitSample) -> Fitting[Any]:
-    """Return the strategy of a fit, configured as it was when it set out."""
-    return configure(settings, drawn.acceleration, _sample_rows(settings, drawn.sample))
+def go_on(
+    settings: FitSettings, drawn: FitSample, notify: Observer, *, rare: bool = False
+) -> Fitting[Any]:
+    """Return the strategy of a fit, configured as it was when it set out.
+
+    Parameters
+    ----------
+    settings : FitSettings
+    drawn : FitSample
+    notify : Observer
+    rare : bool
+        Whether it looks for rare components.
+    """
+    fitting = configure(settings, drawn.acceleration, _sample_rows(settings, drawn.sample))
+    complete = None if drawn.sample is None else drawn.sample.complete_rows
+    if rare and complete is not None:
+        return _looking_for_rare(fitting, settings, complete, notify)
+    return fitting
+
+
+def _looking_for_rare(
+    fitting: Fitting[Any], settings: FitSettings, complete: Rows, notify: Observer
+) -> Fitting[Any]:
+    assert isinstance(fitting, VerifiedEM)
+    rows = SampleRows(complete, settings.kernel, LocalBackend().n_threads)
+    return RareSearch(fitting, rows, notify)
 
 
 def _sample_search(drawn: FitSample, notify: Observer) -> SampleSearch | None:

@@ -12,6 +12,7 @@ from dask_gmm.fitting.events import (
     FitResumed,
     FitStarted,
     PassFinished,
+    RareComponentsFound,
     SampleDrawn,
     SearchFinished,
 )
@@ -54,6 +55,11 @@ class VerboseObserver:
                 if event.number % self.interval == 0:
                     _write(f"  Iteration {event.number}{self._details(event, bound)}")
                 self._bound = bound
+            case RareComponentsFound():
+                _write(
+                    f"  {event.components} rare component(s) found among rows of low density: "
+                    f"+{event.gain:.5f} nats a row"
+                )
             case FitFinished():
                 _write(
                     f"{event.outcome.value} after {event.n_iter} iterations, "

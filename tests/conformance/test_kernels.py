@@ -262,6 +262,43 @@ class TestComposition:
         np.testing.assert_array_equal(rows, before)
 
 
+class TestLogDensities:
+    """What each row says comes with the statistics and changes none of their bits."""
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize(("dtype", "weighted"), [("f8", False), ("f4", True), ("i2", True)])
+    @pytest.mark.parametrize("d", [3, 17])
+    def test_they_are_the_predictors(
+        self, kernel: Kernel, family: str, dtype: str, weighted: bool, d: int
+    ) -> None:
+        p, other = random_mixture(1, family, 4, d), random_mixture(2, "full", 3, d)
+        rows = as_dtype(draw(3, p, 1601), dtype)
+        weights = np.random.default_rng(4).exponential(size=1601) if weighted else None
+        for some in (Rows(rows, weights), Rows(rows[::-1], weights), Rows(rows[:0])):
+            e_step = kernel.e_step([Candidate(p), Candidate(other)])
+            plain = e_step.statistics(some)
+            found, densities = e_step.with_log_densities(some)
+            assert found == plain == e_step.statistics(some)
+            expected = kernel.log_densities(some.values, p)
+            tolerance = 1e-5 if dtype == "f4" else 1e-12
+            np.testing.assert_allclose(densities, expected, rtol=tolerance, atol=tolerance)
+
+    def test_rows_far_out_for_float32(self, kernel: Kernel) -> None:
+        p = random_mixture(1, "full", 3, 2)
+        rows = np.array([[0.0, 1.0], [1e25, 0.0], [2.0, 2.0]], dtype=np.float32)
+        found, densities = kernel.e_step([Candidate(p)]).with_log_densities(Rows(rows))
+        assert found == kernel.statistics(Rows(rows), [Candidate(p)])
+        np.testing.assert_allclose(densities, kernel.log_densities(rows, p), rtol=1e-6)
+
+    def test_no_number(self, kernel: Kernel) -> None:
+        rows = np.zeros((9, 2))
+        rows[7, 1] = np.inf
+        p = random_mixture(1, "full", 3, 2)
+        with pytest.raises(NonFiniteError) as caught:
+            kernel.e_step([Candidate(p)]).with_log_densities(Rows(rows))
+        assert (caught.value.row, caught.value.feature) == (7, 1)
+
+
 class TestAnswers:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_posteriors_sum_to_one_and_labels_are_their_largest(

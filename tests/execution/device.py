@@ -90,6 +90,12 @@ class _DeviceEStep(EStep):
         with self.device.moved(rows.values) as values:
             return self.there.statistics(Rows(values, rows.weights))
 
+    def with_log_densities(
+        self, rows: Rows
+    ) -> tuple[tuple[SufficientStatistics, ...], NDArray[np.float64]]:
+        with self.device.moved(rows.values) as values:
+            return self.there.with_log_densities(Rows(values, rows.weights))
+
 
 @dataclass(frozen=True)
 class _DevicePredictor(Predictor):

@@ -98,6 +98,10 @@ class TestAgainstTheDefinition:
         np.testing.assert_allclose(kernel.posteriors(rows, p), expected, atol=1e-11)
         np.testing.assert_array_equal(kernel.labels(rows, p), joint.argmax(axis=1))
         assert found[3] == 0.0
+        e_step = kernel.e_step([Candidate(p), Candidate(random_mixture(8, "diag", 2, 4))])
+        statistics, densities = e_step.with_log_densities(Rows(rows))
+        assert statistics == e_step.statistics(Rows(rows))
+        np.testing.assert_allclose(densities, found, rtol=1e-11, atol=1e-11)
         np.testing.assert_allclose(kernel.posteriors(rows, p)[3], p.weights, rtol=1e-14)
 
     @pytest.mark.parametrize("family", FAMILIES)

@@ -21,6 +21,10 @@ A move counts only if it raises the likelihood of the rows that the search fits 
 that of rows of the sample which it never fits (`ground`). The first read over all rows then decides
 between what was found and where the search began (`strategies.set_out`).
 
+What no sample holds cannot be found on one: a population of a few rows in a million. The first read
+keeps rows of the lowest density (`reservoir`), and components for them (`births`) take part in the
+next reads (`rare`).
+
 The search is a pure function of sample, start and settings: no clock and no random number has a say
 in it, so that it ends at the same bits on one thread or many, and when it is done again.
 """

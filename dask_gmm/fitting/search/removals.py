@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Removal", "cheapest_removals"]
+__all__ = ["Removal", "cheapest_removals", "one_of"]
 
 # Partners that each component is merged with on trial: those that share most of its rows.
 _PARTNERS = 4
@@ -151,7 +151,7 @@ def _merging_cost(
         between = float(counts[0] * counts[1] / max(n, _TINY) * np.square(white).sum())
         means = parameters.means[[i, j]]
         union_mean = counts @ means / max(n, _TINY)
-        union = _one(parameters, union_mean)
+        union = one_of(parameters, union_mean)
         return 0.5 * statistics.weight * float(np.log1p(between / statistics.weight)), union
     pair = take_components(statistics, [i, j])
     try:
@@ -164,8 +164,8 @@ def _merging_cost(
     return float(counts @ apart - n * together[0]), union
 
 
-def _one(parameters: MixtureParameters, mean: Array) -> MixtureParameters:
-    """One component with the covariance that all share."""
+def one_of(parameters: MixtureParameters, mean: Array) -> MixtureParameters:
+    """Return one component with the covariance that all share."""
     return MixtureParameters(
         parameters.family,
         frozen_array([1.0]),

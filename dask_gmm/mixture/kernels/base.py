@@ -94,6 +94,16 @@ class EStep(ABC):
         A candidate's statistics have the same bits whatever other candidates come with it.
         """
 
+    @abstractmethod
+    def with_log_densities(
+        self, rows: Rows
+    ) -> tuple[tuple[SufficientStatistics, ...], NDArray[np.float64]]:
+        """`statistics`, to the bit, and the log-densities of the rows under the first candidate.
+
+        They are `Predictor.log_densities` up to rounding, shape (n,), and are had for little: what
+        they take is computed anyway.
+        """
+
     @property
     def held_bytes(self) -> int | None:
         """Bytes that it holds between two calls; None where nobody has counted them."""

@@ -104,10 +104,23 @@ class _BlasEStep(EStep):
     candidates: tuple[Candidate, ...]
 
     def statistics(self, rows: Rows) -> tuple[SufficientStatistics, ...]:
+        return self._statistics(rows)
+
+    def with_log_densities(
+        self, rows: Rows
+    ) -> tuple[tuple[SufficientStatistics, ...], NDArray[np.float64]]:
+        kept = np.empty(len(rows))
+        return self._statistics(rows, kept), kept
+
+    def _statistics(
+        self, rows: Rows, kept: Array | None = None
+    ) -> tuple[SufficientStatistics, ...]:
         for candidate in self.candidates:
             checked_values(rows.values, candidate.parameters.n_features)
         with np.errstate(all="ignore"):
             members = [_Member(candidate) for candidate in self.candidates]
+            if kept is not None:
+                members[0].kept = kept
             for group in _groups(members):
                 _gather(rows, group)
             return tuple(member.statistics(rows) for member in members)
@@ -194,6 +207,8 @@ class _Member:
     joint: Array = field(init=False)
     log_likelihood: float = 0.0
     rescue: WhiteningScheme | None = None
+    kept: Array | None = None
+    """Where log-densities of the rows are written to, if anybody wants them."""
 
     def __post_init__(self) -> None:
         self.scheme = _choose(self.candidate)
@@ -259,6 +274,8 @@ def _gather(rows: Rows, members: Sequence[_Member]) -> None:
         for member in members:
             joint, peak, scheme, seen = member.evaluate(tile, start, features)
             log_density, total = _normalise(joint, peak)
+            if member.kept is not None:
+                member.kept[start : start + len(tile)] = log_density
             np.divide(1.0 if weights is None else weights, total, out=total)
             joint *= total
             scheme.gather(seen, joint, weights)

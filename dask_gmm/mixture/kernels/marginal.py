@@ -349,24 +349,41 @@ class _MarginalEStep(EStep):
 
     def statistics(self, rows: Rows) -> tuple[SufficientStatistics, ...]:
         """Statistics of the rows for each candidate; see `EStep.statistics`."""
-        if rows.complete:
+        if not self._has_gaps(rows):
             return self._complete.statistics(rows)
+        return self._with_gaps(rows, None)
+
+    def with_log_densities(
+        self, rows: Rows
+    ) -> tuple[tuple[SufficientStatistics, ...], NDArray[np.float64]]:
+        """Statistics, and log-densities of what is present; see `EStep.with_log_densities`."""
+        if not self._has_gaps(rows):
+            return self._complete.with_log_densities(rows)
+        kept = np.zeros(len(rows))
+        return self._with_gaps(rows, kept), kept
+
+    def _has_gaps(self, rows: Rows) -> bool:
+        if rows.complete:
+            return False
         for candidate in self._candidates:
             checked_values(rows.values, candidate.parameters.n_features)
-        if not has_gaps(rows.values):
-            return self._complete.statistics(rows)
+        return has_gaps(rows.values)
+
+    def _with_gaps(self, rows: Rows, kept: Array | None) -> tuple[SufficientStatistics, ...]:
         sums = [
             Sums(p.form, p.n_components, p.n_features, number_of_sums(p.form, *p.means.shape))
             for p in (c.parameters for c in self._candidates)
         ]
         for piece in _pieces(rows.values, rows.weights):
-            self._add_complete(piece, sums)
+            here = None if kept is None else kept[piece.start : piece.start + len(piece.values)]
+            self._add_complete(piece, sums, here)
             for company in self._open_companies():
                 own = [sums[i] for i in company.places]
+                theirs = here if 0 in company.places else None
                 many, few = piece.apart(company.rule)
                 for pattern in many:
-                    _add_pattern(company, piece, pattern, own)
-                _add_few(company, piece, few, own)
+                    _add_pattern(company, piece, pattern, own, theirs)
+                _add_few(company, piece, few, own, theirs)
         found = []
         for candidate, total in zip(self._candidates, sums, strict=True):
             total.array[1] = rows.total_weight
@@ -376,22 +393,34 @@ class _MarginalEStep(EStep):
             )
         return tuple(found)
 
-    def _add_complete(self, piece: _Piece, sums: list[Sums]) -> None:
+    def _add_complete(self, piece: _Piece, sums: list[Sums], kept: Array | None) -> None:
         for index in _parts(piece.complete, _COMPLETE_BYTES, piece.values.shape[1]):
             try:
-                found = self._complete.statistics(piece.take(index))
+                found = _asked(self._complete, piece.take(index), index, kept)
             except NonFiniteError as error:
                 raise _placed(error, piece.start, index) from None
             for total, one in zip(sums, found, strict=True):
                 total.add(one)
 
 
-def _add_pattern(company: _Company, piece: _Piece, pattern: Pattern, sums: list[Sums]) -> None:
+def _asked(
+    e_step: EStep, rows: Rows, index: NDArray[np.intp], kept: Array | None
+) -> tuple[SufficientStatistics, ...]:
+    """Statistics of some rows; their log-densities go to their places where these are kept."""
+    if kept is None:
+        return e_step.statistics(rows)
+    found, kept[index] = e_step.with_log_densities(rows)
+    return found
+
+
+def _add_pattern(
+    company: _Company, piece: _Piece, pattern: Pattern, sums: list[Sums], kept: Array | None
+) -> None:
     steps = company.prepared.get(pattern)
     seen = steps.conditionals[0].seen
     for index in _parts(pattern.rows, _PATTERN_BYTES, piece.values.shape[1]):
         try:
-            found = steps.e_step.statistics(piece.take(index, seen))
+            found = _asked(steps.e_step, piece.take(index, seen), index, kept)
         except NonFiniteError as error:
             raise _placed(error, piece.start, index, seen) from None
         parts = zip(company.candidates, steps.conditionals, found, sums, strict=True)
@@ -399,14 +428,19 @@ def _add_pattern(company: _Company, piece: _Piece, pattern: Pattern, sums: list[
             conditional.complete(one, candidate.reference, total)
 
 
-def _add_few(company: _Company, piece: _Piece, few: list[Pattern], sums: list[Sums]) -> None:
+def _add_few(
+    company: _Company, piece: _Piece, few: list[Pattern], sums: list[Sums], kept: Array | None
+) -> None:
     for candidate, mixture, total in zip(company.candidates, company.scattered, sums, strict=True):
         try:
             for index, tile in mixture.tiles(piece.values, few):
                 weights = None if piece.weights is None else piece.weights[index]
                 tile.add_to(total, weights, candidate.reference)
+                if kept is not None:
+                    kept[index] = tile.log_densities
         except NonFiniteError as error:
             raise _moved(error, piece.start) from None
+        kept = None  # they are the first one's
 
 
 class _MarginalPredictor(Predictor):

@@ -87,6 +87,12 @@ class _ReferenceEStep(EStep):
     def statistics(self, rows: Rows) -> tuple[SufficientStatistics, ...]:
         return tuple(_statistics(rows, c) for c in self.candidates)
 
+    def with_log_densities(
+        self, rows: Rows
+    ) -> tuple[tuple[SufficientStatistics, ...], NDArray[np.float64]]:
+        found = _ReferencePredictor(self.candidates[0].parameters).log_densities(rows.values)
+        return self.statistics(rows), found
+
 
 @dataclass(frozen=True)
 class _ReferencePredictor(Predictor):

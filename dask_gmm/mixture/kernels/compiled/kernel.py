@@ -182,14 +182,34 @@ class CompiledEStep(EStep):
 
     def statistics(self, rows: Rows) -> tuple[SufficientStatistics, ...]:
         """Statistics of the rows for each candidate; see `EStep.statistics`."""
+        return self._statistics(rows, [])
+
+    def with_log_densities(
+        self, rows: Rows
+    ) -> tuple[tuple[SufficientStatistics, ...], NDArray[np.float64]]:
+        """Statistics and log-densities; see `EStep.with_log_densities`."""
+        wanted: list[Array | None] = [None]
+        found = self._statistics(rows, wanted)
+        assert wanted[0] is not None
+        return found, wanted[0]
+
+    def _statistics(self, rows: Rows, kept: list[Array | None]) -> tuple[SufficientStatistics, ...]:
+        """The statistics; where `kept` has a place, the first candidate's log-densities go there.
+
+        They belong to what comes first in whatever company, so that they come with it.
+        """
         for candidate in self._candidates:
             checked_values(rows.values, candidate.parameters.n_features)
         found: dict[int, SufficientStatistics] = {}
         prepared = self._prepare(single_rows=rows.values.dtype == np.float32)
         for j, e_step in prepared.by_blas:
-            found[j] = e_step.statistics(rows)[0]
+            if kept and j == 0:
+                (found[j],), kept[0] = e_step.with_log_densities(rows)
+            else:
+                found[j] = e_step.statistics(rows)[0]
         for members in prepared.members:
-            found.update(zip(members.places, self._gather(rows, members), strict=True))
+            own = kept if 0 in members.places else []
+            found.update(zip(members.places, self._gather(rows, members, own), strict=True))
         return tuple(found[j] for j in range(len(self._candidates)))
 
     @property
@@ -221,14 +241,24 @@ class CompiledEStep(EStep):
         prepared = self._prepared[single_rows] = _Prepared(tuple(by_blas), tuple(members))
         return prepared
 
-    def _gather(self, rows: Rows, members: _Members) -> list[SufficientStatistics]:
+    def _gather(
+        self, rows: Rows, members: _Members, kept: list[Array | None]
+    ) -> list[SufficientStatistics]:
         """Statistics of candidates that share their tiles."""
         run, single = members.run, members.single
         values, weights, exponent = rows.values, rows.weights, _exponent(rows)
+        entry, output = "statistics", None
+        if kept:
+            entry, output = "statistics_and_log_densities", run.output(len(rows))
         try:
-            run.go("statistics", values, weights=weights, exponent=exponent)
+            run.go(entry, values, weights=weights, exponent=exponent, output=output)
         except RowsOutOfRangeError:
+            if kept:
+                self._gather_in_doubles(rows, 0)
+                kept[0] = self._in_doubles[0].with_log_densities(rows)[1]
             return [self._gather_in_doubles(rows, place) for place in members.places]
+        if output is not None:
+            kept[0] = output[: len(rows)]
         weight = rows.total_weight
         results = []
         # All of them first: who goes apart takes the place of the others' sums.

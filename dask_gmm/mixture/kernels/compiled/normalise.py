@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from llvmlite import ir
 
 from dask_gmm.mixture.kernels.compiled.elementary import exp, inverse_and_log, log, log_single
+from dask_gmm.mixture.kernels.compiled.records import Member
 from dask_gmm.mixture.kernels.compiled.vector import I64, Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dask_gmm.mixture.kernels.compiled.design import Design
-    from dask_gmm.mixture.kernels.compiled.records import Block, Member
+    from dask_gmm.mixture.kernels.compiled.records import Block
     from dask_gmm.mixture.kernels.compiled.vector import Array, Code, Lanes
 
 __all__ = [
@@ -30,11 +31,19 @@ __all__ = [
 ]
 
 
-def responsibilities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
-    """Turn `joint` into weighted responsibilities w_n r_nk; gather N_k and the log-likelihood."""
+def responsibilities(
+    code: Code, design: Design, block: Block, member: Member, end: Value, *, kept: bool = False
+) -> Value:
+    """Turn `joint` into weighted responsibilities w_n r_nk; gather N_k and the log-likelihood.
+
+    With `kept` the log-densities of the rows are written to the member's output, if it has one.
+    """
     lanes, doubles, totals = design.lanes, design.lanes.doubles, member.log_likelihood
     bad = _peaks(code, design, block, member, end)
     _relative_densities(code, design, block, member, end)
+    if kept:
+        wanted = code.compare(member.word(Member.output), "!=", 0)
+        code.when(wanted, lambda: _write_log_densities(code, design, block, member, end))
 
     def rows(t: Value, *gathered: Value) -> list[Value]:
         places = [t + c * lanes.count for c in range(design.abreast)]
@@ -148,11 +157,19 @@ def _share(code: Code, design: Design, block: Block, member: Member, end: Value)
 
 def log_densities(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:
     """Write log Σ_k exp(joint) of each row to the output."""
+    bad = _peaks(code, design, block, member, end)
+    _relative_densities(code, design, block, member, end)
+    _write_log_densities(code, design, block, member, end)
+    return bad
+
+
+def _write_log_densities(
+    code: Code, design: Design, block: Block, member: Member, end: Value
+) -> None:
+    """Write a row's largest log-density, plus that of the sum relative to it."""
     lanes, peak_of, row_sums = design.lanes, block.peak, block.row_sums
     output = code.array(member.output.at(block.start).raw, ir.DoubleType())
     doubles = lanes.doubles
-    bad = _peaks(code, design, block, member, end)
-    _relative_densities(code, design, block, member, end)
 
     def row(t: Value) -> None:
         peaks = code.to_doubles(lanes, peak_of.vector(lanes, t))
@@ -161,7 +178,6 @@ def log_densities(code: Code, design: Design, block: Block, member: Member, end:
             output.put(p + log(code, doubles, s), t + i * doubles.count)
 
     code.loop(end, row, step=lanes.count)
-    return bad
 
 
 def posteriors(code: Code, design: Design, block: Block, member: Member, end: Value) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from llvmlite import ir
@@ -24,6 +25,7 @@ __all__ = ["ENTRIES", "write_program"]
 
 _REDUCTIONS: Final[Mapping[str, Callable[..., Value]]] = {
     "statistics": normalise.responsibilities,
+    "statistics_and_log_densities": partial(normalise.responsibilities, kept=True),
     "log_densities": normalise.log_densities,
     "posteriors": normalise.posteriors,
     "labels": normalise.labels,
@@ -99,7 +101,7 @@ def _write_entry(module: Any, design: Design, name: str, steps: Mapping[str, Any
     members = code.array(function.args[1], I64)
     n_members = Value(code, function.args[2])
     n_rows = block.read(Block.n_rows.place)
-    gathering, single = name == "statistics", design.lanes.single
+    gathering, single = name.startswith("statistics"), design.lanes.single
 
     def call(step: str, member: Array, *bounds: Value) -> Value:
         arguments = [block.raw, member.raw, *(b.raw for b in bounds)]

@@ -87,6 +87,10 @@ class Run:
         self._records = np.array(records, dtype=np.int64)
         self._block_at, self._records_at = self._block.ctypes.data, self._records.ctypes.data
 
+    def output(self, n_rows: int) -> Array:
+        """Memory for a number for each of some rows."""
+        return np.empty(room(n_rows, self._design))
+
     def clear(self) -> None:
         """Forget all rows."""
         self._of_rows.fill(0)
@@ -112,7 +116,7 @@ class Run:
             The program reads the weights times 2^-exponent, so that its sums are to be multiplied
             by 2^exponent.
         output : 8-byte numbers, optional
-            With `room` rows, for a prediction.
+            With `room` rows, for a prediction, or the log-densities of the first candidate.
         apart : int, optional
             A candidate to send alone, whose moments must not be gathered about c.
 
@@ -125,13 +129,15 @@ class Run:
         """
         self.clear()
         single, lanes = self._design.lanes.single, self._design.lanes.count
-        weighed = entry == "statistics"
+        weighed = entry.startswith("statistics")
         self._tile["numbers"][:lanes] = least_exponent(single, to_be_weighed=weighed)
         members, at = self._records, self._records_at
         if apart is not None:
             members = members[apart : apart + 1].copy()
             members[0, Member.sharing.place] = 0
             at = members.ctypes.data
+        if entry == "statistics_and_log_densities":  # of others the last sums may lie there
+            members[:, Member.output.place] = 0
         as_they_are = weights is None or (exponent == 0 and weights.flags.c_contiguous)
         for start, part in _readable(rows, self._design, whole=as_they_are):
             own = None if weights is None else weights[start : start + len(part)]

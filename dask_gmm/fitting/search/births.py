@@ -1,0 +1,499 @@
+"""Births: components for the rows that a mixture explains worst, in the place of ones it can spare.
+
+With p the mixture and b a new component of weight π, the likelihood of (1 − π) p + π b is larger by
+
+    Σ_n w_n log[(1 − π) + π b(x_n) / p(x_n)]  ≥  Σ_low w_n log[(1 − π) + π b(x_n) / p(x_n)]
+                                                 + (W − W_low) log(1 − π),
+
+where the sum on the right is over rows of low density alone, and W and W_low are the weights of all
+rows and of those. So a reservoir of low rows (`reservoir`) is enough for a bound, and EM of b alone
+raises it (as greedy EM does: Verbeek, Vlassis & Kröse, "Efficient greedy learning of Gaussian
+mixture models", Neural Computation 15(2), 2003). It begins where low rows lie closer together than
+the mixture says: at those whose density by their nearest neighbours (Loftsgaarden & Quesenberry
+1965) is the most above p.
+
+A quarter of the rows judge and are not fitted, and the bound on them has to be worth more than so
+many parameters gain by accident (Schwarz 1978). What goes for a new component is tried on a sample
+whose low rows are those of the reservoir, with EM of the whole mixture from there: what a removal
+costs at once says little of what the others make up for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dask_gmm.errors import CollapsedComponentError, InputError, NonFiniteError
+from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
+from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.fitting.search.ground import Ground
+from dask_gmm.fitting.search.parts import mixture
+from dask_gmm.fitting.search.removals import Removal, cheapest_removals, one_of
+from dask_gmm.fitting.starts import responsibility_statistics
+from dask_gmm.mixture.merging import merge_components
+from dask_gmm.mixture.model import MaximumLikelihood
+from dask_gmm.mixture.statistics import SufficientStatistics
+from dask_gmm.rows import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.fitting.search.reservoir import Reservoir
+    from dask_gmm.mixture.kernels import Kernel
+    from dask_gmm.mixture.model import MixtureModel
+    from dask_gmm.mixture.parameters import MixtureParameters
+
+    Array = NDArray[np.float64]
+
+__all__ = ["Rival", "enriched", "find_rival"]
+
+# Components that are looked for, one after the other.
+_MOST_BIRTHS = 4
+# Every so manieth row judges; the rows come in a random order.
+_JUDGE_EVERY = 4
+# Rows among which neighbours are looked for, how many times the fewest rows of a component are
+# neighbours, and places to begin for each of these.
+_SEEDED, _NEIGHBOURS, _SEEDS = 2048, (1, 3), 5
+# Numbers of the rows that components are looked for among, and EM steps of each; of the best one on
+# all rows.
+_NUMBERS, _FIRST_STEPS, _STEPS = 2**18, 20, 40
+_ENOUGH = 1e-3  # nats, of all rows: EM of a component ends when a step gains less
+# Beside a matrix of its own a component needs so many rows.
+_FEWEST_ROWS = 5
+# Times reg_covar: with a smaller variance in some direction a component is on rows of one value.
+_FLAT = 10.0
+# Components whose removal is tried, EM steps of the whole mixture with each, and of the best ones.
+_REMOVALS, _FEW_STEPS, _KEPT, _MORE_STEPS = 6, 8, 2, 25
+# EM of the whole mixture on all of the sample ends when a step gains less, in nats per row.
+_FINE, _EVALUATIONS = 1e-6, 60
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A mixture with components for rows of low density.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+    births : int
+        Components that have taken the place of others.
+    promise : float
+        How much higher it is than the mixture that it was made from, in nats per row of the
+        enriched sample, when both have been fitted to that.
+    """
+
+    parameters: MixtureParameters
+    births: int
+    promise: float
+
+
+def enriched(
+    reservoir: Reservoir,
+    weight: float,
+    sample: SampleRows,
+    low: NDArray[np.bool_],
+) -> SampleRows:
+    """Return a sample with the rows of a reservoir in place of its own of low density.
+
+    Two strata, each with the weight that it has among all rows; those of the second are many more
+    than a sample has.
+
+    Parameters
+    ----------
+    reservoir : Reservoir
+    weight : float
+        Σ_n w_n of all rows.
+    sample : SampleRows
+        Complete rows.
+    low : (m,) bool
+        Which of them are below the reservoir's threshold.
+    """
+    rows, theirs = sample.rows, reservoir.standing
+    assert theirs.weights is not None
+    own = np.ones(len(rows)) if rows.weights is None else rows.weights
+    own = own[~low] * ((weight - theirs.total_weight) / own[~low].sum())
+    weights = np.concatenate([own, theirs.weights]) * (len(rows) / weight)
+    values = np.concatenate([rows.values[~low], reservoir.values], dtype=rows.values.dtype)
+    return SampleRows(Rows(values, weights, complete=True), sample.kernel, sample.n_threads)
+
+
+def find_rival(
+    reservoir: Reservoir,
+    parameters: MixtureParameters,
+    rows: int,
+    weight: float,
+    sample: SampleRows,
+    low: NDArray[np.bool_],
+    model: MixtureModel,
+) -> Rival | None:
+    """Find components for a reservoir's rows, in the place of some that can be spared.
+
+    Parameters
+    ----------
+    reservoir : Reservoir
+    parameters : MixtureParameters
+        Fitted to the sample.
+    rows : int
+        That the reservoir was kept of.
+    weight : float
+        Σ_n w_n of them.
+    sample, low
+        As of `enriched`.
+    model : MixtureModel
+
+    Returns
+    -------
+    Rival or None
+        None where there are no such components, or none can be spared for them.
+    """
+    theirs = reservoir.standing
+    few = len(theirs) < _JUDGE_EVERY * _least_rows(parameters)
+    if few or parameters.n_components < 2 or low.all() or not weight > theirs.total_weight:
+        return None
+    rows_below = _Low.of(theirs, parameters, weight, sample.kernel)
+    found = _components(rows_below, parameters, rows, model)
+    if not found:
+        return None
+    whole = enriched(reservoir, weight, sample, low)
+    ground = Ground.of(whole, parameters.n_components, model.family)
+    if ground is None:
+        return None
+    here = begun = _Position.of(ground, parameters, model, _MORE_STEPS)
+    births = 0
+    for own in found:
+        after = None if here is None else _with_birth(ground, here, own, model)
+        if here is None or after is None or after.value - here.value < own.by_accident(rows):
+            break
+        if after.judged <= here.judged:
+            break
+        here, births = after, births + 1
+    if here is None or begun is None or not births:
+        return None
+    objective = SampleObjective(whole, model)
+    ends = [
+        climb(objective, objective(position.parameters), _FINE, _EVALUATIONS)
+        for position in (begun, here)
+    ]
+    if not all(sound for _, sound in ends):
+        return None
+    before, rival = (end for end, _ in ends)
+    if not rival.value > before.value:
+        return None
+    return Rival(rival.parameters, births, rival.value - before.value)
+
+
+@dataclass(frozen=True)
+class _Position:
+    """A mixture after some EM steps, and what the fitted and the judging rows say of it."""
+
+    parameters: MixtureParameters
+    value: float
+    judged: float
+
+    @classmethod
+    def of(
+        cls, ground: Ground, begun: MixtureParameters, model: MixtureModel, steps: int
+    ) -> Self | None:
+        """EM from a mixture; None where a component is left without rows or a variance."""
+        objective = SampleObjective(ground.fitted, model)
+        end, sound = climb(objective, objective(begun), _FINE, steps)
+        if not sound:
+            return None
+        return cls(end.parameters, end.value, ground.judge(end.parameters))
+
+
+def _with_birth(
+    ground: Ground, here: _Position, own: _Own, model: MixtureModel
+) -> _Position | None:
+    """The best mixture with a component in the place of another one, after some EM steps."""
+    parameters = here.parameters
+    begun = []
+    gone = set[int]()
+    for removal in _removals(parameters, ground, model):
+        if removal.gone in gone:
+            continue
+        gone.add(removal.gone)
+        after = _born(parameters, own, removal)
+        position = None if after is None else _Position.of(ground, after, model, _FEW_STEPS)
+        if position is not None:
+            begun.append(position)
+        if len(gone) == _REMOVALS:
+            break
+    begun.sort(key=lambda position: -position.value)
+    ends = [_Position.of(ground, p.parameters, model, _MORE_STEPS) for p in begun[:_KEPT]]
+    sound = [end for end in ends if end is not None]
+    return max(sound, key=lambda end: end.value, default=None)
+
+
+def _born(parameters: MixtureParameters, own: _Own, removal: Removal) -> MixtureParameters | None:
+    """The mixture with a component in the place of one that goes; None where there is none."""
+    weights, means = parameters.weights.copy(), parameters.means.copy()
+    shared = parameters.form.shared
+    covariances = parameters.covariances if shared else parameters.covariances.copy()
+
+    def put(place: int, of: MixtureParameters) -> None:
+        means[place] = of.means[0]
+        if not shared:
+            covariances[place] = of.covariances[0]
+
+    if removal.into is not None:
+        union = _united(parameters, removal.into, removal.gone)
+        if union is None:
+            return None
+        put(removal.into, union)
+        weights[removal.into] += weights[removal.gone]
+    weights[removal.gone] = 0.0
+    if not weights.sum() > 0.0:
+        return None
+    weights *= (1.0 - own.weight) / weights.sum()
+    put(removal.gone, own.component)
+    weights[removal.gone] = own.weight
+    return mixture(parameters, weights, means, covariances)
+
+
+def _united(parameters: MixtureParameters, i: int, j: int) -> MixtureParameters | None:
+    """One component with the moments of two; it keeps the covariance that all share."""
+    pair, form = [i, j], parameters.form
+    weights, means = parameters.weights[pair], parameters.means[pair]
+    if not weights.sum() > 0.0:
+        return None
+    if form.shared:
+        return one_of(parameters, weights @ means / weights.sum())
+    covariances = form.take(parameters.covariances, np.array(pair))
+    statistics = SufficientStatistics.create(
+        form,
+        means,
+        rows=0,
+        weight=float(weights.sum()),
+        log_likelihood=0.0,
+        counts=weights,
+        first=np.zeros_like(means),
+        second=form.scatter(weights, covariances, means.shape[1]),
+    )
+    try:
+        return MaximumLikelihood(parameters.family).update(merge_components(statistics, 0, 1))
+    except (CollapsedComponentError, InputError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A component that is being found, and its weight."""
+
+    component: MixtureParameters
+    weight: float
+
+    def by_accident(self, rows: int) -> float:
+        """What its parameters may gain by fitting accidents, in nats per row (Schwarz 1978)."""
+        return 0.5 * (self.component.n_parameters + 1) * float(np.log(rows)) / rows
+
+
+@dataclass(frozen=True)
+class _Low:
+    """Rows of low density, with what they stand for and what the mixture says of them.
+
+    Attributes
+    ----------
+    rows : Rows
+    densities : (n,) float64
+        log p(x_n).
+    others : float
+        W − W_low.
+    kernel : Kernel
+    """
+
+    rows: Rows
+    densities: Array
+    others: float
+    kernel: Kernel
+
+    @classmethod
+    def of(cls, rows: Rows, parameters: MixtureParameters, weight: float, kernel: Kernel) -> Self:
+        """All rows of a reservoir."""
+        densities = kernel.log_densities(rows.values, parameters)
+        return cls(rows, densities, weight - rows.total_weight, kernel)
+
+    def part(self, index: NDArray[np.intp]) -> _Low:
+        """Some of the rows, standing for all."""
+        assert self.rows.weights is not None
+        weights = self.rows.weights[index]
+        weights = weights * (self.rows.total_weight / weights.sum())
+        some = Rows(np.ascontiguousarray(self.rows.values[index]), weights, complete=True)
+        return _Low(some, self.densities[index], self.others, self.kernel)
+
+    @property
+    def weights(self) -> Array:
+        """Of the rows."""
+        assert self.rows.weights is not None
+        return self.rows.weights
+
+    @property
+    def weight(self) -> float:
+        """W."""
+        return self.others + self.rows.total_weight
+
+    def with_component(self, own: _Own) -> tuple[Array, Array]:
+        """log[(1 − π) p + π b] of the rows, and log π b."""
+        theirs = np.log(own.weight) + self.kernel.log_densities(self.rows.values, own.component)
+        return np.logaddexp(np.log1p(-own.weight) + self.densities, theirs), theirs
+
+    def gain(self, both: Array, own: _Own) -> float:
+        """The bound of the module, in nats."""
+        gained = float(self.weights @ (both - self.densities))
+        return gained + self.others * float(np.log1p(-own.weight))
+
+    def joined_by(self, own: _Own) -> _Low:
+        """The same rows under a mixture that has the component too."""
+        both, _ = self.with_component(own)
+        return _Low(self.rows, both, self.others, self.kernel)
+
+
+def _components(
+    low: _Low, parameters: MixtureParameters, rows: int, model: MixtureModel
+) -> list[_Own]:
+    """Components for low rows, those first that gain most on rows that judge."""
+    index = np.arange(min(len(low.rows), max(_SEEDED, _NUMBERS // parameters.n_features)))
+    judges = index % _JUDGE_EVERY == _JUDGE_EVERY - 1
+    fitted, judging = low.part(index[~judges]), low.part(index[judges])
+    metric = _metric(parameters)
+    found: list[_Own] = []
+    while len(found) < min(_MOST_BIRTHS, parameters.n_components - 1):
+        best, value = None, 0.0
+        for seed in _seeds(fitted, metric, parameters, model):
+            own = _climb(fitted, seed, parameters, model, _FIRST_STEPS)
+            if own is None:
+                continue
+            gain = judging.gain(judging.with_component(own)[0], own)
+            if gain > value:
+                best, value = own, gain
+        # By all rows that are low; its worth is what those say that it was not fitted to.
+        whole = None if best is None else _climb(low, best, parameters, model, _STEPS)
+        if whole is None or value / low.weight < whole.by_accident(rows):
+            break
+        found.append(whole)
+        low, fitted, judging = (some.joined_by(whole) for some in (low, fitted, judging))
+    return found
+
+
+def _least_rows(parameters: MixtureParameters) -> int:
+    """Rows that a component needs."""
+    own_matrix = parameters.form.dense_factors and not parameters.form.shared
+    return _FEWEST_ROWS + (parameters.n_features if own_matrix else 0)
+
+
+def _metric(parameters: MixtureParameters) -> Array:
+    """Lower triangular root of the components' mean covariance, (D, D)."""
+    k, d = parameters.means.shape
+    if parameters.form.shared:
+        mean = parameters.covariances
+    elif parameters.form.dense_factors:
+        mean = np.tensordot(parameters.weights, parameters.covariances, axes=1)
+    else:
+        mean = np.diag(parameters.weights @ parameters.form.diagonals(parameters.covariances, k, d))
+    return np.asarray(np.linalg.cholesky(mean))
+
+
+def _seeds(
+    low: _Low, metric: Array, parameters: MixtureParameters, model: MixtureModel
+) -> Iterator[_Own]:
+    """Components to begin with, where rows lie closer together than the mixture says."""
+    some = slice(0, _SEEDED)  # they come in a random order
+    values, densities, weights = low.rows.values[some], low.densities[some], low.weights[some]
+    n, d = values.shape
+    white = np.linalg.solve(metric, (values - values.mean(axis=0)).T).T
+    squares = np.square(white).sum(axis=1)
+    apart = squares[:, None] + squares[None] - 2.0 * (white @ white.T)
+    for times in _NEIGHBOURS:
+        h = times * _least_rows(parameters)
+        if h >= n:
+            return
+        nearest = np.argpartition(apart, h, axis=1)[:, : h + 1]  # it itself among them
+        reach = np.take_along_axis(apart, nearest, axis=1).max(axis=1)
+        sound = reach > 1e-12 * max(float(squares.max()), 1.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            score = np.where(sound, -0.5 * d * np.log(reach) - densities, -np.inf)
+        for _ in range(_SEEDS):
+            row = int(np.argmax(score))
+            if score[row] == -np.inf:
+                break
+            near = nearest[row]
+            score[near] = -np.inf
+            share = float(weights[near].sum() * low.rows.total_weight / weights.sum())
+            component = _around(values[near].mean(axis=0), reach[row], metric, parameters, model)
+            if component is not None and share < low.weight:
+                yield _Own(component, share / low.weight)
+
+
+def _around(
+    mean: Array, reach: float, metric: Array, parameters: MixtureParameters, model: MixtureModel
+) -> MixtureParameters | None:
+    """A component at a place, of the shape of the others and the size of a neighbourhood."""
+    if parameters.form.shared:
+        return one_of(parameters, mean)
+    roots = np.sqrt(reach) * metric.T  # rows about the mean with that covariance
+    return _fitted(Rows(np.vstack([mean + roots, mean - roots])), None, parameters, model)
+
+
+def _fitted(
+    rows: Rows, shares: Array | None, parameters: MixtureParameters, model: MixtureModel
+) -> MixtureParameters | None:
+    """The M-step of one component that holds so much of each row."""
+    held = np.ones(len(rows)) if shares is None else shares
+    if parameters.form.shared:
+        return one_of(parameters, held @ rows.values / held.sum())
+    piece: tuple[slice, Array] = (slice(None), held)
+    statistics = responsibility_statistics(rows, [piece], 1, parameters.form)
+    try:
+        return model.update(statistics)
+    except (CollapsedComponentError, InputError):
+        return None
+
+
+def _climb(
+    low: _Low, own: _Own, parameters: MixtureParameters, model: MixtureModel, steps: int
+) -> _Own | None:
+    """EM of one component, the others held; None where it is left without rows or a variance."""
+    before = -np.inf
+    for _ in range(steps):
+        try:
+            both, theirs = low.with_component(own)
+        except NonFiniteError:
+            return None
+        value = low.gain(both, own)
+        if value - before < _ENOUGH:
+            break
+        before = value
+        held = np.exp(theirs - both)
+        shares = low.weights * held
+        if held.sum() < _least_rows(parameters) or not 0.0 < shares.sum() < low.weight:
+            return None
+        component = _fitted(low.rows, shares, parameters, model)
+        if component is None or _is_flat(component, model.reg_covar):
+            return None
+        own = _Own(component, float(shares.sum() / low.weight))
+    return own
+
+
+def _is_flat(component: MixtureParameters, reg_covar: float) -> bool:
+    """Whether `reg_covar` is most of its variance in some direction: its rows are of one value."""
+    form, d = component.form, component.n_features
+    if form.shared:
+        return False
+    if form.dense_factors:
+        least = float(np.linalg.eigvalsh(component.covariances[0])[0])
+    else:
+        least = float(form.diagonals(component.covariances, 1, d).min())
+    return least < _FLAT * reg_covar
+
+
+def _removals(parameters: MixtureParameters, ground: Ground, model: MixtureModel) -> list[Removal]:
+    """What can be spared, the cheapest first."""
+    posteriors, weights = ground.posteriors(parameters), ground.fitted.rows.weights
+    weighted = posteriors if weights is None else posteriors * weights[:, None]
+    statistics = ground.fitted.statistics(parameters)
+    shared = weighted.T @ posteriors
+    return cheapest_removals(parameters, statistics, posteriors, weights, shared, model)
