@@ -185,7 +185,7 @@ def _loop_without_interrupts() -> Any:
     if not hasattr(signal, "pthread_sigmask"):
         return None
     # Were it started later, in the loop's thread, it would unblock SIGINT there.
-    resource_tracker.ensure_running()
+    _start_resource_tracker()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         runner = _distributed.utils.LoopRunner(asynchronous=False)
@@ -276,3 +276,18 @@ def _peak_of_this_process() -> int:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _start_resource_tracker() -> None:
+    """Start Python's process that removes what workers leave, which need not say that it does."""
+    variable = "PYTHONWARNINGS"
+    before = os.environ.get(variable)
+    # Of a worker that was too busy to end by itself it would tell after the run's own last line.
+    os.environ[variable] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before

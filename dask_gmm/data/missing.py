@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.data.weights import gathered
-from dask_gmm.mixture.gaps import gappy_rows, has_gaps
+from dask_gmm.mixture.gaps import all_but, gappy_rows, has_gaps
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def without_gaps(
     out = incomplete if drop else incomplete[empty]
     if not out.size:
         return Rows(rows.values, rows.weights, rows.places, rows.left_out, gaps)
-    stays = np.ones(len(rows), dtype=bool)
-    stays[out] = False
-    (kept,) = stays.nonzero()
+    kept = all_but(out, len(rows))
     values = gathered(rows.values, kept, memory, overwrite=overwrite)
     weights = None if rows.weights is None else rows.weights.take(kept)
     places = kept if rows.places is None else rows.places.take(kept)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from dask_gmm.mixture.gaps import gap_flags, has_gaps
+from dask_gmm.mixture.gaps import complete_rows, has_gaps
 from dask_gmm.rows import Rows
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def rows_to_start_from(rows: Rows) -> Rows:
     """Complete rows, as many as a start needs; `rows` themselves if they have no gap."""
     if rows.complete or not has_gaps(rows.values):
         return rows
-    (complete,) = (~gap_flags(rows.values)).nonzero()
+    complete = complete_rows(rows.values)
     if complete.size >= max(_ENOUGH_ROWS, _ENOUGH_FOR_EACH_FEATURE * rows.values.shape[1]):
         chosen = rows.take(complete)
         return Rows(chosen.values, chosen.weights, complete=True)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-__all__ = ["Pattern", "gap_flags", "gappy_rows", "has_gaps", "split"]
+__all__ = ["Pattern", "all_but", "complete_rows", "gappy_rows", "has_gaps", "split"]
 
 _LOOKED_AT_ONCE, _SEARCHED_AT_ONCE = 2**18, 2**20
 _WORD = 64
@@ -56,16 +58,14 @@ def has_gaps(values: NDArray[Any]) -> bool:
     return any(np.isnan(np.min(part)) for part in parts)
 
 
-def gap_flags(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether each row misses a value; shape (n,).
+def complete_rows(values: NDArray[Any]) -> NDArray[np.intp]:
+    """Return which rows miss no value, in order.
 
     Parameters
     ----------
     values : (n, D) floating
     """
-    found = np.zeros(len(values), dtype=bool)
-    found[gappy_rows(values)[0]] = True
-    return found
+    return all_but(gappy_rows(values)[0], len(values))
 
 
 def gappy_rows(values: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -80,19 +80,11 @@ def gappy_rows(values: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_
     (r,) integer
     (r,) bool
     """
-    n, d = values.shape
-    step = max(1, _LOOKED_AT_ONCE // max(1, d))
-    rows, empty = [np.empty(0, dtype=np.intp)], [np.empty(0, dtype=bool)]
-    for start in range(0, n, step):
-        part = values[start : start + step]
-        (index,) = _incomplete(part).nonzero()
-        if not index.size:
-            continue
-        flags = np.isnan(part.take(index, axis=0))
-        # An infinity may have looked like a gap.
-        real = flags.any(axis=1)
-        rows.append(start + (index if real.all() else index[real]))
-        empty.append(flags.all(axis=1)[real])
+    rows: list[NDArray[np.intp]] = [np.empty(0, dtype=np.intp)]
+    empty: list[NDArray[np.bool_]] = [np.empty(0, dtype=bool)]
+    for index, flags in _gaps(values):
+        rows.append(index)
+        empty.append(np.asarray(flags.all(axis=1)))
     return np.concatenate(rows), np.concatenate(empty)
 
 
@@ -105,31 +97,40 @@ def split(values: NDArray[Any]) -> tuple[NDArray[np.intp], list[Pattern]]:
     ----------
     values : (n, D) floating
     """
-    incomplete = _incomplete(values)
-    (others,) = incomplete.nonzero()
-    flags = _flags(values, others)
-    # An infinity may have looked like a gap.
-    real = flags.any(axis=1)
-    if not real.all():
-        incomplete[others[~real]] = False
-        others, flags = others[real], flags[real]
-    (complete,) = (~incomplete).nonzero()
+    found = list(_gaps(values))
+    if not found:
+        return np.arange(len(values)), []
+    others = np.concatenate([index for index, _ in found])
+    flags = np.concatenate([missing for _, missing in found])
+    del found
     keys = _keys(flags)
     order = np.lexsort(keys.T)  # stable: rows of a pattern stay in order
     ordered = keys[order]
     begins = np.flatnonzero(np.any(ordered[1:] != ordered[:-1], axis=1)) + 1
-    parts = np.split(order, begins) if len(order) else []
-    return complete, [Pattern(~flags[part[0]], others[part]) for part in parts]
+    patterns = [Pattern(~flags[part[0]], others[part]) for part in np.split(order, begins)]
+    return all_but(others, len(values)), patterns
 
 
-def _flags(values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which values of some rows are missing; (r, D)."""
-    flags = np.empty((rows.size, values.shape[1]), dtype=bool)
+def all_but(rows: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """The other ones of n rows."""
+    others = np.ones(n, dtype=bool)
+    others[rows] = False
+    return others.nonzero()[0]
+
+
+def _gaps(values: NDArray[Any]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """Yield which rows miss a value, and which of their values, some at a time; (r,), (r, D)."""
     step = max(1, _LOOKED_AT_ONCE // max(1, values.shape[1]))
-    for start in range(0, rows.size, step):
-        where = slice(start, start + step)
-        np.isnan(values.take(rows[where], axis=0), out=flags[where])
-    return flags
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        (index,) = _incomplete(part).nonzero()
+        flags = np.isnan(part.take(index, axis=0))
+        # An infinity may have looked like a gap.
+        real = flags.any(axis=1)
+        if not real.all():
+            index, flags = index[real], flags[real]
+        if index.size:
+            yield start + index, flags
 
 
 def _incomplete(values: NDArray[Any]) -> NDArray[np.bool_]:
