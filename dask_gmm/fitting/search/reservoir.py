@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.fitting.passes import Evaluation, Evaluator, StatisticsJob
-from dask_gmm.mixture.gaps import gap_flags
+from dask_gmm.mixture.gaps import complete_rows
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.statistics import SufficientStatistics
 from dask_gmm.rows import Rows
@@ -158,7 +158,7 @@ class Reservoir:
     def _of_low(cls, rows: Rows, index: NDArray[np.intp], block: int, sieve: Sieve) -> Reservoir:
         """Keep some of those rows of a block that are low."""
         if index.size and not rows.complete and rows.values.dtype.kind == "f":
-            index = index[~gap_flags(rows.values[index])]
+            index = index[complete_rows(rows.values[index])]
         own = index if rows.places is None else rows.places[index]
         keys = keys_of(block, own)
         # By key; rows of equal keys by place, the order in which they come.
