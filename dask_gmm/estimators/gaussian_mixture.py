@@ -189,14 +189,14 @@ class GaussianMixture(FittedMixture):
         the likelihood of rows of the sample that are not fitted counts, and the first read decides
         between that and where the search began. An int is the most moves to try (0: 'off'), as the
         end must not depend on the machine's speed; 'auto' and 'thorough' end when nothing has come
-        of 48 or 96 in a row, and 'thorough' sets out from three starts. 'auto' searches data that
-        are read and that 'variance-reduced' fits, and arrays in memory of ten times the sample's
-        rows or more; not with ``acceleration=None``, which stays scikit-learn's EM to the last
-        digit, and not from a warm start or given starting values. It takes five rows of the sample
-        for each free parameter, of rows that miss no value. Where 'variance-reduced' fits, the
-        first read also keeps rows that the mixture explains worst: a population among them that
-        hardly a row of the sample belongs to (one in 20,000, say) becomes a component in the place
-        of one that can be spared, if all rows confirm it in the reads that follow.
+        of 48 or 96 in a row; they set out from two starts and from three. 'auto' searches where
+        'variance-reduced' fits; so not with ``acceleration=None``, which stays scikit-learn's EM to
+        the last digit, and neither from a warm start nor from given starting values. It takes five
+        rows of the sample for each free parameter, of rows that miss no value. Where
+        'variance-reduced' fits, the first read also keeps rows that the mixture explains worst: a
+        population among them that hardly a row of the sample belongs to (one in 20,000, say)
+        becomes a component in the place of one that can be spared, if all rows confirm it in the
+        reads that follow.
     stopping : {'auto', 'change'}, default='auto'
         When an accelerated fit has converged: 'auto' when the best guess at the gain to the optimum
         is below `tol`, 'change' as scikit-learn, which is also what plain EM does.

@@ -134,9 +134,6 @@ def fit_sample_of(
         scaling = asked.begin(source.n_features, source.feature_names)
     searching = choose_search(
         settings.search,
-        source,
-        size,
-        acceleration_asked=settings.acceleration,
         acceleration=acceleration,
         given=warm is not None or settings.given.any,
     )

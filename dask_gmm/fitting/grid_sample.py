@@ -195,7 +195,7 @@ class GridSample:
             draw,
             self._rows,
             settings,
-            self._searches(passes.source, notify),
+            self._searches(notify),
             progress.advanced,
         )
         count = sum(len(found) for found in starts.values())
@@ -207,21 +207,12 @@ class GridSample:
         notify(StartsFound(count, settings.init_params, time.perf_counter() - begun))
         return {point: starts[point] for point in points}
 
-    def _searches(self, source: Source, notify: Observer) -> dict[GridPoint, SampleSearch | None]:
+    def _searches(self, notify: Observer) -> dict[GridPoint, SampleSearch | None]:
         """What searches for a better optimum of each point."""
         asked, rows = self._settings.search, self.sample.complete_rows
-        if asked == "auto" and self.sample.complete:
-            return dict.fromkeys(self._points)
         found: dict[GridPoint, SampleSearch | None] = {}
         for point in self._points:
-            budget = choose_search(
-                asked,
-                source,
-                self.recipe.size,
-                acceleration_asked=self._settings.acceleration,
-                acceleration=self.accelerations[point],
-                given=False,
-            )
+            budget = choose_search(asked, acceleration=self.accelerations[point], given=False)
             found[point] = None
             if rows is not None and budget is not None:
                 found[point] = SampleSearch(rows, budget, notify)

@@ -85,6 +85,7 @@ PROBLEMS = (
     Problem(4, 20, 3.0),
     Problem(16, 20, 3.0),
     Problem(3, 30, 2.5),
+    Problem(2, 40, 3.0),
     Problem(8, 40, 3.0),
     Problem(8, 40, 4.0),
     Problem(8, 60, 4.0),

@@ -399,10 +399,13 @@ def test_images_have_their_features_anywhere(backend: Backend) -> None:
 
 
 def test_passes_that_are_opened_pin_until_they_are_closed(backend: Backend, tmp_path: Path) -> None:
-    source = even_fake(32, rows=2, trail=str(tmp_path))
     expected = alone(even_fake(32, rows=2), SumJob()).value
-    read = 0
     for fails in (True, False):
+        # Each turn leaves its own trail: a unit that fails may have read on a worker without its
+        # pins before it did.
+        trail = tmp_path / f"fails {fails}"
+        trail.mkdir()
+        source = even_fake(32, rows=2, trail=str(trail))
         with (
             pytest.raises(ZeroDivisionError) if fails else nullcontext(),
             backend.open(source, cache=1_000_000) as passes,
@@ -412,8 +415,7 @@ def test_passes_that_are_opened_pin_until_they_are_closed(backend: Backend, tmp_
             assert first.value.hex() == second.value.hex() == expected.hex()
             assert first.blocks_from_cache == 0  # also after a fit that failed
             assert second.blocks_from_cache > 0
-            read += 64 - second.blocks_from_cache
-            assert traces(str(tmp_path), "read").total() == read
+            assert traces(str(trail), "read").total() == 64 - second.blocks_from_cache
             if fails:
                 passes.run(FailingJob(3, ZeroDivisionError()))
     with backend.open(source, blocks=[4, 0]) as passes:

@@ -85,13 +85,21 @@ def test_a_rare_population_is_found_in_as_many_reads(
     recall, precision = quality(gm.predict(values), gm.means_, rare)
     assert min(recall, precision) > 0.95
     assert quality(off.predict(values), off.means_, rare)[1] < 0.5
-    theirs = ScikitLearnMixture(K, random_state=0).fit(values)
-    assert quality(theirs.predict(values), theirs.means_, rare)[1] < 0.5
-    assert gm.score(values) > max(off.score(values), theirs.score(values)) + 1e-3
+    assert gm.score(values) > off.score(values) + 1e-3
     assert reads(found) == gm.n_passes_ <= reads(before)
     assert gm.converged_
     # What the fit says of itself is of the mixture with the new component.
     assert gm.lower_bound_ == pytest.approx(gm.score(values), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_plain_em_over_all_rows_misses_it(
+    drawn: tuple[NDArray[np.float64], NDArray[np.bool_]],
+) -> None:
+    values, rare = drawn
+    theirs = ScikitLearnMixture(K, random_state=0).fit(values)
+    assert quality(theirs.predict(values), theirs.means_, rare)[1] < 0.5
+    assert fit(lazy(values)).score(values) > theirs.score(values) + 1e-3
 
 
 @pytest.mark.slow
@@ -141,6 +149,7 @@ def bits(gm: GaussianMixture) -> tuple[bytes, ...]:
     return tuple(a.tobytes() for a in (gm.weights_, gm.means_, gm.covariances_))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_the_same_bits_when_a_fit_goes_on(
     drawn: tuple[NDArray[np.float64], NDArray[np.bool_]], tmp_path: Path

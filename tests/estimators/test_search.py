@@ -15,6 +15,7 @@ from dask_gmm import GaussianMixture, select_gaussian_mixture
 from dask_gmm.errors import CheckpointError
 from dask_gmm.fitting.events import SearchAdvanced, SearchFinished
 from tests.fitting.search.problems import CENTRES, POOR, clusters
+from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,12 +80,10 @@ def test_when_data_that_are_read_are_searched(
         assert gm.score(values) > best - 5e-3
 
 
-@pytest.mark.parametrize(("size", "expected"), [(600, True), (601, False)])
-def test_which_arrays_in_memory_are_searched(
-    values: NDArray[np.float64], size: int, expected: bool
-) -> None:
+@pytest.mark.parametrize(("size", "expected"), [(400, True), (401, False)])
+def test_which_arrays_in_memory_are_searched(size: int, expected: bool) -> None:
     events: list[object] = []
-    fit(values, events, init_size=size)
+    fit(clusters(n=20_000), events, init_size=size)
     assert searched(events) is expected
 
 
@@ -122,6 +121,7 @@ def test_the_same_bits_on_a_cluster(
     assert bits(here) == bits(there)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_the_same_bits_when_a_fit_goes_on(values: NDArray[np.float64], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"random_state": 0, "init_size": 2000, "tol": 1e-7}
@@ -137,12 +137,13 @@ def test_the_same_bits_when_a_fit_goes_on(values: NDArray[np.float64], tmp_path:
         GaussianMixture(K, **settings).set_params(search="off").fit(lazy(values), checkpoint=place)
 
 
+KINDS = ["float32", "weights", "gaps", "few complete rows"]
+
+
 @pytest.mark.parametrize(
-    "covariance_type",
-    ["full"]
-    + [pytest.param(name, marks=pytest.mark.slow) for name in ("tied", "diag", "spherical")],
+    "covariance_type", quick_ones(["full", "tied", "diag", "spherical"], ["full"])
 )
-@pytest.mark.parametrize("kind", ["float32", "weights", "gaps", "few complete rows"])
+@pytest.mark.parametrize("kind", quick_ones(KINDS, KINDS[:3]))
 def test_families_and_rows_of_any_kind(
     values: NDArray[np.float64], covariance_type: str, kind: str
 ) -> None:

@@ -65,7 +65,8 @@ def without(p: MixtureParameters, removal: Removal) -> MixtureParameters:
     return type(p).create(p.family, weights[left], some.means, some.covariances)
 
 
-@settings(max_examples=10)
+@pytest.mark.slow
+@settings(max_examples=20)
 @given(seed=seeds, family=st.sampled_from(INDEPENDENT), weighted=st.booleans())
 def test_a_removal_costs_no_more_than_it_says(seed: int, family: str, weighted: bool) -> None:
     p, rows = drawn(seed, family, weighted)
