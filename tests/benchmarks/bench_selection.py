@@ -4,15 +4,17 @@
     python -m tests.benchmarks.bench_selection --json
     python -m tests.benchmarks.bench_selection --cases overlapping --seeds 3 --tol 1e-5
     python -m tests.benchmarks.bench_selection --rows 1000000 --first-seed 4 --seeds 1
+    python -m tests.benchmarks.bench_selection --cases many --tol 1e-4 \\
+        --contestants "grid" "grid, no search" "separate fits, no search"
 
 For each set of rows whose mixture is known, and each seed: `select_gaussian_mixture` over
-K = 2 ... 12 with full and diagonal covariances by BIC, accelerated and by plain EM, and
-`GaussianMixture` for each of the 22 by itself, accelerated and plain, with BIC by `criteria`. Shown
+K = 2 ... 12 with full and diagonal covariances by BIC (for "many" components over K = 11 ... 19
+with full ones), accelerated with and without the search on the sample, and by plain EM, and
+`GaussianMixture` for each of the 22 by itself, the same ways, with BIC by `criteria`. Shown
 are the reads of the data (starts and criteria included; a sample counts by its part of the blocks),
 which mixture won, and its BIC above the least that anyone found for that set and seed, per row.
 Seconds are those of one turn each, on rows in memory: reading costs nothing there, and so they show
-what the work on the sample costs, and what sharing costs or saves in computing. `--only-grid`
-leaves the separate fits out.
+what the work on the sample costs, and what sharing costs or saves in computing.
 
 Seen on one core of a busy Xeon, 200,000 overlapping rows, tol 1e-3, seeds 0 to 2; all four found
 the right mixture for each seed:
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BLOCKS = 100
-GRID = range(2, 13)
-FAMILIES = ("full", "diag")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Case:
     separation: float
     family: str
     sorted: bool = False
+    grid: range = range(2, 13)
+    families: tuple[str, ...] = ("full", "diag")
 
 
 CASES = (
@@ -68,6 +70,7 @@ CASES = (
     Case("overlapping", 6, 4, 3.0, "full"),
     Case("diagonal", 7, 8, 3.0, "diag"),
     Case("sorted by component", 5, 4, 4.0, "full", sorted=True),
+    Case("many", 15, 4, 3.0, "full", grid=range(11, 20), families=("full",)),
 )
 
 
@@ -128,33 +131,33 @@ class Reads:
 Outcome = tuple[float, int, str, float]
 
 
-def by_grid(x: da.Array, seed: int, tol: float, acceleration: str | None) -> Outcome:
+def by_grid(x: da.Array, case: Case, seed: int, tol: float, **settings: Any) -> Outcome:
     """Reads, K, family and BIC of the selection."""
     reads = Reads()
     found = select_gaussian_mixture(
         x,
-        GRID,
-        FAMILIES,
+        case.grid,
+        case.families,
         random_state=seed,
         tol=tol,
-        acceleration=acceleration,
         callbacks=[reads],
+        **settings,
     )
     return reads.total, found.best_n_components, found.best_covariance_type, found.best.bic
 
 
-def one_by_one(x: da.Array, seed: int, tol: float, acceleration: str | None) -> Outcome:
+def one_by_one(x: da.Array, case: Case, seed: int, tol: float, **settings: Any) -> Outcome:
     """The same of separate fits, each with a read for its BIC."""
     reads, table = Reads(), {}
-    for family in FAMILIES:
-        for k in GRID:
+    for family in case.families:
+        for k in case.grid:
             gm = GaussianMixture(
                 k,
                 covariance_type=family,
                 random_state=seed,
                 tol=tol,
-                acceleration=acceleration,
                 callbacks=[reads],
+                **settings,
             ).fit(x)
             table[k, family] = gm.set_params(callbacks=None).bic(x)
             reads.total += 1.0
@@ -162,28 +165,23 @@ def one_by_one(x: da.Array, seed: int, tol: float, acceleration: str | None) -> 
     return reads.total, k, family, table[k, family]
 
 
-def contestants(only_grid: bool) -> dict[str, Callable[[da.Array, int, float], Outcome]]:
-    """What to run in turns."""
-    found: dict[str, Callable[[da.Array, int, float], Outcome]] = {
-        "grid": partial(by_grid, acceleration="auto"),
-        "grid, plain EM": partial(by_grid, acceleration=None),
-    }
-    if only_grid:
-        return found
-    return {
-        **found,
-        "separate fits": partial(one_by_one, acceleration="auto"),
-        "separate, plain EM": partial(one_by_one, acceleration=None),
-    }
+CONTESTANTS: dict[str, Callable[[da.Array, Case, int, float], Outcome]] = {
+    "grid": by_grid,
+    "grid, no search": partial(by_grid, search="off"),
+    "grid, plain EM": partial(by_grid, acceleration=None),
+    "separate fits": one_by_one,
+    "separate fits, no search": partial(one_by_one, search="off"),
+    "separate, plain EM": partial(one_by_one, acceleration=None),
+}
 
 
-def measure(case: Case, rows: int, seed: int, tol: float, only_grid: bool) -> list[Result]:
+def measure(case: Case, rows: int, seed: int, tol: float, contestants: list[str]) -> list[Result]:
     """Let the contestants take turns on one set of rows."""
     x = problem(case, rows, seed)
     outcomes = {}
-    for name, turn in contestants(only_grid).items():
+    for name in contestants:
         begun = time.perf_counter()
-        outcomes[name] = (*turn(x, seed, tol), time.perf_counter() - begun)
+        outcomes[name] = (*CONTESTANTS[name](x, case, seed, tol), time.perf_counter() - begun)
     least = min(bic for _, _, _, bic, _ in outcomes.values())
     return [
         Result(
@@ -206,7 +204,7 @@ def show(results: list[Result]) -> None:
     """A line for each contestant on each set, over the seeds."""
     names = list(dict.fromkeys((r.case, r.contestant) for r in results))
     print(
-        f"{'rows':20} {'contestant':19} {'reads: median':>13} {'most':>6} {'right':>7} "
+        f"{'rows':20} {'contestant':25} {'reads: median':>13} {'most':>6} {'right':>7} "
         f"{'excess: mean':>13} {'most':>9} {'seconds':>8}"
     )
     for case, contestant in names:
@@ -215,7 +213,7 @@ def show(results: list[Result]) -> None:
         excess = [r.excess for r in mine]
         right = f"{sum(r.right for r in mine)}/{len(mine)}"
         print(
-            f"{case:20} {contestant:19} {np.median(reads):13.2f} {max(reads):6.1f} {right:>7} "
+            f"{case:20} {contestant:25} {np.median(reads):13.2f} {max(reads):6.1f} {right:>7} "
             f"{np.mean(excess):13.2e} {max(excess):9.1e} "
             f"{np.median([r.seconds for r in mine]):8.1f}",
             flush=True,
@@ -231,7 +229,9 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--tol", type=float, default=1e-3)
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="sets of rows; default: all")
-    parser.add_argument("--only-grid", action="store_true", help="leave the separate fits out")
+    parser.add_argument(
+        "--contestants", nargs="+", metavar="NAME", choices=CONTESTANTS, default=list(CONTESTANTS)
+    )
     arguments = parser.parse_args()
     results: list[Result] = []
     with warnings.catch_warnings():
@@ -241,7 +241,7 @@ def main() -> None:
                 continue
             for i in range(arguments.seeds):
                 seed = arguments.first_seed + i
-                results += measure(case, arguments.rows, seed, arguments.tol, arguments.only_grid)
+                results += measure(case, arguments.rows, seed, arguments.tol, arguments.contestants)
     if arguments.json:
         record = {
             "rows": arguments.rows,
