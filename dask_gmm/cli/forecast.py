@@ -12,6 +12,11 @@ from dask_gmm.errors import MemoryPlanError
 from dask_gmm.execution.pinned import CacheSpec, cache_size
 from dask_gmm.execution.plan import PROCESS_BYTES, check_memory, plan_pass, task_memory_parts
 from dask_gmm.fitting.driver_memory import check_driver_memory
+from dask_gmm.fitting.passes import StatisticsJob
+from dask_gmm.fitting.sampling import automatic_size
+from dask_gmm.fitting.search.choice import choose_search
+from dask_gmm.fitting.search.reservoir import Sieve, SievingJob
+from dask_gmm.fitting.strategies import choose_acceleration
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
 
@@ -20,7 +25,6 @@ if TYPE_CHECKING:
     from dask_gmm.cli.settings import EMSettings
     from dask_gmm.data.source import Source
     from dask_gmm.execution.plan import Plan
-    from dask_gmm.fitting.passes import StatisticsJob
 
 __all__ = ["Forecast", "forecast"]
 
@@ -85,6 +89,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         settings.n_init,
         acceleration,
         n_features=n_features,
+        searches=settings.search not in ("off", 0),
     )
     raw, names = source, source.feature_names
     if asked is not None:  # what is estimated has no numbers yet, and these cost as much as any
@@ -92,10 +97,11 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
     cache = CacheSpec("plan", cache_size(settings.cache)) if settings.cache != 0 else None
     passes = plan_pass(source, n_threads=place.n_threads, cache=cache)
     job = job_for(source, settings)
-    parts = task_memory_parts(passes, job)
+    largest = _largest_job(source, settings, job)
+    parts = task_memory_parts(passes, largest)
     refusal = None
     try:
-        _check(passes, job, place)
+        _check(passes, largest, place)
     except MemoryPlanError as error:
         refusal = str(error)
     middle = source.n_blocks // 2
@@ -149,7 +155,31 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
     )
 
 
-def _check(passes: Plan, job: StatisticsJob, place: Place) -> None:
+def _largest_job(
+    source: Source, settings: EMSettings, job: StatisticsJob
+) -> StatisticsJob | SievingJob:
+    """Return the job that holds most.
+
+    Of a fit that searches that is the first pass, which keeps rows of low density, and in which
+    what was found takes part beside where the search began.
+    """
+    parameters = job.candidates[0].parameters
+    n_parameters, d = parameters.n_parameters, source.n_features
+    acceleration = choose_acceleration(
+        settings.common_arguments()["acceleration"],
+        source,
+        automatic_size(n_parameters, d),
+        n_parameters,
+    )
+    search = choose_search(settings.search, acceleration=acceleration, given=False)
+    if search is None or acceleration != "variance-reduced":
+        return job
+    together = job.candidates[:1] * (settings.n_init + search.starts)
+    first = StatisticsJob(together, job.kernel)
+    return SievingJob(first, Sieve.blind(d), source.max_block_rows or 0)
+
+
+def _check(passes: Plan, job: StatisticsJob | SievingJob, place: Place) -> None:
     """Judge the memory as the backend of the place will."""
     if place.kind == "process":
         check_memory(

@@ -12,6 +12,7 @@ import pytest
 import zarr
 
 from dask_gmm import GaussianMixture
+from dask_gmm.fitting.search.reservoir import Sieve
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -212,6 +213,19 @@ def test_plan(points: Path, run: Run) -> None:
     low, high = printed["pass_seconds"]
     assert 0 < low <= high
     assert printed["refusal"] is None
+
+
+def test_a_plan_knows_what_the_pass_holds_that_keeps_rows(tmp_path: Path, run: Run) -> None:
+    rows = np.random.default_rng(0).normal(size=(110_000, 2))  # more than the sample
+    zarr.create_array(tmp_path / "rows.zarr", data=rows, chunks=(22_000, 2))
+    for extra, searches in ((), True), (("--acceleration", "none"), False):
+        sizes = [
+            json.loads(run("plan", tmp_path / "rows.zarr", "-k", 2, "--json", *extra, *how).stdout)
+            for how in ((), ("--search", "off"))
+        ]
+        values, plain = (size["task_parts"]["values"] for size in sizes)
+        assert (values > plain + Sieve.blind(2).value_bytes(2)) is searches
+        assert (sizes[0]["task_bytes"] > sizes[1]["task_bytes"]) is searches
 
 
 def test_plan_reads_one_block_and_no_more(points: Path, run: Run) -> None:

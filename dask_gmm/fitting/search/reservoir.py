@@ -14,7 +14,7 @@ pass of a fit alone: whoever proposes a `Sieved` candidate has its rows sieved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,8 +79,13 @@ class Sieve:
     @classmethod
     def of(cls, sample: SampleRows, parameters: MixtureParameters) -> Sieve:
         """The sieve for the rows that a sample of complete rows was drawn from."""
-        most = _MOST_BYTES // (8 * parameters.n_features + _BESIDE)
-        return cls(threshold_of(sample, parameters), max(_FEWEST_ROWS, min(_MOST_ROWS, most)))
+        return replace(cls.blind(parameters.n_features), threshold=threshold_of(sample, parameters))
+
+    @classmethod
+    def blind(cls, n_features: int) -> Sieve:
+        """A sieve that keeps nothing yet, and is planned for as any."""
+        most = _MOST_BYTES // (8 * n_features + _BESIDE)
+        return cls(-np.inf, max(_FEWEST_ROWS, min(_MOST_ROWS, most)))
 
     def value_bytes(self, n_features: int) -> int:
         """Bytes of the rows that are kept, at most."""
