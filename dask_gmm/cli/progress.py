@@ -125,6 +125,7 @@ class ProgressState:
                 self.between = True
             case SearchAdvanced() | SearchFinished():
                 self.stage = _search_stage(event)
+                self.between = isinstance(event, SearchAdvanced)
             case OutputResumed():
                 self.skipped = event.blocks
 

@@ -37,6 +37,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
+
 from dask_gmm.data.checked_store import first_line
 from dask_gmm.data.exclusive import CLAIM, place_of
 from dask_gmm.data.stores import store_spec
@@ -494,10 +496,19 @@ def _record_name(number: int) -> str:
     return f"{number:012d}.commit"  # of one length, so that names sort as numbers do
 
 
+def _of_numpy(value: object) -> Any:
+    """A number of NumPy's, which JSON does not know, as Python has it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
 def _plain(about: Mapping[str, Any]) -> dict[str, Any]:
     """Return JSON values as whoever reads them will have them."""
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(about), allow_nan=False))
+        plain: dict[str, Any] = json.loads(
+            json.dumps(dict(about), allow_nan=False, default=_of_numpy)
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"What is said of a commit must be JSON: {first_line(error)}.") from error
     return plain

@@ -28,7 +28,7 @@ from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.fit import FitReport, fit_mixture
 from dask_gmm.fitting.given import check_given
 from dask_gmm.fitting.prediction import Labels
-from dask_gmm.fitting.search.choice import SEARCHES
+from dask_gmm.fitting.search.choice import SEARCHES, asked_search
 from dask_gmm.fitting.settings import FitSettings, WarmStart
 from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
@@ -187,16 +187,16 @@ class GaussianMixture(FittedMixture):
         nearest one, and with many components that is a poor one. Split-and-merge moves take a
         component from where two share the work of one to where one does that of two; what raises
         the likelihood of rows of the sample that are not fitted counts, and the first read decides
-        between that and where the search began. An int is the most moves to try (0: 'off'), as the
-        end must not depend on the machine's speed; 'auto' and 'thorough' end when nothing has come
-        of 48 or 96 in a row; they set out from two starts and from three. 'auto' searches where
-        'variance-reduced' fits; so not with ``acceleration=None``, which stays scikit-learn's EM to
-        the last digit, and neither from a warm start nor from given starting values. It takes five
-        rows of the sample for each free parameter, of rows that miss no value. Where
-        'variance-reduced' fits, the first read also keeps rows that the mixture explains worst: a
-        population among them that hardly a row of the sample belongs to (one in 20,000, say)
-        becomes a component in the place of one that can be spared, if all rows confirm it in the
-        reads that follow.
+        between that and where the search began (the sample does without 'variance-reduced'). An int
+        is the most moves to try (0: 'off'), as the end must not depend on the machine's speed;
+        'auto' and 'thorough' end when nothing has come of 48 or 96 in a row; they set out from the
+        best two or three of the ends. 'auto' searches where 'variance-reduced' fits; so not with
+        ``acceleration=None``, which stays scikit-learn's EM to the last digit, and neither from a
+        warm start nor from given starting values. It takes some 27 rows of the sample for each free
+        parameter, of rows that miss no value. Where 'variance-reduced' fits, the first read also
+        keeps rows that the mixture explains worst: a population among them that hardly a row of the
+        sample belongs to (one in 20,000, say) becomes a component in the place of one that can be
+        spared, if all rows confirm it in the reads that follow.
     stopping : {'auto', 'change'}, default='auto'
         When an accelerated fit has converged: 'auto' when the best guess at the gain to the optimum
         is below `tol`, 'change' as scikit-learn, which is also what plain EM does.
@@ -515,7 +515,7 @@ class GaussianMixture(FittedMixture):
             cache=cache_size(self.cache),
             on_collapse=self.on_collapse,
             acceleration=self.acceleration,
-            search=self.search,
+            search=asked_search(self.search),
             stopping=self.stopping,
             max_passes=self.max_passes,
             max_bytes=self.max_bytes,

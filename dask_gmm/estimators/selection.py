@@ -23,6 +23,7 @@ from dask_gmm.execution.pinned import cache_size
 from dask_gmm.fitting.contest import CRITERIA
 from dask_gmm.fitting.fit import FitReport
 from dask_gmm.fitting.grid_starts import GridPoint
+from dask_gmm.fitting.search.choice import asked_search
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
@@ -286,7 +287,7 @@ def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
         cache=cache_size(model.cache),
         on_collapse=model.on_collapse,
         acceleration=model.acceleration,
-        search=model.search,
+        search=asked_search(model.search),
         stopping=model.stopping,
         max_passes=model.max_passes,
         max_bytes=model.max_bytes,

@@ -476,6 +476,11 @@ def _data_identity(source: Source) -> dict[str, Any]:
     }
 
 
+# Settings that commits name only where they are not these: those of older versions know them not.
+# A fit that began before there was a search goes on from its starts without one.
+_UNSAID = {"missing": "error", "search": "auto"}
+
+
 def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str, Any]:
     """What a fit was asked to do, as JSON; but what it may spend, which may be raised.
 
@@ -483,13 +488,12 @@ def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str
     """
     free = {"kernel", "cache", "max_passes", "max_bytes", "model", "given"}
     asked = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in free}
-    if settings.missing == "error":
-        del asked["missing"]  # as fits were that knew nothing else
+    for name, unsaid in _UNSAID.items():
+        if asked[name] == unsaid:
+            del asked[name]
     del asked["scaling"]
     if settings.scaling is not None:
         asked["scaling"] = repr(settings.scaling)
-    if settings.search == "off":
-        del asked["search"]
     model = settings.model
     asked |= {"model": type(model).__name__, "kernel": settings.kernel.name}
     asked |= {name: _plain(value) for name, value in vars(model).items()}
@@ -532,7 +536,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], of: str = "") 
     """Say of each thing that differs what it was and what it is."""
     moved = then.get("name") != now.get("name")
     for name in [*now, *(name for name in then if of and name not in now)]:
-        before, value = then.get(name), now.get(name)
+        before, value = then.get(name, _UNSAID.get(name)), now.get(name, _UNSAID.get(name))
         if name == "name" or (name == "content" and moved):
             continue
         if isinstance(value, dict):

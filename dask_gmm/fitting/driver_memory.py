@@ -5,7 +5,7 @@ are sets of K·D² numbers: a mixture has two (covariances and factors), its sta
 and a step in the coordinates of an accelerated strategy is half of one.
 
 The search of the sample (`fitting.search`) adds no sets here: it takes place only where the sample
-has several rows for each parameter, which need more than its mixtures do.
+has some 27 rows for each parameter, which need more than its mixtures do.
 """
 
 from __future__ import annotations

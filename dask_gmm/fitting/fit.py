@@ -125,7 +125,7 @@ def fit_mixture(
         settings.acceleration,
         settings.init_size,
         settings.n_features(source),
-        searches=settings.search not in ("off", 0),
+        searches=settings.search != "off",
     )
     budget.check()
     notify(_started(source, backend, settings, warm))

@@ -122,9 +122,10 @@ def grid_starts(
 ) -> dict[GridPoint, list[GridStart]]:
     """Return the starts of each point, the best first.
 
-    They are `settings.n_init` at most, not counted those of k-means|| that variance-reduced EM
-    tries as they are, besides those that have been fitted to the sample: they come from all rows
-    and may know more.
+    They are `settings.n_init` at most, one more where the sample was searched, so that the first
+    read decides between what was found and the next best; not counted those of k-means|| that
+    variance-reduced EM tries as they are, besides those that have been fitted to the sample: they
+    come from all rows and may know more.
 
     Parameters
     ----------
@@ -154,8 +155,11 @@ def grid_starts(
                 starts = searched[point] + (starts if from_all else [])
             if larger is not None and found[larger]:
                 starts += _merged_start(found[larger][0].parameters, point, sample, settings)
-            fitted = _fitted if accelerations[point] == "variance-reduced" else _polished
-            found[point] = fitted(starts, sample, settings)
+            if accelerations[point] == "variance-reduced":
+                keep = settings.n_init + (point in searched)
+                found[point] = _fitted(starts, sample, settings, keep)
+            else:
+                found[point] = _polished(starts, sample, settings)
             larger = point
             advanced()
     return found
@@ -213,13 +217,16 @@ def _merged_start(
 
 
 def _fitted(
-    starts: Sequence[tuple[MixtureParameters, str]], sample: SampleRows, settings: FitSettings
+    starts: Sequence[tuple[MixtureParameters, str]],
+    sample: SampleRows,
+    settings: FitSettings,
+    keep: int,
 ) -> list[GridStart]:
     """The best ends of fits to the sample, and what comes from all rows as it is."""
     if not starts:
         return []
     model = settings.model.with_family(starts[0][0].family)
-    ends = best_ends(sample, [p for p, _ in starts], model, settings.n_init)
+    ends = best_ends(sample, [p for p, _ in starts], model, keep)
     fitted = [GridStart(end.parameters, end.value, starts[end.start][1]) for end in ends]
     if settings.init_params != "k-means||":
         return fitted

@@ -132,6 +132,7 @@ def set_out(
     search : SampleSearch, optional
         What it finds takes part beside the ends that it has set out from.
     """
+    bound = -np.inf if warm is None else warm.lower_bound
     together: list[tuple[MixtureParameters, ...]] = [(start,) for start in starts]
     tried: tuple[MixtureParameters, ...] = ()
     if acceleration == "variance-reduced" or search is not None:
@@ -149,6 +150,8 @@ def set_out(
             tried = (*tried, *starts)  # they come from all rows, and so they do know more
         together = [tried]  # the first read chooses the best
     elif search is not None:
-        together = [(end,) for end in tried]
-    bound = -np.inf if warm is None else warm.lower_bound
+        # Each would be a restart of its own: the best by the sample, as many as were asked for.
+        best = [fitting.begin((end,)) for end in tried[: settings.n_init]]
+        own = warm is not None or settings.given.any
+        return [*best, *([fitting.begin((starts[0],), bound)] if own else [])]
     return [fitting.begin(some, bound) for some in together]

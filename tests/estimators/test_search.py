@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
 from dask_gmm.errors import CheckpointError
-from dask_gmm.fitting.events import SearchAdvanced, SearchFinished
+from dask_gmm.fitting.events import PassFinished, SearchAdvanced, SearchFinished
 from tests.fitting.search.problems import CENTRES, POOR, clusters
 from tests.marks import quick_ones
 
@@ -80,10 +80,10 @@ def test_when_data_that_are_read_are_searched(
         assert gm.score(values) > best - 5e-3
 
 
-@pytest.mark.parametrize(("size", "expected"), [(400, True), (401, False)])
+@pytest.mark.parametrize(("size", "expected"), [(800, True), (801, False)])
 def test_which_arrays_in_memory_are_searched(size: int, expected: bool) -> None:
     events: list[object] = []
-    fit(clusters(n=20_000), events, init_size=size)
+    fit(clusters(n=40_000), events, init_size=size)
     assert searched(events) is expected
 
 
@@ -166,6 +166,36 @@ def test_families_and_rows_of_any_kind(
     if searched(events):
         near = np.linalg.norm(gm.means_[:, None] - CENTRES[None], axis=-1).min(axis=0)
         assert near.max() < 0.6
+
+
+@pytest.mark.parametrize("acceleration", [None, "squarem"])
+def test_where_a_fit_sets_out_takes_part(
+    values: NDArray[np.float64], best: float, acceleration: str | None
+) -> None:
+    """Also where no sample leads the fit: as the only restart, or beside what was given."""
+    settings: dict[str, Any] = {"acceleration": acceleration, "init_size": 2000, "random_state": 0}
+    events: list[object] = []
+    gm = GaussianMixture(K, means_init=CENTRES, tol=1e-6, warm_start=True, **settings)
+    before = gm.fit(lazy(values)).score(values)
+    gm.set_params(search=20, tol=1e-3, callbacks=[events.append]).fit(lazy(values))
+    assert searched(events)
+    assert gm.score(values) > before - 1e-6
+    events.clear()
+    GaussianMixture(K, search=20, callbacks=[events.append], **settings).fit(lazy(values))
+    passes = [event for event in events if isinstance(event, PassFinished)]
+    most = 1 if acceleration is None else 2
+    assert all(len(event.lower_bounds) <= most for event in passes)
+
+
+@pytest.mark.parametrize("search", [0, np.int64(0), np.int32(3)])
+def test_integers_of_any_kind(values: NDArray[np.float64], search: Any, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"random_state": np.int64(0), "init_size": np.int64(2000)}
+    settings |= {"n_init": np.int64(1), "max_iter": np.int64(50), "max_passes": np.int64(1)}
+    k: Any = np.int64(K)
+    GaussianMixture(k, search=search, **settings).fit(lazy(values), checkpoint=tmp_path)
+    plain: Any = "off" if search == 0 else 3
+    gm = GaussianMixture(K, search=plain, **settings).set_params(max_passes=3)
+    assert gm.fit(lazy(values), checkpoint=tmp_path, resume="must").n_passes_ >= 1
 
 
 def test_an_interrupt_ends_the_search(values: NDArray[np.float64]) -> None:

@@ -262,6 +262,8 @@ def test_seconds_add_up(tmp_path: Path) -> None:
         ({"data": BLOCKS.rechunk((1000, D))}, "the chunks of the data have changed"),
         ({"data": BLOCKS.astype("f4")}, "dtype was '<f8' and is '<f4'"),
         ({"weights": True}, "weighted was False and is True"),
+        ({"search": "off"}, "search was 'auto' and is 'off'"),
+        ({"missing": "drop"}, "missing was 'error' and is 'drop'"),
         ({"missing_chunks": "fill"}, "missing_chunks was 'error' and is 'fill'"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:24],
@@ -272,6 +274,13 @@ def test_another_fit_is_refused(changes: dict[str, Any], said: str, stopped_fit:
         fitted("plain", stopped_fit, **changes)
     assert said in str(error.value)
     assert sorted(stopped_fit.iterdir()) == before
+
+
+def test_settings_that_older_versions_do_not_know_are_not_named(stopped_fit: Path) -> None:
+    """So what they have begun is gone on with."""
+    commit = read_checkpoint(str(stopped_fit))
+    assert commit is not None
+    assert not {"missing", "search", "scaling"} & set(commit.about["settings"])
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ sums rank all pairs; EM of the touched components and their neighbours alone rai
 
 A move counts only if it raises the likelihood of the rows that the search fits and does not lower
 that of rows of the sample which it never fits (`ground`). The first read over all rows then decides
-between what was found and where the search began (`strategies.set_out`).
+between what was found and where the search began (`strategies.set_out`), where variance-reduced EM
+fits.
 
 What no sample holds cannot be found on one: a population of a few rows in a million. The first read
 keeps rows of the lowest density (`reservoir`), and components for them (`births`) take part in the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dask_gmm.fitting.search.search import SearchBudget
 
-__all__ = ["SEARCHES", "choose_search"]
+__all__ = ["SEARCHES", "asked_search", "choose_search"]
 
 SEARCHES = ("auto", "off", "thorough")
 
@@ -12,6 +12,13 @@ SEARCHES = ("auto", "off", "thorough")
 # of another end is: where no move leads out of the best one, one leads past it from the next.
 _AUTO = SearchBudget(moves=1_000, patience=48, starts=2)
 _THOROUGH = SearchBudget(moves=10_000, patience=96, starts=3)
+
+
+def asked_search(search: str | int) -> str | int:
+    """Return `search=` as settings hold it: words, or a Python integer above zero."""
+    if isinstance(search, str):
+        return search
+    return int(search) or "off"
 
 
 def choose_search(
@@ -30,13 +37,13 @@ def choose_search(
     Parameters
     ----------
     asked : {"auto", "off", "thorough"} or int
-        Most moves; 0 is off.
+        Most moves.
     acceleration : str or None
         As it was chosen.
     given : bool
         Whether the fit begins at parameters that the user gave, in part or as a whole.
     """
-    if asked in ("off", 0):
+    if asked == "off":
         return None
     if asked == "thorough":
         return _THOROUGH

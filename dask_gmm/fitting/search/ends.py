@@ -16,8 +16,9 @@ from dask_gmm.fitting.search.search import search
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dask_gmm.fitting.acceleration.climbing import Point
     from dask_gmm.fitting.events import Observer
-    from dask_gmm.fitting.search.search import SearchBudget, SearchEnd
+    from dask_gmm.fitting.search.search import SearchBudget
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
@@ -27,6 +28,8 @@ __all__ = ["SampleSearch"]
 # Nats per row and E-steps, as of the ends that it sets out from.
 _FINE = 1e-7
 _EVALUATIONS = 200
+# Nats per row: ends whose heights differ by less are the same optimum.
+_SAME_END = 1e-5
 _NOTIFY_EVERY = 0.2
 
 
@@ -52,6 +55,8 @@ class SampleSearch:
     ) -> tuple[MixtureParameters, ...]:
         """Search from the best ends, and fit the sample from where that has led.
 
+        Only what lies higher than the best of these ends, by the whole sample, has been found.
+
         Parameters
         ----------
         sample : SampleRows
@@ -66,31 +71,37 @@ class SampleSearch:
             What was found, the best first; none where the sample is too small to say, or no move
             has come to anything.
         """
+        if not ends or ends[0].n_components < 2:
+            return ()
         begun = time.perf_counter()
-        ground = self._ground(sample, ends[0].n_components, model) if ends else None
+        ground = self._ground(sample, ends[0].n_components, model)
         if ground is None:
             return ()
-        found: list[tuple[float, SearchEnd]] = []
+        objective = SampleObjective(sample, model)
+        before = objective(ends[0]).value
+        found: list[tuple[Point, int]] = []
         tried = 0
         for start in ends[: self.budget.starts]:
-            end = search(ground, start, model, self.budget, _Progress(self.notify, tried))
+            progress = _Progress(self.notify, tried)
+            end = search(ground, start, model, self.budget, progress)
             tried += end.tried
             if end.accepted:
-                found.append((ground.judge(end.parameters), end))
-        found.sort(key=lambda pair: -pair[0])
-        objective = SampleObjective(sample, model)
-        climbed = [
-            climb(objective, objective(end.parameters), _FINE, _EVALUATIONS) for _, end in found
-        ]
+                progress(end.tried, end.accepted, end.gain)
+                point, sound = climb(objective, objective(end.parameters), _FINE, _EVALUATIONS)
+                others = [before, *(other.value for other, _ in found)]
+                new = all(abs(point.value - other) > _SAME_END for other in others)
+                if sound and new and point.value > before:
+                    found.append((point, end.accepted))
+        found.sort(key=lambda pair: -pair[0].value)
         self.notify(
             SearchFinished(
                 tried=tried,
-                accepted=found[0][1].accepted if found else 0,
-                gain=found[0][1].gain if found else 0.0,
+                accepted=found[0][1] if found else 0,
+                gain=found[0][0].value - before if found else 0.0,
                 seconds=time.perf_counter() - begun,
             )
         )
-        return tuple(point.parameters for point, sound in climbed if sound)
+        return tuple(point.parameters for point, _ in found)
 
     def grown(
         self,

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Ground"]
 
-# Every so manieth row of the sample judges.
-_JUDGE_EVERY = 4
+# The part of the sample's rows that judge.
+_JUDGES = 0.25
 # Rows that are fitted for each free parameter, where the sample has so many, and at least so many.
 _ROWS_PER_PARAMETER = 20
 _LEAST_ROWS = 40_000
 _MOST_JUDGES = 25_000
-# With fewer than these for each parameter a mixture is fitted to accidents.
-_FEWEST_PER_PARAMETER = 5
+# With fewer than these for each parameter, of rows of equal weight that say as much, the move that
+# looks best of so many is an accident.
+_FEWEST_PER_PARAMETER = 20
 # Responsibilities of all rows for all components are held in memory.
 _MOST_POSTERIORS = 2**23
 
@@ -46,20 +47,22 @@ class Ground:
 
     @classmethod
     def of(cls, sample: SampleRows, n_components: int, family: CovarianceFamily) -> Self | None:
-        """Divide a sample of complete rows; None where it is too small to tell optima apart."""
+        """Divide a sample of complete rows; None where it is too small to tell optima apart.
+
+        Which rows judge is drawn, always the same way: rows of an array come in periods.
+        """
         n, d = sample.rows.values.shape
         n_parameters = family.n_parameters(n_components, d)
         wanted = max(_LEAST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
         wanted = min(wanted, _MOST_POSTERIORS // n_components)
-        index = np.arange(n)
-        judges = index % _JUDGE_EVERY == _JUDGE_EVERY - 1
-        fitted = _thinned(index[~judges], wanted)
-        if fitted.size < max(_FEWEST_PER_PARAMETER * n_parameters, 2):
+        order = np.random.default_rng(0).permutation(n)
+        judges, others = np.split(order, [int(_JUDGES * n)])
+        fitted = _rows(sample, np.sort(others[:wanted]))
+        judging = _rows(sample, np.sort(judges[: max(_MOST_JUDGES, wanted // 2)]))
+        enough = max(_FEWEST_PER_PARAMETER * n_parameters, 2)
+        if fitted.rows.effective_size < enough or 3 * judging.rows.effective_size < enough:
             return None
-        return cls(
-            _rows(sample, fitted),
-            _rows(sample, _thinned(index[judges], max(_MOST_JUDGES, wanted // 2))),
-        )
+        return cls(fitted, judging)
 
     def posteriors(self, parameters: MixtureParameters) -> NDArray[np.float64]:
         """Return the responsibilities of the fitted rows, (n, K)."""
@@ -68,14 +71,6 @@ class Ground:
     def judge(self, parameters: MixtureParameters) -> float:
         """Return the mean log-density of the judging rows, in nats."""
         return self.judging.evaluate(parameters)[0]
-
-
-def _thinned(index: NDArray[np.intp], most: int) -> NDArray[np.intp]:
-    """At most so many of some rows, evenly spaced."""
-    if index.size <= most:
-        return index
-    chosen: NDArray[np.intp] = index[np.linspace(0, index.size - 1, most).astype(np.intp)]
-    return chosen
 
 
 def _rows(sample: SampleRows, index: NDArray[np.intp]) -> SampleRows:

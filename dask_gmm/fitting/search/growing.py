@@ -10,12 +10,14 @@ from dask_gmm.fitting.search.parts import climb_together, mixture
 from dask_gmm.fitting.search.search import splits_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dask_gmm.fitting.search.ground import Ground
     from dask_gmm.fitting.search.splits import Split
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["grown"]
+__all__ = ["grown", "with_halves"]
 
 # EM steps after each turn of splits.
 _STEPS = 10
@@ -42,7 +44,7 @@ def grown(
     """
     while (lacking := n_components - parameters.n_components) > 0:
         splits = sorted(splits_of(ground, parameters, model), key=lambda split: -split.gain)
-        larger = _split(parameters, splits[:lacking]) if splits else None
+        larger = with_halves(parameters, splits[:lacking]) if splits else None
         if larger is None:
             return None
         (end,) = climb_together(ground.fitted.each, [larger], model, _STEPS)
@@ -52,7 +54,7 @@ def grown(
     return parameters
 
 
-def _split(parameters: MixtureParameters, splits: list[Split]) -> MixtureParameters | None:
+def with_halves(parameters: MixtureParameters, splits: Sequence[Split]) -> MixtureParameters | None:
     """Put the halves of some components in their place, the second ones at the end."""
     weights, means = list(parameters.weights), list(parameters.means)
     covariances = list(parameters.covariances)

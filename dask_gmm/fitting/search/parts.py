@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
     Evaluate = Callable[[Sequence[Candidate]], Sequence[SufficientStatistics]]
+    Update = Callable[[SufficientStatistics], MixtureParameters]
 
-__all__ = ["Climbed", "climb_together", "held_rows", "mixture", "part_of", "with_part"]
+__all__ = ["Climbed", "Update", "climb_together", "held_rows", "mixture", "part_of", "with_part"]
 
 
 def part_of(parameters: MixtureParameters, components: Sequence[int]) -> MixtureParameters:
@@ -116,7 +117,11 @@ class Climbed:
 
 
 def climb_together(
-    evaluate: Evaluate, starts: Sequence[MixtureParameters], model: MixtureModel, steps: int
+    evaluate: Evaluate,
+    starts: Sequence[MixtureParameters],
+    model: MixtureModel,
+    steps: int,
+    update: Update | None = None,
 ) -> list[Climbed | None]:
     """Do some EM steps from each start, all evaluated on the same rows at the same time.
 
@@ -127,12 +132,15 @@ def climb_together(
     starts : sequence of MixtureParameters
     model : MixtureModel
     steps : int
+    update : callable, optional
+        The M-step, where it is not the model's.
 
     Returns
     -------
     list of (Climbed or None)
         None for one on whose way a covariance was no longer positive definite.
     """
+    update = update or model.update
     ends: list[Climbed | None] = [Climbed(start, -np.inf) for start in starts]
     for _ in range(steps):
         alive = [(i, end) for i, end in enumerate(ends) if end is not None]
@@ -142,7 +150,7 @@ def climb_together(
         for (i, end), statistics in zip(alive, found, strict=True):
             value = model.objective(statistics, end.parameters)
             try:
-                ends[i] = Climbed(model.update(statistics), value)
+                ends[i] = Climbed(update(statistics), value)
             except (CollapsedComponentError, InputError):
                 ends[i] = None
             if not np.isfinite(value):

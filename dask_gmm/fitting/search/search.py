@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.search.moves import disjoint, moved, ranked
 from dask_gmm.fitting.search.parts import climb_together, held_rows, part_of, with_part
@@ -137,10 +139,11 @@ class _Search:
         self.splits = _Splits(self.ground.fitted, self.model)
 
     def run(self, start: MixtureParameters) -> SearchEnd:
-        here = self._climb(start, _SETTLING_STEPS)
-        if here is None or start.n_components < 2:
+        if start.n_components < 2:
             return SearchEnd(start, 0.0, 0, 0)
+        here = self._settled(start)
         first, tried, accepted, in_vain = here, 0, 0, 0
+        self.advanced(0, 0, 0.0)
         while tried < self.budget.moves and in_vain < self.budget.patience:
             view = _View.of(self.ground, here.parameters)
             moves = self._ranked(view)
@@ -152,13 +155,29 @@ class _Search:
                     break
                 batch, moves = moves[:room], moves[room:]
                 tried, in_vain = tried + len(batch), in_vain + len(batch)
-                found = self._try(here, view, batch, together)
+                found = self._try(
+                    here,
+                    view,
+                    batch,
+                    together,
+                    partial(self.advanced, tried, accepted, here.judged - first.judged),
+                )
                 together = []
-                self.advanced(tried, accepted, here.judged - first.judged)
             if found is None:
                 break
             here, accepted, in_vain = found, accepted + 1, 0
         return SearchEnd(here.parameters, here.judged - first.judged, tried, accepted)
+
+    def _settled(self, start: MixtureParameters) -> _Position:
+        """Where the search begins.
+
+        What closes in on a few rows has a likelihood as high as one likes: then any sound mixture
+        that explains the judging rows as well is better.
+        """
+        objective = SampleObjective(self.ground.fitted, self.model)
+        end, sound = climb(objective, objective(start), _ENOUGH, _SETTLING_STEPS)
+        value = end.value if sound else -np.inf
+        return _Position(end.parameters, value, self.ground.judge(end.parameters))
 
     def _climb(self, parameters: MixtureParameters, steps: int) -> _Position | None:
         """Do some EM steps of the whole mixture."""
@@ -182,7 +201,12 @@ class _Search:
         return ranked(self.splits.of(view), removals)
 
     def _try(
-        self, here: _Position, view: _View, batch: Sequence[Move], together: Sequence[Move]
+        self,
+        here: _Position,
+        view: _View,
+        batch: Sequence[Move],
+        together: Sequence[Move],
+        still_here: Callable[[], None],
     ) -> _Position | None:
         """Try some moves, and a few together; return where the best has led, if anywhere."""
         local = _in_parallel(
@@ -195,7 +219,11 @@ class _Search:
             starts.append(all_of_them)
         if not starts:
             return None
-        ends = [self._climb(begun, _WHOLE_STEPS) for begun in starts]
+        ends = []
+        for begun in starts:
+            still_here()
+            ends.append(self._climb(begun, _WHOLE_STEPS))
+        still_here()
         better = [
             end
             for end in ends
@@ -274,7 +302,12 @@ class _Splits:
         found = _in_parallel(lambda k: self._split(view, k, ones[k]), new, self._fitted.n_threads)
         for k, split in zip(new, found, strict=True):
             self._known[k] = (ones[k], split)
-        return [split for _, split in self._known.values() if split is not None]
+        weights = view.parameters.weights.tolist()
+        return [
+            replace(split, gain=split.gain * weights[split.component])
+            for _, split in self._known.values()
+            if split is not None
+        ]
 
     def _still(self, k: int, one: MixtureParameters) -> bool:
         if k not in self._known:
@@ -286,6 +319,7 @@ class _Splits:
         return bool(np.linalg.norm(shift) < _STILL and turned < _STILL)
 
     def _split(self, view: _View, k: int, one: MixtureParameters) -> Split | None:
+        """The split of a component, its gain for each row that the component holds."""
         rows = self._fitted.rows
         held = view.posteriors[:, k]
         most = max(_ROWS_FOR_SPLIT, _ROWS_PER_PARAMETER * one.n_parameters)
@@ -296,14 +330,18 @@ class _Splits:
         if found is None:
             return None
         gain, halves = found
-        share = float(view.parameters.weights[k])
-        return Split(k, gain * share, halves)
+        return Split(k, gain, halves)
 
 
 def _in_parallel(work: Callable[[T], R], items: Iterable[T], n_threads: int) -> list[R]:
     """Do independent work on threads, in order."""
     todo = list(items)
+
+    def on_one_thread(item: T) -> R:
+        with single_threaded_blas():  # some BLAS keep this for each thread
+            return work(item)
+
     if n_threads == 1 or len(todo) < 2:
-        return [work(item) for item in todo]
+        return [on_one_thread(item) for item in todo]
     with ThreadPoolExecutor(min(n_threads, len(todo)), "dask-gmm-search") as pool:
-        return list(pool.map(work, todo))
+        return list(pool.map(on_one_thread, todo))

@@ -5,6 +5,9 @@ Gaussian's: stretched along an axis, flat on one (two humps have little kurtosis
 least and most of it are eigenvectors of E[|z|² z zᵀ] of the whitened rows z; Cardoso 1989), or too
 many of them far out. Each way to begin divides the rows in two; all of them are fitted by EM to the
 rows at the same time, and the best end is the split.
+
+Where covariances do not follow from the rows of each component alone ("tied"), both halves keep
+that of the component: what another one would gain these rows, others would lose.
 """
 
 from __future__ import annotations
@@ -18,15 +21,16 @@ from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.fitting.search.parts import climb_together
 from dask_gmm.fitting.starts import responsibility_statistics
 from dask_gmm.mixture.kernels import Candidate
+from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from dask_gmm.fitting.search.parts import Climbed, Update
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
-    from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
 
@@ -44,6 +48,8 @@ _TURNS_OF_TWO_MEANS = 4
 _CORES = (0.5, 0.95)
 # Directions with less of the variance than this are those of rows in a subspace.
 _FLAT = 1e-12
+# Rows of equal weight that a half needs, for each of its mean and covariance's directions.
+_ROWS_PER_DIRECTION = 5.0
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,11 @@ def split_in_two(
     Returns
     -------
     (float, MixtureParameters) or None
-        The gain in nats per unit of weight of these rows, and the two; None if they are too few, or
-        lie in a subspace.
+        The gain in nats per unit of weight of these rows, and the two; None if they are too few.
     """
     assert rows.weights is not None
     d = rows.values.shape[1]
+    update = _update(one, model)
     starts = []
     for mask in _divisions(rows, rows.weights):
         halves = [np.flatnonzero(mask), np.flatnonzero(~mask)]
@@ -94,7 +100,7 @@ def split_in_two(
             continue
         pieces = [(half, rows.weights[half]) for half in halves]
         try:
-            starts.append(model.update(responsibility_statistics(rows, pieces, 2, one.form)))
+            starts.append(update(responsibility_statistics(rows, pieces, 2, one.form)))
         except (CollapsedComponentError, InputError):
             continue
     if not starts:
@@ -104,27 +110,66 @@ def split_in_two(
         return kernel.statistics(rows, candidates)
 
     (before,) = e_step([Candidate(one)])
-    begun = [end for end in climb_together(e_step, starts, model, _STEPS) if end is not None]
-    begun.sort(key=lambda end: -end.value)
-    promising = [end.parameters for end in begun[:_KEPT]]
-    ends = [end for end in climb_together(e_step, promising, model, _MORE_STEPS) if end is not None]
+
+    def climbed(starts: Sequence[MixtureParameters], steps: int) -> list[Climbed]:
+        ends = climb_together(e_step, starts, model, steps, update)
+        return sorted((end for end in ends if end is not None), key=lambda end: -end.value)
+
+    promising = [end.parameters for end in climbed(starts, _STEPS)[:_KEPT]]
+    enough = _ROWS_PER_DIRECTION * (d + 1)
+    ends = [
+        end
+        for end in climbed(promising, _MORE_STEPS)
+        if end.parameters.weights.min() * rows.effective_size >= enough
+    ]
     if not ends:
         return None
-    best = max(ends, key=lambda end: end.value)
+    best = ends[0]
     more = best.parameters.n_parameters - one.n_parameters
     gain = best.value - model.objective(before, one) - more / rows.effective_size
     return gain, best.parameters
 
 
-def _divisions(rows: Rows, weights: Array) -> Iterator[Mask]:
-    """Divide the rows in two, in several ways; each is a mask of shape (n,)."""
+def _update(one: MixtureParameters, model: MixtureModel) -> Update:
+    """The M-step of the two that take a component's place."""
+    if one.family.independent:
+        return model.update
+    both = np.zeros(2, dtype=np.intp)
+    covariances = one.form.take(one.covariances, both)
+
+    def held(statistics: SufficientStatistics) -> MixtureParameters:
+        shifts = statistics.first / statistics.counts[:, None]
+        weights = statistics.counts / statistics.counts.sum()
+        return MixtureParameters.create(
+            one.family, weights, statistics.reference + shifts, covariances
+        )
+
+    return held
+
+
+def _whitened(rows: Rows, weights: Array) -> Array:
+    """The rows in coordinates of unit variance, the longest axis last, (n, d) or fewer columns.
+
+    The axes are those of the columns in units of their own standard deviations; columns and
+    directions without variance are left out.
+    """
     values = np.asarray(rows.values, dtype=np.float64)
     share = weights / weights.sum()
     centred = values - share @ values
-    variances, axes = np.linalg.eigh((centred * share[:, None]).T @ centred)
-    if not variances[0] > _FLAT * variances[-1]:
+    deviations = np.sqrt(share @ np.square(centred))
+    some = deviations > 0.0
+    scaled = centred[:, some] / deviations[some]
+    variances, axes = np.linalg.eigh((scaled * share[:, None]).T @ scaled)
+    wide = variances > _FLAT * variances.max(initial=0.0)
+    white: Array = scaled @ axes[:, wide] / np.sqrt(variances[wide])
+    return white
+
+
+def _divisions(rows: Rows, weights: Array) -> Iterator[Mask]:
+    """Divide the rows in two, in several ways; each is a mask of shape (n,)."""
+    white, share = _whitened(rows, weights), weights / weights.sum()
+    if not white.shape[1]:
         return
-    white = centred @ axes / np.sqrt(variances)
     yield white[:, -1] > 0.0
     squares = np.square(white).sum(axis=1)
     _, by_kurtosis = np.linalg.eigh((white * (share * squares)[:, None]).T @ white)

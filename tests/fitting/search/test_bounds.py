@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
+from dask_gmm.fitting.search.growing import with_halves
 from dask_gmm.fitting.search.moves import Move, disjoint, moved, ranked
 from dask_gmm.fitting.search.parts import climb_together, held_rows, part_of, with_part
 from dask_gmm.fitting.search.removals import Removal, cheapest_removals
@@ -21,6 +22,8 @@ from tests.fitting.search.problems import KERNEL, sample_of
 from tests.mixture.problems import FAMILIES, draw, likelihood, random_mixture
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -102,6 +105,58 @@ def test_em_of_a_part_raises_the_whole_by_as_much(seed: int, family: str, weight
     assert mean_density(after, rows) >= mean_density(p, rows) + promised - 1e-10
 
 
+@settings(max_examples=25)
+@given(seed=seeds, family=st.sampled_from(FAMILIES), weighted=st.booleans())
+def test_a_split_gains_no_less_than_it_says(seed: int, family: str, weighted: bool) -> None:
+    p, rows = drawn(seed, family, weighted)
+    held = held_rows(rows, KERNEL.posteriors(rows.values, p)[:, 1], 0.0, N)
+    assert held is not None
+    found = split_in_two(held, part_of(p, [1]), likelihood(family), KERNEL)
+    assume(found is not None)
+    assert found is not None
+    gain, halves = found
+    larger = with_halves(p, [Split(1, gain, halves)])
+    assert larger is not None
+    promised = gain * held.total_weight / rows.total_weight
+    assert mean_density(larger, rows) >= mean_density(p, rows) + promised - 1e-9
+
+
+UNITS = {
+    "as it is": lambda x: x,
+    "a constant column": lambda x: np.column_stack([x, np.full(len(x), 7.0)]),
+    "a sum of columns": lambda x: np.column_stack([x, x.sum(axis=1)]),
+    "other units": lambda x: x * [1.0, 1e9, 1e-6],
+}
+
+
+@pytest.mark.parametrize("units", UNITS.values(), ids=UNITS)
+def test_two_clusters_are_found_in_any_units(
+    units: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(800, 3))
+    values[400:, 1] += 5.0
+    values = units(values)
+    regular = 1e-6 if values.shape[1] == 4 else 0.0  # a subspace has no density without
+    rows, model = Rows(values, np.ones(len(values))), likelihood("full", regular)
+    d = values.shape[1]
+    one = model.update(KERNEL.statistics(rows, [Candidate(random_mixture(0, "full", 1, d))])[0])
+    found = split_in_two(rows, one, model, KERNEL)
+    assert found is not None
+    assert found[0] == pytest.approx(0.345, abs=0.02)  # whatever the units
+
+
+def test_halves_hold_rows_enough_to_say_what_they_are() -> None:
+    values = np.random.default_rng(0).normal(size=(400, 2))
+    values[:8] += 40.0
+    model = likelihood("full")
+    rows = Rows(values, np.ones(len(values)))
+    one = model.update(KERNEL.statistics(rows, [Candidate(random_mixture(0, "full", 1, 2))])[0])
+    found = split_in_two(rows, one, model, KERNEL)
+    if found is not None:
+        assert found[1].weights.min() * len(rows) > 8.5
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_clusters_are_found_in_one_component(family: str) -> None:
     rng = np.random.default_rng(0)
@@ -112,6 +167,8 @@ def test_two_clusters_are_found_in_one_component(family: str) -> None:
     one = random_mixture(0, family, 1, 3)
     for _ in range(2):
         one = model.update(KERNEL.statistics(rows, [Candidate(one)])[0])
+    if not one.family.independent:  # other components say what the covariance is
+        one = type(one).create(family, one.weights, one.means, np.eye(3))
     found = split_in_two(rows, one, model, KERNEL)
     assert found is not None
     gain, two = found

@@ -132,8 +132,11 @@ def test_more_components_than_places() -> None:
 
 def test_a_small_sample_says_nothing() -> None:
     family = covariance_family("full")
-    assert Ground.of(sample_of(clusters(n=180)), 5, family) is None
-    assert Ground.of(sample_of(clusters(n=400)), 5, family) is not None
+    assert Ground.of(sample_of(clusters(n=760)), 5, family) is None
+    assert Ground.of(sample_of(clusters(n=800)), 5, family) is not None
+    weights = np.full(2000, 1e-6)
+    weights[::50] = 1e6  # forty rows say everything
+    assert Ground.of(sample_of(clusters(), weights), 5, family) is None
 
 
 def test_rows_that_judge_are_not_fitted() -> None:
@@ -143,6 +146,16 @@ def test_rows_that_judge_are_not_fitted() -> None:
     fitted, judging = ground.fitted.rows.values, ground.judging.rows.values
     assert not np.intersect1d(fitted, judging).size
     assert len(fitted) + len(judging) == 1000
+
+
+@pytest.mark.parametrize("period", [2, 3, 4, 8])
+def test_rows_that_come_in_periods_judge_as_others(period: int) -> None:
+    values = np.arange(6000) % period
+    ground = Ground.of(sample_of(values.reshape(-1, 1)), 2, covariance_family("full"))
+    assert ground is not None
+    for some in (ground.fitted, ground.judging):
+        shares = np.bincount(some.rows.values[:, 0].astype(int), minlength=period) / len(some)
+        assert np.allclose(shares, 1 / period, atol=0.05)
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
@@ -165,6 +178,7 @@ def test_what_is_found_is_told_and_fitted_to_all_rows() -> None:
     complete = Rows(values[np.isfinite(gappy).all(axis=1)], complete=True)
     sample = SampleRows(Rows(values), KERNEL)
     _, start = optimum(sample, around(POOR, "full"))
+    _, best = optimum(sample, around(CENTRES, "full"))
     events: list[object] = []
     model = likelihood("full")
     (found,) = SampleSearch(complete, FEW, events.append).better_than(sample, [start], model)
@@ -172,5 +186,9 @@ def test_what_is_found_is_told_and_fitted_to_all_rows() -> None:
     assert isinstance(events[-1], SearchFinished)
     assert any(isinstance(event, SearchAdvanced) for event in events)
     assert events[-1].accepted >= 1
-    best = around(CENTRES, "full")
-    assert SampleSearch(complete, FEW, events.append).better_than(sample, [best], model) == ()
+    events.clear()
+    search = SampleSearch(complete, SearchBudget(64, 16, starts=2), events.append)
+    # From the poor end it comes to where the other is already: that is nothing found.
+    assert search.better_than(sample, [best, start], model) == ()
+    assert isinstance(events[-1], SearchFinished)
+    assert (events[-1].accepted, events[-1].gain) == (0, 0.0)
