@@ -8,8 +8,11 @@ Around an accelerated strategy, which knows nothing of it:
   a *rival*: a second run of the strategy, which takes part in the same reads. It sets out as the
   strategy has, from a fit to the sample. So if a read finds it no higher than the strategy was when
   that began, it is given up.
-- Once a read finds the rival higher than the strategy's own mixture is by then, the fit goes on
-  from there. So it ends no lower for having looked.
+- The fit goes on from there once a read finds the rival higher than the strategy's own mixture by
+  more than that expects to gain yet; where it expects anything, once it has ended below. Until then
+  both take part in the reads: a wild row, which is worth nats a row to whoever has adapted to it,
+  decides nothing on the way. So a fit ends no lower for having looked, by what its strategy knows
+  of its own end.
 - A fit that would have ended after its first pass goes on for a rival that promises a tenth of
   `tol`: a population is found or not, and `tol` is what EM may leave of what it climbs anyway.
 """
@@ -17,10 +20,11 @@ Around an accelerated strategy, which knows nothing of it:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.fitting.events import Outcome, RareComponentsFound, StepKind
+from dask_gmm.fitting.events import Judgement, Outcome, RareComponentsFound, StepKind
 from dask_gmm.fitting.loop import Fitting
 from dask_gmm.fitting.search.births import find_rival
 from dask_gmm.fitting.search.reservoir import Sieve, Sieved, SievedStatistics
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.fitting.acceleration.verified import VerifiedEM, VerifiedState
-    from dask_gmm.fitting.events import Judgement, Observer
+    from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.loop import FitResult
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -42,7 +46,7 @@ __all__ = ["RareSearch", "RareState", "looks_for_rare"]
 
 # The part of `tol` that a rival has to promise where the fit has ended without it.
 _WORTH_A_READ = 0.1
-# A rival is ahead by then, or is none.
+# A rival that is behind after so many reads is none.
 _MOST_READS = 3
 
 saved(Sieve)
@@ -60,7 +64,8 @@ class RareState:
     sieve : Sieve or None
         Of the pass that comes next, where it keeps rows.
     rival : VerifiedState or None
-        Of a run with components that the data have not confirmed yet.
+        Of a run with components, while it is not known whether it will end the higher. It may
+        have ended itself.
     births : int
         How many those are.
     height : float
@@ -123,7 +128,7 @@ class RareSearch(Fitting[RareState]):
         own = self._own(state)
         if state.sieve is not None:
             return (Sieved(own[0], state.sieve), *own[1:])
-        if state.rival is not None:
+        if state.rival is not None and state.rival.outcome is None:
             return (*own, *self.led.propose(state.rival))
         return own
 
@@ -140,17 +145,15 @@ class RareSearch(Fitting[RareState]):
             return self._after_sieving(state, fit, first)
         n = len(self._own(state))
         fit = self.led.judge(state.fit, statistics[:n]) if n else state.fit
-        try:
-            rival = self.led.judge(state.rival, statistics[n:])
-        except CollapsedComponentError:  # where that ends a fit, it ends a rival alone
-            return self._alone(state, fit, float("nan"))
-        return self._compare(state, fit, rival)
-
-    def _alone(self, state: RareState, fit: VerifiedState[Any], bound: float) -> RareState:
-        """Give the rival up; a pass that was its alone was one in vain."""
-        if state.fit.outcome is None:
-            return RareState(fit)
-        return RareState(fit.judged(StepKind.REJECTED, bound))
+        rival, bound = state.rival, float("nan")
+        if rival.outcome is None:
+            try:
+                rival = self.led.judge(rival, statistics[n:])
+            except CollapsedComponentError:  # where that ends a fit, it ends a rival alone
+                return RareState(fit if n else fit.judged(StepKind.REJECTED, bound))
+            bound = rival.judgements[-1].objective
+        # Until the rival takes over, a pass that was its alone was one in vain.
+        return self._compare(state, fit if n else fit.judged(StepKind.REJECTED, bound), rival)
 
     def _after_sieving(
         self, state: RareState, fit: VerifiedState[Any], found: SievedStatistics
@@ -182,35 +185,48 @@ class RareSearch(Fitting[RareState]):
     def _compare(
         self, state: RareState, fit: VerifiedState[Any], rival: VerifiedState[Any]
     ) -> RareState:
-        """Keep one of the two, or both while it is not known which is the better one."""
-        assert state.rival is not None
-        alone = self._alone(state, fit, rival.judgements[-1].objective)
-        own, theirs = fit.accepted, rival.accepted
-        if own is None or rival.mended or rival.outcome is Outcome.COLLAPSED:
+        """Keep one of the two, or both while it is not known which will end the higher.
+
+        Both have judged the read.
+        """
+        both, alone = replace(state, fit=fit, rival=rival), RareState(fit)
+        if fit.accepted is None or rival.mended or rival.outcome is Outcome.COLLAPSED:
             return alone
-        if theirs is None:  # the same again, about better centres
-            return replace(state, fit=alone.fit, rival=rival) if rival.outcome is None else alone
-        if not theirs.point.value > state.height:
+        if rival.accepted is None:  # the same again, about better centres
+            return both if rival.outcome is None else alone
+        if not rival.accepted.point.value > state.height:
             return alone
-        # Where its last trial was rejected, its next step is certain to gain as much as this.
-        moved = own is not state.fit.accepted
-        sure = 0.0 if moved or fit.outcome is not None else max(own.point.gain, 0.0)
-        ahead = theirs.point.value - own.point.value - sure
+        ahead = _ahead(fit, rival)
+        if ahead > _to_come(fit):
+            return self._taken_over(both)
         if ahead > 0.0:
-            self.notify(RareComponentsFound(state.births, ahead))
-            return RareState(self._in_place_of(state.fit, rival))
-        left = rival.expected_gain
-        ended = rival.outcome is not None or len(rival.judgements) >= _MOST_READS
-        if ended or fit.outcome not in (None, Outcome.CONVERGED):
+            return both
+        late = rival.outcome is not None or len(rival.judgements) >= _MOST_READS
+        if late or fit.outcome not in (None, Outcome.CONVERGED):
             return alone
+        left = rival.expected_gain
         if fit.outcome is not None and not (left is None or ahead + left > 0.0):
             return alone
-        return replace(state, fit=alone.fit, rival=rival)
+        return both
+
+    def _taken_over(self, state: RareState) -> RareState:
+        """Let the rival be the fit, and say so."""
+        assert state.rival is not None
+        self.notify(RareComponentsFound(state.births, _ahead(state.fit, state.rival)))
+        return RareState(self._in_place_of(state.fit, state.rival))
 
     def stop(self, state: RareState, outcome: Outcome) -> RareState:
-        """End where the strategy stands."""
-        ended = state.fit.outcome is not None
-        return RareState(state.fit if ended else self.led.stop(state.fit, outcome))
+        """End where the strategy stands, or the rival where that is higher."""
+        fit, rival = state.fit, state.rival
+        if fit.outcome is None:
+            fit = self.led.stop(fit, outcome)
+        if rival is None or rival.accepted is None or rival.mended or fit.accepted is None:
+            return RareState(fit)
+        if not _ahead(fit, rival) > 0.0 or not rival.accepted.point.value > state.height:
+            return RareState(fit)
+        if rival.outcome is None:
+            rival = self.led.stop(rival, outcome)
+        return self._taken_over(replace(state, fit=fit, rival=rival))
 
     def finish(self, state: RareState) -> FitResult:
         """Return where the strategy stands."""
@@ -233,18 +249,41 @@ class RareSearch(Fitting[RareState]):
         return self.led.end(state.fit)
 
     def _in_place_of(
-        self, before: VerifiedState[Any], rival: VerifiedState[Any]
+        self, fit: VerifiedState[Any], rival: VerifiedState[Any]
     ) -> VerifiedState[Any]:
-        """The rival with what the fit has gone through before the pass that confirmed it."""
-        last = replace(rival.judgements[-1], kind=StepKind.ACCEPTED)
-        bounds, outcome = (*before.bounds, rival.bounds[-1]), rival.outcome
+        """The rival with what the fit has gone through before the last pass, which both judged."""
+        *before, last = fit.judgements
+        counted = last.kind in (StepKind.START, StepKind.PLAIN, StepKind.ACCEPTED)
+        earlier = fit.bounds[:-1] if counted else fit.bounds
+        assert rival.accepted is not None
+        here = rival.accepted.point.value
+        bounds, outcome = (*earlier, here), rival.outcome
         if outcome is None and len(bounds) >= self.led.max_iter:
             outcome = Outcome.MAX_ITER
+        confirmed = Judgement(StepKind.ACCEPTED, here, rival.expected_gain)
         return replace(
             rival,
-            judgements=(*before.judgements, last),
+            judgements=(*before, confirmed),
             bounds=bounds,
             outcome=outcome,
-            mended=before.mended,
-            begun=len(before.bounds),
+            mended=fit.mended,
+            begun=len(earlier),
         )
+
+
+def _ahead(fit: VerifiedState[Any], rival: VerifiedState[Any]) -> float:
+    """By how much the rival is higher than the fit, in nats per row."""
+    assert fit.accepted is not None
+    assert rival.accepted is not None
+    return rival.accepted.point.value - fit.accepted.point.value
+
+
+def _to_come(fit: VerifiedState[Any]) -> float:
+    """What a fit may gain yet, in nats per row: nothing where it has ended, ∞ where none knows."""
+    if fit.outcome is not None:
+        return 0.0
+    expected = fit.expected_gain
+    if expected is None or not isfinite(expected):
+        return float("inf")
+    assert fit.accepted is not None
+    return max(expected, fit.accepted.point.gain)  # that much the next plain step is certain of
