@@ -9,10 +9,9 @@ Around an accelerated strategy, which knows nothing of it:
   strategy has, from a fit to the sample. So if a read finds it no higher than the strategy was when
   that began, it is given up.
 - The fit goes on from there once a read finds the rival higher than the strategy's own mixture by
-  more than that expects to gain yet; where it expects anything, once it has ended below. Until then
-  both take part in the reads: a wild row, which is worth nats a row to whoever has adapted to it,
-  decides nothing on the way. So a fit ends no lower for having looked, by what its strategy knows
-  of its own end.
+  more than that expects to gain yet; where nobody knows that, or there are isolated rows which no
+  sample tells of, once it has ended below. Until then both take part in the reads. So it ends no
+  lower for having looked.
 - A fit that would have ended after its first pass goes on for a rival that promises a tenth of
   `tol`: a population is found or not, and `tol` is what EM may leave of what it climbs anyway.
 """
@@ -70,6 +69,9 @@ class RareState:
         How many those are.
     height : float
         The objective that the rival has to be above when a read has been there, in nats per row.
+    patient : bool
+        Whether the rival waits until the fit has ended, whatever that expects to gain: there are
+        isolated rows, which its sample knows nothing of.
     """
 
     fit: VerifiedState[Any]
@@ -77,6 +79,7 @@ class RareState:
     rival: VerifiedState[Any] | None = None
     births: int = 0
     height: float = float("-inf")
+    patient: bool = False
 
     @property
     def outcome(self) -> Outcome | None:
@@ -180,7 +183,13 @@ class RareSearch(Fitting[RareState]):
         ):
             return RareState(fit)
         begun = self.led.begin((rival.parameters,))
-        return RareState(fit, rival=begun, births=rival.births, height=here.value)
+        return RareState(
+            fit,
+            rival=begun,
+            births=rival.births,
+            height=here.value,
+            patient=rival.isolated > 0,
+        )
 
     def _compare(
         self, state: RareState, fit: VerifiedState[Any], rival: VerifiedState[Any]
@@ -197,7 +206,8 @@ class RareSearch(Fitting[RareState]):
         if not rival.accepted.point.value > state.height:
             return alone
         ahead = _ahead(fit, rival)
-        if ahead > _to_come(fit):
+        ended = fit.outcome is not None
+        if ahead > _to_come(fit) and (ended or not state.patient):
             return self._taken_over(both)
         if ahead > 0.0:
             return both
@@ -205,7 +215,7 @@ class RareSearch(Fitting[RareState]):
         if late or fit.outcome not in (None, Outcome.CONVERGED):
             return alone
         left = rival.expected_gain
-        if fit.outcome is not None and not (left is None or ahead + left > 0.0):
+        if ended and not (left is None or ahead + left > 0.0):
             return alone
         return both
 

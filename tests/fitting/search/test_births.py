@@ -81,12 +81,12 @@ def test_a_component_gains_no_less_than_low_rows_say(
     weights = np.random.default_rng(seed).exponential(size=400) if weighted else np.ones(400)
     densities = KERNEL.log_densities(values, p)
     some = densities <= np.quantile(densities, part)
-    low = births._Low.of(Rows(values[some], weights[some]), p, float(weights.sum()), KERNEL)
+    low = births._Low.of(Rows(values[some], weights[some]), p, float(weights.sum()), 400.0, KERNEL)
     own = births._Own(b, size)
     both, _ = low.with_component(own)
     theirs = np.log(size) + KERNEL.log_densities(values, b)
     exact = weights @ (np.logaddexp(np.log1p(-size) + densities, theirs) - densities)
-    assert low.gain(both, own) <= exact + 1e-9 * abs(exact) + 1e-9
+    assert low.gain(both, own) * float(weights.sum()) <= exact + 1e-9 * abs(exact) + 1e-9
 
 
 @pytest.mark.parametrize("family", quick_ones(FAMILIES, ("full", "tied")))
@@ -171,7 +171,7 @@ def test_an_enriched_sample_stands_for_all_rows() -> None:
     kept = Reservoir.of(Rows(values, weights), densities, 0, Sieve(threshold, 150))
     low = densities[::EVERY] < threshold
     total = float(weights.sum())
-    rows = enriched(kept, total, sample, low).rows
+    rows = enriched(kept.standing, total, sample, low).rows
     assert len(rows) == (~low).sum() + 150
     assert rows.total_weight == pytest.approx(len(sample))
     assert rows.weights is not None
