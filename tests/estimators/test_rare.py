@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture as ScikitLearnMixture
 
 from dask_gmm import GaussianMixture
@@ -143,6 +144,36 @@ def test_where_there_is_nothing_to_find_a_fit_ends_as_ever(seed: int) -> None:
     assert not any(isinstance(event, RareComponentsFound) for event in found)
     assert reads(found) <= reads(before)
     assert gm.score(values[~rare]) > off.score(values[~rare]) - 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("far", [3e4, 1e5])
+def test_a_wild_row_is_worth_no_lower_end(
+    drawn: tuple[NDArray[np.float64], NDArray[np.bool_]], far: float
+) -> None:
+    """An optimum that gives it a component of its own is reached all the same."""
+    values, rare = drawn[0].copy(), drawn[1]
+    values[np.flatnonzero(~rare)[777]] = far, -far
+    off = fit(lazy(values), search="off")
+    assert fit(lazy(values)).lower_bound_ > off.lower_bound_ - 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("at", "spread"), [(100.0, 2.0), (1000.0, 2.0), (1000.0, 50.0)])
+def test_clusters_stay_where_there_is_garbage(at: float, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=N)
+    values = CENTRES[labels] + rng.normal(size=(N, 2))
+    garbage = rng.choice(N // 80, 30, replace=False) * 80 + 7
+    values[garbage] = at + spread * rng.normal(size=(30, 2))
+    sound = np.ones(N, dtype=bool)
+    sound[garbage] = False
+    agreed = []
+    for search in (4, "off"):
+        settings: dict[str, Any] = {"random_state": 0, "init_size": 1000, "tol": 1e-4}
+        gm = GaussianMixture(4, means_init=CENTRES, search=search, **settings).fit(lazy(values))
+        agreed.append(adjusted_rand_score(labels[sound], gm.predict(values[sound])))
+    assert agreed[0] > agreed[1] - 0.01
 
 
 def bits(gm: GaussianMixture) -> tuple[bytes, ...]:

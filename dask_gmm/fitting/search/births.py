@@ -268,11 +268,15 @@ class _Others:
     values : (n, D)
     weights : (n,) float64
         Which sum to the part that all rows that are not low have of the weight of all.
+    accidents : float
+        What the parameters of a component are worth to the rows that are not low, all of which
+        the mixture was fitted to, if it fits their accidents alone (Akaike 1974), in nats per row.
     kernel : Kernel
     """
 
     values: NDArray[Any]
     weights: Array
+    accidents: float
     kernel: Kernel
 
     @classmethod
@@ -287,18 +291,23 @@ class _Others:
         judging = ground.judging.rows
         assert judging.weights is not None
         share = some.total_weight / whole.rows.total_weight
-        return cls(judging.values, judging.weights * (share / judging.total_weight), whole.kernel)
+        weights = judging.weights * (share / judging.total_weight)
+        own_parameters = parameters.n_parameters / parameters.n_components
+        accidents = share * own_parameters / some.effective_size
+        return cls(judging.values, weights, accidents, whole.kernel)
 
     def spare(self, full: MixtureParameters, after: MixtureParameters) -> bool:
         """Whether they hardly miss what `after` lacks beside the mixture that lacks nothing.
 
-        Both have the births. What a few rows may say by chance is allowed for.
+        Both have the births. What few rows say by chance and by accident is allowed for.
         """
+        gone = full.n_components - after.n_components
         before, now = (self.kernel.log_densities(self.values, p) for p in (full, after))
         lost = before - now
         mean = float(self.weights @ lost) / float(self.weights.sum())
         chance = float(np.sqrt(np.square(self.weights) @ np.square(lost - mean)))
-        return float(self.weights @ lost) - _CHANCES * chance < _SPARED
+        allowed = _SPARED + gone * self.accidents + _CHANCES * chance
+        return float(self.weights @ lost) < allowed
 
 
 @dataclass(frozen=True)
