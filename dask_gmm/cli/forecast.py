@@ -89,7 +89,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         settings.n_init,
         acceleration,
         n_features=n_features,
-        searches=settings.search not in ("off", 0),
+        search=settings.search,
     )
     raw, names = source, source.feature_names
     if asked is not None:  # what is estimated has no numbers yet, and these cost as much as any
@@ -176,7 +176,7 @@ def _largest_job(
         return job
     together = job.candidates[:1] * (settings.n_init + search.starts)
     first = StatisticsJob(together, job.kernel)
-    return SievingJob(first, Sieve.blind(d), source.max_block_rows or 0)
+    return SievingJob(first, Sieve.blind(d), source.max_block_rows)
 
 
 def _check(passes: Plan, job: StatisticsJob | SievingJob, place: Place) -> None:

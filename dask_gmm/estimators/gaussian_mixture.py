@@ -196,7 +196,9 @@ class GaussianMixture(FittedMixture):
         'variance-reduced' fits, the first read also keeps rows that the mixture explains worst: a
         population among them that hardly a row of the sample belongs to (one in 20,000, say)
         becomes a component in the place of one that can be spared, if all rows confirm it in the
-        reads that follow.
+        reads that follow. That is a component whose loss costs the other rows less than 1e-3 nats
+        a row (in a sample of few rows: than these say by accident), so that nothing else is merged
+        for a few rows far away.
     stopping : {'auto', 'change'}, default='auto'
         When an accelerated fit has converged: 'auto' when the best guess at the gain to the optimum
         is below `tol`, 'change' as scikit-learn, which is also what plain EM does.

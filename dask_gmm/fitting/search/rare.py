@@ -4,7 +4,8 @@ Around an accelerated strategy, which knows nothing of it:
 
 - The first pass sieves the data (`reservoir`): beside its statistics it keeps rows of the lowest
   density.
-- Where these have components to begin in the place of others (`births`), the mixture with them is
+- Where these have components to begin in the place of others that can be spared (`births`: whose
+  loss costs the other rows less than 1e-3 nats a row), the mixture with them is
   a *rival*: a second run of the strategy, which takes part in the same reads. It sets out as the
   strategy has, from a fit to the sample. So if a read finds it no higher than the strategy was when
   that began, it is given up.
@@ -165,7 +166,7 @@ class RareSearch(Fitting[RareState]):
         if fit.outcome not in (None, Outcome.CONVERGED) or fit.accepted is None:
             # It has ended, or is mended; or the same start comes again, about better centres.
             again = fit.trial is None and fit.outcome is None
-            return RareState(fit, state.sieve if again else None)
+            return RareState(fit, Sieve.of(self.complete, fit.starts[0]) if again else None)
         assert state.sieve is not None
         sieved, here = self.led.propose(state.fit)[0].parameters, fit.accepted.point
         densities = self.complete.kernel.log_densities(self.complete.rows.values, sieved)

@@ -58,6 +58,7 @@ _MOST_ROWS, _MOST_BYTES = 8192, 2 * 2**20
 _FEWEST_ROWS = 256
 _PART = 2**16  # rows of a block that are looked at together
 _BESIDE = 32  # bytes of a row's weight, key and place
+_ROUNDING = 1e-9  # of log-densities, more than any two ways to compute them differ by
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -98,7 +99,10 @@ def threshold_of(sample: SampleRows, parameters: MixtureParameters) -> float:
     below = max(_FEWEST_BELOW, int(_BELOW * len(found)))
     if below >= len(found):
         return -np.inf
-    return float(np.partition(found, below)[below])
+    threshold = float(np.partition(found, below)[below])
+    # Another E-step's densities differ by rounding: of rows that lie on each other, at the
+    # threshold, none is below it.
+    return threshold - _ROUNDING * max(1.0, abs(threshold))
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,13 +270,14 @@ class SievingJob:
     ----------
     job : StatisticsJob
     sieve : Sieve
-    block_rows : int
-        Rows of the largest block, as far as anybody knows: each has a density.
+    block_rows : int or None
+        Rows of the largest block: each has a density. Of blocks of unknown size these are planned
+        for as little as the blocks themselves are.
     """
 
     job: StatisticsJob
     sieve: Sieve
-    block_rows: int
+    block_rows: int | None
 
     def open(self) -> OpenSievingJob:
         """Prepare the kernel for the candidates."""
@@ -292,8 +297,9 @@ class SievingJob:
         """
         # Low rows are gathered once more to see what they miss.
         n_features = self.job.candidates[0].parameters.n_features
-        part = min(2 * _PART, self.block_rows) * (8 * n_features + 64)
-        return self.job.workspace_bytes + 8 * self.block_rows + part
+        rows, most = self.block_rows, 2 * _PART
+        part = (most if rows is None else min(most, rows)) * (8 * n_features + 64)
+        return self.job.workspace_bytes + 8 * (rows or 0) + part
 
 
 @dataclass(frozen=True)
@@ -320,4 +326,4 @@ class SievingEvaluator(Evaluator):
             return super().job(candidates)
         plain = (Candidate(first.parameters, first.reference), *candidates[1:])
         source, kernel = self._passes.source, self._kernel
-        return SievingJob(StatisticsJob(plain, kernel), first.sieve, source.max_block_rows or 0)
+        return SievingJob(StatisticsJob(plain, kernel), first.sieve, source.max_block_rows)

@@ -173,7 +173,7 @@ def test_neighbours(seed: int, n: int, held: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(births, "_DISTANCES", held)
         nearest, reach = births._neighbours(values[: n // 2], values, 3)
-    distances, places = cKDTree(values).query(values[: n // 2], 4)
+    distances, places = map(np.asarray, cKDTree(values).query(values[: n // 2], 4))
     assert np.allclose(np.sqrt(reach), distances[:, -1])
     assert np.array_equal(np.sort(nearest, axis=1), np.sort(places, axis=1))
 
