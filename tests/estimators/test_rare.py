@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture as ScikitLearnMixture
 
 from dask_gmm import GaussianMixture
-from dask_gmm.fitting.events import PassFinished, RareComponentsFound
+from dask_gmm.fitting.events import PassFinished, PassStarted, RareComponentsFound, SampleAdvanced
 from dask_gmm.fitting.search.reservoir import SievingJob
 from tests.marks import quick_ones
 
@@ -81,6 +81,7 @@ def test_a_rare_population_is_found_in_as_many_reads(
     values, rare = drawn
     found, before = list[object](), list[object]()
     gm = fit(lazy(values), found)
+    told = tuple(found)
     off = fit(lazy(values), before, search="off")
     assert any(isinstance(event, RareComponentsFound) for event in found)
     recall, precision = quality(gm.predict(values), gm.means_, rare)
@@ -88,6 +89,13 @@ def test_a_rare_population_is_found_in_as_many_reads(
     assert quality(off.predict(values), off.means_, rare)[1] < 0.5
     assert gm.score(values) > off.score(values) + 1e-3
     assert reads(found) == gm.n_passes_ <= reads(before)
+    # What a rival takes part with is nobody's start, and its bound is not the fit's.
+    passes = [event for event in told if isinstance(event, PassFinished)]
+    assert [len(event.lower_bounds) for event in passes[1:]] == [1] * (len(passes) - 1)
+    started = [event.candidates for event in told if isinstance(event, PassStarted)]
+    assert started == [len(event.lower_bounds) for event in passes]
+    stages = [event.work for event in told if isinstance(event, SampleAdvanced)]
+    assert stages.count("looking for rare components") == 1
     assert gm.converged_
     # What the fit says of itself is of the mixture with the new component.
     assert gm.lower_bound_ == pytest.approx(gm.score(values), abs=1e-5)

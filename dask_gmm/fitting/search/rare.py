@@ -24,10 +24,16 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.fitting.events import Judgement, Outcome, RareComponentsFound, StepKind
+from dask_gmm.fitting.events import (
+    Judgement,
+    Outcome,
+    RareComponentsFound,
+    SampleAdvanced,
+    StepKind,
+)
 from dask_gmm.fitting.loop import Fitting
 from dask_gmm.fitting.search.births import find_rival
-from dask_gmm.fitting.search.reservoir import Sieve, Sieved, SievedStatistics
+from dask_gmm.fitting.search.reservoir import Beside, Sieve, Sieved, SievedStatistics
 from dask_gmm.fitting.state import saved
 
 if TYPE_CHECKING:
@@ -133,7 +139,9 @@ class RareSearch(Fitting[RareState]):
         if state.sieve is not None:
             return (Sieved(own[0], state.sieve), *own[1:])
         if state.rival is not None and state.rival.outcome is None:
-            return (*own, *self.led.propose(state.rival))
+            rival = self.led.propose(state.rival)
+            # A pass of the rival alone is the fit's pass: it stands there, or it was in vain.
+            return (*own, *(Beside.of(c) for c in rival)) if own else rival
         return own
 
     def _own(self, state: RareState) -> tuple[Candidate, ...]:
@@ -170,6 +178,7 @@ class RareSearch(Fitting[RareState]):
         assert state.sieve is not None
         sieved, here = self.led.propose(state.fit)[0].parameters, fit.accepted.point
         densities = self.complete.kernel.log_densities(self.complete.rows.values, sieved)
+        self.notify(SampleAdvanced("looking for rare components", 0, 1))
         rival = find_rival(
             found.reservoir,
             here.parameters,

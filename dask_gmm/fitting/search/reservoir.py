@@ -15,7 +15,7 @@ pass of a fit alone: whoever proposes a `Sieved` candidate has its rows sieved.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 __all__ = [
+    "Beside",
     "Reservoir",
     "Sieve",
     "Sieved",
@@ -119,6 +120,16 @@ class Sieved(Candidate):
     def __init__(self, candidate: Candidate, sieve: Sieve) -> None:
         super().__init__(candidate.parameters, candidate.reference)
         object.__setattr__(self, "sieve", sieve)
+
+
+@dataclass(frozen=True, eq=False)
+class Beside(Candidate):
+    """A candidate that takes part in a read for a mixture where the fit does not stand."""
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self:
+        """The same candidate."""
+        return cls(candidate.parameters, candidate.reference)
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,7 +328,15 @@ class OpenSievingJob:
 
 
 class SievingEvaluator(Evaluator):
-    """An evaluator that keeps rows for the candidate that asks for it, the first of a pass."""
+    """An evaluator that keeps rows for the candidate that asks for it, the first of a pass.
+
+    Observers do not hear of those `Beside` others.
+    """
+
+    def told(self, candidates: Sequence[Candidate]) -> Sequence[int]:
+        """Which of the candidates observers hear of; see `Evaluator.told`."""
+        own = [i for i, one in enumerate(candidates) if not isinstance(one, Beside)]
+        return own or range(len(candidates))
 
     def job(self, candidates: Sequence[Candidate]) -> BlockJob[Any]:
         """What a task does with each block; see `Evaluator.job`."""

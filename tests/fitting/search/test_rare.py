@@ -13,7 +13,7 @@ from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.collapse import MStep
-from dask_gmm.fitting.events import Outcome, RareComponentsFound, StepKind
+from dask_gmm.fitting.events import Outcome, RareComponentsFound, SampleAdvanced, StepKind
 from dask_gmm.fitting.loop import run
 from dask_gmm.fitting.search.rare import RareSearch, RareState, looks_for_rare
 from dask_gmm.fitting.search.reservoir import Reservoir, Sieved, SievedStatistics
@@ -82,7 +82,7 @@ def test_the_rival_shares_reads_and_takes_over() -> None:
     shared = [n > 1 for n in reads.candidates[1:]]
     assert shared == sorted(shared, reverse=True)
     assert result.judgements[sum(shared)].objective in result.lower_bounds
-    assert [type(event) for event in events] == [RareComponentsFound]
+    assert [type(event) for event in events] == [SampleAdvanced, RareComponentsFound]
     assert np.linalg.norm(result.parameters.means - PLACE, axis=1).min() < 0.5
     assert len(result.judgements) == len(reads.candidates)
     assert list(result.lower_bounds) == sorted(result.lower_bounds)
