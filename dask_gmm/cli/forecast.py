@@ -89,7 +89,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         settings.n_init,
         acceleration,
         n_features=n_features,
-        searches=asked_search(settings.search) != "off",
+        search=asked_search(settings.search),
     )
     raw, names = source, source.feature_names
     if asked is not None:  # what is estimated has no numbers yet, and these cost as much as any
@@ -174,9 +174,9 @@ def _largest_job(
     search = choose_search(asked_search(settings.search), acceleration=acceleration, given=False)
     if search is None or acceleration != "variance-reduced":
         return job
-    together = job.candidates[:1] * (settings.n_init + search.starts)
+    together = job.candidates[:1] * (settings.n_init + search.turns)
     first = StatisticsJob(together, job.kernel)
-    return SievingJob(first, Sieve.blind(d), source.max_block_rows or 0)
+    return SievingJob(first, Sieve.blind(d), source.max_block_rows)
 
 
 def _check(passes: Plan, job: StatisticsJob | SievingJob, place: Place) -> None:

@@ -181,7 +181,8 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             help="Whether to look for a better optimum on the sample before the first read, by "
             "moving components from where two do the work of one to where one does that of two: "
             "'thorough' tries longer, a number is the most moves to try, 'off' leaves it. 'auto' "
-            "does so for data larger than the sample. It costs no read.",
+            "does so for data larger than the sample. It costs no read. The first read then also "
+            "finds components too rare for the sample, in the place of ones that nobody misses.",
         ),
         option(
             "--max-passes",

@@ -67,6 +67,8 @@ class ProgressState:
         What became of the last pass's step.
     remaining : float or None
         Estimate of what is left to gain, in nats per row, where an accelerated fit makes one.
+    rare : int
+        Rare components that were found.
     skipped : int
         Blocks of an output that an earlier run has finished.
     """
@@ -85,6 +87,7 @@ class ProgressState:
     pass_seconds: float | None = None
     kind: str = ""
     remaining: float | None = None
+    rare: int = 0
     skipped: int = 0
     resumed: bool = False
 
@@ -126,6 +129,9 @@ class ProgressState:
             case SearchAdvanced() | SearchFinished():
                 self.stage = _search_stage(event)
                 self.between = isinstance(event, SearchAdvanced)
+            case RareComponentsFound():
+                self.rare += event.components
+                self.changes.clear()  # another series, from the mixture with these
             case OutputResumed():
                 self.skipped = event.blocks
 
@@ -277,6 +283,8 @@ def _details(state: ProgressState) -> str:
         parts.append(f"{state.remaining:.1e} nats/row remaining")
     if state.candidates > 1:
         parts.append(f"{state.candidates} {state.among}")
+    if state.rare:
+        parts.append(f"{state.rare} rare component(s) found")
     if state.skipped:
         parts.append(f"{state.skipped:,} blocks were finished before")
     parts += _outlook(state)

@@ -189,14 +189,16 @@ class GaussianMixture(FittedMixture):
         the likelihood of rows of the sample that are not fitted counts, and the first read decides
         between that and where the search began (the sample does without 'variance-reduced'). An int
         is the most moves to try (0: 'off'), as the end must not depend on the machine's speed;
-        'auto' and 'thorough' end when nothing has come of 48 or 96 in a row; they set out from the
-        best two or three of the ends. 'auto' searches where 'variance-reduced' fits; so not with
+        'auto' and 'thorough' end when nothing has come of 48 or 96 in a row, twice or three
+        times, with other rows to judge. 'auto' searches where 'variance-reduced' fits; so not with
         ``acceleration=None``, which stays scikit-learn's EM to the last digit, and neither from a
         warm start nor from given starting values. It takes some 27 rows of the sample for each free
         parameter, of rows that miss no value. Where 'variance-reduced' fits, the first read also
         keeps rows that the mixture explains worst: a population among them that hardly a row of the
         sample belongs to (one in 20,000, say) becomes a component in the place of one that can be
-        spared, if all rows confirm it in the reads that follow.
+        spared, if all rows confirm it in the reads that follow. That is a component whose loss
+        costs the other rows less than 1e-3 nats a row (in a sample of few rows: than these say by
+        accident), so that nothing else is merged for a few rows far away.
     stopping : {'auto', 'change'}, default='auto'
         When an accelerated fit has converged: 'auto' when the best guess at the gain to the optimum
         is below `tol`, 'change' as scikit-learn, which is also what plain EM does.

@@ -17,6 +17,7 @@ from dask_gmm.errors import MemoryPlanError
 from dask_gmm.execution.machine import machine_memory
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.sampling import automatic_size
+from dask_gmm.fitting.search.choice import choose_search
 from dask_gmm.fitting.strategies import choose_acceleration
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def check_driver_memory(
     init_size: int | None = None,
     n_features: int | None = None,
     *,
-    searches: bool = False,
+    search: str | int = "off",
+    given: bool = False,
 ) -> None:
     """Refuse a mixture whose own numbers do not fit this process.
 
@@ -66,8 +68,10 @@ def check_driver_memory(
         Rows of the sample that are asked for.
     n_features : int, optional
         D, where it is not the source's.
-    searches : bool
-        Whether a rival with rare components may run beside it.
+    search : {"auto", "off", "thorough"} or int
+        As asked for: where it takes place a rival with rare components may run beside the fit.
+    given : bool
+        Whether the fit begins at parameters that the user gave.
 
     Raises
     ------
@@ -79,7 +83,8 @@ def check_driver_memory(
     size = init_size or automatic_size(n_parameters, d)
     chosen = choose_acceleration(acceleration, source, size, n_parameters)
     sets = _SETS_AT_WORK[chosen] + _held(chosen, n_init)
-    if searches and chosen == "variance-reduced":
+    searching = choose_search(search, acceleration=chosen, given=given) is not None
+    if searching and chosen == "variance-reduced":
         sets += _SETS[chosen]
     needed, limit = 8 * _numbers(family, k, d) * sets, machine_memory()
     if needed <= limit:

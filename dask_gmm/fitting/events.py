@@ -227,7 +227,10 @@ class OutputResumed:
 
 @dataclass(frozen=True)
 class PassStarted:
-    """A pass over all blocks begins; `candidates` sets of parameters share its read."""
+    """A pass over all blocks begins; `candidates` sets of parameters share its read.
+
+    Beside these there may be those of a rival (`RareComponentsFound`): the fit stands at none.
+    """
 
     number: int
     candidates: int
@@ -250,7 +253,8 @@ class PassFinished:
     number : int
         1 for the first.
     lower_bounds : tuple of float
-        Mean log-likelihood per row, in nats, of each candidate at the parameters the pass had.
+        Mean log-likelihood per row, in nats, of each candidate at the parameters the pass had; none
+        of a rival.
     rows, blocks : int
         What was read, or came from the cache.
     bytes_read : int

@@ -125,7 +125,8 @@ def fit_mixture(
         settings.acceleration,
         settings.init_size,
         settings.n_features(source),
-        searches=settings.search != "off",
+        search=settings.search,
+        given=warm is not None or settings.given.any,
     )
     budget.check()
     notify(_started(source, backend, settings, warm))

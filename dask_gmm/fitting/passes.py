@@ -292,7 +292,8 @@ class Evaluator:
         """
         number = len(self.history) + 1
         job = self.job(candidates)
-        self._notify(PassStarted(number, len(candidates)))
+        told = self.told(candidates)
+        self._notify(PassStarted(number, len(told)))
 
         def advanced(progress: PassProgress) -> None:
             self._notify(PassAdvanced(number, progress))
@@ -305,7 +306,7 @@ class Evaluator:
         )
         self._check_rows(result.value.rows, number)
         statistics: tuple[SufficientStatistics, ...] = result.value.statistics
-        bounds = tuple(s.mean_log_likelihood for s in statistics)
+        bounds = tuple(statistics[i].mean_log_likelihood for i in told)
         record = PassFinished(
             number=number,
             lower_bounds=bounds,
@@ -325,6 +326,10 @@ class Evaluator:
     def job(self, candidates: Sequence[Candidate]) -> BlockJob[Any]:
         """What a task does with each block when these candidates are evaluated."""
         return StatisticsJob(tuple(candidates), self._kernel)
+
+    def told(self, candidates: Sequence[Candidate]) -> Sequence[int]:
+        """Which of the candidates observers hear of: here all."""
+        return range(len(candidates))
 
     def _check_rows(self, rows: int, number: int) -> None:
         if self._rows is None:

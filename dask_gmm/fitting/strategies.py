@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.fitting.acceleration.climbing import SampleObjective
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
@@ -137,11 +138,9 @@ def set_out(
     tried: tuple[MixtureParameters, ...] = ()
     if acceleration == "variance-reduced" or search is not None:
         assert sample is not None
-        keep = max(settings.n_init, 0 if search is None else search.budget.starts)
-        ends = fit_sample(sample, starts, settings.model, keep)
-        tried = ends[: settings.n_init]
+        tried = fit_sample(sample, starts, settings.model, settings.n_init)
         if search is not None:
-            tried = (*search.better_than(sample, ends, settings.model), *tried)
+            tried = (*search.better_than(sample, tried, settings.model), *tried)
     if acceleration == "variance-reduced":
         if warm is not None or settings.given.any:
             # Whoever gave it may know more than the sample: the first read tells.
@@ -151,7 +150,10 @@ def set_out(
         together = [tried]  # the first read chooses the best
     elif search is not None:
         # Each would be a restart of its own: the best by the sample, as many as were asked for.
-        best = [fitting.begin((end,)) for end in tried[: settings.n_init]]
+        assert sample is not None
+        height = SampleObjective(sample, settings.model)
+        ranked = sorted(tried, key=lambda end: -height(end).value)
+        best = [fitting.begin((end,)) for end in ranked[: settings.n_init]]
         own = warm is not None or settings.given.any
         return [*best, *([fitting.begin((starts[0],), bound)] if own else [])]
     return [fitting.begin(some, bound) for some in together]

@@ -22,6 +22,8 @@ from dask_gmm.fitting.events import (
     PassFinished,
     PassJudged,
     PassStarted,
+    RareComponentsFound,
+    SampleAdvanced,
     SampleDrawn,
     StartsFound,
     StepKind,
@@ -155,6 +157,20 @@ def test_lines() -> None:
         "pass 1: log-likelihood -3.000000, 2.0 s, 500 rows/s, 8.00 kB/s",
         "pass 2: log-likelihood -2.500000 (+5.0e-01), 2.0 s, 500 rows/s, 8.00 kB/s",
     ]
+
+
+def test_rare_components_are_told_on_the_bar_too() -> None:
+    state = fit([-3.0, -2.5], 1e-3)
+    state.take(SampleAdvanced("looking for rare components", 0, 1))
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    console.print(_Bar(state))
+    state.take(RareComponentsFound(2, 0.01))
+    state.take(PassStarted(4, 1))
+    console.print(_Bar(state))
+    assert isinstance(console.file, io.StringIO)
+    stage, *_, details = console.file.getvalue().strip().splitlines()
+    assert "looking for rare components" in stage
+    assert "2 rare component(s) found" in details
 
 
 def test_what_was_finished_before_is_told() -> None:

@@ -8,10 +8,11 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture as ScikitLearnMixture
 
 from dask_gmm import GaussianMixture
-from dask_gmm.fitting.events import PassFinished, RareComponentsFound
+from dask_gmm.fitting.events import PassFinished, PassStarted, RareComponentsFound, SampleAdvanced
 from dask_gmm.fitting.search.reservoir import SievingJob
 from tests.marks import quick_ones
 
@@ -80,6 +81,7 @@ def test_a_rare_population_is_found_in_as_many_reads(
     values, rare = drawn
     found, before = list[object](), list[object]()
     gm = fit(lazy(values), found)
+    told = tuple(found)
     off = fit(lazy(values), before, search="off")
     assert any(isinstance(event, RareComponentsFound) for event in found)
     recall, precision = quality(gm.predict(values), gm.means_, rare)
@@ -87,6 +89,13 @@ def test_a_rare_population_is_found_in_as_many_reads(
     assert quality(off.predict(values), off.means_, rare)[1] < 0.5
     assert gm.score(values) > off.score(values) + 1e-3
     assert reads(found) == gm.n_passes_ <= reads(before)
+    # What a rival takes part with is nobody's start, and its bound is not the fit's.
+    passes = [event for event in told if isinstance(event, PassFinished)]
+    assert [len(event.lower_bounds) for event in passes[1:]] == [1] * (len(passes) - 1)
+    started = [event.candidates for event in told if isinstance(event, PassStarted)]
+    assert started == [len(event.lower_bounds) for event in passes]
+    stages = [event.work for event in told if isinstance(event, SampleAdvanced)]
+    assert stages.count("looking for rare components") == 1
     assert gm.converged_
     # What the fit says of itself is of the mixture with the new component.
     assert gm.lower_bound_ == pytest.approx(gm.score(values), abs=1e-5)
@@ -145,6 +154,36 @@ def test_where_there_is_nothing_to_find_a_fit_ends_as_ever(seed: int) -> None:
     assert gm.score(values[~rare]) > off.score(values[~rare]) - 1e-4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("far", [3e4, 1e5])
+def test_a_wild_row_is_worth_no_lower_end(
+    drawn: tuple[NDArray[np.float64], NDArray[np.bool_]], far: float
+) -> None:
+    """An optimum that gives it a component of its own is reached all the same."""
+    values, rare = drawn[0].copy(), drawn[1]
+    values[np.flatnonzero(~rare)[777]] = far, -far
+    off = fit(lazy(values), search="off")
+    assert fit(lazy(values)).lower_bound_ > off.lower_bound_ - 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("at", "spread"), [(100.0, 2.0), (1000.0, 2.0), (1000.0, 50.0)])
+def test_clusters_stay_where_there_is_garbage(at: float, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=N)
+    values = CENTRES[labels] + rng.normal(size=(N, 2))
+    garbage = rng.choice(N // 80, 30, replace=False) * 80 + 7
+    values[garbage] = at + spread * rng.normal(size=(30, 2))
+    sound = np.ones(N, dtype=bool)
+    sound[garbage] = False
+    agreed = []
+    for search in (4, "off"):
+        settings: dict[str, Any] = {"random_state": 0, "init_size": 1000, "tol": 1e-4}
+        gm = GaussianMixture(4, means_init=CENTRES, search=search, **settings).fit(lazy(values))
+        agreed.append(adjusted_rand_score(labels[sound], gm.predict(values[sound])))
+    assert agreed[0] > agreed[1] - 0.01
+
+
 def bits(gm: GaussianMixture) -> tuple[bytes, ...]:
     return tuple(a.tobytes() for a in (gm.weights_, gm.means_, gm.covariances_))
 
@@ -180,7 +219,7 @@ def test_rows_of_any_kind(drawn: tuple[NDArray[np.float64], NDArray[np.bool_]], 
     elif kind == "gaps":
         gappy = values.copy()
         gappy[::3, 1] = np.nan
-        X, settings["missing"], settings["init_size"] = lazy(gappy), "marginalize", 2000
+        X, settings["missing"], settings["init_size"] = lazy(gappy), "marginalize", 3000
     elif kind == "mask":
         settings["where"] = da.from_array(np.arange(N) % 5 > 0, chunks=10_000)
     elif kind == "scaled":

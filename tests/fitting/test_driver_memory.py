@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,3 +85,18 @@ def test_more_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     check_driver_memory(source, FULL, 4, 1, "auto", 10_000)
     with pytest.raises(MemoryPlanError):
         check_driver_memory(source, FULL, 4, 1, "variance-reduced", 10_000)
+
+
+def test_a_rival_is_counted_where_one_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only there: not where the fit begins at given values, or nothing is searched."""
+    source = NumpySource.of(np.zeros((100_000, 8)))
+    kind = "variance-reduced"
+    alone = driver_memory._SETS_AT_WORK[kind] + driver_memory._held(kind, 1)
+    monkeypatch.setattr(driver_memory, "machine_memory", lambda: 8 * (4 * 64 + 64) * alone)
+    check = partial(check_driver_memory, source, FULL, 4, 1, kind, 10_000)
+    for refused in ({"search": "auto"}, {"search": 5}, {"search": "thorough", "given": True}):
+        with pytest.raises(MemoryPlanError):
+            check(**refused)
+    for allowed in ({}, {"search": "off"}, {"search": "auto", "given": True}):
+        check(**allowed)
+    check_driver_memory(source, FULL, 4, 1, "squarem", 10_000, search=5)

@@ -16,12 +16,18 @@ A quarter of the rows judge and are not fitted, and the bound on them has to be 
 many parameters gain by accident (Schwarz 1978). What goes for a new component is tried on a sample
 whose low rows are those of the reservoir, with EM of the whole mixture from there: what a removal
 costs at once says little of what the others make up for.
+
+A component can be *spared* if its loss costs the other rows, those that are not low, less than 1e-3
+nats a row: a few rows far away are worth any cluster to the likelihood of a normal mixture, and
+nobody wants two clusters merged for them. And what is *isolated*, a row or a few without neighbours
+anywhere near, is no population and would outweigh all others: it is set aside, and comes back only
+when a rival is complete.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -68,6 +74,14 @@ _FEWEST_ROWS = 5
 _FLAT = 10.0
 # Components whose removal is tried, EM steps of the whole mixture with each, and of the best ones.
 _REMOVALS, _FEW_STEPS, _KEPT, _MORE_STEPS = 6, 8, 2, 25
+# What the rows that are not low may lose by what goes for births, in nats per row: the default
+# `tol`, differences below which nobody pays a read for.
+_SPARED = 1e-3
+_CHANCES = 2.0  # standard errors of what they say, by which it has to be more
+# Squared distance to the nearest rows, in units of the components' mean covariance and of its
+# median where that is more: beyond it rows are isolated.
+_ISOLATED = 30.0**2
+_DISTANCES = 2**18  # that are held at a time
 # EM of the whole mixture on all of the sample ends when a step gains less, in nats per row.
 _FINE, _EVALUATIONS = 1e-6, 60
 
@@ -84,15 +98,18 @@ class Rival:
     promise : float
         How much higher it is than the mixture that it was made from, in nats per row of the
         enriched sample, when both have been fitted to that.
+    isolated : int
+        Rows of the reservoir that no promise counts, as they are far from all others.
     """
 
     parameters: MixtureParameters
     births: int
     promise: float
+    isolated: int = 0
 
 
 def enriched(
-    reservoir: Reservoir,
+    theirs: Rows,
     weight: float,
     sample: SampleRows,
     low: NDArray[np.bool_],
@@ -104,7 +121,8 @@ def enriched(
 
     Parameters
     ----------
-    reservoir : Reservoir
+    theirs : Rows
+        Of a reservoir (`Reservoir.standing`).
     weight : float
         Σ_n w_n of all rows.
     sample : SampleRows
@@ -112,12 +130,12 @@ def enriched(
     low : (m,) bool
         Which of them are below the reservoir's threshold.
     """
-    rows, theirs = sample.rows, reservoir.standing
+    rows = sample.rows
     assert theirs.weights is not None
     own = np.ones(len(rows)) if rows.weights is None else rows.weights
     own = own[~low] * ((weight - theirs.total_weight) / own[~low].sum())
     weights = np.concatenate([own, theirs.weights]) * (len(rows) / weight)
-    values = np.concatenate([rows.values[~low], reservoir.values], dtype=rows.values.dtype)
+    values = np.concatenate([rows.values[~low], theirs.values], dtype=rows.values.dtype)
     return SampleRows(Rows(values, weights, complete=True), sample.kernel, sample.n_threads)
 
 
@@ -150,28 +168,32 @@ def find_rival(
     Rival or None
         None where there are no such components, or none can be spared for them.
     """
-    theirs = reservoir.standing
-    few = len(theirs) < _JUDGE_EVERY * _least_rows(parameters)
-    if few or parameters.n_components < 2 or low.all() or not weight > theirs.total_weight:
+    everything = reservoir.standing
+    fewest = _JUDGE_EVERY * _least_rows(parameters)
+    if len(everything) < fewest or parameters.n_components < 2 or low.all():
         return None
-    rows_below = _Low.of(theirs, parameters, weight, sample.kernel)
-    found = _components(rows_below, parameters, rows, model)
+    # As many rows of equal weight as say as much (Kish 1965), by the sample's.
+    size = rows * sample.rows.effective_size / len(sample.rows)
+    metric = _metric(parameters)
+    alone = _isolated(everything.values, metric, _least_rows(parameters))
+    theirs = everything.take(np.flatnonzero(~alone)) if alone.any() else everything
+    weight -= everything.total_weight - theirs.total_weight
+    if len(theirs) < fewest or not weight > theirs.total_weight:
+        return None
+    rows_below = _Low.of(theirs, parameters, weight, size, sample.kernel)
+    found = _components(rows_below, metric, parameters, model)
     if not found:
         return None
-    whole = enriched(reservoir, weight, sample, low)
+    whole = enriched(theirs, weight, sample, low)
     ground = Ground.of(whole, parameters.n_components, model.family)
     if ground is None:
         return None
-    here = begun = _Position.of(ground, parameters, model, _MORE_STEPS)
-    births = 0
-    for own in found:
-        after = None if here is None else _with_birth(ground, here, own, model)
-        if here is None or after is None or after.value - here.value < own.by_accident(rows):
-            break
-        if after.judged <= here.judged:
-            break
-        here, births = after, births + 1
-    if here is None or begun is None or not births:
+    others = _Others.of(whole, len(theirs), parameters)
+    begun = _Position.of(ground, parameters, model, _MORE_STEPS)
+    if others is None or begun is None:
+        return None
+    here = _with_births(ground, begun, found, others, size, model)
+    if not here.born:
         return None
     objective = SampleObjective(whole, model)
     ends = [
@@ -183,50 +205,201 @@ def find_rival(
     before, rival = (end for end, _ in ends)
     if not rival.value > before.value:
         return None
-    return Rival(rival.parameters, births, rival.value - before.value)
+    found_it = rival.parameters
+    if alone.any():  # as the fit will come to terms with these rows, so does the rival
+        weight += everything.total_weight - theirs.total_weight
+        objective = SampleObjective(enriched(everything, weight, sample, low), model)
+        end, sound = climb(objective, objective(found_it), _FINE, _EVALUATIONS)
+        found_it = end.parameters if sound else found_it
+    promise = rival.value - before.value
+    return Rival(found_it, len(here.born), promise, int(alone.sum()))
+
+
+def _isolated(values: Array, metric: Array, h: int) -> NDArray[np.bool_]:
+    """Which rows have fewer than h others anywhere near, (n,).
+
+    Most are near some of the first rows, which stand for all; the others are compared with each.
+    """
+    white = _whitened(values, metric)
+    if h >= len(white):
+        return np.zeros(len(white), dtype=bool)
+    some = white[:_SEEDED]
+    reach = _neighbours(white, some, min(h, len(some) - 1))[1]
+    limit = _ISOLATED * max(float(np.median(reach)), 1.0)
+    (far,) = np.nonzero(reach > limit)
+    alone = np.zeros(len(white), dtype=bool)
+    if far.size:
+        alone[far] = _neighbours(white[far], white, h)[1] > limit
+    return alone
+
+
+def _whitened(values: Array, metric: Array) -> Array:
+    """Rows about their median, in units of a covariance; what is too far for a square is nearer."""
+    centred = values - np.median(values, axis=0)
+    white = np.linalg.solve(metric, np.clip(centred, -1e75, 1e75).T).T
+    return np.clip(white, -1e75, 1e75, order="C")
+
+
+def _neighbours(rows: Array, among: Array, h: int) -> tuple[NDArray[np.intp], Array]:
+    """The h + 1 nearest of some rows to each, (n, h + 1), and the largest squared distance, (n,).
+
+    Where a row is among them itself it counts.
+    """
+    squares = np.square(among).sum(axis=1)
+    nearest = np.empty((len(rows), h + 1), dtype=np.intp)
+    reach = np.empty(len(rows))
+    step = max(1, _DISTANCES // len(among))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        some = rows[part]
+        apart = squares - 2.0 * (some @ among.T) + np.square(some).sum(axis=1)[:, None]
+        near = np.argpartition(apart, h, axis=1)[:, : h + 1]
+        nearest[part] = near
+        reach[part] = np.take_along_axis(apart, near, axis=1).max(axis=1)
+    return nearest, reach
+
+
+@dataclass(frozen=True)
+class _Others:
+    """The judging rows that are not low: what they say of a mixture that lacks a component.
+
+    Attributes
+    ----------
+    values : (n, D)
+    weights : (n,) float64
+        Which sum to the part that all rows that are not low have of the weight of all.
+    accidents : float
+        What the parameters of a component are worth to the rows that are not low, all of which
+        the mixture was fitted to, if it fits their accidents alone (Akaike 1974), in nats per row.
+    kernel : Kernel
+    """
+
+    values: NDArray[Any]
+    weights: Array
+    accidents: float
+    kernel: Kernel
+
+    @classmethod
+    def of(cls, whole: SampleRows, n_low: int, parameters: MixtureParameters) -> Self | None:
+        """Those of an enriched sample, of which so many rows, the last ones, are low."""
+        some = whole.rows.take(slice(0, len(whole) - n_low))
+        # They come first, so that these are divided as all are.
+        own = SampleRows(some, whole.kernel, whole.n_threads)
+        ground = Ground.of(own, parameters.n_components, parameters.family)
+        if ground is None:
+            return None
+        judging = ground.judging.rows
+        assert judging.weights is not None
+        share = some.total_weight / whole.rows.total_weight
+        weights = judging.weights * (share / judging.total_weight)
+        own_parameters = parameters.n_parameters / parameters.n_components
+        accidents = share * own_parameters / some.effective_size
+        return cls(judging.values, weights, accidents, whole.kernel)
+
+    def spare(self, full: MixtureParameters, after: MixtureParameters) -> bool:
+        """Whether they hardly miss what `after` lacks beside the mixture that lacks nothing.
+
+        Both have the births. What few rows say by chance and by accident is allowed for.
+        """
+        gone = full.n_components - after.n_components
+        before, now = (self.kernel.log_densities(self.values, p) for p in (full, after))
+        lost = before - now
+        mean = float(self.weights @ lost) / float(self.weights.sum())
+        chance = float(np.sqrt(np.square(self.weights) @ np.square(lost - mean)))
+        allowed = _SPARED + gone * self.accidents + _CHANCES * chance
+        return float(self.weights @ lost) < allowed
 
 
 @dataclass(frozen=True)
 class _Position:
-    """A mixture after some EM steps, and what the fitted and the judging rows say of it."""
+    """A mixture after some EM steps, and what the fitted and the judging rows say of it.
+
+    `born` are the components that have taken the place of others.
+    """
 
     parameters: MixtureParameters
     value: float
     judged: float
+    born: frozenset[int] = frozenset()
 
     @classmethod
     def of(
-        cls, ground: Ground, begun: MixtureParameters, model: MixtureModel, steps: int
+        cls,
+        ground: Ground,
+        begun: MixtureParameters,
+        model: MixtureModel,
+        steps: int,
+        born: frozenset[int] = frozenset(),
     ) -> Self | None:
         """EM from a mixture; None where a component is left without rows or a variance."""
         objective = SampleObjective(ground.fitted, model)
         end, sound = climb(objective, objective(begun), _FINE, steps)
         if not sound:
             return None
-        return cls(end.parameters, end.value, ground.judge(end.parameters))
+        return cls(end.parameters, end.value, ground.judge(end.parameters), born)
+
+
+def _with_births(
+    ground: Ground,
+    begun: _Position,
+    found: list[_Own],
+    others: _Others,
+    size: float,
+    model: MixtureModel,
+) -> _Position:
+    """The mixture with as many components as are worth what goes for them."""
+    here = full = begun
+    for own in found:
+        # Beside it, with these components and all that it had.
+        more = _and(full.parameters, own)
+        grown = None if more is None else _Position.of(ground, more, model, _MORE_STEPS)
+        if grown is None:
+            break
+        after = _with_birth(ground, here, own, grown.parameters, others, model)
+        if after is None or after.value - here.value < own.by_accident(size):
+            break
+        if after.judged <= here.judged:
+            break
+        here, full = after, grown
+    return here
 
 
 def _with_birth(
-    ground: Ground, here: _Position, own: _Own, model: MixtureModel
+    ground: Ground,
+    here: _Position,
+    own: _Own,
+    full: MixtureParameters,
+    others: _Others,
+    model: MixtureModel,
 ) -> _Position | None:
-    """The best mixture with a component in the place of another one, after some EM steps."""
-    parameters = here.parameters
+    """The best mixture with a component in the place of one that is spared, after some EM steps."""
     begun = []
     gone = set[int]()
-    for removal in _removals(parameters, ground, model):
-        if removal.gone in gone:
+    for removal in _removals(here.parameters, ground, model):
+        if removal.gone in gone or removal.gone in here.born:
             continue
         gone.add(removal.gone)
-        after = _born(parameters, own, removal)
-        position = None if after is None else _Position.of(ground, after, model, _FEW_STEPS)
+        after, born = _born(here.parameters, own, removal), here.born | {removal.gone}
+        position = None if after is None else _Position.of(ground, after, model, _FEW_STEPS, born)
         if position is not None:
             begun.append(position)
         if len(gone) == _REMOVALS:
             break
-    begun.sort(key=lambda position: -position.value)
-    ends = [_Position.of(ground, p.parameters, model, _MORE_STEPS) for p in begun[:_KEPT]]
-    sound = [end for end in ends if end is not None]
+    begun.sort(key=lambda p: (not others.spare(full, p.parameters), -p.value))
+    ends = [_Position.of(ground, p.parameters, model, _MORE_STEPS, p.born) for p in begun[:_KEPT]]
+    sound = [end for end in ends if end is not None and others.spare(full, end.parameters)]
     return max(sound, key=lambda end: end.value, default=None)
+
+
+def _and(parameters: MixtureParameters, own: _Own) -> MixtureParameters | None:
+    """The mixture with one component more."""
+    one, shared = own.component, parameters.form.shared
+    weights = np.append((1.0 - own.weight) * parameters.weights, own.weight)
+    means = np.concatenate([parameters.means, one.means])
+    covariances = parameters.covariances
+    if not shared:
+        covariances = np.concatenate([covariances, one.covariances])
+    return mixture(parameters, weights, means, covariances)
 
 
 def _born(parameters: MixtureParameters, own: _Own, removal: Removal) -> MixtureParameters | None:
@@ -287,7 +460,7 @@ class _Own:
     component: MixtureParameters
     weight: float
 
-    def by_accident(self, rows: int) -> float:
+    def by_accident(self, rows: float) -> float:
         """What its parameters may gain by fitting accidents, in nats per row (Schwarz 1978)."""
         return 0.5 * (self.component.n_parameters + 1) * float(np.log(rows)) / rows
 
@@ -303,19 +476,29 @@ class _Low:
         log p(x_n).
     others : float
         W − W_low.
+    size : float
+        As many rows of equal weight as all rows are worth.
     kernel : Kernel
     """
 
     rows: Rows
     densities: Array
     others: float
+    size: float
     kernel: Kernel
 
     @classmethod
-    def of(cls, rows: Rows, parameters: MixtureParameters, weight: float, kernel: Kernel) -> Self:
+    def of(
+        cls,
+        rows: Rows,
+        parameters: MixtureParameters,
+        weight: float,
+        size: float,
+        kernel: Kernel,
+    ) -> Self:
         """All rows of a reservoir."""
         densities = kernel.log_densities(rows.values, parameters)
-        return cls(rows, densities, weight - rows.total_weight, kernel)
+        return cls(rows, densities, weight - rows.total_weight, size, kernel)
 
     def part(self, index: NDArray[np.intp]) -> _Low:
         """Some of the rows, standing for all."""
@@ -323,7 +506,7 @@ class _Low:
         weights = self.rows.weights[index]
         weights = weights * (self.rows.total_weight / weights.sum())
         some = Rows(np.ascontiguousarray(self.rows.values[index]), weights, complete=True)
-        return _Low(some, self.densities[index], self.others, self.kernel)
+        return _Low(some, self.densities[index], self.others, self.size, self.kernel)
 
     @property
     def weights(self) -> Array:
@@ -342,24 +525,23 @@ class _Low:
         return np.logaddexp(np.log1p(-own.weight) + self.densities, theirs), theirs
 
     def gain(self, both: Array, own: _Own) -> float:
-        """The bound of the module, in nats."""
+        """The bound of the module, in nats per row of all rows."""
         gained = float(self.weights @ (both - self.densities))
-        return gained + self.others * float(np.log1p(-own.weight))
+        return (gained + self.others * float(np.log1p(-own.weight))) / self.weight
 
     def joined_by(self, own: _Own) -> _Low:
         """The same rows under a mixture that has the component too."""
         both, _ = self.with_component(own)
-        return _Low(self.rows, both, self.others, self.kernel)
+        return _Low(self.rows, both, self.others, self.size, self.kernel)
 
 
 def _components(
-    low: _Low, parameters: MixtureParameters, rows: int, model: MixtureModel
+    low: _Low, metric: Array, parameters: MixtureParameters, model: MixtureModel
 ) -> list[_Own]:
     """Components for low rows, those first that gain most on rows that judge."""
     index = np.arange(min(len(low.rows), max(_SEEDED, _NUMBERS // parameters.n_features)))
     judges = index % _JUDGE_EVERY == _JUDGE_EVERY - 1
     fitted, judging = low.part(index[~judges]), low.part(index[judges])
-    metric = _metric(parameters)
     found: list[_Own] = []
     while len(found) < min(_MOST_BIRTHS, parameters.n_components - 1):
         best, value = None, 0.0
@@ -372,7 +554,7 @@ def _components(
                 best, value = own, gain
         # By all rows that are low; its worth is what those say that it was not fitted to.
         whole = None if best is None else _climb(low, best, parameters, model, _STEPS)
-        if whole is None or value / low.weight < whole.by_accident(rows):
+        if whole is None or value < whole.by_accident(low.size):
             break
         found.append(whole)
         low, fitted, judging = (some.joined_by(whole) for some in (low, fitted, judging))
@@ -404,16 +586,14 @@ def _seeds(
     some = slice(0, _SEEDED)  # they come in a random order
     values, densities, weights = low.rows.values[some], low.densities[some], low.weights[some]
     n, d = values.shape
-    white = np.linalg.solve(metric, (values - values.mean(axis=0)).T).T
+    white = _whitened(values, metric)
     squares = np.square(white).sum(axis=1)
-    apart = squares[:, None] + squares[None] - 2.0 * (white @ white.T)
     for times in _NEIGHBOURS:
         h = times * _least_rows(parameters)
         if h >= n:
             return
-        nearest = np.argpartition(apart, h, axis=1)[:, : h + 1]  # it itself among them
-        reach = np.take_along_axis(apart, nearest, axis=1).max(axis=1)
-        sound = reach > 1e-12 * max(float(squares.max()), 1.0)
+        nearest, reach = _neighbours(white, white, h)
+        sound = reach > 1e-12 * np.maximum(squares, 1.0)  # more than what rounding leaves of zero
         with np.errstate(divide="ignore", invalid="ignore"):
             score = np.where(sound, -0.5 * d * np.log(reach) - densities, -np.inf)
         for _ in range(_SEEDS):
@@ -464,7 +644,7 @@ def _climb(
         except NonFiniteError:
             return None
         value = low.gain(both, own)
-        if value - before < _ENOUGH:
+        if (value - before) * low.size < _ENOUGH:
             break
         before = value
         held = np.exp(theirs - both)

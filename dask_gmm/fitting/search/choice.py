@@ -9,9 +9,9 @@ __all__ = ["SEARCHES", "asked_search", "choose_search"]
 SEARCHES = ("auto", "off", "thorough")
 
 # Where nothing has come of so many moves, what comes of more is seldom worth their time. What comes
-# of another end is: where no move leads out of the best one, one leads past it from the next.
-_AUTO = SearchBudget(moves=1_000, patience=48, starts=2)
-_THOROUGH = SearchBudget(moves=10_000, patience=96, starts=3)
+# of other rows that are fitted, and judge, is: bounds that rank moves are estimates from them.
+_AUTO = SearchBudget(moves=1_000, patience=48, turns=2)
+_THOROUGH = SearchBudget(moves=10_000, patience=96, turns=3)
 
 
 def asked_search(search: str | int) -> str | int:

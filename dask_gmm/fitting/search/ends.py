@@ -30,6 +30,9 @@ _FINE = 1e-7
 _EVALUATIONS = 200
 # Nats per row: ends whose heights differ by less are the same optimum.
 _SAME_END = 1e-5
+# And by less than these a sample does not tell which of two is the better one: their difference has
+# a standard deviation of a tenth of a nat or so from row to row.
+_UNTOLD = 5e-4
 _NOTIFY_EVERY = 0.2
 
 
@@ -53,9 +56,10 @@ class SampleSearch:
     def better_than(
         self, sample: SampleRows, ends: Sequence[MixtureParameters], model: MixtureModel
     ) -> tuple[MixtureParameters, ...]:
-        """Search from the best ends, and fit the sample from where that has led.
+        """Search from the best end, and fit the sample from where that has led.
 
-        Only what lies higher than the best of these ends, by the whole sample, has been found.
+        What lies lower than that end by more than the sample can tell is nothing found, and what
+        is the same optimum neither.
 
         Parameters
         ----------
@@ -74,34 +78,41 @@ class SampleSearch:
         if not ends or ends[0].n_components < 2:
             return ()
         begun = time.perf_counter()
-        ground = self._ground(sample, ends[0].n_components, model)
-        if ground is None:
+        if self._ground(sample, ends[0].n_components, model) is None:
             return ()
         objective = SampleObjective(sample, model)
-        before = objective(ends[0]).value
-        found: list[tuple[Point, int]] = []
-        tried = 0
-        for start in ends[: self.budget.starts]:
+        known = [objective(end) for end in ends]
+        best = before = known[0]
+        found: list[Point] = []
+        tried = accepted = 0
+        for turn in range(self.budget.turns):
+            ground = self._ground(sample, ends[0].n_components, model, turn)
+            if ground is None:
+                continue
             progress = _Progress(self.notify, tried)
-            end = search(ground, start, model, self.budget, progress)
+            end = search(ground, best.parameters, model, self.budget, progress)
             tried += end.tried
-            if end.accepted:
-                progress(end.tried, end.accepted, end.gain)
-                point, sound = climb(objective, objective(end.parameters), _FINE, _EVALUATIONS)
-                others = [before, *(other.value for other, _ in found)]
-                new = all(abs(point.value - other) > _SAME_END for other in others)
-                if sound and new and point.value > before:
-                    found.append((point, end.accepted))
-        found.sort(key=lambda pair: -pair[0].value)
+            if not end.accepted:
+                continue
+            progress(end.tried, end.accepted, end.gain)
+            point, sound = climb(objective, objective(end.parameters), _FINE, _EVALUATIONS)
+            if not sound or any(abs(point.value - p.value) <= _SAME_END for p in known):
+                continue
+            known.append(point)
+            if point.value > before.value - _UNTOLD:
+                found.append(point)
+            if point.value > best.value:
+                best, accepted = point, accepted + end.accepted
         self.notify(
             SearchFinished(
                 tried=tried,
-                accepted=found[0][1] if found else 0,
-                gain=found[0][0].value - before if found else 0.0,
+                accepted=accepted,
+                gain=best.value - before.value,
                 seconds=time.perf_counter() - begun,
             )
         )
-        return tuple(point.parameters for point, _ in found)
+        found.sort(key=lambda point: -point.value)
+        return tuple(point.parameters for point in found)
 
     def grown(
         self,
@@ -114,9 +125,11 @@ class SampleSearch:
         ground = self._ground(sample, n_components, model)
         return None if ground is None else grown(ground, smaller, n_components, model)
 
-    def _ground(self, sample: SampleRows, n_components: int, model: MixtureModel) -> Ground | None:
+    def _ground(
+        self, sample: SampleRows, n_components: int, model: MixtureModel, turn: int = 0
+    ) -> Ground | None:
         rows = SampleRows(self.complete_rows, sample.kernel, sample.n_threads)
-        return Ground.of(rows, n_components, model.family)
+        return Ground.of(rows, n_components, model.family, turn)
 
 
 class _Progress:

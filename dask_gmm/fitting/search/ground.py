@@ -46,16 +46,19 @@ class Ground:
     judging: SampleRows
 
     @classmethod
-    def of(cls, sample: SampleRows, n_components: int, family: CovarianceFamily) -> Self | None:
+    def of(
+        cls, sample: SampleRows, n_components: int, family: CovarianceFamily, turn: int = 0
+    ) -> Self | None:
         """Divide a sample of complete rows; None where it is too small to tell optima apart.
 
-        Which rows judge is drawn, always the same way: rows of an array come in periods.
+        Which rows judge is drawn, always the same way for each `turn`: rows of an array come in
+        periods.
         """
         n, d = sample.rows.values.shape
         n_parameters = family.n_parameters(n_components, d)
         wanted = max(_LEAST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
         wanted = min(wanted, _MOST_POSTERIORS // n_components)
-        order = np.random.default_rng(0).permutation(n)
+        order = np.random.default_rng(turn).permutation(n)
         judges, others = np.split(order, [int(_JUDGES * n)])
         fitted = _rows(sample, np.sort(others[:wanted]))
         judging = _rows(sample, np.sort(judges[: max(_MOST_JUDGES, wanted // 2)]))

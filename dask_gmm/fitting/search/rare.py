@@ -4,12 +4,15 @@ Around an accelerated strategy, which knows nothing of it:
 
 - The first pass sieves the data (`reservoir`): beside its statistics it keeps rows of the lowest
   density.
-- Where these have components to begin in the place of others (`births`), the mixture with them is
+- Where these have components to begin in the place of others that can be spared (`births`: whose
+  loss costs the other rows less than 1e-3 nats a row), the mixture with them is
   a *rival*: a second run of the strategy, which takes part in the same reads. It sets out as the
   strategy has, from a fit to the sample. So if a read finds it no higher than the strategy was when
   that began, it is given up.
-- Once a read finds the rival higher than the strategy's own mixture is by then, the fit goes on
-  from there. So it ends no lower for having looked.
+- The fit goes on from there once a read finds the rival higher than the strategy's own mixture by
+  more than that expects to gain yet; where nobody knows that, or there are isolated rows which no
+  sample tells of, once it has ended below. Until then both take part in the reads. So it ends no
+  lower for having looked.
 - A fit that would have ended after its first pass goes on for a rival that promises a tenth of
   `tol`: a population is found or not, and `tol` is what EM may leave of what it climbs anyway.
 """
@@ -17,13 +20,20 @@ Around an accelerated strategy, which knows nothing of it:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.fitting.events import Outcome, RareComponentsFound, StepKind
+from dask_gmm.fitting.events import (
+    Judgement,
+    Outcome,
+    RareComponentsFound,
+    SampleAdvanced,
+    StepKind,
+)
 from dask_gmm.fitting.loop import Fitting
 from dask_gmm.fitting.search.births import find_rival
-from dask_gmm.fitting.search.reservoir import Sieve, Sieved, SievedStatistics
+from dask_gmm.fitting.search.reservoir import Beside, Sieve, Sieved, SievedStatistics
 from dask_gmm.fitting.state import saved
 
 if TYPE_CHECKING:
@@ -32,7 +42,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.fitting.acceleration.verified import VerifiedEM, VerifiedState
-    from dask_gmm.fitting.events import Judgement, Observer
+    from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.loop import FitResult
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -42,7 +52,7 @@ __all__ = ["RareSearch", "RareState", "looks_for_rare"]
 
 # The part of `tol` that a rival has to promise where the fit has ended without it.
 _WORTH_A_READ = 0.1
-# A rival is ahead by then, or is none.
+# A rival that is behind after so many reads is none.
 _MOST_READS = 3
 
 saved(Sieve)
@@ -60,11 +70,15 @@ class RareState:
     sieve : Sieve or None
         Of the pass that comes next, where it keeps rows.
     rival : VerifiedState or None
-        Of a run with components that the data have not confirmed yet.
+        Of a run with components, while it is not known whether it will end the higher. It may
+        have ended itself.
     births : int
         How many those are.
     height : float
         The objective that the rival has to be above when a read has been there, in nats per row.
+    patient : bool
+        Whether the rival waits until the fit has ended, whatever that expects to gain: there are
+        isolated rows, which its sample knows nothing of.
     """
 
     fit: VerifiedState[Any]
@@ -72,6 +86,7 @@ class RareState:
     rival: VerifiedState[Any] | None = None
     births: int = 0
     height: float = float("-inf")
+    patient: bool = False
 
     @property
     def outcome(self) -> Outcome | None:
@@ -123,8 +138,10 @@ class RareSearch(Fitting[RareState]):
         own = self._own(state)
         if state.sieve is not None:
             return (Sieved(own[0], state.sieve), *own[1:])
-        if state.rival is not None:
-            return (*own, *self.led.propose(state.rival))
+        if state.rival is not None and state.rival.outcome is None:
+            rival = self.led.propose(state.rival)
+            # A pass of the rival alone is the fit's pass: it stands there, or it was in vain.
+            return (*own, *(Beside.of(c) for c in rival)) if own else rival
         return own
 
     def _own(self, state: RareState) -> tuple[Candidate, ...]:
@@ -140,17 +157,15 @@ class RareSearch(Fitting[RareState]):
             return self._after_sieving(state, fit, first)
         n = len(self._own(state))
         fit = self.led.judge(state.fit, statistics[:n]) if n else state.fit
-        try:
-            rival = self.led.judge(state.rival, statistics[n:])
-        except CollapsedComponentError:  # where that ends a fit, it ends a rival alone
-            return self._alone(state, fit, float("nan"))
-        return self._compare(state, fit, rival)
-
-    def _alone(self, state: RareState, fit: VerifiedState[Any], bound: float) -> RareState:
-        """Give the rival up; a pass that was its alone was one in vain."""
-        if state.fit.outcome is None:
-            return RareState(fit)
-        return RareState(fit.judged(StepKind.REJECTED, bound))
+        rival, bound = state.rival, float("nan")
+        if rival.outcome is None:
+            try:
+                rival = self.led.judge(rival, statistics[n:])
+            except CollapsedComponentError:  # where that ends a fit, it ends a rival alone
+                return RareState(fit if n else fit.judged(StepKind.REJECTED, bound))
+            bound = rival.judgements[-1].objective
+        # Until the rival takes over, a pass that was its alone was one in vain.
+        return self._compare(state, fit if n else fit.judged(StepKind.REJECTED, bound), rival)
 
     def _after_sieving(
         self, state: RareState, fit: VerifiedState[Any], found: SievedStatistics
@@ -159,10 +174,11 @@ class RareSearch(Fitting[RareState]):
         if fit.outcome not in (None, Outcome.CONVERGED) or fit.accepted is None:
             # It has ended, or is mended; or the same start comes again, about better centres.
             again = fit.trial is None and fit.outcome is None
-            return RareState(fit, state.sieve if again else None)
+            return RareState(fit, Sieve.of(self.complete, fit.starts[0]) if again else None)
         assert state.sieve is not None
         sieved, here = self.led.propose(state.fit)[0].parameters, fit.accepted.point
         densities = self.complete.kernel.log_densities(self.complete.rows.values, sieved)
+        self.notify(SampleAdvanced("looking for rare components", 0, 1))
         rival = find_rival(
             found.reservoir,
             here.parameters,
@@ -177,40 +193,60 @@ class RareSearch(Fitting[RareState]):
         ):
             return RareState(fit)
         begun = self.led.begin((rival.parameters,))
-        return RareState(fit, rival=begun, births=rival.births, height=here.value)
+        return RareState(
+            fit,
+            rival=begun,
+            births=rival.births,
+            height=here.value,
+            patient=rival.isolated > 0,
+        )
 
     def _compare(
         self, state: RareState, fit: VerifiedState[Any], rival: VerifiedState[Any]
     ) -> RareState:
-        """Keep one of the two, or both while it is not known which is the better one."""
-        assert state.rival is not None
-        alone = self._alone(state, fit, rival.judgements[-1].objective)
-        own, theirs = fit.accepted, rival.accepted
-        if own is None or rival.mended or rival.outcome is Outcome.COLLAPSED:
+        """Keep one of the two, or both while it is not known which will end the higher.
+
+        Both have judged the read.
+        """
+        both, alone = replace(state, fit=fit, rival=rival), RareState(fit)
+        if fit.accepted is None or rival.mended or rival.outcome is Outcome.COLLAPSED:
             return alone
-        if theirs is None:  # the same again, about better centres
-            return replace(state, fit=alone.fit, rival=rival) if rival.outcome is None else alone
-        if not theirs.point.value > state.height:
+        if rival.accepted is None:  # the same again, about better centres
+            return both if rival.outcome is None else alone
+        if not rival.accepted.point.value > state.height:
             return alone
-        # Where its last trial was rejected, its next step is certain to gain as much as this.
-        moved = own is not state.fit.accepted
-        sure = 0.0 if moved or fit.outcome is not None else max(own.point.gain, 0.0)
-        ahead = theirs.point.value - own.point.value - sure
+        ahead = _ahead(fit, rival)
+        ended = fit.outcome is not None
+        if ahead > _to_come(fit) and (ended or not state.patient):
+            return self._taken_over(both)
         if ahead > 0.0:
-            self.notify(RareComponentsFound(state.births, ahead))
-            return RareState(self._in_place_of(state.fit, rival))
+            return both
+        late = rival.outcome is not None or len(rival.judgements) >= _MOST_READS
+        if late or fit.outcome not in (None, Outcome.CONVERGED):
+            return alone
         left = rival.expected_gain
-        ended = rival.outcome is not None or len(rival.judgements) >= _MOST_READS
-        if ended or fit.outcome not in (None, Outcome.CONVERGED):
+        if ended and not (left is None or ahead + left > 0.0):
             return alone
-        if fit.outcome is not None and not (left is None or ahead + left > 0.0):
-            return alone
-        return replace(state, fit=alone.fit, rival=rival)
+        return both
+
+    def _taken_over(self, state: RareState) -> RareState:
+        """Let the rival be the fit, and say so."""
+        assert state.rival is not None
+        self.notify(RareComponentsFound(state.births, _ahead(state.fit, state.rival)))
+        return RareState(self._in_place_of(state.fit, state.rival))
 
     def stop(self, state: RareState, outcome: Outcome) -> RareState:
-        """End where the strategy stands."""
-        ended = state.fit.outcome is not None
-        return RareState(state.fit if ended else self.led.stop(state.fit, outcome))
+        """End where the strategy stands, or the rival where that is higher."""
+        fit, rival = state.fit, state.rival
+        if fit.outcome is None:
+            fit = self.led.stop(fit, outcome)
+        if rival is None or rival.accepted is None or rival.mended or fit.accepted is None:
+            return RareState(fit)
+        if not _ahead(fit, rival) > 0.0 or not rival.accepted.point.value > state.height:
+            return RareState(fit)
+        if rival.outcome is None:
+            rival = self.led.stop(rival, outcome)
+        return self._taken_over(replace(state, fit=fit, rival=rival))
 
     def finish(self, state: RareState) -> FitResult:
         """Return where the strategy stands."""
@@ -233,18 +269,41 @@ class RareSearch(Fitting[RareState]):
         return self.led.end(state.fit)
 
     def _in_place_of(
-        self, before: VerifiedState[Any], rival: VerifiedState[Any]
+        self, fit: VerifiedState[Any], rival: VerifiedState[Any]
     ) -> VerifiedState[Any]:
-        """The rival with what the fit has gone through before the pass that confirmed it."""
-        last = replace(rival.judgements[-1], kind=StepKind.ACCEPTED)
-        bounds, outcome = (*before.bounds, rival.bounds[-1]), rival.outcome
+        """The rival with what the fit has gone through before the last pass, which both judged."""
+        *before, last = fit.judgements
+        counted = last.kind in (StepKind.START, StepKind.PLAIN, StepKind.ACCEPTED)
+        earlier = fit.bounds[:-1] if counted else fit.bounds
+        assert rival.accepted is not None
+        here = rival.accepted.point.value
+        bounds, outcome = (*earlier, here), rival.outcome
         if outcome is None and len(bounds) >= self.led.max_iter:
             outcome = Outcome.MAX_ITER
+        confirmed = Judgement(StepKind.ACCEPTED, here, rival.expected_gain)
         return replace(
             rival,
-            judgements=(*before.judgements, last),
+            judgements=(*before, confirmed),
             bounds=bounds,
             outcome=outcome,
-            mended=before.mended,
-            begun=len(before.bounds),
+            mended=fit.mended,
+            begun=len(earlier),
         )
+
+
+def _ahead(fit: VerifiedState[Any], rival: VerifiedState[Any]) -> float:
+    """By how much the rival is higher than the fit, in nats per row."""
+    assert fit.accepted is not None
+    assert rival.accepted is not None
+    return rival.accepted.point.value - fit.accepted.point.value
+
+
+def _to_come(fit: VerifiedState[Any]) -> float:
+    """What a fit may gain yet, in nats per row: nothing where it has ended, ∞ where none knows."""
+    if fit.outcome is not None:
+        return 0.0
+    expected = fit.expected_gain
+    if expected is None or not isfinite(expected):
+        return float("inf")
+    assert fit.accepted is not None
+    return max(expected, fit.accepted.point.gain)  # that much the next plain step is certain of

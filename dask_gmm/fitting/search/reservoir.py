@@ -15,7 +15,7 @@ pass of a fit alone: whoever proposes a `Sieved` candidate has its rows sieved.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 __all__ = [
+    "Beside",
     "Reservoir",
     "Sieve",
     "Sieved",
@@ -58,6 +59,7 @@ _MOST_ROWS, _MOST_BYTES = 8192, 2 * 2**20
 _FEWEST_ROWS = 256
 _PART = 2**16  # rows of a block that are looked at together
 _BESIDE = 32  # bytes of a row's weight, key and place
+_ROUNDING = 1e-9  # of log-densities, more than any two ways to compute them differ by
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -98,7 +100,10 @@ def threshold_of(sample: SampleRows, parameters: MixtureParameters) -> float:
     below = max(_FEWEST_BELOW, int(_BELOW * len(found)))
     if below >= len(found):
         return -np.inf
-    return float(np.partition(found, below)[below])
+    threshold = float(np.partition(found, below)[below])
+    # Another E-step's densities differ by rounding: of rows that lie on each other, at the
+    # threshold, none is below it.
+    return threshold - _ROUNDING * max(1.0, abs(threshold))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +120,16 @@ class Sieved(Candidate):
     def __init__(self, candidate: Candidate, sieve: Sieve) -> None:
         super().__init__(candidate.parameters, candidate.reference)
         object.__setattr__(self, "sieve", sieve)
+
+
+@dataclass(frozen=True, eq=False)
+class Beside(Candidate):
+    """A candidate that takes part in a read for a mixture where the fit does not stand."""
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self:
+        """The same candidate."""
+        return cls(candidate.parameters, candidate.reference)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,13 +281,14 @@ class SievingJob:
     ----------
     job : StatisticsJob
     sieve : Sieve
-    block_rows : int
-        Rows of the largest block, as far as anybody knows: each has a density.
+    block_rows : int or None
+        Rows of the largest block: each has a density. Of blocks of unknown size these are planned
+        for as little as the blocks themselves are.
     """
 
     job: StatisticsJob
     sieve: Sieve
-    block_rows: int
+    block_rows: int | None
 
     def open(self) -> OpenSievingJob:
         """Prepare the kernel for the candidates."""
@@ -292,8 +308,9 @@ class SievingJob:
         """
         # Low rows are gathered once more to see what they miss.
         n_features = self.job.candidates[0].parameters.n_features
-        part = min(2 * _PART, self.block_rows) * (8 * n_features + 64)
-        return self.job.workspace_bytes + 8 * self.block_rows + part
+        rows, most = self.block_rows, 2 * _PART
+        part = (most if rows is None else min(most, rows)) * (8 * n_features + 64)
+        return self.job.workspace_bytes + 8 * (rows or 0) + part
 
 
 @dataclass(frozen=True)
@@ -311,7 +328,15 @@ class OpenSievingJob:
 
 
 class SievingEvaluator(Evaluator):
-    """An evaluator that keeps rows for the candidate that asks for it, the first of a pass."""
+    """An evaluator that keeps rows for the candidate that asks for it, the first of a pass.
+
+    Observers do not hear of those `Beside` others.
+    """
+
+    def told(self, candidates: Sequence[Candidate]) -> Sequence[int]:
+        """Which of the candidates observers hear of; see `Evaluator.told`."""
+        own = [i for i, one in enumerate(candidates) if not isinstance(one, Beside)]
+        return own or range(len(candidates))
 
     def job(self, candidates: Sequence[Candidate]) -> BlockJob[Any]:
         """What a task does with each block; see `Evaluator.job`."""
@@ -320,4 +345,4 @@ class SievingEvaluator(Evaluator):
             return super().job(candidates)
         plain = (Candidate(first.parameters, first.reference), *candidates[1:])
         source, kernel = self._passes.source, self._kernel
-        return SievingJob(StatisticsJob(plain, kernel), first.sieve, source.max_block_rows or 0)
+        return SievingJob(StatisticsJob(plain, kernel), first.sieve, source.max_block_rows)

@@ -64,13 +64,13 @@ class SearchBudget:
         Most moves.
     patience : int
         Moves in a row that come to nothing, after which no more are tried.
-    starts : int
-        Ends of the sample's fits that are searched from.
+    turns : int
+        Searches, each from the best so far, with other rows of the sample to judge.
     """
 
     moves: int
     patience: int
-    starts: int = 1
+    turns: int = 1
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
 
 from dask_gmm.fitting.search import births
 from dask_gmm.fitting.search.births import enriched, find_rival
@@ -19,6 +20,8 @@ from tests.marks import quick_ones
 from tests.mixture.problems import FAMILIES, draw, likelihood, random_mixture
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from dask_gmm.fitting.search.births import Rival
@@ -81,12 +84,12 @@ def test_a_component_gains_no_less_than_low_rows_say(
     weights = np.random.default_rng(seed).exponential(size=400) if weighted else np.ones(400)
     densities = KERNEL.log_densities(values, p)
     some = densities <= np.quantile(densities, part)
-    low = births._Low.of(Rows(values[some], weights[some]), p, float(weights.sum()), KERNEL)
+    low = births._Low.of(Rows(values[some], weights[some]), p, float(weights.sum()), 400.0, KERNEL)
     own = births._Own(b, size)
     both, _ = low.with_component(own)
     theirs = np.log(size) + KERNEL.log_densities(values, b)
     exact = weights @ (np.logaddexp(np.log1p(-size) + densities, theirs) - densities)
-    assert low.gain(both, own) <= exact + 1e-9 * abs(exact) + 1e-9
+    assert low.gain(both, own) * float(weights.sum()) <= exact + 1e-9 * abs(exact) + 1e-9
 
 
 @pytest.mark.parametrize("family", quick_ones(FAMILIES, ("full", "tied")))
@@ -134,6 +137,71 @@ def test_nothing_can_be_spared() -> None:
     assert rival is None
 
 
+GARBAGE: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
+    "a heap": lambda rng: 100.0 + 2.0 * rng.normal(size=(30, 2)),
+    "a heap far away": lambda rng: 1000.0 + 2.0 * rng.normal(size=(30, 2)),
+    "apart": lambda rng: 1000.0 + 50.0 * rng.normal(size=(30, 2)),
+    "in one feature": lambda rng: rng.normal([-9999.0, 0.0], [0.0, 1.0], size=(30, 2)),
+}
+
+
+@pytest.mark.parametrize("family", quick_ones(("full", "tied"), ("full",)))
+@pytest.mark.parametrize("kind", quick_ones(GARBAGE, ("a heap",)))
+def test_no_clusters_merge_for_garbage(kind: str, family: str) -> None:
+    """However much it is worth to the likelihood."""
+    values = rows_with(GARBAGE[kind](np.random.default_rng(3)))
+    assert rival_for(values, around(CENTRES[:4], family))[1] is None
+
+
+@pytest.mark.parametrize("far", quick_ones((1e2, 1e3, 1e7, 1e150), (1e3, 1e7)))
+def test_a_wild_row_hides_nothing(far: float) -> None:
+    values = rows_with(cloud(RARE))
+    values[EVERY // 2] = [far, -far]
+    _, rival = rival_for(values, spare("full"))
+    assert rival is not None
+    assert (rival.births, rival.isolated) == (1, 1)
+    near = np.linalg.norm(rival.parameters.means - PLACE, axis=1).argmin()
+    assert rival.parameters.weights[near] == pytest.approx(RARE / N, rel=0.1)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**16), n=st.integers(4, 300), held=st.integers(1, 2000))
+def test_neighbours(seed: int, n: int, held: int) -> None:
+    """As a tree finds them, however many distances are held at a time."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(n, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(births, "_DISTANCES", held)
+        nearest, reach = births._neighbours(values[: n // 2], values, 3)
+    distances, places = map(np.asarray, cKDTree(values).query(values[: n // 2], 4))
+    assert np.allclose(np.sqrt(reach), distances[:, -1])
+    assert np.array_equal(np.sort(nearest, axis=1), np.sort(places, axis=1))
+
+
+def test_what_is_isolated() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(5000, 2))
+    values[10:13] += 1e3  # three together, and one alone
+    values[4000] -= 1e4
+    values[20:30] += 1e2  # ten are a population
+    alone = births._isolated(values, np.eye(2), 5)
+    assert np.flatnonzero(alone).tolist() == [10, 11, 12, 4000]
+    # Of whole numbers most lie on each other.
+    assert not births._isolated(np.round(values[100:3000]), np.eye(2), 5).any()
+    assert not births._isolated(values[:4], np.eye(2), 5).any()
+
+
+@pytest.mark.parametrize("scale", quick_ones((1e-9, 1e9), (1e-9,)))
+def test_the_scale_of_weights_has_no_say(scale: float) -> None:
+    values = rows_with(cloud(RARE))
+    _, one = rival_for(values, spare("full"), np.ones(N))
+    _, other = rival_for(values, spare("full"), np.full(N, scale))
+    assert one is not None
+    assert other is not None
+    assert other.births == one.births
+    assert np.allclose(other.parameters.means, one.parameters.means, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", quick_ones(range(4), (0,)))
 def test_there_is_nothing_to_find(seed: int) -> None:
     """The tails of components are no populations."""
@@ -147,10 +215,14 @@ def test_there_is_nothing_to_find(seed: int) -> None:
     ids=["one value", "too few", "a line"],
 )
 def test_rows_that_leave_a_component_no_variance(rare: NDArray[np.float64]) -> None:
-    _, rival = rival_for(rows_with(rare), spare("full"))
-    if rival is not None:  # a few of the rows around them may join
-        variances = np.linalg.eigvalsh(rival.parameters.covariances)
-        assert variances.min() > 1e-5
+    assert rival_for(rows_with(rare), spare("full"))[1] is None
+
+
+def test_variance_beside_a_line_makes_a_component() -> None:
+    line = np.linspace(PLACE, 2.0 * PLACE, RARE) + 0.02 * cloud(RARE, np.zeros(2))
+    _, rival = rival_for(rows_with(line), spare("full"))
+    assert rival is not None
+    assert 1e-5 < np.linalg.eigvalsh(rival.parameters.covariances).min() < 1e-3
 
 
 def test_one_component_alone() -> None:
@@ -171,7 +243,7 @@ def test_an_enriched_sample_stands_for_all_rows() -> None:
     kept = Reservoir.of(Rows(values, weights), densities, 0, Sieve(threshold, 150))
     low = densities[::EVERY] < threshold
     total = float(weights.sum())
-    rows = enriched(kept, total, sample, low).rows
+    rows = enriched(kept.standing, total, sample, low).rows
     assert len(rows) == (~low).sum() + 150
     assert rows.total_weight == pytest.approx(len(sample))
     assert rows.weights is not None

@@ -13,7 +13,7 @@ from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.collapse import MStep
-from dask_gmm.fitting.events import Outcome, RareComponentsFound, StepKind
+from dask_gmm.fitting.events import Outcome, RareComponentsFound, SampleAdvanced, StepKind
 from dask_gmm.fitting.loop import run
 from dask_gmm.fitting.search.rare import RareSearch, RareState, looks_for_rare
 from dask_gmm.fitting.search.reservoir import Reservoir, Sieved, SievedStatistics
@@ -78,8 +78,11 @@ def test_the_rival_shares_reads_and_takes_over() -> None:
     (end,) = run([search], [search.begin((start(),))], reads)
     result = search.finish(end)
     assert reads.candidates[:2] == [1, 2]
-    assert all(n == 1 for n in reads.candidates[2:]) or reads.candidates[2] == 2
-    assert [type(event) for event in events] == [RareComponentsFound]
+    # Until it is known that the fit ends below it.
+    shared = [n > 1 for n in reads.candidates[1:]]
+    assert shared == sorted(shared, reverse=True)
+    assert result.judgements[sum(shared)].objective in result.lower_bounds
+    assert [type(event) for event in events] == [SampleAdvanced, RareComponentsFound]
     assert np.linalg.norm(result.parameters.means - PLACE, axis=1).min() < 0.5
     assert len(result.judgements) == len(reads.candidates)
     assert list(result.lower_bounds) == sorted(result.lower_bounds)
@@ -114,6 +117,77 @@ def test_a_rival_that_reads_do_not_confirm_is_given_up() -> None:
     assert after.rival is None
     plain = search.led.judge(state.fit, reads(search.led.propose(state.fit)))
     assert to_bytes(after.fit) == to_bytes(plain)
+
+
+def compared(
+    search: RareSearch, state: RareState, *, patient: bool = False, **said: Any
+) -> tuple[RareState, float]:
+    """What comes of a read where the rival is ahead, if the fit says this of itself; how far."""
+    found = Reads()(search.propose(state))
+    assert state.rival is not None
+    n = len(search.led.propose(state.fit))
+    fit, rival = search.led.judge(state.fit, found[:n]), search.led.judge(state.rival, found[n:])
+    ahead = rival.bounds[-1] - fit.bounds[-1]
+    assert ahead > 1e-3
+    return search._compare(replace(state, patient=patient), replace(fit, **said), rival), ahead
+
+
+@cache
+def with_rival() -> RareState:
+    search = searching()
+    begun = search.begin((start(),))
+    state = search.judge(begun, Reads()(search.propose(begun)))
+    assert state.rival is not None
+    return state
+
+
+@pytest.mark.parametrize("expected", [None, np.inf, 1.0], ids=str)
+def test_both_go_on_while_the_fit_may_end_higher(expected: float | None) -> None:
+    search = searching()
+    after, _ = compared(search, with_rival(), expected_gain=expected, outcome=None)
+    assert after.rival is not None
+    assert after.outcome is None
+    # However many reads that takes; a rival that has ended waits.
+    many = replace(after.rival, judgements=after.rival.judgements * 9, outcome=Outcome.CONVERGED)
+    waiting = search._compare(after, after.fit, many)
+    assert waiting.rival is many
+    assert len(search.propose(waiting)) == len(search.led.propose(after.fit))
+    later = search.judge(waiting, Reads()(search.propose(waiting)))
+    assert later.rival in (None, many)
+    ended = search._compare(waiting, replace(after.fit, outcome=Outcome.CONVERGED), many)
+    assert ended.rival is None
+    assert ended.outcome is Outcome.CONVERGED
+    assert ended.fit.accepted is many.accepted
+
+
+def test_the_fit_goes_on_from_the_rival_when_it_expects_less() -> None:
+    events: list[object] = []
+    search = searching(events=events)
+    after, ahead = compared(search, with_rival(), expected_gain=1e-6, outcome=None)
+    assert after.rival is None
+    assert after.fit.accepted is not None
+    assert after.fit.bounds[-1] == after.fit.accepted.point.value
+    (event,) = events
+    assert isinstance(event, RareComponentsFound)
+    assert event.gain == ahead
+    # Isolated rows are in no sample: what the fit expects is worth nothing then.
+    waiting, _ = compared(search, with_rival(), patient=True, expected_gain=1e-6, outcome=None)
+    assert waiting.rival is not None
+
+
+@pytest.mark.parametrize("why", [Outcome.MAX_PASSES, Outcome.MAX_ITER])
+def test_a_budget_that_is_spent_leaves_the_higher_one(why: Outcome) -> None:
+    search = searching()
+    both, ahead = compared(search, with_rival(), expected_gain=np.inf, outcome=None)
+    assert both.rival is not None
+    end = search.stop(both, why)
+    result = search.finish(end)
+    assert result.outcome is why
+    assert result.lower_bound == pytest.approx(both.fit.bounds[-1] + ahead)
+    assert result.n_iter == len(result.lower_bounds) == len(both.fit.bounds)
+    assert len(result.judgements) == len(both.judgements)
+    low = search.stop(replace(both, height=np.inf), why)
+    assert low.fit.accepted is both.fit.accepted
 
 
 @pytest.mark.parametrize("promised", [True, False])

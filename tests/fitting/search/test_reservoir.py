@@ -182,6 +182,21 @@ def test_a_pass_keeps_what_one_look_at_all_rows_finds() -> None:
     assert other == plain[1]
 
 
+def test_rows_on_each_other_are_in_one_stratum() -> None:
+    """However their densities are computed, at the threshold none is low."""
+    values = np.vstack([draw(1, P, 900), np.repeat(draw(2, P, 1) + 50.0, 100, axis=0)])
+    sample = sample_of(values)
+    threshold = threshold_of(sample, P)
+    _, densities = KERNEL.e_step([Candidate(P)]).with_log_densities(Rows(values))
+    for found in (densities, KERNEL.log_densities(values, P)):
+        assert (found < threshold).sum() == 0
+
+
+def test_blocks_of_unknown_size_are_planned_for_as_any() -> None:
+    job = SievingJob(StatisticsJob((Candidate(P),), KERNEL), Sieve(0.0, 100), None)
+    assert job.workspace_bytes >= replace(job, block_rows=1000).workspace_bytes
+
+
 def test_without_a_sieve_a_pass_is_as_ever() -> None:
     with LocalBackend(1).open(open_source(VALUES)) as passes:
         job = SievingEvaluator(passes, KERNEL).job([Candidate(P)])

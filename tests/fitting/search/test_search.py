@@ -187,8 +187,8 @@ def test_what_is_found_is_told_and_fitted_to_all_rows() -> None:
     assert any(isinstance(event, SearchAdvanced) for event in events)
     assert events[-1].accepted >= 1
     events.clear()
-    search = SampleSearch(complete, SearchBudget(64, 16, starts=2), events.append)
-    # From the poor end it comes to where the other is already: that is nothing found.
+    search = SampleSearch(complete, SearchBudget(64, 16, turns=2), events.append)
+    # Nothing lies higher than the best end, whatever others there are.
     assert search.better_than(sample, [best, start], model) == ()
     assert isinstance(events[-1], SearchFinished)
     assert (events[-1].accepted, events[-1].gain) == (0, 0.0)
