@@ -13,7 +13,7 @@ Around an accelerated strategy, which knows nothing of it:
   more than that expects to gain yet; where nobody knows that, or there are isolated rows which no
   sample tells of, once it has ended below. Until then both take part in the reads. So it ends no
   lower for having looked.
-- A fit that would have ended after its first pass goes on for a rival that promises a tenth of
+- A fit that would have ended after its first pass goes on for a rival that promises a fiftieth of
   `tol`: a population is found or not, and `tol` is what EM may leave of what it climbs anyway.
 """
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["RareSearch", "RareState", "looks_for_rare"]
 
 # The part of `tol` that a rival has to promise where the fit has ended without it.
-_WORTH_A_READ = 0.1
+_WORTH_A_READ = 0.02
 # A rival that is behind after so many reads is none.
 _MOST_READS = 3
 
