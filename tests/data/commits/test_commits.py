@@ -100,11 +100,18 @@ def test_a_record_can_be_read_by_people(folder: Path) -> None:
     assert (folder / record["state"]).read_bytes() == b"abc"
 
 
-@pytest.mark.parametrize("about", [{"x": float("nan")}, {"x": np.float32(1)}, {"x": b""}])
+@pytest.mark.parametrize("about", [{"x": float("nan")}, {"x": np.ones(2)}, {"x": b""}])
 def test_about_must_be_json(folder: Path, about: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="must be JSON"):
         Commits(folder).commit(b"", about)
     assert not folder.exists()
+
+
+def test_numbers_of_numpy_are_numbers(folder: Path) -> None:
+    Commits(folder).commit(b"", {"n": np.int64(3), "x": np.float32(0.5), "yes": np.True_})
+    newest = Commits(folder).newest()
+    assert newest is not None
+    assert newest.about == {"n": 3, "x": 0.5, "yes": True}
 
 
 def test_names_that_are_no_text_become_it(folder: Path) -> None:
