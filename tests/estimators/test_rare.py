@@ -50,7 +50,7 @@ def fit(X: Any, events: list[object] | None = None, **settings: Any) -> Gaussian
     extra = {
         name: settings.pop(name) for name in ("where", "checkpoint", "resume") if name in settings
     }
-    settings = {"random_state": 0, "init_size": 1000, "search": 4, "tol": 1e-4, **settings}
+    settings = {"random_state": 0, "init_size": 1500, "search": 4, "tol": 1e-4, **settings}
     if not settings.get("standardize"):
         settings = {"means_init": START, **settings}
     gm = GaussianMixture(K, callbacks=watch, **settings)
@@ -227,7 +227,7 @@ def test_rows_of_any_kind(drawn: tuple[NDArray[np.float64], NDArray[np.bool_]], 
     elif kind == "many arrays":
         X, settings["random_state"] = [lazy(values[:35_000]), lazy(values[35_000:])], 1
     elif kind == "in memory":
-        X, settings["init_size"] = values, 1000
+        X = values
     events: list[object] = []
     gm = fit(X, events, **settings)
     assert any(isinstance(event, RareComponentsFound) for event in events)

@@ -80,10 +80,10 @@ def test_when_data_that_are_read_are_searched(
         assert gm.score(values) > best - 5e-3
 
 
-@pytest.mark.parametrize(("size", "expected"), [(800, True), (801, False)])
+@pytest.mark.parametrize(("size", "expected"), [(1000, True), (1001, False)])
 def test_which_arrays_in_memory_are_searched(size: int, expected: bool) -> None:
     events: list[object] = []
-    fit(clusters(n=40_000), events, init_size=size)
+    fit(clusters(n=50_000), events, init_size=size)
     assert searched(events) is expected
 
 

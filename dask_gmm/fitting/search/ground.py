@@ -52,14 +52,16 @@ class Ground:
         """Divide a sample of complete rows; None where it is too small to tell optima apart.
 
         Which rows judge is drawn, always the same way for each `turn`: rows of an array come in
-        periods.
+        periods. How a row is drawn does not depend on rows that come after it.
         """
         n, d = sample.rows.values.shape
         n_parameters = family.n_parameters(n_components, d)
         wanted = max(_LEAST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
         wanted = min(wanted, _MOST_POSTERIORS // n_components)
-        order = np.random.default_rng(turn).permutation(n)
-        judges, others = np.split(order, [int(_JUDGES * n)])
+        keys = np.random.default_rng(turn).random(n)
+        judges, others = np.split(
+            np.argsort(keys, kind="stable"), [np.count_nonzero(keys < _JUDGES)]
+        )
         fitted = _rows(sample, np.sort(others[:wanted]))
         judging = _rows(sample, np.sort(judges[: max(_MOST_JUDGES, wanted // 2)]))
         enough = max(_FEWEST_PER_PARAMETER * n_parameters, 2)

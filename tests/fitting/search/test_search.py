@@ -133,7 +133,7 @@ def test_more_components_than_places() -> None:
 def test_a_small_sample_says_nothing() -> None:
     family = covariance_family("full")
     assert Ground.of(sample_of(clusters(n=760)), 5, family) is None
-    assert Ground.of(sample_of(clusters(n=800)), 5, family) is not None
+    assert Ground.of(sample_of(clusters(n=900)), 5, family) is not None
     weights = np.full(2000, 1e-6)
     weights[::50] = 1e6  # forty rows say everything
     assert Ground.of(sample_of(clusters(), weights), 5, family) is None
@@ -156,6 +156,15 @@ def test_rows_that_come_in_periods_judge_as_others(period: int) -> None:
     for some in (ground.fitted, ground.judging):
         shares = np.bincount(some.rows.values[:, 0].astype(int), minlength=period) / len(some)
         assert np.allclose(shares, 1 / period, atol=0.05)
+
+
+def test_rows_that_come_later_change_no_judge() -> None:
+    family, values = covariance_family("full"), np.arange(9000.0).reshape(-1, 1)
+    few, many = (Ground.of(sample_of(values[:n]), 2, family) for n in (4000, 9000))
+    assert few is not None
+    assert many is not None
+    assert set(few.judging.rows.values[:, 0]) <= set(many.judging.rows.values[:, 0])
+    assert not set(few.judging.rows.values[:, 0]) & set(many.fitted.rows.values[:, 0])
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
