@@ -76,10 +76,18 @@ def cases(folder: Path) -> dict[str, Any]:
         )
     for family, way in product(FAMILIES, ("variance-reduced", "squarem")):
         found[f"{family} {way}"] = lambda f=family, w=way: fit(
-            path, f, acceleration=w, init_size=2000, init_params="random_from_data", n_init=2
+            path,
+            f,
+            acceleration=w,
+            init_size=2000,
+            init_params="random_from_data",
+            n_init=2,
+            search="off",  # there was none when these were stored
         )
     for start in ("kmeans", "k-means++", "random", "random_from_data", "k-means||"):
-        found[f"full {start}"] = lambda s=start: fit(path, "full", init_params=s, init_size=1500)
+        found[f"full {start}"] = lambda s=start: fit(
+            path, "full", init_params=s, init_size=1500, search="off"
+        )
     for rule in ("reseed", "merge"):
         found[f"full {rule}"] = lambda r=rule: fit(
             rows(), "full", on_collapse=r, reg_covar=0.0, n_components=30, max_iter=20
