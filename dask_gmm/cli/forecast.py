@@ -14,7 +14,7 @@ from dask_gmm.execution.plan import PROCESS_BYTES, check_memory, plan_pass, task
 from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.fitting.passes import StatisticsJob
 from dask_gmm.fitting.sampling import automatic_size
-from dask_gmm.fitting.search.choice import asked_search, choose_search
+from dask_gmm.fitting.search.choice import choose_search
 from dask_gmm.fitting.search.reservoir import Sieve, SievingJob
 from dask_gmm.fitting.strategies import choose_acceleration
 from dask_gmm.mixture.family import covariance_family
@@ -89,7 +89,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         settings.n_init,
         acceleration,
         n_features=n_features,
-        search=asked_search(settings.search),
+        search=settings.search,
     )
     raw, names = source, source.feature_names
     if asked is not None:  # what is estimated has no numbers yet, and these cost as much as any
@@ -171,7 +171,7 @@ def _largest_job(
         automatic_size(n_parameters, d),
         n_parameters,
     )
-    search = choose_search(asked_search(settings.search), acceleration=acceleration, given=False)
+    search = choose_search(settings.search, acceleration=acceleration, given=False)
     if search is None or acceleration != "variance-reduced":
         return job
     together = job.candidates[:1] * (settings.n_init + search.turns)

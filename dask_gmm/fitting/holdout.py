@@ -6,7 +6,7 @@ any machine, without a list of them anywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -126,7 +126,7 @@ class _SplitEvaluation:
     def statistics(self) -> tuple[SufficientStatistics, ...]:
         """The statistics, each with what it says about the rows held out."""
         pairs = zip(self.training.statistics, self.held_out, strict=True)
-        return tuple(ScoredStatistics.of(s, held) for s, held in pairs)
+        return tuple(ScoredStatistics.carrying(s, held_out=held) for s, held in pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +137,6 @@ class ScoredStatistics(SufficientStatistics):
     """
 
     held_out: LogLikelihood
-
-    @classmethod
-    def of(cls, statistics: SufficientStatistics, held_out: LogLikelihood) -> ScoredStatistics:
-        """Put the two together; nothing is copied."""
-        values = {f.name: getattr(statistics, f.name) for f in fields(statistics)}
-        return cls(**values, held_out=held_out)
 
 
 @dataclass(frozen=True)

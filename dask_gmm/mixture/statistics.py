@@ -17,8 +17,8 @@ addition of one array is what that should cost.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -120,6 +120,12 @@ class SufficientStatistics:
         """
         sums.setflags(write=False)
         return SufficientStatistics(form, reference, rows, sums, missing_entropy=missing_entropy)
+
+    @classmethod
+    def carrying(cls, statistics: SufficientStatistics, **beside: Any) -> Self:
+        """Put statistics together with the fields that a kind of them has beside; no copies."""
+        values = {f.name: getattr(statistics, f.name) for f in fields(SufficientStatistics)}
+        return cls(**values, **beside)
 
     @classmethod
     def zero(cls, form: CovarianceForm, reference: ArrayLike) -> SufficientStatistics:

@@ -97,6 +97,6 @@ def test_a_rival_is_counted_where_one_may_run(monkeypatch: pytest.MonkeyPatch) -
     for refused in ({"search": "auto"}, {"search": 5}, {"search": "thorough", "given": True}):
         with pytest.raises(MemoryPlanError):
             check(**refused)
-    for allowed in ({}, {"search": "off"}, {"search": "auto", "given": True}):
+    for allowed in ({}, {"search": "off"}, {"search": 0}, {"search": "auto", "given": True}):
         check(**allowed)
     check_driver_memory(source, FULL, 4, 1, "squarem", 10_000, search=5)

@@ -29,17 +29,25 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["SampleEnd", "best_ends", "fit_sample", "thinned"]
+__all__ = [
+    "EVALUATIONS",
+    "FINE",
+    "SAME_END",
+    "SampleEnd",
+    "best_ends",
+    "fit_sample",
+    "thinned",
+]
 
 # Starts are told apart on this many rows for each free parameter, and at least so many.
 _ROWS_PER_PARAMETER = 50
 _LEAST_ROWS = 20_000
-_EVALUATIONS = 200
+EVALUATIONS = 200
 # Nats per row: the climb ends when the next EM step would gain less.
 _ROUGH = 1e-6
-_FINE = 1e-7
+FINE = 1e-7
 # Nats per row: ends whose heights differ by less are the same optimum.
-_SAME_END = 1e-5
+SAME_END = 1e-5
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def fit_sample(
     model: MixtureModel,
     keep: int = 1,
     *,
-    evaluations: int = _EVALUATIONS,
+    evaluations: int = EVALUATIONS,
 ) -> tuple[MixtureParameters, ...]:
     """Fit the sample from each start, and return the `keep` best ends; see `best_ends`."""
     ends = best_ends(sample, starts, model, keep, evaluations=evaluations)
@@ -88,7 +96,7 @@ def best_ends(
     model: MixtureModel,
     keep: int = 1,
     *,
-    evaluations: int = _EVALUATIONS,
+    evaluations: int = EVALUATIONS,
 ) -> tuple[SampleEnd, ...]:
     """Fit the sample from each start, and return the `keep` best ends, the best first.
 
@@ -119,14 +127,14 @@ def best_ends(
     for begun in rough[:keep]:
         end, sound = begun.point, False
         if begun.sound:
-            end, sound = climb(whole, begun.point, _FINE, evaluations)
+            end, sound = climb(whole, begun.point, FINE, evaluations)
         fine.append(_End(sound, end if sound else begun.point, begun.start))
     fine.sort(key=_End.rank)
     sample.evaluations += fewer.evaluations
     return tuple(
         SampleEnd(end.point.parameters, end.point.value, end.start)
         for i, end in enumerate(fine)
-        if i == 0 or abs(fine[i - 1].point.value - end.point.value) > _SAME_END
+        if i == 0 or abs(fine[i - 1].point.value - end.point.value) > SAME_END
     )
 
 

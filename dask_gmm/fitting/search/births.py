@@ -35,7 +35,7 @@ from dask_gmm.errors import CollapsedComponentError, InputError, NonFiniteError
 from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.search.ground import Ground
-from dask_gmm.fitting.search.parts import mixture
+from dask_gmm.fitting.search.parts import Draft
 from dask_gmm.fitting.search.removals import Removal, cheapest_removals, one_of
 from dask_gmm.fitting.starts import responsibility_statistics
 from dask_gmm.mixture.merging import merge_components
@@ -393,39 +393,28 @@ def _with_birth(
 
 def _and(parameters: MixtureParameters, own: _Own) -> MixtureParameters | None:
     """The mixture with one component more."""
-    one, shared = own.component, parameters.form.shared
-    weights = np.append((1.0 - own.weight) * parameters.weights, own.weight)
-    means = np.concatenate([parameters.means, one.means])
-    covariances = parameters.covariances
-    if not shared:
-        covariances = np.concatenate([covariances, one.covariances])
-    return mixture(parameters, weights, means, covariances)
+    draft = Draft(parameters)
+    draft.weights = [(1.0 - own.weight) * weight for weight in draft.weights]
+    draft.put(len(draft.weights), own.weight, own.component)
+    return draft.mixture()
 
 
 def _born(parameters: MixtureParameters, own: _Own, removal: Removal) -> MixtureParameters | None:
     """The mixture with a component in the place of one that goes; None where there is none."""
-    weights, means = parameters.weights.copy(), parameters.means.copy()
-    shared = parameters.form.shared
-    covariances = parameters.covariances if shared else parameters.covariances.copy()
-
-    def put(place: int, of: MixtureParameters) -> None:
-        means[place] = of.means[0]
-        if not shared:
-            covariances[place] = of.covariances[0]
-
+    draft = Draft(parameters)
     if removal.into is not None:
         union = _united(parameters, removal.into, removal.gone)
         if union is None:
             return None
-        put(removal.into, union)
-        weights[removal.into] += weights[removal.gone]
-    weights[removal.gone] = 0.0
-    if not weights.sum() > 0.0:
+        weight = draft.weights[removal.into] + draft.weights[removal.gone]
+        draft.put(removal.into, weight, union)
+    draft.weights[removal.gone] = 0.0
+    left = float(np.sum(draft.weights))
+    if not left > 0.0:
         return None
-    weights *= (1.0 - own.weight) / weights.sum()
-    put(removal.gone, own.component)
-    weights[removal.gone] = own.weight
-    return mixture(parameters, weights, means, covariances)
+    draft.weights = [weight * ((1.0 - own.weight) / left) for weight in draft.weights]
+    draft.put(removal.gone, own.weight, own.component)
+    return draft.mixture()
 
 
 def _united(parameters: MixtureParameters, i: int, j: int) -> MixtureParameters | None:

@@ -37,12 +37,13 @@ def choose_search(
     Parameters
     ----------
     asked : {"auto", "off", "thorough"} or int
-        Most moves.
+        Most moves; 0 is off.
     acceleration : str or None
         As it was chosen.
     given : bool
         Whether the fit begins at parameters that the user gave, in part or as a whole.
     """
+    asked = asked_search(asked)
     if asked == "off":
         return None
     if asked == "thorough":

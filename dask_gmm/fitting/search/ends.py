@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.fitting.acceleration.sample_fit import EVALUATIONS, FINE, SAME_END
 from dask_gmm.fitting.events import SearchAdvanced, SearchFinished
 from dask_gmm.fitting.search.ground import Ground
 from dask_gmm.fitting.search.growing import grown
@@ -25,13 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SampleSearch"]
 
-# Nats per row and E-steps, as of the ends that it sets out from.
-_FINE = 1e-7
-_EVALUATIONS = 200
-# Nats per row: ends whose heights differ by less are the same optimum.
-_SAME_END = 1e-5
-# And by less than these a sample does not tell which of two is the better one: their difference has
-# a standard deviation of a tenth of a nat or so from row to row.
+# Nats per row: by less than these a sample does not tell which of two is the better one. Their
+# difference has a standard deviation of a tenth of a nat or so from row to row.
 _UNTOLD = 5e-4
 _NOTIFY_EVERY = 0.2
 
@@ -78,7 +74,9 @@ class SampleSearch:
         if not ends or ends[0].n_components < 2:
             return ()
         begun = time.perf_counter()
-        if self._ground(sample, ends[0].n_components, model) is None:
+        n_components = ends[0].n_components
+        ground = self._ground(sample, n_components, model)
+        if ground is None:
             return ()
         objective = SampleObjective(sample, model)
         known = [objective(end) for end in ends]
@@ -86,8 +84,9 @@ class SampleSearch:
         found: list[Point] = []
         tried = accepted = 0
         for turn in range(self.budget.turns):
-            ground = self._ground(sample, ends[0].n_components, model, turn)
-            if ground is None:
+            if turn:
+                ground = self._ground(sample, n_components, model, turn)
+            if ground is None:  # which judge has a say in how much they all weigh
                 continue
             progress = _Progress(self.notify, tried)
             end = search(ground, best.parameters, model, self.budget, progress)
@@ -95,8 +94,8 @@ class SampleSearch:
             if not end.accepted:
                 continue
             progress(end.tried, end.accepted, end.gain)
-            point, sound = climb(objective, objective(end.parameters), _FINE, _EVALUATIONS)
-            if not sound or any(abs(point.value - p.value) <= _SAME_END for p in known):
+            point, sound = climb(objective, objective(end.parameters), FINE, EVALUATIONS)
+            if not sound or any(abs(point.value - p.value) <= SAME_END for p in known):
                 continue
             known.append(point)
             if point.value > before.value - _UNTOLD:

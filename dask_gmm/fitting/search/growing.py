@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from dask_gmm.fitting.search.parts import climb_together, mixture
+from dask_gmm.fitting.search.parts import Draft, climb_together
 from dask_gmm.fitting.search.search import splits_of
 
 if TYPE_CHECKING:
@@ -56,15 +54,10 @@ def grown(
 
 def with_halves(parameters: MixtureParameters, splits: Sequence[Split]) -> MixtureParameters | None:
     """Put the halves of some components in their place, the second ones at the end."""
-    weights, means = list(parameters.weights), list(parameters.means)
-    covariances = list(parameters.covariances)
+    draft = Draft(parameters)
     for split in splits:
         k, halves = split.component, split.halves
-        weights.append(weights[k] * halves.weights[1])
-        weights[k] *= halves.weights[0]
-        means.append(halves.means[1])
-        means[k] = halves.means[0]
-        if not parameters.form.shared:
-            covariances.append(halves.covariances[1])
-            covariances[k] = halves.covariances[0]
-    return mixture(parameters, np.array(weights), np.array(means), np.array(covariances))
+        share = draft.weights[k]
+        for half, place in enumerate((k, len(draft.weights))):
+            draft.put(place, share * halves.weights[half], halves, half)
+    return draft.mixture()

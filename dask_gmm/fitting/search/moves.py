@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dask_gmm.fitting.search.parts import mixture
+from dask_gmm.fitting.search.parts import Draft
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,20 +70,13 @@ def disjoint(moves: Sequence[Move], least: float) -> list[Move]:
 
 def moved(parameters: MixtureParameters, moves: Sequence[Move]) -> MixtureParameters | None:
     """Return the mixture after disjoint moves; None where the family has none there."""
-    weights, means = parameters.weights.copy(), parameters.means.copy()
-    shared = parameters.form.shared
-    covariances = parameters.covariances if shared else parameters.covariances.copy()
-
-    def put(place: int, weight: float, of: MixtureParameters, index: int) -> None:
-        weights[place], means[place] = weight, of.means[index]
-        if not shared:
-            covariances[place] = of.covariances[index]
-
+    draft = Draft(parameters)
     for move in moves:
         removal, split = move.removal, move.split
         if removal.into is not None and removal.union is not None:
-            put(removal.into, weights[removal.into] + weights[removal.gone], removal.union, 0)
-        share = weights[split.component]
+            weight = draft.weights[removal.into] + draft.weights[removal.gone]
+            draft.put(removal.into, weight, removal.union)
+        share = draft.weights[split.component]
         for half, place in enumerate((split.component, removal.gone)):
-            put(place, share * split.halves.weights[half], split.halves, half)
-    return mixture(parameters, weights, means, covariances)
+            draft.put(place, share * split.halves.weights[half], split.halves, half)
+    return draft.mixture()

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     Evaluate = Callable[[Sequence[Candidate]], Sequence[SufficientStatistics]]
     Update = Callable[[SufficientStatistics], MixtureParameters]
 
-__all__ = ["Climbed", "Update", "climb_together", "held_rows", "mixture", "part_of", "with_part"]
+__all__ = [
+    "Climbed",
+    "Draft",
+    "Update",
+    "climb_together",
+    "held_rows",
+    "mixture",
+    "part_of",
+    "with_part",
+]
 
 
 def part_of(parameters: MixtureParameters, components: Sequence[int]) -> MixtureParameters:
@@ -71,6 +80,44 @@ def mixture(
         return MixtureParameters.create(family, weights / weights.sum(), means, nearest)
     except (CollapsedComponentError, InputError):
         return None
+
+
+class Draft:
+    """A mixture that is being put together from components of others.
+
+    Parameters
+    ----------
+    like : MixtureParameters
+        Where it begins. What all components share stays as it is there.
+
+    Attributes
+    ----------
+    weights : list of float
+        Of any sum.
+    """
+
+    def __init__(self, like: MixtureParameters) -> None:
+        self._like = like
+        self.weights: list[float] = like.weights.tolist()
+        self._means = list(like.means)
+        self._covariances = [] if like.form.shared else list(like.covariances)
+
+    def put(self, place: int, weight: float, of: MixtureParameters, index: int = 0) -> None:
+        """Have a component of another mixture at a place; one behind the last is new."""
+        if place == len(self.weights):
+            self.weights.append(weight)
+            self._means.append(of.means[index])
+            self._covariances += [] if self._like.form.shared else [of.covariances[index]]
+            return
+        self.weights[place], self._means[place] = weight, of.means[index]
+        if not self._like.form.shared:
+            self._covariances[place] = of.covariances[index]
+
+    def mixture(self) -> MixtureParameters | None:
+        """Return it, its weights summing to one; None where the family has none there."""
+        like = self._like
+        covariances = like.covariances if like.form.shared else np.array(self._covariances)
+        return mixture(like, np.array(self.weights), np.array(self._means), covariances)
 
 
 def held_rows(rows: Rows, held: Array, least: float, most: int) -> Rows | None:

@@ -14,7 +14,7 @@ pass of a fit alone: whoever proposes a `Sieved` candidate has its rows sieved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -254,7 +254,7 @@ class _SievedEvaluation:
     def statistics(self) -> tuple[SufficientStatistics, ...]:
         """The statistics; those of the first candidate have the rows that were kept with them."""
         first, *others = self.evaluation.statistics
-        return (SievedStatistics.of(first, self.reservoir), *others)
+        return (SievedStatistics.carrying(first, reservoir=self.reservoir), *others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,12 +265,6 @@ class SievedStatistics(SufficientStatistics):
     """
 
     reservoir: Reservoir
-
-    @classmethod
-    def of(cls, statistics: SufficientStatistics, reservoir: Reservoir) -> SievedStatistics:
-        """Put the two together; nothing is copied."""
-        values = {f.name: getattr(statistics, f.name) for f in fields(statistics)}
-        return cls(**values, reservoir=reservoir)
 
 
 @dataclass(frozen=True)

@@ -146,15 +146,17 @@ def test_two_clusters_are_found_in_any_units(
     assert found[0] == pytest.approx(0.345, abs=0.02)  # whatever the units
 
 
-def test_halves_hold_rows_enough_to_say_what_they_are() -> None:
+@pytest.mark.parametrize(("far", "enough"), [(8, False), (20, True)])
+def test_halves_hold_rows_enough_to_say_what_they_are(far: int, enough: bool) -> None:
     values = np.random.default_rng(0).normal(size=(400, 2))
-    values[:8] += 40.0
+    values[:far] += 40.0
     model = likelihood("full")
     rows = Rows(values, np.ones(len(values)))
     one = model.update(KERNEL.statistics(rows, [Candidate(random_mixture(0, "full", 1, 2))])[0])
     found = split_in_two(rows, one, model, KERNEL)
+    assert (found is not None) is enough
     if found is not None:
-        assert found[1].weights.min() * len(rows) > 8.5
+        assert found[1].weights.min() == pytest.approx(far / len(rows), rel=0.01)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -51,7 +51,7 @@ class Reads:
             return e_step.statistics(Rows(rows()))
         found, densities = e_step.with_log_densities(Rows(rows()))
         kept = Reservoir.of(Rows(rows()), densities, 0, first.sieve)
-        return (SievedStatistics.of(found[0], kept), *found[1:])
+        return (SievedStatistics.carrying(found[0], reservoir=kept), *found[1:])
 
 
 def searching(
