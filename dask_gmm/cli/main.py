@@ -119,6 +119,8 @@ class _ErrorBoundary(click.Group):
 
 
 def _leave(session: Session, error: BaseException, sentence: str, code: int) -> int:
+    if code >= INTERRUPTED:
+        session.last_word.acquire()  # not got where a second signal is ending the process
     if session.debug:
         traceback.print_exception(error)
     if code == INTERRUPTED and session.err.is_terminal:

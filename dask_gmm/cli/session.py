@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,9 @@ class Session:
         Passes that are known to be safe there; None before the first commit.
     at_once : list of callables
         What to do where the run ends at once.
+    last_word : threading.Lock
+        Who takes it says how the run was stopped, and nobody else: a second signal may meet a run
+        that is leaving.
     """
 
     json: bool = False
@@ -59,6 +63,7 @@ class Session:
     checkpoint: CheckpointPlace | None = None
     committed: int | None = None
     at_once: list[Callable[[], None]] = field(default_factory=list)
+    last_word: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def out(self) -> Console:
@@ -81,11 +86,12 @@ class Session:
             self.err.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def complain(self, kind: str, text: str) -> None:
-        """Print ``kind: text`` as one line to stderr."""
+        """Print ``kind: text`` as one line to stderr, by one write: other threads speak too."""
+        from rich.text import Text
+
         style = {"error": "bold red", "warning": "yellow"}.get(kind, "dim")
-        line = " ".join(text.split())
-        self.err.print(f"[{style}]{kind}:[/] ", end="", highlight=False, soft_wrap=True)
-        self.err.print(line, markup=False, highlight=False, soft_wrap=True)
+        line = Text.assemble((f"{kind}:", style), " ", " ".join(text.split()))
+        self.err.print(line, highlight=False, soft_wrap=True)
 
     def emit(self, result: dict[str, Any]) -> None:
         """Print a result as JSON; what is not finite becomes null."""

@@ -127,6 +127,8 @@ def _watch(session: Session, reader: int) -> None:
 
 def _end(session: Session, code: int) -> None:
     """Leave without waiting for anybody; local workers end with this process."""
+    if not session.last_word.acquire(blocking=False):
+        return  # the run has said its last line, and leaves by itself
 
     def remove() -> None:
         for act in session.at_once:
