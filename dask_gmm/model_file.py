@@ -27,6 +27,7 @@ from dask_gmm.data.atomic_replace import holds_only_rests, settle, sweep
 from dask_gmm.data.bounded_codecs import bounded
 from dask_gmm.data.checked_store import first_line
 from dask_gmm.data.output_array import put_document
+from dask_gmm.data.sink import not_written
 from dask_gmm.data.stored_array import metadata_document
 from dask_gmm.data.stores import probe_store, store_spec, writable_store
 from dask_gmm.data.urls import check_options, join_url, normalize_url, scheme_of
@@ -369,7 +370,4 @@ def _writing(name: str, more: str = "") -> Iterator[None]:
     except DaskGMMError:
         raise
     except Exception as error:  # every kind of store has errors of its own
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else None
-        raise StoreError(
-            f"{name} could not be written: {reason or first_line(error)}.{more}"
-        ) from error
+        raise not_written(error, name, more.strip()) from error

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 
 from dask_gmm.data.chunk_errors import empty_chunk, first_line, missing_chunk, short_range
+from dask_gmm.data.store_refusals import known_refusal
 from dask_gmm.errors import DaskGMMError, StoreError
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ class CheckedStore(Store):
         return self._store.list_dir(prefix)
 
 
-def is_access_denied(error: Exception) -> bool:
+def is_access_denied(error: BaseException) -> bool:
     """Whether a store refused to answer, as opposed to could not."""
     refusals = {"PermissionDeniedError", "UnauthenticatedError"}
     text = str(error)
@@ -303,12 +304,15 @@ def is_access_denied(error: Exception) -> bool:
     )
 
 
-def is_about_range(error: Exception) -> bool:
+def is_about_range(error: BaseException) -> bool:
     """Whether a store has answered that an object has no such part."""
-    return re.search(r"\b416\b|\brange\b|InvalidRange", str(error), re.IGNORECASE) is not None
+    return (
+        re.search(r"\b416\b|\brange\b|InvalidRange|CONTENT_RANGE", str(error), re.IGNORECASE)
+        is not None
+    )
 
 
-def translate_error(error: Exception, place: str) -> StoreError:
+def translate_error(error: BaseException, place: str) -> StoreError:
     """Say in one sentence why a store did not answer, whatever library it came through."""
     text = str(error)
     reason = first_line(error)
@@ -319,12 +323,16 @@ def translate_error(error: Exception, place: str) -> StoreError:
             f"AWS_SECRET_ACCESS_KEY (or your cloud's variables) in this process's environment, "
             f"give its machine a role, or say skip_signature=true for public data."
         )
+    known = known_refusal(error)
+    if known is not None:
+        return StoreError(f"{place} could not be read: {known.why}. {known.remedy}")
     if is_access_denied(error):
         return StoreError(
             f"Access to {place} was denied: {reason}. Check the credentials and the role of this "
             f"process (environment variables; profiles in ~/.aws are not read), or say "
             f"skip_signature=true for public data. S3 also answers so for what does not exist "
-            f"when listing is not allowed."
+            f"when listing is not allowed, and where the requester pays and has not said "
+            f"requester_pays=true."
         )
     return StoreError(
         f"{place} could not be read: {reason}. Check the address, the endpoint and the network."

@@ -41,11 +41,11 @@ def content_name(spec: StoreSpec, path: str) -> str | None:
         A digest of the names, sizes, times and inodes of a local array's files (or of its zip
         file): some microseconds for each, beside milliseconds to read it, and so not of more than
         20,000. Of a snapshot of
-        Icechunk, whose content never changes, the digest of its session. None for all else:
+        Icechunk, whose content never changes, its id, whoever opened it and how. None for all else:
         nothing but a request for each object would tell of a change.
     """
     if spec.pickled:
-        return hashlib.sha256(spec.pickled).hexdigest() if spec.snapshot else None
+        return f"{spec.snapshot}/{path}" if spec.snapshot else None
     if scheme_of(spec.url) != "file":
         return None
     digest = hashlib.sha256()

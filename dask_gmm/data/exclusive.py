@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dask_gmm.data.checked_store import first_line, is_access_denied
+from dask_gmm.data.store_refusals import known_refusal
 from dask_gmm.data.stores import StoreSpec, bare_object_store, refuse_local_options
 from dask_gmm.data.urls import scheme_of
 
@@ -282,6 +283,9 @@ class Objects(Place):
                 f"{failed}. A checkpoint needs a store that writes an object only if it is not "
                 f"there: leave out the storage option conditional_put, or use another store."
             )
+        known = known_refusal(error)
+        if known is not None:
+            return f"{where} could not be {doing}: {known.why}. {known.remedy}"
         if is_access_denied(error):
             return (
                 f"{failed}. Check the credentials and the role of this process: it must list, get, "

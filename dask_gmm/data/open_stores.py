@@ -66,6 +66,8 @@ _PUBLIC_HEADERS = frozenset(
     }
 )
 _ICECHUNK_KINDS = ("s3", "gcs", "azure")
+_HOSTS = frozenset({"ftp", "sftp", "smb", "ssh"})
+"""Protocols of fsspec whose paths do not say on which host they are."""
 _WRAPPERS = (zarr.storage.WrapperStore, zarr.storage.LoggingStore)
 
 
@@ -84,7 +86,7 @@ def spec_of_store(store: Store, missing_chunks: MissingChunks = "error") -> Stor
     if not 0 < len(pickled) <= PICKLE_BYTES:
         return None
     url = store_url(store) or store_name(store)
-    return StoreSpec(url, (), missing_chunks, pickled=pickled, snapshot=_is_icechunk(store))
+    return StoreSpec(url, (), missing_chunks, pickled=pickled, snapshot=_snapshot_of(store))
 
 
 def reason_to_stay(store: Store) -> str:
@@ -179,6 +181,10 @@ def _fsspec_url(
         return None
     path = store.path
     url = path if "://" in path else f"{protocol}://{path.lstrip('/')}"
+    if "://" not in path and protocol in _HOSTS and "host" in options:
+        port = options.pop("port", None)
+        host = f"{options.pop('host')}{'' if port is None else f':{port}'}"
+        url = f"{protocol}://{host}/{path.lstrip('/')}"
     unknown = protocol in {"s3", "s3a"} and not set(options) <= {"anon", "endpoint_url"}
     return url, None if unknown else options
 
@@ -270,6 +276,11 @@ def _urls_in(part: Any) -> Iterator[str]:
 def _is_icechunk(store: Any) -> bool:
     kind = type(store)
     return kind.__name__ == "IcechunkStore" and kind.__module__.partition(".")[0] == "icechunk"
+
+
+def _snapshot_of(store: Any) -> str:
+    """Return the id of the snapshot that a store of Icechunk's shows, "" for any other store."""
+    return f"icechunk:{store.session.snapshot_id}" if _is_icechunk(store) else ""
 
 
 def _reason_of_icechunk(store: Any) -> str | None:

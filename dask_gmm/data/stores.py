@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 import zarr.storage
 from zarr.abc.store import Store
 
 from dask_gmm.data.checked_store import CheckedStore, ReadCount, first_line, read_counter
 from dask_gmm.data.direct.objects import LocalFiles, RemoteObjects
+from dask_gmm.data.fsspec_stores import fsspec_store
+from dask_gmm.data.store_options import OBJECT_SCHEMES, object_settings
 from dask_gmm.data.urls import Options, check_options, normalize_url, scheme_of
 from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import InputError, StoreError, StoreNotFoundError
@@ -31,8 +32,8 @@ from dask_gmm.errors import InputError, StoreError, StoreNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from obstore.store import ClientConfig, RetryConfig
     from obstore.store import MemoryStore as MemoryObjects
+    from obstore.store import RetryConfig
 
 __all__ = [
     "MissingChunks",
@@ -54,27 +55,6 @@ __all__ = [
 
 MissingChunks = Literal["error", "fill"]
 
-_OBJECT_SCHEMES = frozenset(
-    {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"}
-)
-_CLIENT_OPTIONS = frozenset(
-    {
-        "allow_http",
-        "allow_invalid_certificates",
-        "connect_timeout",
-        "http1_only",
-        "http2_only",
-        "pool_idle_timeout",
-        "pool_max_idle_per_host",
-        "proxy_excludes",
-        "proxy_url",
-        "randomize_addresses",
-        "read_timeout",
-        "timeout",
-        "user_agent",
-    }
-)
-_ALIASES = {"anon": "skip_signature", "endpoint_url": "endpoint"}  # what fsspec calls them
 _BODY_TIMEOUT = "5min"
 _STALL_TIMEOUT = "60s"  # a body that stands still is retried long before that
 _READ_RETRIES: RetryConfig = {"max_retries": 10, "retry_timeout": timedelta(minutes=4)}
@@ -101,8 +81,8 @@ class StoreSpec:
         The store itself, where it is of a kind that no URL stands for and that holds neither
         credentials nor data (see `dask_gmm.data.open_stores`); then `url` is only what messages
         call it.
-    snapshot : bool
-        Whether what the pickled store shows never changes.
+    snapshot : str
+        The id of what the pickled store shows, where that never changes; else "".
     """
 
     url: str
@@ -110,7 +90,7 @@ class StoreSpec:
     missing_chunks: MissingChunks = "error"
     zip_version: str = ""
     pickled: bytes = field(default=b"", repr=False)
-    snapshot: bool = False
+    snapshot: str = ""
 
     @property
     def place(self) -> str | None:
@@ -195,7 +175,7 @@ def raw_store(spec: StoreSpec) -> Store:
 def reaches_objects(spec: StoreSpec) -> bool:
     """Whether the direct reader can reach a store's objects; else Zarr has to."""
     plain = not (spec.zip_version or spec.pickled)
-    return plain and scheme_of(spec.url) in _OBJECT_SCHEMES | {"file"}
+    return plain and scheme_of(spec.url) in OBJECT_SCHEMES | {"file"}
 
 
 def objects_of(spec: StoreSpec) -> LocalFiles | RemoteObjects:
@@ -263,7 +243,7 @@ def bare_object_store(spec: StoreSpec, *, probing: bool = False) -> Any:
 
         with _lock:
             return _memory_objects.setdefault(spec.url, obstore.store.MemoryStore())
-    if scheme not in _OBJECT_SCHEMES - {"http", "https"}:
+    if scheme not in OBJECT_SCHEMES - {"http", "https"}:
         raise InputError(
             f"{spec.url} cannot be used here: it takes a store that writes an object only if it is "
             f"not there yet. Use a path, s3://, gs:// or az://."
@@ -288,9 +268,9 @@ def _build(spec: StoreSpec, *, read_only: bool, retry: RetryConfig) -> Store:
         return zarr.storage.LocalStore(url, read_only=read_only)
     if scheme == "memory":
         return _memory_store(url, read_only=read_only)
-    if scheme in _OBJECT_SCHEMES:
+    if scheme in OBJECT_SCHEMES:
         return _object_store(url, dict(options), read_only=read_only, retry=retry)
-    return _fsspec_store(url, dict(options), read_only=read_only)
+    return fsspec_store(url, dict(options), read_only=read_only)
 
 
 def refuse_local_options(spec: StoreSpec) -> None:
@@ -348,60 +328,10 @@ def _object_store(
     import obstore.exceptions
     import obstore.store
 
-    client: dict[str, Any] = {"timeout": _BODY_TIMEOUT, "read_timeout": _STALL_TIMEOUT}
-    config: dict[str, Any] = {}
-    for name, value in options.items():
-        target = client if name in _CLIENT_OPTIONS else config
-        target[_ALIASES.get(name, name)] = value
-    if _endpoint_scheme(url, config) == "http":
-        # Plain HTTP was asked for by name; obstore otherwise refuses it with "builder error".
-        client.setdefault("allow_http", True)
-    kwargs: dict[str, Any] = dict(config)
-    client_config: ClientConfig = client  # type: ignore[assignment]
+    url, given, kwargs = object_settings(url, options)
+    client: Any = {"timeout": _BODY_TIMEOUT, "read_timeout": _STALL_TIMEOUT, **given}
     try:
-        raw = obstore.store.from_url(
-            url, client_options=client_config, retry_config=retry, **kwargs
-        )
+        raw = obstore.store.from_url(url, client_options=client, retry_config=retry, **kwargs)
     except (obstore.exceptions.BaseError, TypeError, ValueError) as error:
         raise InputError(f"{url} cannot be used: {first_line(error)}.") from error
     return zarr.storage.ObjectStore(raw, read_only=read_only)
-
-
-def _endpoint_scheme(url: str, config: dict[str, Any]) -> str:
-    if scheme_of(url) in {"http", "https"}:
-        return scheme_of(url)
-    endpoint = next((str(v) for k, v in config.items() if k.endswith("endpoint")), None)
-    if endpoint is None and scheme_of(url) in {"s3", "s3a"}:
-        environment = os.environ
-        endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    return urlsplit(endpoint).scheme.lower() if endpoint else "https"
-
-
-def _fsspec_store(url: str, options: dict[str, Any], *, read_only: bool) -> Store:
-    scheme = scheme_of(url)
-    try:
-        import fsspec
-    except ImportError as error:
-        raise InputError(
-            f"{url} needs fsspec, which is not installed: pip install 'dask-gmm[fsspec]', or use a "
-            f"path, s3://, gs://, az:// or https://."
-        ) from error
-    try:
-        fsspec.get_filesystem_class(scheme)
-    except ValueError as error:
-        raise InputError(
-            f"{url} has the unknown scheme {scheme!r}: use a path, s3://, gs://, az://, https://, "
-            f"or a protocol of fsspec."
-        ) from error
-    except ImportError as error:
-        raise InputError(
-            f"{url} needs a package that is not installed: {first_line(error)}."
-        ) from error
-    try:
-        return zarr.storage.FsspecStore.from_url(url, storage_options=options, read_only=read_only)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{url} cannot be used: {first_line(error)}.") from error
-    except FileNotFoundError as error:
-        raise StoreNotFoundError(f"Nothing was found at {url}.") from error
-    except OSError as error:
-        raise StoreError(f"{url} cannot be reached: {first_line(error)}.") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -206,6 +206,13 @@ class Whole(StoredObject):
         target[:] = found
 
 
+class _Answer(NamedTuple):
+    """What a request has brought: all or a part of an object, and the length of all of it."""
+
+    content: Any
+    size: int
+
+
 def _length_of(store: Any, key: str) -> int | None:
     """Return an object's length, None if the store does not say."""
     import obstore
@@ -220,14 +227,18 @@ def _length_of(store: Any, key: str) -> int | None:
 class RangedObject(StoredObject):
     """An object of which the index has come, and parts are asked for several at once."""
 
-    size = None
-
-    def __init__(self, store: Any, index: Any, key: str, url: str) -> None:
+    def __init__(self, store: Any, index: _Answer, key: str, url: str) -> None:
         self._store = store
-        self._index = np.frombuffer(index, np.uint8)
+        self._index = np.frombuffer(index.content, np.uint8)
+        self._size = index.size
         self._key = key
         self._url = url
         self._parts: dict[tuple[int, int], NDArray[np.uint8]] = {}
+
+    @property
+    def size(self) -> int:
+        """Length of the object when its index came."""
+        return self._size
 
     def tail_or_head(self, length: int, *, head: bool) -> NDArray[np.uint8]:
         """Return the index."""
@@ -242,14 +253,18 @@ class RangedObject(StoredObject):
             contents: Any = obstore.get_ranges(
                 self._store, self._key, starts=starts, lengths=lengths
             )
-        except Exception as error:
+        except BaseException as error:
+            # Parts behind the end of what has come make obstore panic, which is no Exception. They
+            # are refused before, unless the object was cut off since its index came.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             self._explain(max(offset + length for offset, length in parts), error)
             raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
         for part, content in zip(parts, contents, strict=True):
             count_read(len(content))
             self._parts[part] = np.frombuffer(content, np.uint8)
 
-    def _explain(self, end: int, error: Exception) -> None:
+    def _explain(self, end: int, error: BaseException) -> None:
         """Raise if a request failed because the object ends before `end`."""
         size = _length_of(self._store, self._key) if is_about_range(error) else None
         if size is not None and size < end:
@@ -295,8 +310,8 @@ class RemoteObjects:
         """
         import obstore
 
-        content = self._answer(key, lambda: obstore.get(self._store, key).bytes())
-        return None if content is None else Whole(content, key, self.url)
+        answer = self._answer(key, lambda: obstore.get(self._store, key))
+        return None if answer is None else Whole(answer.content, key, self.url)
 
     def open_ranged(self, key: str, index_bytes: int, *, head: bool) -> RangedObject | None:
         """Fetch the index of a shard, None if there is no such object.
@@ -306,23 +321,24 @@ class RemoteObjects:
         CorruptChunkError, StoreError
             As for `open`.
         """
-        content = self._answer(key, lambda: self._end(key, index_bytes, head=head))
-        return None if content is None else RangedObject(self._store, content, key, self.url)
+        answer = self._answer(key, lambda: self._end(key, index_bytes, head=head))
+        return None if answer is None else RangedObject(self._store, answer, key, self.url)
 
     def _end(self, key: str, length: int, *, head: bool) -> Any:
         import obstore
 
         if head:
-            return obstore.get_range(self._store, key, start=0, length=length)
+            return obstore.get(self._store, key, options={"range": (0, length)})
         try:
-            return obstore.get(self._store, key, options={"range": {"suffix": length}}).bytes()
+            return obstore.get(self._store, key, options={"range": {"suffix": length}})
         except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
             size = obstore.head(self._store, key)["size"]
-            return obstore.get_range(self._store, key, start=max(0, size - length), end=size)
+            return obstore.get(self._store, key, options={"range": (max(0, size - length), size)})
 
-    def _answer(self, key: str, ask: Callable[[], Any]) -> Any:
+    def _answer(self, key: str, ask: Callable[[], Any]) -> _Answer | None:
         try:
-            content = ask()
+            result = ask()
+            answer = _Answer(result.bytes(), int(result.meta["size"]))
         except _ABSENT:
             count_read(0)
             return None
@@ -332,7 +348,7 @@ class RemoteObjects:
             ):  # of nothing there is no part
                 raise empty_chunk(self.url, key) from error
             raise translate_error(error, f"{self.url.rstrip('/')}/{key}") from error
-        count_read(len(content))
-        if len(content) == 0:
+        count_read(len(answer.content))
+        if len(answer.content) == 0:
             raise empty_chunk(self.url, key)
-        return content
+        return answer

@@ -331,8 +331,14 @@ def _pieces(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _version_of(found: Mapping[str, Any]) -> Version:
-    """What an object store says of an object: its tag, else when it was written."""
-    return int(found["size"]), str(found.get("e_tag") or found.get("last_modified") or "")
+    """What an object store says of an object: its tag, else when it was written.
+
+    Azure lists tags without the quotes that belong to them, and that it demands.
+    """
+    tag = str(found.get("e_tag") or "")
+    if tag and not tag.endswith('"'):
+        tag = f'"{tag}"'
+    return int(found["size"]), tag or str(found.get("last_modified") or "")
 
 
 def _whole(found: Any, expected: int, url: str) -> Any:
