@@ -168,9 +168,11 @@ class CheckedStore(Store):
             value = await self._store.get(key, prototype, byte_range)
         except (DaskGMMError, MemoryError):
             raise
-        except Exception as error:  # every kind of store has errors of its own
+        except BaseException as error:  # every kind of store has errors of its own
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
             translated = translate_error(error, self._place(key))
-            if byte_range is not None and is_about_range(error):
+            if byte_range is not None and (is_about_range(error) or is_panic(error)):
                 await self._explain(key, byte_range, error)
             if self._probing and is_metadata and is_access_denied(error):
                 self.denied = translated
@@ -186,7 +188,7 @@ class CheckedStore(Store):
         self._check(key, value, byte_range)
         return value
 
-    async def _explain(self, key: str, byte_range: ByteRequest, error: Exception) -> None:
+    async def _explain(self, key: str, byte_range: ByteRequest, error: BaseException) -> None:
         """Raise if a request failed because the object ends before what was asked for."""
         try:
             size = await self._store.getsize(key)
@@ -310,6 +312,14 @@ def is_about_range(error: BaseException) -> bool:
         re.search(r"\b416\b|\brange\b|InvalidRange|CONTENT_RANGE", str(error), re.IGNORECASE)
         is not None
     )
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust has met what its authors did not expect.
+
+    Such as parts behind the end of an object. Some of these are no `Exception`.
+    """
+    return type(error).__name__ in {"PanicException", "RustPanic"}
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:

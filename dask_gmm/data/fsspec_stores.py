@@ -135,33 +135,50 @@ def _steady(fs: Any) -> Any:
     fsspec calls whatever a server refuses a file that is not there, also that it is closing an idle
     connection.
     """
+    whole = fs.cat_file
+
+    def cat_file(
+        path: str, start: int | None = None, end: int | None = None, **kwargs: Any
+    ) -> bytes:
+        if start is not None and start < 0:  # from the end, which no server understands
+            start = max(0, int(fs.info(path)["size"]) + start)
+        content: bytes = whole(path, start, end, **kwargs)
+        return content
+
+    fs.cat_file = cat_file
+    for name in ("cat_file", "info", "ls", "exists", "find", "pipe_file", "rm", "makedirs"):
+        setattr(fs, name, _asked_again(getattr(fs, name), fs._connect))
+    return fs
+
+
+def _asked_again(ask: Callable[..., T], connect: Callable[[], None]) -> Callable[..., T]:
+    """Return a question that is asked by a new connection where the old one gives no answer."""
+
+    @functools.wraps(ask)
+    def answer(*args: Any, **kwargs: Any) -> T:
+        try:
+            return ask(*args, **kwargs)
+        except Exception as error:
+            if _is_answer(error):
+                raise
+        connect()
+        try:
+            return ask(*args, **kwargs)
+        except FileNotFoundError as error:
+            if _is_answer(error):
+                raise
+            raise OSError(f"the server says {first_line(error.__cause__ or error)}") from error
+
+    return answer
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether an error is what a server answers, and not that it does not."""
     import ftplib
 
-    def asked(ask: Callable[..., T]) -> Callable[..., T]:
-        @functools.wraps(ask)
-        def answer(*args: Any, **kwargs: Any) -> T:
-            try:
-                return ask(*args, **kwargs)
-            except FileNotFoundError as error:
-                if _absent(error.__cause__):
-                    raise
-            except ftplib.error_perm:
-                raise
-            except (ftplib.Error, EOFError, OSError):
-                pass
-            fs._connect()
-            try:
-                return ask(*args, **kwargs)
-            except FileNotFoundError as error:
-                if _absent(error.__cause__):
-                    raise
-                raise OSError(f"the server says {first_line(error.__cause__ or error)}") from error
-
-        return answer
-
-    def _absent(said: BaseException | None) -> bool:
-        return said is None or (isinstance(said, ftplib.error_perm) and str(said)[:3] == "550")
-
-    for name in ("cat_file", "info", "ls", "exists", "find", "pipe_file", "rm", "makedirs"):
-        setattr(fs, name, asked(getattr(fs, name)))
-    return fs
+    if not isinstance(error, FileNotFoundError):
+        return not isinstance(error, (ftplib.error_temp, ftplib.error_reply, EOFError, OSError))
+    said = error.__cause__  # fsspec makes this of whatever is said
+    if not isinstance(said, ftplib.Error):
+        return not isinstance(said, EOFError | OSError)
+    return isinstance(said, ftplib.error_perm) and str(said)[:3] == "550"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["serve_https"]
 
 _SETTINGS = """
-daemon off;
+{user}daemon off;
 worker_processes 1;
 pid {state}/pid;
 error_log {state}/error.log;
@@ -55,14 +56,16 @@ def serve_https(root: Path, certified: Certified, state: Path) -> Iterator[str]:
     nginx = program("nginx", "apt-get install nginx-light")
     state.mkdir(parents=True, exist_ok=True)
     root.mkdir(parents=True, exist_ok=True)
-    for folder in (root, *root.parents):
-        if folder.owner() == root.owner() and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o011)  # its worker is another user, under root
     port = free_port()
     settings = state / "nginx.conf"
     settings.write_text(
         _SETTINGS.format(
-            state=state, port=port, certificate=certified.certificate, key=certified.key, root=root
+            user="user root;" if os.geteuid() == 0 else "",  # or its workers may not read
+            state=state,
+            port=port,
+            certificate=certified.certificate,
+            key=certified.key,
+            root=root,
         )
     )
     with served([nginx, "-p", str(state), "-c", str(settings)], port, state / "log"):

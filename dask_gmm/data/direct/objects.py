@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dask_gmm.data.checked_store import count_read, is_about_range, translate_error
+from dask_gmm.data.checked_store import count_read, is_about_range, is_panic, translate_error
 from dask_gmm.data.chunk_errors import broken_shard, empty_chunk, short_range
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class RangedObject(StoredObject):
         except BaseException as error:
             # Parts behind the end of what has come make obstore panic, which is no Exception. They
             # are refused before, unless the object was cut off since its index came.
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            if not (isinstance(error, Exception) or is_panic(error)):
                 raise
             self._explain(max(offset + length for offset, length in parts), error)
             raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
