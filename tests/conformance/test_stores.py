@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-QUICK = ("local", "icechunk", "google", "https", "ftp")
-"""Kinds whose servers start in no time."""
+QUICK = ("local", "icechunk", "google", "https")
+"""Kinds whose servers start in no time, and answer at once."""
 
 COMMITTING = ("local", "memory", "s3", "azure", "google")
 WITH_TABLES = ("local", "s3", "azure", "google", "https")
@@ -151,7 +151,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def local(here: str) -> GaussianMixture:
     """A fit to them."""
-    return GaussianMixture(**SETTINGS).fit(here)
+    gm: GaussianMixture = GaussianMixture(**SETTINGS).fit(here)
+    return gm
 
 
 @pytest.fixture

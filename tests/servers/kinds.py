@@ -298,7 +298,7 @@ def _https(folder: Path) -> Iterator[Kind]:
 
 @contextmanager
 def _ftp(folder: Path) -> Iterator[Kind]:
-    with serve_ftp(folder / "ftp") as url:
+    with serve_ftp(folder / "ftp", folder / "log") as url:
         yield Folder(folder / "ftp", url)
 
 
