@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["KINDS", "WRITABLE", "Kind", "files_below", "kind_of_store", "zarr_files"]
+__all__ = ["KINDS", "WRITABLE", "Bucket", "Kind", "files_below", "kind_of_store", "zarr_files"]
 
 BUCKET = "gmm-test"
 
@@ -196,7 +196,13 @@ def _is_metadata(key: str) -> bool:
 
 
 class Bucket(Kind):
-    """A bucket, written to by a store of obstore's own."""
+    """A bucket.
+
+    Attributes
+    ----------
+    raw : obstore.store.ObjectStore
+        By which tests write to it and look into it, with credentials of its own.
+    """
 
     commits = True
     tables = True
@@ -204,7 +210,7 @@ class Bucket(Kind):
     def __init__(
         self, scheme: str, raw: Any, options: Mapping[str, Any], environment: Mapping[str, str]
     ) -> None:
-        self._base, self._raw = f"{scheme}://{BUCKET}", raw
+        self._base, self.raw = f"{scheme}://{BUCKET}", raw
         self.options, self.environment = options, environment
 
     def place(self, name: str) -> str:
@@ -219,9 +225,9 @@ class Bucket(Kind):
     def change(self, opened: str, key: str, content: bytes | None) -> str:
         name = f"{opened.removeprefix(self._base).lstrip('/')}/{key}".rstrip("/")
         if content is None:
-            obstore.delete(self._raw, name)
+            obstore.delete(self.raw, name)
         else:
-            obstore.put(self._raw, name, content, use_multipart=False)
+            obstore.put(self.raw, name, content, use_multipart=False)
         return opened
 
 
