@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zarr.core.buffer import default_buffer_prototype
 
 from dask_gmm.data.checked_store import METADATA_NAMES, translate_error
+from dask_gmm.data.object_store import ask, listed
 from dask_gmm.data.stored_metadata import digest_of, document_in, read_metadata
 from dask_gmm.data.stores import StoreSpec, raw_store, reaches_objects, store_for
 from dask_gmm.data.urls import join_url, scheme_of
@@ -116,7 +117,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 class _Remote(_Objects):
-    """Objects of an obstore store below a prefix."""
+    """Objects of an object store below a prefix."""
 
     def __init__(self, store: Any, path: str, url: str) -> None:
         self._store = store
@@ -125,22 +126,23 @@ class _Remote(_Objects):
             self.unlisted = "plain HTTP lists nothing"
 
     def listed(self) -> Iterator[str]:
-        import obstore
-
-        for page in obstore.list(self._store, prefix=self._prefix or None, chunk_size=1000):
-            yield from (found["path"].removeprefix(self._prefix) for found in page)
+        for found in listed(self._store, self._prefix or None):
+            yield found["path"].removeprefix(self._prefix)
 
     def hashed(self, key: str) -> Hashed | None:
         import obstore
 
-        hasher = _Hasher()
-        try:
-            content = obstore.get(self._store, self._prefix + key)
+        def streamed(store: Any) -> Hashed:
+            hasher = _Hasher()
+            content = obstore.get(store, self._prefix + key)
             for piece in content.stream(min_chunk_size=PIECE_BYTES):
                 hasher.take(piece)
+            return hasher.result()
+
+        try:
+            return ask(self._store, streamed)
         except FileNotFoundError:
             return None
-        return hasher.result()
 
 
 class _OfStore(_Objects):
@@ -265,4 +267,4 @@ def _objects_of(spec: StoreSpec, path: str) -> _Objects:
     if scheme_of(spec.url) == "file":
         return _Files(join_url(spec.url, path))
     store: Any = raw_store(spec)
-    return _Remote(store.store, path, spec.url)
+    return _Remote(store, path, spec.url)

@@ -15,6 +15,7 @@ import numpy as np
 
 from dask_gmm.data.checked_store import count_read, is_about_range, translate_error
 from dask_gmm.data.chunk_errors import broken_shard, empty_chunk, short_range
+from dask_gmm.data.object_store import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -211,7 +212,7 @@ def _length_of(store: Any, key: str) -> int | None:
     import obstore
 
     try:
-        length: int = obstore.head(store, key)["size"]
+        length: int = ask(store, lambda s: obstore.head(s, key))["size"]
     except Exception:  # noqa: BLE001  what it was asked before has failed already
         return None
     return length
@@ -239,8 +240,9 @@ class RangedObject(StoredObject):
 
         starts, lengths = [p[0] for p in parts], [p[1] for p in parts]
         try:
-            contents: Any = obstore.get_ranges(
-                self._store, self._key, starts=starts, lengths=lengths
+            contents: Any = ask(
+                self._store,
+                lambda s: obstore.get_ranges(s, self._key, starts=starts, lengths=lengths),
             )
         except Exception as error:
             self._explain(max(offset + length for offset, length in parts), error)
@@ -272,11 +274,11 @@ class RangedObject(StoredObject):
 
 
 class RemoteObjects:
-    """The objects of an obstore store.
+    """The objects of an object store.
 
     Parameters
     ----------
-    store : obstore.store.ObjectStore
+    store : PatientStore
     url : str
         What messages call it.
     """
@@ -295,7 +297,7 @@ class RemoteObjects:
         """
         import obstore
 
-        content = self._answer(key, lambda: obstore.get(self._store, key).bytes())
+        content = self._answer(key, lambda s: obstore.get(s, key).bytes())
         return None if content is None else Whole(content, key, self.url)
 
     def open_ranged(self, key: str, index_bytes: int, *, head: bool) -> RangedObject | None:
@@ -306,23 +308,12 @@ class RemoteObjects:
         CorruptChunkError, StoreError
             As for `open`.
         """
-        content = self._answer(key, lambda: self._end(key, index_bytes, head=head))
+        content = self._answer(key, lambda s: _end(s, key, index_bytes, head=head))
         return None if content is None else RangedObject(self._store, content, key, self.url)
 
-    def _end(self, key: str, length: int, *, head: bool) -> Any:
-        import obstore
-
-        if head:
-            return obstore.get_range(self._store, key, start=0, length=length)
+    def _answer(self, key: str, do: Callable[[Any], Any]) -> Any:
         try:
-            return obstore.get(self._store, key, options={"range": {"suffix": length}}).bytes()
-        except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
-            size = obstore.head(self._store, key)["size"]
-            return obstore.get_range(self._store, key, start=max(0, size - length), end=size)
-
-    def _answer(self, key: str, ask: Callable[[], Any]) -> Any:
-        try:
-            content = ask()
+            content = ask(self._store, do, key)
         except _ABSENT:
             count_read(0)
             return None
@@ -336,3 +327,16 @@ class RemoteObjects:
         if len(content) == 0:
             raise empty_chunk(self.url, key)
         return content
+
+
+def _end(store: Any, key: str, length: int, *, head: bool) -> Any:
+    """Ask for the first or last bytes of an object."""
+    import obstore
+
+    if head:
+        return obstore.get_range(store, key, start=0, length=length)
+    try:
+        return obstore.get(store, key, options={"range": {"suffix": length}}).bytes()
+    except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
+        size = obstore.head(store, key)["size"]
+        return obstore.get_range(store, key, start=max(0, size - length), end=size)
