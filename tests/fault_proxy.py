@@ -2,7 +2,8 @@
 
 It stands before a server of this machine, in a thread with an event loop of its own. Which request
 meets a fault depends on a seed, on what is asked for and on how often that was asked before, not on
-the order in which threads ask: the same requests meet the same faults. Each rule counts.
+the order in which threads ask, nor on names that are drawn anew for each run: the same requests
+meet the same faults. Each rule counts.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ class Rule:
         How many do at most.
     times_each : int, optional
         How many of the same do at most: the same method, path and range.
+    after : int, default=0
+        How many are answered before the first that may meet it.
     method, path : str
         Regular expressions; the whole method, and what the path must contain.
     access_key : str
@@ -102,6 +105,7 @@ class Rule:
     rate: float = 1.0
     times: int | None = None
     times_each: int | None = None
+    after: int = 0
     method: str = "GET"
     path: str = "/c/"
     access_key: str = ""
@@ -118,10 +122,11 @@ class Rule:
         if self.access_key and request.access_key != self.access_key:
             return False
         self.asked += 1
-        same = f"{request.method} {request.target} {request.headers.get('range', '')}"
+        target = re.sub("[0-9a-f]{12,}", "…", request.target)  # names that are drawn anew
+        same = f"{request.method} {target} {request.headers.get('range', '')}"
         nth = self._seen[same]
         self._seen[same] += 1
-        if self.times is not None and self.injected >= self.times:
+        if self.asked <= self.after or self.injected == self.times:
             return False
         if self.times_each is not None and nth >= self.times_each:
             return False
@@ -309,10 +314,10 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
         task = loop.create_task(main())
         ends.append(lambda: loop.call_soon_threadsafe(task.cancel))
         loop.run_until_complete(task)
-        for other in asyncio.all_tasks(loop):
+        others = asyncio.all_tasks(loop)
+        for other in others:
             other.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(asyncio.gather(*others, return_exceptions=True))
         loop.close()
 
     ends: list[object] = []

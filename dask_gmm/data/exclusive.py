@@ -15,15 +15,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dask_gmm.data.checked_store import first_line, is_access_denied
-from dask_gmm.data.doubt import jittered
-from dask_gmm.data.object_store import ask, listed
+from dask_gmm.data.object_store import BROKEN_PAUSES, ask, listed
 from dask_gmm.data.stores import StoreSpec, bare_object_store, refuse_local_options
 from dask_gmm.data.urls import scheme_of
 
@@ -36,15 +34,6 @@ CLAIM = ".claim"
 """How the name of a claim ends, instead of what its object's name ends with."""
 
 Doing = Literal["read", "written"]
-
-_CREATE_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0, 3.0)
-"""Seconds, jittered, before a conditional put whose connection broke is tried again.
-
-obstore does not: it cannot know whether the put was done. Whoever has another try find the object
-there looks whose it is.
-"""
-_CREATE_PATIENCE = 30.0
-"""A try that took so long was repeated by obstore already."""
 
 
 def place_of(spec: StoreSpec) -> Place:
@@ -260,27 +249,18 @@ class Objects(Place):
         ask(self._store, lambda s: obstore.put(s, name, content, use_multipart=False))
 
     def create(self, name: str, content: bytes) -> bool:
-        """Put an object if there is none, also where connections break; see `_CREATE_PAUSES`."""
+        """Put an object if there is none."""
         import obstore
         import obstore.exceptions as told
 
         def put(store: Any) -> None:
             obstore.put(store, name, content, mode="create", use_multipart=False)
 
-        begun = time.monotonic()
-        for pause in (*_CREATE_PAUSES, None):
-            try:
-                ask(self._store, put)
-            except (told.AlreadyExistsError, told.PreconditionError):
-                return False
-            except told.GenericError as error:
-                long = time.monotonic() - begun > _CREATE_PATIENCE
-                if pause is None or long or is_access_denied(error):
-                    raise
-            else:
-                return True
-            time.sleep(jittered(pause))
-        raise AssertionError("unreachable")
+        try:
+            ask(self._store, put, broken=BROKEN_PAUSES)
+        except (told.AlreadyExistsError, told.PreconditionError):
+            return False
+        return True
 
     def refuses_again(self, name: str, content: bytes) -> bool:
         """Try: should it be written over, it is by the same."""

@@ -25,12 +25,12 @@ from dask_gmm.data.checked_store import is_access_denied
 from dask_gmm.data.doubt import DOUBT_SECONDS, AsksAgain, jittered
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-__all__ = ["PatientStore", "ask", "listed"]
+__all__ = ["BROKEN_PAUSES", "PatientStore", "ask", "listed"]
 
 T = TypeVar("T")
 
@@ -39,6 +39,16 @@ _FRESH_SECONDS = 1.0
 
 _RENEWAL_PAUSES = (1.0, 3.0, 8.0)
 """How long whoever renews credentials that have expired may lag behind, in steps."""
+
+BROKEN_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0, 3.0)
+"""Seconds, jittered, after which a conditional put is made again whose connection broke.
+
+obstore does not: it cannot know whether the put was done. Whoever finds the object there looks
+whose it is. A connection that was open for long and is used again breaks like that too.
+"""
+
+_BROKEN_PATIENCE = 30.0
+"""A put that took so many seconds was repeated by obstore already."""
 
 _MAX_QUESTIONS = 8
 _MAX_ABSENT = 50_000
@@ -96,8 +106,10 @@ class PatientStore(zarr.storage.ObjectStore[Any], AsksAgain):
                 self._absent.clear()
             self._absent.add(key)
 
-    async def _asked(self, do: Callable[[], Awaitable[T]], key: str = "") -> T:
-        patience = _Patience(self, key)
+    async def _asked(
+        self, do: Callable[[], Awaitable[T]], key: str = "", broken: Sequence[float] = ()
+    ) -> T:
+        patience = _Patience(self, key, broken)
         while True:
             store = self.store
             try:
@@ -138,17 +150,22 @@ class PatientStore(zarr.storage.ObjectStore[Any], AsksAgain):
         put = super().set
         await self._told(lambda: put(key, value))
 
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Put an object unless there is one."""
+        put = super().set_if_not_exists
+        await self._told(lambda: put(key, value), BROKEN_PAUSES)
+
     async def delete(self, key: str) -> None:
         """Delete an object."""
         deleted = super().delete
         await self._told(lambda: deleted(key))
 
-    async def _told(self, do: Callable[[], Awaitable[None]]) -> None:
+    async def _told(self, do: Callable[[], Awaitable[None]], broken: Sequence[float] = ()) -> None:
         async def done() -> bool:
             await do()
             return True
 
-        await self._asked(done)
+        await self._asked(done, "", broken)
 
     def list(self) -> AsyncGenerator[str]:
         """List all keys."""
@@ -186,9 +203,11 @@ class PatientStore(zarr.storage.ObjectStore[Any], AsksAgain):
 class _Patience:
     """What becomes of the answers to one question that is put to a store."""
 
-    def __init__(self, store: PatientStore, key: str) -> None:
+    def __init__(self, store: PatientStore, key: str, broken: Sequence[float] = ()) -> None:
         self._store = store
         self._key = key
+        self._broken = iter(broken)
+        self._begun = time.monotonic()
         self._questions = 0
         self._doubted = False
         self._pauses = iter(_RENEWAL_PAUSES)
@@ -204,12 +223,12 @@ class _Patience:
         store : obstore.store.ObjectStore
             Whose answer it is.
         """
-        self._questions += 1
-        if self._questions >= _MAX_QUESTIONS:
-            return None
         if isinstance(error, FileNotFoundError):
             return self.doubt()
         if not is_access_denied(error):
+            return self._mend(error)
+        self._questions += 1
+        if self._questions >= _MAX_QUESTIONS:
             return None
         if self._store.renew(store):
             return 0.0
@@ -227,6 +246,16 @@ class _Patience:
         self._doubted = True
         return jittered(DOUBT_SECONDS) if self._store.doubts(self._key) else None
 
+    def _mend(self, error: Exception) -> float | None:
+        """Return in how many seconds to ask again where a connection may have broken."""
+        import obstore.exceptions
+
+        long = time.monotonic() - self._begun > _BROKEN_PATIENCE
+        if long or not isinstance(error, obstore.exceptions.GenericError):
+            return None
+        seconds = next(self._broken, None)
+        return None if seconds is None else jittered(seconds)
+
     def go_on(self) -> None:
         """Take the credentials that there are after a pause."""
         if self._refused is not None:
@@ -234,7 +263,13 @@ class _Patience:
             self._refused = None
 
 
-def ask(store: PatientStore | Any, do: Callable[[Any], T], key: str = "") -> T:
+def ask(
+    store: PatientStore | Any,
+    do: Callable[[Any], T],
+    key: str = "",
+    *,
+    broken: Sequence[float] = (),
+) -> T:
     """Return what a store of obstore's answers; doubt that something is absent, or refused.
 
     Parameters
@@ -245,6 +280,9 @@ def ask(store: PatientStore | Any, do: Callable[[Any], T], key: str = "") -> T:
         to have come when it returns: a body too.
     key : str, optional
         What it asks for, if the absence of that is to be remembered.
+    broken : sequence of float, default=()
+        Pauses after which to ask again where a connection has broken: `BROKEN_PAUSES` for what
+        obstore does not repeat.
 
     Raises
     ------
@@ -255,7 +293,7 @@ def ask(store: PatientStore | Any, do: Callable[[Any], T], key: str = "") -> T:
     """
     if not isinstance(store, PatientStore):
         return do(store)
-    patience = _Patience(store, key)
+    patience = _Patience(store, key, broken)
     while True:
         asked = store.store
         try:

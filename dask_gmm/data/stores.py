@@ -88,7 +88,7 @@ _READ_RETRIES: RetryConfig = {
     "backoff": {"max_backoff": timedelta(seconds=3)},
 }
 _PROBE_RETRIES: RetryConfig = {
-    "max_retries": 10,
+    "max_retries": 8,
     "retry_timeout": timedelta(seconds=20),
     "backoff": {"max_backoff": timedelta(seconds=0.5)},
 }
@@ -389,10 +389,17 @@ def _object_store(
 def _asked_retries(retry: RetryConfig, options: Mapping[str, Any]) -> RetryConfig:
     """Return how often and how long to ask again, as the storage options have it."""
     asked: RetryConfig = {**retry}
-    if "max_retries" in options:
-        asked["max_retries"] = int(options["max_retries"])
-    if "retry_timeout" in options:
-        asked["retry_timeout"] = timedelta(seconds=float(options["retry_timeout"]))
+    try:
+        if "max_retries" in options:
+            asked["max_retries"] = int(options["max_retries"])
+        if "retry_timeout" in options:
+            asked["retry_timeout"] = timedelta(seconds=float(options["retry_timeout"]))
+    except ValueError as error:
+        raise InputError(
+            f"max_retries is a number of times, and retry_timeout one of seconds: {error}."
+        ) from error
+    if min(asked["max_retries"], asked["retry_timeout"].total_seconds()) < 0:
+        raise InputError("max_retries and retry_timeout must not be negative.")
     return asked
 
 
