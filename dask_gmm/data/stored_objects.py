@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zarr.core.buffer import default_buffer_prototype
 
 from dask_gmm.data.checked_store import METADATA_NAMES, translate_error
+from dask_gmm.data.doubt import is_far
 from dask_gmm.data.object_store import ask, listed
 from dask_gmm.data.stored_metadata import digest_of, document_in, read_metadata
 from dask_gmm.data.stores import StoreSpec, raw_store, reaches_objects, store_for
@@ -67,6 +68,8 @@ class _Objects(ABC):
     """The objects below an array, by keys relative to it."""
 
     n_threads: int = REMOTE_REQUESTS
+    #: Whether they come across a network.
+    far: bool = False
     #: Why the keys cannot be listed, if they cannot.
     unlisted: str | None = None
 
@@ -119,6 +122,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 class _Remote(_Objects):
     """Objects of an object store below a prefix."""
 
+    far = True
+
     def __init__(self, store: Any, path: str, url: str) -> None:
         self._store = store
         self._prefix = f"{path}/" if path else ""
@@ -152,6 +157,7 @@ class _OfStore(_Objects):
 
     def __init__(self, store: Store, path: str) -> None:
         self._store = store
+        self.far = is_far(store)
         self._prefix = f"{path}/" if path else ""
 
     def listed(self) -> Iterator[str]:
@@ -200,6 +206,11 @@ class StoredArrayObjects:
     def unlisted(self) -> str | None:
         """Why nobody can tell which objects there are, None where the store lists them."""
         return self._objects.unlisted
+
+    @property
+    def far(self) -> bool:
+        """Whether what is read comes across a network, where it may be damaged on its way."""
+        return self._objects.far
 
     def metadata(self) -> str | None:
         """Return the digest of the array's metadata."""

@@ -8,6 +8,7 @@ prints the table.
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
@@ -18,6 +19,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 import zarr.codecs
 from sklearn.exceptions import ConvergenceWarning
@@ -25,7 +29,11 @@ from sklearn.exceptions import ConvergenceWarning
 from dask_gmm import GaussianMixture
 from dask_gmm.data import zarr_source
 from dask_gmm.data.commits import Commits
-from dask_gmm.data.stores import writable_store
+from dask_gmm.data.manifest import open_manifest, write_manifest
+from dask_gmm.data.object_store import ask
+from dask_gmm.data.stored_objects import StoredArrayObjects
+from dask_gmm.data.stores import bare_object_store, store_spec, writable_store
+from dask_gmm.data.zarr_open import find_by_url
 from dask_gmm.errors import (
     CheckpointError,
     CorruptChunkError,
@@ -107,17 +115,27 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case: requests that the rules were about, those that met the fault, and so on.
+    """What came of a case.
 
     Attributes
     ----------
+    asked, injected : int
+        Requests that its rules were about, and those of them that met a fault.
+    idle : int
+        Rules that had nothing to do.
+    seconds : float
+        What the work took.
     same : bool
         Whether the bits are those without a fault.
     error : Exception or None
+        What it ended with.
+    url : str
+        The array's.
     """
 
     asked: int
     injected: int
+    idle: int
     seconds: float
     same: bool
     error: Exception | None
@@ -239,11 +257,28 @@ PASSING = {
         ),
         "model",
     ),
-    "labels": Case(
-        "503 and resets for puts of labels, 20 % each",
+    "table": Case(
+        "503, 404 (once) and flipped bits for ranges of a Parquet file, 10 % each",
         (
-            {"fault": SLOW_DOWN, "rate": 0.2, "method": "PUT", "path": "/labels/"},
-            {"fault": UNHEARD, "rate": 0.2, "method": "PUT", "path": "/labels/", "reaches": True},
+            {"fault": SLOW_DOWN, "rate": 0.1, "path": "parquet", "seed": 1},
+            {"fault": NO_SUCH_KEY, "rate": 0.1, "path": "parquet", "times": 1, "seed": 2},
+            {"fault": Body("flipped"), "rate": 0.1, "path": "parquet", "seed": 3},
+        ),
+        "table",
+    ),
+    "manifest": Case(
+        "404 (once) and flipped bits, 10 %, for chunks held against a manifest",
+        (
+            {"fault": NO_SUCH_KEY, "rate": 0.1, "times": 1, "seed": 2},
+            {"fault": Body("flipped"), "rate": 0.1, "seed": 1},
+        ),
+        "manifest",
+    ),
+    "labels": Case(
+        "503, and resets after they were done, for puts of labels, 10 % each",
+        (
+            {"fault": SLOW_DOWN, "rate": 0.1, "method": "PUT", "path": "/labels/"},
+            {"fault": UNHEARD, "rate": 0.1, "method": "PUT", "path": "/labels/", "reaches": True},
         ),
         "labels",
     ),
@@ -313,9 +348,7 @@ class Stage:
         if layout not in self._urls:
             place = layout.replace(" ", "-")
             url = f"s3://{self._server.bucket}/{place}/x.zarr"
-            rng = np.random.default_rng(0)
-            clusters = 4.0 * rng.integers(0, 3, (BLOCKS * BLOCK, 1))
-            rows = clusters + rng.normal(size=(BLOCKS * BLOCK, FEATURES))
+            rows = _rows()
             if layout == "with holes":
                 rows[HOLES] = 0.0
             store = writable_store(url, self._server.options)
@@ -367,7 +400,8 @@ class Stage:
         seconds = time.monotonic() - begun
         asked = sum(rule.asked for rule in rules)
         injected = sum(rule.injected for rule in rules)
-        return Outcome(asked, injected, seconds, found == clean, error, url)
+        idle = sum(not rule.injected for rule in rules)
+        return Outcome(asked, injected, idle, seconds, found == clean, error, url)
 
     def _do(self, case: Case, endpoint: str, begin: Callable[[], None]) -> bytes:
         """Do a case's work through an endpoint; `begin` is called before its faults may happen."""
@@ -377,6 +411,13 @@ class Stage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             return WORKS[case.work](self.url(case.layout), place, options, case, begin)
+
+
+def _rows() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    clusters = 4.0 * rng.integers(0, 3, (BLOCKS * BLOCK, 1))
+    rows: np.ndarray = clusters + rng.normal(size=(BLOCKS * BLOCK, FEATURES))
+    return rows
 
 
 def _fitted(model: GaussianMixture) -> bytes:
@@ -429,18 +470,39 @@ def _resume(url: str, place: str, options: dict[str, Any], case: Case, begin: Be
 
 
 def _model(url: str, place: str, options: dict[str, Any], case: Case, begin: Begin) -> bytes:
-    mixture = _mixture(options, case).fit(url)
+    mixture = _mixture({}, case).fit(_rows())
     begin()
     mixture.save(f"{place}/model", storage_options=options)
     return _fitted(GaussianMixture.load(f"{place}/model", storage_options=options))
 
 
 def _labels(url: str, place: str, options: dict[str, Any], case: Case, begin: Begin) -> bytes:
-    mixture = _mixture(options, case).fit(url)
+    mixture = _mixture({}, case).fit(_rows()).set_params(storage_options=options)
     begin()
     mixture.predict_to(url, f"{place}/labels", storage_options=options)
     labels: Any = zarr.open_array(writable_store(f"{place}/labels", options), mode="r")
     return bytes(labels[...].tobytes())
+
+
+def _table(url: str, place: str, options: dict[str, Any], case: Case, begin: Begin) -> bytes:
+    content = io.BytesIO()
+    columns = {f"x{i}": column for i, column in enumerate(_rows().T)}
+    table = pa.table(columns)
+    pq.write_table(table, content, row_group_size=BLOCK, write_page_checksum=True)
+    store = bare_object_store(store_spec(place, options))
+    ask(store, lambda s: obstore.put(s, "x.parquet", content.getvalue()))
+    begin()
+    return _fitted(_mixture(options, case).fit(f"{place}/x.parquet"))
+
+
+def _manifest(url: str, place: str, options: dict[str, Any], case: Case, begin: Begin) -> bytes:
+    found = find_by_url(store_spec(url, options))
+    stored = StoredArrayObjects(found.spec, found.array)
+    content = io.BytesIO()
+    write_manifest(stored, content, lambda *_: None)
+    begin()
+    differences = open_manifest(content, "it").differences(stored, lambda *_: None)
+    return "".join(f"{found.kind} {found.key}, " for found in differences).encode()
 
 
 WORKS = {
@@ -449,6 +511,8 @@ WORKS = {
     "resume": _resume,
     "model": _model,
     "labels": _labels,
+    "table": _table,
+    "manifest": _manifest,
 }
 
 

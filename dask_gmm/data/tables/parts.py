@@ -21,6 +21,7 @@ from dask_gmm.data.atomic_replace import remove, replace_file
 from dask_gmm.data.checked_store import translate_error
 from dask_gmm.data.chunk_errors import first_line
 from dask_gmm.data.object_store import ask, listed
+from dask_gmm.data.rereading import reread
 from dask_gmm.data.stores import StoreSpec, bare_object_store
 from dask_gmm.data.tables.arrow import pyarrow_for, written_how
 from dask_gmm.data.urls import Options, scheme_of
@@ -40,7 +41,9 @@ def _name(index: int) -> str:
 
 
 class Parts(ABC):
-    """Where the parts of a table lie."""
+    """Where the parts of a table lie; `far` across a network."""
+
+    far = False
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -60,6 +63,9 @@ class Parts(ABC):
         StoreError
             It cannot be had.
         """
+        return reread(partial(self._read, index), far=self.far)
+
+    def _read(self, index: int) -> Any:
         pyarrow = pyarrow_for(self.place)
         content = self._content(_name(index))
         try:
@@ -152,6 +158,8 @@ class LocalParts(Parts):
 
 class RemoteParts(Parts):
     """Below a prefix of an object store."""
+
+    far = True
 
     def __init__(self, place: str, options: Options) -> None:
         super().__init__(place)
