@@ -13,11 +13,13 @@ import asyncio
 import re
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 
 from dask_gmm.data.chunk_errors import empty_chunk, first_line, missing_chunk, short_range
+from dask_gmm.data.doubt import confirmed, is_far
 from dask_gmm.data.store_refusals import known_refusal
 from dask_gmm.errors import DaskGMMError, StoreError
 
@@ -133,6 +135,11 @@ class CheckedStore(Store):
         self._whole: dict[str, Buffer] | None = None
         self.denied: StoreError | None = None
 
+    @property
+    def far(self) -> bool:
+        """Whether what it says comes across a network: a second answer may be another."""
+        return is_far(self._store)
+
     def with_shards(self, shards: ShardLayout | None) -> CheckedStore:
         """Return the same store with one array's shard layout to check."""
         return CheckedStore(self._store, self.url, self.missing_chunks, shards)
@@ -165,7 +172,8 @@ class CheckedStore(Store):
             return await self._part_of_whole(self._whole, key, prototype, byte_range)
         is_metadata = key.rpartition("/")[2] in METADATA_NAMES
         try:
-            value = await self._store.get(key, prototype, byte_range)
+            get = partial(self._store.get, key, prototype, byte_range)
+            value = await confirmed(self._store, get)
         except (DaskGMMError, MemoryError):
             raise
         except BaseException as error:  # every kind of store has errors of its own
@@ -303,6 +311,7 @@ def is_access_denied(error: BaseException) -> bool:
         or type(error).__name__ in refusals
         or "403 Forbidden" in text
         or "401 Unauthorized" in text
+        or "<Code>ExpiredToken" in text  # which S3 says with 400
     )
 
 

@@ -48,6 +48,9 @@ _CLIENT_OPTIONS = frozenset(
         "user_agent",
     }
 )
+RETRY_OPTIONS = frozenset({"max_retries", "retry_timeout"})
+"""Options that say how often and how long to ask again, in any cloud."""
+
 _ALIASES = {"anon": "skip_signature", "endpoint_url": "endpoint"}  # what fsspec calls them
 
 
@@ -96,6 +99,8 @@ def object_settings(url: str, options: Mapping[str, Any]) -> ObjectSettings:
     config: dict[str, Any] = {}
     for given, value in options.items():
         name = _ALIASES.get(given, given)
+        if name in RETRY_OPTIONS:
+            continue
         if name == "ca_file":
             client["root_certificate"] = _certificates(name, value)
         elif name == "proxy_ca_file":

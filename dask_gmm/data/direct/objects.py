@@ -15,6 +15,7 @@ import numpy as np
 
 from dask_gmm.data.checked_store import count_read, is_about_range, is_panic, translate_error
 from dask_gmm.data.chunk_errors import broken_shard, empty_chunk, short_range
+from dask_gmm.data.object_store import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -218,7 +219,7 @@ def _length_of(store: Any, key: str) -> int | None:
     import obstore
 
     try:
-        length: int = obstore.head(store, key)["size"]
+        length: int = ask(store, lambda s: obstore.head(s, key))["size"]
     except Exception:  # noqa: BLE001  what it was asked before has failed already
         return None
     return length
@@ -250,8 +251,9 @@ class RangedObject(StoredObject):
 
         starts, lengths = [p[0] for p in parts], [p[1] for p in parts]
         try:
-            contents: Any = obstore.get_ranges(
-                self._store, self._key, starts=starts, lengths=lengths
+            contents: Any = ask(
+                self._store,
+                lambda s: obstore.get_ranges(s, self._key, starts=starts, lengths=lengths),
             )
         except BaseException as error:
             # Parts behind the end of what has come make obstore panic, which is no Exception. They
@@ -287,11 +289,11 @@ class RangedObject(StoredObject):
 
 
 class RemoteObjects:
-    """The objects of an obstore store.
+    """The objects of an object store.
 
     Parameters
     ----------
-    store : obstore.store.ObjectStore
+    store : PatientStore
     url : str
         What messages call it.
     """
@@ -310,7 +312,7 @@ class RemoteObjects:
         """
         import obstore
 
-        answer = self._answer(key, lambda: obstore.get(self._store, key))
+        answer = self._answer(key, lambda store: obstore.get(store, key))
         return None if answer is None else Whole(answer.content, key, self.url)
 
     def open_ranged(self, key: str, index_bytes: int, *, head: bool) -> RangedObject | None:
@@ -321,24 +323,16 @@ class RemoteObjects:
         CorruptChunkError, StoreError
             As for `open`.
         """
-        answer = self._answer(key, lambda: self._end(key, index_bytes, head=head))
+        answer = self._answer(key, lambda store: _end(store, key, index_bytes, head=head))
         return None if answer is None else RangedObject(self._store, answer, key, self.url)
 
-    def _end(self, key: str, length: int, *, head: bool) -> Any:
-        import obstore
+    def _answer(self, key: str, do: Callable[[Any], Any]) -> _Answer | None:
+        def whole(store: Any) -> _Answer:
+            result = do(store)
+            return _Answer(result.bytes(), int(result.meta["size"]))
 
-        if head:
-            return obstore.get(self._store, key, options={"range": (0, length)})
         try:
-            return obstore.get(self._store, key, options={"range": {"suffix": length}})
-        except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
-            size = obstore.head(self._store, key)["size"]
-            return obstore.get(self._store, key, options={"range": (max(0, size - length), size)})
-
-    def _answer(self, key: str, ask: Callable[[], Any]) -> _Answer | None:
-        try:
-            result = ask()
-            answer = _Answer(result.bytes(), int(result.meta["size"]))
+            answer = ask(self._store, whole, key)
         except _ABSENT:
             count_read(0)
             return None
@@ -352,3 +346,16 @@ class RemoteObjects:
         if len(answer.content) == 0:
             raise empty_chunk(self.url, key)
         return answer
+
+
+def _end(store: Any, key: str, length: int, *, head: bool) -> Any:
+    """Ask for the first or last bytes of an object."""
+    import obstore
+
+    if head:
+        return obstore.get(store, key, options={"range": (0, length)})
+    try:
+        return obstore.get(store, key, options={"range": {"suffix": length}})
+    except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
+        size = obstore.head(store, key)["size"]
+        return obstore.get(store, key, options={"range": (max(0, size - length), size)})
