@@ -172,6 +172,7 @@ def read_all(url: str, options: dict[str, Any]) -> None:
         source.read(source.block(i))
 
 
+@pytest.mark.parametrize("box", ["s3", "azure, signed"], indirect=True)
 def test_nothing_secret_in_what_the_command_line_says(
     box: tuple[Bucket, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -184,7 +185,6 @@ def test_nothing_secret_in_what_the_command_line_says(
         ("plan", X, "-k", "2", "--json"),
         ("fit", X, "-k", "2", "-o", model, "--json", "--workers", "2"),
         ("fit", f"{X}-not", "-k", "2"),
-        ("predict", X, "-m", model, "-o", str(tmp_path / "l.zarr")),
     ):
         done = subprocess.run(
             [*PROGRAM, *words, *where], capture_output=True, text=True, timeout=200
