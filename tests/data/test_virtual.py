@@ -33,7 +33,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 ROWS = np.random.default_rng(0).normal(size=(600, 3))
 HEADER = b"a header of another format"
 CHUNK_BYTES = 100 * 3 * 8
-NAMED = r"rows\.bin|virtual (chunk|reference)|is (truncated|an empty object)|cannot be decoded|not in the store"
+NAMED = (
+    r"rows\.bin|virtual (chunk|reference)|is (truncated|an empty object)|cannot be decoded"
+    r"|not in the store"
+)
 PLACES = [(len(HEADER) + i * CHUNK_BYTES, CHUNK_BYTES) for i in range(6)]
 
 
