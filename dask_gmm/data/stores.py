@@ -328,7 +328,7 @@ def _object_store(
     import obstore.exceptions
     import obstore.store
 
-    url, given, kwargs = object_settings(url, options)
+    given, kwargs = object_settings(url, options)
     client: Any = {"timeout": _BODY_TIMEOUT, "read_timeout": _STALL_TIMEOUT, **given}
     try:
         raw = obstore.store.from_url(url, client_options=client, retry_config=retry, **kwargs)
