@@ -212,6 +212,11 @@ class _Answer(NamedTuple):
     content: Any
     size: int
 
+    @classmethod
+    def of(cls, result: Any) -> _Answer:
+        """Take what comes of a request, all of it."""
+        return cls(result.bytes(), int(result.meta["size"]))
+
 
 def _length_of(store: Any, key: str) -> int | None:
     """Return an object's length, None if the store does not say."""
@@ -308,9 +313,7 @@ class RemoteObjects:
         CorruptChunkError, StoreError
             If it is empty; if the store does not answer.
         """
-        import obstore
-
-        answer = self._answer(key, lambda: obstore.get(self._store, key))
+        answer = self._answer(key, lambda: _whole(self._store, key))
         return None if answer is None else Whole(answer.content, key, self.url)
 
     def open_ranged(self, key: str, index_bytes: int, *, head: bool) -> RangedObject | None:
@@ -321,24 +324,12 @@ class RemoteObjects:
         CorruptChunkError, StoreError
             As for `open`.
         """
-        answer = self._answer(key, lambda: self._end(key, index_bytes, head=head))
+        answer = self._answer(key, lambda: _end(self._store, key, index_bytes, head=head))
         return None if answer is None else RangedObject(self._store, answer, key, self.url)
 
-    def _end(self, key: str, length: int, *, head: bool) -> Any:
-        import obstore
-
-        if head:
-            return obstore.get(self._store, key, options={"range": (0, length)})
+    def _answer(self, key: str, ask: Callable[[], _Answer]) -> _Answer | None:
         try:
-            return obstore.get(self._store, key, options={"range": {"suffix": length}})
-        except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
-            size = obstore.head(self._store, key)["size"]
-            return obstore.get(self._store, key, options={"range": (max(0, size - length), size)})
-
-    def _answer(self, key: str, ask: Callable[[], Any]) -> _Answer | None:
-        try:
-            result = ask()
-            answer = _Answer(result.bytes(), int(result.meta["size"]))
+            answer = ask()
         except _ABSENT:
             count_read(0)
             return None
@@ -352,3 +343,24 @@ class RemoteObjects:
         if len(answer.content) == 0:
             raise empty_chunk(self.url, key)
         return answer
+
+
+def _whole(store: Any, key: str) -> _Answer:
+    """Ask for an object."""
+    import obstore
+
+    return _Answer.of(obstore.get(store, key))
+
+
+def _end(store: Any, key: str, length: int, *, head: bool) -> _Answer:
+    """Ask for the first or last bytes of an object."""
+    import obstore
+
+    if head:
+        return _Answer.of(obstore.get(store, key, options={"range": (0, length)}))
+    try:
+        return _Answer.of(obstore.get(store, key, options={"range": {"suffix": length}}))
+    except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
+        size = obstore.head(store, key)["size"]
+        there: Any = {"range": (max(0, size - length), size)}
+        return _Answer.of(obstore.get(store, key, options=there))
