@@ -181,10 +181,12 @@ def _fsspec_url(
         return None
     path = store.path
     url = path if "://" in path else f"{protocol}://{path.lstrip('/')}"
-    if "://" not in path and protocol in _HOSTS and "host" in options:
-        port = options.pop("port", None)
-        host = f"{options.pop('host')}{'' if port is None else f':{port}'}"
-        url = f"{protocol}://{host}/{path.lstrip('/')}"
+    if "://" not in path and protocol in _HOSTS:
+        host = options.pop("host", getattr(fs, "host", None))
+        port = options.pop("port", getattr(fs, "port", None))
+        if host is None:
+            return None
+        url = f"{protocol}://{host}{'' if port is None else f':{port}'}/{path.lstrip('/')}"
     unknown = protocol in {"s3", "s3a"} and not set(options) <= {"anon", "endpoint_url"}
     return url, None if unknown else options
 

@@ -21,7 +21,7 @@ __all__ = ["CLOUD_OPTIONS", "OBJECT_SCHEMES", "ObjectSettings", "object_settings
 
 _CLOUDS = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
-    **dict.fromkeys(("gs", "gcs"), "gs"),
+    "gs": "gs",
     **dict.fromkeys(("az", "adl", "azure", "abfs", "abfss"), "az"),
     **dict.fromkeys(("http", "https"), "http"),
 }
@@ -59,15 +59,12 @@ class ObjectSettings(NamedTuple):
 
     Attributes
     ----------
-    url : str
-        By a scheme that it knows.
     client : dict
         About connections.
     config : dict
         About the cloud.
     """
 
-    url: str
     client: dict[str, Any]
     config: dict[str, Any]
 
@@ -91,10 +88,7 @@ def object_settings(url: str, options: Mapping[str, Any]) -> ObjectSettings:
     InputError
         An option means nothing to this cloud; a file cannot be read here, or holds no certificate.
     """
-    scheme = scheme_of(url)
-    cloud = _CLOUDS[scheme]
-    if scheme == "gcs":
-        url = f"gs{url[3:]}"
+    cloud = _CLOUDS[scheme_of(url)]
     client: dict[str, Any] = {}
     config: dict[str, Any] = {}
     for given, value in options.items():
@@ -117,7 +111,7 @@ def object_settings(url: str, options: Mapping[str, Any]) -> ObjectSettings:
     if _endpoint_scheme(url, cloud, config) == "http":
         # Plain HTTP was asked for by name; obstore otherwise refuses it with "builder error".
         client.setdefault("allow_http", True)
-    return ObjectSettings(url, client, config)
+    return ObjectSettings(client, config)
 
 
 def _charge(

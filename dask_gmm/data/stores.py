@@ -340,7 +340,7 @@ def _object_store(
     import obstore.exceptions
     import obstore.store
 
-    url, given, kwargs = object_settings(url, options)
+    given, kwargs = object_settings(url, options)
     client: Any = {"timeout": _BODY_TIMEOUT, "read_timeout": _STALL_TIMEOUT, **given}
     make = partial(
         obstore.store.from_url,

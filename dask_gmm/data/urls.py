@@ -118,7 +118,7 @@ def scheme_of(url: str) -> str:
 
 
 def normalize_url(url: str | os.PathLike[str]) -> str:
-    """Return an absolute local path, or a URL without a trailing slash.
+    """Return an absolute local path, or a URL without a trailing slash; gcs:// is gs://.
 
     Raises
     ------
@@ -158,7 +158,8 @@ def normalize_url(url: str | os.PathLike[str]) -> str:
         raise InputError(
             f"The {scheme}:// URL has no valid host or bucket before its first '/'. {_REMEDY}"
         )
-    return f"{scheme}://{user}{at}{host}/{path}".rstrip("/")
+    spelled = "gs" if scheme == "gcs" else scheme  # fsspec knows both, obstore the one
+    return f"{spelled}://{user}{at}{host}/{path}".rstrip("/")
 
 
 def _local_path(text: str) -> str:

@@ -120,8 +120,10 @@ class GaussianMixture(FittedMixture):
         The columns of a table that are features, in this order; by default all of them. A stored
         table is read by these names, or those of the fit, whatever the order of its columns.
     storage_options : mapping, optional
-        How to reach a store given by URL: endpoint, region, anonymous access. Never credentials:
-        each worker takes its own from its environment.
+        How to reach a store given by URL: endpoint, region, anonymous access (skip_signature), a
+        proxy (proxy_url), the certificates of a private authority (ca_file), who pays
+        (requester_pays, user_project). Never credentials: each worker takes its own from its
+        environment.
     missing_chunks : {'error', 'fill'}, default='error'
         Whether a chunk that is not in the store is an error or stands for the fill value.
     missing : {'error', 'drop', 'marginalize'}, default='error'

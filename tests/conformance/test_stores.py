@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,15 @@ from dask_gmm.errors import (
 from dask_gmm.fitting.events import PassFinished
 from tests.data.tables.files import write as write_table
 from tests.marks import quick_ones
-from tests.servers.kinds import KINDS, WRITABLE, Kind, files_below, kind_of_store, zarr_files
+from tests.servers.kinds import (
+    KINDS,
+    WRITABLE,
+    Kind,
+    files_below,
+    kind_of_store,
+    workers_with,
+    zarr_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -311,8 +318,7 @@ def test_fit_on_a_cluster(
     X = array_in(kind, tmp_path)
     if not kind.travels:
         pytest.skip("it lies in this process's memory")
-    two_processes.run(os.environ.update, dict(kind.environment))
-    with two_processes.as_current():
+    with workers_with(two_processes, kind.environment):
         gm = mixture(kind).fit(X)
     assert gm.history_[0].tasks > 2
     assert bits(gm) == bits(local)

@@ -15,10 +15,11 @@ import pytest
 import zarr
 import zarr.codecs
 
+from dask_gmm.data.direct.objects import RemoteObjects
 from dask_gmm.data.output_begin import begin_output, output_chunks
 from dask_gmm.data.provenance import Recipe
 from dask_gmm.data.source import open_source
-from dask_gmm.data.stores import read_counter, writable_store
+from dask_gmm.data.stores import objects_of, read_counter, store_spec, writable_store
 from dask_gmm.errors import (
     ArrayNotFoundError,
     CorruptChunkError,
@@ -209,6 +210,26 @@ def test_damaged_objects(
             [source.read(source.block(i)) for i in range(source.n_blocks)]
         assert url in str(caught.value), what
         assert key in str(caught.value), what
+
+
+def test_a_shard_cut_off_since_its_index_came(
+    object_store: ObjectStoreServer, cube: NDArray[np.float64]
+) -> None:
+    """Parts behind the end of what comes make obstore panic: that is damage, and no end of it."""
+    url = object_store.url("cube.zarr")
+    put(object_store, url, cube, chunks=(1, 5, 9), shards=(13, 5, 9))
+    place = {
+        "Bucket": object_store.bucket,
+        "Key": f"{url.removeprefix(f's3://{object_store.bucket}/')}/c/0/0/0",
+    }
+    objects = objects_of(store_spec(url, object_store.options))
+    assert isinstance(objects, RemoteObjects)
+    shard = objects.open_ranged("c/0/0/0", 13 * 16 + 4, head=False)
+    assert shard is not None
+    assert shard.size == len(object_store.client().get_object(**place)["Body"].read())
+    object_store.client().put_object(**place, Body=b"only this")
+    with pytest.raises(CorruptChunkError, match=rf"'c/0/0/0' of {url}.*is truncated"):
+        shard.announce([(0, 20), (200, 100)])
 
 
 def test_groups_are_listed(object_store: ObjectStoreServer, cube: NDArray[np.float64]) -> None:

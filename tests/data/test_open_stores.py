@@ -7,6 +7,7 @@ import http.server
 import pickle
 import threading
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import fsspec
 import icechunk
@@ -146,6 +147,35 @@ def test_a_store_that_travels(kind: str, place: Path, web: str, two_processes: C
         assert isinstance(choose_backend(source), ClusterBackend)
         np.testing.assert_array_equal(gm.fit(array).means_, here)
         assert gm.predict(array).compute().shape == (600,)
+
+
+def test_a_snapshot_is_known_by_its_id(place: Path, tmp_path: Path) -> None:
+    """However its session was opened; another commit of the same rows is another snapshot."""
+    config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=1)
+    storage = icechunk.local_filesystem_storage(str(place / "ice"))
+    other = icechunk.Repository.open(storage, config=config).readonly_session("main")
+    sources = [open_source(repository(place).readonly_session("main").store)]
+    sources.append(open_source(other.store))
+    first, second = (source.content_name() for source in sources)
+    assert first == second == f"icechunk:{other.snapshot_id}/"
+    session = repository(tmp_path, icechunk.Repository.create).writable_session("main")
+    write(session.store)
+    session.commit("the same rows")
+    again = open_source(repository(tmp_path).readonly_session("main").store)
+    assert again.content_name() not in (None, first)
+
+
+def test_a_store_on_a_host_keeps_its_host() -> None:
+    """The paths of FTP begin behind it."""
+
+    class Ftp(fsspec.get_filesystem_class("ftp")):  # type: ignore[misc]
+        def _connect(self) -> None:
+            self.ftp = mock.Mock()
+
+    opened = AsyncFileSystemWrapper(Ftp("example.org", port=2121, timeout=9), asynchronous=True)
+    spec = spec_of_store(FsspecStore(opened, path="/a/x.zarr", read_only=True))
+    assert spec is not None
+    assert (spec.url, spec.options) == ("ftp://example.org:2121/a/x.zarr", (("timeout", 9),))
 
 
 class Unheard(LocalStore):

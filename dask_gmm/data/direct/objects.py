@@ -213,6 +213,11 @@ class _Answer(NamedTuple):
     content: Any
     size: int
 
+    @classmethod
+    def of(cls, result: Any) -> _Answer:
+        """Take what comes of a request, all of it."""
+        return cls(result.bytes(), int(result.meta["size"]))
+
 
 def _length_of(store: Any, key: str) -> int | None:
     """Return an object's length, None if the store does not say."""
@@ -310,9 +315,7 @@ class RemoteObjects:
         CorruptChunkError, StoreError
             If it is empty; if the store does not answer.
         """
-        import obstore
-
-        answer = self._answer(key, lambda store: obstore.get(store, key))
+        answer = self._answer(key, lambda store: _whole(store, key))
         return None if answer is None else Whole(answer.content, key, self.url)
 
     def open_ranged(self, key: str, index_bytes: int, *, head: bool) -> RangedObject | None:
@@ -326,13 +329,9 @@ class RemoteObjects:
         answer = self._answer(key, lambda store: _end(store, key, index_bytes, head=head))
         return None if answer is None else RangedObject(self._store, answer, key, self.url)
 
-    def _answer(self, key: str, do: Callable[[Any], Any]) -> _Answer | None:
-        def whole(store: Any) -> _Answer:
-            result = do(store)
-            return _Answer(result.bytes(), int(result.meta["size"]))
-
+    def _answer(self, key: str, do: Callable[[Any], _Answer]) -> _Answer | None:
         try:
-            answer = ask(self._store, whole, key)
+            answer = ask(self._store, do, key)
         except _ABSENT:
             count_read(0)
             return None
@@ -348,14 +347,22 @@ class RemoteObjects:
         return answer
 
 
-def _end(store: Any, key: str, length: int, *, head: bool) -> Any:
+def _whole(store: Any, key: str) -> _Answer:
+    """Ask for an object."""
+    import obstore
+
+    return _Answer.of(obstore.get(store, key))
+
+
+def _end(store: Any, key: str, length: int, *, head: bool) -> _Answer:
     """Ask for the first or last bytes of an object."""
     import obstore
 
     if head:
-        return obstore.get(store, key, options={"range": (0, length)})
+        return _Answer.of(obstore.get(store, key, options={"range": (0, length)}))
     try:
-        return obstore.get(store, key, options={"range": {"suffix": length}})
+        return _Answer.of(obstore.get(store, key, options={"range": {"suffix": length}}))
     except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
         size = obstore.head(store, key)["size"]
-        return obstore.get(store, key, options={"range": (max(0, size - length), size)})
+        there: Any = {"range": (max(0, size - length), size)}
+        return _Answer.of(obstore.get(store, key, options=there))
