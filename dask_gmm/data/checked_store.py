@@ -43,6 +43,10 @@ __all__ = [
 METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 
 
+#: What S3 says of credentials with 400 Bad Request.
+_EXPIRED = re.compile("<Code>(ExpiredToken|TokenRefreshRequired|RequestExpired)")
+
+
 @dataclass(frozen=True)
 class ReadCount:
     """Requests for chunks that this process has made, and the bytes that came back.
@@ -308,7 +312,7 @@ def is_access_denied(error: Exception) -> bool:
         or type(error).__name__ in refusals
         or "403 Forbidden" in text
         or "401 Unauthorized" in text
-        or "<Code>ExpiredToken" in text  # which S3 says with 400
+        or _EXPIRED.search(text) is not None
     )
 
 
@@ -335,6 +339,7 @@ def translate_error(error: Exception, place: str) -> StoreError:
             f"skip_signature=true for public data. S3 also answers so for what does not exist "
             f"when listing is not allowed."
         )
-    return StoreError(
-        f"{place} could not be read: {reason}. Check the address, the endpoint and the network."
-    )
+    remedy = "Check the address, the endpoint and the network."
+    if "429 Too Many Requests" in text or "503 Service Unavailable" in text:
+        remedy = "It answers fewer requests than come: try again later, or with fewer workers."
+    return StoreError(f"{place} could not be read: {reason}. {remedy}")
