@@ -44,6 +44,10 @@ __all__ = [
 METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 
 
+#: What S3 says of credentials with 400 Bad Request.
+_EXPIRED = re.compile("<Code>(ExpiredToken|TokenRefreshRequired|RequestExpired)")
+
+
 @dataclass(frozen=True)
 class ReadCount:
     """Requests for chunks that this process has made, and the bytes that came back.
@@ -311,7 +315,7 @@ def is_access_denied(error: BaseException) -> bool:
         or type(error).__name__ in refusals
         or "403 Forbidden" in text
         or "401 Unauthorized" in text
-        or "<Code>ExpiredToken" in text  # which S3 says with 400
+        or _EXPIRED.search(text) is not None
     )
 
 
@@ -353,6 +357,7 @@ def translate_error(error: BaseException, place: str) -> StoreError:
             f"when listing is not allowed, and where the requester pays and has not said "
             f"requester_pays=true."
         )
-    return StoreError(
-        f"{place} could not be read: {reason}. Check the address, the endpoint and the network."
-    )
+    remedy = "Check the address, the endpoint and the network."
+    if "429 Too Many Requests" in text or "503 Service Unavailable" in text:
+        remedy = "It answers fewer requests than come: try again later, or with fewer workers."
+    return StoreError(f"{place} could not be read: {reason}. {remedy}")

@@ -71,6 +71,8 @@ class PatientStore(zarr.storage.ObjectStore[Any], AsksAgain):
     ----------
     store : obstore.store.ObjectStore
         The one that is in use; ask it through `ask`.
+    worked : bool
+        Whether its credentials were good, so that new ones are worth waiting for.
     """
 
     def __init__(self, make: Callable[[], Any], *, read_only: bool = False) -> None:
@@ -100,11 +102,17 @@ class PatientStore(zarr.storage.ObjectStore[Any], AsksAgain):
         return key not in self._absent
 
     def believe(self, key: str) -> None:
-        """Remember that an object is absent: every pass asks for it."""
-        if key:
+        """Remember that an object of data is absent: every pass asks for it."""
+        if key and self.read_only:
             if len(self._absent) >= _MAX_ABSENT:
                 self._absent.clear()
             self._absent.add(key)
+
+    def gave(self, key: str) -> None:
+        """Remember that it has answered, and that an object is there."""
+        self.worked = True
+        if self._absent:
+            self._absent.discard(key)
 
     async def _asked(
         self, do: Callable[[], Awaitable[T]], key: str = "", broken: Sequence[float] = ()
@@ -120,7 +128,7 @@ class PatientStore(zarr.storage.ObjectStore[Any], AsksAgain):
                     raise
             else:
                 if found is not None and found is not False:
-                    self.worked = True
+                    self.gave(key)
                     return found
                 pause = patience.doubt()
                 if pause is None:
@@ -232,11 +240,14 @@ class _Patience:
             return None
         if self._store.renew(store):
             return 0.0
-        if self._store.worked and _EXPIRED.search(str(error)):
-            self._refused = store
-            seconds = next(self._pauses, None)
-            return None if seconds is None else max(_FRESH_SECONDS, jittered(seconds))
-        return None
+        if not (self._store.worked and _EXPIRED.search(str(error))):
+            return None
+        self._refused = store
+        seconds = next(self._pauses, None)
+        if seconds is None:
+            self._store.worked = False  # nobody else waits as long in vain
+            return None
+        return max(_FRESH_SECONDS, jittered(seconds))
 
     def doubt(self) -> float | None:
         """Return in how many seconds to ask again for what is absent, None to believe it."""
@@ -303,7 +314,7 @@ def ask(
             if pause is None:
                 raise
         else:
-            store.worked = True
+            store.gave(key)
             return found
         time.sleep(pause)
         patience.go_on()

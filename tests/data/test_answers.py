@@ -50,7 +50,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> PatientStore:
     """A store in memory, of which another is made whenever it is renewed; in no time."""
     monkeypatch.setattr(answers, "_FRESH_SECONDS", 0.0)
     monkeypatch.setattr(answers, "_RENEWAL_PAUSES", (0.001, 0.001))
-    return PatientStore(MemoryStore)
+    return PatientStore(MemoryStore, read_only=True)
 
 
 def test_an_absence_is_doubted_once(store: PatientStore) -> None:
@@ -66,6 +66,18 @@ def test_an_absence_is_doubted_once(store: PatientStore) -> None:
     with pytest.raises(FileNotFoundError):
         ask(store, says, "c/1")
     assert len(says.asked) == 5
+    assert ask(store, Says(7), "c/0") == 7  # somebody has written it
+    with pytest.raises(FileNotFoundError):
+        ask(store, says, "c/0")
+    assert len(says.asked) == 7
+
+
+def test_what_is_written_is_doubted_every_time(store: PatientStore) -> None:
+    says = Says(FileNotFoundError())
+    for asked in (2, 4):
+        with pytest.raises(FileNotFoundError):
+            ask(store.with_read_only(False), says, "zarr.json")
+        assert len(says.asked) == asked
 
 
 def test_zarr_is_told_of_an_absence_after_a_second_question(
@@ -115,6 +127,12 @@ def test_expired_credentials_that_worked_are_waited_for(monkeypatch: pytest.Monk
     says = Says(*[told.GenericError(EXPIRED)] * 3, 7)
     assert ask(store, says) == 7
     assert says.asked[0] is not says.asked[-1]
+    lasting = told.GenericError(EXPIRED)
+    for bound in (8, 2):  # the second is not waited for
+        says = Says(lasting)
+        with pytest.raises(told.GenericError):
+            ask(store, says)
+        assert len(says.asked) <= bound
 
 
 @pytest.mark.parametrize("begin", ["list", "list_prefix"])

@@ -310,7 +310,10 @@ LASTING = {
         named="c/7/0",
     ),
     "stalled": Case(
-        "bodies stand still, always", fault(Hang()), error=StoreError, options={**_SOON, **_STALLS}
+        "bodies stand still, always",
+        fault(Hang()),
+        error=StoreError,
+        options={"max_retries": 1, **_STALLS},
     ),
     "gone": Case(
         "404, always", fault(NO_SUCH_KEY, path="/c/7/"), error=MissingChunkError, named="c/7/0"
@@ -323,6 +326,12 @@ LASTING = {
     ),
     "denied": Case(
         "403 AccessDenied, always", fault(DENIED), error=StoreError, named="AccessDenied"
+    ),
+    "expired": Case(
+        "400 ExpiredToken after 20 requests, never new credentials",
+        fault(EXPIRED, path="/c/", after=20),
+        error=StoreError,
+        named="ExpiredToken",
     ),
     "commits denied": Case(
         "403 for puts of a checkpoint, always",
