@@ -29,7 +29,7 @@ __all__ = [
     "where_option",
 ]
 
-SECTIONS = ("Data", "Mixture", "Model", "Compute", "Checkpoint", "Output")
+SECTIONS = ("Data", "Mixture", "Model", "Compute", "Prices", "Checkpoint", "Output")
 """Headings of the options, in this order."""
 
 F = TypeVar("F", bound=Callable[..., Any])
