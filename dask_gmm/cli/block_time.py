@@ -22,7 +22,6 @@ from dask_gmm.mixture.parameters import MixtureParameters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dask_gmm.cli.settings import EMSettings
     from dask_gmm.data.source import BlockRef, Source
     from dask_gmm.data.stores import ReadCount
 
@@ -54,16 +53,16 @@ class BlockTimes:
     objects: int | None
 
 
-def job_for(source: Source, settings: EMSettings) -> StatisticsJob:
+def job_for(source: Source, n_components: int, covariance: str, n_init: int = 1) -> StatisticsJob:
     """Return a pass's job with parameters of the right shapes, spread over the block's rows later.
 
     How long an E-step takes hardly depends on the values, as long as they are those of a mixture
     that has to do with the rows; `time_block` sees to that.
     """
-    zeros = np.zeros((settings.components, source.n_features))
-    parameters = _parameters(zeros, np.ones(source.n_features), settings.covariance)
+    zeros = np.zeros((n_components, source.n_features))
+    parameters = _parameters(zeros, np.ones(source.n_features), covariance)
     kernel = MarginalKernel(FASTEST) if source.missing == "marginalize" else FASTEST
-    return StatisticsJob((Candidate(parameters),) * settings.n_init, kernel)
+    return StatisticsJob((Candidate(parameters),) * n_init, kernel)
 
 
 def _parameters(

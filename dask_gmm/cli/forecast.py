@@ -125,7 +125,7 @@ def forecast(
         source = scaled(source, asked.unestimated(source.n_features, names))
     cache = CacheSpec("plan", cache_size(settings.cache)) if settings.cache != 0 else None
     passes = plan_pass(source, n_threads=place.n_threads, cache=cache)
-    job = job_for(source, settings)
+    job = job_for(source, settings.components, settings.covariance, settings.n_init)
     parameters = job.candidates[0].parameters
     size = automatic_size(parameters.n_parameters, n_features)
     acceleration = choose_acceleration(acceleration, source, size, parameters.n_parameters)

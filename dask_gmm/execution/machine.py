@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "available_memory",
+    "cpu_model",
     "machine_fingerprint",
     "machine_memory",
     "package_versions",
@@ -170,7 +171,8 @@ def available_memory() -> int:
     return max(0, min(int(psutil.virtual_memory().available), machine_memory() - mine))
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Return what the system calls this CPU; "" where it has no name for it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -203,7 +205,7 @@ def machine_fingerprint() -> str:
     )
     return "; ".join(
         [
-            f"{platform.machine()} {_cpu_model()}",
+            f"{platform.machine()} {cpu_model()}",
             *libraries,
             f"Python {platform.python_version()}",
             *packages,
