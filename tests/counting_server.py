@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -43,6 +44,8 @@ class CountingServer:
     port: int = 0
     allowed: frozenset[str] | None = None
     asked: list[Asked] = field(default_factory=list)
+    delay: float = 0.0
+    """Seconds that each answer takes."""
 
     @property
     def url(self) -> str:
@@ -70,6 +73,7 @@ def _handler(server: CountingServer) -> type[BaseHTTPRequestHandler]:
             self._answer()
 
         def _answer(self) -> None:
+            time.sleep(server.delay)
             path = self.path.partition("?")[0].strip("/")
             status, body, headers = self._found(path)
             server.asked.append(Asked(self.command, path, len(body)))

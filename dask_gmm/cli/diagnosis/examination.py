@@ -103,6 +103,7 @@ def examine(
         }
     if source is not None:
         found.findings += layout_findings(source, place.n_threads)
+        # Also of workers that have not answered: their limit may be why.
         found.findings += _fit_in_memory(source, components, processes)
         _examine_reads(found, place.client, source, timeout, session)
     return found
@@ -147,7 +148,7 @@ def _examine_cluster(
     found.findings += version_findings(asking.ask_versions(client, heard, timeout))
     found.findings += _of_workers(found.processes[HERE], workers, described)
     found.findings += clock_findings(asking.ask_clocks(client, list(workers), timeout))
-    return {w: there for w, there in described.items() if w in heard}
+    return described
 
 
 def _of_workers(
@@ -207,6 +208,8 @@ def _examine_reads(
         from dask_gmm.cli.diagnosis.asking import ask_each, ask_function
 
         blocks = blocks_to_read(source, [w for w in found.processes if w != HERE])
+        if not blocks:
+            return
         questions = {w: ask_function(client, w, reading, source, i) for w, i in blocks.items()}
         with _progress(session, "reading a block each", len(questions)) as told:
             answers = ask_each(client, questions, timeout, told)
