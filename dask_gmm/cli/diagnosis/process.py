@@ -28,6 +28,7 @@ from dask_gmm.data.stores import read_counter
 from dask_gmm.data.urls import scheme_of
 from dask_gmm.errors import StoreNotFoundError
 from dask_gmm.execution.machine import (
+    compiled_for,
     cpu_model,
     machine_fingerprint,
     machine_memory,
@@ -147,12 +148,11 @@ def wall_clock() -> float:
 
 def report() -> ProcessReport:
     """Return what this process is."""
-    kernel = get_kernel("auto").name
     return ProcessReport(
         host=socket.gethostname(),
-        cpu=_cpu(kernel),
+        cpu=_cpu(),
         fingerprint=machine_fingerprint(),
-        kernel=kernel,
+        kernel=get_kernel("auto").name,
         code=_code_digest(),
         cores=CPU_COUNT,
         blas=_blas(),
@@ -161,15 +161,9 @@ def report() -> ProcessReport:
     )
 
 
-def _cpu(kernel: str) -> str:
-    """Name the CPU, and what the compiler takes it for: a cloud may call several kinds alike."""
-    model = f"{cpu_model()} ({platform.machine()})"
-    if kernel != "compiled":
-        return model
-    from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
-
-    cpu = this_cpu()
-    return f"{cpu_model()} ({cpu.name}, vectors of {cpu.widths[0]} bits)"
+def _cpu() -> str:
+    """Name the CPU, and what the compiler takes it for."""
+    return f"{cpu_model()} ({compiled_for() or platform.machine()})"
 
 
 def _blas() -> tuple[BlasLibrary, ...]:

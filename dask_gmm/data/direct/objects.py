@@ -332,6 +332,7 @@ class RemoteObjects:
             return obstore.get(self._store, key, options={"range": {"suffix": length}}).bytes()
         except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
             size = obstore.head(self._store, key)["size"]
+            count_read(0)
             return obstore.get_range(self._store, key, start=max(0, size - length), end=size)
 
     def _answer(self, key: str, ask: Callable[[], Any]) -> Any:
