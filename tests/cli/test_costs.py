@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from dask_gmm.cli.costs import Asked, Prices
+from tests.cli.conftest import program
 from tests.counting_server import counting_server
 
 if TYPE_CHECKING:
@@ -135,6 +136,33 @@ def test_the_reads_of_a_start_and_of_a_scaling(server: CountingServer, run: Run)
         assert (told["passes"], told["reads"]) == (4, reads)
         requests, size, _ = fitted(server, run, *words)
         assert told["fit"] == {"requests": requests, "bytes": size}
+
+
+def test_a_bucket(server: CountingServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    server.folder.joinpath("bucket").symlink_to(server.folder)
+    where = ("--storage-option", f"endpoint={server.url}", "--storage-option", "region=us-east-1")
+    words = ("s3://bucket/slabs_of_a_shard.zarr", *where, *PLAIN, "--cache", 48_000)
+    monkeypatch.setattr("dask_gmm.data.zarr_source.SHARD_BLOCK_BYTES", 16_000)
+    told = planned(run, *words)["traffic"]
+    requests, size, _ = fitted(server, run, *words, "--threads-per-worker", 1)
+    assert told["network"]
+    assert told["fit"] == {"requests": requests, "bytes": size}
+
+
+@pytest.mark.slow
+def test_blocks_that_two_workers_keep(server: CountingServer) -> None:
+    """Each keeps a quarter of them, and is given those that it keeps."""
+    words = (f"{server.url}/plain_chunks.zarr", *PLAIN, "--cache", 24_000, "--workers", 2)
+    told = json.loads(program("plan", *words, "--json").stdout)["traffic"]
+    assert (told["first_read"]["requests"], told["later_read"]["requests"]) == (16, 8)
+    server.asked.clear()
+    done = program("fit", *words, "--json", "-q")
+    assert done.returncode in (0, 3), done.stderr
+    requests, _ = server.chunks()
+    # A worker that is quicker takes blocks that the other one keeps, and reads them.
+    assert told["fit"]["requests"] <= requests <= told["fit"]["requests"] + 3 * 4
 
 
 def test_prices(server: CountingServer, run: Run) -> None:

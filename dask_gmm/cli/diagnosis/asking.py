@@ -16,7 +16,15 @@ from dask_gmm.execution.cluster.connection import ask
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["ASKED_FOR", "Versions", "ask_clocks", "ask_each", "ask_versions", "versions_here"]
+__all__ = [
+    "ASKED_FOR",
+    "Versions",
+    "ask_clocks",
+    "ask_each",
+    "ask_function",
+    "ask_versions",
+    "versions_here",
+]
 
 _AT_ONCE = 256  # workers that are asked at a time
 _ROUNDS = 3  # of clocks; the quickest answer says most

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["LEVELS", "Finding", "Level", "named", "number", "verb"]
+__all__ = ["Finding", "Level", "named", "number", "verb"]
 
 Level = Literal["ok", "note", "warning", "error"]
-
-LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "error")
 """From what is as it should be, over what is worth knowing and what costs time or bits, to what
 ends a fit."""
 
