@@ -104,8 +104,8 @@ def plan(session: Session, /, **values: Any) -> int:
 
     Only metadata are read, and one block to time it. Takes the options of 'dask-gmm fit' and
     starts no workers: local ones are judged by --workers and --memory-limit. Requests and bytes
-    are those of chunks; what is asked again after an error comes on top. Exit code 1 says that the
-    fit would be refused.
+    are those of chunks; what is asked again after an error, or because work moves to a worker that
+    does not keep the block, comes on top. Exit code 1 says that the fit would be refused.
     """
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.costs import Prices
