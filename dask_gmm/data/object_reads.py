@@ -7,6 +7,7 @@ requests an object takes is the reader's affair; `data.stores.read_counter` coun
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.base import Source
     from dask_gmm.data.grid import BlockRef
+    from dask_gmm.data.stored_array import StoredArray
 
 __all__ = [
     "metadata_requests",
     "objects_of_block",
     "objects_of_pass",
     "reads_a_network",
+    "unit_of",
     "weight_objects",
 ]
 
@@ -69,7 +72,7 @@ def objects_of_block(source: Source, block: BlockRef) -> int | None:
     """Return how many objects of its values' arrays a block lies in; None as `objects_of_pass`."""
     source = source.unscaled
     if isinstance(source, ZarrSource):
-        unit, axis = _unit(source), source.feature_axis
+        unit, axis = unit_of(source), source.feature_axis
         sample = unit if source.scalar else unit[:axis] + unit[axis + 1 :]
         spans = zip(block.start, block.stop, sample, strict=True)
         met = math.prod(-(-stop // n) - start // n for start, stop, n in spans)
@@ -80,6 +83,21 @@ def objects_of_block(source: Source, block: BlockRef) -> int | None:
         number, own = source.chain.own(block.index)
         return objects_of_block(source.parts[number], own)
     return None
+
+
+def unit_of(array: StoredArray) -> tuple[int, ...]:
+    """Return the shape of what an object holds, a chunk or a shard, along the array's own axes.
+
+    From its description: there may be thousands of arrays, and to open one takes a millisecond.
+    """
+    if array.layout is not None:
+        return array.layout.unit
+    document = json.loads(array.metadata)
+    if document["zarr_format"] == 2:
+        unit = document["chunks"]
+    else:
+        unit = document["chunk_grid"]["configuration"]["chunk_shape"]
+    return tuple(max(1, int(length)) for length in unit)
 
 
 def weight_objects(source: Source) -> int | None:
@@ -99,9 +117,8 @@ def weight_objects(source: Source) -> int | None:
     found = 0
     for part in weights.parts:
         if isinstance(part, ZarrWeights):
-            array = part.open()
-            unit = array.shards or array.chunks
-            found += math.prod(-(-n // max(1, u)) for n, u in zip(array.shape, unit, strict=True))
+            spans = zip(part.shape, unit_of(part), strict=True)
+            found += math.prod(-(-size // length) for size, length in spans)
         elif part.stores:
             return None
     return found
@@ -118,13 +135,8 @@ def metadata_requests(source: Source) -> int | None:
     weights = [part for part in beside if isinstance(part, ZarrWeights)]
     if parts is None or len(weights) < len(beside):
         return None
-    return sum(2 if part.open().metadata.zarr_format == 2 else 1 for part in (*parts, *weights))
-
-
-def _unit(source: ZarrSource) -> tuple[int, ...]:
-    """Return the shape of what an object holds, along the array's own axes."""
-    array = source.open()
-    return tuple(max(1, n) for n in array.shards or array.chunks)
+    formats = [json.loads(part.metadata)["zarr_format"] for part in (*parts, *weights)]
+    return sum(2 if zarr_format == 2 else 1 for zarr_format in formats)
 
 
 def _of_features(source: ZarrSource, unit: tuple[int, ...]) -> int:
@@ -134,7 +146,7 @@ def _of_features(source: ZarrSource, unit: tuple[int, ...]) -> int:
 
 def _met_by_all(source: ZarrSource) -> list[int]:
     """Return, for each axis, the objects that blocks meet along it, added up over the blocks."""
-    unit, place = _unit(source), source.feature_axis
+    unit, place = unit_of(source), source.feature_axis
     sample = unit if source.scalar else unit[:place] + unit[place + 1 :]
     found = [_of_features(source, unit)]
     for axis, n in zip(source.grid.axes, sample, strict=True):

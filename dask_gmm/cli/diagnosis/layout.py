@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.diagnosis.finding import Finding, number
 from dask_gmm.cli.values import show_bytes
-from dask_gmm.data.object_reads import objects_of_pass, reads_a_network
+from dask_gmm.data.object_reads import objects_of_pass, reads_a_network, unit_of
 from dask_gmm.data.stored_parts import stored_parts
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dask_gmm.data.base import Source
     from dask_gmm.data.zarr_source import ZarrSource
 
@@ -54,7 +56,7 @@ def _size_findings(source: Source, parts: tuple[ZarrSource, ...] | None) -> list
     else:
         sizes = [_unit_bytes(part) for part in parts]
         each, count = max(sizes), objects
-        pieces = "shards" if any(part.open().shards for part in parts) else pieces
+        pieces = "shards" if any(_sharded(part) for part in parts) else pieces
     shown = (
         f"{count:,} {pieces} of {show_bytes(each)}, read in {number(source.n_blocks, 'block')} of "
         f"{show_bytes(block)}"
@@ -78,20 +80,24 @@ def _different(parts: tuple[ZarrSource, ...]) -> list[ZarrSource]:
     return list(seen.values())
 
 
-def _unit(part: ZarrSource) -> tuple[int, ...]:
-    array = part.open()
-    return tuple(array.shards or array.chunks)
-
-
 def _unit_bytes(part: ZarrSource) -> int:
-    array = part.open()
-    return math.prod(map(min, _unit(part), array.shape)) * array.dtype.itemsize
+    sizes = part.shape[:-1] if part.scalar else part.shape
+    held = (min(length, n or 0) for length, n in zip(unit_of(part), sizes, strict=True))
+    return math.prod(held) * _stored(part).itemsize
+
+
+def _sharded(part: ZarrSource) -> bool:
+    return '"sharding_indexed"' in part.metadata
+
+
+def _stored(part: ZarrSource) -> np.dtype[Any]:
+    return part.dtype if part.decoding is None else part.decoding.stored
 
 
 def _feature_findings(part: ZarrSource) -> list[Finding]:
     if part.scalar:
         return []
-    pieces = -(-part.n_features // _unit(part)[part.feature_axis])
+    pieces = -(-part.n_features // unit_of(part)[part.feature_axis])
     if pieces == 1:
         return []
     text = (
