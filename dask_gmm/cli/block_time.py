@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.data.buffers import ReadBuffers
+from dask_gmm.data.object_reads import objects_of_block
 from dask_gmm.data.stores import read_counter
 from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.unit import working
@@ -21,8 +22,8 @@ from dask_gmm.mixture.parameters import MixtureParameters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dask_gmm.cli.settings import EMSettings
-    from dask_gmm.data.source import Source
+    from dask_gmm.data.source import BlockRef, Source
+    from dask_gmm.data.stores import ReadCount
 
 __all__ = ["BlockTimes", "job_for", "time_block"]
 
@@ -36,26 +37,32 @@ class BlockTimes:
     rows : int
     read, compute : float
         Seconds on one thread: reading and decoding; the E-step with its statistics.
-    stored_bytes : int
-        Bytes that came out of the store.
+    asked : ReadCount
+        Requests for values that a block took, and the bytes that came.
+    asked_beside : ReadCount
+        The same of its weights and mask.
+    objects : int or None
+        Stored objects that those values lie in.
     """
 
     rows: int
     read: float
     compute: float
-    stored_bytes: int
+    asked: ReadCount
+    asked_beside: ReadCount
+    objects: int | None
 
 
-def job_for(source: Source, settings: EMSettings) -> StatisticsJob:
+def job_for(source: Source, n_components: int, covariance: str, n_init: int = 1) -> StatisticsJob:
     """Return a pass's job with parameters of the right shapes, spread over the block's rows later.
 
     How long an E-step takes hardly depends on the values, as long as they are those of a mixture
     that has to do with the rows; `time_block` sees to that.
     """
-    zeros = np.zeros((settings.components, source.n_features))
-    parameters = _parameters(zeros, np.ones(source.n_features), settings.covariance)
+    zeros = np.zeros((n_components, source.n_features))
+    parameters = _parameters(zeros, np.ones(source.n_features), covariance)
     kernel = MarginalKernel(FASTEST) if source.missing == "marginalize" else FASTEST
-    return StatisticsJob((Candidate(parameters),) * settings.n_init, kernel)
+    return StatisticsJob((Candidate(parameters),) * n_init, kernel)
 
 
 def _parameters(
@@ -75,14 +82,19 @@ def time_block(source: Source, index: int, job: StatisticsJob) -> BlockTimes:
     # the block that is timed: a disk would answer the second time from memory.
     # It is the one before: weights that several blocks share are decoded for one of them.
     buffers = ReadBuffers()
-    source.read_into(source.block((index or source.n_blocks) - 1), buffers)
+    other = source.block((index or source.n_blocks) - 1)
+    asked = _asked_for_values(source, other, buffers)
+    before = read_counter()
+    if source.weights is not None:
+        source.weights.read(other, buffers)
+    beside = read_counter() - before
+    counts = asked, beside, objects_of_block(source, other)
     block = source.block(index)
-    before, begun = read_counter(), time.perf_counter()
+    begun = time.perf_counter()
     rows = source.read_into(block, buffers.beside())
     read = time.perf_counter() - begun
-    stored = (read_counter() - before).bytes
     if not len(rows):
-        return BlockTimes(rows.n_read, read, 0.0, stored)
+        return BlockTimes(rows.n_read, read, 0.0, *counts)
     p = job.candidates[0].parameters
     rng = np.random.default_rng(0)
     values = rows.values
@@ -99,4 +111,14 @@ def time_block(source: Source, index: int, job: StatisticsJob) -> BlockTimes:
         begun = time.perf_counter()
         opened(rows, block)
         compute = time.perf_counter() - begun
-    return BlockTimes(rows.n_read, read, compute, stored)
+    return BlockTimes(rows.n_read, read, compute, *counts)
+
+
+def _asked_for_values(source: Source, block: BlockRef, buffers: ReadBuffers) -> ReadCount:
+    """Read a block without its weights; return what that asked the store for."""
+    bare = source.unscaled
+    if bare.weights is not None:
+        bare = replace(bare, weights=None)  # type: ignore[type-var]
+    before = read_counter()
+    bare.read_into(block, buffers)
+    return read_counter() - before

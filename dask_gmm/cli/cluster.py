@@ -24,12 +24,13 @@ import distributed.comm
 import distributed.utils
 
 from dask_gmm.cli.library_messages import LOG_FORMAT, redirect_logs
+from dask_gmm.cli.patience import within
 from dask_gmm.cli.place import Place
 from dask_gmm.errors import ClusterError
 from dask_gmm.execution.cluster import wait_for_workers, workers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.settings import Compute
@@ -70,7 +71,8 @@ def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
             f"something like tcp://10.0.0.1:8786."
         ) from error
     try:
-        client = _within(
+        # A client waits for ever for a peer that answers in another protocol.
+        client = within(
             timeout + 1,
             lambda: _distributed.Client(address, timeout=timeout, set_as_default=False),
         )
@@ -95,30 +97,6 @@ def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
         session.leaving = True
         with contextlib.suppress(Exception):
             client.close(timeout=1)
-
-
-def _within(seconds: float, function: Callable[[], Any]) -> Any:
-    """Call a function that may never return, and give up on it after some seconds.
-
-    A client does not: it waits for ever for a peer that answers in another protocol.
-    """
-    outcome: list[Any] = []
-    failure: list[Exception] = []
-
-    def call() -> None:
-        try:
-            outcome.append(function())
-        except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
-            failure.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not outcome:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    return outcome[0]
 
 
 @contextmanager

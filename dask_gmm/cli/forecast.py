@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.block_time import BlockTimes, job_for, time_block
-from dask_gmm.cli.place import cache_bytes
+from dask_gmm.cli.costs import Costs, Traffic, expected_passes, traffic_of
+from dask_gmm.cli.place import cache_bytes, pinned_blocks
 from dask_gmm.data.scaled_source import scaled
 from dask_gmm.errors import MemoryPlanError
 from dask_gmm.execution.pinned import CacheSpec, cache_size
@@ -21,6 +22,7 @@ from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
 
 if TYPE_CHECKING:
+    from dask_gmm.cli.costs import Prices
     from dask_gmm.cli.place import Place
     from dask_gmm.cli.settings import EMSettings
     from dask_gmm.data.source import Source
@@ -67,10 +69,37 @@ class Forecast:
     block_read_seconds: float | None
     block_compute_seconds: float | None
     pass_seconds: tuple[float, float] | None
+    traffic: Traffic | None
+    """What a fit asks of its store; None where no block was read."""
+    costs: Costs | None
+    """At the prices that were given, if some were."""
+
+    def described(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        costs = self.costs
+        priced = None if costs is None else {k: v.described() for k, v in vars(costs).items()}
+        return {**asdict(self), "costs": priced}
 
 
-def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
+def forecast(
+    source: Source,
+    settings: EMSettings,
+    place: Place,
+    *,
+    prices: Prices | None = None,
+    passes_of_fit: int | None = None,
+) -> Forecast:
     """Work out what a pass will be like in a place; one block is read and timed there.
+
+    Parameters
+    ----------
+    source : Source
+    settings : EMSettings
+    place : Place
+    prices : Prices, optional
+        What is paid for traffic and cores.
+    passes_of_fit : int, optional
+        That a fit is taken to need; by default what such fits took.
 
     Raises
     ------
@@ -96,8 +125,11 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         source = scaled(source, asked.unestimated(source.n_features, names))
     cache = CacheSpec("plan", cache_size(settings.cache)) if settings.cache != 0 else None
     passes = plan_pass(source, n_threads=place.n_threads, cache=cache)
-    job = job_for(source, settings)
-    largest = _largest_job(source, settings, job)
+    job = job_for(source, settings.components, settings.covariance, settings.n_init)
+    parameters = job.candidates[0].parameters
+    size = automatic_size(parameters.n_parameters, n_features)
+    acceleration = choose_acceleration(acceleration, source, size, parameters.n_parameters)
+    largest = _largest_job(source, settings, job, acceleration)
     parts = task_memory_parts(passes, largest)
     refusal = None
     try:
@@ -114,6 +146,16 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         times = time_block(source, middle, job)
     chunks = tuple(axis.longest for axis in source.grid.axes)
     kept, made = cache_bytes(place, passes, job), _decoded(source)
+    traffic = costs = first = None
+    if times is not None:
+        pinned = pinned_blocks(place, passes, job)
+        first = _pass_seconds(source, passes, times, place)
+        expected = expected_passes(settings, acceleration, passes_of_fit)
+        traffic = traffic_of(
+            source, settings, times, pinned=pinned, sample_size=size, passes=expected
+        )
+        later = _pass_seconds(source, passes, times, place, 1 - pinned / source.n_blocks)
+        costs = Costs.of(prices, traffic, first, later, place.n_threads) if prices else None
     return Forecast(
         source=source.name,
         weights=None if source.weights is None else source.weights.name,
@@ -130,8 +172,7 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
             *chunks[source.feature_axis :],
         ),
         block_bytes=raw.block_bytes,
-        stored_bytes=source.stored_bytes
-        or (times.stored_bytes * source.n_blocks if times is not None else None),
+        stored_bytes=source.stored_bytes or (None if traffic is None else traffic.first_read.bytes),
         decoded_bytes=_decoded(raw),
         reader=source.reader,
         checksum=source.checksum,
@@ -151,32 +192,26 @@ def forecast(source: Source, settings: EMSettings, place: Place) -> Forecast:
         refusal=refusal,
         block_read_seconds=times.read if times else None,
         block_compute_seconds=times.compute if times else None,
-        pass_seconds=_pass_seconds(source, passes, times, place) if times else None,
+        pass_seconds=first,
+        traffic=traffic,
+        costs=costs,
     )
 
 
 def _largest_job(
-    source: Source, settings: EMSettings, job: StatisticsJob
+    source: Source, settings: EMSettings, job: StatisticsJob, acceleration: str | None
 ) -> StatisticsJob | SievingJob:
     """Return the job that holds most.
 
     Of a fit that searches that is the first pass, which keeps rows of low density, and in which
     what was found takes part beside where the search began.
     """
-    parameters = job.candidates[0].parameters
-    n_parameters, d = parameters.n_parameters, source.n_features
-    acceleration = choose_acceleration(
-        settings.common_arguments()["acceleration"],
-        source,
-        automatic_size(n_parameters, d),
-        n_parameters,
-    )
     search = choose_search(settings.search, acceleration=acceleration, given=False)
     if search is None or acceleration != "variance-reduced":
         return job
     together = job.candidates[:1] * (settings.n_init + search.turns)
     first = StatisticsJob(together, job.kernel)
-    return SievingJob(first, Sieve.blind(d), source.max_block_rows)
+    return SievingJob(first, Sieve.blind(source.n_features), source.max_block_rows)
 
 
 def _check(passes: Plan, job: StatisticsJob | SievingJob, place: Place) -> None:
@@ -201,9 +236,11 @@ def _decoded(source: Source) -> int | None:
 
 
 def _pass_seconds(
-    source: Source, passes: Plan, times: BlockTimes, place: Place
+    source: Source, passes: Plan, times: BlockTimes, place: Place, unread: float = 1.0
 ) -> tuple[float, float] | None:
     """Bounds: reading wholly hidden behind computing, and not hidden at all.
+
+    `unread` is the part of the blocks that has to be read.
 
     The block is timed alone, so neither bound knows of threads that share a disk or a memory bus.
     """
@@ -211,8 +248,8 @@ def _pass_seconds(
         return None
     shares = source.n_rows / times.rows / min(place.n_threads, passes.n_units)
     per_task = 0.003 if place.kind != "process" else 0.0003  # measured, of scheduling
-    overhead = passes.n_units * per_task
+    overhead, read = passes.n_units * per_task, unread * times.read
     return (
-        shares * max(times.read, times.compute) + overhead,
-        shares * (times.read + times.compute) + overhead,
+        shares * max(read, times.compute) + overhead,
+        shares * (read + times.compute) + overhead,
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from dask_gmm.cli.demo import demo
+from dask_gmm.cli.doctor import doctor
 from dask_gmm.cli.explain import explain
 from dask_gmm.cli.fit import fit
 from dask_gmm.cli.impute import impute
@@ -139,6 +140,7 @@ def _leave(session: Session, error: BaseException, sentence: str, code: int) -> 
         "  dask-gmm plan DATA -k 8           what a fit would cost, before it starts\n"
         "  dask-gmm fit DATA -k 8 -o MODEL   the fit itself\n"
         "  dask-gmm select DATA -k 2:12      how many components?\n"
+        "  dask-gmm doctor DATA              what would go wrong or slowly, and what to do\n"
         "\n\b\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped without converging,\n"
         "130 interrupted, 143 terminated."
     ),
@@ -154,5 +156,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, plan, fit, select, show, predict, impute, score, simulate, manifest):
+for _command in (demo, plan, fit, select, show, predict, impute, score, simulate, manifest, doctor):
     main.add_command(_command)

@@ -21,6 +21,7 @@ __all__ = [
     "model_output_options",
     "n_effective_option",
     "option",
+    "optional_data_options",
     "output_options",
     "overwrite_option",
     "stack",
@@ -29,7 +30,7 @@ __all__ = [
     "where_option",
 ]
 
-SECTIONS = ("Data", "Mixture", "Model", "Compute", "Checkpoint", "Output")
+SECTIONS = ("Data", "Mixture", "Model", "Compute", "Prices", "Checkpoint", "Output")
 """Headings of the options, in this order."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -125,8 +126,7 @@ array_option = option(
     help="Name of the array, when the path or URL is a Zarr group that holds several.",
 )
 
-data_options = stack(
-    click.argument("data"),
+_reading_options = stack(
     array_option,
     option(
         "--arrays",
@@ -174,6 +174,9 @@ data_options = stack(
     ),
     storage_options,
 )
+
+data_options = stack(click.argument("data"), _reading_options)
+optional_data_options = stack(click.argument("data", required=False), _reading_options)
 
 weights_option = stack(
     option(

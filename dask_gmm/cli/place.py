@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
 
-__all__ = ["Place", "cache_bytes", "planned", "this_process"]
+__all__ = ["Place", "cache_bytes", "pinned_blocks", "planned", "this_process"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,22 @@ def planned(compute: Compute) -> Place:
     )
 
 
+def pinned_blocks(place: Place, passes: Plan, job: BlockJob[Any]) -> int:
+    """Return how many blocks all processes together would pin."""
+    if not passes.source.block_bytes:  # of unknown sizes
+        return 0
+    each = _cache_size(place, passes, job) // passes.source.block_bytes
+    return min(each * place.n_workers, passes.n_positions)
+
+
 def cache_bytes(place: Place, passes: Plan, job: BlockJob[Any]) -> int:
     """Return how many bytes of decoded blocks all processes together would pin."""
+    size = _cache_size(place, passes, job)
+    return min(size * place.n_workers, passes.n_positions * passes.source.block_bytes)
+
+
+def _cache_size(place: Place, passes: Plan, job: BlockJob[Any]) -> int:
+    """Return how many bytes of decoded blocks each process would pin, if there are as many."""
     from dask_gmm.execution.machine import available_memory, machine_memory
     from dask_gmm.execution.pinned import automatic_cache_size
     from dask_gmm.execution.plan import process_memory
@@ -74,7 +88,7 @@ def cache_bytes(place: Place, passes: Plan, job: BlockJob[Any]) -> int:
         free = place.memory_limit or machine_memory()
         limit = available_memory() if place.kind == "process" else free
         size = automatic_cache_size(limit, process_memory(passes, job, place.threads_per_worker))
-    return min(size * place.n_workers, passes.n_positions * passes.source.block_bytes)
+    return size
 
 
 def this_process(threads: int | None) -> Place:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +12,9 @@ from dask_gmm.cli.options import (
     compute_options,
     data_options,
     missing_option,
+    option,
     output_options,
+    stack,
     weights_option,
     where_option,
 )
@@ -28,10 +29,46 @@ from dask_gmm.cli.settings import (
 from dask_gmm.cli.values import show_bytes, show_seconds
 
 if TYPE_CHECKING:
+    from dask_gmm.cli.costs import Asked, Cost, Prices
     from dask_gmm.cli.forecast import Forecast
     from dask_gmm.cli.session import Session
+    from dask_gmm.data.source import Source
 
 __all__ = ["plan"]
+
+
+def _price(name: str, metavar: str, purpose: str) -> Any:
+    amount = click.FloatRange(0)
+    return option(name, type=amount, metavar=metavar, section="Prices", help=purpose)
+
+
+_prices = stack(
+    _price(
+        "--price-per-gb",
+        "PRICE",
+        "Of 10^9 bytes that leave the store, in any currency; 0 where they do not leave its region "
+        "and that is free. Without prices there are counts only: no price is assumed.",
+    ),
+    _price(
+        "--price-per-1000-requests",
+        "PRICE",
+        "Of 1,000 GET requests to the store.",
+    ),
+    _price(
+        "--price-per-core-hour",
+        "PRICE",
+        "Of one thread for an hour. Passes are priced, not the work on the sample between them.",
+    ),
+    option(
+        "--passes",
+        type=click.IntRange(1),
+        metavar="N",
+        section="Prices",
+        help="Passes to count a fit with. Default: what fits by the same acceleration took in "
+        "README's table of reads, 5 by default, 114 with --acceleration none, at most --max-iter "
+        "and --max-passes.",
+    ),
+)
 
 
 @click.command(
@@ -47,6 +84,10 @@ __all__ = ["plan"]
             "on a running cluster; the block is timed on one of its workers",
             "dask-gmm plan s3://bucket/points.zarr -k 16 --scheduler tcp://10.0.0.1:8786",
         ),
+        (
+            "what it costs to read a bucket from elsewhere, at the prices of its provider",
+            "dask-gmm plan s3://bucket/points.zarr -k 8 --price-per-gb 0.09",
+        ),
     ],
 )
 @data_options
@@ -55,37 +96,59 @@ __all__ = ["plan"]
 @missing_option("error")
 @fit_options()
 @compute_options()
+@_prices
 @output_options
 @click.pass_obj
 def plan(session: Session, /, **values: Any) -> int:
     """Say what a fit of DATA would read, hold and take, and whether it fits.
 
     Only metadata are read, and one block to time it. Takes the options of 'dask-gmm fit' and
-    starts no workers: local ones are judged by --workers and --memory-limit. Exit code 1 says
-    that the fit would be refused.
+    starts no workers: local ones are judged by --workers and --memory-limit. Requests and bytes
+    are those of chunks; what is asked again after an error, or because work moves to a worker that
+    does not keep the block, comes on top. Exit code 1 says that the fit would be refused.
     """
     from dask_gmm.cli.computing import computing
+    from dask_gmm.cli.costs import Prices
     from dask_gmm.cli.forecast import forecast
     from dask_gmm.cli.place import planned
 
     data, compute = DataPlace.take(values), Compute.take(values)
+    prices, passes = Prices.take(values), values.pop("passes")
     settings = EMSettings.take(values)
     check_storage_options(data.storage_options, data.data, data.weights, data.where)
     source = data.open()
     check_components(source, settings.components)
+    _check_prices(prices, source)
+    what: Any = {"prices": prices, "passes_of_fit": passes}
     if compute.scheduler is None:
         from dask_gmm.cli.library_messages import one_line_warnings
 
         with one_line_warnings(session):
-            found = forecast(source, settings, planned(compute))
+            found = forecast(source, settings, planned(compute), **what)
     else:
         with computing(compute, session) as place:
-            found = forecast(source, settings, place)
+            found = forecast(source, settings, place, **what)
     if session.json:
-        session.emit({"command": "plan", **data.described(), **asdict(found)})
+        session.emit({"command": "plan", **data.described(), **found.described()})
     else:
         _print(session, found, settings)
     return FAILED if found.refusal else DONE
+
+
+def _check_prices(prices: Prices, source: Source) -> None:
+    """Refuse prices of what does not happen.
+
+    Raises
+    ------
+    click.UsageError
+    """
+    from dask_gmm.data.object_reads import reads_a_network
+
+    if prices.of_store and not reads_a_network(source):
+        raise click.UsageError(
+            "--price-per-gb and --price-per-1000-requests are for data that come over a network, "
+            "and only local paths are given: leave them out."
+        )
 
 
 _READERS = {
@@ -134,6 +197,8 @@ def _print(session: Session, f: Forecast, settings: EMSettings) -> None:
                 ("the cache keeps", _cached(f)),
                 ("one block took", _block_times(f)),
                 ("a pass takes", _duration(f)),
+                *_traffic(f),
+                *_costs(f),
             ]
         )
     )
@@ -167,6 +232,58 @@ def _duration(f: Forecast) -> str:
         return "unknown"
     low, high = (show_seconds(seconds) for seconds in f.pass_seconds)
     return f"about {low}" if low == high else f"about {low} to {high}"
+
+
+def _traffic(f: Forecast) -> list[tuple[str, str]]:
+    """Say what reads ask the store for, or open."""
+    traffic = f.traffic
+    if traffic is None:
+        return []
+
+    def said(asked: Asked) -> str:
+        if not traffic.network:
+            return f"{asked.requests:,} chunks or shards, {show_bytes(asked.bytes)}"
+        return f"{asked.requests:,} requests, {show_bytes(asked.bytes)} over the network"
+
+    first, verb = said(traffic.first_read), "asks for" if traffic.network else "opens"
+    if traffic.network and traffic.metadata_per_read:
+        first += f", and at most {traffic.metadata_per_read} more for metadata"
+    lines = [(f"a pass {verb}", first)]
+    if traffic.later_read != traffic.first_read and traffic.reads > 1:
+        lines.append(("a later pass", f"{said(traffic.later_read)}: the cache has the rest"))
+    starts = traffic.reads - traffic.passes
+    counted = "the sample" + (f", {starts} reads for the start" if starts else "")
+    passes = "1 pass" if traffic.passes == 1 else f"{traffic.passes} passes"
+    return [*lines, (f"a fit {verb}", f"{said(traffic.fit)} ({counted} and {passes})")]
+
+
+def _costs(f: Forecast) -> list[tuple[str, str]]:
+    """Say what reads cost, at the prices that were given."""
+    if f.costs is None or f.traffic is None:
+        return []
+    a_pass = _amounts(f.costs.first_read)
+    if f.costs.later_read != f.costs.first_read and f.traffic.reads > 1:
+        a_pass += f"; a later one {_amounts(f.costs.later_read)}"
+    return [("a pass costs", a_pass), ("a fit costs", _amounts(f.costs.fit))]
+
+
+def _amounts(cost: Cost) -> str:
+    parts = [
+        f"{_span(amount)} for {what}"
+        for amount, what in (
+            (cost.bytes, "bytes"),
+            (cost.requests, "requests"),
+            (cost.cores, "cores"),
+        )
+        if amount is not None
+    ]
+    return _span(cost.total) + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
+
+
+def _span(amount: float | tuple[float, float]) -> str:
+    low, high = amount if isinstance(amount, tuple) else (amount, amount)
+    shown = [f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in (low, high)]
+    return " to ".join(dict.fromkeys(shown))
 
 
 def _advice(f: Forecast) -> str:

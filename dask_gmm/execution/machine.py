@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 import threading
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "available_memory",
+    "compiled_for",
+    "cpu_model",
     "machine_fingerprint",
     "machine_memory",
     "package_versions",
@@ -170,7 +174,8 @@ def available_memory() -> int:
     return max(0, min(int(psutil.virtual_memory().available), machine_memory() - mine))
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Return what the system calls this CPU; "" where it has no name for it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -181,11 +186,28 @@ def _cpu_model() -> str:
 
 
 @cache
+def compiled_for() -> str | None:
+    """Return what the compiled kernel is compiled for in this process; None without a compiler.
+
+    Clouds call several kinds of CPU by one name, and hide instructions of some. So this is what
+    LLVM takes the CPU for, the width of its vectors, and a digest of all that it can do.
+    """
+    if find_spec("llvmlite") is None:
+        return None
+    from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
+
+    cpu = this_cpu()
+    features = hashlib.blake2b(cpu.features.encode(), digest_size=3).hexdigest()
+    return f"{cpu.name}, vectors of {cpu.widths[0]} bits, features {features}"
+
+
+@cache
 def machine_fingerprint() -> str:
     """Return a line naming what the last bits of a result depend on here.
 
-    CPU, BLAS libraries with the kernels they chose for this CPU, Python and numeric packages.
-    Two processes with the same line compute the same bits from the same blocks.
+    CPU and the instructions it is compiled for, BLAS libraries with the kernels they chose for
+    this CPU, Python and numeric packages. Two processes with the same line compute the same bits
+    from the same blocks.
     """
     import numpy as np  # noqa: F401 - loaded first, so that their BLAS libraries are found
     import scipy.linalg  # noqa: F401
@@ -203,7 +225,8 @@ def machine_fingerprint() -> str:
     )
     return "; ".join(
         [
-            f"{platform.machine()} {_cpu_model()}",
+            f"{platform.machine()} {cpu_model()}",
+            *filter(None, [compiled_for()]),
             *libraries,
             f"Python {platform.python_version()}",
             *packages,

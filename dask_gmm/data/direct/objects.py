@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["FileObject", "LocalFiles", "RangedObject", "RemoteObjects", "StoredObject", "Whole"]
 
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_NEIGHBOURS = 2**20
+"""Parts of an object that lie no further apart come in one request, with what is between them."""
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
@@ -230,6 +232,17 @@ def _length_of(store: Any, key: str) -> int | None:
     return length
 
 
+def _joined_lengths(parts: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the bytes that each request for some (offset, length) brings; see `_NEIGHBOURS`."""
+    spans: list[list[int]] = []
+    for start, length in sorted(parts):
+        if spans and start - spans[-1][1] <= _NEIGHBOURS:
+            spans[-1][1] = max(spans[-1][1], start + length)
+        else:
+            spans.append([start, start + length])
+    return [stop - start for start, stop in spans]
+
+
 class RangedObject(StoredObject):
     """An object of which the index has come, and parts are asked for several at once."""
 
@@ -258,7 +271,9 @@ class RangedObject(StoredObject):
         try:
             contents: Any = ask(
                 self._store,
-                lambda s: obstore.get_ranges(s, self._key, starts=starts, lengths=lengths),
+                lambda s: obstore.get_ranges(
+                    s, self._key, starts=starts, lengths=lengths, coalesce=_NEIGHBOURS
+                ),
             )
         except BaseException as error:
             # Parts behind the end of what has come make obstore panic, which is no Exception. They
@@ -268,8 +283,9 @@ class RangedObject(StoredObject):
             self._explain(max(offset + length for offset, length in parts), error)
             raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
         for part, content in zip(parts, contents, strict=True):
-            count_read(len(content))
             self._parts[part] = np.frombuffer(content, np.uint8)
+        for size in _joined_lengths(parts):
+            count_read(size)
 
     def _explain(self, end: int, error: BaseException) -> None:
         """Raise if a request failed because the object ends before `end`."""
@@ -364,5 +380,6 @@ def _end(store: Any, key: str, length: int, *, head: bool) -> _Answer:
         return _Answer.of(obstore.get(store, key, options={"range": {"suffix": length}}))
     except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
         size = obstore.head(store, key)["size"]
+        count_read(0)
         there: Any = {"range": (max(0, size - length), size)}
         return _Answer.of(obstore.get(store, key, options=there))

@@ -1,0 +1,1 @@
+"""What `dask-gmm doctor` looks at, and what it makes of what it sees."""
