@@ -15,7 +15,8 @@ Around an accelerated strategy, which knows nothing of it. There are two kinds o
 The fit goes on from a rival once a read finds that higher than the strategy's own mixture by more
 than that expects to gain yet; where nobody knows that, or there are isolated rows which no sample
 tells of, once it has ended below. Until then both take part in the reads. So it ends no lower for
-its rivals. A runner-up that does not expect to come ahead by more than `tol` is given up.
+its rivals. A runner-up that does not expect to come ahead by more than `tol` is given up, and so is
+one that does not know when the fit has ended.
 
 A fit that would have ended after its first pass goes on for rare components that promise a fiftieth
 of `tol`: a population is found or not, and `tol` is what EM may leave of what it climbs anyway.
@@ -272,9 +273,12 @@ class FitWithRivals(Fitting[RivalsState]):
 
     def _takes_over(self, fit: VerifiedState[Any], rival: Rival) -> bool:
         """Whether it is known that the rival will end above the fit."""
-        if not _comparable(fit, rival) or not _ahead(fit, rival) > _to_come(fit):
+        if not _comparable(fit, rival) or not (ahead := _ahead(fit, rival)) > _to_come(fit):
             return False
-        return fit.outcome is not None or not rival.patient
+        if fit.outcome is None:
+            return not rival.patient
+        # For less than `tol` nobody reads on.
+        return bool(rival.births) or not rival.reads or ahead > self.led.tol
 
     def _is_open(self, fit: VerifiedState[Any], rival: Rival) -> bool:
         """Whether the rival may yet end above the fit."""
@@ -285,11 +289,13 @@ class FitWithRivals(Fitting[RivalsState]):
             return run.outcome is None
         if not run.accepted.point.value > rival.height:
             return False
-        if (ahead := _ahead(fit, rival)) > 0.0:
+        ahead, left, ended = _ahead(fit, rival), run.expected_gain, fit.outcome is not None
+        if not rival.births and ended and (left is None or not isfinite(left)):
+            return False
+        if ahead > 0.0 and (rival.births or not ended):
             return True
         if run.outcome is not None or fit.outcome not in (None, Outcome.CONVERGED):
             return False
-        left = run.expected_gain
         if not rival.births:
             return left is None or ahead + _likely_more(fit, left) > self.led.tol
         if len(run.judgements) >= _MOST_READS:
