@@ -18,6 +18,7 @@ from dask_gmm.execution.machine import machine_memory
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.sampling import automatic_size
 from dask_gmm.fitting.search.choice import choose_search
+from dask_gmm.fitting.search.rivals import MOST_RIVALS
 from dask_gmm.fitting.strategies import choose_acceleration
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def check_driver_memory(
     n_features : int, optional
         D, where it is not the source's.
     search : {"auto", "off", "thorough"} or int
-        As asked for: where it takes place a rival with rare components may run beside the fit.
+        As asked for: where it takes place, rivals may run beside the fit.
     given : bool
         Whether the fit begins at parameters that the user gave.
 
@@ -85,7 +86,7 @@ def check_driver_memory(
     sets = _SETS_AT_WORK[chosen] + _held(chosen, n_init)
     searching = choose_search(search, acceleration=chosen, given=given) is not None
     if searching and chosen == "variance-reduced":
-        sets += _SETS[chosen]
+        sets += MOST_RIVALS * _SETS[chosen]
     needed, limit = 8 * _numbers(family, k, d) * sets, machine_memory()
     if needed <= limit:
         return

@@ -29,8 +29,8 @@ from dask_gmm.fitting.fit_starts import (
 )
 from dask_gmm.fitting.loop import FitResult, best_result, run
 from dask_gmm.fitting.scaled_sample import sample_reads
-from dask_gmm.fitting.search.rare import looks_for_rare
 from dask_gmm.fitting.search.reservoir import SievingEvaluator
+from dask_gmm.fitting.search.rivals import has_rivals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,7 +150,7 @@ def fit_mixture(
                 fitting, states = begin(passes, settings, random_state, notify, warm, drawn)
             else:
                 states = list(found.states)
-                fitting = go_on(settings, drawn, notify, rare=looks_for_rare(states))
+                fitting = go_on(settings, drawn, notify, rivals=has_rivals(states))
                 evaluator.go_on(found.history, found.n_rows)
                 budget.go_on(found.start_bytes)
 

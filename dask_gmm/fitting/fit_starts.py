@@ -22,7 +22,7 @@ from dask_gmm.fitting.sampling import SampleRecipe, automatic_size
 from dask_gmm.fitting.scaled_sample import draw_rows
 from dask_gmm.fitting.search.choice import choose_search
 from dask_gmm.fitting.search.ends import SampleSearch
-from dask_gmm.fitting.search.rare import RareSearch
+from dask_gmm.fitting.search.rivals import FitWithRivals
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
 from dask_gmm.fitting.strategies import choose_acceleration, configure, set_out
 
@@ -202,7 +202,7 @@ def begin(
     fitting = configure(settings, acceleration, rows)
     search = _sample_search(drawn, notify)
     if search is not None and acceleration == "variance-reduced":
-        fitting = _looking_for_rare(fitting, settings, search.complete_rows, notify)
+        fitting = _with_rivals(fitting, settings, search.complete_rows, notify)
     states = set_out(fitting, settings, acceleration, rows, starts, warm, search)
     if computed or acceleration == "variance-reduced":
         notify(StartsFound(len(starts), settings.init_params, time.perf_counter() - begun))
@@ -210,7 +210,7 @@ def begin(
 
 
 def go_on(
-    settings: FitSettings, drawn: FitSample, notify: Observer, *, rare: bool = False
+    settings: FitSettings, drawn: FitSample, notify: Observer, *, rivals: bool = False
 ) -> Fitting[Any]:
     """Return the strategy of a fit, configured as it was when it set out.
 
@@ -219,22 +219,22 @@ def go_on(
     settings : FitSettings
     drawn : FitSample
     notify : Observer
-    rare : bool
-        Whether it looks for rare components.
+    rivals : bool
+        Whether it may have some.
     """
     fitting = configure(settings, drawn.acceleration, _sample_rows(settings, drawn.sample))
     complete = None if drawn.sample is None else drawn.sample.complete_rows
-    if rare and complete is not None:
-        return _looking_for_rare(fitting, settings, complete, notify)
+    if rivals and complete is not None:
+        return _with_rivals(fitting, settings, complete, notify)
     return fitting
 
 
-def _looking_for_rare(
+def _with_rivals(
     fitting: Fitting[Any], settings: FitSettings, complete: Rows, notify: Observer
 ) -> Fitting[Any]:
     assert isinstance(fitting, VerifiedEM)
     rows = SampleRows(complete, settings.kernel, LocalBackend().n_threads)
-    return RareSearch(fitting, rows, notify)
+    return FitWithRivals(fitting, rows, notify)
 
 
 def _sample_search(drawn: FitSample, notify: Observer) -> SampleSearch | None:

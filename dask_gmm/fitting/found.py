@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 # Commits hold the states of any strategy, and each module registers its own.
 import dask_gmm.fitting.contest
 import dask_gmm.fitting.scaled_sample
-import dask_gmm.fitting.search.rare
+import dask_gmm.fitting.search.rivals
 import dask_gmm.fitting.strategies  # noqa: F401
 from dask_gmm.data.commits import Commits
 from dask_gmm.fitting.checkpoint import state_of

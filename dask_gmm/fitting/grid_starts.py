@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.fitting.acceleration.sample_fit import best_ends, thinned
+from dask_gmm.fitting.acceleration.climbing import SampleObjective
+from dask_gmm.fitting.acceleration.sample_fit import SAME_END, best_ends, thinned
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.loop import PlainEM, run
@@ -150,16 +151,15 @@ def grid_starts(
         searched = _searched_upwards(mine, drawn, sample, settings, searches)
         for point in reversed(mine):
             starts = [(start, settings.init_params) for start in drawn.pop(point)]
-            if point in searched:  # which has looked at those of the sample already
-                from_all = settings.init_params == "k-means||"
-                starts = searched[point] + (starts if from_all else [])
+            ends = searched.get(point, [])
+            if ends and settings.init_params != "k-means||":
+                starts = []  # the search has set out from the best of them
             if larger is not None and found[larger]:
                 starts += _merged_start(found[larger][0].parameters, point, sample, settings)
             if accelerations[point] == "variance-reduced":
-                keep = settings.n_init + (point in searched)
-                found[point] = _fitted(starts, sample, settings, keep)
+                found[point] = _fitted(starts, ends, sample, settings)
             else:
-                found[point] = _polished(starts, sample, settings)
+                found[point] = _polished([*ends, *starts], sample, settings)
             larger = point
             advanced()
     return found
@@ -218,16 +218,36 @@ def _merged_start(
 
 def _fitted(
     starts: Sequence[tuple[MixtureParameters, str]],
+    ends: Sequence[tuple[MixtureParameters, str]],
     sample: SampleRows,
     settings: FitSettings,
-    keep: int,
 ) -> list[GridStart]:
-    """The best ends of fits to the sample, and what comes from all rows as it is."""
-    if not starts:
+    """The best ends of fits to the sample, and what comes from all rows as it is.
+
+    Parameters
+    ----------
+    starts : sequence of (MixtureParameters, str)
+        To be fitted to the sample, with their origins.
+    ends : sequence of (MixtureParameters, str)
+        What has been fitted to it by a search.
+    sample : SampleRows
+    settings : FitSettings
+    """
+    known = [*ends, *starts]
+    if not known:
         return []
-    model = settings.model.with_family(starts[0][0].family)
-    ends = best_ends(sample, [p for p, _ in starts], model, keep)
-    fitted = [GridStart(end.parameters, end.value, starts[end.start][1]) for end in ends]
+    model, keep = settings.model.with_family(known[0][0].family), settings.n_init + bool(ends)
+    height = SampleObjective(sample, model)
+    fitted = [GridStart(end, height(end).value, origin) for end, origin in ends]
+    if starts:
+        new = best_ends(sample, [p for p, _ in starts], model, keep)
+        fitted += [GridStart(end.parameters, end.value, starts[end.start][1]) for end in new]
+    fitted.sort(key=lambda start: -start.bound)
+    fitted = [
+        start
+        for i, start in enumerate(fitted)
+        if i == 0 or fitted[i - 1].bound - start.bound > SAME_END
+    ][:keep]
     if settings.init_params != "k-means||":
         return fitted
     drawn = [(p, name) for p, name in starts if name == settings.init_params]

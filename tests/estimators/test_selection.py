@@ -82,7 +82,9 @@ def test_the_truth_wins(whole: tuple[Selection, int, list[Any]]) -> None:
 def test_one_read_of_each_block_a_pass(whole: tuple[Selection, int, list[Any]]) -> None:
     found, chunks, _ = whole
     assert chunks == N_BLOCKS * (1 + found.n_passes), "the sample has a part of every block here"
-    assert len(found.history[0].lower_bounds) == 8
+    # One start of each mixture, and a second one where the search has found another end.
+    assert 8 <= len(found.history[0].lower_bounds) <= 16
+    assert len(found.history[-1].lower_bounds) <= 8
 
 
 @pytest.mark.slow

@@ -20,11 +20,11 @@ sums rank all pairs; EM of the touched components and their neighbours alone rai
 A move counts only if it raises the likelihood of the rows that the search fits and does not lower
 that of rows of the sample which it never fits (`ground`). The first read over all rows then decides
 between what was found and where the search began (`strategies.set_out`), where variance-reduced EM
-fits.
+fits; what lies close behind goes on beside it, until it is known which ends the higher (`rivals`).
 
 What no sample holds cannot be found on one: a population of a few rows in a million. The first read
 keeps rows of the lowest density (`reservoir`), and components for them (`births`) take part in the
-next reads (`rare`).
+next reads, as a rival too.
 
 The search is a pure function of sample, start and settings: no clock and no random number has a say
 in it, so that it ends at the same bits on one thread or many, and when it is done again.

@@ -15,8 +15,8 @@ from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome, RareComponentsFound, SampleAdvanced, StepKind
 from dask_gmm.fitting.loop import run
-from dask_gmm.fitting.search.rare import RareSearch, RareState, looks_for_rare
 from dask_gmm.fitting.search.reservoir import Reservoir, Sieved, SievedStatistics
+from dask_gmm.fitting.search.rivals import FitWithRivals, Rival, RivalsState, has_rivals
 from dask_gmm.fitting.state import from_bytes, to_bytes
 from dask_gmm.rows import Rows
 from tests.fitting.search.problems import CENTRES, KERNEL, around, optimum, sample_of
@@ -56,13 +56,13 @@ class Reads:
 
 def searching(
     tol: float = 1e-5, *, events: list[object] | None = None, **settings: Any
-) -> RareSearch:
+) -> FitWithRivals:
     values = np.ascontiguousarray(rows()[::EVERY])
     sample = SampleRows(Rows(values, complete=True), KERNEL)
     step = MStep(likelihood("full", 1e-6), settings.pop("on_collapse", "stop"))
     max_iter = settings.pop("max_iter", 50)
     led = VarianceReducedEM(tol, max_iter, step, sample=sample)
-    return RareSearch(led, sample, (lambda _: None) if events is None else events.append)
+    return FitWithRivals(led, sample, (lambda _: None) if events is None else events.append)
 
 
 @cache
@@ -99,45 +99,51 @@ def test_states_travel_while_there_is_a_rival() -> None:
     kinds = []
     for turn in turns[:3]:
         (state,) = now = from_bytes(turn)
-        assert looks_for_rare(now)
-        kinds.append((state.sieve is not None, state.rival is not None))
+        assert has_rivals(now)
+        kinds.append((state.sieve is not None, bool(state.rivals)))
         (again,) = run([search], now, Reads())
         assert search.finish(again).parameters == expected
     assert kinds[:2] == [(True, False), (False, True)]
-    assert not looks_for_rare([end.fit])
+    assert not has_rivals([end.fit])
 
 
 def test_a_rival_that_reads_do_not_confirm_is_given_up() -> None:
     search, reads = searching(), Reads()
     state = search.judge(before := search.begin((start(),)), reads(search.propose(before)))
-    assert state.rival is not None
+    assert state.rivals
     # All rows are as they were, so that a rival which is asked for more is none.
-    tall = replace(state, height=state.height + 1.0)
+    tall = _asked_for_more(state)
     after = search.judge(tall, reads(search.propose(tall)))
-    assert after.rival is None
+    assert not after.rivals
     plain = search.led.judge(state.fit, reads(search.led.propose(state.fit)))
     assert to_bytes(after.fit) == to_bytes(plain)
 
 
+def _asked_for_more(state: RivalsState) -> RivalsState:
+    (rival,) = state.rivals
+    return replace(state, rivals=(replace(rival, height=rival.height + 1.0),))
+
+
 def compared(
-    search: RareSearch, state: RareState, *, patient: bool = False, **said: Any
-) -> tuple[RareState, float]:
+    search: FitWithRivals, state: RivalsState, *, patient: bool = False, **said: Any
+) -> tuple[RivalsState, float]:
     """What comes of a read where the rival is ahead, if the fit says this of itself; how far."""
     found = Reads()(search.propose(state))
-    assert state.rival is not None
+    (rival,) = state.rivals
     n = len(search.led.propose(state.fit))
-    fit, rival = search.led.judge(state.fit, found[:n]), search.led.judge(state.rival, found[n:])
-    ahead = rival.bounds[-1] - fit.bounds[-1]
+    fit, run = search.led.judge(state.fit, found[:n]), search.led.judge(rival.run, found[n:])
+    ahead = run.bounds[-1] - fit.bounds[-1]
     assert ahead > 1e-3
-    return search._compare(replace(state, patient=patient), replace(fit, **said), rival), ahead
+    rival = replace(rival, run=run, patient=patient)
+    return search._settled(replace(fit, **said), (rival,)), ahead
 
 
 @cache
-def with_rival() -> RareState:
+def with_rival() -> RivalsState:
     search = searching()
     begun = search.begin((start(),))
     state = search.judge(begun, Reads()(search.propose(begun)))
-    assert state.rival is not None
+    assert state.rivals
     return state
 
 
@@ -145,26 +151,27 @@ def with_rival() -> RareState:
 def test_both_go_on_while_the_fit_may_end_higher(expected: float | None) -> None:
     search = searching()
     after, _ = compared(search, with_rival(), expected_gain=expected, outcome=None)
-    assert after.rival is not None
+    (rival,) = after.rivals
     assert after.outcome is None
     # However many reads that takes; a rival that has ended waits.
-    many = replace(after.rival, judgements=after.rival.judgements * 9, outcome=Outcome.CONVERGED)
-    waiting = search._compare(after, after.fit, many)
-    assert waiting.rival is many
+    run = replace(rival.run, judgements=rival.run.judgements * 9, outcome=Outcome.CONVERGED)
+    many = replace(rival, run=run)
+    waiting = search._settled(after.fit, (many,))
+    assert waiting.rivals == (many,)
     assert len(search.propose(waiting)) == len(search.led.propose(after.fit))
     later = search.judge(waiting, Reads()(search.propose(waiting)))
-    assert later.rival in (None, many)
-    ended = search._compare(waiting, replace(after.fit, outcome=Outcome.CONVERGED), many)
-    assert ended.rival is None
+    assert later.rivals in ((), (many,))
+    ended = search._settled(replace(after.fit, outcome=Outcome.CONVERGED), (many,))
+    assert not ended.rivals
     assert ended.outcome is Outcome.CONVERGED
-    assert ended.fit.accepted is many.accepted
+    assert ended.fit.accepted is run.accepted
 
 
 def test_the_fit_goes_on_from_the_rival_when_it_expects_less() -> None:
     events: list[object] = []
     search = searching(events=events)
     after, ahead = compared(search, with_rival(), expected_gain=1e-6, outcome=None)
-    assert after.rival is None
+    assert not after.rivals
     assert after.fit.accepted is not None
     assert after.fit.bounds[-1] == after.fit.accepted.point.value
     (event,) = events
@@ -172,21 +179,21 @@ def test_the_fit_goes_on_from_the_rival_when_it_expects_less() -> None:
     assert event.gain == ahead
     # Isolated rows are in no sample: what the fit expects is worth nothing then.
     waiting, _ = compared(search, with_rival(), patient=True, expected_gain=1e-6, outcome=None)
-    assert waiting.rival is not None
+    assert waiting.rivals
 
 
 @pytest.mark.parametrize("why", [Outcome.MAX_PASSES, Outcome.MAX_ITER])
 def test_a_budget_that_is_spent_leaves_the_higher_one(why: Outcome) -> None:
     search = searching()
     both, ahead = compared(search, with_rival(), expected_gain=np.inf, outcome=None)
-    assert both.rival is not None
+    assert both.rivals
     end = search.stop(both, why)
     result = search.finish(end)
     assert result.outcome is why
     assert result.lower_bound == pytest.approx(both.fit.bounds[-1] + ahead)
     assert result.n_iter == len(result.lower_bounds) == len(both.fit.bounds)
     assert len(result.judgements) == len(both.judgements)
-    low = search.stop(replace(both, height=np.inf), why)
+    low = search.stop(_asked_for_more(both), why)
     assert low.fit.accepted is both.fit.accepted
 
 
@@ -201,7 +208,7 @@ def test_who_has_converged_goes_on_for_a_rival_that_is_worth_it(promised: bool) 
     assert (state.outcome is None) is promised
     if promised:
         assert len(search.propose(state)) == 1
-        tall = replace(state, height=np.inf)
+        tall = _asked_for_more(state)
         lost = search.judge(tall, reads(search.propose(tall)))
         assert lost.outcome is Outcome.CONVERGED
         assert [j.kind for j in lost.judgements] == [StepKind.START, StepKind.REJECTED]
@@ -215,16 +222,16 @@ def test_what_fails_a_fit_fails_a_rival_alone(monkeypatch: pytest.MonkeyPatch) -
     search, reads = searching(on_collapse="raise"), Reads()
     begun = search.begin((start(),))
     state = search.judge(begun, reads(search.propose(begun)))
-    plain = search.led.judge
+    (rival,), plain = state.rivals, search.led.judge
 
     def judge(self: Any, fit: Any, statistics: Any) -> Any:
-        if fit is state.rival:
+        if fit is rival.run:
             raise CollapsedComponentError("a component has collapsed")
         return plain(fit, statistics)
 
     monkeypatch.setattr(VarianceReducedEM, "judge", judge)
     after = search.judge(state, reads(search.propose(state)))
-    assert after.rival is None
+    assert not after.rivals
     assert after.outcome is not Outcome.COLLAPSED
 
 
@@ -233,7 +240,7 @@ def test_a_limit_of_iterations_ends_whoever_goes_on() -> None:
     (end,) = run([search], [search.begin((start(),))], reads)
     assert end.outcome is Outcome.MAX_ITER
     assert len(reads.candidates) == 2
-    assert isinstance(end, RareState)
+    assert isinstance(end, RivalsState)
 
 
 def test_without_components_to_spare_it_is_the_strategy_alone() -> None:
@@ -242,3 +249,91 @@ def test_without_components_to_spare_it_is_the_strategy_alone() -> None:
     (alone,) = run([search.led], [search.led.begin((start("no spare"),))], Reads())
     assert set(reads.candidates) <= {1, 2}
     assert search.finish(end).parameters == search.led.finish(alone).parameters
+
+
+@cache
+def contestants() -> tuple[Any, Any]:
+    """Two starts: one that stands at its end, and one below it that climbs above it."""
+    poor = np.vstack([CENTRES[:2], CENTRES[3] - 0.5, CENTRES[3] + 0.5])
+    values = np.ascontiguousarray(rows()[::EVERY])
+    low = optimum(sample_of(values), around(poor, "full"))[1]
+    away = around(CENTRES[:4] + 0.7, "full")
+    return low, replace(away, precisions_cholesky=away.precisions_cholesky / 1.5)
+
+
+def first_read(search: FitWithRivals, *starts: Any) -> RivalsState:
+    begun = replace(search.begin(starts), sieve=None)
+    return search.judge(begun, Reads()(search.propose(begun)))
+
+
+def test_a_runner_up_of_the_first_read_ends_above_who_began_higher() -> None:
+    events: list[object] = []
+    search, (low, climber) = searching(events=events), contestants()
+    (alone,) = run([search.led], [search.led.begin((climber,))], Reads())
+    state = first_read(search, climber, low)
+    assert state.fit.starts == (low,)
+    (rival,) = state.rivals
+    assert _ahead_of(state.fit, rival) < -0.05
+    (end,) = run([search], [state], Reads())
+    result = search.finish(end)
+    assert result.parameters == search.led.finish(alone).parameters
+    assert list(result.lower_bounds) == sorted(result.lower_bounds)
+    assert not any(isinstance(event, RareComponentsFound) for event in events)
+
+
+def _ahead_of(fit: Any, rival: Rival) -> float:
+    return float(rival.run.bounds[-1] - fit.bounds[-1])
+
+
+def test_who_cannot_come_ahead_by_tol_takes_no_part() -> None:
+    """The same bits as without it, as soon as it expects too little."""
+    search, (low, climber) = searching(), contestants()
+    (better,) = run([search.led], [search.led.begin((climber,))], Reads())
+    high = search.led.finish(better).parameters
+    state = first_read(search, low, high)
+    assert state.fit.starts == (high,)
+    assert not state.rivals
+    easy = first_read(searching(tol=10.0), climber, low)
+    assert not easy.rivals
+
+
+@pytest.mark.parametrize("fit_expects", [None, 0.0, 0.01, 0.02, 0.1, 1.0])
+@pytest.mark.parametrize("rival_expects", [None, 0.0, 0.01, 0.02, 0.1, 1.0])
+def test_a_runner_up_stays_while_it_may_come_ahead(
+    fit_expects: float | None, rival_expects: float | None
+) -> None:
+    search, (low, climber) = searching(), contestants()
+    state = first_read(search, climber, low)
+    (rival,) = state.rivals
+    behind = -_ahead_of(state.fit, rival)
+    fit = replace(state.fit, expected_gain=fit_expects, outcome=None)
+    # As if it were a hundredth behind.
+    assert fit.accepted is not None
+    assert rival.run.accepted is not None
+    point = replace(rival.run.accepted.point, value=fit.accepted.point.value - 0.01)
+    run_ = replace(
+        rival.run,
+        accepted=replace(rival.run.accepted, point=point),
+        expected_gain=rival_expects,
+        outcome=None,
+    )
+    assert behind > 0.05
+    after = search._settled(fit, (replace(rival, run=run_),))
+    if rival_expects is None:
+        stays = True
+    else:
+        much, other = rival_expects, fit_expects or 0.0
+        stays = min(much, much - other + 0.5 * max(much, other)) > 0.01 + search.led.tol
+    assert bool(after.rivals) is stays
+    # Who is behind where the fit cannot go on is behind for good.
+    spent = search._settled(replace(fit, outcome=Outcome.MAX_ITER), (replace(rival, run=run_),))
+    assert not spent.rivals
+
+
+def test_states_travel_while_there_are_runners_up() -> None:
+    search, (low, climber) = searching(), contestants()
+    state = first_read(search, climber, low)
+    again = from_bytes(to_bytes((state,)))
+    assert has_rivals(again)
+    ends = [search.finish(run([search], [s], Reads())[0]).parameters for s in (state, again[0])]
+    assert ends[0] == ends[1]
