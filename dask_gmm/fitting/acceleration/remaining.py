@@ -37,8 +37,9 @@ _UNKNOWN = float("inf")
 _TURNS = 3
 _SLOW_RATIO, _SLOWEST_RATIO = 0.5, 0.95
 _FEWEST_GAINS = 2
-# A fit creeps if two passes gain more than this part of what the two before them have gained.
-_CREEPING_RATIO = 0.5
+# A fit creeps if two passes gain more than this part of what the two before them have gained, and
+# none of the four more than so many nats per row.
+_CREEPING_RATIO, _MOST_CREEPING = 0.5, 1e-3
 
 
 @saved
@@ -126,11 +127,12 @@ class RemainingGain:
 
     @property
     def creeps(self) -> bool:
-        """Whether the last two passes have gained nearly what the two before them have."""
-        *some, last = self.gains[-_TURNS - 1 :] or (0.0,)
-        if len(some) < _TURNS or last < _NOISE:
+        """Whether the last two passes have gained little, and nearly what the two before have."""
+        if len(self.gains) <= _TURNS or self.gains[-1] < _NOISE:
             return False
-        return some[-1] + last > _CREEPING_RATIO * sum(some[:-1])
+        if max(self.gains) > _MOST_CREEPING:
+            return False
+        return sum(self.gains[-2:]) > _CREEPING_RATIO * sum(self.gains[:-2])
 
     def _by_gains(self) -> float:
         """The rest of a series of gains that declines slowly; 0 where they decline fast."""

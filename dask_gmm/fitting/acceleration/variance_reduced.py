@@ -63,14 +63,18 @@ _NEEDED = 0.1
 _OUTER_MEMORY = 4
 _OUTER_CUTOFF = 1e-4
 _ROUNDING = 1e-14
-# On a plateau: how many anchors are kept, by which parts of ρ steps are held, how many times their
+# So many turns in a row without a decline are a plateau.
+_PLATEAU = 2
+# There: how many anchors are kept, by which parts of ρ steps are held, how many times their
 # length more is tried along the one that is held by ρ itself, and the part of ρ that does not hold
 # along the anchors.
 _ANCHORS = 12
-_HOLDS, _STRETCHES = (0.25, 1.0, 4.0), (4.0, 16.0)
+_HOLDS, _STRETCHES = (0.25, 1.0, 4.0), (0.25, 3.0)
 _FREED = 0.9
 _ANCHORED_EVALUATIONS = 100
-_LEAST_ANCHORED_PART = 1.0 / 256.0
+_LEAST_ANCHORED_PART = 1.0 / 8.0
+# What falls by more than so many times what the best step gains is too far away for an anchor.
+_FALL = 30.0
 
 
 @saved
@@ -89,8 +93,8 @@ class SampleTrust:
     remaining : RemainingGain
     outer : tuple of Step
         The last turns, for Anderson steps.
-    creeping : bool
-        The fit has come to a plateau.
+    crept : int
+        Turns in a row whose gains have not declined, at most as many as make a plateau of it.
     anchored_rho : float
         The proximal weight of the steps there that know the anchors.
     anchors : tuple of Anchor
@@ -104,9 +108,14 @@ class SampleTrust:
     mixed: bool = False
     remaining: RemainingGain = field(default_factory=RemainingGain)
     outer: tuple[Step, ...] = ()
-    creeping: bool = False
+    crept: int = 0
     anchored_rho: float = float("nan")
     anchors: tuple[Anchor, ...] = ()
+
+    @property
+    def creeping(self) -> bool:
+        """Whether the fit has come to a plateau; from then on it tries several steps in a read."""
+        return self.crept >= _PLATEAU
 
     @property
     def refuted(self) -> bool:
@@ -148,7 +157,9 @@ class VarianceReducedEM(VerifiedEM[SampleTrust]):
             trial = Trial(at.update)
             if memory.refuted:
                 memory = replace(memory, rho=rho / 2.0)  # the sample is asked again, some steps on
-        if not arrived and (memory.creeping or remaining.creeps):
+        if not memory.creeping:
+            memory = replace(memory, crept=memory.crept + 1 if remaining.creeps else 0)
+        if memory.creeping and not arrived:
             trial, memory = self._with_anchors(objective, at, trial, memory)
         return Choice(trial, memory, left, arrived)
 
@@ -173,8 +184,8 @@ class VarianceReducedEM(VerifiedEM[SampleTrust]):
         self, objective: CorrectedSample, at: Point, trial: Trial, memory: SampleTrust
     ) -> tuple[Trial, SampleTrust]:
         """The trial with others beside it, as is done on a plateau."""
-        if not memory.creeping:
-            memory = replace(memory, creeping=True, anchored_rho=memory.rho)
+        if isnan(memory.anchored_rho):
+            memory = replace(memory, anchored_rho=memory.rho)
         several = self._anchored_steps(objective, at, memory)
         if trial.bold:
             trial = replace(trial, hedged=True, beside=several)
@@ -189,11 +200,11 @@ class VarianceReducedEM(VerifiedEM[SampleTrust]):
         here = next((a for a in memory.anchors if a.parameters is at.parameters), None)
         others = [a for a in memory.anchors if a is not here]
         secants = None if here is None else Secants.around(here, others)
-        least, start = _LEAST_ANCHORED_PART * memory.first_rho, to_vector(at.parameters)
+        start = to_vector(at.parameters)
         enough = max(_INNER * at.gain, _ROUNDING)
         found: list[tuple[MixtureParameters, float]] = []
         for part in _HOLDS:
-            rho = max(part * memory.anchored_rho, least)
+            rho = part * memory.anchored_rho
             bent = AnchoredSample(corrected.held(rho), secants, _FREED)
             top, _ = climb(bent, bent.start(), enough, _ANCHORED_EVALUATIONS, may_fall=False)
             if top.parameters is at.parameters:
@@ -209,8 +220,10 @@ class VarianceReducedEM(VerifiedEM[SampleTrust]):
 
     def observe(self, memory: SampleTrust, trial: Trial, seen: Sequence[Seen]) -> SampleTrust:
         """Keep all that was evaluated as anchors, and trust the sample by its own step."""
-        new = []
+        new, worst = [], -_FALL * max(each.gain for each in seen)
         for each in seen:
+            if not each.gain >= worst:
+                continue
             moments = per_row(each.statistics)
             own = self.sample.evaluate(each.parameters, moments.reference)[1]
             new.append(Anchor(each.parameters, moments - own))
@@ -223,7 +236,9 @@ class VarianceReducedEM(VerifiedEM[SampleTrust]):
         """Trust the sample more or less, by how its prediction has come true."""
         rho = memory.rho
         if not isnan(trial.held):
-            return replace(memory, anchored_rho=trial.held, hedging=False)
+            least = _LEAST_ANCHORED_PART * memory.first_rho
+            rho = min(max(trial.held, least), _MOST_REFUTED_RHO)
+            return replace(memory, anchored_rho=rho, hedging=False)
         least = max(_LEAST_RHO_DECAY * memory.least_rho, _LEAST_RHO_PART * memory.first_rho)
         if not memory.mixed and gain >= 0.9 * trial.predicted:
             rho = max(rho / 2.0, least)
