@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Moments", "complete_moments", "expected_log_density", "per_row"]
+__all__ = [
+    "Moments",
+    "complete_moments",
+    "expected_log_density",
+    "natural_parameters",
+    "per_row",
+]
 
 _LOG_2_PI = float(np.log(2.0 * np.pi))
 
@@ -61,6 +67,36 @@ class Moments:
             self.counts + factor * other.counts,
             self.first + factor * other.first,
             self.second + factor * other.second,
+        )
+
+    def about(self, reference: Array) -> Moments:
+        """Return the same moments about another reference, (K, D).
+
+        With d = c − c', Σ r (x − c')(x − c')ᵀ = C + G dᵀ + d Gᵀ + n d dᵀ.
+        """
+        shift = self.reference - reference
+        second = np.array(self.second)
+        for k in range(len(shift)):
+            d, first = shift[k : k + 1], self.first[k : k + 1]
+            moment = self.form.component_moment(first, d) + self.form.component_moment(d, first)
+            moment += self.counts[k] * self.form.component_moment(d, d)
+            self.form.add_moment(second, k, moment)
+        first = self.first + self.counts[:, None] * shift
+        return Moments(self.form, reference, self.counts, first, second)
+
+    def vector(self) -> Array:
+        """All numbers in a row: counts, first, second."""
+        return np.concatenate([self.counts, self.first.ravel(), self.second.ravel()])
+
+    def of_vector(self, vector: Array) -> Moments:
+        """Moments of the same form, about the same reference, with these numbers (`vector`)."""
+        k, end = len(self.counts), len(self.counts) + self.first.size
+        return Moments(
+            self.form,
+            self.reference,
+            vector[:k],
+            vector[k:end].reshape(self.first.shape),
+            vector[end:].reshape(self.second.shape),
         )
 
 
@@ -111,6 +147,27 @@ def expected_log_density(moments: Moments, parameters: MixtureParameters) -> flo
     constant = form.log_determinant(factors, k, d) - 0.5 * d * _LOG_2_PI
     weights = float(np.sum(xlogy(moments.counts, parameters.weights)))
     return weights + float(moments.counts @ constant) - 0.5 * squares
+
+
+def natural_parameters(parameters: MixtureParameters, reference: Array) -> Array:
+    """T(θ) of the complete data, in the order of `Moments.vector`.
+
+    <s, T(θ)> is `expected_log_density` of moments s about that reference: with d = μ_k − c_k and
+    Λ_k = Σ_k⁻¹ these are log π_k + ½ log|Λ_k| − (D/2) log 2π − ½ dᵀΛ_k d, then Λ_k d, then −½ Λ_k.
+    A component without weight has −∞ for the first.
+    """
+    form, factors = parameters.form, parameters.precisions_cholesky
+    k, d = parameters.means.shape
+    identity, first, squares = np.eye(d), np.empty((k, d)), np.empty(k)
+    for component in range(k):
+        root = form.whiten(factors, component, identity)
+        white = (parameters.means[component] - reference[component]) @ root
+        first[component], squares[component] = root @ white, white @ white
+    with np.errstate(divide="ignore"):
+        logs = np.log(parameters.weights)
+    constant = form.log_determinant(factors, k, d) - 0.5 * d * _LOG_2_PI
+    second = -0.5 * parameters.precisions
+    return np.concatenate([logs + constant - 0.5 * squares, first.ravel(), second.ravel()])
 
 
 def _whitened(parameters: MixtureParameters, rows: Array) -> Array:

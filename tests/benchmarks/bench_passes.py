@@ -5,6 +5,9 @@ Run from the repository's root:
     python -m tests.benchmarks.bench_passes               # N = 500,000, 10 seeds: about an hour
     python -m tests.benchmarks.bench_passes --seeds 3     # quicker
     python -m tests.benchmarks.bench_passes --rows 5000000 --sets overlapping
+    python -m tests.benchmarks.bench_passes --sets "crowded 4-D" "crowded 6-D" "crowded 8-D" \\
+        --rows 200000 --sample 20000 --tol 1e-6 --seeds 3 --levels 1e-3 1e-4 1e-5 \\
+        --contestants "without anchors" "same start" searched
     python -m tests.benchmarks.bench_passes --json        # each run, for records
     python -m tests.benchmarks.bench_passes --markdown    # the table of the README
 
@@ -15,8 +18,14 @@ row: that is its limit. The strategies are those that `GaussianMixture` runs.
 
 Reads are counted up to the first pass whose log-likelihood is within 1e-3 (1e-6) nats per row of
 the limit. "Same start" gives variance-reduced EM that one start; "best of 5" is what a fit does by
-default. A fit that goes to another optimum is counted as better or worse if it ends more than 1e-4
-off plain EM's limit; its reads then are those to its own.
+default without the search, "searched" with it; "without anchors" is "same start" without what
+variance-reduced EM does on plateaus. A fit that goes to another optimum is counted as better or
+worse if it ends more than 1e-4 off plain EM's limit; its reads then are those to its own. That is
+where EM ends that goes on from there with Anderson steps that rise, over all rows in memory, until
+an EM step gains less than 1e-10 or 4000 have been made. "Short" is what that gains.
+
+The crowded sets are plateau after plateau. They are not among the default ones, as plain EM takes
+thousands of passes there: leave it out, and every fit has a limit of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +44,7 @@ from dask.system import CPU_COUNT
 from sklearn.datasets import load_sample_image
 from threadpoolctl import threadpool_limits
 
+from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample, thinned
 from dask_gmm.fitting.acceleration.squarem import Squarem
@@ -43,6 +53,8 @@ from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import StepKind
 from dask_gmm.fitting.loop import PlainEM
 from dask_gmm.fitting.sampling import automatic_size
+from dask_gmm.fitting.search.choice import choose_search
+from dask_gmm.fitting.search.ends import SampleSearch
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
@@ -53,7 +65,10 @@ from tests.fitting.runs import fit
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dask_gmm.fitting.loop import Fitting
+    from dask_gmm.fitting.acceleration.climbing import CorrectedSample, Point
+    from dask_gmm.fitting.acceleration.variance_reduced import SampleTrust
+    from dask_gmm.fitting.acceleration.verified import Trial
+    from dask_gmm.fitting.loop import FitResult, Fitting
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
@@ -65,6 +80,9 @@ LIMIT = 1e-9
 SAME_OPTIMUM = 1e-4
 BLOCK = 65_536
 LEVELS = (1e-3, 1e-6)
+CLIMBED, MOST_CLIMBED = 1e-10, 4000
+DEFAULT = ("plain", "squarem", "same start", "best of 5")
+CONTESTANTS = (*DEFAULT, "without anchors", "searched")
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,12 @@ def pixels(seed: int, n: int) -> Problem:
     return Problem(rows + np.random.default_rng(seed).uniform(-0.5, 0.5, rows.shape), 8)
 
 
-SETS: dict[str, Callable[[int, int], Problem]] = {
+def crowded(d: int) -> Callable[[int, int], Problem]:
+    """Twenty components on five clusters with tails of Student's t: plateau after plateau."""
+    return lambda seed, n: Problem(gaussians(seed, n, 5, d, 2.0, tail=3.0)[0], 20)
+
+
+ORDINARY: dict[str, Callable[[int, int], Problem]] = {
     "overlapping": overlapping,
     "separated": separated,
     "heavy-tailed": heavy_tailed,
@@ -147,6 +170,7 @@ SETS: dict[str, Callable[[int, int], Problem]] = {
     "in order": in_order,
     "pixels": pixels,
 }
+SETS = {**ORDINARY, **{f"crowded {d}-D": crowded(d) for d in (4, 6, 8)}}
 
 
 class Reads:
@@ -170,6 +194,15 @@ class Reads:
         return totals
 
 
+class WithoutAnchors(VarianceReducedEM):
+    """Variance-reduced EM that does on plateaus what it does elsewhere."""
+
+    def _with_anchors(
+        self, objective: CorrectedSample, at: Point, trial: Trial, memory: SampleTrust
+    ) -> tuple[Trial, SampleTrust]:
+        return trial, memory
+
+
 @dataclass(frozen=True)
 class Run:
     """One strategy on one seed.
@@ -181,7 +214,9 @@ class Run:
     limit : float
         Plain EM's, or the run's own where it went to another optimum; nats per row.
     end : float
-        Last accepted log-likelihood over plain EM's limit, in nats per row.
+        Last accepted log-likelihood over plain EM's limit, in nats per row; NaN without plain EM.
+    short : float
+        What EM gains from there, in nats per row; NaN where the limit is plain EM's.
     reads : dict of float to int or None
         Reads until within so much of `limit`.
     total, rejected : int
@@ -201,6 +236,7 @@ class Run:
     sample_rows: int
     limit: float
     end: float
+    short: float
     reads: dict[float, int | None]
     total: int
     rejected: int
@@ -221,8 +257,23 @@ def sample_of(rows: np.ndarray, size: int, seed: int) -> np.ndarray:
     return np.concatenate(drawn)
 
 
-def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[Run]:
-    """Run all strategies on one seed."""
+def own_limit(rows: np.ndarray, result: FitResult, model: MaximumLikelihood) -> float:
+    """Where EM ends that goes on from the end of a fit, in memory."""
+    objective = SampleObjective(SampleRows(Rows(rows), n_threads=CPU_COUNT), model)
+    top, _ = climb(objective, objective(result.parameters), CLIMBED, MOST_CLIMBED)
+    return max(top.value, result.lower_bound)
+
+
+def measure(
+    name: str,
+    seed: int,
+    n: int,
+    size: int | None,
+    tol: float,
+    levels: Sequence[float] = LEVELS,
+    chosen: Sequence[str] | None = None,
+) -> list[Run]:
+    """Run all strategies, or the chosen ones, on one seed."""
     problem = SETS[name](seed, n)
     rows, family = problem.rows, covariance_family(problem.family)
     model = MaximumLikelihood(family, REG)
@@ -245,32 +296,41 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[
 
     m_step = MStep(model)
 
-    def led(count: int) -> Made:
+    def led(
+        count: int, way: type[VarianceReducedEM] = VarianceReducedEM, search: str = "off"
+    ) -> Made:
         memory = SampleRows(Rows(sample), n_threads=CPU_COUNT)
         fitted = fit_sample(memory, starts[:count], model)
-        return VarianceReducedEM(tol, 100, m_step, sample=memory), fitted, memory
+        budget = choose_search(search, acceleration="variance-reduced", given=False)
+        if budget is not None:
+            searched = SampleSearch(memory.rows, budget, lambda _: None)
+            fitted = (*searched.better_than(memory, fitted, model), *fitted)
+        return way(tol, 100, m_step, sample=memory), fitted, memory
 
     contestants: dict[str, Callable[[], Made]] = {
         "plain": lambda: (PlainEM(LIMIT, 5000, m_step), (starts[0],), None),
         "squarem": lambda: (Squarem(tol, 1000, m_step), (starts[0],), None),
+        "without anchors": lambda: led(1, WithoutAnchors),
         "same start": lambda: led(1),
         "best of 5": lambda: led(5),
+        "searched": lambda: led(5, search="auto"),
     }
     limit, runs = None, []
-    for strategy, make in contestants.items():
+    for strategy in chosen or DEFAULT:
+        make = contestants[strategy]
         begun = time.perf_counter()
         reads = Reads(rows)
         running, begun_from, memory = make()
         result = fit(running, reads, *begun_from)
         seconds = time.perf_counter() - begun
-        if limit is None:
+        if strategy == "plain":
             limit = result.lower_bound
-        other = abs(result.lower_bound - limit) > SAME_OPTIMUM
-        aim = result.lower_bound if other else limit
+        other = limit is None or abs(result.lower_bound - limit) > SAME_OPTIMUM
+        aim = own_limit(rows, result, model) if limit is None or other else limit
         heights = [j.objective for j in result.judgements]
         first = {
             level: next((i + 2 for i, h in enumerate(heights) if aim - h <= level), None)
-            for level in LEVELS
+            for level in levels
         }
         accepted = [j.objective for j in result.judgements if j.kind is not StepKind.REJECTED]
         runs.append(
@@ -282,7 +342,8 @@ def measure(name: str, seed: int, n: int, size: int | None, tol: float) -> list[
                 p,
                 len(sample),
                 aim,
-                result.lower_bound - limit,
+                np.nan if limit is None else result.lower_bound - limit,
+                aim - result.lower_bound if other else np.nan,
                 first,
                 reads.reads,
                 sum(j.kind is StepKind.REJECTED for j in result.judgements),
@@ -308,8 +369,8 @@ def summary(runs: Sequence[Run]) -> dict[str, str]:
         "set": runs[0].data,
         "rows": f"{runs[0].rows:,}",
         "strategy": runs[0].strategy,
-        "to 1e-3": of(1e-3),
-        "to 1e-6": of(1e-6),
+        **{f"to {level:.0e}".replace("e-0", "e-"): of(level) for level in runs[0].reads},
+        "short": f"{max(r.short for r in runs):.0e}",
         "rejected": f"{sum(r.rejected for r in runs) / sum(r.total for r in runs):.0%}",
         "fell": f"{max(r.fell for r in runs):.0e}",
         "worse": f"{sum(r.end < -SAME_OPTIMUM for r in runs)}/{n}",
@@ -326,7 +387,7 @@ def show(line: dict[str, str], *, markdown: bool, head: bool) -> None:
             print("| " + " | ".join(line) + " |\n|" + "---|" * len(line))
         print("| " + " | ".join(line.values()) + " |", flush=True)
         return
-    widths = (13, 10, 11, 12, 12, 8, 7, 6, 6, 14, 8)
+    widths = [max(len(name), 12) for name in line]
     if head:
         print("  ".join(f"{name:>{w}}" for name, w in zip(line, widths, strict=True)))
     print("  ".join(f"{v:>{w}}" for v, w in zip(line.values(), widths, strict=True)), flush=True)
@@ -342,7 +403,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--sample", type=int, help="rows of the sample; by default a fit's own")
     parser.add_argument("--tol", type=float, default=1e-7, help="of the accelerated fits")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(ORDINARY))
+    parser.add_argument("--levels", nargs="+", type=float, default=LEVELS)
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=DEFAULT)
     arguments = parser.parse_args()
     everything: list[Run] = []
     head = True
@@ -350,7 +413,15 @@ def main() -> None:
         for name in arguments.sets:
             runs = []
             for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-                runs += measure(name, seed, arguments.rows, arguments.sample, arguments.tol)
+                runs += measure(
+                    name,
+                    seed,
+                    arguments.rows,
+                    arguments.sample,
+                    arguments.tol,
+                    arguments.levels,
+                    arguments.contestants,
+                )
             everything += runs
             for strategy in dict.fromkeys(r.strategy for r in runs):
                 if not arguments.json:

@@ -14,6 +14,8 @@ from dask_gmm.mixture.model import maximizer
 from dask_gmm.mixture.moments import Moments, complete_moments, expected_log_density, per_row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dask_gmm.fitting.acceleration.sample import SampleRows
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -135,10 +137,16 @@ class CorrectedSample:
         value, moments = self.sample.evaluate(parameters, self.moments.reference)
         return self._point(parameters, value, moments)
 
-    def _point(self, parameters: MixtureParameters, value: float, moments: Moments) -> Point:
+    def terms(
+        self, parameters: MixtureParameters, value: float, moments: Moments
+    ) -> tuple[float, Moments]:
+        """Return what the objective is, and its moments, where the sample has these."""
         extra = self.correction.plus(self.pull, self.rho)
         value += expected_log_density(extra, parameters)
-        return Point.of(parameters, value, moments + extra)
+        return value, moments + extra
+
+    def _point(self, parameters: MixtureParameters, value: float, moments: Moments) -> Point:
+        return Point.of(parameters, *self.terms(parameters, value, moments))
 
 
 def slope(point: Point, direction: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
@@ -157,7 +165,12 @@ def slope(point: Point, direction: np.ndarray[tuple[int], np.dtype[np.float64]])
 
 
 def climb(
-    objective: SampleObjective | CorrectedSample, start: Point, enough: float, evaluations: int
+    objective: Callable[[MixtureParameters], Point],
+    start: Point,
+    enough: float,
+    evaluations: int,
+    *,
+    may_fall: bool = True,
 ) -> tuple[Point, bool]:
     """Go up from `start` until an EM step would gain less than `enough`.
 
@@ -170,6 +183,9 @@ def climb(
         Nats per row.
     evaluations : int
         Most evaluations of the objective.
+    may_fall : bool
+        Whether an EM step that lowers the objective is taken: then it is one of rounding. Of an
+        objective that EM steps need not raise it is the end, and no sound one.
 
     Returns
     -------
@@ -195,6 +211,8 @@ def climb(
         trial = objective(update)
         evaluations -= 1
         if trial.update is None or not np.isfinite(trial.value):
+            return point, False
+        if not may_fall and trial.value < point.value:
             return point, False
         point = trial
     return point, point.update is not None

@@ -16,6 +16,8 @@ whatever the step was: a bold one, a plain one, one held back by ρ.
 More than one direction may be left, and a turn then tells of the one it went. On a plateau it shows
 in the gains themselves, which do not even halve from pass to pass. So where they do not, no less is
 taken to be left than a series brings that declines as slowly as the slowest of the last turns.
+Where the sample has no maximum, and so says nothing, the gains alone have to do: one small gain
+tells nothing then, as behind it there may be larger ones.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ _UNKNOWN = float("inf")
 # slower than the last of these cannot be told from none by so few turns.
 _TURNS = 3
 _SLOW_RATIO, _SLOWEST_RATIO = 0.5, 0.95
+_FEWEST_GAINS = 2
+# A fit creeps if two passes gain more than this part of what the two before them have gained, and
+# none of the four more than so many nats per row.
+_CREEPING_RATIO, _MOST_CREEPING = 0.5, 1e-3
 
 
 @saved
@@ -107,6 +113,26 @@ class RemainingGain:
             left = max(rise, self.gained * pull / declined)
         larger = max(left, earlier) if earlier < _UNKNOWN else left
         return max(larger, self._by_gains()), replace(self.forget(), pull=pull, left=left)
+
+    def by_gains_alone(self) -> tuple[float, RemainingGain]:
+        """Estimate where nothing is known but what the last passes have gained.
+
+        Infinite before there are two gains to compare. Else it is the larger of the last two where
+        they decline fast, and never less.
+        """
+        left = _UNKNOWN
+        if len(self.gains) >= _FEWEST_GAINS:
+            left = max(*self.gains[-_FEWEST_GAINS:], self._by_gains())
+        return left, self.forget()
+
+    @property
+    def creeps(self) -> bool:
+        """Whether the last two passes have gained little, and nearly what the two before have."""
+        if len(self.gains) <= _TURNS or self.gains[-1] < _NOISE:
+            return False
+        if max(self.gains) > _MOST_CREEPING:
+            return False
+        return sum(self.gains[-2:]) > _CREEPING_RATIO * sum(self.gains[:-2])
 
     def _by_gains(self) -> float:
         """The rest of a series of gains that declines slowly; 0 where they decline fast."""

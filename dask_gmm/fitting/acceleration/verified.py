@@ -4,7 +4,8 @@ A strategy stands at a mixture that a pass has evaluated. From there it tries an
 pass over all rows that evaluates it is also the test whether it raises the objective
 (`mixture.model`). If it does not, the next pass is at the plain EM step, which cannot
 fail. So no accepted pass is a step down, and a bold step that fails costs one read. A strategy that
-has failed lately hedges: the same read evaluates the plain step too, so that it costs none.
+has failed lately hedges: the same read evaluates the plain step too, so that it costs none. Other
+bold steps may share it as well: of all that a read has evaluated the highest is taken.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
-__all__ = ["Accepted", "Choice", "Trial", "VerifiedEM", "VerifiedState"]
+__all__ = ["Accepted", "Choice", "Seen", "Trial", "VerifiedEM", "VerifiedState"]
 
 M = TypeVar("M")
 
@@ -55,6 +56,10 @@ class Trial:
         What it should gain; NaN if nobody knows.
     hedged : bool
         Evaluate the plain EM step in the same read.
+    beside : tuple of Trial
+        Other bold steps for the same read.
+    held : float
+        By which ρ it was held back, where a strategy wants to know; else NaN.
     """
 
     parameters: MixtureParameters
@@ -62,6 +67,8 @@ class Trial:
     needed: float = 0.0
     predicted: float = float("nan")
     hedged: bool = False
+    beside: tuple[Trial, ...] = ()
+    held: float = float("nan")
 
 
 @saved
@@ -81,6 +88,23 @@ class Accepted:
     point: Point
     log_likelihood: float
     regulariser: Moments
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A mixture that a pass has evaluated beside others.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+    statistics : SufficientStatistics
+    gain : float
+        Over the last accepted point, in nats per row; -inf where its M-step is not sound.
+    """
+
+    parameters: MixtureParameters
+    statistics: SufficientStatistics
+    gain: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +213,13 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
     def choose(self, at: Point, gained: float, memory: M) -> Choice[M]:
         """Choose the next trial from an accepted point, which has gained so much (NaN: a start)."""
 
+    def observe(self, memory: M, trial: Trial, seen: Sequence[Seen]) -> M:
+        """Learn from a read of several bold steps, before one of them is confirmed or none.
+
+        `seen` are the trial, those beside it and the hedge, in this order.
+        """
+        return memory
+
     def confirm(self, memory: M, trial: Trial, gain: float) -> M:
         """Learn that a bold trial has gained so much."""
         return memory
@@ -220,9 +251,10 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
         """Return the starts, and from then on one trial at a time."""
         if state.trial is not None:
             trial, at = Candidate(state.trial.parameters, state.centres), state.accepted
+            tried = (trial, *(Candidate(other.parameters) for other in state.trial.beside))
             if state.trial.hedged and at is not None and at.point.update is not None:
-                return (trial, Candidate(at.point.update))
-            return (trial,)
+                return (*tried, Candidate(at.point.update))
+            return tried
         if state.centres is not None:
             return (Candidate(state.starts[0], state.centres),)
         return tuple(Candidate(start) for start in state.starts)
@@ -243,8 +275,35 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
             if centres is not None:
                 bound = model.objective(found, trial.parameters)
                 return replace(state, centres=centres).judged(StepKind.REPEATED, bound)
-        hedge = statistics[1] if trial.hedged else None
-        return self._take_in(replace(state, centres=None), trial, found, hedge)
+        state, hedge = replace(state, centres=None), statistics[-1] if trial.hedged else None
+        if trial.beside:
+            state, trial, found = self._highest(state, trial, statistics)
+        return self._take_in(state, trial, found, hedge)
+
+    def _highest(
+        self, state: VerifiedState[M], trial: Trial, statistics: Sequence[SufficientStatistics]
+    ) -> tuple[VerifiedState[M], Trial, SufficientStatistics]:
+        """Of several bold steps the highest, which has to be above the plain step if that is there.
+
+        The strategy has observed them all.
+        """
+        before = state.accepted
+        assert before is not None
+        tried = (trial, *trial.beside)
+        mixtures = [each.parameters for each in tried]
+        if trial.hedged:
+            assert before.point.update is not None
+            mixtures.append(before.point.update)
+        seen = []
+        for parameters, found in zip(mixtures, statistics, strict=True):
+            gain = _gain(before, parameters, found.mean_log_likelihood)
+            sound = not np.isnan(gain) and self.m_step.sound(found) is not None
+            seen.append(Seen(parameters, found, gain if sound else -np.inf))
+        best = int(np.argmax([each.gain for each in seen[: len(tried)]]))
+        needed = max(tried[best].needed, seen[-1].gain if trial.hedged else -np.inf)
+        taken = replace(tried[best], needed=needed, hedged=trial.hedged, beside=())
+        memory = self.observe(state.memory, trial, seen)
+        return replace(state, memory=memory), taken, statistics[best]
 
     def _take_in(
         self,
