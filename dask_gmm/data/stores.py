@@ -370,4 +370,3 @@ def _asked_retries(retry: RetryConfig, options: Mapping[str, Any]) -> RetryConfi
     if min(asked["max_retries"], asked["retry_timeout"].total_seconds()) < 0:
         raise InputError("max_retries and retry_timeout must not be negative.")
     return asked
-
