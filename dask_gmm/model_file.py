@@ -16,6 +16,7 @@ import json
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from dask_gmm.data.atomic_replace import holds_only_rests, settle, sweep
 from dask_gmm.data.bounded_codecs import bounded
 from dask_gmm.data.checked_store import first_line
 from dask_gmm.data.output_array import put_document
+from dask_gmm.data.rereading import reread
 from dask_gmm.data.sink import not_written
 from dask_gmm.data.stored_array import metadata_document
 from dask_gmm.data.stores import probe_store, store_spec, writable_store
@@ -217,6 +219,11 @@ def load_model(
         What is there is no model, a newer one, an incomplete one, or one that is not as it was
         saved.
     """
+    read = partial(_load, url, storage_options)
+    return reread(read, far=scheme_of(normalize_url(url)) != "file", damage=ModelFileError)
+
+
+def _load(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> ModelFile:
     name = normalize_url(url)
     group = _open_group(url, storage_options)
     if group is None:

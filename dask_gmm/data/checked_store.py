@@ -13,11 +13,13 @@ import asyncio
 import re
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 
 from dask_gmm.data.chunk_errors import empty_chunk, first_line, missing_chunk, short_range
+from dask_gmm.data.doubt import confirmed, is_far
 from dask_gmm.data.store_refusals import known_refusal
 from dask_gmm.errors import DaskGMMError, StoreError
 
@@ -40,6 +42,10 @@ __all__ = [
 ]
 
 METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+
+
+#: What S3 says of credentials with 400 Bad Request.
+_EXPIRED = re.compile("<Code>(ExpiredToken|TokenRefreshRequired|RequestExpired)")
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,11 @@ class CheckedStore(Store):
         self._whole: dict[str, Buffer] | None = None
         self.denied: StoreError | None = None
 
+    @property
+    def far(self) -> bool:
+        """Whether what it says comes across a network: a second answer may be another."""
+        return is_far(self._store)
+
     def with_shards(self, shards: ShardLayout | None) -> CheckedStore:
         """Return the same store with one array's shard layout to check."""
         return CheckedStore(self._store, self.url, self.missing_chunks, shards)
@@ -165,7 +176,8 @@ class CheckedStore(Store):
             return await self._part_of_whole(self._whole, key, prototype, byte_range)
         is_metadata = key.rpartition("/")[2] in METADATA_NAMES
         try:
-            value = await self._store.get(key, prototype, byte_range)
+            get = partial(self._store.get, key, prototype, byte_range)
+            value = await confirmed(self._store, get)
         except (DaskGMMError, MemoryError):
             raise
         except BaseException as error:  # every kind of store has errors of its own
@@ -303,6 +315,7 @@ def is_access_denied(error: BaseException) -> bool:
         or type(error).__name__ in refusals
         or "403 Forbidden" in text
         or "401 Unauthorized" in text
+        or _EXPIRED.search(text) is not None
     )
 
 
@@ -344,6 +357,7 @@ def translate_error(error: BaseException, place: str) -> StoreError:
             f"when listing is not allowed, and where the requester pays and has not said "
             f"requester_pays=true."
         )
-    return StoreError(
-        f"{place} could not be read: {reason}. Check the address, the endpoint and the network."
-    )
+    remedy = "Check the address, the endpoint and the network."
+    if "429 Too Many Requests" in text or "503 Service Unavailable" in text:
+        remedy = "It answers fewer requests than come: try again later, or with fewer workers."
+    return StoreError(f"{place} could not be read: {reason}. {remedy}")

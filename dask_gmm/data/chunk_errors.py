@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from dask_gmm.data.urls import redacted
 from dask_gmm.errors import CorruptChunkError, MissingChunkError
 
@@ -17,8 +19,18 @@ __all__ = [
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without its full stop and without secrets."""
-    text = str(error).strip()
+    text = _in_words(str(error).strip())
     return redacted(text.splitlines()[0] if text else type(error).__name__).rstrip(". ")
+
+
+def _in_words(text: str) -> str:
+    """Put the XML document in which S3, Azure and GCS describe an error into words."""
+    begins = re.search(r"<\?xml|<Error>", text)
+    if begins is None:
+        return text
+    found = (re.search(f"<{tag}>\\s*([^<]+)", text) for tag in ("Code", "Message"))
+    words = [" ".join(match[1].split()) for match in found if match is not None]
+    return text[: begins.start()] + (": ".join(words) or "an XML document")
 
 
 def missing_chunk(url: str, key: str, inner: tuple[int, ...] | None = None) -> MissingChunkError:

@@ -35,14 +35,16 @@ import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from dask_gmm.data.checked_store import first_line
 from dask_gmm.data.exclusive import CLAIM, place_of
+from dask_gmm.data.rereading import reread
 from dask_gmm.data.stores import store_spec
-from dask_gmm.data.urls import join_url
+from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.errors import CheckpointError, DaskGMMError, FencedError, InputError
 
 if TYPE_CHECKING:
@@ -129,6 +131,7 @@ class Commits:
             raise InputError(f"At least one commit has to stay: keep must be positive, got {keep}.")
         spec = store_spec(url, storage_options)
         self._place = place_of(spec)
+        self._far = scheme_of(spec.url) not in {"file", "memory"}
         self._keep = keep
         self._token = secrets.token_hex(8)  # who this is, in its records
         self._last: int | None = None  # the highest number known to be taken
@@ -216,7 +219,8 @@ class Commits:
             if number < oldest:
                 break  # records that stay when their states have gone
             try:
-                return self._read(number), tuple(skipped)
+                commit = reread(partial(self._read, number), far=self._far, damage=_DamagedError)
+                return commit, tuple(skipped)
             except _DamagedError as damage:
                 skipped.append(f"Commit {number} in {self.name} is damaged: {damage}.")
         return None, tuple(skipped)
@@ -378,8 +382,9 @@ class Commits:
         )
 
     def _who(self, number: int) -> _Record | None:
+        read = partial(self._record, number)
         try:
-            return self._record(number)
+            return reread(read, far=self._far, damage=_DamagedError)
         except _DamagedError:
             return None
 

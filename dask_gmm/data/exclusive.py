@@ -6,7 +6,8 @@ is moved there by whoever could make an empty file beside it, its claim, which o
 writer that dies just then leaves its claim: the object's name is taken, though it is not there.
 
 **On object stores** it is a conditional put (``If-None-Match: *``). Old S3 servers ignore the
-condition: `Place.refuses_again` tells.
+condition: `Place.refuses_again` tells. `Place.create` returning False may mean that an earlier try
+of the same call was done although its answer was lost.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dask_gmm.data.checked_store import first_line, is_access_denied
+from dask_gmm.data.object_store import BROKEN_PAUSES, ask, listed
 from dask_gmm.data.store_refusals import known_refusal
 from dask_gmm.data.stores import StoreSpec, bare_object_store, refuse_local_options
 from dask_gmm.data.urls import scheme_of
@@ -67,7 +69,10 @@ class Place(ABC):
 
     @abstractmethod
     def create(self, name: str, content: bytes) -> bool:
-        """Write an object whole and durably, unless there is one: then return False."""
+        """Write an object whole and durably, unless there is one: then return False.
+
+        That one may be this call's own, whose answer was lost.
+        """
 
     @abstractmethod
     def refuses_again(self, name: str, content: bytes) -> bool:
@@ -228,32 +233,32 @@ class Objects(Place):
 
     def names(self, *, patient: bool) -> Iterator[str]:
         """Yield what is below the prefix; the first request says whether the address is right."""
-        import obstore
-
         store = self._store if patient else bare_object_store(self._spec, probing=True)
-        for part in obstore.list(store, chunk_size=1000):
-            for item in part:
-                yield item["path"]
+        for found in listed(store):
+            yield found["path"]
 
     def read(self, name: str) -> bytes:
         """Get an object."""
         import obstore
 
-        return bytes(obstore.get(self._store, name).bytes())
+        return ask(self._store, lambda s: bytes(obstore.get(s, name).bytes()))
 
     def write(self, name: str, content: bytes) -> None:
         """Put an object in one request: parts of a broken upload would stay, and be paid for."""
         import obstore
 
-        obstore.put(self._store, name, content, use_multipart=False)
+        ask(self._store, lambda s: obstore.put(s, name, content, use_multipart=False))
 
     def create(self, name: str, content: bytes) -> bool:
         """Put an object if there is none."""
         import obstore
         import obstore.exceptions as told
 
+        def put(store: Any) -> None:
+            obstore.put(store, name, content, mode="create", use_multipart=False)
+
         try:
-            obstore.put(self._store, name, content, mode="create", use_multipart=False)
+            ask(self._store, put, broken=BROKEN_PAUSES)
         except (told.AlreadyExistsError, told.PreconditionError):
             return False
         return True
@@ -266,12 +271,15 @@ class Objects(Place):
         """Delete together; one by one where one that is gone has ended that."""
         import obstore
 
-        try:
-            obstore.delete(self._store, list(names))
-        except FileNotFoundError:
-            for name in names:
-                with suppress(FileNotFoundError):
-                    obstore.delete(self._store, name)
+        def delete(store: Any) -> None:
+            try:
+                obstore.delete(store, list(names))
+            except FileNotFoundError:
+                for name in names:
+                    with suppress(FileNotFoundError):
+                        obstore.delete(store, name)
+
+        ask(self._store, delete)
 
     def refusal(self, error: Exception, where: str, doing: Doing) -> str:
         """Say what the store said."""

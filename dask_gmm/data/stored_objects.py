@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zarr.core.buffer import default_buffer_prototype
 
 from dask_gmm.data.checked_store import METADATA_NAMES, translate_error
+from dask_gmm.data.doubt import is_far
+from dask_gmm.data.object_store import ask, listed
 from dask_gmm.data.stored_metadata import digest_of, document_in, read_metadata
 from dask_gmm.data.stores import StoreSpec, raw_store, reaches_objects, store_for
 from dask_gmm.data.urls import join_url, scheme_of
@@ -66,6 +68,8 @@ class _Objects(ABC):
     """The objects below an array, by keys relative to it."""
 
     n_threads: int = REMOTE_REQUESTS
+    #: Whether they come across a network.
+    far: bool = False
     #: Why the keys cannot be listed, if they cannot.
     unlisted: str | None = None
 
@@ -116,7 +120,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 class _Remote(_Objects):
-    """Objects of an obstore store below a prefix."""
+    """Objects of an object store below a prefix."""
+
+    far = True
 
     def __init__(self, store: Any, path: str, url: str) -> None:
         self._store = store
@@ -125,22 +131,23 @@ class _Remote(_Objects):
             self.unlisted = "plain HTTP lists nothing"
 
     def listed(self) -> Iterator[str]:
-        import obstore
-
-        for page in obstore.list(self._store, prefix=self._prefix or None, chunk_size=1000):
-            yield from (found["path"].removeprefix(self._prefix) for found in page)
+        for found in listed(self._store, self._prefix or None):
+            yield found["path"].removeprefix(self._prefix)
 
     def hashed(self, key: str) -> Hashed | None:
         import obstore
 
-        hasher = _Hasher()
-        try:
-            content = obstore.get(self._store, self._prefix + key)
+        def streamed(store: Any) -> Hashed:
+            hasher = _Hasher()
+            content = obstore.get(store, self._prefix + key)
             for piece in content.stream(min_chunk_size=PIECE_BYTES):
                 hasher.take(piece)
+            return hasher.result()
+
+        try:
+            return ask(self._store, streamed)
         except FileNotFoundError:
             return None
-        return hasher.result()
 
 
 class _OfStore(_Objects):
@@ -150,6 +157,7 @@ class _OfStore(_Objects):
 
     def __init__(self, store: Store, path: str) -> None:
         self._store = store
+        self.far = is_far(store)
         self._prefix = f"{path}/" if path else ""
 
     def listed(self) -> Iterator[str]:
@@ -198,6 +206,11 @@ class StoredArrayObjects:
     def unlisted(self) -> str | None:
         """Why nobody can tell which objects there are, None where the store lists them."""
         return self._objects.unlisted
+
+    @property
+    def far(self) -> bool:
+        """Whether what is read comes across a network, where it may be damaged on its way."""
+        return self._objects.far
 
     def metadata(self) -> str | None:
         """Return the digest of the array's metadata."""
@@ -265,4 +278,4 @@ def _objects_of(spec: StoreSpec, path: str) -> _Objects:
     if scheme_of(spec.url) == "file":
         return _Files(join_url(spec.url, path))
     store: Any = raw_store(spec)
-    return _Remote(store.store, path, spec.url)
+    return _Remote(store, path, spec.url)

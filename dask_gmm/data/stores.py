@@ -1,9 +1,9 @@
 """URL → Zarr store, built once per process with the process's own credentials.
 
 A `StoreSpec` is what travels; `store_for` turns it into a checked, read-only store wherever it
-arrives. Object stores go through obstore, whose retries cover 5xx answers, broken connections and
-timeouts; its clock for a whole request, body included, is raised from 30 s to 5 min so that a big
-chunk over a slow link is slow and not an error.
+arrives. Object stores go through obstore, whose retries cover 429 and 5xx answers, broken
+connections and timeouts; its clock for a whole request, body included, is raised from 30 s to 5 min
+so that a big chunk over a slow link is slow and not an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 import zipfile
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,7 @@ from zarr.abc.store import Store
 from dask_gmm.data.checked_store import CheckedStore, ReadCount, first_line, read_counter
 from dask_gmm.data.direct.objects import LocalFiles, RemoteObjects
 from dask_gmm.data.fsspec_stores import fsspec_store
+from dask_gmm.data.object_store import PatientStore
 from dask_gmm.data.store_options import OBJECT_SCHEMES, object_settings
 from dask_gmm.data.urls import Options, check_options, normalize_url, scheme_of
 from dask_gmm.data.zarr_sync import sync
@@ -55,10 +57,21 @@ __all__ = [
 
 MissingChunks = Literal["error", "fill"]
 
+_RETRY_OPTIONS = frozenset({"max_retries", "retry_timeout"})
 _BODY_TIMEOUT = "5min"
 _STALL_TIMEOUT = "60s"  # a body that stands still is retried long before that
-_READ_RETRIES: RetryConfig = {"max_retries": 10, "retry_timeout": timedelta(minutes=4)}
-_PROBE_RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+# A store that refuses every second request must not end a pass of 100,000 of them: 2^-31 of them
+# meet 30 refusals more. All pauses together are about a minute.
+_READ_RETRIES: RetryConfig = {
+    "max_retries": 30,
+    "retry_timeout": timedelta(minutes=4),
+    "backoff": {"max_backoff": timedelta(seconds=3)},
+}
+_PROBE_RETRIES: RetryConfig = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(seconds=20),
+    "backoff": {"max_backoff": timedelta(seconds=0.5)},
+}
 
 
 @dataclass(frozen=True)
@@ -183,8 +196,8 @@ def objects_of(spec: StoreSpec) -> LocalFiles | RemoteObjects:
     if scheme_of(spec.url) == "file":
         return LocalFiles(spec.url)
     store = _cached_store(spec, read_only=True)
-    assert isinstance(store, zarr.storage.ObjectStore)
-    return RemoteObjects(store.store, spec.url)
+    assert isinstance(store, PatientStore)
+    return RemoteObjects(store, spec.url)
 
 
 def probe_store(spec: StoreSpec) -> CheckedStore:
@@ -221,7 +234,7 @@ def writable_store(
 
 
 def bare_object_store(spec: StoreSpec, *, probing: bool = False) -> Any:
-    """Return the obstore store behind a URL, for objects that are no Zarr's and are made only once.
+    """Return what to `ask` for objects that are no Zarr's and are made only once.
 
     Parameters
     ----------
@@ -252,8 +265,8 @@ def bare_object_store(spec: StoreSpec, *, probing: bool = False) -> Any:
         store = _build(spec, read_only=False, retry=_PROBE_RETRIES)
     else:
         store = _cached_store(spec, read_only=False)
-    assert isinstance(store, zarr.storage.ObjectStore)
-    return store.store
+    assert isinstance(store, PatientStore)
+    return store
 
 
 def _build(spec: StoreSpec, *, read_only: bool, retry: RetryConfig) -> Store:
@@ -328,10 +341,34 @@ def _object_store(
     import obstore.exceptions
     import obstore.store
 
-    given, kwargs = object_settings(url, options)
+    for_cloud = {name: value for name, value in options.items() if name not in _RETRY_OPTIONS}
+    given, kwargs = object_settings(url, for_cloud)
     client: Any = {"timeout": _BODY_TIMEOUT, "read_timeout": _STALL_TIMEOUT, **given}
+    make = partial(
+        obstore.store.from_url,
+        url,
+        client_options=client,
+        retry_config=_asked_retries(retry, options),
+        **kwargs,
+    )
     try:
-        raw = obstore.store.from_url(url, client_options=client, retry_config=retry, **kwargs)
+        return PatientStore(make, read_only=read_only)
     except (obstore.exceptions.BaseError, TypeError, ValueError) as error:
         raise InputError(f"{url} cannot be used: {first_line(error)}.") from error
-    return zarr.storage.ObjectStore(raw, read_only=read_only)
+
+
+def _asked_retries(retry: RetryConfig, options: Mapping[str, Any]) -> RetryConfig:
+    """Return how often and how long to ask again, as the storage options have it."""
+    asked: RetryConfig = {**retry}
+    try:
+        if "max_retries" in options:
+            asked["max_retries"] = int(options["max_retries"])
+        if "retry_timeout" in options:
+            asked["retry_timeout"] = timedelta(seconds=float(options["retry_timeout"]))
+    except ValueError as error:
+        raise InputError(
+            f"max_retries is a number of times, and retry_timeout one of seconds: {error}."
+        ) from error
+    if min(asked["max_retries"], asked["retry_timeout"].total_seconds()) < 0:
+        raise InputError("max_retries and retry_timeout must not be negative.")
+    return asked

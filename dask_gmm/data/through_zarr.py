@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from zarr.storage import StorePath
 
 from dask_gmm.data.checked_store import CheckedStore
 from dask_gmm.data.chunk_errors import undecodable_chunk
+from dask_gmm.data.rereading import reread
 from dask_gmm.errors import CorruptChunkError, DaskGMMError
 
 if TYPE_CHECKING:
@@ -32,6 +34,14 @@ def read_through_zarr(
     MissingChunkError, CorruptChunkError, StoreError
         As the store says, or if a chunk cannot be decoded.
     """
+    read = partial(_read_once, array, region, name, whole_shards=whole_shards)
+    store = array.store_path.store
+    return reread(read, far=isinstance(store, CheckedStore) and store.far)
+
+
+def _read_once(
+    array: zarr.Array[Any], region: tuple[slice, ...], name: str, *, whole_shards: bool
+) -> NDArray[Any]:
     if whole_shards:
         array = _for_one_read(array)
     try:

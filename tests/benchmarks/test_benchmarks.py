@@ -62,6 +62,7 @@ BENCHMARKS = {
         "--json",
     ),
     "bench_missing": ("--tiny", "--rounds", "1", "--json"),
+    "bench_faults": ("--only", "commits, unheard", "gone", "--json"),
     "bench_fit": ("--tiny", "--rounds", "1", "--json", RECORD, "--markdown", TABLE),
     "bench_passes": ("--rows", "4000", "--seeds", "1", "--sets", "overlapping", "--json"),
     "bench_joined": ("--tiny", "--rounds", "1", "--codec", "zstd", "--json"),

@@ -96,6 +96,7 @@ def test_metadata_are_not_counted(tmp_path: Path) -> None:
     [
         ("Generic S3 error: PUT http://169.254.169.254/latest/api/token timed out", "No cred"),
         ("Server returned non-2xx status code: 403 Forbidden: <xml>", "was denied"),
+        ("status code: 503 Service Unavailable: <xml>", "fewer workers"),
         ("error sending request\n\nDebug source: …", "Check the address, the endpoint"),
         ("", "RuntimeError"),
     ],

@@ -15,6 +15,7 @@ import numpy as np
 
 from dask_gmm.data.checked_store import count_read, is_about_range, is_panic, translate_error
 from dask_gmm.data.chunk_errors import broken_shard, empty_chunk, short_range
+from dask_gmm.data.object_store import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -223,7 +224,7 @@ def _length_of(store: Any, key: str) -> int | None:
     import obstore
 
     try:
-        length: int = obstore.head(store, key)["size"]
+        length: int = ask(store, lambda s: obstore.head(s, key))["size"]
     except Exception:  # noqa: BLE001  what it was asked before has failed already
         return None
     return length
@@ -255,8 +256,9 @@ class RangedObject(StoredObject):
 
         starts, lengths = [p[0] for p in parts], [p[1] for p in parts]
         try:
-            contents: Any = obstore.get_ranges(
-                self._store, self._key, starts=starts, lengths=lengths
+            contents: Any = ask(
+                self._store,
+                lambda s: obstore.get_ranges(s, self._key, starts=starts, lengths=lengths),
             )
         except BaseException as error:
             # Parts behind the end of what has come make obstore panic, which is no Exception. They
@@ -292,11 +294,11 @@ class RangedObject(StoredObject):
 
 
 class RemoteObjects:
-    """The objects of an obstore store.
+    """The objects of an object store.
 
     Parameters
     ----------
-    store : obstore.store.ObjectStore
+    store : PatientStore
     url : str
         What messages call it.
     """
@@ -313,7 +315,7 @@ class RemoteObjects:
         CorruptChunkError, StoreError
             If it is empty; if the store does not answer.
         """
-        answer = self._answer(key, lambda: _whole(self._store, key))
+        answer = self._answer(key, lambda s: _whole(s, key))
         return None if answer is None else Whole(answer.content, key, self.url)
 
     def open_ranged(self, key: str, index_bytes: int, *, head: bool) -> RangedObject | None:
@@ -324,12 +326,12 @@ class RemoteObjects:
         CorruptChunkError, StoreError
             As for `open`.
         """
-        answer = self._answer(key, lambda: _end(self._store, key, index_bytes, head=head))
+        answer = self._answer(key, lambda s: _end(s, key, index_bytes, head=head))
         return None if answer is None else RangedObject(self._store, answer, key, self.url)
 
-    def _answer(self, key: str, ask: Callable[[], _Answer]) -> _Answer | None:
+    def _answer(self, key: str, do: Callable[[Any], _Answer]) -> _Answer | None:
         try:
-            answer = ask()
+            answer = ask(self._store, do, key)
         except _ABSENT:
             count_read(0)
             return None

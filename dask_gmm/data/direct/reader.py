@@ -29,6 +29,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,8 +43,9 @@ from dask_gmm.data.chunk_errors import (
 from dask_gmm.data.direct.objects import LocalFiles, RemoteObjects, StoredObject
 from dask_gmm.data.direct.requests import Request, request
 from dask_gmm.data.layout import flatten_block
+from dask_gmm.data.rereading import reread
 from dask_gmm.data.shards import ABSENT
-from dask_gmm.errors import DaskGMMError
+from dask_gmm.errors import CorruptChunkError, DaskGMMError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,18 +159,30 @@ class DirectReader:
             requested = self.request(box)
         for place in _places(box, self._layout.unit):
             key = self._layout.key(place)
-            stored = self._open(key) if requested is None else requested[key].result()
-            if stored is None:
-                if not self._fill_missing:
-                    raise missing_chunk(self._objects.url, key)
-                bounds = _box_of(place, self._layout.unit)
-                target.fill(bounds, self._layout.fill)
+            asked = None if requested is None else requested[key]
+            try:
+                self._read_object(place, key, asked, target, buffers)
                 continue
-            with stored:
-                if self._layout.shards is None:
-                    self._read_chunk(stored, 0, stored.size, place, key, target, buffers)
-                else:
-                    self._read_shard(stored, place, key, target, buffers)
+            except CorruptChunkError:
+                if not isinstance(self._objects, RemoteObjects):
+                    raise
+            reread(partial(self._read_object, place, key, None, target, buffers))
+
+    def _read_object(
+        self, place: Place, key: str, asked: Request | None, target: _Target, buffers: ReadBuffers
+    ) -> None:
+        """Bring what one object holds of a box to its place."""
+        stored = self._open(key) if asked is None else asked.result()
+        if stored is None:
+            if not self._fill_missing:
+                raise missing_chunk(self._objects.url, key)
+            target.fill(_box_of(place, self._layout.unit), self._layout.fill)
+            return
+        with stored:
+            if self._layout.shards is None:
+                self._read_chunk(stored, 0, stored.size, place, key, target, buffers)
+            else:
+                self._read_shard(stored, place, key, target, buffers)
 
     def request(self, box: Box) -> dict[str, Request] | None:
         """Ask for a box's objects and return at once; None for files, and for parts of objects."""

@@ -15,12 +15,13 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from dask_gmm.data.chunk_errors import first_line
+from dask_gmm.data.rereading import reread
 from dask_gmm.data.tables.arrow import pyarrow_for
 from dask_gmm.data.tables.places import Version, rewritten
 from dask_gmm.errors import CorruptChunkError, InputError
@@ -170,7 +171,7 @@ def footer_of(
     if known is None or ask or not place.remote:
         version = version or place.version(key)
         if known is None or known.version != version:
-            known = _read(place, key, version)
+            known = reread(partial(_read, place, key, version), far=place.remote)
             _keep(name, known)
     if digest is not None and known.digest != digest:
         raise rewritten(place.url(key), "its footer")

@@ -17,6 +17,7 @@ import re
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +26,7 @@ from dask_gmm.data.atomic_replace import Claim, put_in_place, remove, settle, sw
 from dask_gmm.data.concatenated_source import is_many
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.frames import arrow_columns, column_names_of
+from dask_gmm.data.object_store import ask, listed
 from dask_gmm.data.output_begin import RESUME, Beginning, advice, refuse_the_input
 from dask_gmm.data.provenance import (
     ATTRIBUTE,
@@ -273,10 +275,10 @@ class _BeginTable(Beginning):
 
         parent, _, name = self.url.rpartition("/")
         store = bare_object_store(StoreSpec(parent, self.options))
-        listed: Any = obstore.list_with_delimiter(store)
+        found: Any = ask(store, obstore.list_with_delimiter)
         pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.partial")
-        names = [found.strip("/") for found in listed["common_prefixes"]]
-        return [f"{parent}/{found}" for found in names if pattern.fullmatch(found)]
+        names = [prefix.strip("/") for prefix in found["common_prefixes"]]
+        return [f"{parent}/{copy}" for copy in names if pattern.fullmatch(copy)]
 
     def attributes_at(self, place: str) -> Mapping[str, Any] | None:
         if place == self.url:
@@ -417,26 +419,26 @@ class TableOutput:
             made = Path(folder) / "file"
             if not self._files[0].key:
                 self._put_together(self._files[0], made)
-                obstore.put(bare_object_store(StoreSpec(parent, options)), name, made)
+                beside = bare_object_store(StoreSpec(parent, options))
+                ask(beside, lambda s: obstore.put(s, name, made))
                 return
             store = bare_object_store(StoreSpec(url, options))
             self._mark(store, complete=False)
             keys = {file.key for file in self._files}
-            for page in list(obstore.list(store, chunk_size=1000)):
-                others = [found["path"] for found in page]
-                for other in others:  # of the output that this one replaces
-                    if other not in keys and other != MARKER:
-                        obstore.delete(store, other)
+            for found in list(listed(store)):
+                other = found["path"]  # of the output that this one replaces
+                if other not in keys and other != MARKER:
+                    ask(store, partial(obstore.delete, paths=other))
             for file in self._files:
                 self._put_together(file, made)
-                obstore.put(store, file.key, made)
+                ask(store, partial(obstore.put, path=file.key, file=made))
             self._mark(store, complete=True)
 
     def _mark(self, store: Any, *, complete: bool) -> None:
         import obstore
 
         said = json.dumps(attributes_of_output(self.recipe.parts, complete=complete))
-        obstore.put(store, MARKER, said.encode(), use_multipart=False)
+        ask(store, lambda s: obstore.put(s, MARKER, said.encode(), use_multipart=False))
 
     def _check_parts(self) -> None:
         expected = {i for file in self._files for i in file.blocks}

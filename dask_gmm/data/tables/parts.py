@@ -13,12 +13,15 @@ import re
 import uuid
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.atomic_replace import remove, replace_file
 from dask_gmm.data.checked_store import translate_error
 from dask_gmm.data.chunk_errors import first_line
+from dask_gmm.data.object_store import ask, listed
+from dask_gmm.data.rereading import reread
 from dask_gmm.data.stores import StoreSpec, bare_object_store
 from dask_gmm.data.tables.arrow import pyarrow_for, written_how
 from dask_gmm.data.urls import Options, scheme_of
@@ -38,7 +41,9 @@ def _name(index: int) -> str:
 
 
 class Parts(ABC):
-    """Where the parts of a table lie."""
+    """Where the parts of a table lie; `far` across a network."""
+
+    far = False
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -58,6 +63,9 @@ class Parts(ABC):
         StoreError
             It cannot be had.
         """
+        return reread(partial(self._read, index), far=self.far)
+
+    def _read(self, index: int) -> Any:
         pyarrow = pyarrow_for(self.place)
         content = self._content(_name(index))
         try:
@@ -151,6 +159,8 @@ class LocalParts(Parts):
 class RemoteParts(Parts):
     """Below a prefix of an object store."""
 
+    far = True
+
     def __init__(self, place: str, options: Options) -> None:
         super().__init__(place)
         self._spec = StoreSpec(place, options)
@@ -165,7 +175,8 @@ class RemoteParts(Parts):
 
         content = io.BytesIO()
         _write_table(table, content)
-        obstore.put(self._store, _name(index), content.getvalue(), use_multipart=False)
+        whole = content.getvalue()
+        ask(self._store, lambda s: obstore.put(s, _name(index), whole, use_multipart=False))
 
     def drop(self, index: int) -> None:
         """Delete an object."""
@@ -176,7 +187,7 @@ class RemoteParts(Parts):
         import obstore
 
         try:
-            content = bytes(self._asked(lambda: obstore.get(self._store, _RECIPE).bytes()))
+            content = bytes(self._asked(lambda s: obstore.get(s, _RECIPE).bytes()))
         except FileNotFoundError:
             return None
         return _parsed(content)
@@ -186,7 +197,7 @@ class RemoteParts(Parts):
         import obstore
 
         content = json.dumps(attributes).encode()
-        self._asked(lambda: obstore.put(self._store, _RECIPE, content, use_multipart=False))
+        self._asked(lambda s: obstore.put(s, _RECIPE, content, use_multipart=False))
 
     def remove(self) -> None:
         """Delete all objects, the recipe last: without it the others are nobody's."""
@@ -194,20 +205,16 @@ class RemoteParts(Parts):
         self._delete([*names, _RECIPE])
 
     def _names(self) -> Iterable[str]:
-        import obstore
-
-        def listed() -> list[str]:
-            pages = obstore.list(self._store, chunk_size=1000)
-            return [found["path"] for page in pages for found in page]
-
-        names: list[str] = self._asked(listed)
-        return names
+        try:
+            return [found["path"] for found in listed(self._store)]
+        except Exception as error:  # obstore has a dozen kinds of them
+            raise translate_error(error, self.place) from error
 
     def _content(self, name: str) -> Any:
         import obstore
 
         try:
-            found = self._asked(lambda: obstore.get(self._store, name).bytes())
+            found = self._asked(lambda s: obstore.get(s, name).bytes())
         except FileNotFoundError as error:
             raise StoreError(f"{self.place}/{name} was written and is not there.") from error
         return io.BytesIO(bytes(found))
@@ -217,11 +224,11 @@ class RemoteParts(Parts):
 
         for name in names:
             with suppress(FileNotFoundError):
-                obstore.delete(self._store, name)
+                ask(self._store, partial(obstore.delete, paths=name))
 
-    def _asked(self, ask: Callable[[], Any]) -> Any:
+    def _asked(self, do: Callable[[Any], Any]) -> Any:
         try:
-            return ask()
+            return ask(self._store, do)
         except FileNotFoundError:
             raise
         except Exception as error:  # obstore has a dozen kinds of them

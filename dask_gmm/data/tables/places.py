@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.checked_store import is_about_range, translate_error
 from dask_gmm.data.direct.requests import submitted
+from dask_gmm.data.object_store import ask, listed
 from dask_gmm.data.stores import StoreSpec, raw_store, reaches_objects, refuse_local_options
 from dask_gmm.data.tables.arrow import pyarrow_for
 from dask_gmm.data.urls import join_url, scheme_of
@@ -174,14 +175,13 @@ class RemotePlace(Place):
 
     @property
     def _store(self) -> Any:
-        store: Any = raw_store(self.spec)
-        return store.store
+        return raw_store(self.spec)
 
     def version(self, key: str) -> Version:
         """Return an object's size and tag."""
         import obstore
 
-        found = self._answer(key, lambda: obstore.head(self._store, key))
+        found = self._answer(key, lambda s: obstore.head(s, key))
         return _version_of(found)
 
     def range(self, key: str, start: int, stop: int, version: Version) -> Any:
@@ -191,21 +191,18 @@ class RemotePlace(Place):
         options: Any = {"range": (start, stop)}
         if version[1].startswith('"') or version[1].startswith("W/"):
             options["if_match"] = version[1]
-        found = self._answer(key, lambda: obstore.get(self._store, key, options=options).bytes())
+        found = self._answer(key, lambda s: obstore.get(s, key, options=options).bytes())
         return _whole(found, stop - start, self.url(key))
 
     def listed(self) -> Iterable[tuple[str, Version]]:
         """List the prefix."""
-        import obstore
-
         if scheme_of(self.spec.url) in {"http", "https"}:
             raise InputError(
                 f"{self.spec.url} is plain HTTP, which lists nothing: give the URL of one file."
             )
         try:
-            for page in obstore.list(self._store, chunk_size=1000):
-                for found in page:
-                    yield found["path"], _version_of(found)
+            for found in listed(self._store):
+                yield found["path"], _version_of(found)
         except Exception as error:  # obstore has a dozen kinds of them
             raise translate_error(error, self.spec.url) from error
 
@@ -226,11 +223,11 @@ class RemotePlace(Place):
             for start, stop in _pieces(ranges)
         }
 
-    def _answer(self, key: str, ask: Callable[[], Any]) -> Any:
+    def _answer(self, key: str, do: Callable[[Any], Any]) -> Any:
         import obstore.exceptions
 
         try:
-            return ask()
+            return ask(self._store, do)
         except _ABSENT:
             raise _missing(self.url(key)) from None
         except obstore.exceptions.PreconditionError as error:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dask_gmm.data.checked_store import count_read, translate_error
 from dask_gmm.data.chunk_errors import first_line
+from dask_gmm.data.rereading import reread
 from dask_gmm.data.stored_metadata import StoredMetadata
 from dask_gmm.data.tables.arrow import pyarrow_for
 from dask_gmm.data.tables.footers import Footer, footer_of
@@ -167,6 +169,22 @@ class Table:
         MissingChunkError, CorruptChunkError, DataChangedError, StoreError
             The message names the file, the row groups and, where there is one, the column.
         """
+        once = partial(self._numbers, index, columns, dtype, memory)
+        try:
+            return once(requested)
+        except CorruptChunkError:
+            if not place_of(self.spec).remote:
+                raise
+        return reread(partial(once, None))
+
+    def _numbers(
+        self,
+        index: int,
+        columns: Sequence[str],
+        dtype: np.dtype[Any],
+        memory: Memory,
+        requested: Mapping[str, Any] | None,
+    ) -> NDArray[Any]:
         n, file = self.rows_of(index), self.files[self.blocks[index].file]
         raw = memory.take(n * len(columns) * dtype.itemsize)
         values = raw.view(dtype).reshape(len(columns), n)
@@ -185,6 +203,10 @@ class Table:
 
         Those that the file's path spells are strings, or left out if they are not to be `spelled`.
         """
+        once = partial(self._arrow, index, columns, spelled=spelled)
+        return reread(once, far=place_of(self.spec).remote)
+
+    def _arrow(self, index: int, columns: Sequence[str], *, spelled: bool) -> Any:
         pyarrow = pyarrow_for(self.name)
         file = self.files[self.blocks[index].file]
         path, n = dict(file.partition), self.rows_of(index)
