@@ -55,8 +55,10 @@ _KNOWN: tuple[tuple[str, Refusal], ...] = (
         Refusal("there is no such bucket", "Check its name, or make it first."),
     ),
     (
-        r"(?P<code>ExpiredToken\w*|TokenExpired)|token (has|is) expired"
-        r"|Signature not valid in the specified",
+        (
+            r"(?P<code>ExpiredToken\w*|TokenExpired)|token (has|is) expired"
+            r"|Signature not valid in the specified"
+        ),
         Refusal(
             "the credentials of this process have expired",
             "Give it new ones through its environment, or a role that renews them.",
