@@ -55,14 +55,17 @@ _KNOWN: tuple[tuple[str, Refusal], ...] = (
         Refusal("there is no such bucket", "Check its name, or make it first."),
     ),
     (
-        r"ExpiredToken|TokenExpired|token (has|is) expired|Signature not valid in the specified",
+        (
+            r"(?P<code>ExpiredToken\w*|TokenExpired)|token (has|is) expired"
+            r"|Signature not valid in the specified"
+        ),
         Refusal(
             "the credentials of this process have expired",
             "Give it new ones through its environment, or a role that renews them.",
         ),
     ),
     (
-        r"RequestTimeTooSkewed",
+        r"(?P<code>RequestTimeTooSkewed)",
         Refusal("the clock of this machine is wrong", "Set it, for instance by NTP."),
     ),
     (
@@ -80,6 +83,8 @@ def known_refusal(error: BaseException) -> Refusal | None:
     """Return why a store refused, None where its answer is none of those that are known."""
     text = str(error)
     for pattern, refusal in _KNOWN:
-        if re.search(pattern, text):
-            return refusal
+        found = re.search(pattern, text)
+        if found is not None:
+            code = found.groupdict().get("code")
+            return refusal if code is None else refusal._replace(why=f"{refusal.why} ({code})")
     return None

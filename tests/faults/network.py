@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numcodecs
 import numpy as np
 import obstore
 import pyarrow as pa
@@ -73,6 +74,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "chunks": (BLOCK, FEATURES),
         "filters": [zarr.codecs.TransposeCodec(order=(1, 0))],
         **CHECKED,
+    },
+    "scaled by attributes": {
+        "chunks": (BLOCK, FEATURES),
+        "zarr_format": 2,
+        "compressors": numcodecs.GZip(1),
+        "attributes": {"scale_factor": 0.5, "add_offset": 1.0},
     },
     "with holes": {"chunks": (BLOCK, FEATURES), **CHECKED},
 }
@@ -184,6 +191,11 @@ PASSING = {
     ),
     "false 404 at opening": Case(
         "404 for each metadata document, once", fault(NO_SUCH_KEY, times_each=1, path=r"zarr\.json")
+    ),
+    "false 404 of attributes": Case(
+        "404 for the attributes of a scaled Zarr v2 array, once",
+        fault(NO_SUCH_KEY, times_each=1, path=r"\.zattrs"),
+        layout="scaled by attributes",
     ),
     "flipped under crc32c": Case(
         "a flipped bit under crc32c, 5 %", fault(Body("flipped"), rate=0.05)
