@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.object_store import ObjectStoreServer
 
 BOUND = 60.0  # seconds, on a machine where much else runs
-QUICK = {"false 404 among holes", "commits, unheard"}  # the others together take a minute
+QUICK = {"false 404 among holes"}  # the others together take a minute
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def _resumed_everywhere(name: str, elsewhere: Elsewhere, some: slice) -> None:
         assert elsewhere.end_of(name, turn) == whole.digest
 
 
-@pytest.mark.parametrize("name", quick_ones(RESUMED, ("accelerated selection",)))
+@pytest.mark.parametrize("name", quick_ones(RESUMED, ("variance-reduced",)))
 def test_another_process_goes_on_to_the_same_end(name: str, elsewhere: Elsewhere) -> None:
     _resumed_everywhere(name, elsewhere, slice(2, 3))
 
