@@ -32,13 +32,14 @@ __all__ = ["check_driver_memory", "check_grid_memory"]
 
 # Sets that each strategy holds from pass to pass, the statistics of its candidates included: plain
 # EM its mixture; SQUAREM its last two points, each with its moments and M-step, and a trial;
-# variance-reduced EM one point, a trial, a hedge and its last steps.
-_SETS = {None: 3, "squarem": 13, "variance-reduced": 16}
+# variance-reduced EM one point, a trial, a hedge and its last steps, and on a plateau six more
+# trials, their statistics and its anchors, each a mixture and moments.
+_SETS = {None: 3, "squarem": 13, "variance-reduced": 16 + 6 * 3 + 12 * 3}
 # In a grid plain EM also keeps the mixture that it was judged by; the others stand there anyway.
 _SETS_JUDGED = {None: 2, "squarem": 0, "variance-reduced": 0}
 # Sets that work needs while it lasts, for one mixture at a time: an M-step; an extrapolation; a
-# climb on the sample with its memory of steps.
-_SETS_AT_WORK = {None: 5, "squarem": 10, "variance-reduced": 25}
+# climb on the sample with its memory of steps, and with three vectors of secants for each anchor.
+_SETS_AT_WORK = {None: 5, "squarem": 10, "variance-reduced": 25 + 12 * 3}
 # What a start has become after its fit to the sample: a point with its moments and M-step.
 _SETS_PER_SAMPLE_START = 7  # that mixture, moments, M-step, and the start itself
 

@@ -34,7 +34,12 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.statistics import SufficientStatistics
 
-RESUMED = ("plain merge", "variance-reduced", "accelerated selection")
+RESUMED = (
+    "plain merge",
+    "variance-reduced",
+    "variance-reduced plateau",
+    "accelerated selection",
+)
 fits = pytest.mark.parametrize("name", FITS)
 
 
@@ -123,6 +128,7 @@ def test_the_fits_are_what_they_are_to_be() -> None:
         assert ends[f"{kind} stop"][0].outcome is Outcome.COLLAPSED
     for name in ("plain merge", "plain reseed", "squarem merge", "variance-reduced reseed"):
         assert ends[name][0].mended
+    assert len(ends["variance-reduced plateau"][0].memory.anchors) == 12
     for name in ("plain selection", "accelerated selection"):
         outcomes = {s.outcome for s in ends[name][0].standings}
         assert {Outcome.DROPPED, Outcome.CONVERGED} <= outcomes

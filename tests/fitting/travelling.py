@@ -29,6 +29,7 @@ from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
+from tests.benchmarks.bench_passes import gaussians
 from tests.mixture.problems import draw, likelihood, random_mixture
 
 if TYPE_CHECKING:
@@ -121,6 +122,14 @@ def whole(kind: str) -> Fit:
     return Fit((fitting,), (fitting.begin([start_of(rows, s) for s in range(count)]),), rows)
 
 
+def creeping() -> Fit:
+    """Seven components for three clusters, led by a sample that knows next to nothing of them."""
+    rows = gaussians(2, 1500, 3, 2, 2.0, 3.0)[0]
+    np.random.default_rng(0).shuffle(rows)
+    fitting = fitting_of("variance-reduced", rows, tol=0.0, most=16)
+    return Fit((fitting,), (fitting.begin([start_of(rows, 0, 7)]),), rows)
+
+
 def restarts(kind: str) -> Fit:
     """Three that end at different turns; one of them from a place so far that it is recentred."""
     rows = rows_of()
@@ -162,6 +171,7 @@ FITS: dict[str, Callable[[], Fit]] = {
     "plain": lambda: whole("plain"),
     "squarem": lambda: whole("squarem"),
     "variance-reduced": lambda: whole("variance-reduced"),
+    "variance-reduced plateau": creeping,
     "plain restarts": lambda: restarts("plain"),
     "squarem restarts": lambda: restarts("squarem"),
     "plain merge": lambda: mended("plain", "merge"),

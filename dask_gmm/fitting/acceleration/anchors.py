@@ -77,10 +77,11 @@ class Secants:
     errors : (q, n) float64
         y_j = e_j − e, scaled as the steps are.
     inverse : (q, q) float64
-        Of the Gram matrix <σ_i, T_j − T>.
+        Of <σ_i, T_j − T>, which is symmetric to first order only.
     bend : (q, q) float64
         <y_i, T_j − T>, symmetrised: the rest is what the error has beyond the linear.
     gram : (q, q) float64
+        <σ_i, T_j − T>, symmetrised.
     """
 
     origin: Array
@@ -114,15 +115,15 @@ class Secants:
             errors.append(scale * (other.error.about(reference).vector() - error))
         if not steps:
             return None
-        gram = np.stack(pulls) @ np.stack(steps).T
-        gram = 0.5 * (gram + gram.T)
+        product = np.stack(pulls) @ np.stack(steps).T
+        gram = 0.5 * (product + product.T)
         kept = _independent(gram)
-        step, pull, difference = (np.stack(some)[kept] for some in (steps, pulls, errors))
-        gram = gram[np.ix_(kept, kept)]
+        step, pull, difference = (np.stack(each)[kept] for each in (steps, pulls, errors))
+        some = np.ix_(kept, kept)
         bend = difference @ step.T
         bend = 0.5 * (bend + bend.T)
-        inverse: Array = np.asarray(np.linalg.inv(gram), np.float64)
-        return cls(origin, pull, difference, inverse, bend, gram)
+        inverse: Array = np.asarray(np.linalg.inv(product[some]), np.float64)
+        return cls(origin, pull, difference, inverse, bend, gram[some])
 
     def quadratic(self, natural: Array, freed: float) -> tuple[float, Array]:
         """½ uᵀ E u for u = T − T(θ), and its gradient as moments, (n,).
@@ -139,8 +140,8 @@ class Secants:
         along, across = self.inverse @ (self.pulls @ u), self.errors @ u
         value = float(along @ across - 0.5 * along @ self.bend @ along)
         value += 0.5 * freed * float(along @ self.gram @ along)
-        weights = self.inverse @ (across - self.bend @ along) + freed * along
-        return value, self.pulls.T @ weights + self.errors.T @ along
+        weights = across - self.bend @ along + freed * (self.gram @ along)
+        return value, self.pulls.T @ (self.inverse.T @ weights) + self.errors.T @ along
 
 
 def _independent(gram: Array) -> list[int]:

@@ -39,7 +39,7 @@ _SLOW_RATIO, _SLOWEST_RATIO = 0.5, 0.95
 _FEWEST_GAINS = 2
 # A fit creeps if two passes gain more than this part of what the two before them have gained, and
 # none of the four more than so many nats per row.
-_CREEPING_RATIO, _MOST_CREEPING = 0.5, 1e-3
+_CREEPING_RATIO, _MOST_CREEPING = 0.5, 1e-2
 
 
 @saved

@@ -95,3 +95,29 @@ def test_gains_that_hardly_decline_leave_more_than_is_said() -> None:
             assert left == pytest.approx(more * gained)
         else:
             assert left < gained
+
+
+def test_by_gains_alone_one_small_gain_is_no_end() -> None:
+    """The larger of two holds; fewer than two tell nothing; a slow series has a rest."""
+    state = RemainingGain()
+    assert state.by_gains_alone()[0] == float("inf")
+    state = state.take(float("nan")).take(1e-8)
+    assert state.by_gains_alone()[0] == float("inf")
+    state = state.take(1e-3).take(1e-8)
+    assert state.by_gains_alone()[0] == pytest.approx(1e-3)
+    slow = RemainingGain((gains := (1e-5, 0.9e-5, 0.81e-5, 0.729e-5))[-1], gains)
+    assert slow.by_gains_alone()[0] == pytest.approx(9.0 * gains[-1])
+
+
+def test_who_creeps() -> None:
+    """Small gains that do not decline: no fast end, no burst, no rounding, and not too few."""
+    for gains, creeps in (
+        ((1e-5, 1e-5, 1e-5, 1e-5), True),
+        ((5e-5, 1e-6, 5e-5, 1e-6), True),
+        ((1e-5, 1e-6, 1e-7, 1e-8), False),
+        ((1e-8, 1e-6, 1e-1, 1e-2), False),
+        ((1e-15, 1e-15, 1e-15, 1e-15), False),
+        ((1e-5, 1e-5, 1e-5), False),
+        ((), False),
+    ):
+        assert RemainingGain(float("nan"), gains).creeps is creeps
