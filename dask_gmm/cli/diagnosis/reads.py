@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dask_gmm.cli.diagnosis.finding import Finding, named, number
 from dask_gmm.cli.values import show_bytes, show_seconds
 from dask_gmm.data.object_reads import objects_of_pass, reads_a_network
+from dask_gmm.data.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def _reason(error: Exception) -> str:
             f"{error}. It may have no credentials and wait for its machine to have a role, or have "
             f"no way to the store; --timeout waits longer."
         )
-    return " ".join(str(error).split()) or type(error).__name__
+    return redacted(" ".join(str(error).split())) or type(error).__name__
 
 
 def _speed(reads: Mapping[str, BlockRead]) -> Finding:
