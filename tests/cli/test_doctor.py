@@ -219,6 +219,7 @@ def test_a_chunk_that_is_missing(tmp_path: Path, run: Run) -> None:
     [error] = of(told(run("doctor", path, "--json", "-q"), code=1), "reading")
     assert error["level"] == "error"
     assert "c/2/0" in error["text"]
+    assert "pass `--missing-chunks fill`" in error["text"]
 
 
 def test_a_store_that_never_answers(tmp_path: Path, run: Run, monkeypatch: Any) -> None:
