@@ -220,7 +220,9 @@ def load_model(
         saved.
     """
     read = partial(_load, url, storage_options)
-    return reread(read, far=scheme_of(normalize_url(url)) != "file", damage=ModelFileError)
+    return reread(
+        read, far=scheme_of(normalize_url(url)) not in {"file", "memory"}, damage=ModelFileError
+    )
 
 
 def _load(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> ModelFile:

@@ -22,16 +22,16 @@ def within(seconds: float, function: Callable[[], T]) -> T:
     ------
     TimeoutError
         It has not returned by then.
-    Exception
+    BaseException
         What it raises.
     """
     outcome: list[T] = []
-    failure: list[Exception] = []
+    failure: list[BaseException] = []
 
     def call() -> None:
         try:
             outcome.append(function())
-        except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
             failure.append(error)
 
     thread = threading.Thread(target=call, daemon=True)

@@ -277,6 +277,8 @@ def _amounts(cost: Cost) -> str:
         )
         if amount is not None
     ]
+    if not parts:  # a price of cores alone, and nobody knows how long a pass takes
+        return "unknown"
     return _span(cost.total) + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
 
 

@@ -12,7 +12,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from zarr.storage import FsspecStore, ObjectStore
+from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,6 +37,8 @@ def jittered(seconds: float) -> float:
 
 def is_far(store: Store) -> bool:
     """Whether a store answers across a network; disks and archives know what they have."""
+    while isinstance(store, WrapperStore):
+        store = store._store
     return isinstance(store, FsspecStore | ObjectStore)
 
 

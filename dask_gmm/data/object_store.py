@@ -168,6 +168,11 @@ class PatientStore(zarr.storage.ObjectStore[Any], AsksAgain):
         deleted = super().delete
         await self._told(lambda: deleted(key))
 
+    async def delete_dir(self, prefix: str) -> None:
+        """Delete all objects below a prefix."""
+        deleted = super().delete_dir
+        await self._told(lambda: deleted(prefix))
+
     async def _told(self, do: Callable[[], Awaitable[None]], broken: Sequence[float] = ()) -> None:
         async def done() -> bool:
             await do()

@@ -28,9 +28,6 @@ _CLOUDS = {
 OBJECT_SCHEMES = frozenset(_CLOUDS)
 """Schemes of URLs that obstore opens."""
 
-CLOUD_OPTIONS = frozenset({"ca_file", "proxy_ca_file", "requester_pays", "user_project"})
-"""Options that mean something to object stores alone, and that other filesystems would overlook."""
-
 _CLIENT_OPTIONS = frozenset(
     {
         "allow_http",
@@ -50,6 +47,24 @@ _CLIENT_OPTIONS = frozenset(
 )
 RETRY_OPTIONS = frozenset({"max_retries", "retry_timeout"})
 """Options that say how often and how long to ask again, in any cloud."""
+
+CLOUD_OPTIONS = RETRY_OPTIONS | {
+    "ca_file",
+    "proxy_ca_file",
+    "proxy_excludes",
+    "proxy_url",
+    "requester_pays",
+    "skip_signature",
+    "user_project",
+}
+"""Options that mean something to object stores alone, and that other filesystems would overlook."""
+
+_ENDPOINT_VARIABLES = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Where obstore finds an endpoint that no option names."""
 
 _ALIASES = {"anon": "skip_signature", "endpoint_url": "endpoint"}  # what fsspec calls them
 
@@ -93,8 +108,8 @@ def object_settings(url: str, options: Mapping[str, Any]) -> ObjectSettings:
     config: dict[str, Any] = {}
     for given, value in options.items():
         name = _ALIASES.get(given, given)
-        if name in RETRY_OPTIONS:
-            continue
+        if name in RETRY_OPTIONS or (name == "skip_signature" and cloud == "http"):
+            continue  # the store's affair; and nothing is signed on the web
         if name == "ca_file":
             client["root_certificate"] = _certificates(name, value)
         elif name == "proxy_ca_file":
@@ -160,9 +175,9 @@ def _certificates(name: str, path: Any) -> bytes:
 def _endpoint_scheme(url: str, cloud: str, config: Mapping[str, Any]) -> str:
     if cloud == "http":
         return scheme_of(url)
-    names = ("endpoint", "base_url")
-    endpoint = next((str(v) for k, v in config.items() if k.endswith(names)), None)
-    if endpoint is None and cloud == "s3":
-        environment = os.environ
-        endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    names = ("endpoint", "endpoint_url", "base_url")
+    endpoint = next((str(v) for k, v in config.items() if k.lower().endswith(names)), None)
+    if endpoint is None:
+        found = (os.environ.get(name) for name in _ENDPOINT_VARIABLES[cloud])
+        endpoint = next(filter(None, found), None)
     return urlsplit(endpoint).scheme.lower() if endpoint else "https"

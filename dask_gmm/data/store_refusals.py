@@ -56,7 +56,7 @@ _KNOWN: tuple[tuple[str, Refusal], ...] = (
     ),
     (
         (
-            r"(?P<code>ExpiredToken\w*|TokenExpired)|token (has|is) expired"
+            r"(?P<code>ExpiredToken\w*|TokenExpired|TokenRefreshRequired)|token (has|is) expired"
             r"|Signature not valid in the specified"
         ),
         Refusal(

@@ -351,7 +351,7 @@ def _object_store(
     )
     try:
         return PatientStore(make, read_only=read_only)
-    except (obstore.exceptions.BaseError, TypeError, ValueError) as error:
+    except (obstore.exceptions.BaseError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{url} cannot be used: {first_line(error)}.") from error
 
 
@@ -363,7 +363,7 @@ def _asked_retries(retry: RetryConfig, options: Mapping[str, Any]) -> RetryConfi
             asked["max_retries"] = int(options["max_retries"])
         if "retry_timeout" in options:
             asked["retry_timeout"] = timedelta(seconds=float(options["retry_timeout"]))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(
             f"max_retries is a number of times, and retry_timeout one of seconds: {error}."
         ) from error

@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from dask_gmm.cli.costs import Asked, Prices
+from dask_gmm.cli.plan import _amounts
 from tests.counting_server import counting_server
 
 if TYPE_CHECKING:
@@ -202,3 +203,9 @@ def test_what_is_not_priced_costs_nothing() -> None:
     cost = Prices(thousand_requests=0.5).cost(asked, (1.0, 2.0))
     assert (cost.bytes, cost.requests, cost.cores) == (None, 1.5, None)
     assert cost.total == (1.5, 1.5)
+
+
+def test_costs_that_nobody_knows_are_not_nothing() -> None:
+    cores = Prices(None, None, 1.0)
+    assert _amounts(cores.cost(Asked(1, 1), None)) == "unknown"
+    assert _amounts(cores.cost(Asked(1, 1), (1.0, 2.0))) == "1 to 2"

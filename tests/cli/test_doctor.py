@@ -17,6 +17,7 @@ import pytest
 import zarr
 import zarr.codecs
 from distributed import Client, LocalCluster
+from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
 from dask_gmm.cli.block_time import job_for
@@ -24,6 +25,7 @@ from dask_gmm.cli.diagnosis import asking, connection, layout, machines, reads, 
 from dask_gmm.cli.diagnosis.asking import Versions, versions_here
 from dask_gmm.cli.diagnosis.examination import examine
 from dask_gmm.cli.diagnosis.process import BlasLibrary, BlockRead, report
+from dask_gmm.cli.patience import within
 from dask_gmm.cli.place import Place
 from dask_gmm.cli.session import Session
 from dask_gmm.data.source import open_source
@@ -217,6 +219,7 @@ def test_a_chunk_that_is_missing(tmp_path: Path, run: Run) -> None:
     [error] = of(told(run("doctor", path, "--json", "-q"), code=1), "reading")
     assert error["level"] == "error"
     assert "c/2/0" in error["text"]
+    assert "pass `--missing-chunks fill`" in error["text"]
 
 
 def test_a_store_that_never_answers(tmp_path: Path, run: Run, monkeypatch: Any) -> None:
@@ -407,6 +410,9 @@ def test_clocks() -> None:
     assert refused.level == "error"
     assert "S3 refuses" in refused.text
     assert levels(machines.clock_findings({A: (40.0, 20.0)})) == ["ok"], "a slow answer says little"
+    [known] = machines.clock_findings({A: (40.0, 0.1), B: (-950.0, 940.0)})
+    assert (known.level, known.workers) == ("warning", (A,)), "nor does it beside a quick one"
+    assert A in known.text
 
 
 # -- connections -----------------------------------------------------------------------------------
@@ -419,7 +425,7 @@ def test_encryption() -> None:
     inside = connection.encryption_findings("tcp://127.0.0.1:8786", ["tcp://127.0.0.1:1"], {})
     assert levels(inside) == ["ok"]
     mixed = connection.encryption_findings("tls://10.0.0.9:8786", [A, "tls://10.0.0.2:1"], {})
-    assert "1 workers' are not" in mixed[0].text
+    assert mixed[0].text.startswith("1 worker has connections not encrypted")
     peer: dict[str, Any] = {"cipher": ("AES", "TLSv1.3", 256)}
     [tls] = connection.encryption_findings("tls://10.0.0.9:8786", ["tls://10.0.0.2:1"], peer)
     assert (tls.level, tls.text) == ("ok", "all connections are encrypted (TLSv1.3 AES).")
@@ -449,6 +455,12 @@ def test_workers_that_rest() -> None:
     )
 
 
+def test_no_worker_at_all() -> None:
+    [none] = connection.worker_findings({}, 0.001, "tcp://10.0.0.9:8786")
+    assert none.level == "error", "the last one may go while doctor looks"
+    assert "0 workers" in none.text
+
+
 def test_workers_that_do_not_answer() -> None:
     errors: dict[str, Exception] = {
         A: TimeoutError("no answer within 1 s"),
@@ -460,6 +472,25 @@ def test_workers_that_do_not_answer() -> None:
     assert [finding.workers for finding in found] == [(A,), (B,), (C,)]
     assert "pip install dask-gmm" in found[1].remedy
     assert connection.silent_findings({}, 3) == []
+
+
+def test_what_others_say_is_shown_without_secrets(points: Path) -> None:
+    error = RuntimeError("GET https://me:pw@h/x?sig=abc failed")
+    [silent] = connection.silent_findings({A: error}, 3)
+    [unread] = reads.read_findings(open_source(points), {}, {A: error})
+    for text in (silent.text, unread.text):
+        assert "GET https://…@h/x?… failed" in text
+
+
+def test_a_function_that_panics() -> None:
+    class Panic(BaseException):
+        """Of a library in Rust."""
+
+    def panics() -> None:
+        raise Panic
+
+    with pytest.raises(Panic):
+        within(60.0, panics)
 
 
 # -- clusters --------------------------------------------------------------------------------------
@@ -483,6 +514,18 @@ def test_a_cluster(cluster: str, points: Path, run: Run) -> None:
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     answered = [e["progress"] for e in events if e["event"] == "PassAdvanced"]
     assert [(p["blocks_done"], p["blocks_total"]) for p in answered] == [(1, 2), (2, 2)] * 2
+
+
+def test_a_scheduler_that_goes_away(
+    cluster: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any) -> Versions:
+        raise CommClosedError("in <TCP (closed)>")
+
+    monkeypatch.setattr(asking, "ask_versions", gone)
+    done = run("doctor", "--scheduler", cluster, "-q")
+    assert done.exit_code == 1
+    assert f"The connection to the Dask scheduler at {cluster} broke" in done.stderr
 
 
 def test_a_worker_of_another_version(

@@ -16,6 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from dask_gmm.data import object_store as answers
 from dask_gmm.data.chunk_errors import first_line
 from dask_gmm.data.commits import Commit, Commits
+from dask_gmm.data.doubt import is_far
 from dask_gmm.data.object_store import BROKEN_PAUSES, PatientStore, ask, listed
 from dask_gmm.data.rereading import reread
 from dask_gmm.data.source import open_source
@@ -153,6 +154,25 @@ def test_a_listing_that_is_refused_begins_again(
 
     assert asyncio.run(collected()) == ["a", "b"]
     assert list(listed(store)) == []
+
+
+def test_a_folder_is_deleted_though_its_listing_is_refused(
+    store: PatientStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Says(told.PermissionDeniedError("403 Forbidden"), None)
+
+    async def delete_dir(*_: Any) -> None:
+        asked()
+
+    monkeypatch.setattr(zarr.storage.ObjectStore, "delete_dir", delete_dir)
+    asyncio.run(store.delete_dir("c"))
+    assert len(asked.asked) == 2
+
+
+def test_what_is_far_stays_so_inside_of_a_wrapper(store: PatientStore, tmp_path: Path) -> None:
+    log = zarr.storage.LoggingStore
+    assert is_far(log(log(store)))
+    assert not is_far(log(zarr.storage.LocalStore(tmp_path)))
 
 
 def test_a_broken_connection_is_tried_again_where_obstore_does_not(store: PatientStore) -> None:

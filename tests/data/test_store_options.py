@@ -72,6 +72,11 @@ def read(url: str, **options: Any) -> bytes:
         ("gs://b/x", {"endpoint": "http://h:1"}, {"allow_http": True}, {"base_url": "http://h:1"}),
         ("az://b/x", {"endpoint": "http://h:1/a"}, {"allow_http": True}, {"endpoint": "http://h:1/a"}),
         ("https://h/x", {"timeout": "9s"}, {"timeout": "9s"}, {}),
+        ("https://h/x", {"skip_signature": True}, {}, {}),
+        ("s3://b/x", {"aws_endpoint_url": "http://h:1"}, {"allow_http": True},
+         {"aws_endpoint_url": "http://h:1"}),
+        ("s3://b/x", {"AWS_ENDPOINT": "http://h:1"}, {"allow_http": True},
+         {"AWS_ENDPOINT": "http://h:1"}),
     ],
 )  # fmt: skip
 def test_one_name_in_every_cloud(
@@ -80,6 +85,23 @@ def test_one_name_in_every_cloud(
     found = object_settings(url, options)
     assert found == (client, config)
     store_spec(url, options)
+
+
+@pytest.mark.parametrize(
+    ("url", "variable"),
+    [
+        ("s3://b/x", "AWS_ENDPOINT"),
+        ("s3://b/x", "AWS_ENDPOINT_URL"),
+        ("az://b/x", "AZURE_STORAGE_ENDPOINT"),
+        ("gs://b/x", "GOOGLE_BASE_URL"),
+    ],
+)
+def test_an_endpoint_of_the_environment_may_be_plain_http(
+    url: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert object_settings(url, {}).client == {}
+    monkeypatch.setenv(variable, "http://h:1")
+    assert object_settings(url, {}).client == {"allow_http": True}
 
 
 def test_gcs_is_another_name_for_gs() -> None:
@@ -97,6 +119,10 @@ def test_gcs_is_another_name_for_gs() -> None:
         ("az://b/x", {"requester_pays": True}, "nobody pays"),
         ("ftp://h/x", {"ca_file": "/x"}, "'ca_file' has no meaning for ftp://h/x"),
         ("/tmp/x", {"ca_file": "/x"}, "'ca_file' has no meaning for /tmp/x"),
+        ("ftp://h/x", {"max_retries": 3}, "'max_retries' has no meaning for ftp://h/x"),
+        ("ftp://h/x", {"proxy_url": "http://h:1"}, "'proxy_url' has no meaning for ftp://h/x"),
+        ("s3://b/x", {"retry_timeout": float("inf")}, "retry_timeout one of seconds"),
+        ("s3://b/x", {"max_retries": 10**30}, "s3://b/x cannot be used"),
         ("https://h/x", {"ca_file": "/no/such"}, r"'ca_file', /no/such, cannot be read on this"),
         ("https://h/x", {"proxy_ca_file": "/x"}, "proxy_url: give that too"),
     ],

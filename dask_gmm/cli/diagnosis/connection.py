@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from dask_gmm.cli.diagnosis.finding import Finding, named, number, verb
 from dask_gmm.cli.values import show_seconds
+from dask_gmm.data.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,6 +52,9 @@ def worker_findings(described: Mapping[str, Any], answered: float, address: str)
     if answered > _SLOW_SCHEDULER:
         remedy = "It is busy, or far away: a pass waits for it at each of its tasks."
         found = Finding("warning", "cluster", text, remedy)
+    if not described:
+        remedy = "Start workers: dask worker ADDRESS, with the scheduler's address."
+        return [Finding("error", "cluster", text, remedy)]
     findings = [found]
     resting = {w: str(worker["status"]) for w, worker in described.items()}
     resting = {w: status for w, status in resting.items() if status != "running"}
@@ -84,7 +88,7 @@ def silent_findings(errors: Mapping[str, Exception], total: int) -> list[Finding
         kinds.setdefault(kind, []).append(worker)
     findings = []
     for (what, remedy), those in kinds.items():
-        why = " ".join(str(errors[those[0]]).split()).rstrip(".")
+        why = redacted(" ".join(str(errors[those[0]]).split())).rstrip(".")
         who = f"{number(len(those), 'worker')} of {total} {what} ({named(those)})"
         text = f"{who}: {why or type(errors[those[0]]).__name__}."
         findings.append(Finding("error", "cluster", text, remedy, tuple(those)))
@@ -114,7 +118,9 @@ def encryption_findings(
     if all(_is_here(address) for address in plain):
         text = "connections are not encrypted, and do not leave this machine."
         return [Finding("ok", "TLS", text)]
-    whose = "the scheduler's connection is" if scheduler in plain else f"{len(plain)} workers' are"
+    whose = "the scheduler's connection is"
+    if scheduler not in plain:
+        whose = f"{number(len(plain), 'worker')} {verb(len(plain), 'has', 'have')} connections"
     text = (
         f"{whose} not encrypted: who shares the network reads rows and results, and whoever "
         f"reaches a port runs code on the workers."

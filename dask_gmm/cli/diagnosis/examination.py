@@ -96,7 +96,10 @@ def examine(
         processes = {"": (place.memory_limit, place.n_threads)}
         _examine_here(found)
     else:
-        described = _examine_cluster(found, place.client, timeout, session)
+        from dask_gmm.execution.cluster.connection import scheduler_errors
+
+        with scheduler_errors(place.client):
+            described = _examine_cluster(found, place.client, timeout, session)
         processes = {
             worker: (int(there["memory_limit"] or 0), int(there["nthreads"]))
             for worker, there in described.items()
@@ -135,7 +138,7 @@ def _examine_cluster(
     peer = getattr(getattr(client.scheduler_comm, "comm", None), "extra_info", None) or {}
     found.findings += connection.worker_findings(described, answered, address)
     found.findings += connection.encryption_findings(address, described, peer)
-    found.findings.append(connection.dashboard_finding(_dashboard(client)))
+    found.findings.append(connection.dashboard_finding(_dashboard(client, timeout)))
     questions = {w: asking.ask_function(client, w, process_report) for w in described}
     with _progress(session, "asking workers", len(questions)) as told:
         answers = asking.ask_each(client, questions, timeout, told)
@@ -165,11 +168,11 @@ def _of_workers(
     ]
 
 
-def _dashboard(client: Any) -> str | None:
+def _dashboard(client: Any, timeout: float) -> str | None:
     """Return the dashboard's link, None where the scheduler has no dashboard."""
     from dask_gmm.execution.cluster.connection import ask
 
-    services = ask(client, client.scheduler.identity)["services"]
+    services = ask(client, client.scheduler.identity, timeout)["services"]
     return str(client.dashboard_link) if "dashboard" in services else None
 
 

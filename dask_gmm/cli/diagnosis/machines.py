@@ -229,7 +229,7 @@ def clock_findings(offsets: Mapping[str, tuple[float, float]]) -> list[Finding]:
     if not offsets:
         return []
     apart = [w for w, (ahead, about) in offsets.items() if abs(ahead) - about > _CLOCKS_APART]
-    worst = max(offsets, key=lambda w: abs(offsets[w][0]))
+    worst = max(apart or offsets, key=lambda w: abs(offsets[w][0]))
     ahead, about = offsets[worst]
     if not apart:
         text = f"all within {show_seconds(abs(ahead) + about)} of this process's."

@@ -7,8 +7,11 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from dask_gmm.cli.diagnosis.finding import Finding, named, number
+from dask_gmm.cli.explain import explain
 from dask_gmm.cli.values import show_bytes, show_seconds
 from dask_gmm.data.object_reads import objects_of_pass, reads_a_network
+from dask_gmm.data.urls import redacted
+from dask_gmm.errors import DaskGMMError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +63,9 @@ def _reason(error: Exception) -> str:
             f"{error}. It may have no credentials and wait for its machine to have a role, or have "
             f"no way to the store; --timeout waits longer."
         )
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, DaskGMMError):
+        return explain(error)
+    return redacted(" ".join(str(error).split())) or type(error).__name__
 
 
 def _speed(reads: Mapping[str, BlockRead]) -> Finding:
