@@ -1,0 +1,494 @@
+"""What comes from object stores: requests in flight, parts of large objects, second requests.
+
+One event loop in a thread of its own makes all requests of a process, so that they can be given up
+at any moment: a request that nobody waits for any more ends, and its connection with it. Whoever
+asks does so from a thread of `requests` and waits there.
+
+- Requests in flight are bounded by a window that is measured (`link.next_window`), those for what
+  was wanted first go first, and who begins after a pause does not ask for all in the same moment.
+- Where fewer objects are wanted than requests may be in flight, large ones come in parts. These
+  are of one version: its entity tag goes with every request, and is compared with each answer's.
+- An answer that is late (`link.patience`) is asked for a second time; the first one counts. So a
+  request that has stalled costs seconds and not the minute after which its connection ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import os
+import random
+import threading
+from collections import deque
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dask_gmm.data.checked_store import count_hedge, count_read
+from dask_gmm.data.chunk_errors import rewritten_object
+from dask_gmm.data.direct.link import (
+    MAX_REQUESTS,
+    Allowance,
+    Answer,
+    Estimate,
+    Window,
+    divided,
+    estimate,
+    joined,
+    next_window,
+    parts,
+    patience,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Cancellation",
+    "Content",
+    "GivenUpError",
+    "Piece",
+    "end_of",
+    "link_to",
+    "ranges_for",
+    "ranges_of",
+    "whole_of",
+]
+
+_MEMORY = 256
+"""Answers that a link is judged by."""
+
+_AT_ONCE = 4
+"""Requests that begin without delay after a pause."""
+
+_MOST_DELAY = 0.1
+"""Seconds by which others are held back at most."""
+
+_OFTEN = 16
+"""Answers between two looks at all of them."""
+
+_MOST_LINKS = 64
+
+
+class GivenUpError(BaseException):
+    """Nobody waits for this answer any more. No Exception: nothing may take it for a failed one."""
+
+
+class Piece(NamedTuple):
+    """Bytes of an object, and where they begin in it."""
+
+    start: int
+    content: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What has come of an object.
+
+    Attributes
+    ----------
+    pieces : tuple of Piece
+        In order, without overlaps.
+    size : int
+        Length of the object.
+    version : str
+        Its entity tag, "" where the store names none.
+    """
+
+    pieces: tuple[Piece, ...]
+    size: int
+    version: str
+
+
+class Cancellation:
+    """What a caller has asked for and may give up; safe to use from all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: set[Future[Any]] = set()
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """End what is under way; what is asked for from now on ends at once."""
+        with self._lock:
+            self._given_up = True
+            under_way = tuple(self._under_way)
+        for future in under_way:
+            future.cancel()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Give up with this what the calling thread asks for inside."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def result(self, submit: Callable[[], Future[Any]]) -> Any:
+        """Submit and wait."""
+        with self._lock:
+            if self._given_up:
+                raise GivenUpError
+            future = submit()
+            self._under_way.add(future)
+        try:
+            future.exception()  # waits, and is no traceback through other threads' frames
+        except BaseException:
+            future.cancel()
+            if self._given_up:
+                raise GivenUpError from None
+            raise
+        finally:
+            with self._lock:
+                self._under_way.discard(future)
+        return future.result()
+
+
+_current: ContextVar[Cancellation | None] = ContextVar("dask_gmm_cancellation", default=None)
+
+
+def whole_of(store: Any, key: str, place: str, most: int) -> Content:
+    """Return an object, in parts where that fills the link.
+
+    Parameters
+    ----------
+    store : obstore.store.ObjectStore
+    key : str
+    place : str
+        What messages call the object.
+    most : int
+        Bytes that it may hold; a bound of what is worth dividing, and no more than that.
+
+    Raises
+    ------
+    DataChangedError
+        It was written anew between two of its parts.
+    Exception
+        As obstore raises them.
+    """
+    found: Content = _wait(lambda order: _process().link(store).whole(key, place, most, order))
+    return found
+
+
+def end_of(store: Any, key: str, length: int, *, head: bool) -> Content:
+    """Return the first or last `length` bytes of an object, or all where it is shorter."""
+    found: Content = _wait(lambda order: _process().link(store).end(key, length, head, order))
+    return found
+
+
+def ranges_of(
+    store: Any, key: str, place: str, ranges: Sequence[tuple[int, int]], version: str
+) -> tuple[Piece, ...]:
+    """Return ranges (start, stop) of an object of some version, each by a request of its own.
+
+    Raises
+    ------
+    DataChangedError
+        It is of another version.
+    Exception
+        As obstore raises them.
+    """
+    found: tuple[Piece, ...] = _wait(
+        lambda order: _process().link(store).ranges(key, place, ranges, version, order)
+    )
+    return found
+
+
+def ranges_for(store: Any, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ranges to ask for to have these: neighbours joined, and long ones divided."""
+    link = _process().link(store)
+    return divided(joined(ranges, link.estimate), link.window.size, link.estimate)
+
+
+def link_to(store: Any) -> tuple[Estimate, int]:
+    """Return what is known of the link to a store, and how many requests may be in flight."""
+    link = _process().link(store)
+    return link.estimate, link.window.size
+
+
+_order = itertools.count()
+
+
+def _wait(work: Callable[[int], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a coroutine in the event loop and wait for it."""
+    process, order = _process(), next(_order)
+    waiting = _current.get() or Cancellation()
+    return waiting.result(lambda: asyncio.run_coroutine_threadsafe(work(order), process.loop))
+
+
+class _Process:
+    """The event loop of this process, and its links."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._links: dict[int, _Link] = {}
+        self._most = asyncio.Semaphore(MAX_REQUESTS)
+        threading.Thread(target=self.loop.run_forever, name="dask-gmm-link", daemon=True).start()
+
+    def link(self, store: Any) -> _Link:
+        """Return the link to a store."""
+        with self._lock:
+            if id(store) not in self._links:
+                if len(self._links) >= _MOST_LINKS:
+                    self._links.clear()
+                self._links[id(store)] = _Link(store, self._most)
+            return self._links[id(store)]
+
+
+_lock = threading.Lock()
+_own: _Process | None = None
+_owner = 0
+
+
+def _process() -> _Process:
+    global _own, _owner
+    with _lock:
+        if _own is None or _owner != os.getpid():  # threads do not survive a fork
+            _own, _owner = _Process(), os.getpid()
+        return _own
+
+
+class _Turns:
+    """Lets so many requests be in flight, those first that were asked for first."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._arrivals = itertools.count()
+
+    def all_taken(self, most: int) -> bool:
+        """Whether there are no fewer requests than may be in flight."""
+        return self.in_flight + len(self._waiting) >= most
+
+    async def take(self, order: int, most: int) -> None:
+        """Wait for a turn."""
+        if self.in_flight < most and not self._waiting:
+            self.in_flight += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (order, next(self._arrivals), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.in_flight -= 1  # it came too late
+                self.admit(most)
+            raise
+
+    def give_back(self, most: int) -> None:
+        """End a turn."""
+        self.in_flight -= 1
+        self.admit(most)
+
+    def admit(self, most: int) -> None:
+        """Begin the turns that there is room for."""
+        while self._waiting and self.in_flight < most:
+            turn = heapq.heappop(self._waiting)[2]
+            if not turn.done():
+                self.in_flight += 1
+                turn.set_result(None)
+
+
+class _Link:
+    """What is asked of one store; lives in the event loop."""
+
+    def __init__(self, store: Any, most: asyncio.Semaphore) -> None:
+        self._store = store
+        self._most = most
+        self._answers: deque[Answer] = deque(maxlen=_MEMORY)
+        self.estimate = Estimate()
+        self.window = Window()
+        self._turns = _Turns()
+        self._allowance = Allowance()
+        self._ranges = True  # until it shows that it serves none, or names no versions
+        self._objects = 0
+        self._measured: _Measurement | None = None
+        self._noted = self._begun = 0
+
+    # ------------------------------------------------------------------------------- objects
+
+    async def whole(self, key: str, place: str, most: int, order: int) -> Content:
+        self._objects += 1
+        try:
+            n = parts(most, self.window.size, self._objects, self.estimate) if self._ranges else 1
+            if n == 1:
+                return await self._undivided(key, most, order)
+            return await self._divided(key, place, -(-most // n), order)
+        finally:
+            self._objects -= 1
+
+    async def _undivided(self, key: str, most: int, order: int) -> Content:
+        found = await self._get(key, None, most, order)
+        return Content((Piece(0, found.content),), found.size, found.version)
+
+    async def _divided(self, key: str, place: str, part: int, order: int) -> Content:
+        try:
+            first = await self._get(key, (0, part), part, order)
+        except Exception as error:
+            if not _knows_no_ranges(error):
+                raise
+            self._ranges = False
+            return await self._undivided(key, part, order)
+        if len(first.content) == first.size:
+            return Content((Piece(0, first.content),), first.size, first.version)
+        if not first.version:  # nothing would tell parts of two versions apart
+            self._ranges = False
+            return await self._undivided(key, part, order)
+        rest = [(a, min(a + part, first.size)) for a in range(part, first.size, part)]
+        others = await self.ranges(key, place, rest, first.version, order)
+        if sum(len(piece.content) for piece in others) != first.size - part:
+            raise rewritten_object(place)
+        return Content((Piece(0, first.content), *others), first.size, first.version)
+
+    async def end(self, key: str, length: int, head: bool, order: int) -> Content:
+        import obstore
+
+        asked: Any = (0, length) if head else {"suffix": length}
+        try:
+            found = await self._get(key, asked, length, order)
+        except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
+            size = (await obstore.head_async(self._store, key))["size"]
+            found = await self._get(key, (max(0, size - length), size), length, order)
+        start = 0 if head else found.size - len(found.content)
+        return Content((Piece(start, found.content),), found.size, found.version)
+
+    async def ranges(
+        self, key: str, place: str, ranges: Sequence[tuple[int, int]], version: str, order: int
+    ) -> tuple[Piece, ...]:
+        import obstore
+
+        tasks = [
+            asyncio.ensure_future(self._get(key, (start, stop), stop - start, order, version))
+            for start, stop in ranges
+        ]
+        try:
+            found = await asyncio.gather(*tasks)
+        except obstore.exceptions.PreconditionError as error:
+            raise rewritten_object(place) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+        if any(one.version != version for one in found):
+            raise rewritten_object(place)
+        return tuple(
+            Piece(start, one.content) for (start, _), one in zip(ranges, found, strict=True)
+        )
+
+    # ------------------------------------------------------------------------------ requests
+
+    async def _get(self, key: str, wanted: Any, most: int, order: int, version: str = "") -> _Found:
+        """Ask for an object or part of it, and once more if the answer is late."""
+        async with self._turn(order):
+            loop = asyncio.get_running_loop()
+            attempts = {loop.create_task(self._attempt(key, wanted, version))}
+            try:
+                done, _ = await asyncio.wait(attempts, timeout=patience(self.estimate, most))
+                if not done and self._may_hedge():
+                    count_hedge()
+                    attempts.add(loop.create_task(self._attempt(key, wanted, version)))
+                return await _first(attempts)
+            finally:
+                for attempt in attempts:
+                    attempt.cancel()
+
+    def _may_hedge(self) -> bool:
+        left = self._allowance.after_hedge()
+        if left is not None:
+            self._allowance = left
+        return left is not None
+
+    async def _attempt(self, key: str, wanted: Any, version: str) -> _Found:
+        import obstore
+
+        clock = asyncio.get_running_loop().time
+        options: dict[str, Any] = {} if wanted is None else {"range": wanted}
+        if version.startswith('"'):  # a weak tag never matches
+            options["if_match"] = version
+        begun = clock()
+        result: Any = await obstore.get_async(self._store, key, options=options or None)  # type: ignore[arg-type]
+        head = clock()
+        content = np.frombuffer(await result.bytes_async(), np.uint8)
+        now = clock()
+        self._note(Answer(head - begun, now - head, content.size), now)
+        count_read(content.size)
+        return _Found(content, result.meta["size"], result.meta["e_tag"] or "")
+
+    @asynccontextmanager
+    async def _turn(self, order: int) -> AsyncIterator[None]:
+        """Wait until another request may be in flight."""
+        await self._turns.take(order, self.window.size)
+        try:
+            async with self._most:
+                if self._turns.in_flight == 1:
+                    self._begun, self._measured = 0, None
+                self._begun += 1
+                if _AT_ONCE < self._begun <= self.window.size:
+                    # Not all processes of a cluster ask for all that they want at once.
+                    delay = random.uniform(0, min(_MOST_DELAY, self.estimate.latency))  # noqa: S311
+                    await asyncio.sleep(delay)
+                yield
+        finally:
+            self._turns.give_back(self.window.size)
+
+    # --------------------------------------------------------------------------- measurements
+
+    def _note(self, answer: Answer, now: float) -> None:
+        self._answers.append(answer)
+        self._noted += 1
+        self._allowance = self._allowance.after_request()
+        if self._noted <= _OFTEN or self._noted % _OFTEN == 0:
+            self.estimate = estimate(self._answers)
+        if not self._turns.all_taken(self.window.size):
+            self._measured = None  # it is not for the window that no more came
+        elif self._measured is None:
+            self._measured = _Measurement(now)
+        else:
+            self._measured = self._measured.with_answer(answer)
+            if self._measured.answers >= max(self.window.size, _AT_ONCE):
+                throughput = self._measured.size / max(now - self._measured.since, 1e-9)
+                self.window = next_window(self.window, throughput)
+                self._measured = None
+                self._turns.admit(self.window.size)
+
+
+class _Measurement(NamedTuple):
+    """What has come since a moment while all turns were taken."""
+
+    since: float
+    answers: int = 0
+    size: int = 0
+
+    def with_answer(self, answer: Answer) -> _Measurement:
+        return _Measurement(self.since, self.answers + 1, self.size + answer.size)
+
+
+class _Found(NamedTuple):
+    content: NDArray[np.uint8]
+    size: int
+    version: str
+
+
+async def _first(attempts: Iterable[asyncio.Task[_Found]]) -> _Found:
+    """Return the first answer; an error if no attempt has one."""
+    left = set(attempts)
+    while True:
+        done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        for attempt in done:
+            if attempt.exception() is None or not left:
+                return attempt.result()
+
+
+def _knows_no_ranges(error: Exception) -> bool:
+    """Whether a store has answered with all of an object where a part was asked for."""
+    import obstore
+
+    return isinstance(error, obstore.exceptions.NotSupportedError)
