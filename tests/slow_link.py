@@ -56,6 +56,8 @@ class Link:
         Whether answers carry an entity tag and a time.
     ranges : bool
         Whether parts of a file are served; else all of it is, whatever was asked for.
+    rewritten : bool
+        Whether the entity tag is another one with each answer, as if the file were written anew.
     """
 
     latency: float = 0.0
@@ -65,6 +67,7 @@ class Link:
     stall: float = 0.0
     versions: bool = True
     ranges: bool = True
+    rewritten: bool = False
 
 
 @dataclass
@@ -191,6 +194,8 @@ class _Server:
             status = os.fstat(content.fileno())
             headers: dict[str, Any] = {"Accept-Ranges": "bytes"}
             tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+            if link.rewritten:
+                tag = f'"{self._answers}"'
             if link.versions:
                 headers |= {"ETag": tag, "Last-Modified": formatdate(status.st_mtime, usegmt=True)}
             if link.versions and request.headers.get("if-match", tag) != tag:
@@ -222,7 +227,7 @@ class _Server:
                 if stalls and start >= half:
                     stalls = False
                     await _stand_still(connection, link.stall)
-                size = min(SLICE, stop - start)
+                size = min(SLICE, (half if stalls else stop) - start)
                 wait = max(self._bucket.wait(size), own.wait(size))
                 if wait > 0:
                     await asyncio.sleep(wait)

@@ -1,8 +1,10 @@
 """What the answers of a store say about the link to it, and how to ask for the next ones.
 
 Pure functions and frozen values: no clock, no thread. A link is filled by as many requests as its
-bandwidth times the time that one of them takes (Little's law). Neither is known beforehand, so the
-number is grown as long as that brings more bytes a second, as TCP's slow start does.
+bandwidth times the time that one of them takes (Little's law), which is `needed`; more of them only
+wait for each other, and what is wanted first comes later. Neither is known beforehand: how fast one
+connection is shows when it is alone. So the number is also grown step by step, and only as long as
+that brings more bytes a second (`next_window`).
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ __all__ = [
     "Answer",
     "Estimate",
     "Window",
+    "allowed_seconds",
     "divided",
     "estimate",
     "joined",
+    "needed",
+    "next_spare",
     "next_window",
     "parts",
     "patience",
@@ -33,8 +38,11 @@ __all__ = [
 MAX_REQUESTS = 64
 """Requests that one process has in flight at most."""
 
-FIRST_REQUESTS = 8
+FIRST_REQUESTS = 16
 """Requests that a process begins with, where nothing is known of a link."""
+
+LEAST_REQUESTS = 2
+"""Requests that may always be in flight."""
 
 GROWTH, GAIN = 2.0, 1.1
 """More requests in flight are kept if so many times as many bring so many times the bytes."""
@@ -42,8 +50,12 @@ GROWTH, GAIN = 2.0, 1.1
 TRIALS = 2
 """Measurements that a larger window is given to show that it is better."""
 
-REST = 32
+REST = 16
 """Measurements until a larger window is tried again: links change."""
+
+SPARE, MOST_SPARE = 1.5, 32.0
+"""So many times the requests that fill a link are in flight, for answers that are not alike; and
+at most so many times, where fewer have shown not to fill it."""
 
 SMALLEST_PART = 2**22
 """Bytes of a part of an object below which another request costs more than it brings."""
@@ -59,6 +71,9 @@ SLOW = 3.0
 
 LEAST_PATIENCE, UNKNOWN_PATIENCE = 0.5, 10.0
 """Seconds that every answer has; and where nothing is known yet."""
+
+BODY_SECONDS, SLOWEST = 60.0, 2**17
+"""A body may take so many seconds, and longer for each so many of its bytes."""
 
 HEDGED_SHARE = 0.03
 """Of all requests at most this share is made a second time because the answer is late."""
@@ -92,9 +107,12 @@ class Estimate(NamedTuple):
     latency : float
         Seconds to an answer's head; the median.
     rate : float
-        Bytes a second that one connection has brought at best; infinite where nothing says.
+        Bytes a second that one connection has brought in the fastest tenth of the answers that
+        are not small; infinite where nothing says.
     late, late_body : float
         Latency, and seconds for each byte of a body, that 95 in 100 answers do not exceed.
+    size : float
+        Bytes of an answer, on average.
     answers : int
         What it is made from.
     """
@@ -103,6 +121,7 @@ class Estimate(NamedTuple):
     rate: float = math.inf
     late: float = 0.0
     late_body: float = 0.0
+    size: float = 0.0
     answers: int = 0
 
 
@@ -117,14 +136,16 @@ def estimate(answers: Sequence[Answer]) -> Estimate:
     if not answers:
         return Estimate()
     latencies = sorted(a.latency for a in answers)
-    # A body of one packet has no duration to speak of.
-    bodies = sorted(a.body / a.size for a in answers if a.size >= 2**16)
-    fastest = max(bodies[0], 1e-12) if bodies else 0.0
+    size = sum(a.size for a in answers) / len(answers)
+    # A small body comes with its head, in no time to speak of.
+    bodies = sorted(a.body / a.size for a in answers if a.size >= max(2**16, size / 2))
+    fast = max(_quantile(bodies, 0.1), 1e-15) if bodies else 0.0
     return Estimate(
         _quantile(latencies, 0.5),
-        1 / fastest if bodies else math.inf,
+        1 / fast if bodies else math.inf,
         _quantile(latencies, 0.95),
         _quantile(bodies, 0.95) if bodies else 0.0,
+        size,
         len(answers),
     )
 
@@ -176,6 +197,35 @@ def next_window(window: Window, throughput: float, most: int = MAX_REQUESTS) -> 
     if larger <= window.size:
         return Window(window.size, left=REST)
     return Window(larger, window.size, throughput, TRIALS)
+
+
+def needed(throughput: float, link: Estimate, spare: float = SPARE) -> int:
+    """Return how many requests in flight fill a link, and some to spare.
+
+    Parameters
+    ----------
+    throughput : float
+        Bytes a second that it has brought at best; 0 where that is not known.
+    link : Estimate
+    spare : float
+        So many times what fills it by these numbers.
+    """
+    if not throughput or not link.size:
+        return MAX_REQUESTS
+    at_a_time = throughput * (link.latency / link.size + 1 / link.rate)
+    return max(LEAST_REQUESTS, min(MAX_REQUESTS, math.ceil(spare * at_a_time)))
+
+
+def next_spare(spare: float, throughput: float, best: float) -> float:
+    """Return how much to spare after a measurement with no more requests than were `needed`.
+
+    Parameters
+    ----------
+    spare : float
+    throughput, best : float
+        Bytes a second now, and at best: where it is less, the numbers deceive.
+    """
+    return spare if GAIN * throughput >= best else min(MOST_SPARE, SPARE * spare)
 
 
 def parts(size: int, window: int, wanted: int, link: Estimate) -> int:
@@ -248,6 +298,11 @@ def patience(link: Estimate, size: int) -> float:
     if link.answers < KNOWN:
         return UNKNOWN_PATIENCE
     return max(LEAST_PATIENCE, SLOW * (link.late + size * link.late_body))
+
+
+def allowed_seconds(size: int) -> float:
+    """Return how long a body of some bytes may take before it is given up."""
+    return BODY_SECONDS + size / SLOWEST
 
 
 @dataclass(frozen=True)

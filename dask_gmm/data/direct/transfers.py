@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import os
 import random
 import threading
@@ -24,21 +25,25 @@ from collections import deque
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from dask_gmm.data.checked_store import count_hedge, count_read
+from dask_gmm.data.checked_store import count_hedge, count_read, is_about_range
 from dask_gmm.data.chunk_errors import rewritten_object
 from dask_gmm.data.direct.link import (
     MAX_REQUESTS,
+    SPARE,
     Allowance,
     Answer,
     Estimate,
     Window,
+    allowed_seconds,
     divided,
     estimate,
     joined,
+    needed,
+    next_spare,
     next_window,
     parts,
     patience,
@@ -56,11 +61,14 @@ __all__ = [
     "GivenUpError",
     "Piece",
     "end_of",
+    "forget",
     "link_to",
     "ranges_for",
     "ranges_of",
     "whole_of",
 ]
+
+T = TypeVar("T")
 
 _MEMORY = 256
 """Answers that a link is judged by."""
@@ -73,6 +81,9 @@ _MOST_DELAY = 0.1
 
 _OFTEN = 16
 """Answers between two looks at all of them."""
+
+_TRIES = 8
+"""Measurements of which the best says what the link can do."""
 
 _MOST_LINKS = 64
 
@@ -205,13 +216,18 @@ def ranges_of(
 def ranges_for(store: Any, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the ranges to ask for to have these: neighbours joined, and long ones divided."""
     link = _process().link(store)
-    return divided(joined(ranges, link.estimate), link.window.size, link.estimate)
+    return divided(joined(ranges, link.estimate), link.most, link.estimate)
 
 
 def link_to(store: Any) -> tuple[Estimate, int]:
     """Return what is known of the link to a store, and how many requests may be in flight."""
     link = _process().link(store)
-    return link.estimate, link.window.size
+    return link.estimate, link.most
+
+
+def forget() -> None:
+    """Forget what is known of all links: for who measures anew."""
+    _process().forget()
 
 
 _order = itertools.count()
@@ -242,6 +258,10 @@ class _Process:
                     self._links.clear()
                 self._links[id(store)] = _Link(store, self._most)
             return self._links[id(store)]
+
+    def forget(self) -> None:
+        with self._lock:
+            self._links.clear()
 
 
 _lock = threading.Lock()
@@ -276,6 +296,7 @@ class _Turns:
             return
         turn = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (order, next(self._arrivals), turn))
+        self.admit(most)  # where those who wait have all been given up
         try:
             await turn
         except asyncio.CancelledError:
@@ -306,10 +327,15 @@ class _Link:
         self._most = most
         self._answers: deque[Answer] = deque(maxlen=_MEMORY)
         self.estimate = Estimate()
-        self.window = Window()
+        self._window = Window()
+        self._best: deque[float] = deque(maxlen=_TRIES)
+        self._spare = SPARE
+        self.most = self._window.size
         self._turns = _Turns()
         self._allowance = Allowance()
-        self._ranges = True  # until it shows that it serves none, or names no versions
+        self._divides: bool | None = None  # whether it serves ranges of a version, once known
+        self._looking = asyncio.Lock()
+        self._filled = 1.0  # how much of what it may hold the last object of several parts held
         self._objects = 0
         self._measured: _Measurement | None = None
         self._noted = self._begun = 0
@@ -319,35 +345,73 @@ class _Link:
     async def whole(self, key: str, place: str, most: int, order: int) -> Content:
         self._objects += 1
         try:
-            n = parts(most, self.window.size, self._objects, self.estimate) if self._ranges else 1
-            if n == 1:
-                return await self._undivided(key, most, order)
-            return await self._divided(key, place, -(-most // n), order)
+            n = parts(most, self.most, self._objects, self.estimate)
+            if n > 1 and self._divides is None:
+                async with self._looking:
+                    first = await self._look(key, -(-most // n), order)
+                if first is not None:
+                    return await self._with_others(first, key, place, order)
+            if n > 1 and self._divides:
+                return await self._divided(key, place, most, n, order)
+            found = await self._get(key, None, most, order)
+            return Content((Piece(0, found.content),), found.size, found.version)
         finally:
             self._objects -= 1
 
-    async def _undivided(self, key: str, most: int, order: int) -> Content:
-        found = await self._get(key, None, most, order)
-        return Content((Piece(0, found.content),), found.size, found.version)
+    async def _look(self, key: str, part: int, order: int) -> _Found | None:
+        """Ask for the first part alone, to see whether the store serves ranges of a version.
 
-    async def _divided(self, key: str, place: str, part: int, order: int) -> Content:
+        Returns
+        -------
+        _Found or None
+            The part, None where that is known, or has shown that it must not be used.
+        """
+        if self._divides is not None:
+            return None
         try:
             first = await self._get(key, (0, part), part, order)
         except Exception as error:
             if not _knows_no_ranges(error):
                 raise
-            self._ranges = False
-            return await self._undivided(key, part, order)
-        if len(first.content) == first.size:
-            return Content((Piece(0, first.content),), first.size, first.version)
-        if not first.version:  # nothing would tell parts of two versions apart
-            self._ranges = False
-            return await self._undivided(key, part, order)
-        rest = [(a, min(a + part, first.size)) for a in range(part, first.size, part)]
+            self._divides = False
+            return None
+        self._divides = bool(first.version)  # else nothing would tell parts of two versions apart
+        return first if self._divides or first.content.size == first.size else None
+
+    async def _with_others(self, first: _Found, key: str, place: str, order: int) -> Content:
+        part, size = first.content.size, first.size
+        rest = [(a, min(a + part, size)) for a in range(part, size, part)]
         others = await self.ranges(key, place, rest, first.version, order)
-        if sum(len(piece.content) for piece in others) != first.size - part:
+        return _of_one_version(first, [Piece(0, first.content), *others], place)
+
+    async def _divided(self, key: str, place: str, most: int, n: int, order: int) -> Content:
+        """Ask for all parts at once: where they end is known from other objects, or does no harm.
+
+        The last reaches as far as an object may, and is cut off where this one ends.
+        """
+        part = max(1, -(-math.ceil(self._filled * most) // n))
+        stops = [*range(part, part * n, part), most]
+        starts = [0, *stops[:-1]]
+        found = await _all_of(
+            self._part(key, start, stop, order) for start, stop in zip(starts, stops, strict=True)
+        )
+        first = found[0]
+        if first is None:
             raise rewritten_object(place)
-        return Content((Piece(0, first.content), *others), first.size, first.version)
+        self._filled = first.size / most
+        there = [(a, one) for a, one in zip(starts, found, strict=True) if one is not None]
+        if any((one.version, one.size) != (first.version, first.size) for _, one in there):
+            raise rewritten_object(place)
+        return _of_one_version(first, [Piece(a, one.content) for a, one in there], place)
+
+    async def _part(self, key: str, start: int, stop: int, order: int) -> _Found | None:
+        """Return a part of an object, None where it begins behind its end."""
+        try:
+            return await self._get(key, (start, stop), stop - start, order)
+        except Exception as error:
+            if is_about_range(error) and not _knows_no_ranges(error):
+                return None
+            raise
 
     async def end(self, key: str, length: int, head: bool, order: int) -> Content:
         import obstore
@@ -366,17 +430,13 @@ class _Link:
     ) -> tuple[Piece, ...]:
         import obstore
 
-        tasks = [
-            asyncio.ensure_future(self._get(key, (start, stop), stop - start, order, version))
-            for start, stop in ranges
-        ]
         try:
-            found = await asyncio.gather(*tasks)
+            found = await _all_of(
+                self._get(key, (start, stop), stop - start, order, version)
+                for start, stop in ranges
+            )
         except obstore.exceptions.PreconditionError as error:
             raise rewritten_object(place) from error
-        finally:
-            for task in tasks:
-                task.cancel()
         if any(one.version != version for one in found):
             raise rewritten_object(place)
         return tuple(
@@ -392,16 +452,18 @@ class _Link:
             attempts = {loop.create_task(self._attempt(key, wanted, version))}
             try:
                 done, _ = await asyncio.wait(attempts, timeout=patience(self.estimate, most))
-                if not done and self._may_hedge():
+                if done or not self._may_hedge():
+                    return await _first(attempts)
+                async with self._most:
                     count_hedge()
                     attempts.add(loop.create_task(self._attempt(key, wanted, version)))
-                return await _first(attempts)
+                    return await _first(attempts)
             finally:
                 for attempt in attempts:
                     attempt.cancel()
 
     def _may_hedge(self) -> bool:
-        left = self._allowance.after_hedge()
+        left = None if self._most.locked() else self._allowance.after_hedge()
         if left is not None:
             self._allowance = left
         return left is not None
@@ -416,7 +478,9 @@ class _Link:
         begun = clock()
         result: Any = await obstore.get_async(self._store, key, options=options or None)  # type: ignore[arg-type]
         head = clock()
-        content = np.frombuffer(await result.bytes_async(), np.uint8)
+        start, stop = result.range
+        async with asyncio.timeout(allowed_seconds(stop - start)):
+            content = np.frombuffer(await result.bytes_async(), np.uint8)
         now = clock()
         self._note(Answer(head - begun, now - head, content.size), now)
         count_read(content.size)
@@ -425,19 +489,19 @@ class _Link:
     @asynccontextmanager
     async def _turn(self, order: int) -> AsyncIterator[None]:
         """Wait until another request may be in flight."""
-        await self._turns.take(order, self.window.size)
+        await self._turns.take(order, self.most)
         try:
             async with self._most:
                 if self._turns.in_flight == 1:
                     self._begun, self._measured = 0, None
                 self._begun += 1
-                if _AT_ONCE < self._begun <= self.window.size:
+                if _AT_ONCE < self._begun <= self.most:
                     # Not all processes of a cluster ask for all that they want at once.
                     delay = random.uniform(0, min(_MOST_DELAY, self.estimate.latency))  # noqa: S311
                     await asyncio.sleep(delay)
                 yield
         finally:
-            self._turns.give_back(self.window.size)
+            self._turns.give_back(self.most)
 
     # --------------------------------------------------------------------------- measurements
 
@@ -447,17 +511,23 @@ class _Link:
         self._allowance = self._allowance.after_request()
         if self._noted <= _OFTEN or self._noted % _OFTEN == 0:
             self.estimate = estimate(self._answers)
-        if not self._turns.all_taken(self.window.size):
+        if not self._turns.all_taken(self.most):
             self._measured = None  # it is not for the window that no more came
         elif self._measured is None:
             self._measured = _Measurement(now)
         else:
             self._measured = self._measured.with_answer(answer)
-            if self._measured.answers >= max(self.window.size, _AT_ONCE):
+            if self._measured.answers >= max(self.most, _AT_ONCE):
                 throughput = self._measured.size / max(now - self._measured.since, 1e-9)
-                self.window = next_window(self.window, throughput)
+                if self.most == self._window.size:
+                    self._window = next_window(self._window, throughput)
+                else:
+                    self._spare = next_spare(self._spare, throughput, max(self._best))
+                self._best.append(throughput)
                 self._measured = None
-                self._turns.admit(self.window.size)
+        best = max(self._best, default=0.0)
+        self.most = min(self._window.size, needed(best, self.estimate, self._spare))
+        self._turns.admit(self.most)
 
 
 class _Measurement(NamedTuple):
@@ -475,6 +545,28 @@ class _Found(NamedTuple):
     content: NDArray[np.uint8]
     size: int
     version: str
+
+
+async def _all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all results; none goes on once one has failed."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _of_one_version(first: _Found, pieces: list[Piece], place: str) -> Content:
+    """Return parts of a version that make up all of an object."""
+    end = 0
+    for start, content in pieces:
+        if start != end:
+            raise rewritten_object(place)
+        end += content.size
+    if end != first.size:
+        raise rewritten_object(place)
+    return Content(tuple(pieces), first.size, first.version)
 
 
 async def _first(attempts: Iterable[asyncio.Task[_Found]]) -> _Found:
