@@ -2,7 +2,7 @@
 
 Each task asks for its next blocks before it needs them, and when it has asked for all of its own,
 for those of units that nobody has begun (`dask_gmm.execution.upcoming`): so the link does not stand
-still between one unit and the next. Whoever reads a block takes the answer, no matter who has asked.
+still between one unit and the next. Who reads a block takes the answer, no matter who has asked.
 """
 
 from __future__ import annotations
