@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dask_gmm.data.source import Source
 
@@ -69,7 +69,10 @@ class AskedBlocks:
             return index in self._answers or self.ask_now(index, urgent=urgent)
 
     def ask_following(self) -> int | None:
-        """Ask for the next block of those that are no task's yet; None if there is none."""
+        """Ask for the next block of those that are no task's yet; None if there is none, or room.
+
+        Here there is none.
+        """
         return None
 
     def ask_now(self, index: int, *, urgent: bool) -> bool:
@@ -84,9 +87,12 @@ class AskedBlocks:
         return True
 
     def take(self, index: int) -> Mapping[str, Any] | None:
-        """Return what was asked for; `taken` must follow when it has been used."""
+        """Return what was asked for, None where that was dropped.
+
+        After anything else `taken` must follow, when it has been used.
+        """
         with self.lock:
-            return self._answers.pop(index)
+            return self._answers.pop(index, None)
 
     def taken(self) -> None:
         """Count a block that has been read."""
@@ -112,10 +118,19 @@ class AskedBlocks:
 
 
 class Lane:
-    """What one thread has asked for: never more than its task is planned to hold."""
+    """What one thread has asked for: never more than its task is planned to hold.
+
+    Attributes
+    ----------
+    asked : AskedBlocks
+        Where all threads put what they have asked for.
+    following : callable
+        Asks for a block that comes after those of the thread's own unit.
+    """
 
     def __init__(self, asked: AskedBlocks) -> None:
         self.asked = asked
+        self.following: Callable[[], int | None] = asked.ask_following
         self._own: set[int] = set()
 
     def ask(self, index: int, *, urgent: bool) -> bool:
@@ -130,9 +145,9 @@ class Lane:
         return found
 
     def ask_following(self) -> None:
-        """Ask for blocks of units that nobody has begun, as many as may be."""
+        """Ask for blocks that come after those of the unit, as many as may be."""
         while self._may_ask():
-            index = self.asked.ask_following()
+            index = self.following()
             if index is None:
                 return
             self._own.add(index)

@@ -63,6 +63,7 @@ __all__ = [
     "end_of",
     "forget",
     "link_to",
+    "part_of",
     "ranges_for",
     "ranges_of",
     "whole_of",
@@ -116,6 +117,12 @@ class Content:
     pieces: tuple[Piece, ...]
     size: int
     version: str
+
+    def counted(self) -> Content:
+        """Return it, and count a request for each piece."""
+        for piece in self.pieces:
+            count_read(piece.content.size)
+        return self
 
 
 class Cancellation:
@@ -186,13 +193,13 @@ def whole_of(store: Any, key: str, place: str, most: int) -> Content:
         As obstore raises them.
     """
     found: Content = _wait(lambda order: _process().link(store).whole(key, place, most, order))
-    return found
+    return found.counted()
 
 
 def end_of(store: Any, key: str, length: int, *, head: bool) -> Content:
     """Return the first or last `length` bytes of an object, or all where it is shorter."""
     found: Content = _wait(lambda order: _process().link(store).end(key, length, head, order))
-    return found
+    return found.counted()
 
 
 def ranges_of(
@@ -209,6 +216,27 @@ def ranges_of(
     """
     found: tuple[Piece, ...] = _wait(
         lambda order: _process().link(store).ranges(key, place, ranges, version, order)
+    )
+    for piece in found:
+        count_read(piece.content.size)
+    return found
+
+
+def part_of(store: Any, key: str, start: int, stop: int, version: str) -> NDArray[np.uint8]:
+    """Return bytes of an object, fewer where it ends before; who asks counts them.
+
+    Parameters
+    ----------
+    version : str
+        Its entity tag, "" where any will do.
+
+    Raises
+    ------
+    Exception
+        As obstore raises them.
+    """
+    found: NDArray[np.uint8] = _wait(
+        lambda order: _process().link(store).part(key, start, stop, version, order)
     )
     return found
 
@@ -404,6 +432,16 @@ class _Link:
             raise rewritten_object(place)
         return _of_one_version(first, [Piece(a, one.content) for a, one in there], place)
 
+    async def part(
+        self, key: str, start: int, stop: int, version: str, order: int
+    ) -> NDArray[np.uint8]:
+        import obstore
+
+        found = await self._get(key, (start, stop), stop - start, order, version)
+        if version and found.version != version:  # a weak tag is not asked for, but compared
+            raise obstore.exceptions.PreconditionError(f"its tag is {found.version!r} now")
+        return found.content
+
     async def _part(self, key: str, start: int, stop: int, order: int) -> _Found | None:
         """Return a part of an object, None where it begins behind its end."""
         try:
@@ -437,7 +475,7 @@ class _Link:
             )
         except obstore.exceptions.PreconditionError as error:
             raise rewritten_object(place) from error
-        if any(one.version != version for one in found):
+        if version and any(one.version != version for one in found):
             raise rewritten_object(place)
         return tuple(
             Piece(start, one.content) for (start, _), one in zip(ranges, found, strict=True)
@@ -483,7 +521,6 @@ class _Link:
             content = np.frombuffer(await result.bytes_async(), np.uint8)
         now = clock()
         self._note(Answer(head - begun, now - head, content.size), now)
-        count_read(content.size)
         return _Found(content, result.meta["size"], result.meta["e_tag"] or "")
 
     @asynccontextmanager
