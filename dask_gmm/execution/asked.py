@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from dask_gmm.errors import PassInterruptedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -58,14 +60,23 @@ class AskedBlocks:
         self.ahead = source.read_ahead
         self.lock = threading.Lock()
         self._answers: dict[int, Mapping[str, Any] | None] = {}
+        self._in_use: dict[int, Mapping[str, Any]] = {}
         self._open = True
 
     def __contains__(self, index: int) -> bool:
         return index in self._answers
 
     def ask(self, index: int, *, urgent: bool) -> bool:
-        """Ask for a block unless somebody has; whether it is on its way now."""
+        """Ask for a block unless somebody has; whether it is on its way now.
+
+        Raises
+        ------
+        PassInterruptedError
+            All have been given up.
+        """
         with self.lock:
+            if not self._open:
+                raise PassInterruptedError(f"A pass over {self.source.name} was told to stop.")
             return index in self._answers or self.ask_now(index, urgent=urgent)
 
     def ask_following(self) -> int | None:
@@ -87,15 +98,24 @@ class AskedBlocks:
         return True
 
     def take(self, index: int) -> Mapping[str, Any] | None:
-        """Return what was asked for, None where that was dropped.
+        """Return what was asked for, None where that was dropped, or there is nothing to wait for.
 
         After anything else `taken` must follow, when it has been used.
         """
         with self.lock:
-            return self._answers.pop(index, None)
+            if index not in self._answers:
+                return None
+            answers = self._answers.pop(index)
+            if answers is not None:
+                self._in_use[index] = answers
+                return answers
+        _in_flight.give_back(self.ahead.request_bytes)
+        return None
 
-    def taken(self) -> None:
+    def taken(self, index: int) -> None:
         """Count a block that has been read."""
+        with self.lock:
+            del self._in_use[index]
         _in_flight.give_back(self.ahead.request_bytes)
 
     def drop(self, index: int) -> None:
@@ -105,16 +125,22 @@ class AskedBlocks:
                 return
             answers = self._answers.pop(index)
         _in_flight.give_back(self.ahead.request_bytes)
-        for answer in (answers or {}).values():
-            answer.cancel()
+        _give_up(answers)
 
     def close(self) -> None:
-        """Give up everything, and ask for nothing more."""
+        """Give up everything, what is being waited for too, and ask for nothing more."""
         with self.lock:
             self._open = False
-            left = list(self._answers)
+            left, in_use = list(self._answers), list(self._in_use.values())
+        for answers in in_use:
+            _give_up(answers)
         for index in left:
             self.drop(index)
+
+
+def _give_up(answers: Mapping[str, Any] | None) -> None:
+    for answer in (answers or {}).values():
+        answer.cancel()
 
 
 class Lane:

@@ -174,7 +174,7 @@ class _Reader:
                     rows = self._read(self._source, block, buffers, requested)
                 finally:
                     if requested is not None:
-                        self._lane.asked.taken()
+                        self._lane.asked.taken(self._blocks[position])
                 group.read.append((block, rows))
                 del rows
         except BaseException as error:  # noqa: BLE001  raised where the block is due

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
+import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +19,7 @@ from dask_gmm.data.direct.transfers import GivenUpError
 from dask_gmm.data.source import open_source
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import DataChangedError
-from dask_gmm.execution import LocalBackend, plan_pass
+from dask_gmm.execution import LocalBackend, asked, plan_pass
 from tests.execution.fakes import SumJob
 from tests.slow_link import Link, SlowLink, slow_link
 
@@ -165,6 +168,27 @@ def test_what_is_given_up_ends(served: tuple[Path, SlowLink]) -> None:
     assert time.monotonic() < waiting
     server.become(Link())
     assert submitted(sum_of, source).result() == pytest.approx(ROWS.sum())
+
+
+def test_ctrl_c_waits_for_no_store(served: tuple[Path, SlowLink]) -> None:
+    _, server = served
+    server.become(Link())
+    remote = open_source(f"{server.url}/large")
+    server.become(Link(stall_every=1, stall=60.0))
+    begun = time.monotonic()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pressing = threading.Timer(0.5, _thread.interrupt_main)
+    pressing.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sum_of(remote)
+    finally:
+        pressing.join()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begun < 20.0
+    assert asked._in_flight._bytes == 0
+    server.become(Link())
+    assert sum_of(remote) == pytest.approx(ROWS.sum())
 
 
 def test_units_that_come_are_asked_for(served: tuple[Path, SlowLink]) -> None:

@@ -87,7 +87,7 @@ def test_units_that_wait_are_asked_for_in_order_and_only_so_far() -> None:
     ready.begin(tasks[2].key)
     assert ready.ask(4, urgent=True)  # it is on its way
     assert ready.take(4) is not None
-    ready.taken()
+    ready.taken(4)
     lane.ask_following()
     assert sorted(source.answers) == [4, 5, 6, 7, 8]
     ready.close()
