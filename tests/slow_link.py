@@ -211,6 +211,7 @@ class _Server:
                 if start >= stop:
                     code = "416 Range Not Satisfiable"
                     headers["Content-Range"] = f"bytes */{status.st_size}"
+                    start = stop = 0
             headers["Content-Length"] = stop - start
             await loop.sock_sendall(connection, _head(code, headers))
             if request.method == "GET":

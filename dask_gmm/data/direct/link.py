@@ -78,7 +78,7 @@ BODY_SECONDS, SLOWEST = 60.0, 2**17
 HEDGED_SHARE = 0.03
 """Of all requests at most this share is made a second time because the answer is late."""
 
-_MOST_HEDGES = 4.0
+_MOST_HEDGES = 8.0
 
 
 class Answer(NamedTuple):
@@ -309,7 +309,7 @@ def allowed_seconds(size: int) -> float:
 class Allowance:
     """How many second requests may be made now: a share of all, some of them at once."""
 
-    left: float = 1.0
+    left: float = 4.0
 
     def after_request(self) -> Allowance:
         """Return the allowance after one request more."""

@@ -22,7 +22,7 @@ import os
 import random
 import threading
 from collections import deque
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -74,6 +74,9 @@ T = TypeVar("T")
 _MEMORY = 256
 """Answers that a link is judged by."""
 
+_MOST_ATTEMPTS = 4
+"""Requests for one thing: the first, and others where it is late."""
+
 _AT_ONCE = 4
 """Requests that begin without delay after a pause."""
 
@@ -82,6 +85,9 @@ _MOST_DELAY = 0.1
 
 _OFTEN = 16
 """Answers between two looks at all of them."""
+
+_FEWEST = 8
+"""Answers that say something of a link together."""
 
 _TRIES = 8
 """Measurements of which the best says what the link can do."""
@@ -365,7 +371,7 @@ class _Link:
         self._looking = asyncio.Lock()
         self._filled = 1.0  # how much of what it may hold the last object of several parts held
         self._objects = 0
-        self._measured: _Measurement | None = None
+        self._measured = _Measurement(0.0)
         self._noted = self._begun = 0
 
     # ------------------------------------------------------------------------------- objects
@@ -423,14 +429,16 @@ class _Link:
         found = await _all_of(
             self._part(key, start, stop, order) for start, stop in zip(starts, stops, strict=True)
         )
-        first = found[0]
-        if first is None:
-            raise rewritten_object(place)
-        self._filled = first.size / most
         there = [(a, one) for a, one in zip(starts, found, strict=True) if one is not None]
+        first = there[0][1]
+        self._filled = min(1.0, first.size / most)
         if any((one.version, one.size) != (first.version, first.size) for _, one in there):
             raise rewritten_object(place)
-        return _of_one_version(first, [Piece(a, one.content) for a, one in there], place)
+        pieces = [Piece(start, one.content) for start, one in there]
+        if first.size > most:  # more than its codecs make: what reads it will say so
+            beyond = [(most, first.size)]
+            pieces += await self.ranges(key, place, beyond, first.version, order)
+        return _of_one_version(first, pieces, place)
 
     async def part(
         self, key: str, start: int, stop: int, version: str, order: int
@@ -447,7 +455,7 @@ class _Link:
         try:
             return await self._get(key, (start, stop), stop - start, order)
         except Exception as error:
-            if is_about_range(error) and not _knows_no_ranges(error):
+            if start and is_about_range(error) and not _knows_no_ranges(error):
                 return None
             raise
 
@@ -487,24 +495,38 @@ class _Link:
         """Ask for an object or part of it, and once more if the answer is late."""
         async with self._turn(order):
             loop = asyncio.get_running_loop()
-            attempts = {loop.create_task(self._attempt(key, wanted, version))}
+            attempts = [loop.create_task(self._attempt(key, wanted, version))]
             try:
-                done, _ = await asyncio.wait(attempts, timeout=patience(self.estimate, most))
-                if done or not self._may_hedge():
-                    return await _first(attempts)
-                async with self._most:
-                    count_hedge()
-                    attempts.add(loop.create_task(self._attempt(key, wanted, version)))
-                    return await _first(attempts)
+                return await self._soonest(attempts, key, wanted, most, version)
             finally:
                 for attempt in attempts:
                     attempt.cancel()
+                    attempt.add_done_callback(_looked_at)
 
-    def _may_hedge(self) -> bool:
-        left = None if self._most.locked() else self._allowance.after_hedge()
-        if left is not None:
-            self._allowance = left
-        return left is not None
+    async def _soonest(
+        self,
+        attempts: list[asyncio.Task[_Found]],
+        key: str,
+        wanted: Any,
+        most: int,
+        version: str,
+    ) -> _Found:
+        """Wait for an answer; what is late is asked for again, and added to `attempts`."""
+        async with AsyncExitStack() as places:
+            while len(attempts) < _MOST_ATTEMPTS:
+                waiting = patience(self.estimate, most)
+                done, _ = await asyncio.wait(
+                    attempts, timeout=waiting, return_when=asyncio.FIRST_COMPLETED
+                )
+                allowance = None if self._most.locked() else self._allowance.after_hedge()
+                if done or allowance is None:
+                    break
+                self._allowance = allowance
+                await places.enter_async_context(self._most)
+                count_hedge()
+                again = self._attempt(key, wanted, version)
+                attempts.append(asyncio.get_running_loop().create_task(again))
+            return await _first(attempts)
 
     async def _attempt(self, key: str, wanted: Any, version: str) -> _Found:
         import obstore
@@ -530,7 +552,8 @@ class _Link:
         try:
             async with self._most:
                 if self._turns.in_flight == 1:
-                    self._begun, self._measured = 0, None
+                    self._begun = 0
+                    self._measured = _Measurement(asyncio.get_running_loop().time())
                 self._begun += 1
                 if _AT_ONCE < self._begun <= self.most:
                     # Not all processes of a cluster ask for all that they want at once.
@@ -548,34 +571,35 @@ class _Link:
         self._allowance = self._allowance.after_request()
         if self._noted <= _OFTEN or self._noted % _OFTEN == 0:
             self.estimate = estimate(self._answers)
-        if not self._turns.all_taken(self.most):
-            self._measured = None  # it is not for the window that no more came
-        elif self._measured is None:
+        full = self._turns.all_taken(self.most)
+        measured = self._measured = self._measured.with_answer(answer, full)
+        if measured.answers >= max(2 * self.most, _FEWEST):
+            throughput = measured.size / max(now - measured.since, 1e-9)
+            if measured.full and self.most == self._window.size:
+                self._window = next_window(self._window, throughput)
+            elif measured.full:
+                self._spare = next_spare(self._spare, throughput, max(self._best))
+            self._best.append(throughput)
             self._measured = _Measurement(now)
-        else:
-            self._measured = self._measured.with_answer(answer)
-            if self._measured.answers >= max(self.most, _AT_ONCE):
-                throughput = self._measured.size / max(now - self._measured.since, 1e-9)
-                if self.most == self._window.size:
-                    self._window = next_window(self._window, throughput)
-                else:
-                    self._spare = next_spare(self._spare, throughput, max(self._best))
-                self._best.append(throughput)
-                self._measured = None
         best = max(self._best, default=0.0)
         self.most = min(self._window.size, needed(best, self.estimate, self._spare))
         self._turns.admit(self.most)
 
 
 class _Measurement(NamedTuple):
-    """What has come since a moment while all turns were taken."""
+    """What has come since a moment; begun with the first request after a pause.
+
+    It lasts for more answers than there are in flight: those that begin together end together.
+    """
 
     since: float
     answers: int = 0
     size: int = 0
+    full: bool = True  # all turns were taken, or it is not for the window that no more came
 
-    def with_answer(self, answer: Answer) -> _Measurement:
-        return _Measurement(self.since, self.answers + 1, self.size + answer.size)
+    def with_answer(self, answer: Answer, full: bool) -> _Measurement:
+        size = self.size + answer.size
+        return _Measurement(self.since, self.answers + 1, size, self.full and full)
 
 
 class _Found(NamedTuple):
@@ -614,6 +638,12 @@ async def _first(attempts: Iterable[asyncio.Task[_Found]]) -> _Found:
         for attempt in done:
             if attempt.exception() is None or not left:
                 return attempt.result()
+
+
+def _looked_at(attempt: asyncio.Task[Any]) -> None:
+    """Look at how an attempt ended that does not count any more, or asyncio tells of it."""
+    if not attempt.cancelled():
+        attempt.exception()
 
 
 def _knows_no_ranges(error: Exception) -> bool:
