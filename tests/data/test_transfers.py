@@ -16,8 +16,8 @@ import zarr
 
 from dask_gmm.data.direct import link as laws
 from dask_gmm.data.direct import transfers
+from dask_gmm.data.direct.cancellation import GivenUpError
 from dask_gmm.data.direct.requests import submitted
-from dask_gmm.data.direct.transfers import GivenUpError
 from dask_gmm.data.source import open_source
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import DataChangedError
@@ -64,7 +64,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(laws, "LEAST_PATIENCE", 60.0)
     monkeypatch.setattr(laws, "UNKNOWN_PATIENCE", 60.0)
     monkeypatch.setattr(laws, "_smallest_part", lambda link: 2**18)
-    transfers.forget()
+    transfers._process()._links.clear()
 
 
 def sum_of(source: Source, n_threads: int = 2, unit_level: int | None = None) -> Any:
@@ -173,7 +173,7 @@ def test_parts_of_two_versions_are_never_mixed(name: str, served: tuple[Path, Sl
     source: Any = open_source(f"{server.url}/{name}")
     for known in (False, True):  # that it serves ranges
         if known:
-            transfers.forget()
+            transfers._process()._links.clear()
             server.become(plain)
             source.read(source.block(0))
         server.become(rewritten)

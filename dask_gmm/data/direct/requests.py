@@ -13,8 +13,8 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from dask_gmm.data.direct.cancellation import Cancellation
 from dask_gmm.data.direct.link import MAX_REQUESTS
-from dask_gmm.data.direct.transfers import Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,15 +15,13 @@ asks does so from a thread of `requests` and waits there.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import math
 import os
 import random
 import threading
 from collections import deque
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -31,6 +29,7 @@ import numpy as np
 
 from dask_gmm.data.checked_store import count_hedge, count_read, is_about_range
 from dask_gmm.data.chunk_errors import rewritten_object
+from dask_gmm.data.direct.cancellation import waited_for
 from dask_gmm.data.direct.link import (
     MAX_REQUESTS,
     SPARE,
@@ -48,21 +47,17 @@ from dask_gmm.data.direct.link import (
     parts,
     patience,
 )
+from dask_gmm.data.direct.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 
     from numpy.typing import NDArray
 
 __all__ = [
-    "Cancellation",
     "Content",
-    "GivenUpError",
     "Piece",
     "end_of",
-    "forget",
-    "link_to",
     "part_of",
     "ranges_for",
     "ranges_of",
@@ -95,10 +90,6 @@ _TRIES = 8
 _MOST_LINKS = 64
 
 
-class GivenUpError(BaseException):
-    """Nobody waits for this answer any more. No Exception: nothing may take it for a failed one."""
-
-
 class Piece(NamedTuple):
     """Bytes of an object, and where they begin in it."""
 
@@ -129,54 +120,6 @@ class Content:
         for piece in self.pieces:
             count_read(piece.content.size)
         return self
-
-
-class Cancellation:
-    """What a caller has asked for and may give up; safe to use from all threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._under_way: set[Future[Any]] = set()
-        self._given_up = False
-
-    def give_up(self) -> None:
-        """End what is under way; what is asked for from now on ends at once."""
-        with self._lock:
-            self._given_up = True
-            under_way = tuple(self._under_way)
-        for future in under_way:
-            future.cancel()
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """Give up with this what the calling thread asks for inside."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
-
-    def result(self, submit: Callable[[], Future[Any]]) -> Any:
-        """Submit and wait."""
-        with self._lock:
-            if self._given_up:
-                raise GivenUpError
-            future = submit()
-            self._under_way.add(future)
-        try:
-            future.exception()  # waits, and is no traceback through other threads' frames
-        except BaseException:
-            future.cancel()
-            if self._given_up:
-                raise GivenUpError from None
-            raise
-        finally:
-            with self._lock:
-                self._under_way.discard(future)
-        return future.result()
-
-
-_current: ContextVar[Cancellation | None] = ContextVar("dask_gmm_cancellation", default=None)
 
 
 def whole_of(store: Any, key: str, place: str, most: int) -> Content:
@@ -253,25 +196,13 @@ def ranges_for(store: Any, ranges: Sequence[tuple[int, int]]) -> list[tuple[int,
     return divided(joined(ranges, link.estimate), link.most, link.estimate)
 
 
-def link_to(store: Any) -> tuple[Estimate, int]:
-    """Return what is known of the link to a store, and how many requests may be in flight."""
-    link = _process().link(store)
-    return link.estimate, link.most
-
-
-def forget() -> None:
-    """Forget what is known of all links: for who measures anew."""
-    _process().forget()
-
-
 _order = itertools.count()
 
 
 def _wait(work: Callable[[int], Coroutine[Any, Any, Any]]) -> Any:
     """Run a coroutine in the event loop and wait for it."""
     process, order = _process(), next(_order)
-    waiting = _current.get() or Cancellation()
-    return waiting.result(lambda: asyncio.run_coroutine_threadsafe(work(order), process.loop))
+    return waited_for(lambda: asyncio.run_coroutine_threadsafe(work(order), process.loop))
 
 
 class _Process:
@@ -293,10 +224,6 @@ class _Process:
                 self._links[id(store)] = _Link(store, self._most)
             return self._links[id(store)]
 
-    def forget(self) -> None:
-        with self._lock:
-            self._links.clear()
-
 
 _lock = threading.Lock()
 _own: _Process | None = None
@@ -311,48 +238,6 @@ def _process() -> _Process:
         return _own
 
 
-class _Turns:
-    """Lets so many requests be in flight, those first that were asked for first."""
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._arrivals = itertools.count()
-
-    def all_taken(self, most: int) -> bool:
-        """Whether there are no fewer requests than may be in flight."""
-        return self.in_flight + len(self._waiting) >= most
-
-    async def take(self, order: int, most: int) -> None:
-        """Wait for a turn."""
-        if self.in_flight < most and not self._waiting:
-            self.in_flight += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (order, next(self._arrivals), turn))
-        self.admit(most)  # where those who wait have all been given up
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.in_flight -= 1  # it came too late
-                self.admit(most)
-            raise
-
-    def give_back(self, most: int) -> None:
-        """End a turn."""
-        self.in_flight -= 1
-        self.admit(most)
-
-    def admit(self, most: int) -> None:
-        """Begin the turns that there is room for."""
-        while self._waiting and self.in_flight < most:
-            turn = heapq.heappop(self._waiting)[2]
-            if not turn.done():
-                self.in_flight += 1
-                turn.set_result(None)
-
-
 class _Link:
     """What is asked of one store; lives in the event loop."""
 
@@ -365,7 +250,7 @@ class _Link:
         self._best: deque[float] = deque(maxlen=_TRIES)
         self._spare = SPARE
         self.most = self._window.size
-        self._turns = _Turns()
+        self._turns = Turns()
         self._allowance = Allowance()
         self._divides: bool | None = None  # whether it serves ranges of a version, once known
         self._looking = asyncio.Lock()
