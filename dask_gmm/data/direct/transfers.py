@@ -31,6 +31,7 @@ from dask_gmm.data.checked_store import count_hedge, count_read, is_about_range
 from dask_gmm.data.chunk_errors import rewritten_object
 from dask_gmm.data.direct.cancellation import waited_for
 from dask_gmm.data.direct.link import (
+    GAIN,
     MAX_REQUESTS,
     SPARE,
     Allowance,
@@ -83,6 +84,9 @@ _OFTEN = 16
 
 _FEWEST = 8
 """Answers that say something of a link together."""
+
+_PAUSE = 1.0
+"""Seconds without a request after which a measurement begins anew."""
 
 _TRIES = 8
 """Measurements of which the best says what the link can do."""
@@ -257,6 +261,7 @@ class _Link:
         self._filled = 1.0  # how much of what it may hold the last object of several parts held
         self._objects = 0
         self._measured = _Measurement(0.0)
+        self._ended = 0.0
         self._noted = self._begun = 0
 
     # ------------------------------------------------------------------------------- objects
@@ -438,7 +443,9 @@ class _Link:
             async with self._most:
                 if self._turns.in_flight == 1:
                     self._begun = 0
-                    self._measured = _Measurement(asyncio.get_running_loop().time())
+                    now = asyncio.get_running_loop().time()
+                    if now - self._ended > _PAUSE:
+                        self._measured = _Measurement(now)
                 self._begun += 1
                 if _AT_ONCE < self._begun <= self.most:
                     # Not all processes of a cluster ask for all that they want at once.
@@ -446,6 +453,7 @@ class _Link:
                     await asyncio.sleep(delay)
                 yield
         finally:
+            self._ended = asyncio.get_running_loop().time()
             self._turns.give_back(self.most)
 
     # --------------------------------------------------------------------------- measurements
@@ -460,11 +468,15 @@ class _Link:
         measured = self._measured = self._measured.with_answer(answer, full)
         if measured.answers >= max(2 * self.most, _FEWEST):
             throughput = measured.size / max(now - measured.since, 1e-9)
-            if measured.full and self.most == self._window.size:
-                self._window = next_window(self._window, throughput)
-            elif measured.full:
-                self._spare = next_spare(self._spare, throughput, max(self._best))
-            self._best.append(throughput)
+            best = max(self._best, default=0.0)
+            if measured.full and self.most < self._window.size and throughput > GAIN * best:
+                self._best.clear()  # what came before was all that was wanted, not all there is
+            else:
+                if measured.full and self.most < self._window.size:
+                    self._spare = next_spare(self._spare, throughput, best)
+                elif measured.full:
+                    self._window = next_window(self._window, throughput)
+                self._best.append(throughput)
             self._measured = _Measurement(now)
         best = max(self._best, default=0.0)
         self.most = min(self._window.size, needed(best, self.estimate, self._spare))
@@ -472,9 +484,10 @@ class _Link:
 
 
 class _Measurement(NamedTuple):
-    """What has come since a moment; begun with the first request after a pause.
+    """What has come since a moment, the first request after a pause for instance.
 
     It lasts for more answers than there are in flight: those that begin together end together.
+    While no more is wanted it says how much that is.
     """
 
     since: float
