@@ -159,6 +159,7 @@ class _Reader:
         self._buffers = buffers
         self._turn = 0
         self._lane = lane
+        self._ahead = lane.asked.ahead.requests
         self._next_request = self._done = 0
 
     def group(self, start: int, size: int) -> _Group:
@@ -169,7 +170,7 @@ class _Reader:
             for n, position in enumerate(range(start, min(start + size, len(self._blocks)))):
                 buffers = self._buffers.of(self._turn, n)
                 block = self._source.block(self._blocks[position])
-                requested = self._requested(position)
+                requested = self._requested(position) if self._ahead else None
                 try:
                     rows = self._read(self._source, block, buffers, requested)
                 finally:
@@ -184,14 +185,11 @@ class _Reader:
     def _requested(self, position: int) -> Mapping[str, Any] | None:
         """Ask for the blocks that come; return what was asked for the one at `position`."""
         lane, blocks = self._lane, self._blocks
-        ahead = lane.asked.ahead.requests
-        if not ahead:
-            return None
         lane.ask(blocks[position], urgent=True)
         requested = lane.asked.take(blocks[position])
         self._done = position + 1
         self._next_request = max(self._next_request, position + 1)
-        end = min(position + 1 + ahead, len(blocks))
+        end = min(position + 1 + self._ahead, len(blocks))
         while self._next_request < end:
             if not lane.ask(blocks[self._next_request], urgent=False):
                 return requested
@@ -202,6 +200,6 @@ class _Reader:
 
     def close(self) -> None:
         """Give up what was asked for and not read."""
-        if self._lane.asked.ahead.requests:
+        if self._ahead:
             for index in self._blocks[self._done : self._next_request]:
                 self._lane.asked.drop(index)

@@ -157,29 +157,23 @@ class DirectReader:
         if requested is None:
             requested = self.request(target.box)
         try:
-            self._read_objects(target, buffers, requested)
+            for place in _places(target.box, self._layout.unit):
+                key = self._layout.key(place)
+                stored = self._objects.open(key) if requested is None else requested[key].result()
+                if stored is None:
+                    if not self._fill_missing:
+                        raise missing_chunk(self._objects.url, key)
+                    target.fill(_box_of(place, self._layout.unit), self._layout.fill)
+                    continue
+                with stored:
+                    if self._layout.shards is None:
+                        self._read_chunk(stored, 0, stored.size, place, key, target, buffers)
+                    else:
+                        self._read_shard(stored, place, key, target, buffers)
         except BaseException:
             for asked in (requested or {}).values():
                 asked.cancel()
             raise
-
-    def _read_objects(
-        self, target: _Target, buffers: ReadBuffers, requested: Mapping[str, Request] | None
-    ) -> None:
-        for place in _places(target.box, self._layout.unit):
-            key = self._layout.key(place)
-            stored = self._objects.open(key) if requested is None else requested[key].result()
-            if stored is None:
-                if not self._fill_missing:
-                    raise missing_chunk(self._objects.url, key)
-                bounds = _box_of(place, self._layout.unit)
-                target.fill(bounds, self._layout.fill)
-                continue
-            with stored:
-                if self._layout.shards is None:
-                    self._read_chunk(stored, 0, stored.size, place, key, target, buffers)
-                else:
-                    self._read_shard(stored, place, key, target, buffers)
 
     def request(self, box: Box) -> dict[str, Request] | None:
         """Ask for what a box needs of its objects and return at once; None for files."""
