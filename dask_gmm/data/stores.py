@@ -360,7 +360,7 @@ def _asked_retries(retry: RetryConfig, options: Mapping[str, Any]) -> RetryConfi
     asked: RetryConfig = {**retry}
     try:
         if "max_retries" in options:
-            asked["max_retries"] = int(options["max_retries"])
+            asked["max_retries"] = int(str(options["max_retries"]))  # 2.7 is no number of times
         if "retry_timeout" in options:
             asked["retry_timeout"] = timedelta(seconds=float(options["retry_timeout"]))
     except (ValueError, OverflowError) as error:
