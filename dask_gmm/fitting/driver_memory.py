@@ -32,14 +32,17 @@ __all__ = ["check_driver_memory", "check_grid_memory"]
 
 # Sets that each strategy holds from pass to pass, the statistics of its candidates included: plain
 # EM its mixture; SQUAREM its last two points, each with its moments and M-step, and a trial;
-# variance-reduced EM one point, a trial, a hedge and its last steps, and on a plateau six more
-# trials, their statistics and its anchors, each a mixture and moments.
-_SETS = {None: 3, "squarem": 13, "variance-reduced": 16 + 6 * 3 + 12 * 3}
+# variance-reduced EM one point, a trial, a hedge and its last steps.
+_SETS = {None: 3, "squarem": 13, "variance-reduced": 16}
+# And on a plateau six more trials, their statistics and its anchors, each a mixture and moments.
+_SETS_ON_PLATEAU = {None: 0, "squarem": 0, "variance-reduced": 6 * 3 + 12 * 3}
 # In a grid plain EM also keeps the mixture that it was judged by; the others stand there anyway.
 _SETS_JUDGED = {None: 2, "squarem": 0, "variance-reduced": 0}
 # Sets that work needs while it lasts, for one mixture at a time: an M-step; an extrapolation; a
-# climb on the sample with its memory of steps, and with three vectors of secants for each anchor.
-_SETS_AT_WORK = {None: 5, "squarem": 10, "variance-reduced": 25 + 12 * 3}
+# climb on the sample with its memory of steps.
+_SETS_AT_WORK = {None: 5, "squarem": 10, "variance-reduced": 25}
+# And on a plateau three vectors of secants for each anchor.
+_SETS_ANCHORED = {None: 0, "squarem": 0, "variance-reduced": 12 * 3}
 # What a start has become after its fit to the sample: a point with its moments and M-step.
 _SETS_PER_SAMPLE_START = 7  # that mixture, moments, M-step, and the start itself
 
@@ -84,10 +87,10 @@ def check_driver_memory(
     n_parameters = family.n_parameters(k, d)
     size = init_size or automatic_size(n_parameters, d)
     chosen = choose_acceleration(acceleration, source, size, n_parameters)
-    sets = _SETS_AT_WORK[chosen] + _held(chosen, n_init)
+    sets = _at_work(chosen) + _held(chosen, n_init)
     searching = choose_search(search, acceleration=chosen, given=given) is not None
     if searching and chosen == "variance-reduced":
-        sets += MOST_RIVALS * _SETS[chosen]
+        sets += MOST_RIVALS * (_SETS[chosen] + _SETS_ON_PLATEAU[chosen])
     needed, limit = 8 * _numbers(family, k, d) * sets, machine_memory()
     if needed <= limit:
         return
@@ -131,7 +134,7 @@ def check_grid_memory(
         chosen = accelerations[point]
         numbers = _numbers(point.family, point.n_components, d)
         held += numbers * (_held(chosen, n_init) + n_init * _SETS_JUDGED[chosen])
-        work = max(work, numbers * _SETS_AT_WORK[chosen])
+        work = max(work, numbers * _at_work(chosen))
     needed = 8 * (held + work)
     if needed > limit:
         raise MemoryPlanError(
@@ -149,9 +152,14 @@ def _numbers(family: CovarianceFamily, n_components: int, n_features: int) -> in
     return prod(family.form.second_moment_shape(k, d)) + 2 * k * d
 
 
-def _held(acceleration: str | None, n_init: int) -> int:
+def _at_work(acceleration: str | None, *, plateau: bool = True) -> int:
+    """Sets that work needs while it lasts, for one mixture at a time."""
+    return _SETS_AT_WORK[acceleration] + (_SETS_ANCHORED[acceleration] if plateau else 0)
+
+
+def _held(acceleration: str | None, n_init: int, *, plateau: bool = True) -> int:
     """Sets that all restarts of a mixture hold: when they start, or later from pass to pass."""
-    sets = _SETS[acceleration]
+    sets = _SETS[acceleration] + (_SETS_ON_PLATEAU[acceleration] if plateau else 0)
     if acceleration != "variance-reduced":
         return sets * n_init
     # One strategy for all starts, the ends of which are evaluated together in the first read.

@@ -216,7 +216,7 @@ class Run:
     end : float
         Last accepted log-likelihood over plain EM's limit, in nats per row; NaN without plain EM.
     short : float
-        What EM gains from there, in nats per row; NaN where the limit is plain EM's.
+        What is left to `limit` from there, in nats per row.
     reads : dict of float to int or None
         Reads until within so much of `limit`.
     total, rejected : int
@@ -343,7 +343,7 @@ def measure(
                 len(sample),
                 aim,
                 np.nan if limit is None else result.lower_bound - limit,
-                aim - result.lower_bound if other else np.nan,
+                aim - result.lower_bound,
                 first,
                 reads.reads,
                 sum(j.kind is StepKind.REJECTED for j in result.judgements),

@@ -294,7 +294,7 @@ def test_a_grid_that_does_not_fit_takes_more_reads(
                 break
             except MemoryPlanError:
                 events.clear()
-        with pytest.raises(InputError, match=r"to evaluate 6 mixtures once takes \d read\(s\) or"):
+        with pytest.raises(InputError, match=r"to evaluate \d mixtures once takes \d read\(s\) or"):
             select_gaussian_mixture(lazy, (2, 3, 4), max_passes=1, **settings)
     assert any(isinstance(e, PassSplit) for e in events)
     assert found.n_passes > whole.n_passes
