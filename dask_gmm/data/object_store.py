@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
+if TYPE_CHECKING:
+    _ObjectStore = zarr.storage.ObjectStore[Any]
+else:
+    _ObjectStore = zarr.storage.ObjectStore  # generic since Zarr 3.1.4 or so
+
 __all__ = ["BROKEN_PAUSES", "PatientStore", "ask", "listed"]
 
 T = TypeVar("T")
@@ -58,7 +63,7 @@ _EXPIRED = re.compile(
 _lock = threading.Lock()
 
 
-class PatientStore(zarr.storage.ObjectStore[Any], AsksAgain):
+class PatientStore(_ObjectStore, AsksAgain):
     """A store of obstore's for Zarr, made anew when its credentials are refused.
 
     Parameters
