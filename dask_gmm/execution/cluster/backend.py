@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 import warnings
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ from dask_gmm.execution.cluster.connection import (
     wait_for_workers,
 )
 from dask_gmm.execution.cluster.graph import anchors
-from dask_gmm.execution.cluster.run import ClusterPass
+from dask_gmm.execution.cluster.run import LOSS_SECONDS, MOST_LOSSES, ClusterPass
 from dask_gmm.execution.cluster.stragglers import UnitTimes
 from dask_gmm.execution.cluster.workers import WorkerWatch
 from dask_gmm.execution.persisted import check_persisted
@@ -231,11 +232,18 @@ class ClusterBackend(Backend):
 
     def _workers(self) -> dict[str, Any]:
         """Return the scheduler's description of each worker; wait until there is one."""
-        try:
-            return self._admit()
-        except SchedulerLostError as error:
-            self._connection.recover(error, self._timeout)
-            return self._admit()
+        losses = 0
+        while True:
+            try:
+                return self._admit()
+            except SchedulerLostError as error:
+                losses += 1
+                if losses > MOST_LOSSES:
+                    raise
+                if losses > 1:  # the client has not noticed yet that its connection is gone
+                    time.sleep(LOSS_SECONDS * losses)
+                self._connection.recover(error, self._timeout)
+                self._passes, self._anchors = 0, []  # another scheduler knows no groups
 
     def _admit(self) -> dict[str, Any]:
         longer = f"dask.config.set({{{_TIMEOUT_SETTING!r}: '10 min'}})"

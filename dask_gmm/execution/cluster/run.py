@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.plan import Plan
     from dask_gmm.execution.unit import UnitResult
 
-__all__ = ["ClusterPass"]
+__all__ = ["LOSS_SECONDS", "MOST_LOSSES", "ClusterPass"]
 
 #: Seconds between two looks at the progress while nothing finishes.
 TICK = 0.2
