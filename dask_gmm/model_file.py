@@ -32,7 +32,7 @@ from dask_gmm.data.rereading import reread
 from dask_gmm.data.sink import not_written
 from dask_gmm.data.stored_array import metadata_document
 from dask_gmm.data.stores import probe_store, store_spec, writable_store
-from dask_gmm.data.urls import check_options, join_url, normalize_url, scheme_of
+from dask_gmm.data.urls import check_options, crosses_network, join_url, normalize_url, scheme_of
 from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import (
     DaskGMMError,
@@ -220,9 +220,7 @@ def load_model(
         saved.
     """
     read = partial(_load, url, storage_options)
-    return reread(
-        read, far=scheme_of(normalize_url(url)) not in {"file", "memory"}, damage=ModelFileError
-    )
+    return reread(read, far=crosses_network(normalize_url(url)), damage=ModelFileError)
 
 
 def _load(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> ModelFile:

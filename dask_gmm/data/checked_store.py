@@ -20,7 +20,7 @@ from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 
 from dask_gmm.data.chunk_errors import empty_chunk, first_line, missing_chunk, short_range
 from dask_gmm.data.doubt import confirmed, is_far
-from dask_gmm.data.store_refusals import known_refusal
+from dask_gmm.data.store_refusals import EXPIRED_CODES, known_refusal
 from dask_gmm.errors import DaskGMMError, StoreError
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ __all__ = [
 ]
 
 METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
-
-
-#: What S3 says of credentials with 400 Bad Request.
-_EXPIRED = re.compile("<Code>(ExpiredToken|TokenRefreshRequired|RequestExpired)")
 
 
 @dataclass(frozen=True)
@@ -315,7 +311,7 @@ def is_access_denied(error: BaseException) -> bool:
         or type(error).__name__ in refusals
         or "403 Forbidden" in text
         or "401 Unauthorized" in text
-        or _EXPIRED.search(text) is not None
+        or re.search(f"<Code>({EXPIRED_CODES})", text) is not None
     )
 
 

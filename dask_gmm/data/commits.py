@@ -44,7 +44,7 @@ from dask_gmm.data.checked_store import first_line
 from dask_gmm.data.exclusive import CLAIM, place_of
 from dask_gmm.data.rereading import reread
 from dask_gmm.data.stores import store_spec
-from dask_gmm.data.urls import join_url, scheme_of
+from dask_gmm.data.urls import crosses_network, join_url
 from dask_gmm.errors import CheckpointError, DaskGMMError, FencedError, InputError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Commits:
             raise InputError(f"At least one commit has to stay: keep must be positive, got {keep}.")
         spec = store_spec(url, storage_options)
         self._place = place_of(spec)
-        self._far = scheme_of(spec.url) not in {"file", "memory"}
+        self._far = crosses_network(spec.url)
         self._keep = keep
         self._token = secrets.token_hex(8)  # who this is, in its records
         self._last: int | None = None  # the highest number known to be taken

@@ -14,7 +14,6 @@ Everything goes through `ask`, or is asked by Zarr through `PatientStore`.
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +22,7 @@ import zarr.storage
 
 from dask_gmm.data.checked_store import is_access_denied
 from dask_gmm.data.doubt import DOUBT_SECONDS, AsksAgain, jittered
+from dask_gmm.data.store_refusals import wants_new_credentials
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
@@ -57,9 +57,6 @@ _BROKEN_PATIENCE = 30.0
 
 _MAX_QUESTIONS = 8
 _MAX_ABSENT = 50_000
-_EXPIRED = re.compile(
-    "ExpiredToken|TokenRefreshRequired|RequestExpired|AuthenticationFailed|401 Unauthorized"
-)
 _lock = threading.Lock()
 
 
@@ -250,7 +247,7 @@ class _Patience:
             return None
         if self._store.renew(store):
             return 0.0
-        if not (self._store.worked and _EXPIRED.search(str(error))):
+        if not (self._store.worked and wants_new_credentials(error)):
             return None
         self._refused = store
         seconds = next(self._pauses, None)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Refusal", "known_refusal"]
+__all__ = ["EXPIRED_CODES", "Refusal", "known_refusal", "wants_new_credentials"]
+
+EXPIRED_CODES = "ExpiredToken|TokenRefreshRequired|RequestExpired"
+"""What S3 calls credentials that were good once; it says so with 400 Bad Request."""
 
 
 class Refusal(NamedTuple):
@@ -56,7 +59,7 @@ _KNOWN: tuple[tuple[str, Refusal], ...] = (
     ),
     (
         (
-            r"(?P<code>ExpiredToken\w*|TokenExpired|TokenRefreshRequired)|token (has|is) expired"
+            rf"(?P<code>(?:{EXPIRED_CODES})\w*|TokenExpired)|token (has|is) expired"
             r"|Signature not valid in the specified"
         ),
         Refusal(
@@ -77,6 +80,12 @@ _KNOWN: tuple[tuple[str, Refusal], ...] = (
         ),
     ),
 )
+
+
+def wants_new_credentials(error: BaseException) -> bool:
+    """Whether credentials were refused that may have expired: there may be others soon."""
+    words = f"{EXPIRED_CODES}|AuthenticationFailed|401 Unauthorized"
+    return re.search(words, str(error)) is not None
 
 
 def known_refusal(error: BaseException) -> Refusal | None:

@@ -364,8 +364,9 @@ def _asked_retries(retry: RetryConfig, options: Mapping[str, Any]) -> RetryConfi
         if "retry_timeout" in options:
             asked["retry_timeout"] = timedelta(seconds=float(options["retry_timeout"]))
     except (ValueError, OverflowError) as error:
+        given = {k: options[k] for k in ("max_retries", "retry_timeout") if k in options}
         raise InputError(
-            f"max_retries is a number of times, and retry_timeout one of seconds: {error}."
+            f"max_retries is a whole number of times and retry_timeout one of seconds, got {given}."
         ) from error
     if min(asked["max_retries"], asked["retry_timeout"].total_seconds()) < 0:
         raise InputError("max_retries and retry_timeout must not be negative.")

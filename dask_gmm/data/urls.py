@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Options",
     "check_options",
+    "crosses_network",
     "is_secret_name",
     "is_secret_value",
     "join_url",
@@ -115,6 +116,11 @@ def scheme_of(url: str) -> str:
     """Return the scheme of a URL in lower case; "file" for a plain path."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.\-]+)://", url)
     return match[1].lower() if match else "file"
+
+
+def crosses_network(url: str) -> bool:
+    """Whether what lies at a URL comes from elsewhere: not from a disk, nor from this memory."""
+    return scheme_of(url) not in {"file", "memory"}
 
 
 def normalize_url(url: str | os.PathLike[str]) -> str:

@@ -123,7 +123,7 @@ def test_gcs_is_another_name_for_gs() -> None:
         ("ftp://h/x", {"proxy_url": "http://h:1"}, "'proxy_url' has no meaning for ftp://h/x"),
         ("s3://b/x", {"retry_timeout": float("inf")}, "retry_timeout one of seconds"),
         ("s3://b/x", {"max_retries": 10**30}, "s3://b/x cannot be used"),
-        ("s3://b/x", {"max_retries": 2.7}, "max_retries is a number of times"),
+        ("s3://b/x", {"max_retries": 2.7}, "max_retries is a whole number of times"),
         ("https://h/x", {"ca_file": "/no/such"}, r"'ca_file', /no/such, cannot be read on this"),
         ("https://h/x", {"proxy_ca_file": "/x"}, "proxy_url: give that too"),
     ],

@@ -85,9 +85,12 @@ class Kind(ABC):
         """Return a URL to write to that no other test has."""
         raise NotImplementedError(f"{type(self).__name__} is not written to")
 
-    @abstractmethod
     def put(self, files: Mapping[str, bytes], name: str) -> Any:
         """Store objects below a new place; return what a user opens."""
+        url = self.place(name)
+        for key, content in files.items():
+            self.change(url, key, content)
+        return url
 
     @abstractmethod
     def change(self, opened: Any, key: str, content: bytes | None) -> Any:
@@ -105,12 +108,6 @@ class Folder(Kind):
 
     def place(self, name: str) -> str:
         return f"{self._url}/{uuid.uuid4().hex}/{name}"
-
-    def put(self, files: Mapping[str, bytes], name: str) -> str:
-        url = f"{self._url}/{uuid.uuid4().hex}/{name}"
-        for key, content in files.items():
-            self.change(url, key, content)
-        return url
 
     def change(self, opened: str, key: str, content: bytes | None) -> str:
         path = self._root / opened.removeprefix(self._url).lstrip("/") / key
@@ -133,12 +130,6 @@ class Memory(Kind):
 
     def place(self, name: str) -> str:
         return f"memory://{uuid.uuid4().hex}/{name}"
-
-    def put(self, files: Mapping[str, bytes], name: str) -> str:
-        url = self.place(name)
-        for key, content in files.items():
-            self.change(url, key, content)
-        return url
 
     def change(self, opened: str, key: str, content: bytes | None) -> str:
         store = writable_store(opened)
@@ -229,12 +220,6 @@ class Bucket(Kind):
 
     def place(self, name: str) -> str:
         return f"{self._base}/{uuid.uuid4().hex}/{name}"
-
-    def put(self, files: Mapping[str, bytes], name: str) -> str:
-        url = self.place(name)
-        for key, content in files.items():
-            self.change(url, key, content)
-        return url
 
     def change(self, opened: str, key: str, content: bytes | None) -> str:
         name = f"{opened.removeprefix(self._base).lstrip('/')}/{key}".rstrip("/")

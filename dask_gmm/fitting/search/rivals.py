@@ -390,7 +390,9 @@ def _likely_more(fit: VerifiedState[Any], left: float) -> float:
 
     Both are guesses of the same kind, and may be wrong by a good part.
     """
-    expected = 0.0 if fit.outcome is not None or fit.expected_gain is None else fit.expected_gain
+    expected = 0.0 if fit.outcome is not None else fit.expected_gain
+    if expected is None or not isfinite(expected):  # nobody knows: it may be nothing
+        expected = 0.0
     return min(left, left - expected + _DOUBT * max(left, expected))
 
 
