@@ -71,6 +71,8 @@ class Kind(ABC):
         Whether Parquet can.
     old_zarr : bool
         Whether it holds arrays of Zarr v2.
+    empty : bool
+        Whether it takes a chunk of no bytes.
     """
 
     options: Mapping[str, Any] = {}
@@ -80,6 +82,7 @@ class Kind(ABC):
     commits = False
     tables = False
     old_zarr = True
+    empty = True
 
     def place(self, name: str) -> str:
         """Return a URL to write to that no other test has."""
@@ -165,6 +168,7 @@ class Icechunk(Kind):
     """A commit of Icechunk's, which is opened as its session's store."""
 
     old_zarr = False
+    empty = False  # from its version 2.3 on
 
     def __init__(self, root: Path) -> None:
         import icechunk
