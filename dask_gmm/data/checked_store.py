@@ -35,6 +35,7 @@ __all__ = [
     "METADATA_NAMES",
     "CheckedStore",
     "ReadCount",
+    "count_hedge",
     "count_read",
     "first_line",
     "read_counter",
@@ -54,13 +55,18 @@ class ReadCount:
         Requests for chunks, shards, or ranges of shards; metadata are not counted.
     bytes : int
         Bytes in the answers, as stored (compressed).
+    hedges : int
+        Requests that were made a second time because the answer was late; not among `gets`.
     """
 
     gets: int = 0
     bytes: int = 0
+    hedges: int = 0
 
     def __sub__(self, earlier: ReadCount) -> ReadCount:
-        return ReadCount(self.gets - earlier.gets, self.bytes - earlier.bytes)
+        return ReadCount(
+            self.gets - earlier.gets, self.bytes - earlier.bytes, self.hedges - earlier.hedges
+        )
 
 
 class _Counter:
@@ -68,15 +74,20 @@ class _Counter:
         self._lock = threading.Lock()
         self._gets = 0
         self._bytes = 0
+        self._hedges = 0
 
     def add(self, n_bytes: int) -> None:
         with self._lock:
             self._gets += 1
             self._bytes += n_bytes
 
+    def add_hedge(self) -> None:
+        with self._lock:
+            self._hedges += 1
+
     def snapshot(self) -> ReadCount:
         with self._lock:
-            return ReadCount(self._gets, self._bytes)
+            return ReadCount(self._gets, self._bytes, self._hedges)
 
 
 _counter = _Counter()
@@ -90,6 +101,11 @@ def read_counter() -> ReadCount:
 def count_read(n_bytes: int) -> None:
     """Count one request for a chunk, whichever way it was made."""
     _counter.add(n_bytes)
+
+
+def count_hedge() -> None:
+    """Count a request that was made a second time."""
+    _counter.add_hedge()
 
 
 class CheckedStore(Store):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from dask_gmm.data.urls import redacted
-from dask_gmm.errors import CorruptChunkError, MissingChunkError
+from dask_gmm.errors import CorruptChunkError, DataChangedError, MissingChunkError
 
 __all__ = [
     "broken_shard",
     "empty_chunk",
     "first_line",
     "missing_chunk",
+    "rewritten_object",
     "short_range",
     "undecodable_chunk",
 ]
@@ -74,4 +75,12 @@ def undecodable_chunk(name: str, chunk: str, error: BaseException) -> CorruptChu
         f"{name} cannot be decoded: {chunk} is damaged or truncated "
         f"({type(error).__name__}: {first_line(error)}). Write the chunk again, or restore it "
         f"from a copy."
+    )
+
+
+def rewritten_object(place: str) -> DataChangedError:
+    """Say that parts of an object are of two versions of it."""
+    return DataChangedError(
+        f"{place} was written anew while its parts were read, which are of two versions now. Use a "
+        f"copy that nothing writes to."
     )

@@ -21,6 +21,7 @@ from dask.system import CPU_COUNT
 
 from dask_gmm.data.buffers import SpareBuffers
 from dask_gmm.errors import PassInterruptedError
+from dask_gmm.execution.asked import Lane
 from dask_gmm.execution.backend import Backend, Meter, PassResult, ProgressReporter, conclude
 from dask_gmm.execution.machine import machine_memory
 from dask_gmm.execution.opened import Opened
@@ -29,6 +30,7 @@ from dask_gmm.execution.pinned import pinned_blocks, unpin
 from dask_gmm.execution.plan import check_memory, process_memory
 from dask_gmm.execution.tree import Summable, TreeFold
 from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
+from dask_gmm.execution.upcoming import UpcomingUnits
 from dask_gmm.interrupts import take_signals
 
 if TYPE_CHECKING:
@@ -203,7 +205,7 @@ class _LocalPass(Generic[T]):
         self._fold: TreeFold[T] = TreeFold(plan.n_positions)
         self._folded = 0, 0, 0
         self._cached = 0
-        self._units = iter(range(plan.n_units))
+        self._units = UpcomingUnits(plan, pinned)
         self._lock = threading.Lock()
         self._taking = 0  # threads that are at it
         self._idle = threading.Condition(self._lock)
@@ -244,6 +246,7 @@ class _LocalPass(Generic[T]):
         finally:
             with self._lock:
                 self._stop.set()  # whoever begins now finds nothing to do
+                self._units.close()  # nor does anybody wait for a store
                 while self._taking:
                     take_signals()  # a second Ctrl-C waits for nobody
                     self._idle.wait(TICK)
@@ -256,7 +259,8 @@ class _LocalPass(Generic[T]):
             self._taking += 1
         try:
             with working(self._job) as job:
-                while not self._stop.is_set() and self._run_next_unit(job):
+                lane = Lane(self._units)
+                while not self._stop.is_set() and self._run_next_unit(job, lane):
                     pass
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             with self._lock:
@@ -268,9 +272,8 @@ class _LocalPass(Generic[T]):
                 self._taking -= 1
                 self._idle.notify_all()
 
-    def _run_next_unit(self, job: OpenJob[T]) -> bool:
-        with self._lock:
-            unit = next(self._units, None)
+    def _run_next_unit(self, job: OpenJob[T], lane: Lane) -> bool:
+        unit = self._units.next_unit()
         if unit is None:
             return False
         result = run_unit(
@@ -279,6 +282,7 @@ class _LocalPass(Generic[T]):
             job,
             pinned=self.pinned,
             spare=self.spare,
+            lane=lane,
             report=self.meter,
             stopped=self._stop.is_set,
         )

@@ -242,10 +242,11 @@ def task_memory_parts(plan: Plan, job: BlockJob[Any]) -> TaskMemory:
     """
     n_blocks = len(plan.unit(0))
     ahead = plan.source.read_ahead
+    asked = min(ahead.requests, plan.n_positions)
     levels = root_level(n_blocks)
     return TaskMemory(
         blocks=plan.source.block_bytes * blocks_ahead(plan.source, n_blocks),
-        reading=plan.source.read_bytes + ahead.request_bytes * min(ahead.requests, n_blocks),
+        reading=plan.source.read_bytes + ahead.request_bytes * asked,
         workspace=job.workspace_bytes,
         values=job.value_bytes * (levels + 3),
     )

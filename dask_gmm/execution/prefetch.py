@@ -3,18 +3,19 @@
 Two sets of buffers take turns: one is computed, the other is read into. Blocks of less than 4 MiB
 are read several at a time, because handing over to another thread and back takes as long as reading
 some of them; and where they come from memory at once, no other thread reads them. Of a store across
-a network the blocks of the next 64 MiB are asked for before they are needed.
+a network the blocks of the next 64 MiB are asked for before they are needed (see
+`dask_gmm.execution.asked`).
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dask_gmm.data.buffers import SpareBuffers
+from dask_gmm.execution.asked import AskedBlocks, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import BlockRef, Source
     from dask_gmm.rows import Rows
 
-__all__ = ["IN_FLIGHT_BYTES", "ReadBlock", "blocks_ahead", "read_in_order"]
-
-IN_FLIGHT_BYTES = 128 * 2**20
-"""What all tasks of a process together ask for ahead; beyond it each asks for one block."""
+__all__ = ["ReadBlock", "blocks_ahead", "read_in_order"]
 
 QUICK_SECONDS = 1e-4
 """Blocks read in less on average, without waiting, are not read ahead."""
@@ -52,7 +50,11 @@ def blocks_ahead(source: Source, n_blocks: int) -> int:
 
 
 def read_in_order(
-    source: Source, blocks: Sequence[int], read: ReadBlock, spare: SpareBuffers | None = None
+    source: Source,
+    blocks: Sequence[int],
+    read: ReadBlock,
+    spare: SpareBuffers | None = None,
+    lane: Lane | None = None,
 ) -> Generator[tuple[BlockRef, Rows]]:
     """Yield blocks with their rows.
 
@@ -69,6 +71,8 @@ def read_in_order(
         Called in another thread for all but the first blocks, in order.
     spare : SpareBuffers, optional
         Where to take buffers from, and to leave them when the generator is closed.
+    lane : Lane, optional
+        What this thread has asked for, of these blocks and of those that come after them.
 
     Raises
     ------
@@ -80,7 +84,8 @@ def read_in_order(
     starts = range(0, len(blocks), step)
     spare = SpareBuffers() if spare is None else spare
     buffers = spare.take()
-    reader = _Reader(source, blocks, read, buffers)
+    lane = Lane(AskedBlocks(source)) if lane is None else lane
+    reader = _Reader(source, blocks, read, buffers, lane)
     try:
         if size == 0 or len(starts) == 1:
             for start in starts:
@@ -141,16 +146,21 @@ class _Reader:
     """Reads groups of blocks, one group at a time, from whichever thread."""
 
     def __init__(
-        self, source: Source, blocks: Sequence[int], read: ReadBlock, buffers: TurnBuffers
+        self,
+        source: Source,
+        blocks: Sequence[int],
+        read: ReadBlock,
+        buffers: TurnBuffers,
+        lane: Lane,
     ) -> None:
         self._source = source
         self._blocks = blocks
         self._read = read
-        self._ahead = source.read_ahead
         self._buffers = buffers
         self._turn = 0
-        self._requested: dict[int, Mapping[str, Any] | None] = {}
-        self._next_request = 0
+        self._lane = lane
+        self._ahead = lane.asked.ahead.requests
+        self._next_request = self._done = 0
 
     def group(self, start: int, size: int) -> _Group:
         """Read the blocks at positions `start` to `start + size`, up to the first error."""
@@ -160,60 +170,36 @@ class _Reader:
             for n, position in enumerate(range(start, min(start + size, len(self._blocks)))):
                 buffers = self._buffers.of(self._turn, n)
                 block = self._source.block(self._blocks[position])
-                requested = self._request_ahead(position)
+                requested = self._requested(position) if self._ahead else None
                 try:
                     rows = self._read(self._source, block, buffers, requested)
                 finally:
                     if requested is not None:
-                        _in_flight.give_back(self._ahead.request_bytes)
+                        self._lane.asked.taken(self._blocks[position])
                 group.read.append((block, rows))
                 del rows
         except BaseException as error:  # noqa: BLE001  raised where the block is due
             group.error = error
         return group
 
-    def _request_ahead(self, position: int) -> Mapping[str, Any] | None:
+    def _requested(self, position: int) -> Mapping[str, Any] | None:
         """Ask for the blocks that come; return what was asked for the one at `position`."""
-        if not self._ahead.requests:
-            return None
-        end = min(position + self._ahead.requests, len(self._blocks))
+        lane, blocks = self._lane, self._blocks
+        lane.ask(blocks[position], urgent=True)
+        requested = lane.asked.take(blocks[position])
+        self._done = position + 1
+        self._next_request = max(self._next_request, position + 1)
+        end = min(position + 1 + self._ahead, len(blocks))
         while self._next_request < end:
-            urgent = self._next_request <= position
-            if not _in_flight.take(self._ahead.request_bytes, urgent=urgent):
-                break
-            block = self._source.block(self._blocks[self._next_request])
-            self._requested[self._next_request] = self._source.request(block)
+            if not lane.ask(blocks[self._next_request], urgent=False):
+                return requested
             self._next_request += 1
-        return self._requested.pop(position, None)
+        if end == len(blocks):
+            lane.ask_following()
+        return requested
 
     def close(self) -> None:
-        """Give up what was asked for."""
-        for requested in self._requested.values():
-            for answer in (requested or {}).values():
-                answer.cancel()
-            _in_flight.give_back(self._ahead.request_bytes)
-        self._requested.clear()
-
-
-class _InFlight:
-    """Bytes that this process has asked stores for."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._bytes = 0
-
-    def take(self, size: int, *, urgent: bool) -> bool:
-        """Count a request if there is room for it, or if it cannot wait."""
-        with self._lock:
-            if not urgent and self._bytes + size > IN_FLIGHT_BYTES:
-                return False
-            self._bytes += size
-            return True
-
-    def give_back(self, size: int) -> None:
-        """Count an answer that was used."""
-        with self._lock:
-            self._bytes -= size
-
-
-_in_flight = _InFlight()
+        """Give up what was asked for and not read."""
+        if self._ahead:
+            for index in self._blocks[self._done : self._next_request]:
+                self._lane.asked.drop(index)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.base import RowMaker
     from dask_gmm.data.buffers import ReadBuffers, SpareBuffers
     from dask_gmm.data.source import BlockRef, Source
+    from dask_gmm.execution.asked import Lane
     from dask_gmm.execution.jobs import OpenJob
     from dask_gmm.execution.opened import Opened
     from dask_gmm.execution.pinned import PinnedBlocks
@@ -207,6 +208,7 @@ def run_unit(
     *,
     pinned: PinnedBlocks | None = None,
     spare: SpareBuffers | None = None,
+    lane: Lane | None = None,
     report: Callable[[int, int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> UnitResult[T]:
@@ -224,6 +226,8 @@ def run_unit(
         What this process keeps of the source from pass to pass.
     spare : SpareBuffers, optional
         Memory to read into that earlier units have left; by default what `pinned` has of it.
+    lane : Lane, optional
+        What this thread has asked the store for, of this unit and of those to come.
     report : callable, optional
         Called after every block with the blocks, rows and bytes since the last call.
     stopped : callable, optional
@@ -245,7 +249,7 @@ def run_unit(
     read = _read if pinned is None else partial(_read_and_pin, pinned)
     if spare is None and pinned is not None:
         spare = pinned.spare
-    with closing(read_in_order(source, missing, read, spare)) as reading:
+    with closing(read_in_order(source, missing, read, spare, lane)) as reading:
         for position, index in enumerate(blocks):
             if stopped is not None and stopped():
                 raise PassInterruptedError(f"A pass over {source.name} was told to stop.")

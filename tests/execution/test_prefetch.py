@@ -17,7 +17,7 @@ import zarr
 from dask_gmm.data.buffers import SpareBuffers, TurnBuffers
 from dask_gmm.data.source import ZarrSource, open_source
 from dask_gmm.errors import MissingChunkError, PassInterruptedError
-from dask_gmm.execution import prefetch
+from dask_gmm.execution import asked, prefetch
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.execution.pinned import CacheSpec, pinned_blocks
 from dask_gmm.execution.plan import Plan, plan_pass, task_memory_parts
@@ -264,7 +264,7 @@ def far_away(tmp_path: Path) -> Iterator[tuple[str, type[FarAway]]]:
 
 
 def in_flight() -> int:
-    return prefetch._in_flight._bytes
+    return asked._in_flight._bytes
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"shards": (128, 4)}], ids=["chunks", "shards"])
@@ -306,7 +306,7 @@ def test_no_more_is_asked_for_than_there_is_memory_for(
     url, server = far_away
     local = stored(tmp_path / "x", 12, 64)
     remote = open_source(f"{url}/x")
-    monkeypatch.setattr(prefetch, "IN_FLIGHT_BYTES", 3 * remote.read_ahead.request_bytes)
+    monkeypatch.setattr(asked, "IN_FLIGHT_BYTES", 3 * remote.read_ahead.request_bytes)
     server.most = 0
     assert run_unit(remote, range(12), SumJob()) == run_unit(local, range(12), SumJob())
     assert 2 <= server.most <= 3

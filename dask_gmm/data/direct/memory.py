@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from dask_gmm.data.direct.link import SMALLEST_PART
+
 if TYPE_CHECKING:
     from dask_gmm.data.direct.layout import DirectLayout
 
@@ -46,6 +48,8 @@ def transient_bytes(
     need = codec.own_bytes(size)
     if remote:
         need += encoded_bytes(layout, block)
+        if encoded_bytes(layout, layout.unit) > SMALLEST_PART and not (codec.plain and straight):
+            need += codec.encoded_bound(size)  # one that has come in parts is joined
     elif not (codec.plain and straight):
         need += codec.encoded_bound(size)
     if codec.compressor is not None and not straight:

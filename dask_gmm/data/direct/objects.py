@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.data.checked_store import count_read, is_about_range, is_panic, translate_error
-from dask_gmm.data.chunk_errors import broken_shard, empty_chunk, short_range
+from dask_gmm.data.buffers import Memory
+from dask_gmm.data.checked_store import count_read, is_about_range, translate_error
+from dask_gmm.data.chunk_errors import empty_chunk, short_range
+from dask_gmm.data.direct.transfers import Content, Piece, end_of, ranges_for, ranges_of, whole_of
 from dask_gmm.data.object_store import ask
+from dask_gmm.errors import DaskGMMError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,13 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.data.buffers import Memory
 
-__all__ = ["FileObject", "LocalFiles", "RangedObject", "RemoteObjects", "StoredObject", "Whole"]
+__all__ = ["FileObject", "LocalFiles", "RemoteObject", "RemoteObjects", "StoredObject"]
 
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-_NEIGHBOURS = 2**20
-"""Parts of an object that lie no further apart come in one request, with what is between them."""
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
@@ -42,11 +43,8 @@ class StoredObject(ABC):
 
     @property
     @abstractmethod
-    def size(self) -> int | None:
-        """Length of the object, None if nobody has said."""
-
-    def announce(self, parts: Sequence[tuple[int, int]]) -> None:  # noqa: B027  most need it not
-        """Say which (offset, length) will be read, so that they can be fetched together."""
+    def size(self) -> int:
+        """Length of the object."""
 
     @abstractmethod
     def part(self, offset: int, length: int, memory: Memory) -> NDArray[np.uint8]:
@@ -177,140 +175,87 @@ class LocalFiles:
         return FileObject(descriptor, size, key, self.url)
 
 
-class Whole(StoredObject):
-    """An object that has come whole from a store; its bytes stay where the store put them."""
+class RemoteObject(StoredObject):
+    """An object of which some pieces have come from a store; their bytes stay where it put them."""
 
-    def __init__(self, content: Any, key: str, url: str) -> None:
-        self._bytes = np.frombuffer(content, np.uint8)
+    def __init__(self, store: Any, content: Content, key: str, url: str) -> None:
+        self._store = store
+        self._pieces = list(content.pieces)
+        self._whole = sum(piece.content.size for piece in content.pieces) == content.size
+        self._size = content.size
+        self._version = content.version
         self._key = key
         self._url = url
 
     @property
     def size(self) -> int:
         """Length of the object."""
-        return self._bytes.size
-
-    def tail_or_head(self, length: int, *, head: bool) -> NDArray[np.uint8]:
-        """Return a view of the beginning or the end."""
-        return self._bytes[:length] if head else self._bytes[max(0, self._bytes.size - length) :]
-
-    def part(self, offset: int, length: int, memory: Memory) -> NDArray[np.uint8]:
-        """Return a view of a part."""
-        found = self._bytes[offset : offset + length]
-        if found.size != length:
-            raise short_range(self._url, self._key, length, found.size)
-        return found
-
-    def part_into(self, offset: int, target: NDArray[np.uint8]) -> None:
-        """Copy a part."""
-        found = self._bytes[offset : offset + target.size]
-        if found.size != target.size:
-            raise short_range(self._url, self._key, target.size, found.size)
-        target[:] = found
-
-
-class _Answer(NamedTuple):
-    """What a request has brought: all or a part of an object, and the length of all of it."""
-
-    content: Any
-    size: int
-
-    @classmethod
-    def of(cls, result: Any) -> _Answer:
-        """Take what comes of a request, all of it."""
-        return cls(result.bytes(), int(result.meta["size"]))
-
-
-def _length_of(store: Any, key: str) -> int | None:
-    """Return an object's length, None if the store does not say."""
-    import obstore
-
-    try:
-        length: int = ask(store, lambda s: obstore.head(s, key))["size"]
-    except Exception:  # noqa: BLE001  what it was asked before has failed already
-        return None
-    return length
-
-
-def _joined_lengths(parts: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the bytes that each request for some (offset, length) brings; see `_NEIGHBOURS`."""
-    spans: list[list[int]] = []
-    for start, length in sorted(parts):
-        if spans and start - spans[-1][1] <= _NEIGHBOURS:
-            spans[-1][1] = max(spans[-1][1], start + length)
-        else:
-            spans.append([start, start + length])
-    return [stop - start for start, stop in spans]
-
-
-class RangedObject(StoredObject):
-    """An object of which the index has come, and parts are asked for several at once."""
-
-    def __init__(self, store: Any, index: _Answer, key: str, url: str) -> None:
-        self._store = store
-        self._index = np.frombuffer(index.content, np.uint8)
-        self._size = index.size
-        self._key = key
-        self._url = url
-        self._parts: dict[tuple[int, int], NDArray[np.uint8]] = {}
-
-    @property
-    def size(self) -> int:
-        """Length of the object when its index came."""
         return self._size
 
     def tail_or_head(self, length: int, *, head: bool) -> NDArray[np.uint8]:
-        """Return the index."""
-        return self._index
+        """Return the beginning or the end, one of which has come first."""
+        length = min(length, self._size)
+        return self.part(0 if head else self._size - length, length, Memory())
 
     def announce(self, parts: Sequence[tuple[int, int]]) -> None:
-        """Ask for parts together; neighbours travel in one request."""
-        import obstore
+        """Ask for parts together; neighbours travel in one request, but for long ones."""
+        parts = [part for part in parts if not self._holds(*part)]
+        if not parts:
+            return
+        place = f"{self._url.rstrip('/')}/{self._key}"
+        wanted = [(offset, offset + n) for offset, n in parts]
 
-        starts, lengths = [p[0] for p in parts], [p[1] for p in parts]
+        def together(store: Any) -> tuple[Piece, ...]:
+            ranges = ranges_for(store, wanted)
+            return ranges_of(store, self._key, place, ranges, self._version)
+
         try:
-            contents: Any = ask(
-                self._store,
-                lambda s: obstore.get_ranges(
-                    s, self._key, starts=starts, lengths=lengths, coalesce=_NEIGHBOURS
-                ),
-            )
-        except BaseException as error:
-            # Parts behind the end of what has come make obstore panic, which is no Exception. They
-            # are refused before, unless the object was cut off since its index came.
-            if not (isinstance(error, Exception) or is_panic(error)):
-                raise
-            self._explain(max(offset + length for offset, length in parts), error)
-            raise translate_error(error, f"{self._url.rstrip('/')}/{self._key}") from error
-        for part, content in zip(parts, contents, strict=True):
-            self._parts[part] = np.frombuffer(content, np.uint8)
-        for size in _joined_lengths(parts):
-            count_read(size)
+            pieces = ask(self._store, together)
+        except DaskGMMError:
+            raise
+        except Exception as error:
+            raise translate_error(error, place) from error
+        self._pieces = sorted([*self._pieces, *pieces], key=attrgetter("start"))
 
-    def _explain(self, end: int, error: BaseException) -> None:
-        """Raise if a request failed because the object ends before `end`."""
-        size = _length_of(self._store, self._key) if is_about_range(error) else None
-        if size is not None and size < end:
-            why = "it is truncated: its index points beyond its end"
-            raise broken_shard(self._url, self._key, why) from error
+    def _holds(self, offset: int, length: int) -> bool:
+        return self._whole or sum(n for _, _, n in self._overlaps(offset, length)) == length
 
-    def part(self, offset: int, length: int, memory: Memory) -> NDArray[np.uint8]:
-        """Return a part that was announced."""
-        found = self._parts[offset, length]
-        if found.size != length:
-            raise short_range(self._url, self._key, length, found.size)
+    def _overlaps(self, offset: int, length: int) -> list[tuple[int, NDArray[np.uint8], int]]:
+        """Return where in a part what has come of it begins, the bytes, and how many they are."""
+        found, end = [], offset
+        for start, content in self._pieces:
+            stop = min(start + content.size, offset + length)
+            if start <= end < stop:
+                bytes_ = content[end - start : stop - start]
+                found.append((end - offset, bytes_, bytes_.size))
+                end = stop
         return found
 
+    def part(self, offset: int, length: int, memory: Memory) -> NDArray[np.uint8]:
+        """Return a part: a view if it is of one piece, else in `memory`."""
+        overlaps = self._overlaps(offset, length)
+        if len(overlaps) == 1 and overlaps[0][2] == length:
+            return overlaps[0][1]
+        target = memory.take(length)
+        self._fill(offset, target, overlaps)
+        return target
+
     def part_into(self, offset: int, target: NDArray[np.uint8]) -> None:
-        """Copy a part that was announced."""
-        found = self._parts[offset, target.size]
-        if found.size != target.size:
-            raise short_range(self._url, self._key, target.size, found.size)
-        target[:] = found
+        """Copy a part."""
+        self._fill(offset, target, self._overlaps(offset, target.size))
+
+    def _fill(
+        self, offset: int, target: NDArray[np.uint8], overlaps: list[tuple[int, Any, int]]
+    ) -> None:
+        came = sum(n for _, _, n in overlaps)
+        if came != target.size:
+            raise short_range(self._url, self._key, target.size, came)
+        for start, content, n in overlaps:
+            target[start : start + n] = content
 
 
 class RemoteObjects:
-    """The objects of an object store.
+    """The objects of an obstore store.
 
     Parameters
     ----------
@@ -323,18 +268,24 @@ class RemoteObjects:
         self._store = store
         self.url = url
 
-    def open(self, key: str) -> Whole | None:
+    def open(self, key: str, most: int = 0) -> RemoteObject | None:
         """Fetch an object whole, None if it is not there.
+
+        Parameters
+        ----------
+        key : str
+        most : int
+            Bytes that it may hold: a large one comes in parts, if that is faster.
 
         Raises
         ------
-        CorruptChunkError, StoreError
-            If it is empty; if the store does not answer.
+        CorruptChunkError, DataChangedError, StoreError
+            If it is empty; if it was written anew meanwhile; if the store does not answer.
         """
-        answer = self._answer(key, lambda store: _whole(store, key))
-        return None if answer is None else Whole(answer.content, key, self.url)
+        place = self._place(key)
+        return self._answer(key, lambda s: whole_of(s, key, place, most))
 
-    def open_ranged(self, key: str, index_bytes: int, *, head: bool) -> RangedObject | None:
+    def open_ranged(self, key: str, index_bytes: int, *, head: bool) -> RemoteObject | None:
         """Fetch the index of a shard, None if there is no such object.
 
         Raises
@@ -342,44 +293,36 @@ class RemoteObjects:
         CorruptChunkError, StoreError
             As for `open`.
         """
-        answer = self._answer(key, lambda store: _end(store, key, index_bytes, head=head))
-        return None if answer is None else RangedObject(self._store, answer, key, self.url)
+        return self._answer(key, lambda s: end_of(s, key, index_bytes, head=head))
 
-    def _answer(self, key: str, do: Callable[[Any], _Answer]) -> _Answer | None:
+    def _place(self, key: str) -> str:
+        return f"{self.url.rstrip('/')}/{key}"
+
+    def _answer(self, key: str, do: Callable[[Any], Content]) -> RemoteObject | None:
         try:
-            answer = ask(self._store, do, key)
+            content = ask(self._store, do, key)
         except _ABSENT:
             count_read(0)
             return None
+        except DaskGMMError:
+            raise
         except Exception as error:  # obstore has a dozen kinds of them
             if (
                 is_about_range(error) and _length_of(self._store, key) == 0
             ):  # of nothing there is no part
                 raise empty_chunk(self.url, key) from error
-            raise translate_error(error, f"{self.url.rstrip('/')}/{key}") from error
-        count_read(len(answer.content))
-        if len(answer.content) == 0:
+            raise translate_error(error, self._place(key)) from error
+        if content.size == 0:
             raise empty_chunk(self.url, key)
-        return answer
+        return RemoteObject(self._store, content, key, self.url)
 
 
-def _whole(store: Any, key: str) -> _Answer:
-    """Ask for an object."""
+def _length_of(store: Any, key: str) -> int | None:
+    """Return an object's length, None if the store does not say."""
     import obstore
 
-    return _Answer.of(obstore.get(store, key))
-
-
-def _end(store: Any, key: str, length: int, *, head: bool) -> _Answer:
-    """Ask for the first or last bytes of an object."""
-    import obstore
-
-    if head:
-        return _Answer.of(obstore.get(store, key, options={"range": (0, length)}))
     try:
-        return _Answer.of(obstore.get(store, key, options={"range": {"suffix": length}}))
-    except obstore.exceptions.NotSupportedError:  # Azure: ask for the length first
-        size = obstore.head(store, key)["size"]
-        count_read(0)
-        there: Any = {"range": (max(0, size - length), size)}
-        return _Answer.of(obstore.get(store, key, options=there))
+        length: int = ask(store, lambda s: obstore.head(s, key))["size"]
+    except Exception:  # noqa: BLE001  what it was asked before has failed already
+        return None
+    return length

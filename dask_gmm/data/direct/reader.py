@@ -40,8 +40,9 @@ from dask_gmm.data.chunk_errors import (
     missing_chunk,
     undecodable_chunk,
 )
+from dask_gmm.data.direct.memory import encoded_bytes
 from dask_gmm.data.direct.objects import LocalFiles, RemoteObjects, StoredObject
-from dask_gmm.data.direct.requests import Request, request
+from dask_gmm.data.direct.requests import Request, submitted
 from dask_gmm.data.layout import flatten_block
 from dask_gmm.data.rereading import reread
 from dask_gmm.data.shards import ABSENT
@@ -109,6 +110,7 @@ class DirectReader:
         self._fill_missing = fill_missing
         self._decoding = decoding
         self._chunk_bytes = layout.chunk_bytes
+        self._object_bytes = encoded_bytes(layout, layout.unit)
         self._forms: dict[tuple[int, ...], _Form] = {}
         self._per_unit = [u // c for u, c in zip(layout.unit, layout.chunk, strict=True)]
 
@@ -154,25 +156,29 @@ class DirectReader:
     def _read_target(
         self, target: _Target, buffers: ReadBuffers, requested: Mapping[str, Request] | None
     ) -> None:
-        box = target.box
         if requested is None:
-            requested = self.request(box)
-        for place in _places(box, self._layout.unit):
-            key = self._layout.key(place)
-            asked = None if requested is None else requested[key]
-            try:
-                self._read_object(place, key, asked, target, buffers)
-                continue
-            except CorruptChunkError:
-                if not isinstance(self._objects, RemoteObjects):
-                    raise
-            reread(partial(self._read_object, place, key, None, target, buffers))
+            requested = self.request(target.box)
+        try:
+            for place in _places(target.box, self._layout.unit):
+                key = self._layout.key(place)
+                asked = None if requested is None else requested[key]
+                try:
+                    self._read_object(place, key, asked, target, buffers)
+                    continue
+                except CorruptChunkError:
+                    if not isinstance(self._objects, RemoteObjects):
+                        raise
+                reread(partial(self._read_object, place, key, None, target, buffers))
+        except BaseException:
+            for asked in (requested or {}).values():
+                asked.cancel()
+            raise
 
     def _read_object(
         self, place: Place, key: str, asked: Request | None, target: _Target, buffers: ReadBuffers
     ) -> None:
         """Bring what one object holds of a box to its place."""
-        stored = self._open(key) if asked is None else asked.result()
+        stored = self._open(place, key, target.box) if asked is None else asked.result()
         if stored is None:
             if not self._fill_missing:
                 raise missing_chunk(self._objects.url, key)
@@ -184,12 +190,31 @@ class DirectReader:
             else:
                 self._read_shard(stored, place, key, target, buffers)
 
+    def _open(self, place: Place, key: str, box: Box) -> StoredObject | None:
+        if isinstance(self._objects, RemoteObjects):
+            return self._fetch(self._objects, place, box)
+        return self._objects.open(key)
+
     def request(self, box: Box) -> dict[str, Request] | None:
-        """Ask for a box's objects and return at once; None for files, and for parts of objects."""
-        if not isinstance(self._objects, RemoteObjects) or not self._whole_objects:
+        """Ask for what a box needs of its objects and return at once; None for files."""
+        if not isinstance(self._objects, RemoteObjects):
             return None
-        keys = [self._layout.key(place) for place in _places(box, self._layout.unit)]
-        return request(self._objects, keys)
+        return {
+            self._layout.key(place): submitted(self._fetch, self._objects, place, box)
+            for place in _places(box, self._layout.unit)
+        }
+
+    def _fetch(self, objects: RemoteObjects, place: Place, box: Box) -> StoredObject | None:
+        """Ask for an object, or what a box needs of it, and wait."""
+        key, shards = self._layout.key(place), self._layout.shards
+        if self._whole_objects:
+            return objects.open(key, self._object_bytes)
+        assert shards is not None
+        stored = objects.open_ranged(key, shards.index_bytes, head=shards.at_start)
+        if stored is not None:
+            there, _ = self._inner_chunks(stored, place, key, box)
+            stored.announce([(offset, length) for _, offset, length in there])
+        return stored
 
     def _form(self, extent: tuple[int, ...]) -> _Form:
         form = self._forms.get(extent)
@@ -200,18 +225,11 @@ class DirectReader:
             self._forms[extent] = form
         return form
 
-    def _open(self, key: str) -> StoredObject | None:
-        if isinstance(self._objects, RemoteObjects) and not self._whole_objects:
-            shards = self._layout.shards
-            assert shards is not None
-            return self._objects.open_ranged(key, shards.index_bytes, head=shards.at_start)
-        return self._objects.open(key)
-
     def _read_chunk(
         self,
         stored: StoredObject,
         offset: int,
-        length: int | None,
+        length: int,
         place: Place,
         key: str,
         target: _Target,
@@ -220,7 +238,6 @@ class DirectReader:
         """Bring one chunk, which lies at `offset` of an object, to its place in the block."""
         layout = self._layout
         size = self._chunk_bytes
-        assert length is not None
         straight = target.straight(place)
         try:
             if straight is None:
@@ -252,6 +269,16 @@ class DirectReader:
     def _read_shard(
         self, stored: StoredObject, unit: Place, key: str, target: _Target, buffers: ReadBuffers
     ) -> None:
+        there, absent = self._inner_chunks(stored, unit, key, target.box)
+        for place in absent:
+            target.fill(_box_of(place, self._layout.chunk), self._layout.fill)
+        for place, offset, length in there:
+            self._read_chunk(stored, offset, length, place, key, target, buffers)
+
+    def _inner_chunks(
+        self, stored: StoredObject, unit: Place, key: str, box: Box
+    ) -> tuple[list[tuple[Place, int, int]], list[Place]]:
+        """Return where in a shard the chunks of a box lie, and which hold the fill value."""
         shards, url = self._layout.shards, self._objects.url
         assert shards is not None
         encoded = stored.tail_or_head(shards.index_bytes, head=shards.at_start)
@@ -259,24 +286,22 @@ class DirectReader:
             raise broken_shard(url, key, "it is shorter than its index")
         index = shards.decode_index(encoded.tobytes(), key, url)
         first = tuple(u * n for u, n in zip(unit, self._per_unit, strict=True))
-        wanted: list[tuple[Place, int, int]] = []
-        for place in _places(_clip(target.box, unit, self._layout.unit), self._layout.chunk):
+        there: list[tuple[Place, int, int]] = []
+        absent: list[Place] = []
+        for place in _places(_clip(box, unit, self._layout.unit), self._layout.chunk):
             inside = tuple(p - f for p, f in zip(place, first, strict=True))
             offset, length = (int(n) for n in index[inside])
             if offset == length == ABSENT:
                 if not self._fill_missing:
                     raise missing_chunk(url, key, place)
-                target.fill(_box_of(place, self._layout.chunk), self._layout.fill)
-            elif stored.size is not None and offset + length > stored.size:
+                absent.append(place)
+            elif offset + length > stored.size:
                 raise broken_shard(url, key, "it is truncated: its index points beyond its end")
             elif length == 0:
                 raise empty_chunk(url, key)
             else:
-                wanted.append((place, offset, length))
-        if wanted:
-            stored.announce([(offset, length) for _, offset, length in wanted])
-        for place, offset, length in wanted:
-            self._read_chunk(stored, offset, length, place, key, target, buffers)
+                there.append((place, offset, length))
+        return there, absent
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A store across a network answers after tens of milliseconds whatever it is asked for; only many
 requests in flight fill the link. The threads that wait for answers are shared by the process, so
-that its tasks together do not ask faster than a store likes to answer.
+that its tasks together do not ask faster than a store likes to answer; how many of them ask at a
+time, and in how many parts, `transfers` says.
 """
 
 from __future__ import annotations
@@ -12,28 +13,23 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from dask_gmm.data.direct.cancellation import Cancellation
+from dask_gmm.data.direct.link import MAX_REQUESTS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from dask_gmm.data.direct.objects import RemoteObjects, StoredObject
+    from dask_gmm.data.direct.objects import StoredObject
 
-__all__ = ["MAX_REQUESTS", "Request", "request", "submitted"]
+__all__ = ["MAX_REQUESTS", "Request", "submitted"]
 
 T = TypeVar("T")
-
-MAX_REQUESTS = 64
-"""Requests that one process has in flight at most."""
 
 Request: TypeAlias = "Future[StoredObject | None]"
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _owner = 0
-
-
-def request(objects: RemoteObjects, keys: Iterable[str]) -> dict[str, Request]:
-    """Ask for objects and return at once."""
-    return {key: _threads().submit(objects.open, key) for key in keys}
 
 
 def _threads() -> ThreadPoolExecutor:
@@ -44,6 +40,34 @@ def _threads() -> ThreadPoolExecutor:
         return _pool
 
 
+class _Submitted(Future[T]):
+    """What one of the threads returns; cancelled also while it runs, with what it has asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = Cancellation()
+
+    def cancel(self) -> bool:
+        """Give up what is asked for; a waiting thread is told so by `GivenUpError`."""
+        self._asked.give_up()
+        return super().cancel()
+
+    def run(self, function: Callable[..., T], args: tuple[Any, ...]) -> None:
+        """Call a function for the result."""
+        if not self.set_running_or_notify_cancel():
+            return
+        try:
+            with self._asked.current():
+                result = function(*args)
+        except BaseException as error:  # noqa: BLE001  raised where it is waited for
+            self.set_exception(error)
+            self = None  # type: ignore[assignment]  # noqa: PLW0642  the traceback leads here
+        else:
+            self.set_result(result)
+
+
 def submitted(function: Callable[..., T], *args: Any) -> Future[T]:
     """Let one of the shared threads ask for something, and return at once."""
-    return _threads().submit(function, *args)
+    answer: _Submitted[T] = _Submitted()
+    _threads().submit(answer.run, function, args)
+    return answer

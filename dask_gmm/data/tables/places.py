@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.checked_store import is_about_range, translate_error
 from dask_gmm.data.direct.requests import submitted
+from dask_gmm.data.direct.transfers import part_of
 from dask_gmm.data.object_store import ask, listed
 from dask_gmm.data.stores import StoreSpec, raw_store, reaches_objects, refuse_local_options
 from dask_gmm.data.tables.arrow import pyarrow_for
@@ -186,12 +187,8 @@ class RemotePlace(Place):
 
     def range(self, key: str, start: int, stop: int, version: Version) -> Any:
         """Return a range of an object of that version."""
-        import obstore
-
-        options: Any = {"range": (start, stop)}
-        if version[1].startswith('"') or version[1].startswith("W/"):
-            options["if_match"] = version[1]
-        found = self._answer(key, lambda s: obstore.get(s, key, options=options).bytes())
+        tag = version[1] if version[1].startswith(('"', "W/")) else ""
+        found = self._answer(key, lambda s: part_of(s, key, start, stop, tag))
         return _whole(found, stop - start, self.url(key))
 
     def listed(self) -> Iterable[tuple[str, Version]]:

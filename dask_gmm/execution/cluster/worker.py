@@ -2,15 +2,16 @@
 
 The result of the task that unpickles a runner is one object in each process, which all tasks of the
 pass there share, and which the scheduler lets go of when the pass is over. So it holds what the
-threads of the process have opened of the job. (Dask's memory manager may drop it from a worker that
-is idle for a moment; its next task fetches another, and opens anew.)
+threads of the process have opened of the job, and asked the store for. (Dask's memory manager may
+drop it from a worker that is idle for a moment; its next task fetches another, and opens anew.)
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import distributed
@@ -18,7 +19,10 @@ from distributed.protocol import pickle
 
 from dask_gmm.data.source import BlockRef
 from dask_gmm.errors import VersionsDifferError
+from dask_gmm.execution.asked import Lane
+from dask_gmm.execution.cluster.ready import ReadyUnits
 from dask_gmm.execution.machine import machine_fingerprint, package_versions
+from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks, pinned_blocks
 from dask_gmm.execution.plan import PROCESS_BYTES
 from dask_gmm.execution.tree import Summable, fold_in_order
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from dask_gmm.data.base import RowMaker
     from dask_gmm.data.source import Source
     from dask_gmm.execution.jobs import OpenJob
-    from dask_gmm.execution.opened import Opened
 
 __all__ = [
     "BlockRunner",
@@ -107,7 +110,8 @@ class _Travelling:
     """A runner that is opened by workers of the driver's versions alone."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_runner, (package_versions(), _dumps((type(self), vars(self))))
+        given = {part.name: getattr(self, part.name) for part in fields(self) if part.init}  # type: ignore[arg-type]
+        return _open_runner, (package_versions(), _dumps((type(self), given)))
 
 
 def _dumps(thing: Any) -> bytes:
@@ -138,6 +142,13 @@ class UnitRunner(_Travelling, Generic[T]):
     token: str
     cache: CacheSpec | None = None
     task_bytes: int = 0
+    ready: ReadyUnits = field(init=False, repr=False, compare=False)
+    lanes: Opened[Lane] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ready = ReadyUnits(self.source)
+        object.__setattr__(self, "ready", ready)
+        object.__setattr__(self, "lanes", Opened(partial(Lane, ready)))
 
     def __call__(self, unit: int, blocks: Sequence[int]) -> UnitResult[T]:
         """Return the node of the tree over `blocks`."""
@@ -153,12 +164,18 @@ class UnitRunner(_Travelling, Generic[T]):
         pinned = self._pinned(worker)
         began = time.monotonic()
         heartbeat = Heartbeat(worker, self.topic, (self.token, key[1], unit))
-        with causes_that_end(), heartbeat.beating(), working(self.job) as job:
+        with (
+            causes_that_end(),
+            heartbeat.beating(),
+            working(self.job) as job,
+            self._lane(worker, key, pinned) as lane,
+        ):
             result = run_unit(
                 self.source,
                 blocks,
                 job,
                 pinned=pinned,
+                lane=lane,
                 report=heartbeat.count,
                 stopped=cancelled,
             )
@@ -169,6 +186,18 @@ class UnitRunner(_Travelling, Generic[T]):
             holders=((unit, worker.address),) if holds else (),
             seconds=time.monotonic() - began,
         )
+
+    @contextmanager
+    def _lane(self, worker: Any, key: Any, pinned: PinnedBlocks | None) -> Iterator[Lane]:
+        """Lend a task what one before it has asked for, with what waits in the worker to follow."""
+        ready = self.ready
+        ready.begin(key)
+        try:
+            with self.lanes.one() as lane:
+                lane.following = partial(ready.ask_ready, worker, key, pinned)
+                yield lane
+        finally:
+            ready.end(worker)
 
     def _pinned(self, worker: Any) -> PinnedBlocks | None:
         if self.cache is None:
