@@ -115,6 +115,7 @@ def manifest_command_lines() -> list[CommandLine]:
     lines = [
         CommandLine(f"compose.yaml:{name}", tuple(service["command"]))
         for name, service in compose()["services"].items()
+        if service["image"] == image()
     ]
     for where, pod in pod_specs():
         lines += [CommandLine(where, called(c["args"])) for c in pod["containers"]]
