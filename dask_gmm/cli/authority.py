@@ -320,7 +320,8 @@ def _write_all(files: dict[Path, bytes]) -> None:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             written.append(path)
             with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, mode)  # whatever the umask says
+                if hasattr(os, "fchmod"):  # not on Windows
+                    os.fchmod(descriptor, mode)  # whatever the umask says
                 file.write(content)
     except BaseException:
         for path in written:

@@ -41,7 +41,7 @@ __all__ = ["cluster_place", "peak_memory"]
 # Annotated in places only, and differently from release to release.
 _distributed: Any = distributed
 
-_PROBE_SECONDS = 3.0
+_PROBE_SECONDS = 5.0
 
 
 @contextmanager
