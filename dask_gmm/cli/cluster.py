@@ -28,6 +28,7 @@ from dask_gmm.cli.patience import within
 from dask_gmm.cli.place import Place
 from dask_gmm.errors import ClusterError
 from dask_gmm.execution.cluster import wait_for_workers, workers_of
+from dask_gmm.execution.cluster.encryption import refusal, settings_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,6 +40,8 @@ __all__ = ["cluster_place", "peak_memory"]
 
 # Annotated in places only, and differently from release to release.
 _distributed: Any = distributed
+
+_PROBE_SECONDS = 5.0
 
 
 @contextmanager
@@ -70,6 +73,10 @@ def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
             f"{address} is no address of a Dask scheduler ({_first_line(error)}): expected "
             f"something like tcp://10.0.0.1:8786."
         ) from error
+    # Before Dask tries, which would not say why it failed, and takes long to give up.
+    problem = settings_problem(address) or (_refusal(address, timeout) if scheme == "tls" else None)
+    if problem is not None:
+        raise ClusterError(problem)
     try:
         # A client waits for ever for a peer that answers in another protocol.
         client = within(
@@ -77,10 +84,11 @@ def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
             lambda: _distributed.Client(address, timeout=timeout, set_as_default=False),
         )
     except (OSError, TimeoutError) as error:
-        raise ClusterError(
+        nobody = (
             f"No Dask scheduler answered at {address} within {timeout:g} s. Check the address and "
             f"the network, or start one with 'dask scheduler' (--timeout waits longer)."
-        ) from error
+        )
+        raise ClusterError(_refusal(address, timeout) or nobody) from error
     except Exception as error:
         raise ClusterError(
             f"What answers at {address} is no Dask scheduler, or one of another version: "
@@ -97,6 +105,15 @@ def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
         session.leaving = True
         with contextlib.suppress(Exception):
             client.close(timeout=1)
+
+
+def _refusal(address: str, timeout: float) -> str | None:
+    patience = min(timeout, _PROBE_SECONDS)
+    try:
+        # A name may be looked up for longer than a connection is waited for.
+        return within(3 * patience, lambda: refusal(address, patience))
+    except TimeoutError:
+        return None
 
 
 @contextmanager

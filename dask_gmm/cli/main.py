@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from dask_gmm.cli.certificates import certificates
 from dask_gmm.cli.demo import demo
 from dask_gmm.cli.doctor import doctor
 from dask_gmm.cli.explain import explain
@@ -156,5 +157,8 @@ def main() -> None:
     """
 
 
-for _command in (demo, plan, fit, select, show, predict, impute, score, simulate, manifest, doctor):
+for _command in (
+    *(demo, plan, fit, select, show, predict, impute, score, simulate, manifest, doctor),
+    certificates,
+):
     main.add_command(_command)

@@ -77,18 +77,37 @@ def kubernetes_documents() -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+def cluster_specs() -> list[tuple[str, str, dict[str, Any]]]:
+    """Return every Dask cluster of the Kubernetes documents: where, its name, its specification."""
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    for where, document in kubernetes_documents():
+        name = document["metadata"].get("name", "")
+        if document["kind"] == "DaskCluster":
+            found.append((where, name, document["spec"]))
+        elif document["kind"] == "DaskJob":  # the operator names the cluster after the job
+            found.append((where, name, document["spec"]["cluster"]["spec"]))
+    return found
+
+
 def pod_specs() -> list[tuple[str, dict[str, Any]]]:
     """Return every pod specification in the Kubernetes documents."""
     found: list[tuple[str, dict[str, Any]]] = []
+    for where, _, cluster in cluster_specs():
+        found += [(f"{where}.{role}", cluster[role]["spec"]) for role in ("scheduler", "worker")]
     for where, document in kubernetes_documents():
-        if document["kind"] == "DaskCluster":
-            found += [
-                (f"{where}.{role}", document["spec"][role]["spec"])
-                for role in ("scheduler", "worker")
-            ]
+        if document["kind"] == "DaskJob":
+            found.append((where, document["spec"]["job"]["spec"]))
         elif document["kind"] == "Job":
             found.append((where, document["spec"]["template"]["spec"]))
     return found
+
+
+def called(words: list[str]) -> tuple[str, ...]:
+    """Return the command line of a container; of one that a shell tries again, that one."""
+    if words[:2] == ["sh", "-c"]:
+        assert 'dask-gmm fit "$@"' in words[2]
+        return ("dask-gmm", *words[3:])
+    return tuple(words)
 
 
 def manifest_command_lines() -> list[CommandLine]:
@@ -96,9 +115,10 @@ def manifest_command_lines() -> list[CommandLine]:
     lines = [
         CommandLine(f"compose.yaml:{name}", tuple(service["command"]))
         for name, service in compose()["services"].items()
+        if service["image"] == image()
     ]
     for where, pod in pod_specs():
-        lines += [CommandLine(where, tuple(c["args"])) for c in pod["containers"]]
+        lines += [CommandLine(where, called(c["args"])) for c in pod["containers"]]
     return lines
 
 

@@ -6,83 +6,31 @@ with the settings, a fit runs, and both leave as their supervisors expect.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
 import pytest
-from distributed import Client
+
+from tests.object_store import serve_objects
 
 from . import manifests
+from .processes import connect, free_port, running, until
+from .test_compose import example
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-BIN = Path(sys.executable).parent
-
-
-def program(name: str) -> list[str]:
-    """Return how to start a program, by the entry point that installing it would make a script."""
-    if name not in manifests.project()["scripts"]:
-        return [str(BIN / name)]
-    module, _, function = manifests.project()["scripts"][name].partition(":")
-    return [sys.executable, "-c", f"from {module} import {function}; {function}()"]
-
-
-def connect(address: str) -> Any:
-    """Return a client to use in a ``with`` statement; distributed has no types for it."""
-    client_class: Any = Client
-    return client_class(address, timeout="60s", set_as_default=False)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def running(words: list[str], folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a program of this environment in its own session; nothing of it is left behind."""
-    with (folder / f"{words[1]}.log").open("w") as log:
-        process = subprocess.Popen(
-            [*program(words[0]), *words[1:]],
-            cwd=folder,
-            env=manifests.settings_environment(TMPDIR=str(folder), **environment),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
+    from collections.abc import Iterator
 
 
 class Cluster:
     """The scheduler and one worker of compose.yaml, on free ports of this machine."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
         self.folder = folder
         self.services: dict[str, Any] = manifests.compose()["services"]
         self.port, self.http_port = free_port(), free_port()
@@ -99,12 +47,12 @@ class Cluster:
             )
         )
         until(lambda: self.healthy(), "the health check of the scheduler")
-        self.worker = stack.enter_context(running(self.command("worker"), folder))
+        self.worker = stack.enter_context(running(self.command("worker"), folder, **environment))
 
     def command(self, service: str) -> list[str]:
-        """Return a service's command with this cluster's address and folder in it."""
+        """Return a service's command with this cluster's address in it."""
         return [
-            word.replace("tcp://scheduler:8786", self.address).replace("/data", str(self.folder))
+            word.replace("tcp://scheduler:8786", self.address)
             for word in self.services[service]["command"]
         ]
 
@@ -161,14 +109,32 @@ def test_a_worker_that_lost_its_scheduler_exits(cluster: Cluster) -> None:
     assert cluster.services["worker"]["restart"] == "always"
 
 
+@pytest.fixture
+def store() -> Iterator[dict[str, str]]:
+    """Another S3 store than the file's, and the example's keys with its address."""
+    with serve_objects("sample") as server:
+        yield example() | {"AWS_ENDPOINT_URL": server.endpoint}
+
+
 @pytest.mark.slow
-def test_the_fit_of_the_compose_file_runs(cluster: Cluster) -> None:
-    simulate = ["dask-gmm", "simulate", str(cluster.folder / "points.zarr")]
-    with running(simulate, cluster.folder) as process:
-        assert process.wait(120) == 0, (cluster.folder / "simulate.log").read_text()
-    with running(cluster.command("fit"), cluster.folder) as process:
-        code = process.wait(200)
-    output = (cluster.folder / "fit.log").read_text()
-    assert code in {0, 3}, output  # 3: the components did not settle within the passes allowed
-    metadata = json.loads((cluster.folder / "model.zarr" / "zarr.json").read_text())
-    assert metadata["node_type"] == "group"
+def test_the_sample_and_the_fit_of_the_compose_file_run(
+    tmp_path: Path, store: dict[str, str]
+) -> None:
+    """Twice, as whoever types the command again has it: the sample is the same, and so the fit."""
+    with ExitStack() as stack:
+        cluster = Cluster(tmp_path, stack, **store)
+
+        def code(service: str) -> tuple[int, str]:
+            command = cluster.command(service)
+            with running(command, tmp_path, **store) as process:
+                ended = process.wait(200)
+            return ended, (tmp_path / f"{command[1]}.log").read_text()
+
+        for _ in range(2):
+            assert code("sample")[0] == 0
+            ended, output = code("fit")
+            # 3: the components did not settle within the passes allowed
+            assert ended in {0, 3}, output
+        assert "was taken up" in output, "the second went on from the checkpoint of the first"
+    with running(["dask-gmm", "show", "s3://sample/model.zarr"], tmp_path, **store) as process:
+        assert process.wait(60) == 0

@@ -44,6 +44,7 @@ def test_every_container_runs_a_known_program() -> None:
         ("dask", "scheduler"),
         ("dask", "worker"),
         ("dask-gmm", "fit"),
+        ("dask-gmm", "simulate"),
     }
 
 

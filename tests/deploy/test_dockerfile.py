@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from fnmatch import fnmatch
 from importlib.metadata import entry_points
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from . import manifests
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # fmt: off
 INSTRUCTIONS = frozenset({
@@ -99,6 +104,26 @@ def test_the_command_is_one_of_the_packages_scripts(image: list[Instruction]) ->
     (command,) = all_of(image, "CMD")
     words = json.loads(command)  # exec form: a JSON list
     assert words[0] in manifests.project()["scripts"]
+
+
+def test_the_helm_charts_names_are_dasks_commands(image: list[Instruction], tmp_path: Path) -> None:
+    """The line is run, and what it made."""
+    (line,) = [text for text in all_of(image, "RUN") if "dask-$role" in text]
+    subprocess.run(
+        ["sh", "-euc", line.replace("/usr/local/bin", str(tmp_path))], check=True, timeout=30
+    )
+    (tmp_path / "dask").write_text('#!/bin/sh\necho "$# $@"\n')
+    (tmp_path / "dask").chmod(0o755)
+    for role in ("scheduler", "worker"):
+        done = subprocess.run(
+            [tmp_path / f"dask-{role}", "a b", "--c"],
+            env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.stdout == f"3 {role} a b --c\n"
 
 
 def test_dask_is_a_program_of_what_is_installed() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import kubernetes_validate
@@ -13,6 +16,10 @@ import pytest
 import yaml
 
 from . import manifests
+from .processes import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NANNY_BYTES = 256 * 2**20
 
@@ -36,35 +43,45 @@ def closed(schema: Any) -> Any:
     return result
 
 
-@pytest.fixture(scope="module")
-def cluster_schema() -> dict[str, Any]:
-    """The operator's definition of a DaskCluster, as its Helm chart installs it."""
+@cache
+def operators_schema(kind: str) -> dict[str, Any]:
+    """Return the operator's definition of a kind, as its Helm chart installs it."""
     chart = resources.files("dask_kubernetes") / "operator/deployment/helm/dask-kubernetes-operator"
-    crd = yaml.safe_load((chart / "crds/daskcluster.yaml").read_text(encoding="utf-8"))
+    crd = yaml.safe_load((chart / f"crds/{kind.lower()}.yaml").read_text(encoding="utf-8"))
     (version,) = [v for v in crd["spec"]["versions"] if v["name"] == "v1"]
     schema: dict[str, Any] = closed(version["schema"]["openAPIV3Schema"])
+    assert crd["spec"]["names"]["kind"] == kind
     # what the API server adds to every definition
     schema["properties"] |= {
         "apiVersion": {"const": f"{crd['spec']['group']}/v1"},
-        "kind": {"const": crd["spec"]["names"]["kind"]},
+        "kind": {"const": kind},
         "metadata": {"type": "object"},
     }
     return schema
 
 
+def only(kind: str) -> dict[str, Any]:
+    (document,) = [d for _, d in manifests.kubernetes_documents() if d["kind"] == kind]
+    return document
+
+
 @pytest.fixture(scope="module")
 def cluster() -> dict[str, Any]:
-    (document,) = [d for _, d in manifests.kubernetes_documents() if d["kind"] == "DaskCluster"]
-    return document
+    return only("DaskCluster")
 
 
 @pytest.fixture(scope="module")
 def job() -> dict[str, Any]:
-    (document,) = [d for _, d in manifests.kubernetes_documents() if d["kind"] == "Job"]
-    return document
+    return only("Job")
 
 
-def validate_cluster(document: dict[str, Any], schema: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def dask_job() -> dict[str, Any]:
+    return only("DaskJob")
+
+
+def validate_operators(document: dict[str, Any]) -> None:
+    schema = operators_schema(document["kind"])
     jsonschema.Draft202012Validator(schema).validate(document)
 
 
@@ -72,34 +89,40 @@ def validate_builtin(document: dict[str, Any]) -> None:
     kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
-def test_the_cluster_holds_to_the_operators_schema(
-    cluster: dict[str, Any], cluster_schema: dict[str, Any]
-) -> None:
-    validate_cluster(cluster, cluster_schema)
+@pytest.mark.parametrize("kind", ["DaskCluster", "DaskJob", "DaskAutoscaler"])
+def test_the_operators_documents_hold_to_its_schemas(kind: str) -> None:
+    validate_operators(only(kind))
 
 
-def test_the_operators_schema_can_fail(
-    cluster: dict[str, Any], cluster_schema: dict[str, Any]
+WRONG = [
+    ("DaskCluster", ("spec", "worker"), "replica", 3),
+    ("DaskCluster", ("spec", "worker"), "replicas", "3"),
+    ("DaskCluster", ("spec", "worker", "spec"), "container", []),
+    ("DaskCluster", ("spec",), "scheduler", {}),
+    ("DaskJob", ("spec", "job", "spec"), "container", []),
+    ("DaskJob", ("spec", "cluster", "spec", "worker"), "replica", 3),
+    ("DaskAutoscaler", ("spec",), "minimum", "1"),
+    ("DaskAutoscaler", ("spec",), "maximun", 3),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "key", "value"), WRONG)
+def test_the_operators_schemas_can_fail(
+    kind: str, path: tuple[str, ...], key: str, value: Any
 ) -> None:
-    for path, key, value in [
-        (("spec", "worker"), "replica", 3),
-        (("spec", "worker"), "replicas", "3"),
-        (("spec", "worker", "spec"), "container", []),
-        (("spec",), "scheduler", {}),
-    ]:
-        wrong = copy.deepcopy(cluster)
-        place = wrong
-        for step in path:
-            place = place[step]
-        place[key] = value
-        with pytest.raises(jsonschema.ValidationError):
-            validate_cluster(wrong, cluster_schema)
+    wrong = copy.deepcopy(only(kind))
+    place = wrong
+    for step in path:
+        place = place[step]
+    place[key] = value
+    with pytest.raises(jsonschema.ValidationError):
+        validate_operators(wrong)
 
 
 BUILTIN = [
     (where, document)
     for where, document in manifests.kubernetes_documents()
-    if document["kind"] != "DaskCluster"
+    if not document["kind"].startswith("Dask")
 ]
 
 
@@ -110,13 +133,25 @@ def test_the_other_documents_hold_to_kubernetes_schemas(
     validate_builtin(document)
 
 
-@pytest.mark.parametrize("role", ["scheduler", "worker"])
-def test_the_operators_pods_hold_to_kubernetes_schemas(cluster: dict[str, Any], role: str) -> None:
+CLUSTERS = manifests.cluster_specs()
+each_cluster = pytest.mark.parametrize(
+    ("name", "spec"), [(name, spec) for _, name, spec in CLUSTERS], ids=[c[0] for c in CLUSTERS]
+)
+
+
+@each_cluster
+def test_the_operators_pods_hold_to_kubernetes_schemas(name: str, spec: dict[str, Any]) -> None:
     """The operator's copy of the pod schema may be older than the cluster that runs the pods."""
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": role}}
-    validate_builtin(pod | {"spec": cluster["spec"][role]["spec"]})
-    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "gmm-scheduler"}}
-    validate_builtin(service | {"spec": cluster["spec"]["scheduler"]["service"]})
+    for role in ("scheduler", "worker"):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": role}}
+        validate_builtin(pod | {"spec": spec[role]["spec"]})
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-scheduler"}}
+    validate_builtin(service | {"spec": spec["scheduler"]["service"]})
+
+
+def test_the_pod_of_a_dask_job_holds_to_kubernetes_schemas(dask_job: dict[str, Any]) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "runner"}}
+    validate_builtin(pod | {"spec": dask_job["spec"]["job"]["spec"]})
 
 
 def test_kubernetes_schemas_can_fail(job: dict[str, Any]) -> None:
@@ -170,9 +205,13 @@ def test_no_credentials_stand_in_the_files() -> None:
         ) is reads_store, where
 
 
-def test_restarts(cluster: dict[str, Any], job: dict[str, Any]) -> None:
+@each_cluster
+def test_restarts(name: str, spec: dict[str, Any]) -> None:
     for role in ("scheduler", "worker"):
-        assert cluster["spec"][role]["spec"]["restartPolicy"] == "Always"
+        assert spec[role]["spec"]["restartPolicy"] == "Always"
+
+
+def test_a_job_tries_again_what_may_end_otherwise(job: dict[str, Any]) -> None:
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
     rule = job["spec"]["podFailurePolicy"]["rules"][0]
     (container,) = job["spec"]["template"]["spec"]["containers"]
@@ -180,9 +219,10 @@ def test_restarts(cluster: dict[str, Any], job: dict[str, Any]) -> None:
     assert rule["onExitCodes"]["values"] == [2, 3]
 
 
-def test_workers_fit_into_their_containers(cluster: dict[str, Any]) -> None:
-    (container,) = cluster["spec"]["worker"]["spec"]["containers"]
-    line = manifests.CommandLine("cluster.yaml", tuple(container["args"]))
+@each_cluster
+def test_workers_fit_into_their_containers(name: str, spec: dict[str, Any]) -> None:
+    (container,) = spec["worker"]["spec"]["containers"]
+    line = manifests.CommandLine(name, tuple(container["args"]))
     parameters = manifests.parse_dask(line)
     limits = container["resources"]["limits"]
     worker = manifests.bytes_of(parameters["memory_limit"])
@@ -192,13 +232,29 @@ def test_workers_fit_into_their_containers(cluster: dict[str, Any]) -> None:
     assert parameters["name"] == "$(DASK_WORKER_NAME)"
 
 
-def test_the_job_finds_the_scheduler(cluster: dict[str, Any], job: dict[str, Any]) -> None:
+def fits() -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return every fit: where, the cluster it is meant for, its command line."""
+    return [
+        ("fit.yaml", only("DaskCluster")["metadata"]["name"], fit_of(only("Job"))),
+        ("job.yaml", only("DaskJob")["metadata"]["name"], fit_of(only("DaskJob"))),
+    ]
+
+
+def fit_of(document: dict[str, Any]) -> tuple[str, ...]:
+    spec = document["spec"]
+    pod = spec["job"]["spec"] if document["kind"] == "DaskJob" else spec["template"]["spec"]
+    (container,) = pod["containers"]
+    return manifests.called(container["args"])
+
+
+@pytest.mark.parametrize(("where", "name", "words"), fits(), ids=["fit.yaml", "job.yaml"])
+def test_a_fit_finds_the_scheduler(where: str, name: str, words: tuple[str, ...]) -> None:
     """The operator names the service after the cluster, and selects pods by these labels."""
     from dask_kubernetes.constants import SCHEDULER_NAME_TEMPLATE
 
-    name = cluster["metadata"]["name"]
-    service = cluster["spec"]["scheduler"]["service"]
-    (container,) = cluster["spec"]["scheduler"]["spec"]["containers"]
+    (spec,) = [spec for _, own, spec in CLUSTERS if own == name]
+    service = spec["scheduler"]["service"]
+    (container,) = spec["scheduler"]["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     for port in service["ports"]:
         assert ports[port["targetPort"]] == port["port"]
@@ -207,17 +263,159 @@ def test_the_job_finds_the_scheduler(cluster: dict[str, Any], job: dict[str, Any
         "dask.org/component": "scheduler",
     }
     host = SCHEDULER_NAME_TEMPLATE.format(cluster_name=name)
-    (client,) = job["spec"]["template"]["spec"]["containers"]
-    assert f"--scheduler=tcp://{host}:{ports['tcp-comm']}" in client["args"]
+    assert f"--scheduler=tcp://{host}:{ports['tcp-comm']}" in words
 
 
-def test_the_network_policy_lets_in_the_fit(cluster: dict[str, Any], job: dict[str, Any]) -> None:
-    (policy,) = [d for _, d in manifests.kubernetes_documents() if d["kind"] == "NetworkPolicy"]
-    guarded = {"dask.org/cluster-name": cluster["metadata"]["name"]}
-    assert policy["spec"]["podSelector"]["matchLabels"] == guarded
-    admitted = [
-        source["podSelector"]["matchLabels"]
-        for source in policy["spec"]["ingress"][0]["from"]
-        if "podSelector" in source
-    ]
-    assert admitted == [guarded, job["spec"]["template"]["metadata"]["labels"]]
+@pytest.mark.parametrize(("where", "name", "words"), fits(), ids=["fit.yaml", "job.yaml"])
+def test_a_fit_goes_on_from_its_checkpoint(where: str, name: str, words: tuple[str, ...]) -> None:
+    """A pod's own disk goes with it; and a try may end after the model is written."""
+    given = dict(word.partition("=")[::2] for word in words if word.startswith("--"))
+    assert given["--checkpoint"].startswith("s3://")
+    assert given["--checkpoint"] != given["--output"]
+    assert "--overwrite" in given
+    assert "--no-resume" not in given
+
+
+def test_the_network_policies_let_in_the_fits(
+    cluster: dict[str, Any], job: dict[str, Any], dask_job: dict[str, Any]
+) -> None:
+    """The operator labels the pod of a DaskJob as it does its cluster."""
+    policies = {
+        d["metadata"]["name"]: d["spec"]
+        for _, d in manifests.kubernetes_documents()
+        if d["kind"] == "NetworkPolicy"
+    }
+    first = {"dask.org/cluster-name": cluster["metadata"]["name"]}
+    second = {"dask.org/cluster-name": dask_job["metadata"]["name"]}
+    for name, guarded, admits in [
+        ("dask-gmm", first, [first, job["spec"]["template"]["metadata"]["labels"]]),
+        ("gmm-fit", second, [second]),
+    ]:
+        policy = policies.pop(name)
+        assert policy["podSelector"]["matchLabels"] == guarded
+        admitted = [
+            source["podSelector"]["matchLabels"]
+            for source in policy["ingress"][0]["from"]
+            if "podSelector" in source
+        ]
+        assert admitted == admits
+    assert not policies
+
+
+def test_the_autoscaler_has_a_cluster(cluster: dict[str, Any]) -> None:
+    scaler = only("DaskAutoscaler")["spec"]
+    assert scaler["cluster"] == cluster["metadata"]["name"]
+    assert 1 <= scaler["minimum"] <= cluster["spec"]["worker"]["replicas"] <= scaler["maximum"]
+
+
+def budgets() -> dict[str, dict[str, Any]]:
+    return {
+        d["metadata"]["name"]: d["spec"]
+        for _, d in manifests.kubernetes_documents()
+        if d["kind"] == "PodDisruptionBudget"
+    }
+
+
+def test_a_drain_waits_for_schedulers(cluster: dict[str, Any], dask_job: dict[str, Any]) -> None:
+    """The labels are those that the operator gives the pods."""
+    from dask_kubernetes.operator.controller import controller
+
+    for document in (cluster, dask_job):
+        name = document["metadata"]["name"]
+        cluster_spec = document["spec"].get("cluster", document)["spec"]
+        made = {
+            "scheduler": controller.build_scheduler_deployment_spec(
+                name, cluster_spec["scheduler"]["spec"], {}, {}
+            )["spec"]["template"],
+            "worker": controller.build_worker_deployment_spec(
+                f"{name}-default", "default", name, "0", cluster_spec["worker"]["spec"], {}, {}
+            )["spec"]["template"],
+        }
+        if document["kind"] == "DaskJob":
+            made["runner"] = controller.build_job_pod_spec(
+                name, name, "default", document["spec"]["job"]["spec"], {}, {}
+            )
+        kept = {
+            role: [b for b in budgets().values() if selected(b, pod["metadata"]["labels"])]
+            for role, pod in made.items()
+        }
+        (scheduler,) = kept["scheduler"]
+        if document["kind"] == "DaskJob":
+            assert kept["runner"] == [scheduler]
+            assert scheduler["minAvailable"] == 2, "both of them, as a number"
+            assert kept["worker"] == []
+        else:
+            assert scheduler["maxUnavailable"] == 0
+            assert [worker["maxUnavailable"] for worker in kept["worker"]] == [1]
+
+
+def selected(budget: dict[str, Any], labels: dict[str, str]) -> bool:
+    selector = budget["selector"]
+    exact = all(labels.get(k) == v for k, v in selector["matchLabels"].items())
+    among = all(
+        labels.get(e["key"]) in e["values"] and e["operator"] == "In"
+        for e in selector.get("matchExpressions", [])
+    )
+    return exact and among
+
+
+# -- the shell of a DaskJob's pod ------------------------------------------------------------------
+
+
+def tries(folder: Path, dask_job: dict[str, Any], codes: list[int]) -> tuple[int, list[str]]:
+    """Run the pod's script with a fit that ends with these codes; return its own, and the calls."""
+    (container,) = dask_job["spec"]["job"]["spec"]["containers"]
+    (folder / "codes").write_text("".join(f"{code}\n" for code in codes))
+    for name, body in {
+        "dask-gmm": 'echo "$@" >>calls\ncode=$(head -n 1 codes)\nsed -i 1d codes\nexit "$code"',
+        "sleep": "",
+    }.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        container["args"],
+        cwd=folder,
+        env={"PATH": path},
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    return done.returncode, (folder / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("codes", "ends", "calls"),
+    [
+        ([0], 0, 1),
+        ([2], 2, 1),
+        ([3], 3, 1),
+        ([1, 137, 0], 0, 3),
+        ([1, 3], 3, 2),
+        ([1, 1, 1, 1, 0], 1, 4),
+    ],
+)
+def test_a_dask_job_tries_again(
+    tmp_path: Path, dask_job: dict[str, Any], codes: list[int], ends: int, calls: int
+) -> None:
+    code, called = tries(tmp_path, dask_job, codes)
+    assert (code, len(called)) == (ends, calls)
+    assert set(called) == {" ".join(fit_of(dask_job)[1:])}, "every time the same command"
+
+
+def test_a_dask_job_passes_sigterm_on(tmp_path: Path, dask_job: dict[str, Any]) -> None:
+    """As process 1 a shell would keep it to itself."""
+    (container,) = dask_job["spec"]["job"]["spec"]["containers"]
+    program = tmp_path / "dask-gmm"
+    program.write_text(
+        "#!/bin/sh\ntrap 'echo committed >>calls; exit 143' TERM\necho begun >>calls\n"
+        "while :; do sleep 0.05; done\n"
+    )
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(container["args"], cwd=tmp_path, env={"PATH": path})
+    calls = tmp_path / "calls"
+    until(lambda: calls.exists() and "begun" in calls.read_text(), "the fit begins", 30)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert calls.read_text().split() == ["begun", "committed"]

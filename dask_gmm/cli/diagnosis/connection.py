@@ -126,8 +126,8 @@ def encryption_findings(
         f"reaches a port runs code on the workers."
     )
     remedy = (
-        "Give scheduler, workers and this process certificates (distributed.comm.tls, and "
-        "require-encryption: true), or keep all of them in a network of their own."
+        "Give scheduler, workers and this process certificates (of 'dask-gmm certificates', whose "
+        "settings say require-encryption: true), or keep all of them in a network of their own."
     )
     return [Finding("warning", "TLS", text, remedy)]
 
