@@ -91,6 +91,10 @@ class TreeFold(Generic[T]):
             level, index = level + 1, index >> 1
         self._nodes[level, index] = value
 
+    def nodes(self) -> dict[tuple[int, int], T]:
+        """Return the values that wait for their sibling, by level and index."""
+        return dict(self._nodes)
+
     def root(self) -> T:
         """Return the value of the whole tree.
 

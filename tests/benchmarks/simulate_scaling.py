@@ -17,6 +17,15 @@ event, with overheads that are measured here first (or given):
 - a unit takes a log-normal time with the measured mean and spread;
 - the driver folds one value at a time, as results arrive, and the pass ends with the last.
 
+From `FEWEST_THREADS` on the pass is played by teams as well:
+
+- a team costs driver and scheduler as much as two units do: it is a larger task, and says that it
+  leaves its thread;
+- its captain is one server with a queue, whom each call to a member occupies for a fixed time. The
+  members join by hops, each gets its share of the units, reports once it is through, and then has
+  half of what the one has left that has most;
+- the values are folded by the member, the captain and the driver.
+
 It knows nothing of stores that slow down when many ask, of networks that are shared, or of
 workers that die. Here driver, scheduler and both workers share this machine's cores, so the
 measured time per task is larger than on a scheduler with a core of its own: the second
@@ -26,6 +35,7 @@ extrapolation takes `--own-core-ms` for it, from Dask's own documentation of .2 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import heapq
 import json
 import math
@@ -35,15 +45,18 @@ import tempfile
 import time
 import warnings
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_worker
 
 from dask_gmm import GaussianMixture
 from dask_gmm.execution import plan_pass
 from dask_gmm.execution.cluster import ClusterBackend
+from dask_gmm.execution.cluster.member import FANOUT, call, give_back
+from dask_gmm.execution.cluster.teams import FEWEST_THREADS, in_teams
 from dask_gmm.execution.plan import resize_units
 from dask_gmm.fitting.passes import Evaluation
 from dask_gmm.mixture.kernels import Candidate, get_kernel
@@ -70,8 +83,12 @@ class Costs:
         Seconds before the first unit can start, and after the last is folded.
     task : float
         Seconds of the scheduler for each unit.
+    call : float
+        Seconds of a captain for each call to a member of its team.
+    trip : float
+        Seconds from a call to its answer, where nobody else calls.
     fold : float
-        Seconds of the driver to fold one value.
+        Seconds to fold one value.
     chunk : float
         Seconds of one thread to read and compute one chunk.
     spread : float
@@ -84,6 +101,8 @@ class Costs:
 
     fixed: float
     task: float
+    call: float
+    trip: float
     fold: float
     chunk: float
     spread: float
@@ -130,10 +149,96 @@ def simulate_pass(
     return driver
 
 
+class _Queue:
+    """One who does one thing at a time."""
+
+    def __init__(self, free: float) -> None:
+        self.free = free
+
+    def take(self, at: float, seconds: float) -> float:
+        """Return when something that comes at a time is done."""
+        self.free = max(self.free, at) + seconds
+        return self.free
+
+
+def simulate_team(costs: Costs, begin: float, units: Sequence[float], n_members: int) -> float:
+    """Play the part of one team and return when its value is folded.
+
+    Parameters
+    ----------
+    costs : Costs
+    begin : float
+        When its captain begins.
+    units : sequence of float
+        Seconds of each.
+    n_members : int
+    """
+    captain = _Queue(begin)
+    hop = costs.trip / 2 + costs.parameter_bytes / costs.bandwidth
+    joined = []
+    for first in range(min(FANOUT, n_members)):
+        leader = _Queue(captain.take(begin, costs.call) + hop)
+        rest = len(range(first, n_members, FANOUT)) - 1
+        last = max([leader.free, *(leader.take(0.0, costs.call) + 2 * hop for _ in range(rest))])
+        joined.append(last + costs.trip / 2)
+    at = max(captain.take(end, costs.call) for end in joined)
+    bounds = [round(i * len(units) / n_members) for i in range(n_members + 1)]
+    left = [list(units[a:b]) for a, b in pairwise(bounds)]
+    # What a member may give back: not what it begins with when its share comes.
+    spare = [max(0, len(mine) - 1) for mine in left]
+    events: list[tuple[float, int]] = []  # a member is free
+    for member in range(n_members):
+        start = captain.take(at, costs.call) + costs.trip / 2
+        heapq.heappush(events, (start, member))
+    end = at
+    while events:
+        now, member = heapq.heappop(events)
+        if left[member]:
+            heapq.heappush(events, (now + left[member].pop(0), member))
+            spare[member] = len(left[member])
+            continue
+        end = captain.take(now + costs.trip / 2, costs.call + costs.fold)
+        rich = max(range(n_members), key=spare.__getitem__)
+        n = -(-spare[rich] // 2)
+        if n:
+            left[member], left[rich] = left[rich][-n:], left[rich][:-n]
+            spare[member], spare[rich] = n - 1, spare[rich] - n
+            given = captain.take(end + costs.trip, 2 * costs.call) + costs.trip / 2
+            heapq.heappush(events, (given, member))
+    return end
+
+
+def simulate_teams(costs: Costs, n_chunks: int, n_workers: int, rng: np.random.Generator) -> float:
+    """Play one pass by teams and return its seconds."""
+    plan = plan_pass(even_fake(n_chunks), n_threads=n_workers)
+    workers = {str(worker): 1 for worker in range(n_workers)}
+    found = in_teams(plan, SumJob(), workers, costs.chunk)
+    assert found is not None
+    plan, level = found
+    each = n_chunks / plan.n_units
+    sigma = math.sqrt(math.log1p((costs.spread / math.sqrt(each)) ** 2))
+    lasting = each * costs.chunk * rng.lognormal(-(sigma**2) / 2, sigma, plan.n_units)
+    shift = level - plan.unit_level
+    n_teams = -(-plan.n_units >> shift)
+    scheduler = _Queue(costs.fixed)
+    hop = costs.trip / 2 + costs.parameter_bytes / costs.bandwidth
+    ends, before = [], 0
+    for team in range(n_teams):
+        units = lasting[team << shift : (team + 1) << shift]
+        begin = scheduler.take(0.0, costs.task) + hop * math.ceil(math.log2(team + 2))
+        members = round(n_workers * min((team + 1) << shift, plan.n_units) / plan.n_units) - before
+        before += members
+        ends.append(simulate_team(costs, begin, list(units), max(1, members)))
+    driver = _Queue(0.0)
+    return max(driver.take(scheduler.take(end, costs.task), costs.fold) for end in sorted(ends))
+
+
 def simulated(costs: Costs, n_chunks: int, n_workers: int, n_units: int | None = None) -> float:
     """Return the mean over a few passes."""
-    n_units = units_for(costs, n_chunks, n_workers) if n_units is None else n_units
     rng = np.random.default_rng(0)
+    if n_units is None and n_workers >= FEWEST_THREADS:
+        return float(np.mean([simulate_teams(costs, n_chunks, n_workers, rng) for _ in range(5)]))
+    n_units = units_for(costs, n_chunks, n_workers) if n_units is None else n_units
     runs = [simulate_pass(costs, n_chunks, n_workers, n_units, rng) for _ in range(5)]
     return float(np.mean(runs))
 
@@ -151,6 +256,34 @@ def empty_costs(client: Client, rounds: int) -> tuple[float, float]:
         least.append(min(backend.run(plan, SumJob()).seconds for _ in range(rounds)))
     slope, _ = np.polyfit(sizes, least, 1)
     return max(least[0] - sizes[0] * slope, 1e-4), float(slope)
+
+
+def _calls(others: Sequence[str]) -> tuple[float, float]:
+    """On a worker: return the seconds of a call while many are made, and of one alone."""
+    worker: Any = get_worker()
+
+    async def calls(times: int, at_once: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(times):
+            there = [other for other in others for _ in range(at_once)]
+            await asyncio.gather(
+                *(call(worker, a, give_back, "", "", "", 0, seconds=60.0) for a in there)
+            )
+        return (time.perf_counter() - begun) / (times * at_once * len(others))
+
+    def run(times: int, at_once: int) -> float:
+        loop = worker.loop.asyncio_loop
+        return asyncio.run_coroutine_threadsafe(calls(times, at_once), loop).result()
+
+    run(5, 32)
+    return run(30, 32), run(100, 1)
+
+
+def call_costs(client: Client) -> tuple[float, float]:
+    """Return what a captain's call to a member costs, and how long one takes."""
+    first, *others = client.scheduler_info(n_workers=-1)["workers"]
+    found: tuple[float, float] = client.submit(_calls, others, workers=[first], pure=False).result()
+    return found
 
 
 def fold_cost(components: int = 16, features: int = 16) -> tuple[float, float]:
@@ -201,6 +334,7 @@ def measure(folder: Path, rounds: int, chunks: int) -> tuple[Costs, list[dict[st
         for client in (alone, both):
             measured_passes(client, path, 2)
         fixed, task = empty_costs(both, rounds)
+        call_seconds, trip = call_costs(both)
         runs: dict[tuple[str, int], list[float]] = {}
         units: dict[tuple[str, int], int] = {}
         cases = [("strong", 1, alone, path), ("strong", 2, both, path), ("weak", 1, alone, half)]
@@ -213,7 +347,7 @@ def measure(folder: Path, rounds: int, chunks: int) -> tuple[Costs, list[dict[st
     single = np.array(runs["strong", 1])
     chunk = max(float(np.median(single)) - fixed - units["strong", 1] * task, 1e-6) / chunks
     spread = float(np.std(single) / np.mean(single)) * math.sqrt(chunks)
-    costs = Costs(fixed, task, fold, chunk, min(spread, 3.0), parameter_bytes)
+    costs = Costs(fixed, task, call_seconds, trip, fold, chunk, min(spread, 3.0), parameter_bytes)
     table = []
     for (kind, workers), seconds in sorted(runs.items()):
         n_chunks = chunks if kind == "strong" or workers == 2 else chunks // 2
@@ -262,6 +396,7 @@ def main() -> None:
     parser.add_argument("--own-core-ms", type=float, default=0.5, help="see above")
     parser.add_argument("--chunk-seconds", type=float, help="instead of the measured time")
     parser.add_argument("--task-ms", type=float, help="instead of the measured time")
+    parser.add_argument("--call-ms", type=float, help="instead of the measured time")
     parser.add_argument("--spread", type=float, help="instead of the measured one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -269,6 +404,7 @@ def main() -> None:
     given = {
         "chunk": arguments.chunk_seconds,
         "task": arguments.task_ms and arguments.task_ms / 1e3,
+        "call": arguments.call_ms and arguments.call_ms / 1e3,
         "spread": arguments.spread,
     }
     costs = replace(costs, **{name: value for name, value in given.items() if value is not None})

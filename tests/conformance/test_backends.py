@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import dask.array as da
 import numpy as np
@@ -25,7 +26,7 @@ from dask_gmm.errors import (
     SampleWeightError,
 )
 from dask_gmm.execution import LocalBackend, PassProgress, plan_pass
-from dask_gmm.execution.cluster import ClusterBackend
+from dask_gmm.execution.cluster import ClusterBackend, teams
 from dask_gmm.execution.cluster.stragglers import FEWEST_SECONDS
 from dask_gmm.execution.tree import root_level
 from dask_gmm.rows import Rows
@@ -72,11 +73,19 @@ def two_threads() -> Iterator[ClusterBackend]:
         yield ClusterBackend(client)
 
 
+@contextmanager
+def as_a_team(request: pytest.FixtureRequest) -> Iterator[ClusterBackend]:
+    """`two_processes`, of which one leads."""
+    with patch.object(teams, "FEWEST_THREADS", 2):
+        yield shared_cluster(request)
+
+
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Backend]]] = {
     "local, 1 thread": lambda _: nullcontext(LocalBackend(1)),
     "local, 2 threads": lambda _: nullcontext(LocalBackend(2)),
     "cluster, 1 process of 2 threads": lambda _: two_threads(),
     "cluster, 2 processes": lambda request: nullcontext(shared_cluster(request)),
+    "cluster, 2 processes as a team": as_a_team,
 }
 
 # The fast suite starts no cluster of its own here: it has the one of all tests.

@@ -465,6 +465,18 @@ def test_the_ledger_never_goes_down() -> None:
     assert totals.counts() == (17, 161, 1601)
 
 
+def test_what_a_team_says_is_not_added_to_what_its_units_say() -> None:
+    totals = ProgressTotals(shift=2)
+    totals.message(4, (9, 90, 900), whole=True)
+    totals.message(5, (3, 30, 300))  # it has failed, and its units are done one by one
+    totals.message(6, (3, 30, 300))
+    assert totals.counts() == (9, 90, 900)
+    totals.message(7, (4, 40, 400))
+    assert totals.counts() == (10, 100, 1000)
+    totals.result(1, UnitResult(0.0, 100, 10, 1000))
+    assert totals.counts() == (10, 100, 1000)
+
+
 def test_tasks_are_counted(client: Client) -> None:
     plan = plan_pass(even_fake(64), n_threads=2, unit_level=1)
     result: Any = ClusterBackend(client).run(plan, SumJob())

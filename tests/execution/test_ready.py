@@ -16,7 +16,7 @@ from dask_gmm.data.source import open_source
 from dask_gmm.execution import LocalBackend, asked, plan_pass
 from dask_gmm.execution.asked import Lane
 from dask_gmm.execution.cluster import ClusterBackend
-from dask_gmm.execution.cluster.ready import ReadyUnits
+from dask_gmm.execution.cluster.ready import ReadyUnits, TaskTurn
 from tests.execution.fakes import FakeSource, SumJob, even_fake
 from tests.slow_link import Link, slow_link
 
@@ -79,7 +79,7 @@ def test_units_that_wait_are_asked_for_in_order_and_only_so_far() -> None:
     for own in (0, 1):
         ready.begin(tasks[own].key)
     lane = Lane(ready)
-    lane.following = lambda: ready.ask_ready(worker, tasks[0].key, None)
+    lane.following = lambda: ready.ask_ready(TaskTurn(worker, tasks[0].key), None)
     lane.ask_following()
     assert sorted(source.answers) == [4, 5, 6, 7]  # of the other units' no more than it may hold
     lane.ask_following()
@@ -101,16 +101,17 @@ def test_blocks_of_units_that_wait_no_more_are_given_up(state: str) -> None:
     tasks = [task("pass", unit, range(2 * unit, 2 * unit + 2)) for unit in range(4)]
     worker = worker_with(*tasks)
     ready.begin(tasks[0].key)
+    turn = TaskTurn(worker, tasks[0].key)
     for _ in range(4):
-        ready.ask_ready(worker, tasks[0].key, None)
+        ready.ask_ready(turn, None)
     assert sorted(source.answers) == [2, 3, 4, 5]
-    ready.end(worker)
+    ready.end(turn)
     assert not any(answer.given_up for answer in source.answers.values())
     if state == "gone":
         del worker.state.tasks[tasks[1].key]
     else:
         tasks[1].state = state
-    ready.end(worker)
+    ready.end(turn)
     assert [source.answers[index].given_up for index in (2, 3, 4, 5)] == [True, True, False, False]
     assert ready.take(2) is None  # whoever runs the unit after all asks again
     del ready

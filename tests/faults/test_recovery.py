@@ -15,7 +15,7 @@ import dask.array as da
 import pytest
 
 from dask_gmm.errors import NoWorkersError, SchedulerLostError
-from dask_gmm.execution.cluster import graph
+from dask_gmm.execution.cluster import graph, teams
 from tests.faults.cluster import MortalCluster, wait_until
 from tests.faults.fits import BLOCKS, KINDS, At, bits, undisturbed
 from tests.faults.traps import passing_by
@@ -61,6 +61,19 @@ def test_a_worker_is_lost_in_a_reduction(
     monkeypatch.setattr(graph, "DRIVER_BYTES", 0)
     before = cluster.trapped
     seconds = fit_with(cluster, kind, x, lambda: cluster.trap("fold", how))
+    assert cluster.trapped == before + 1
+    assert seconds < SECONDS
+
+
+@pytest.mark.parametrize("place", ["read", "member", "captain", "holder-lead"])
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_one_of_a_team_is_lost(
+    how: str, place: str, cluster: MortalCluster, x: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its captain or another: at work, when it is given more, and when it is asked for the sums."""
+    monkeypatch.setattr(teams, "FEWEST_THREADS", 2)
+    before = cluster.trapped
+    seconds = fit_with(cluster, "accelerated", x, lambda: cluster.trap(place, how))
     assert cluster.trapped == before + 1
     assert seconds < SECONDS
 

@@ -69,6 +69,7 @@ def passing_by(block: Any) -> Any:
 def dask_setup(worker: Any) -> None:
     """Lay the traps' wires; Dask calls this in every worker."""
     from dask_gmm.execution import unit
+    from dask_gmm.execution.cluster import captain, member
     from dask_gmm.execution.cluster import worker as tasks
 
     folder, seconds = os.environ[FOLDER], float(os.environ.get(SECONDS, "0"))
@@ -92,6 +93,21 @@ def dask_setup(worker: Any) -> None:
         _walk("fold")
         return fold(*results)
 
+    work, take = member.work, captain._Team._take
+
+    @wraps(work)
+    async def working(*args: Any, **options: Any) -> Any:
+        _walk("member")
+        return await work(*args, **options)
+
+    @wraps(take)
+    def taking(self: Any, address: str, report: Any) -> None:
+        _walk("captain")
+        take(self, address, report)
+
+    # One object, or it would be sent as a whole.
+    member.work = captain.work = working  # type: ignore[attr-defined]
+    captain._Team._take = taking  # type: ignore[method-assign]
     unit._read, unit._run_block, tasks.fold_results = reading, computing, folding  # type: ignore[assignment]
     worker.handlers["get_data"] = _asked(worker.handlers["get_data"])
     if NUMPY in os.environ:
@@ -105,7 +121,7 @@ def _asked(get_data: Callable[..., Any]) -> Callable[..., Any]:
 
     async def asked(comm: Any, keys: Any, **options: Any) -> Any:
         names = {str(key[0]) if isinstance(key, tuple) else str(key) for key in keys}
-        for place in ("run", "unit", "fold"):
+        for place in ("run", "unit", "fold", "team", "lead"):
             if any(name.startswith(f"gmm-{place}") for name in names):
                 _walk(f"holder-{place}")
         return await get_data(comm, keys=keys, **options)

@@ -32,6 +32,8 @@ class Attempt:
     future : distributed.Future
     workers : frozenset of str
         Those that alone may run it; empty for any.
+    led : bool
+        Whether it is the task of a team.
     stuck : bool
         Whether it was given up: nothing is expected of it, and should it end all the same, well.
     """
@@ -40,6 +42,7 @@ class Attempt:
     name: str
     future: Future
     workers: frozenset[str] = frozenset()
+    led: bool = False
     stuck: bool = False
     since: float = field(default_factory=time.monotonic)
 
@@ -85,7 +88,8 @@ class Attempts:
     def add(self, graph: PassGraph, futures: Mapping[Any, Future]) -> None:
         """Take in what was submitted."""
         for key, node in graph.outputs.items():
-            attempt = Attempt(node, graph.name, futures[key], graph.confined_to(key))
+            led = node in graph.led
+            attempt = Attempt(node, graph.name, futures[key], graph.confined_to(key), led)
             self._by_key[key] = attempt
             self._by_node.setdefault(node, []).append(attempt)
             self._by_name.setdefault(graph.name, {})[node] = attempt

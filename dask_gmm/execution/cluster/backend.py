@@ -25,7 +25,7 @@ from dask_gmm.execution.cluster.connection import (
     scheduler_errors,
     wait_for_workers,
 )
-from dask_gmm.execution.cluster.graph import anchors
+from dask_gmm.execution.cluster.graph import KINDS, anchors
 from dask_gmm.execution.cluster.run import LOSS_SECONDS, MOST_LOSSES, ClusterPass
 from dask_gmm.execution.cluster.stragglers import UnitTimes
 from dask_gmm.execution.cluster.workers import WorkerWatch
@@ -52,6 +52,8 @@ _TIMEOUT_SETTING = "distributed.scheduler.no-workers-timeout"
 UNPIN_TIMEOUT = 5.0
 
 T = TypeVar("T", bound=Summable)
+
+_annotations: Any = dask.get_annotations  # type: ignore[attr-defined]
 
 #: The workers whose versions are known to be ours, by client.
 _KNOWN: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
@@ -92,6 +94,7 @@ class ClusterBackend(Backend):
         self._watch = WorkerWatch(no_progress_timeout)
         self._times = UnitTimes()
         self._warned = False
+        self._by_teams = True
         self._group = uuid.uuid4().hex
         self._passes = 0
         self._anchors: list[Any] = []
@@ -175,8 +178,13 @@ class ClusterBackend(Backend):
                 self._begin_again,
                 group=self._group,
                 affinity=self._affinity_of(plan),
+                # Who says where tasks may run, or with what, says so of all units.
+                by_teams=self._by_teams and not _is_adaptive(self._client) and not _annotations(),
             )
             root = cluster_pass.run()
+        # Who scales a cluster by its tasks takes members of a team for idle, and takes them away.
+        if cluster_pass.has_teams and self._watch.dwindled:
+            self._by_teams = False
         self._warn_if_mixed(root.machines)
         return conclude(
             plan,
@@ -221,7 +229,7 @@ class ClusterBackend(Backend):
         self._passes += 1
         if self._passes != 2 or plan.source.graph_blocks is not None:
             return
-        tasks = anchors([f"gmm-{kind}-{self._group}" for kind in ("run", "unit")])
+        tasks = anchors([f"gmm-{kind}-{self._group}" for kind in KINDS])
         with scheduler_errors(self._client):
             self._anchors = self._client.get(tasks, list(tasks), sync=False)
 
@@ -268,6 +276,11 @@ class ClusterBackend(Backend):
             MixedClusterWarning,
             stacklevel=3,
         )
+
+
+def _is_adaptive(client: Any) -> bool:
+    """Whether a client's cluster scales by its tasks, as far as it can tell."""
+    return getattr(getattr(client, "cluster", None), "_adaptive", None) is not None
 
 
 @contextmanager

@@ -7,6 +7,8 @@
   worker that dies takes only the units it was running with it. Units whose blocks a worker has
   pinned prefer that worker; they wait there, and not in the queue.
 - Only where values are large, tasks that fold them before the driver sees them.
+- Where there are many threads, one task per team of workers in place of its units
+  (`dask_gmm.execution.cluster.captain`).
 
 While some worker does not answer, all tasks that are submitted are restricted to those that do: the
 scheduler takes a silent worker for an idle one, and gives it more.
@@ -24,6 +26,7 @@ object of ours and needs none of our packages.
 from __future__ import annotations
 
 import operator
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,14 +36,17 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.optimization import cull
 from distributed.protocol import pickle
 
+from dask_gmm.execution.cluster.captain import TeamRunner
+from dask_gmm.execution.cluster.member import Orders
 from dask_gmm.execution.cluster.worker import BlockRunner, UnitRunner, fold_results
 from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.plan import task_memory
 from dask_gmm.execution.tree import node_count, root_level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from dask_gmm.execution.cluster.captain import Enlisted
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
 
@@ -50,15 +56,19 @@ _cull: Callable[..., Any] = cull  # untyped in Dask
 _convert: Callable[..., Any] = convert_legacy_graph
 
 __all__ = [
+    "KINDS",
     "PassGraph",
     "TreeShape",
     "anchors",
     "level_of",
     "make_runner",
     "pass_graph",
+    "team_graph",
     "tree_shape",
 ]
 
+#: The groups of tasks that passes over stores have as a rule.
+KINDS = ("run", "unit", "team", "lead")
 #: Bytes of values that the driver gathers and folds itself; beyond, workers fold first.
 DRIVER_BYTES = 200_000_000
 #: Tasks fold at most 16 siblings, and fewer where 16 values would not fit beside each other.
@@ -98,16 +108,30 @@ def tree_shape(plan: Plan, job: BlockJob[Any]) -> TreeShape:
     return TreeShape(base, output, step)
 
 
-def make_runner(plan: Plan, job: BlockJob[Any], topic: str, token: str) -> bytes:
-    """Return the pickled callable that the pass's base tasks call."""
+def make_runner(
+    plan: Plan, job: BlockJob[Any], topic: str, token: str, *, fit: str | None = None
+) -> bytes:
+    """Return the pickled callable that the pass's base tasks call; with `fit`, that of its teams.
+
+    Parameters
+    ----------
+    plan, job
+        The pass.
+    topic, token : str
+        Where to send progress, and whose progress it is.
+    fit : str, optional
+        What the passes of one fit have in common.
+    """
     source = plan.source
-    runner: Any
     if source.graph_blocks is not None:
         # Not the source itself, which would carry the collection's whole graph along.
-        runner = BlockRunner(source.graph_blocks.row_maker(), source.name, Opened(job.open))
-    else:
-        size = task_memory(plan, job)
-        runner = UnitRunner(source, Opened(job.open), topic, token, plan.cache, size)
+        of_blocks: Any = BlockRunner(source.graph_blocks.row_maker(), source.name, Opened(job.open))
+        return _dumps(of_blocks)
+    size = task_memory(plan, job)
+    runner: Any = UnitRunner(source, Opened(job.open), topic, token, plan.cache, size)
+    if fit is not None:
+        # Time tells a pass from the one before it, whatever process drives the fit.
+        runner = TeamRunner(Orders(runner, plan.blocks, plan.unit_level), fit, time.time_ns())
     return _dumps(runner)
 
 
@@ -130,6 +154,8 @@ class PassGraph:
         Tasks that had better run on one worker, and its address.
     workers : tuple of str
         The only ones that may run tasks; empty for all there are.
+    led : frozenset of int
+        Nodes that are each one task, of a team.
     """
 
     name: str
@@ -137,6 +163,7 @@ class PassGraph:
     outputs: dict[Any, int]
     preferred_workers: dict[Any, str]
     workers: tuple[str, ...] = ()
+    led: frozenset[int] = frozenset()
 
     def submission(self) -> Any:
         """Return what `Client.get` takes: one layer for each worker that tasks prefer."""
@@ -236,12 +263,44 @@ def _with(name: Any, token: str) -> Any:
     return f"{name}-{token}"
 
 
+def team_graph(
+    plan: Plan,
+    shape: TreeShape,
+    runner: bytes,
+    teams: Mapping[int, Sequence[Enlisted]],
+    group: str,
+    workers: Iterable[str] = (),
+) -> PassGraph:
+    """Build one task for each node of the output level that has a team.
+
+    Parameters
+    ----------
+    plan, shape, runner
+        The pass; `runner` is the one of teams.
+    teams : mapping of int to sequence of Enlisted
+        Nodes and their members, of whom the first is to lead.
+    group : str
+        Part of the names of the tasks' groups.
+    workers : iterable of str, optional
+        Addresses of the only workers that may run the tasks.
+    """
+    builder = _Builder(plan, shape, group, {})
+    builder.ship("team", runner)
+    outputs = {builder.led(index, members): index for index, members in teams.items()}
+    # Else all would go to the worker that has the orders, for they leave their threads at once.
+    captains = {key: teams[index][0].address for key, index in outputs.items()}
+    chosen = tuple(sorted(workers))
+    return PassGraph(builder.token, builder.tasks, outputs, captains, chosen, frozenset(teams))
+
+
 def level_of(key: Any, shape: TreeShape) -> int | None:
     """Return the level of the node that a task of a pass makes; None for what all nodes need."""
     kind = key[0].split("-")[1]
     if kind in ("unit", "block"):
         return shape.base
-    return int(kind[4:]) if kind[4:] else None  # "fold12", and "fold" and "run"
+    if kind == "lead":
+        return shape.output
+    return int(kind[4:]) if kind[4:] else None  # "fold12"; "fold", "run" and "team"
 
 
 class _Builder:
@@ -274,6 +333,13 @@ class _Builder:
         children = [TaskRef(self.node(below, child)) for child in range(first, last)]
         key = self.key(f"fold{level}", index)
         self.tasks[key] = Task(key, operator.call, TaskRef(self.key("fold")), *children)
+        return key
+
+    def led(self, index: int, members: Iterable[Enlisted]) -> Key:
+        """Add the task of a team; return its key."""
+        key, plain = self.key("lead", index), tuple(tuple(member) for member in members)
+        call = TaskRef(self.key("team"))
+        self.tasks[key] = Task(key, operator.call, call, self.shape.output, index, plain)
         return key
 
     def _base(self, index: int) -> Key:

@@ -100,6 +100,7 @@ class ProgressTotals:
     """Adds up results and messages so that no number ever goes down.
 
     A unit that starts again on another worker reports small numbers again: only its largest count.
+    What a team says is of all its node's units, and does not add to what these say one by one.
 
     Parameters
     ----------
@@ -112,26 +113,34 @@ class ProgressTotals:
         self._done: Counts = (0, 0, 0)
         self._closed: set[int] = set()
         self._running: dict[int, dict[int, Counts]] = {}
+        self._whole: dict[int, Counts] = {}
 
-    def message(self, unit: int, counts: Counts) -> None:
-        """Take a unit's message."""
+    def message(self, unit: int, counts: Counts, *, whole: bool = False) -> None:
+        """Take a unit's message, or a team's in the name of its first unit."""
         node = unit >> self._shift
-        if node not in self._closed:
+        if node in self._closed:
+            return
+        if whole:
+            self._whole[node] = max(counts, self._whole.get(node, (0, 0, 0)))
+        else:
             units = self._running.setdefault(node, {})
             units[unit] = max(counts, units.get(unit, (0, 0, 0)))
 
     def result(self, node: int, result: UnitResult[Any]) -> None:
         """Take a gathered node; it replaces its units' messages."""
         self._running.pop(node, None)
+        self._whole.pop(node, None)
         self._closed.add(node)
         self._done = _add(self._done, (result.blocks, result.rows, result.bytes_read))
 
     def counts(self) -> Counts:
         """Return blocks, rows and bytes so far."""
         total = self._done
-        for units in self._running.values():
-            for counts in units.values():
-                total = _add(total, counts)
+        for node in self._running.keys() | self._whole.keys():
+            some = (0, 0, 0)
+            for counts in self._running.get(node, {}).values():
+                some = _add(some, counts)
+            total = _add(total, max(some, self._whole.get(node, some)))
         return total
 
 

@@ -28,9 +28,17 @@ from dask_gmm.execution.cluster.connection import (
     scheduler_errors,
 )
 from dask_gmm.execution.cluster.failures import Failures
-from dask_gmm.execution.cluster.graph import FOLD_LEVELS, make_runner, pass_graph, tree_shape
+from dask_gmm.execution.cluster.graph import (
+    FOLD_LEVELS,
+    PassGraph,
+    make_runner,
+    pass_graph,
+    team_graph,
+    tree_shape,
+)
 from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
 from dask_gmm.execution.cluster.stragglers import Running, late_ones
+from dask_gmm.execution.cluster.teams import enlisted, in_teams
 from dask_gmm.execution.cluster.worker import REPORT_INTERVAL
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.tree import Summable, TreeFold
@@ -109,6 +117,15 @@ class ClusterPass(Generic[T]):
         Part of the names of all passes' groups of tasks.
     affinity : Affinity, optional
         Who holds which blocks; brought up to date by the pass.
+    by_teams : bool
+        Whether workers may form teams.
+
+    Attributes
+    ----------
+    tasks, resubmitted : int
+        Tasks, and units or nodes that were begun again.
+    has_teams : bool
+        Whether there are any.
     """
 
     def __init__(
@@ -123,9 +140,17 @@ class ClusterPass(Generic[T]):
         *,
         group: str,
         affinity: Affinity | None = None,
+        by_teams: bool = True,
     ) -> None:
         self.tasks = 0
         self.resubmitted = 0
+        threads = _threads_of(watch)
+        teams = in_teams(plan, job, threads, times.block_seconds) if by_teams else None
+        self.has_teams = teams is not None
+        self._shape = tree_shape(plan, job)
+        if teams is not None:
+            plan, level = teams
+            self._shape = replace(self._shape, base=plan.unit_level, output=level)
         self._connection = connection
         self._plan = plan
         self._job = job
@@ -135,7 +160,6 @@ class ClusterPass(Generic[T]):
         self._admit = admit
         self._group = group
         self._affinity = affinity
-        self._shape = tree_shape(plan, job)
         self._token = uuid.uuid4().hex
         self._batch = max(1, GATHER_BYTES // max(job.value_bytes, 1))
         self._missing = set(range(-(-plan.n_positions >> self._shape.output)))
@@ -194,7 +218,23 @@ class ClusterPass(Generic[T]):
         self._runner = make_runner(self._plan, self._job, self._feed.topic, self._token)
         there = self._watch.now.usable
         preferred = self._affinity.preferred(self._plan, there) if self._affinity else {}
-        self._submit(sorted(self._missing.difference(self._suspects)), preferred)
+        nodes = sorted(self._missing.difference(self._suspects))
+        led = self._submit_teams(nodes, preferred) if self.has_teams else frozenset()
+        if len(led) < len(nodes):
+            self._submit([node for node in nodes if node not in led], preferred)
+
+    def _submit_teams(self, nodes: list[int], preferred: Mapping[int, str]) -> frozenset[int]:
+        """Submit a task for each node that has a team; return these nodes."""
+        assert self._feed is not None
+        threads = _threads_of(self._watch)
+        if not threads or not nodes:
+            return frozenset()
+        teams = enlisted(self._plan, self._shape.output, nodes, threads, preferred)
+        runner = make_runner(self._plan, self._job, self._feed.topic, self._token, fit=self._group)
+        only = threads if self._watch.now.shunned else ()
+        graph = team_graph(self._plan, self._shape, runner, teams, self._group, only)
+        self._send(graph)
+        return graph.led
 
     def _close_feed(self) -> None:
         if self._feed is not None:
@@ -212,7 +252,9 @@ class ClusterPass(Generic[T]):
         self._start_fetching()
         while self._messages:
             message = self._messages.popleft()
-            self._totals.message(message.unit, message.counts)
+            attempt = self._attempts.running(message.submission, message.unit)
+            led = attempt is not None and attempt.led
+            self._totals.message(message.unit, message.counts, whole=led)
             self._running[message.submission, message.unit] = Running.now(
                 message.worker, message.seconds
             )
@@ -243,6 +285,10 @@ class ClusterPass(Generic[T]):
             workers=workers or (now.usable if now.shunned else ()),
             anew=anew,
         )
+        self._send(graph)
+
+    def _send(self, graph: PassGraph) -> None:
+        """Submit tasks, and expect their results."""
         self.tasks += len(graph.tasks)
         keys = list(graph.outputs)
         client = self._connection.client
@@ -437,12 +483,15 @@ class ClusterPass(Generic[T]):
     def _overtake(self) -> None:
         """Begin units once more that take much longer than the others do."""
         shift, threads = self._shape.output - self._shape.base, self._watch.now.threads
-        if shift > FOLD_LEVELS:  # a second attempt would be half a pass
+        # A second attempt would be half a pass; but where teams have failed there is no other way.
+        if shift > FOLD_LEVELS and not self.has_teams:
             return
         attempts = {u: a for u in self._running if (a := self._attempts.running(*u)) is not None}
         self._running = {unit: self._running[unit] for unit in attempts}
         limits: dict[tuple[str, int], float] = {}
-        for name, unit in attempts:
+        for (name, unit), attempt in attempts.items():
+            if attempt.led:
+                continue  # what is late in a team its captain sees
             limit = self._times.limit(len(self._plan.node(self._shape.base, unit)))
             if limit is not None:
                 limits[name, unit] = limit
@@ -532,3 +581,8 @@ class ClusterPass(Generic[T]):
         if futures and client.status == "running":
             with suppress(*CONNECTION_ERRORS):
                 client.cancel(futures)
+
+
+def _threads_of(watch: WorkerWatch) -> dict[str, int]:
+    """Return the threads of each worker that is fit for work."""
+    return {w: n for w, n in watch.now.threads.items() if w in watch.now.usable}

@@ -54,13 +54,22 @@ class UnitTimes:
     def limit(self, blocks: int) -> float | None:
         """Return the seconds after which a unit of so many blocks is late; None if nobody knows."""
         if self._usual is None:
-            enough = len(self._now) >= FEWEST_UNITS
-            known = [*self._now] if enough else [*self._earlier, *self._now]
+            known = self._known()
             if len(known) < FEWEST_UNITS:
                 return None
             # What ended last counts in full: it says first that everything has become slower.
             self._usual = max(median(known), median(known[-FEWEST_UNITS:]))
         return max(FEWEST_SECONDS, LATE * self._usual * blocks)
+
+    @property
+    def block_seconds(self) -> float | None:
+        """What a block takes as a rule; None if nobody knows."""
+        known = self._known()
+        return median(known) if known else None
+
+    def _known(self) -> list[float]:
+        enough = len(self._now) >= FEWEST_UNITS
+        return [*self._now] if enough else [*self._earlier, *self._now]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from distributed.protocol import pickle
 from dask_gmm.data.source import BlockRef
 from dask_gmm.errors import VersionsDifferError
 from dask_gmm.execution.asked import Lane
-from dask_gmm.execution.cluster.ready import ReadyUnits
+from dask_gmm.execution.cluster.ready import ReadyUnits, TaskTurn
 from dask_gmm.execution.machine import machine_fingerprint, package_versions
 from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks, pinned_blocks
@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.base import RowMaker
     from dask_gmm.data.source import Source
+    from dask_gmm.execution.cluster.ready import Turn
     from dask_gmm.execution.jobs import OpenJob
 
 __all__ = [
     "BlockRunner",
     "Heartbeat",
+    "Travelling",
     "UnitRunner",
     "causes_that_end",
     "fold_results",
@@ -88,6 +90,10 @@ class _Refusal:
 
     def __call__(self, *_: Any) -> Any:
         worker: Any = distributed.get_worker()
+        self.run(0, (), worker)
+
+    def run(self, unit: int, blocks: Sequence[int], worker: Any, *_: Any) -> Any:
+        """Say what differs, in place of a unit's value."""
         error = versions_differ(package_versions(), self.versions, worker.address)
         assert error is not None
         raise error
@@ -106,7 +112,7 @@ def _open_runner(versions: dict[str, str], pickled: bytes) -> Any:
     return kind(**fields)
 
 
-class _Travelling:
+class Travelling:
     """A runner that is opened by workers of the driver's versions alone."""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -120,7 +126,7 @@ def _dumps(thing: Any) -> bytes:
 
 
 @dataclass(frozen=True)
-class UnitRunner(_Travelling, Generic[T]):
+class UnitRunner(Travelling, Generic[T]):
     """Reads and folds units; one call is one task.
 
     Parameters
@@ -153,22 +159,37 @@ class UnitRunner(_Travelling, Generic[T]):
     def __call__(self, unit: int, blocks: Sequence[int]) -> UnitResult[T]:
         """Return the node of the tree over `blocks`."""
         worker = distributed.get_worker()
-        key: Any = worker.get_current_task()
+        turn = TaskTurn(worker, worker.get_current_task())
+        heartbeat = Heartbeat(worker, self.topic, (self.token, turn.key[1], unit))
+        with heartbeat.beating():
+            return self.run(unit, blocks, worker, turn, heartbeat.count)
 
-        def cancelled() -> bool:
-            # Nothing stops a running thread from outside. A task that nobody wants any more
-            # (Ctrl-C, another unit's error) sees so here and frees its thread at the next block.
-            task = worker.state.tasks.get(key)
-            return task is None or task.state == "cancelled"
+    def run(
+        self,
+        unit: int,
+        blocks: Sequence[int],
+        worker: Any,
+        turn: Turn,
+        report: Callable[[int, int, int], None],
+    ) -> UnitResult[T]:
+        """Return the node of the tree over the blocks of a unit.
 
+        Parameters
+        ----------
+        unit : int
+        blocks : sequence of int
+        worker : distributed.Worker
+            Whose thread this is.
+        turn : Turn
+        report : callable
+            Called after every block with the blocks, rows and bytes since the last call.
+        """
         pinned = self._pinned(worker)
         began = time.monotonic()
-        heartbeat = Heartbeat(worker, self.topic, (self.token, key[1], unit))
         with (
             causes_that_end(),
-            heartbeat.beating(),
             working(self.job) as job,
-            self._lane(worker, key, pinned) as lane,
+            self._lane(turn, pinned) as lane,
         ):
             result = run_unit(
                 self.source,
@@ -176,8 +197,8 @@ class UnitRunner(_Travelling, Generic[T]):
                 job,
                 pinned=pinned,
                 lane=lane,
-                report=heartbeat.count,
-                stopped=cancelled,
+                report=report,
+                stopped=turn.stopped,
             )
         holds = pinned is not None and any(index in pinned for index in blocks)
         return replace(
@@ -188,16 +209,16 @@ class UnitRunner(_Travelling, Generic[T]):
         )
 
     @contextmanager
-    def _lane(self, worker: Any, key: Any, pinned: PinnedBlocks | None) -> Iterator[Lane]:
-        """Lend a task what one before it has asked for, with what waits in the worker to follow."""
+    def _lane(self, turn: Turn, pinned: PinnedBlocks | None) -> Iterator[Lane]:
+        """Lend a thread what one before it has asked for, with what waits here to follow."""
         ready = self.ready
-        ready.begin(key)
+        ready.begin(turn.key)
         try:
             with self.lanes.one() as lane:
-                lane.following = partial(ready.ask_ready, worker, key, pinned)
+                lane.following = partial(ready.ask_ready, turn, pinned)
                 yield lane
         finally:
-            ready.end(worker)
+            ready.end(turn)
 
     def _pinned(self, worker: Any) -> PinnedBlocks | None:
         if self.cache is None:
@@ -227,7 +248,7 @@ def causes_that_end() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class BlockRunner(_Travelling, Generic[T]):
+class BlockRunner(Travelling, Generic[T]):
     """Applies the job to the value of one task of a Dask collection."""
 
     rows_of: RowMaker

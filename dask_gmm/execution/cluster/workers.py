@@ -39,6 +39,8 @@ SILENT_SECONDS = 3.0
 #: Seconds between two looks at the workers, while somebody waits; fewer while one is unfit.
 LOOK_SECONDS = 1.0
 LOOK_SECONDS_UNFIT = 0.2
+#: The part of the workers that stays through a pass, where they are not taken away on purpose.
+MOST_STAY = 0.75
 #: Workers that a scheduler describes in a second without anybody noticing.
 WORKERS_PER_SECOND = 200
 
@@ -95,6 +97,7 @@ class WorkerWatch:
         self.now = Snapshot({}, {}, frozenset(), frozenset())
         self._seen: set[str] = set()
         self._in_pass: set[str] = set()
+        self._at_first = 0
         self._asking: tuple[Answer[Snapshot], float] | None = None
         self._looked = self._asked = time.monotonic()
         self._without_since: float | None = None
@@ -102,6 +105,7 @@ class WorkerWatch:
 
     def begin(self, client: Any, described: Mapping[str, Any]) -> None:
         """Take in the workers at the begin of a pass."""
+        self._at_first = len(described)
         self._drop()
         self._looked = time.monotonic()
         self._without_since = None
@@ -115,6 +119,11 @@ class WorkerWatch:
         Who had just asked a worker for something when it died may ask for thirty seconds more.
         """
         return bool(self.now.unfit) or not self._in_pass.issubset(self.now.threads)
+
+    @property
+    def dwindled(self) -> bool:
+        """Whether there are much fewer workers than when the pass began."""
+        return len(self.now.threads) < MOST_STAY * self._at_first
 
     def look(self, connection: Connection, results: Collection[Any] = ()) -> bool:
         """Ask the scheduler, if it is time to; return whether there is news.
