@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as the folder is: a module's tests may come in two parts
 def place(folder: Path, points: Path, model: Path) -> Path:
     """A folder full of things that are not what a user hoped for."""
     rng = np.random.default_rng(0)
