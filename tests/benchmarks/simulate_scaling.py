@@ -48,13 +48,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 from distributed import Client, LocalCluster, get_worker
 
 from dask_gmm import GaussianMixture
 from dask_gmm.execution import plan_pass
-from dask_gmm.execution.cluster import ClusterBackend
+from dask_gmm.execution.cluster import ClusterBackend, teams
 from dask_gmm.execution.cluster.member import FANOUT, call, give_back
 from dask_gmm.execution.cluster.teams import FEWEST_THREADS, in_teams
 from dask_gmm.execution.plan import resize_units
@@ -281,6 +282,9 @@ def _calls(others: Sequence[str]) -> tuple[float, float]:
 
 def call_costs(client: Client) -> tuple[float, float]:
     """Return what a captain's call to a member costs, and how long one takes."""
+    plan = plan_pass(even_fake(8, plain=True), n_threads=2)
+    with patch.object(teams, "FEWEST_THREADS", 2):  # once a team, workers know such calls
+        assert ClusterBackend(client).run(plan, SumJob()).tasks == 2
     first, *others = client.scheduler_info(n_workers=-1)["workers"]
     found: tuple[float, float] = client.submit(_calls, others, workers=[first], pure=False).result()
     return found
