@@ -38,6 +38,7 @@ from dask_gmm.execution.cluster.member import (
     Running,
     call,
     give_back,
+    keep,
     leave,
     pass_on,
     work,
@@ -47,7 +48,7 @@ from dask_gmm.execution.cluster.worker import REPORT_INTERVAL, Travelling
 from dask_gmm.execution.tree import Summable, TreeFold, node_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from dask_gmm.execution.unit import UnitResult
 
@@ -197,6 +198,9 @@ class _Team(Generic[T]):
         self._doubled: set[int] = set()
         self._seconds: deque[float] = deque(maxlen=64)
         self._done = (0, 0, 0)
+        # What the captain has done itself, and who keeps it: else nobody would know if it died.
+        self._mine: TreeFold[UnitResult[T]] = TreeFold(len(orders.blocks))
+        self._deputy = ""
         self._news = asyncio.Condition()
 
     async def lead(self) -> UnitResult[T]:
@@ -290,7 +294,21 @@ class _Team(Generic[T]):
             async with self._news:
                 self._take(address, report)
                 self._news.notify_all()
+            if address == self._worker.address:
+                self._entrust(report.nodes)
             share = await self._more_for(address)
+
+    def _entrust(self, nodes: Mapping[tuple[int, int], UnitResult[T]]) -> None:
+        """Have another member keep what the captain has done itself."""
+        for (level, index), result in nodes.items():
+            with suppress(ValueError):  # done twice
+                self._mine.add(level, index, result)
+        others = [a for a in self._enlisted if a in self._able and a != self._worker.address]
+        if not nodes or not others or not self._missing:
+            return
+        if self._deputy not in others:
+            self._deputy, nodes = others[0], self._mine.nodes()
+        _in_background([self._call(self._deputy, keep, dict(nodes))])
 
     async def _more_for(self, address: str) -> list[int]:
         """Return units for a member whose threads are not all busy; none if there are none."""
@@ -387,6 +405,7 @@ class _Team(Generic[T]):
         async with self._news:
             lost = sorted(self._owed[address] & self._missing)
             self._left[address], self._running[address] = 0, ()
+            self._able.pop(address, None)
             self._owed[address] = set()
             self._lost.update(lost)
             if any(self._lost[unit] > 1 for unit in lost):

@@ -47,6 +47,7 @@ __all__ = [
     "Running",
     "call",
     "give_back",
+    "keep",
     "leave",
     "pass_on",
     "work",
@@ -324,6 +325,12 @@ class _Member(Generic[T]):
             self._failures.append(Failure(turn.key, _portable(error), passing))
         self._begin()
 
+    def keep(self, nodes: dict[tuple[int, int], UnitResult[T]]) -> None:
+        """Take in what its captain has done itself, to be told to another one."""
+        for (level, index), result in nodes.items():
+            with suppress(ValueError):  # kept before
+                self._told.add(level, index, result)
+
     def give_back(self, n: int) -> list[int]:
         """Return units that are not begun, as many as that at most, the last ones first."""
         return [self.queue.pop() for _ in range(min(n, len(self.queue)))]
@@ -552,6 +559,19 @@ async def give_back(fit: str, part: str, captain: str, n: int, dask_worker: Work
     """Take units from a member that it has not begun."""
     member = _member(dask_worker, fit, part, captain)
     return [] if member is None else member.give_back(n)
+
+
+async def keep(
+    fit: str,
+    part: str,
+    captain: str,
+    nodes: dict[tuple[int, int], UnitResult[Any]],
+    dask_worker: Worker,
+) -> None:
+    """Let a member keep what its captain has done itself; see `_Member.keep`."""
+    member = _member(dask_worker, fit, part, captain)
+    if member is not None:
+        member.keep(nodes)
 
 
 async def leave(fit: str, part: str, captain: str, dask_worker: Worker) -> None:
