@@ -9,11 +9,17 @@ answers it takes as they come, and here they are doubted:
   process's environment, or wherever its variables lead. The connection is made anew with them.
 
 Everything goes through `ask`, or is asked by Zarr through `PatientStore`.
+
+obstore's threads hand answers over with the interpreter's lock. One that would still take it while
+the interpreter ends, be it to let go of an answer that has been used, is ended by it in the middle
+of its own code, and the process aborts. So a process that has asked rests a moment when it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,7 +41,7 @@ if TYPE_CHECKING:
 else:
     _ObjectStore = zarr.storage.ObjectStore  # generic since Zarr 3.1.4 or so
 
-__all__ = ["BROKEN_PAUSES", "PatientStore", "ask", "listed"]
+__all__ = ["BROKEN_PAUSES", "PatientStore", "ask", "listed", "rest_at_exit"]
 
 T = TypeVar("T")
 
@@ -55,9 +61,29 @@ whose it is. A connection that was open for long and is used again breaks like t
 _BROKEN_PATIENCE = 30.0
 """A put that took so many seconds was repeated by obstore already."""
 
+_RESTS, _REST_SECONDS = 10, 0.01
+"""Pauses at the end of a process, each of which takes the longer, the busier the machine is."""
+
 _MAX_QUESTIONS = 8
 _MAX_ABSENT = 50_000
 _lock = threading.Lock()
+
+
+_resting: set[int] = set()
+"""Processes that will rest: this one, and whoever has forked it."""
+
+
+def rest_at_exit() -> None:
+    """Let obstore's threads come to rest when this process ends."""
+    with _lock:
+        if os.getpid() not in _resting:
+            _resting.add(os.getpid())
+            atexit.register(_rest, os.getpid())
+
+
+def _rest(process: int) -> None:
+    for _ in range(_RESTS if process == os.getpid() else 0):
+        time.sleep(_REST_SECONDS)
 
 
 class PatientStore(_ObjectStore, AsksAgain):
@@ -79,6 +105,7 @@ class PatientStore(_ObjectStore, AsksAgain):
 
     def __init__(self, make: Callable[[], Any], *, read_only: bool = False) -> None:
         super().__init__(make(), read_only=read_only)
+        rest_at_exit()
         self._make = make
         self._made = time.monotonic()
         self._absent: set[str] = set()

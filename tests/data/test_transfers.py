@@ -5,6 +5,8 @@ from __future__ import annotations
 import _thread
 import itertools
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -281,3 +283,38 @@ def test_ranges_of_a_shard_are_few(served: tuple[Path, SlowLink]) -> None:
     read = source.read(source.block(0)).weights
     np.testing.assert_array_equal(read, weights)
     assert server.counts().requests <= 13
+
+
+ENDING = """
+import atexit, sys, threading
+# Comes last, as it is registered first.
+atexit.register(lambda: print(sorted(t.name for t in threading.enumerate() if "link" in t.name)))
+from dask_gmm.data.source import open_source
+source = open_source(sys.argv[1])
+print(source.read(source.block(0)).values.size)
+for block in range(1, 40):
+    asked = source.request(source.block(block))
+    for answer in asked.values():
+        answer.cancel()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_in_peace(served: tuple[Path, SlowLink]) -> None:
+    """No thread hands anything over to an interpreter that ends: the process would abort."""
+    _, server = served
+    server.become(Link(0.005))
+    for _ in range(3):
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", ENDING, f"{server.url}/small"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(4)
+        ]
+        for child in children:
+            said, complained = child.communicate(timeout=60)
+            assert child.returncode == 0, complained
+            assert said.split("\n")[:2] == ["1600", "[]"]

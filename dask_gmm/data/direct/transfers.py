@@ -15,6 +15,7 @@ asks does so from a thread of `requests` and waits there.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import math
 import os
@@ -49,6 +50,7 @@ from dask_gmm.data.direct.link import (
     patience,
 )
 from dask_gmm.data.direct.turns import Turns
+from dask_gmm.data.object_store import rest_at_exit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -92,6 +94,9 @@ _TRIES = 8
 """Measurements of which the best says what the link can do."""
 
 _MOST_LINKS = 64
+
+_LAST_SECONDS = 2.0
+"""Seconds that requests have to end when the process does."""
 
 
 class Piece(NamedTuple):
@@ -217,7 +222,17 @@ class _Process:
         self._lock = threading.Lock()
         self._links: dict[int, _Link] = {}
         self._most = asyncio.Semaphore(MAX_REQUESTS)
-        threading.Thread(target=self.loop.run_forever, name="dask-gmm-link", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="dask-gmm-link", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.loop.run_forever()
+        self.loop.run_until_complete(_given_up(asyncio.all_tasks(self.loop)))
+
+    def end(self) -> None:
+        """Ask for nothing more."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(_LAST_SECONDS)
 
     def link(self, store: Any) -> _Link:
         """Return the link to a store."""
@@ -227,6 +242,13 @@ class _Process:
                     self._links.clear()
                 self._links[id(store)] = _Link(store, self._most)
             return self._links[id(store)]
+
+
+async def _given_up(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel what is under way, and take its end in."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 _lock = threading.Lock()
@@ -239,7 +261,14 @@ def _process() -> _Process:
     with _lock:
         if _own is None or _owner != os.getpid():  # threads do not survive a fork
             _own, _owner = _Process(), os.getpid()
+            rest_at_exit()  # whose store it may be, after the end of this:
+            atexit.register(_at_exit, _own, _owner)
         return _own
+
+
+def _at_exit(process: _Process, owner: int) -> None:
+    if owner == os.getpid():
+        process.end()
 
 
 class _Link:
