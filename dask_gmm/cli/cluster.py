@@ -88,7 +88,9 @@ def _joined(address: str, timeout: float, session: Session) -> Iterator[Place]:
             f"No Dask scheduler answered at {address} within {timeout:g} s. Check the address and "
             f"the network, or start one with 'dask scheduler' (--timeout waits longer)."
         )
-        raise ClusterError(_refusal(address, timeout) or nobody) from error
+        # Of an encrypted one that has been asked before.
+        problem = None if scheme == "tls" else _refusal(address, timeout)
+        raise ClusterError(problem or nobody) from error
     except Exception as error:
         raise ClusterError(
             f"What answers at {address} is no Dask scheduler, or one of another version: "

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-if TYPE_CHECKING:
     _ObjectStore = zarr.storage.ObjectStore[Any]
 else:
     _ObjectStore = zarr.storage.ObjectStore  # generic since Zarr 3.1.4 or so

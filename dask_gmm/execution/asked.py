@@ -79,13 +79,6 @@ class AskedBlocks:
                 raise PassInterruptedError(f"A pass over {self.source.name} was told to stop.")
             return index in self._answers or self.ask_now(index, urgent=urgent)
 
-    def ask_following(self) -> int | None:
-        """Ask for the next block of those that are no task's yet; None if there is none, or room.
-
-        Here there is none.
-        """
-        return None
-
     def ask_now(self, index: int, *, urgent: bool) -> bool:
         """Ask for a block that is not on its way, with the lock held; whether it is now."""
         if not self._open or not _in_flight.take(self.ahead.request_bytes, urgent=urgent):
@@ -151,12 +144,15 @@ class Lane:
     asked : AskedBlocks
         Where all threads put what they have asked for.
     following : callable
-        Asks for a block that comes after those of the thread's own unit.
+        Asks for the next block that comes after those of the thread's own unit; None if there is
+        none, or no room.
     """
 
-    def __init__(self, asked: AskedBlocks) -> None:
+    def __init__(
+        self, asked: AskedBlocks, following: Callable[[], int | None] = lambda: None
+    ) -> None:
         self.asked = asked
-        self.following: Callable[[], int | None] = asked.ask_following
+        self.following = following
         self._own: set[int] = set()
 
     def ask(self, index: int, *, urgent: bool) -> bool:

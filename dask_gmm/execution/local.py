@@ -259,7 +259,7 @@ class _LocalPass(Generic[T]):
             self._taking += 1
         try:
             with working(self._job) as job:
-                lane = Lane(self._units)
+                lane = Lane(self._units, self._units.ask_following)
                 while not self._stop.is_set() and self._run_next_unit(job, lane):
                     pass
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits

@@ -84,7 +84,10 @@ def test_the_scripts_commands_are_real() -> None:
     worker = manifests.parse_dask(CommandLine("fit.sbatch", script_command("dask worker")))
     assert worker["nthreads"] == float(directives()["cpus-per-task"])
     # what its memory limit is made of, for one of two gigabytes a core
-    assert "SLURM_MEM_PER_CPU * SLURM_CPUS_PER_TASK * 4 / 5" in SCRIPT.read_text()
+    (memory,) = (line for line in SCRIPT.read_text().splitlines() if line.startswith("memory="))
+    shell = f"SLURM_MEM_PER_CPU=2048 SLURM_CPUS_PER_TASK=2; {memory}; echo $memory"
+    said = subprocess.run(["bash", "-c", shell], check=True, capture_output=True, text=True).stdout
+    assert said == "3276MiB\n"
     share = 1024 * int(directives()["mem-per-cpu"].removesuffix("G")) * int(worker["nthreads"])
     assert share // 5 >= 512, "for a nanny, and scheduler and client"
 

@@ -102,7 +102,8 @@ def test_each_team_is_led_by_one_of_its_own() -> None:
     members = enlisted(fine, level, range(-(-fine.n_positions >> level)), workers, {})
     shape = TreeShape(fine.unit_level, level, 4)
     tasks = team_graph(fine, shape, b"", members, "group")
-    assert tasks.led == {0, 1, 2}
+    assert tasks.led
+    assert set(tasks.outputs.values()) == {0, 1, 2}
     captains = [tasks.preferred_workers[key] for key in tasks.outputs]
     for node, leader in zip(tasks.outputs.values(), captains, strict=True):
         assert leader in {one.address for one in members[node]}
@@ -215,7 +216,7 @@ def test_a_lost_member_costs_what_it_has_not_told(
     killed: list[int] = []
 
     def kill(progress: PassProgress) -> None:
-        if not killed and progress.blocks_done > 100:
+        if not killed and progress.blocks_done > 240:
             killed.append(pids[who(pids)])
             os.kill(killed[0], signal.SIGKILL)
 

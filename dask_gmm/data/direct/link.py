@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 MAX_REQUESTS = 64
-"""Requests that one process has in flight at most."""
+"""Requests for chunks, shards and ranges of tables that one process has in flight at most."""
 
 FIRST_REQUESTS = 16
 """Requests that a process begins with, where nothing is known of a link."""
@@ -176,7 +176,7 @@ class Window:
     left: int = 0
 
 
-def next_window(window: Window, throughput: float, most: int = MAX_REQUESTS) -> Window:
+def next_window(window: Window, throughput: float) -> Window:
     """Return the window after a measurement with all of its requests in flight.
 
     Parameters
@@ -184,8 +184,6 @@ def next_window(window: Window, throughput: float, most: int = MAX_REQUESTS) -> 
     window : Window
     throughput : float
         Bytes a second.
-    most : int
-        Largest window.
     """
     if window.before and throughput < GAIN * window.throughput:
         if window.left > 1:
@@ -193,7 +191,7 @@ def next_window(window: Window, throughput: float, most: int = MAX_REQUESTS) -> 
         return Window(window.before, left=REST)
     if not window.before and window.left > 0:
         return replace(window, left=window.left - 1)
-    larger = min(most, math.ceil(GROWTH * window.size))
+    larger = min(MAX_REQUESTS, math.ceil(GROWTH * window.size))
     if larger <= window.size:
         return Window(window.size, left=REST)
     return Window(larger, window.size, throughput, TRIALS)
@@ -266,9 +264,7 @@ def divided(
     return [(a, min(a + part, stop)) for start, stop in ranges for a in range(start, stop, part)]
 
 
-def joined(
-    ranges: Sequence[tuple[int, int]], link: Estimate, most_gap: int = MOST_GAP
-) -> list[tuple[int, int]]:
+def joined(ranges: Sequence[tuple[int, int]], link: Estimate) -> list[tuple[int, int]]:
     """Join ranges (start, stop) whose distance takes less time than a request of its own.
 
     Returns
@@ -276,7 +272,7 @@ def joined(
     list of tuple
         Sorted, without overlaps, covering all of `ranges`.
     """
-    gap = min(most_gap, link.latency * link.rate) if math.isfinite(link.rate) else 0
+    gap = min(MOST_GAP, link.latency * link.rate) if math.isfinite(link.rate) else 0
     found: list[tuple[int, int]] = []
     for start, stop in sorted(ranges):
         if found and start - found[-1][1] <= gap:

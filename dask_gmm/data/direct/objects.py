@@ -176,7 +176,13 @@ class LocalFiles:
 
 
 class RemoteObject(StoredObject):
-    """An object of which some pieces have come from a store; their bytes stay where it put them."""
+    """An object of which some pieces have come from a store; their bytes stay where it put them.
+
+    Attributes
+    ----------
+    inner : tuple or None
+        Where in it the chunks lie that it was asked for, if it is a shard whose index was read.
+    """
 
     def __init__(self, store: Any, content: Content, key: str, url: str) -> None:
         self._store = store
@@ -186,6 +192,7 @@ class RemoteObject(StoredObject):
         self._version = content.version
         self._key = key
         self._url = url
+        self.inner: Any = None
 
     @property
     def size(self) -> int:
@@ -268,7 +275,7 @@ class RemoteObjects:
         self._store = store
         self.url = url
 
-    def open(self, key: str, most: int = 0) -> RemoteObject | None:
+    def open(self, key: str, most: int) -> RemoteObject | None:
         """Fetch an object whole, None if it is not there.
 
         Parameters

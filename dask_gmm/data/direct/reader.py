@@ -41,7 +41,7 @@ from dask_gmm.data.chunk_errors import (
     undecodable_chunk,
 )
 from dask_gmm.data.direct.memory import encoded_bytes
-from dask_gmm.data.direct.objects import LocalFiles, RemoteObjects, StoredObject
+from dask_gmm.data.direct.objects import LocalFiles, RemoteObject, RemoteObjects, StoredObject
 from dask_gmm.data.direct.requests import Request, submitted
 from dask_gmm.data.layout import flatten_block
 from dask_gmm.data.rereading import reread
@@ -212,7 +212,7 @@ class DirectReader:
         assert shards is not None
         stored = objects.open_ranged(key, shards.index_bytes, head=shards.at_start)
         if stored is not None:
-            there, _ = self._inner_chunks(stored, place, key, box)
+            stored.inner = there, _ = self._inner_chunks(stored, place, key, box)
             stored.announce([(offset, length) for _, offset, length in there])
         return stored
 
@@ -269,7 +269,8 @@ class DirectReader:
     def _read_shard(
         self, stored: StoredObject, unit: Place, key: str, target: _Target, buffers: ReadBuffers
     ) -> None:
-        there, absent = self._inner_chunks(stored, unit, key, target.box)
+        found = stored.inner if isinstance(stored, RemoteObject) else None
+        there, absent = found or self._inner_chunks(stored, unit, key, target.box)
         for place in absent:
             target.fill(_box_of(place, self._layout.chunk), self._layout.fill)
         for place, offset, length in there:

@@ -1,8 +1,9 @@
 """What comes from object stores: requests in flight, parts of large objects, second requests.
 
-One event loop in a thread of its own makes all requests of a process, so that they can be given up
-at any moment: a request that nobody waits for any more ends, and its connection with it. Whoever
-asks does so from a thread of `requests` and waits there.
+One event loop in a thread of its own makes all requests of a process for chunks, shards and ranges
+of tables (metadata are asked for where they are needed), so that they can be given up at any time:
+a request that nobody waits for any more ends, and its connection with it. Whoever asks does so from
+a thread of `requests` and waits there.
 
 - Requests in flight are bounded by a window that is measured (`link.next_window`), those for what
   was wanted first go first, and who begins after a pause does not ask for all in the same moment.

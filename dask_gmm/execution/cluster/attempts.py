@@ -88,8 +88,8 @@ class Attempts:
     def add(self, graph: PassGraph, futures: Mapping[Any, Future]) -> None:
         """Take in what was submitted."""
         for key, node in graph.outputs.items():
-            led = node in graph.led
-            attempt = Attempt(node, graph.name, futures[key], graph.confined_to(key), led)
+            only = graph.confined_to(key)
+            attempt = Attempt(node, graph.name, futures[key], only, graph.led)
             self._by_key[key] = attempt
             self._by_node.setdefault(node, []).append(attempt)
             self._by_name.setdefault(graph.name, {})[node] = attempt

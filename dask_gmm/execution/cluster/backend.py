@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 import warnings
 from contextlib import contextmanager, suppress
@@ -26,7 +25,7 @@ from dask_gmm.execution.cluster.connection import (
     wait_for_workers,
 )
 from dask_gmm.execution.cluster.graph import KINDS, anchors
-from dask_gmm.execution.cluster.run import LOSS_SECONDS, MOST_LOSSES, ClusterPass
+from dask_gmm.execution.cluster.run import ClusterPass
 from dask_gmm.execution.cluster.stragglers import UnitTimes
 from dask_gmm.execution.cluster.workers import WorkerWatch
 from dask_gmm.execution.persisted import check_persisted
@@ -246,11 +245,7 @@ class ClusterBackend(Backend):
                 return self._admit()
             except SchedulerLostError as error:
                 losses += 1
-                if losses > MOST_LOSSES:
-                    raise
-                if losses > 1:  # the client has not noticed yet that its connection is gone
-                    time.sleep(LOSS_SECONDS * losses)
-                self._connection.recover(error, self._timeout)
+                self._connection.recover(error, self._timeout, losses)
                 self._passes, self._anchors = 0, []  # another scheduler knows no groups
 
     def _admit(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 To the scheduler a team is one task, however many workers and units it has. Its captain gives each
 member a share of the units at once, and when one has nothing left to do it takes units back from
-whoever has most of them. Values come at the latest every second, folded as far as the member could,
-and are folded on here to the one that the driver gets.
+whoever has most of them. Values come at the latest every half second, folded as far as the member
+could, and are folded on here to the one that the driver gets.
 
 A member that does not answer is lost, with what it has not told: others do that, and what a report
 says that it does not have. So is a unit that hangs begun once more where a thread is idle. What
@@ -22,7 +22,6 @@ from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import distributed
@@ -40,11 +39,14 @@ from dask_gmm.execution.cluster.member import (
     give_back,
     keep,
     leave,
+    looked_at,
     pass_on,
     work,
 )
-from dask_gmm.execution.cluster.stragglers import FEWEST_SECONDS, FEWEST_UNITS, LATE
-from dask_gmm.execution.cluster.worker import REPORT_INTERVAL, Travelling
+from dask_gmm.execution.cluster.progress import added
+from dask_gmm.execution.cluster.ready import TaskTurn
+from dask_gmm.execution.cluster.stragglers import UnitTimes
+from dask_gmm.execution.cluster.worker import REPORT_INTERVAL, Travelling, tell
 from dask_gmm.execution.tree import Summable, TreeFold, node_count
 
 if TYPE_CHECKING:
@@ -140,13 +142,13 @@ class TeamRunner(Travelling, Generic[T]):
             That of a unit.
         """
         worker = _distributed.get_worker()
-        key = worker.get_current_task()
+        turn = TaskTurn(worker, worker.get_current_task())
         try:
             _distributed.secede()  # the thread is for units
         except (AttributeError, KeyError) as error:  # it is none of Dask's
             raise PassInterruptedError("A team needs threads of Dask's.") from error
         enlisted = [Enlisted(*member) for member in members]
-        team = _Team(worker, self, key[1], level, index, enlisted)
+        team = _Team(worker, self, turn.key[1], level, index, enlisted)
         leading = asyncio.run_coroutine_threadsafe(team.lead(), worker.loop.asyncio_loop)
         try:
             while True:
@@ -154,8 +156,7 @@ class TeamRunner(Travelling, Generic[T]):
                     return leading.result(LOOK_SECONDS)
                 if leading.done():
                     return leading.result()
-                task = worker.state.tasks.get(key)
-                if task is None or task.state == "cancelled":
+                if turn.stopped():
                     raise PassInterruptedError("A team was told to stop.")
         except CancelledError:  # the worker ends
             raise PassInterruptedError("A team was told to stop.") from None
@@ -196,7 +197,7 @@ class _Team(Generic[T]):
         self._lost: Counter[int] = Counter()
         self._failed: set[int] = set()
         self._doubled: set[int] = set()
-        self._seconds: deque[float] = deque(maxlen=64)
+        self._times = UnitTimes()
         self._done = (0, 0, 0)
         # What the captain has done itself, and who keeps it: else nobody would know if it died.
         self._mine: TreeFold[UnitResult[T]] = TreeFold(len(orders.blocks))
@@ -360,9 +361,9 @@ class _Team(Generic[T]):
 
     def _hanging(self, address: str) -> list[int]:
         """Return a unit that takes much longer than others do elsewhere, once each."""
-        if len(self._seconds) < FEWEST_UNITS:
+        late = self._times.limit(1)
+        if late is None:
             return []
-        late = max(FEWEST_SECONDS, LATE * median(self._seconds))
         for other, running in self._running.items():
             for one in running if other != address else ():
                 if one.seconds > late and one.unit in self._missing - self._doubled:
@@ -378,8 +379,8 @@ class _Team(Generic[T]):
             if len(new) == len(units):
                 self._fold.add(level, index, result)
                 self._missing -= new
-                self._done = _sum(self._done, (result.blocks, result.rows, result.bytes_read))
-                self._seconds.append(result.seconds / len(units))
+                self._done = added(self._done, (result.blocks, result.rows, result.bytes_read))
+                self._times.add(result.seconds, len(units))
             else:  # with what somebody else has done meanwhile: what is new in it is lost
                 self._free.extend(new)
         for unit, error, passing in report.failures:
@@ -416,20 +417,14 @@ class _Team(Generic[T]):
     async def _tell(self, began: float) -> None:
         """Tell the driver once a second how far the team is, in the name of its first unit."""
         runner = self._orders.runner
-        head = [runner.token, self._pass[1], self._units.start, self._worker.address]
+        head = runner.token, self._pass[1], self._units.start
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
             counts = self._done
             all_running = {one.unit: one for some in self._running.values() for one in some}
             for unit in self._missing.intersection(all_running):
-                counts = _sum(counts, all_running[unit].counts)
-            message = [*head, time.monotonic() - began, *counts]
-            self._worker.log_event(runner.topic, message)
-
-
-def _sum(a: Iterable[int], b: Iterable[int]) -> tuple[int, int, int]:
-    blocks, rows, size = (x + y for x, y in zip(a, b, strict=True))
-    return blocks, rows, size
+                counts = added(counts, all_running[unit].counts)
+            tell(self._worker, runner.topic, head, time.monotonic() - began, counts)
 
 
 def _broken() -> PassInterruptedError:
@@ -441,13 +436,8 @@ _background: set[asyncio.Future[Any]] = set()
 
 def _in_background(works: Iterable[Any]) -> None:
     """Let some requests be made without waiting for their answers."""
-
-    def ended(request: asyncio.Future[Any]) -> None:
-        _background.discard(request)
-        if not request.cancelled():
-            request.exception()  # looked at, or asyncio tells of it
-
     for work_ in works:
         request = asyncio.ensure_future(work_)
         _background.add(request)
-        request.add_done_callback(ended)
+        request.add_done_callback(_background.discard)
+        request.add_done_callback(looked_at)

@@ -50,6 +50,10 @@ CONNECTION_ERRORS = (CancelledError, CommClosedError, OSError, RuntimeError, Tim
 
 #: Seconds between two looks at a client that tries to connect.
 LOOK_SECONDS = 0.1
+#: How often in a row the scheduler may be lost before anything comes of it.
+MOST_LOSSES = 4
+#: Seconds that it has before it is asked again, for each time that it was lost.
+LOSS_SECONDS = 0.5
 #: Seconds that workers have to say which versions they run. Who has not by then is asked by the
 #: first task that it is given.
 VERSIONS_TIMEOUT = 10.0
@@ -175,7 +179,11 @@ class Connection:
         return scheduler_lost(self.client, self.address)
 
     def recover(
-        self, error: SchedulerLostError, timeout: float, waiting: Callable[[], None] = take_signals
+        self,
+        error: SchedulerLostError,
+        timeout: float,
+        losses: int,
+        waiting: Callable[[], None] = take_signals,
     ) -> None:
         """Wait until there is a scheduler at the same address.
 
@@ -185,14 +193,23 @@ class Connection:
             What was lost; raised where nothing can bring it back.
         timeout : float
             Seconds to wait.
+        losses : int
+            How often in a row it was lost. From the second time on the client has a moment to see
+            that its scheduler is gone: until then it says "running".
         waiting : callable
             Called again and again meanwhile.
 
         Raises
         ------
         SchedulerLostError
-            None came within the timeout, or somebody has closed the client.
+            None came within the timeout, it was lost too often, or somebody has closed the client.
         """
+        if losses > MOST_LOSSES:
+            raise error
+        until = time.monotonic() + LOSS_SECONDS * losses
+        while losses > 1 and time.monotonic() < until:
+            waiting()
+            time.sleep(LOOK_SECONDS)
         deadline = time.monotonic() + timeout
         while self.client.status == "connecting" and time.monotonic() < deadline:
             self._tried = True

@@ -154,8 +154,8 @@ class PassGraph:
         Tasks that had better run on one worker, and its address.
     workers : tuple of str
         The only ones that may run tasks; empty for all there are.
-    led : frozenset of int
-        Nodes that are each one task, of a team.
+    led : bool
+        Whether each output is the one task of a team.
     """
 
     name: str
@@ -163,7 +163,7 @@ class PassGraph:
     outputs: dict[Any, int]
     preferred_workers: dict[Any, str]
     workers: tuple[str, ...] = ()
-    led: frozenset[int] = frozenset()
+    led: bool = False
 
     def submission(self) -> Any:
         """Return what `Client.get` takes: one layer for each worker that tasks prefer."""
@@ -290,7 +290,7 @@ def team_graph(
     # Else all would go to the worker that has the orders, for they leave their threads at once.
     captains = {key: teams[index][0].address for key, index in outputs.items()}
     chosen = tuple(sorted(workers))
-    return PassGraph(builder.token, builder.tasks, outputs, captains, chosen, frozenset(teams))
+    return PassGraph(builder.token, builder.tasks, outputs, captains, chosen, led=True)
 
 
 def level_of(key: Any, shape: TreeShape) -> int | None:

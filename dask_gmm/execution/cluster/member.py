@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INSTALMENT",
-    "Failure",
     "Letter",
     "NoAnswerError",
     "Orders",
@@ -49,6 +48,7 @@ __all__ = [
     "give_back",
     "keep",
     "leave",
+    "looked_at",
     "pass_on",
     "work",
 ]
@@ -410,7 +410,7 @@ async def call(
     asking = asyncio.ensure_future(
         there.run(**letter, wait=True) if stranger else getattr(there, _HANDLER)(**letter)
     )
-    asking.add_done_callback(_looked_at)
+    asking.add_done_callback(looked_at)
     try:
         # Not `wait_for`: where nobody listens it would wait until the request has ended too.
         done, _ = await asyncio.wait({asking}, timeout=seconds)
@@ -430,7 +430,7 @@ async def call(
     return result
 
 
-def _looked_at(request: asyncio.Future[Any]) -> None:
+def looked_at(request: asyncio.Future[Any]) -> None:
     """Look at how a request ended, or asyncio tells of it."""
     if not request.cancelled():
         request.exception()

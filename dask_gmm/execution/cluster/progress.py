@@ -11,7 +11,7 @@ from dask_gmm.execution.cluster.stragglers import Running
 if TYPE_CHECKING:
     from dask_gmm.execution.unit import UnitResult
 
-__all__ = ["Message", "ProgressFeed", "ProgressTotals"]
+__all__ = ["Message", "ProgressFeed", "ProgressTotals", "added"]
 
 Counts = tuple[int, int, int]
 
@@ -131,7 +131,7 @@ class ProgressTotals:
         self._running.pop(node, None)
         self._whole.pop(node, None)
         self._closed.add(node)
-        self._done = _add(self._done, (result.blocks, result.rows, result.bytes_read))
+        self._done = added(self._done, (result.blocks, result.rows, result.bytes_read))
 
     def counts(self) -> Counts:
         """Return blocks, rows and bytes so far."""
@@ -139,10 +139,11 @@ class ProgressTotals:
         for node in self._running.keys() | self._whole.keys():
             some = (0, 0, 0)
             for counts in self._running.get(node, {}).values():
-                some = _add(some, counts)
-            total = _add(total, max(some, self._whole.get(node, some)))
+                some = added(some, counts)
+            total = added(total, max(some, self._whole.get(node, some)))
         return total
 
 
-def _add(a: Counts, b: Counts) -> Counts:
+def added(a: Counts, b: Counts) -> Counts:
+    """Return blocks, rows and bytes of two together."""
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]

@@ -23,7 +23,6 @@ from dask_gmm.errors import NoWorkersError, SchedulerLostError
 from dask_gmm.execution.cluster.attempts import Attempts
 from dask_gmm.execution.cluster.connection import (
     CONNECTION_ERRORS,
-    LOOK_SECONDS,
     gathered,
     scheduler_errors,
 )
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.plan import Plan
     from dask_gmm.execution.unit import UnitResult
 
-__all__ = ["LOSS_SECONDS", "MOST_LOSSES", "ClusterPass"]
+__all__ = ["ClusterPass"]
 
 #: Seconds between two looks at the progress while nothing finishes.
 TICK = 0.2
@@ -65,10 +64,6 @@ TICK = 0.2
 COLLECT_SECONDS = 0.02
 #: Bytes of values fetched in one request.
 GATHER_BYTES = 64_000_000
-#: How often in a row the scheduler may be lost before a unit comes to an end.
-MOST_LOSSES = 4
-#: Seconds that it has before it is asked again, for each time that it was lost.
-LOSS_SECONDS = 0.5
 #: Attempts at one node at the same time.
 MOST_ATTEMPTS = 4
 #: Seconds after which a request for results is made again, where some worker is unfit or has gone.
@@ -215,7 +210,7 @@ class ClusterPass(Generic[T]):
         with scheduler_errors(client):
             self._feed = ProgressFeed.of(client)
         self._messages = self._feed.open(self._token)
-        self._runner = make_runner(self._plan, self._job, self._feed.topic, self._token)
+        self._runner = b""
         there = self._watch.now.usable
         preferred = self._affinity.preferred(self._plan, there) if self._affinity else {}
         nodes = sorted(self._missing.difference(self._suspects))
@@ -234,7 +229,7 @@ class ClusterPass(Generic[T]):
         only = threads if self._watch.now.shunned else ()
         graph = team_graph(self._plan, self._shape, runner, teams, self._group, only)
         self._send(graph)
-        return graph.led
+        return frozenset(teams)
 
     def _close_feed(self) -> None:
         if self._feed is not None:
@@ -274,7 +269,10 @@ class ClusterPass(Generic[T]):
         anew: bool = False,
     ) -> None:
         """Submit some nodes of the output level with one call."""
+        assert self._feed is not None
         now = self._watch.now
+        if not self._runner:  # where all is done by teams it is not needed
+            self._runner = make_runner(self._plan, self._job, self._feed.topic, self._token)
         graph = pass_graph(
             self._plan,
             self._shape,
@@ -514,11 +512,7 @@ class ClusterPass(Generic[T]):
         timeout = self._watch.timeout
         while True:
             self._losses += 1
-            if self._losses > MOST_LOSSES:
-                raise error
-            if self._losses > 1:
-                self._pause(LOSS_SECONDS * self._losses)
-            self._connection.recover(error, timeout, self._still_waiting)
+            self._connection.recover(error, timeout, self._losses, self._still_waiting)
             try:
                 self._admit()
                 break
@@ -526,13 +520,6 @@ class ClusterPass(Generic[T]):
                 error = again
         check_persisted(self._plan.source, self._connection.client)
         self.resubmitted += len(self._missing)
-
-    def _pause(self, seconds: float) -> None:
-        """Give a client time to see that its scheduler is gone: until then it says "running"."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self._still_waiting()
-            time.sleep(LOOK_SECONDS)
 
     def _still_waiting(self) -> None:
         self._reporter.tick(self._totals.counts())

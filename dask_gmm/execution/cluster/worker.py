@@ -29,7 +29,7 @@ from dask_gmm.execution.tree import Summable, fold_in_order
 from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from dask_gmm.data.base import RowMaker
     from dask_gmm.data.source import Source
@@ -43,6 +43,7 @@ __all__ = [
     "UnitRunner",
     "causes_that_end",
     "fold_results",
+    "tell",
     "versions_differ",
 ]
 
@@ -279,6 +280,22 @@ def fold_results(*results: UnitResult[T]) -> UnitResult[T]:
     return fold_in_order(results, len(results))
 
 
+def tell(
+    worker: Any, topic: str, unit: tuple[str, str, int], seconds: float, counts: Iterable[int]
+) -> None:
+    """Tell the driver how long a unit is running, and how far it is; see `Heartbeat`.
+
+    Parameters
+    ----------
+    worker, topic, unit
+        As for a `Heartbeat`.
+    seconds : float
+    counts : iterable of int
+        Blocks, rows and bytes.
+    """
+    worker.log_event(topic, [*unit, worker.address, seconds, *counts])
+
+
 class Heartbeat:
     """Tells the driver about once a second that a unit is running, since when, and how far it is.
 
@@ -320,7 +337,5 @@ class Heartbeat:
     def _beat(self) -> None:
         if self._over:
             return
-        seconds = time.monotonic() - self._began
-        message = [*self._unit, self._worker.address, seconds, *self._counts]
-        self._worker.log_event(self._topic, message)
+        tell(self._worker, self._topic, self._unit, time.monotonic() - self._began, self._counts)
         self._worker.loop.call_later(REPORT_INTERVAL, self._beat)
