@@ -14,7 +14,8 @@ import click
 from dask_gmm.cli.options import Command, compute_options, option, output_options
 from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import Compute
-from dask_gmm.cli.values import BYTES, COUNT, show_bytes, show_seconds
+from dask_gmm.cli.values import BYTES, COUNT
+from dask_gmm.quantities import show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

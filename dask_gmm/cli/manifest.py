@@ -123,8 +123,8 @@ def _write(
 ) -> None:
     from dask_gmm.cli.outputs import refuse_overlap
     from dask_gmm.cli.tables import key_values
-    from dask_gmm.cli.values import show_bytes, show_seconds
     from dask_gmm.data.manifest import write_manifest, written_to
+    from dask_gmm.quantities import show_bytes, show_seconds
 
     place: AbstractContextManager[IO[bytes]]
     if output is not None:
@@ -229,7 +229,7 @@ def _conclude(
     counts: Mapping[str, int],
     seconds: float,
 ) -> None:
-    from dask_gmm.cli.values import show_bytes, show_seconds
+    from dask_gmm.quantities import show_bytes, show_seconds
 
     wrong = ", ".join(f"{n:,} {_WORDS[kind]}" for kind, n in counts.items() if n)
     session.out.print("[bold red]differs.[/]" if wrong else "[bold green]the same.[/]", end=" ")

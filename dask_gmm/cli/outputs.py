@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.settings import check_storage_options, options_for
-from dask_gmm.cli.values import show_bytes
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
 from dask_gmm.interrupts import held
+from dask_gmm.quantities import show_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,7 +26,7 @@ from dask_gmm.cli.settings import (
     check_components,
     check_storage_options,
 )
-from dask_gmm.cli.values import show_bytes, show_seconds
+from dask_gmm.quantities import show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from dask_gmm.cli.costs import Asked, Cost, Prices

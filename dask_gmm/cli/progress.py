@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.cli.values import show_bytes, show_count, show_seconds
 from dask_gmm.fitting.events import (
     CheckpointWritten,
     FitResumed,
@@ -33,6 +32,7 @@ from dask_gmm.fitting.events import (
     StartRead,
     StartsFound,
 )
+from dask_gmm.quantities import show_bytes, show_count, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import click
 from dask_gmm.cli.options import Command, option, output_options, storage_options
 from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
 from dask_gmm.cli.settings import check_storage_options, options_for
-from dask_gmm.cli.values import show_bytes, show_seconds
+from dask_gmm.quantities import show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,8 @@ from dask_gmm.cli.options import (
     storage_options,
 )
 from dask_gmm.cli.settings import check_storage_options, options_for
-from dask_gmm.cli.values import CHUNK, COUNT, show_bytes, show_seconds
+from dask_gmm.cli.values import CHUNK, COUNT
+from dask_gmm.quantities import show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.cli.values import show_bytes, show_seconds
+from dask_gmm.quantities import show_bytes, show_seconds
 from dask_gmm.scaling.original_units import in_original_units
 
 if TYPE_CHECKING:

@@ -87,10 +87,10 @@ def write_rows(
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.proportions import check_proportions, proportions_json, proportions_table
     from dask_gmm.cli.tables import key_values
-    from dask_gmm.cli.values import show_count, show_seconds
     from dask_gmm.data.concatenated_source import is_many
     from dask_gmm.data.tables.arrow import has_parquet_suffix
     from dask_gmm.fitting.events import OutputResumed, PassAdvanced
+    from dask_gmm.quantities import show_count, show_seconds
 
     check_storage_options(data.storage_options, data.data, data.where, model, output)
     refuse_overlap(output, data.data, model)

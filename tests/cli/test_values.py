@@ -16,10 +16,8 @@ from dask_gmm.cli.values import (
     STORAGE_OPTION,
     parse_bytes,
     parse_count,
-    show_bytes,
-    show_count,
-    show_seconds,
 )
+from dask_gmm.quantities import show_bytes, show_count, show_seconds
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dask_gmm.cli.diagnosis.finding import Finding, named, number, verb
-from dask_gmm.cli.values import show_seconds
 from dask_gmm.data.urls import redacted
+from dask_gmm.quantities import show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

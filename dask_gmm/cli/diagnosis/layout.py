@@ -7,9 +7,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.diagnosis.finding import Finding, number
-from dask_gmm.cli.values import show_bytes
 from dask_gmm.data.object_reads import objects_of_pass, reads_a_network, unit_of
 from dask_gmm.data.stored_parts import stored_parts
+from dask_gmm.quantities import show_bytes
 
 if TYPE_CHECKING:
     import numpy as np

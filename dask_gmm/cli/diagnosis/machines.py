@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.diagnosis.finding import Finding, named, number, verb
-from dask_gmm.cli.values import show_bytes, show_seconds
 from dask_gmm.errors import MemoryPlanError
 from dask_gmm.execution.plan import PAUSE_FRACTION, PROCESS_BYTES, check_memory, process_memory
+from dask_gmm.quantities import show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

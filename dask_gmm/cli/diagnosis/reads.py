@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from dask_gmm.cli.diagnosis.finding import Finding, named, number
 from dask_gmm.cli.explain import explain
-from dask_gmm.cli.values import show_bytes, show_seconds
 from dask_gmm.data.object_reads import objects_of_pass, reads_a_network
 from dask_gmm.data.urls import redacted
 from dask_gmm.errors import DaskGMMError
+from dask_gmm.quantities import show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
