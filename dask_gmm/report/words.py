@@ -1,0 +1,63 @@
+"""Numbers and lists as sentences have them."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["components", "listed", "nats", "number", "per_row", "plural", "share"]
+
+_LISTED = 6
+
+
+def share(part: float) -> str:
+    """Write a part of a whole in per cent: ``45 %``, ``1.3 %``, ``0.02 %``."""
+    percent = 100.0 * part
+    if not isfinite(percent):
+        return "an unknown part"
+    if percent == 0.0 or percent >= 9.95:
+        return f"{percent:.0f} %" if percent < 99.5 or part >= 1.0 else f"{percent:.2f} %"
+    return f"{percent:.2g} %" if percent >= 0.001 else f"{percent:.0e} %"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Write a number with so many significant digits, with separators where it is large."""
+    if not isfinite(value):
+        return "unknown" if value != value else ("−∞" if value < 0 else "∞")  # noqa: PLR0124  NaN
+    size = abs(value)
+    if size >= 1e7 or 0 < size < 1e-4:
+        return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    if size >= 10 ** (digits - 1):
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def nats(value: float) -> str:
+    """Write a difference of log-likelihoods over all rows."""
+    return f"{number(value, 3)} nats"
+
+
+def per_row(value: float) -> str:
+    """Write a difference of mean log-likelihoods."""
+    return f"{number(value, 2)} nats a row"
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """Write a count with its noun: ``1 row``, ``2,000 rows``."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def listed(words: Sequence[str], most: int = _LISTED) -> str:
+    """Join words as a sentence does; of many the first, and how many more."""
+    shown = list(words[:most])
+    if len(words) > most:
+        return ", ".join(shown) + f" and {len(words) - most:,} more"
+    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + f" and {shown[-1]}"
+
+
+def components(numbers: Iterable[Any]) -> str:
+    """Name components by their numbers, which are labels: ``components 0 and 2``."""
+    return f"component{'s' if len(numbers) > 1 else ''} {listed([str(int(k)) for k in numbers])}"
