@@ -55,6 +55,8 @@ class Evidence:
         That were fitted.
     n_incomplete : int
         Rows that miss a value.
+    data_names : tuple of str
+        Of the data's features, which are others where a mixture is one of principal components.
     scaling : Scaling or None
     history : tuple of PassFinished
     record : FitRecord or None
@@ -73,6 +75,7 @@ class Evidence:
     acceleration: str | None
     n_rows: int | None
     n_incomplete: int
+    data_names: tuple[str, ...]
     scaling: Scaling | None = None
     history: tuple[PassFinished, ...] = ()
     record: FitRecord | None = None
@@ -93,6 +96,7 @@ class Evidence:
         return cls(
             parameters=parameters,
             names=feature_names(gm),
+            data_names=_data_names(gm),
             settings={k: v for k, v in gm.get_params(deep=False).items() if k != "callbacks"},
             outcome=str(gm.outcome_),
             n_iter=int(gm.n_iter_),
@@ -192,7 +196,13 @@ def feature_names(gm: Any) -> tuple[str, ...]:
     scaling, count = getattr(gm, "scaling_", None), int(np.shape(gm.means_)[1])
     if scaling is not None and scaling.principal is not None:
         return tuple(f"PC {i + 1}" for i in range(count))
+    return _data_names(gm)
+
+
+def _data_names(gm: Any) -> tuple[str, ...]:
     given = getattr(gm, "feature_names_in_", None)
-    if given is None:
-        return tuple(f"feature {i}" for i in range(count))
-    return tuple(str(name) for name in given)
+    if given is not None:
+        return tuple(str(name) for name in given)
+    scaling = getattr(gm, "scaling_", None)
+    count = np.shape(gm.means_)[1] if scaling is None else scaling.n_features
+    return tuple(f"feature {i}" for i in range(int(count)))

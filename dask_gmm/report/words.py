@@ -60,4 +60,5 @@ def listed(words: Sequence[str], most: int = _LISTED) -> str:
 
 def components(numbers: Iterable[Any]) -> str:
     """Name components by their numbers, which are labels: ``components 0 and 2``."""
-    return f"component{'s' if len(numbers) > 1 else ''} {listed([str(int(k)) for k in numbers])}"
+    names = [str(int(k)) for k in numbers]
+    return f"component{'s' if len(names) > 1 else ''} {listed(names)}"

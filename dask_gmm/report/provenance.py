@@ -1,0 +1,119 @@
+"""Where a fit came from, what it took, and how to repeat it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from dask_gmm.execution.machine import machine_fingerprint
+from dask_gmm.quantities import show_bytes, show_seconds
+from dask_gmm.report.words import number
+
+if TYPE_CHECKING:
+    from dask_gmm.fitting.record import FitRecord
+    from dask_gmm.report.evidence import Evidence
+
+__all__ = ["call_of", "facts", "repeatable", "versions"]
+
+
+def facts(record: FitRecord) -> list[tuple[str, str]]:
+    """Return what a fit came from and took, named."""
+    begun = datetime.fromtimestamp(record.begun, UTC)
+    found = [
+        ("data", record.source),
+        ("known by", record.data),
+        ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
+        ("features", f"{record.n_features:,}"),
+        ("blocks", f"{record.n_blocks:,}"),
+        ("computed on", record.backend),
+        ("begun", f"{begun:%Y-%m-%d %H:%M:%S} UTC"),
+        ("taken", show_seconds(record.seconds)),
+        ("reads of all data", number(record.reads, 3)),
+        ("passes", _passes(record)),
+        ("bytes decoded", f"{show_bytes(record.bytes_read)} ({record.bytes_read:,})"),
+        ("starts made by", f"{record.start} in {show_seconds(record.start_seconds)}"),
+    ]
+    if record.sample_rows:
+        sample = (
+            f"{record.sample_rows:,} rows of {record.sample_blocks:,} blocks in "
+            f"{show_seconds(record.sample_seconds)}"
+        )
+        found.append(("sample", sample))
+    if record.start_reads:
+        found.append(("reads for the start", f"{record.start_reads:,}"))
+    if record.moves_tried:
+        moves = f"{record.moves_accepted:,} of {record.moves_tried:,} moves accepted"
+        gain = f"{number(record.search_gain, 2)} nats a row gained"
+        taken = show_seconds(record.search_seconds)
+        found.append(("search on the sample", f"{moves}, {gain}, in {taken}"))
+    if record.rare_components:
+        found.append(("rare components found", f"{record.rare_components:,}"))
+    if record.blocks_from_cache:
+        found.append(("blocks from the cache", f"{record.blocks_from_cache:,}"))
+    if record.resubmitted:
+        found.append(("units computed again", f"{record.resubmitted:,}"))
+    return found
+
+
+def versions() -> list[tuple[str, str]]:
+    """Return what the last bits of a result depend on in this process, named."""
+    machine, *others = machine_fingerprint().split("; ")
+    return [("processor", machine), ("packages", ", ".join(others))]
+
+
+def call_of(gm: Any, source: str | None) -> str:
+    """Return the line of Python that fits such an estimator again.
+
+    Parameters
+    ----------
+    gm : estimator
+    source : str or None
+        What the data are called; a path or URL is written as one, else ``X`` is.
+    """
+    defaults = signature(type(gm).__init__).parameters
+    given = {
+        name: value
+        for name, value in gm.get_params(deep=False).items()
+        if name != "callbacks" and not _same(value, defaults[name].default)
+    }
+    said = [f"{name}={value!r}" for name, value in given.items()]
+    data = repr(source) if source is not None and ("/" in source or "\\" in source) else "X"
+    line = f"{type(gm).__name__}({', '.join(said)}).fit({data})"
+    if len(line) > 88:
+        inner = "".join(f"    {part},\n" for part in said)
+        line = f"{type(gm).__name__}(\n{inner}).fit({data})"
+    return line
+
+
+def repeatable(evidence: Evidence) -> str:
+    """Say what a repetition has in common with this fit."""
+    state = evidence.setting("random_state")
+    if isinstance(state, int):
+        return (
+            "The same data, settings and versions give the same bits on this kind of processor, "
+            "however many threads or workers compute."
+        )
+    return (
+        "No random_state (--seed) was given, so a repetition draws another sample and may end at "
+        "another optimum; with one it gives the same bits."
+    )
+
+
+def _passes(record: FitRecord) -> str:
+    said = f"{record.passes:,}"
+    if record.rejected:
+        said += f", {record.rejected:,} of them rejected steps"
+    if record.resumed_after:
+        said += f"; {record.resumed_after:,} of them before it was taken up from a checkpoint"
+    return said
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a setting is the default, arrays included, which compare element by element."""
+    if value is default:
+        return True
+    try:
+        return type(value) is type(default) and bool(value == default)
+    except ValueError:
+        return False
