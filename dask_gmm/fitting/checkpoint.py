@@ -221,7 +221,6 @@ class Recorder:
         self._held = 0  # passes that it tells of
         self._slow = False  # it was said that commits take long
         self._cluttered = False  # and that old ones cannot be deleted
-        self._begun = time.perf_counter()
         self._identity: dict[str, Any] = {}
         self._where: dict[str, str] = {}
         self.progress: Progress | None = None
@@ -242,12 +241,6 @@ class Recorder:
     def active(self) -> bool:
         """Whether anything is written down."""
         return self._commits is not None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that the fit has taken, those before it was taken up included."""
-        before = 0.0 if self.progress is None else self.progress.seconds
-        return before + time.perf_counter() - self._begun
 
     def __enter__(self) -> Self:
         return self

@@ -169,8 +169,8 @@ def fit_mixture(
 
             def at_rest(now: tuple[FitState, ...]) -> None:
                 if recorder.active:
-                    seconds, record = recorder.seconds, keeper.standing()
-                    progress = _progress(now, evaluator, budget, seconds, drawn, digest, record)
+                    record = keeper.standing()
+                    progress = _progress(now, evaluator, budget, drawn, digest, record)
                     recorder.save(progress, _standing(fitting, now))
 
             ends = run(
@@ -188,15 +188,16 @@ def fit_mixture(
     best = best_result(results)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components, source)
-    history, seconds = _judged(evaluator.history, best.judgements), recorder.seconds
+    history = _judged(evaluator.history, best.judgements)
+    record = keeper.finished(history)
     report = FitReport(
         best,
         history,
         evaluator.n_rows,
-        seconds,
+        record.seconds,
         drawn.acceleration,
         drawn.scaling,
-        keeper.finished(seconds, history),
+        record,
     )
     notify(_finished(report))
     return report
@@ -244,7 +245,6 @@ def _progress(
     states: tuple[FitState, ...],
     evaluator: Evaluator,
     budget: Budget,
-    seconds: float,
     drawn: FitSample,
     digest: str,
     record: FitRecord,
@@ -254,7 +254,7 @@ def _progress(
         history=tuple(evaluator.history),
         n_rows=evaluator.n_rows,
         start_bytes=budget.start_bytes,
-        seconds=seconds,
+        seconds=record.seconds,
         sample=drawn.recipe,
         digest=digest,
         accelerations=(drawn.acceleration,),

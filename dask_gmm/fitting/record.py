@@ -169,18 +169,17 @@ class RecordKeeper:
         """The record as it stands."""
         return replace(self._record, seconds=self.seconds)
 
-    def finished(self, seconds: float, history: Sequence[PassFinished]) -> FitRecord:
-        """The record of a fit that is over and has taken so long.
+    def finished(self, history: Sequence[PassFinished]) -> FitRecord:
+        """The record of a fit that is over.
 
         Parameters
         ----------
-        seconds : float
         history : sequence of PassFinished
             With what the best restart made of each pass.
         """
         judged = [one.judgement for one in history if one.judgement is not None]
         rejected = sum(judgement.kind is StepKind.REJECTED for judgement in judged)
-        return replace(self._record, seconds=seconds, rejected=rejected)
+        return replace(self.standing(), rejected=rejected)
 
     def go_on(
         self,

@@ -228,12 +228,13 @@ def select_mixture(
             def at_rest(states: tuple[ContestState, ...]) -> None:
                 clock.share_out(states)
                 if recorder.active:
+                    record = keeper.standing()
                     progress = Progress(
                         states=states,
                         history=tuple(evaluator.history),
                         n_rows=evaluator.n_rows,
                         start_bytes=budget.start_bytes,
-                        seconds=recorder.seconds,
+                        seconds=record.seconds,
                         sample=sample.recipe,
                         digest=digest,
                         accelerations=tuple(sample.accelerations[p] for p in settings.points),
@@ -241,7 +242,7 @@ def select_mixture(
                         shares=tuple(clock.seconds),
                         held_out_seed=None if held_out is None else held_out.seed,
                         scaling=sample.scaling,
-                        record=keeper.standing(),
+                        record=record,
                     )
                     recorder.save(progress, _standing(contest, states[0]))
 
@@ -254,16 +255,17 @@ def select_mixture(
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most, source)
     winner = _winner(results, settings.criterion)
-    history, seconds = tuple(evaluator.history), recorder.seconds
-    notify(_finished(winner, settings.criterion, len(history), seconds))
+    history = tuple(evaluator.history)
+    record = keeper.finished(history)
+    notify(_finished(winner, settings.criterion, len(history), record.seconds))
     return SelectionReport(
         results=results,
         winner=winner,
         history=history,
         n_rows=evaluator.n_rows,
-        seconds=seconds,
+        seconds=record.seconds,
         scaling=sample.scaling,
-        record=keeper.finished(seconds, history),
+        record=record,
     )
 
 
