@@ -277,7 +277,7 @@ class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
         check_is_fitted(model)
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
-        gm.n_rows_, gm.n_passes_, gm.history_ = None, None, ()
+        gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None
         gm.n_incomplete_rows_, gm.scaling_ = 0, None
         gm.acceleration_, gm.remaining_gain_ = None, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
@@ -294,7 +294,7 @@ class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
 
         Equal fits are equal in every process. Observers have no part in it.
         """
-        left_out = ("callbacks", "history_")
+        left_out = ("callbacks", "history_", "record_")
         state = sorted((name, v) for name, v in vars(self).items() if name not in left_out)
         token: object = normalize_token((type(self), state))
         return token

@@ -258,6 +258,8 @@ class Evaluator:
         Over all blocks of the source.
     kernel : Kernel
     observers : sequence of Observer
+    beside : sequence of Observer
+        Who is told of passes and not how far each has come, which costs something.
     """
 
     def __init__(
@@ -265,10 +267,12 @@ class Evaluator:
         passes: Passes,
         kernel: Kernel = FASTEST,
         observers: Sequence[Observer] = (),
+        beside: Sequence[Observer] = (),
     ) -> None:
         self._passes = passes
         self._kernel = kernel
         self._observers = tuple(observers)
+        self._beside = tuple(beside)
         # Rows that are left out only a pass finds.
         self._rows = None if passes.source.selects else passes.source.n_rows
         self.history: list[PassFinished] = []
@@ -344,5 +348,6 @@ class Evaluator:
             )
 
     def _notify(self, event: PassStarted | PassAdvanced | PassFinished) -> None:
-        for observer in self._observers:
+        watching = () if isinstance(event, PassAdvanced) else self._beside
+        for observer in (*watching, *self._observers):
             observer(event)
