@@ -25,7 +25,7 @@ class Markup(str):
 Child: TypeAlias = "str | Iterable[str]"
 
 
-def tag(name: str, *children: str, **attributes: str | bool | None) -> Markup:
+def tag(name: str, /, *children: str, **attributes: str | bool | None) -> Markup:
     """Return an element.
 
     Parameters
