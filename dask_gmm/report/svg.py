@@ -36,12 +36,6 @@ _PAGE = {
     "#dddddd": "--grid",
     "#ffffff": "--paper",
 }
-    "#000000": "--ink",
-    INK: "--ink",
-    PALE: "--pale",
-    "#dddddd": "--grid",
-    "#ffffff": "--paper",
-}
 
 
 def inline_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
