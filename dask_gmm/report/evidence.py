@@ -153,7 +153,9 @@ class Evidence:
 
     @cached_property
     def total_deviations(self) -> Floats:
-        """Standard deviation of each feature under the mixture, (D,)."""
+        """Standard deviation of each feature, (D,): of the rows, or else under the mixture."""
+        if self.inspection is not None and len(self.inspection.sample) > 1:
+            return _deviations(self.inspection.sample, self.inspection.sample_weights)
         weights, means = self.parameters.weights, self.parameters.means
         centred = means - weights @ means
         total: Floats = np.sqrt(weights @ (self.variances + centred * centred))
@@ -206,3 +208,14 @@ def _data_names(gm: Any) -> tuple[str, ...]:
     scaling = getattr(gm, "scaling_", None)
     count = np.shape(gm.means_)[1] if scaling is None else scaling.n_features
     return tuple(f"feature {i}" for i in range(int(count)))
+
+
+def _deviations(rows: Floats, weights: Floats | None) -> Floats:
+    """Of the values that are there; 0 of a feature that has none."""
+    there = ~np.isnan(rows)
+    w = there * (1.0 if weights is None else weights[:, None])
+    total = np.maximum(w.sum(axis=0), np.finfo(np.float64).tiny)
+    filled = np.where(there, rows, 0.0)
+    centred = filled - (w * filled).sum(axis=0) / total
+    found: Floats = np.sqrt((w * centred**2).sum(axis=0) / total)
+    return found

@@ -29,7 +29,9 @@ _ENDINGS = {
     "max_bytes": "It stopped after {n} because it was to read no more, before it converged",
     "collapsed": "It stopped after {n} because a component collapsed",
 }
-_SURE = 0.9
+_SURE, _NEARLY_ALL = 0.9, 0.9995
+_NOTHING = 0.01
+"""Nats that change no probability of all rows by more than a hundredth."""
 _MIXTURE = (
     "A Gaussian mixture describes rows as a few clouds, its components. Each has a centre, its "
     "mean; a width and a direction, its covariance; and a weight, the part of the rows that it "
@@ -101,14 +103,7 @@ def _ended(evidence: Evidence) -> Iterator[str]:
     iterations = plural(evidence.n_iter, "iteration")
     ending = _ENDINGS.get(evidence.outcome, "It ended after {n}").format(n=iterations)
     bound = f"at a mean log-likelihood of {number(evidence.lower_bound, 6)} nats a row"
-    gain = evidence.remaining_gain
-    if gain is None:
-        yield f"{ending}, {bound}; how far that is from the optimum nobody has measured."
-    else:
-        whole = "" if evidence.n_rows is None else f" ({nats(gain * evidence.n_rows)} in all)"
-        yield (
-            f"{ending}, {bound}; the optimum nearby may lie up to {per_row(gain)} higher{whole}."
-        )
+    yield f"{ending}, {bound}; {_away(evidence)}."
     yield (
         "A higher log-likelihood makes the rows more probable; it compares mixtures of the same "
         "rows in the same units, and says nothing by itself."
@@ -126,6 +121,17 @@ def _ended(evidence: Evidence) -> Iterator[str]:
             f"This took {show_seconds(record.seconds)} and read the data {number(record.reads, 3)} "
             f"times ({passes}{more}{sample}): {show_bytes(record.bytes_read)} decoded{speed}."
         )
+
+
+def _away(evidence: Evidence) -> str:
+    """Say how far the optimum is."""
+    gain, rows = evidence.remaining_gain, evidence.n_rows
+    if gain is None:
+        return "how far that is from the optimum is not known"
+    if rows is not None and gain * rows < _NOTHING:
+        return f"the optimum nearby is less than {_NOTHING} nats away, over all rows together"
+    whole = "" if rows is None else f" ({nats(gain * rows)} over all rows)"
+    return f"the optimum nearby may lie up to {per_row(gain)} higher{whole}"
 
 
 def _found(evidence: Evidence) -> Iterator[str]:
@@ -147,9 +153,10 @@ def _found(evidence: Evidence) -> Iterator[str]:
         edges = np.linspace(0.0, 1.0, inspection.certainty.shape[1] + 1)
         above = edges[:-1] >= _SURE - 1e-9
         sure = float(inspection.certainty[:, above].sum() / inspection.weight)
+        which = "Nearly all" if sure > _NEARLY_ALL else f"{share(sure)} of the"
         yield (
-            f"{share(sure)} of the rows belong to the component of their label with a probability "
-            f"of {_SURE:g} or more; the labels of the others are less sure."
+            f"{which} rows belong to the component of their label with a probability of {_SURE:g} "
+            f"or more{'' if sure > _NEARLY_ALL else '; the labels of the others are less sure'}."
         )
     yield (
         f"One more read, of {plural(inspection.n_rows, 'row')}, gave the figures below and a mean "
