@@ -23,6 +23,7 @@ from dask_gmm.cli.impute import impute
 from dask_gmm.cli.manifest import manifest
 from dask_gmm.cli.plan import plan
 from dask_gmm.cli.predict import predict, score
+from dask_gmm.cli.report import report
 from dask_gmm.cli.select import select
 from dask_gmm.cli.session import DONE, FAILED, Session
 from dask_gmm.cli.show import show
@@ -85,7 +86,7 @@ class _ErrorBoundary(click.Group):
     ) -> NoReturn:
         """Run and exit; `standalone_mode` is ignored, for this group always stands alone."""
         extra.pop("standalone_mode", None)
-        session = Session()
+        session = Session(words=tuple(sys.argv[1:] if args is None else args))
         program = extra.pop("program", False)
         at_once = ending_at_second_signal(session) if program else nullcontext()
         with at_once, signals_as_exceptions():
@@ -158,7 +159,7 @@ def main() -> None:
 
 
 for _command in (
-    *(demo, plan, fit, select, show, predict, impute, score, simulate, manifest, doctor),
+    *(demo, plan, fit, select, show, report, predict, impute, score, simulate, manifest, doctor),
     certificates,
 ):
     main.add_command(_command)

@@ -19,7 +19,7 @@ from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
-from dask_gmm.estimators.written import WritingMixture
+from dask_gmm.estimators.reported import ReportingMixture
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
 from dask_gmm.mixture.sampling import sample_mixture
@@ -66,7 +66,7 @@ class Criteria:
     aic: float
 
 
-class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
+class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
     """Everything that needs a fitted mixture and not how it was fitted.
 
     Fitting and constructor parameters are the subclass's; `GaussianMixture` documents them.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["call_of", "facts", "repeatable", "versions"]
 
+_LINE = 88
+
 
 def facts(record: FitRecord) -> list[tuple[str, str]]:
     """Return what a fit came from and took, named."""
@@ -62,28 +64,57 @@ def versions() -> list[tuple[str, str]]:
     return [("processor", machine), ("packages", ", ".join(others))]
 
 
-def call_of(gm: Any, source: str | None) -> str:
-    """Return the line of Python that fits such an estimator again.
+def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
+    """Return the line of Python that fits such an estimator again, or selects it.
 
     Parameters
     ----------
     gm : estimator
     source : str or None
         What the data are called; a path or URL is written as one, else ``X`` is.
+    selection : Selection, optional
+        That the mixture is the best of.
     """
+    name, data = type(gm).__name__, _spelled(source)
     defaults = signature(type(gm).__init__).parameters
     given = {
-        name: value
-        for name, value in gm.get_params(deep=False).items()
-        if name != "callbacks" and not _same(value, defaults[name].default)
+        key: value
+        for key, value in gm.get_params(deep=False).items()
+        if key != "callbacks" and not _same(value, defaults[key].default)
     }
-    said = [f"{name}={value!r}" for name, value in given.items()]
-    data = repr(source) if source is not None and ("/" in source or "\\" in source) else "X"
-    line = f"{type(gm).__name__}({', '.join(said)}).fit({data})"
-    if len(line) > 88:
-        inner = "".join(f"    {part},\n" for part in said)
-        line = f"{type(gm).__name__}(\n{inner}).fit({data})"
-    return line
+    if selection is None:
+        said = [f"{key}={value!r}" for key, value in given.items()]
+        return _laid_out(name, said, f".fit({data})")
+    best = {"n_components", "covariance_type"}
+    said = [data, _counts(selection), _kinds(selection), f"criterion={selection.criterion!r}"]
+    said += [f"{key}={value!r}" for key, value in given.items() if key not in best]
+    return _laid_out("select_gaussian_mixture", said, "")
+
+
+def _laid_out(name: str, said: list[str], after: str) -> str:
+    line = f"{name}({', '.join(said)}){after}"
+    if len(line) <= _LINE:
+        return line
+    inner = "".join(f"    {part},\n" for part in said)
+    return f"{name}(\n{inner}){after}"
+
+
+def _spelled(source: str | None) -> str:
+    """A path or URL as Python's text; of data in memory the name that everybody gives them."""
+    if source is None or not ("/" in source or "\\" in source) or source.startswith("<"):
+        return "X"
+    return repr(source)
+
+
+def _counts(selection: Any) -> str:
+    counts = sorted({row.n_components for row in selection.table})
+    if len(counts) > 2 and counts == list(range(counts[0], counts[-1] + 1)):
+        return f"range({counts[0]}, {counts[-1] + 1})"
+    return repr(counts)
+
+
+def _kinds(selection: Any) -> str:
+    return repr(tuple(dict.fromkeys(row.covariance_type for row in selection.table)))
 
 
 def repeatable(evidence: Evidence) -> str:

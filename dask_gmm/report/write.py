@@ -95,5 +95,5 @@ def report_text(
         looked_at(evidence),
         figures_of(gm, evidence, timeline, labels),
         colour_styles(),
-        call_of(gm, source) if command is None else command,
+        call_of(gm, source, selection) if command is None else command,
     )
