@@ -8,7 +8,7 @@ import numpy as np
 
 from dask_gmm.fitting.events import StepKind
 from dask_gmm.quantities import show_seconds
-from dask_gmm.report.words import listed, number, per_row, plural, share
+from dask_gmm.report.words import SURE, listed, number, per_row, plural, share, surely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,13 +122,11 @@ def _of_selection(evidence: Evidence) -> str:
 def _of_certainty(evidence: Evidence) -> str:
     inspection = evidence.inspection
     assert inspection is not None
-    bins = inspection.certainty.shape[1]
-    above = np.linspace(0.0, 1.0, bins + 1)[:-1] >= 0.9 - 1e-9
     total = np.maximum(inspection.certainty.sum(axis=1), np.finfo(float).tiny)
-    sure = inspection.certainty[:, above].sum(axis=1) / total
+    sure = surely(inspection) / total
     return (
-        f"Of the rows labelled so, the part whose largest probability is above 0.9, by component: "
-        f"{_by_component(sure)}."
+        f"Of the rows labelled so, the part whose largest probability is {SURE:g} or more, by "
+        f"component: {_by_component(sure)}."
     )
 
 

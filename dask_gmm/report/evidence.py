@@ -11,6 +11,7 @@ import numpy as np
 
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+from dask_gmm.plotting.fitted import shown
 from dask_gmm.report.geometry import Separation, separation
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Evidence", "feature_names", "parameters_of"]
+__all__ = ["Evidence", "parameters_of"]
 
 _MOST_WORK = 2e9
 """K²D³ from which distances of all pairs would take seconds."""
@@ -40,7 +41,7 @@ class Evidence:
     parameters : MixtureParameters
         Of scaled rows, where rows are scaled.
     names : tuple of str
-        Of the D features that the mixture is of.
+        Of the D features that the mixture is of, as figures have them.
     settings : mapping
         The estimator's constructor arguments.
     outcome : str
@@ -95,7 +96,7 @@ class Evidence:
             rows = inspection.n_rows
         return cls(
             parameters=parameters,
-            names=feature_names(gm),
+            names=shown(gm).names,
             data_names=_data_names(gm),
             settings={k: v for k, v in gm.get_params(deep=False).items() if k != "callbacks"},
             outcome=str(gm.outcome_),
@@ -193,21 +194,13 @@ def parameters_of(gm: Any) -> MixtureParameters:
     )
 
 
-def feature_names(gm: Any) -> tuple[str, ...]:
-    """What the features of a mixture are called; of principal components ``PC 1`` and so on."""
-    scaling, count = getattr(gm, "scaling_", None), int(np.shape(gm.means_)[1])
-    if scaling is not None and scaling.principal is not None:
-        return tuple(f"PC {i + 1}" for i in range(count))
-    return _data_names(gm)
-
-
 def _data_names(gm: Any) -> tuple[str, ...]:
     given = getattr(gm, "feature_names_in_", None)
     if given is not None:
         return tuple(str(name) for name in given)
     scaling = getattr(gm, "scaling_", None)
     count = np.shape(gm.means_)[1] if scaling is None else scaling.n_features
-    return tuple(f"feature {i}" for i in range(int(count)))
+    return tuple(f"x{i}" for i in range(int(count)))
 
 
 def _deviations(rows: Floats, weights: Floats | None) -> Floats:

@@ -35,6 +35,8 @@ __all__ = ["figures_of"]
 _NARROW = 5.0
 """Inches up to which a figure is legible on a phone; wider ones scroll by themselves there."""
 _PIXELS_AN_INCH = 96
+_GREYS = ("components",)
+"""Figures whose pixels are greys, which dark paper turns round."""
 
 
 class _Wanted(NamedTuple):
@@ -127,5 +129,5 @@ def _element(wanted: _Wanted) -> Markup:
         svg,
         tag("figcaption", tag("p", caption(wanted.name))),
         "\n",
-        class_="wide" if wide else None,
+        class_=" ".join(["wide"] * wide + ["greys"] * (wanted.name in _GREYS)) or None,
     )

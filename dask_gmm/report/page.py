@@ -55,7 +55,7 @@ def page(
         That repeats the fit.
     """
     sections = [
-        ("fit", "What was fitted, and how it ended", _fit(evidence)),
+        ("fit", "What was fitted, and how it ended", _fit(evidence, len(findings))),
         ("worries", "What to worry about", _worries(evidence, findings, looked_at)),
         ("figures", "Figures", _figures(evidence, figures)),
         ("parameters", "Parameters", parameters_section(evidence)),
@@ -108,9 +108,10 @@ def _section(name: str, heading: str, content: Markup) -> Markup:
     )
 
 
-def _fit(evidence: Evidence) -> Markup:
+def _fit(evidence: Evidence, worries: int) -> Markup:
     glance = [
-        tag("div", tag("dt", name), tag("dd", value)) for name, value in at_a_glance(evidence)
+        tag("div", tag("dt", name), tag("dd", value))
+        for name, value in at_a_glance(evidence, worries)
     ]
     return join(tag("dl", *glance, class_="glance"), *(tag("p", said) for said in story(evidence)))
 

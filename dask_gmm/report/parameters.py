@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dask_gmm.report.html import Markup, join, table, tag
-from dask_gmm.report.words import plural, share
+from dask_gmm.report.words import SURE, plural, share, surely
 from dask_gmm.scaling.original_units import in_original_units
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def _weights(evidence: Evidence, order: NDArray[np.intp]) -> Markup:
     inspection, rows = evidence.inspection, evidence.rows_of
     heads = ["component", "weight", "rows"]
     if inspection is not None:
-        heads += ["labelled so", "mean certainty"]
+        heads += ["labelled so", f"of these sure (≥ {SURE:g})"]
+        above = surely(inspection)
 
     def cells(k: int) -> Iterator[str]:
         yield str(k)
@@ -85,9 +86,7 @@ def _weights(evidence: Evidence, order: NDArray[np.intp]) -> Markup:
         if inspection is not None:
             labelled = float(inspection.labelled[k])
             yield share(labelled / inspection.weight)
-            middles = (np.arange(inspection.certainty.shape[1]) + 0.5) / len(inspection.certainty.T)
-            sure = float(inspection.certainty[k] @ middles)
-            yield f"{sure / labelled:.2f}" if labelled else "–"
+            yield share(float(above[k]) / labelled) if labelled else "–"
 
     return table("Weights", heads, [list(cells(int(k))) for k in order])
 

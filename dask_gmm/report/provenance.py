@@ -60,8 +60,7 @@ def facts(record: FitRecord) -> list[tuple[str, str]]:
 
 def versions() -> list[tuple[str, str]]:
     """Return what the last bits of a result depend on in this process, named."""
-    machine, *others = machine_fingerprint().split("; ")
-    return [("processor", machine), ("packages", ", ".join(others))]
+    return [("machine and packages", machine_fingerprint())]
 
 
 def call_of(gm: Any, source: str | None, selection: Any = None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.quantities import show_bytes, show_seconds
-from dask_gmm.report.words import listed, nats, number, per_row, plural, share
+from dask_gmm.report.words import SURE, listed, nats, number, per_row, plural, share, surely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ _ENDINGS = {
     "max_bytes": "It stopped after {n} because it was to read no more, before it converged",
     "collapsed": "It stopped after {n} because a component collapsed",
 }
-_SURE, _NEARLY_ALL = 0.9, 0.9995
+_NEARLY_ALL = 0.9995
 _NOTHING = 0.01
 """Nats that change no probability of all rows by more than a hundredth."""
 _MIXTURE = (
@@ -45,7 +45,7 @@ def title(evidence: Evidence) -> str:
     return f"Mixture of {plural(evidence.n_components, 'Gaussian component')}"
 
 
-def at_a_glance(evidence: Evidence) -> list[tuple[str, str]]:
+def at_a_glance(evidence: Evidence, worries: int) -> list[tuple[str, str]]:
     """Return the numbers that one looks for first: what they are, and what they are called."""
     rows = "unknown" if evidence.n_rows is None else f"{evidence.n_rows:,}"
     found = [
@@ -57,7 +57,7 @@ def at_a_glance(evidence: Evidence) -> list[tuple[str, str]]:
     record = evidence.record
     if record is not None:
         found += [("reads", number(record.reads, 3)), ("taken", show_seconds(record.seconds))]
-    return found
+    return [*found, ("worries", str(worries) if worries else "none")]
 
 
 def story(evidence: Evidence) -> list[str]:
@@ -71,13 +71,13 @@ def story(evidence: Evidence) -> list[str]:
 def _fitted(evidence: Evidence) -> Iterator[str]:
     record, d = evidence.record, evidence.n_features
     rows = "rows" if evidence.n_rows is None else plural(evidence.n_rows, "row")
-    source = "" if record is None else f", read from {record.source}"
+    source = "" if record is None else f" The data: {record.source}."
     family = _FAMILIES.get(evidence.family, f"with covariances of the family {evidence.family}")
     count = plural(evidence.n_components, "component")
     yield (
         f"A mixture of {count}, {family}, was fitted to {rows} of "
-        f"{plural(d, 'feature')} ({listed(evidence.names)}){source}. It has "
-        f"{plural(evidence.parameters.n_parameters, 'free parameter')}."
+        f"{plural(d, 'feature')} ({listed(evidence.names)}). It has "
+        f"{plural(evidence.parameters.n_parameters, 'free parameter')}.{source}"
     )
     scaling = evidence.scaling
     if scaling is not None:
@@ -150,12 +150,10 @@ def _found(evidence: Evidence) -> Iterator[str]:
         )
         return
     if evidence.n_components > 1:
-        edges = np.linspace(0.0, 1.0, inspection.certainty.shape[1] + 1)
-        above = edges[:-1] >= _SURE - 1e-9
-        sure = float(inspection.certainty[:, above].sum() / inspection.weight)
+        sure = float(surely(inspection).sum() / inspection.weight)
         which = "Nearly all" if sure > _NEARLY_ALL else f"{share(sure)} of the"
         yield (
-            f"{which} rows belong to the component of their label with a probability of {_SURE:g} "
+            f"{which} rows belong to the component of their label with a probability of {SURE:g} "
             f"or more{'' if sure > _NEARLY_ALL else '; the labels of the others are less sure'}."
         )
     yield (

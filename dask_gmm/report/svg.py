@@ -16,11 +16,14 @@ from dask_gmm.plotting.look import INK, PALE
 from dask_gmm.report.html import Markup, tag
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.figure import Figure
 
 __all__ = ["colour_styles", "contrast", "inline_svg"]
 
-_DARK_PAPER = "#17181b"
+_DARK_PAPER, _DARK_INK = "#17181b", "#e8e6e3"
+"""As in report.css."""
 _LEAST_CONTRAST = 3.0
 """Of graphical objects (WCAG 2.2, 1.4.11)."""
 _COLOURS = 60
@@ -76,15 +79,22 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
     return Markup(root.replace("\0</svg>", _as_part(inside, name)))
 
 
-def colour_styles() -> str:
-    """Return the variables of the components' colours, for light paper, dark paper and print."""
-    colours = component_colours(_COLOURS)
-    light = "".join(f"--c{i}:{c};" for i, c in enumerate(colours))
-    dark = "".join(
-        f"--c{i}:{lifted};" for i, c in enumerate(colours) if (lifted := _lifted(c)) != c
-    )
-    screen = f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
-    return f":root{{{light}}}\n{screen}\n"
+def colour_styles(figures: Sequence[str]) -> str:
+    """Return the variables of the colours that figures have, for light paper and for dark.
+
+    Greys lie between paper and ink; on dark paper between those of its own.
+    """
+    used = set(re.findall(r"var\((--[cg][0-9a-f]+)\)", "".join(figures)))
+    light = {f"--c{i}": c for i, c in enumerate(component_colours(_COLOURS))}
+    light |= {name: f"#{3 * name[3:]}" for name in used if name[2] == "g"}
+    dark = {
+        name: _between(1.0 - int(name[3:], 16) / 255) if name[2] == "g" else _lifted(colour)
+        for name, colour in light.items()
+    }
+    names = sorted(used & set(light))
+    first = "".join(f"{name}:{light[name]};" for name in names)
+    second = "".join(f"{name}:{dark[name]};" for name in names if dark[name] != light[name])
+    return f":root{{{first}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{second}}}}}\n"
 
 
 def contrast(one: str, other: str) -> float:
@@ -117,24 +127,39 @@ def _as_part(text: str, name: str) -> str:
 def _of_page(match: re.Match[str]) -> str:
     colour = match[2].lower()
     variable = _PAGE.get(colour, _COMPONENTS.get(colour))
+    if variable is None and colour[1:3] == colour[3:5] == colour[5:7]:
+        variable = f"--g{colour[1:3]}"
     return f"{match[1]}: {colour if variable is None else f'var({variable})'}"
 
 
 _COMPONENTS = {c: f"--c{i}" for i, c in enumerate(component_colours(_COLOURS))}
 
 
+def _between(part: float) -> str:
+    """The colour that lies such a part of the way from dark paper to its ink."""
+    ends = zip(_parts(_DARK_PAPER), _parts(_DARK_INK), strict=True)
+    return _hexadecimal([round(p + (i - p) * part) for p, i in ends])
+
+
 def _lifted(colour: str) -> str:
     """A colour as bright as dark paper needs it, mixed with white."""
-    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    parts = _parts(colour)
     for step in range(20):
-        mixed = [round(p + (255 - p) * step / 20) for p in parts]
-        found = "#" + "".join(f"{p:02x}" for p in mixed)
+        found = _hexadecimal([round(p + (255 - p) * step / 20) for p in parts])
         if contrast(found, _DARK_PAPER) >= _LEAST_CONTRAST:
             return found
     return "#ffffff"
 
 
+def _parts(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def _hexadecimal(parts: list[int]) -> str:
+    return "#" + "".join(f"{p:02x}" for p in parts)
+
+
 def _luminance(colour: str) -> float:
-    values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    values = [p / 255 for p in _parts(colour)]
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

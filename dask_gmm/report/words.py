@@ -5,12 +5,29 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["components", "listed", "nats", "number", "per_row", "plural", "share"]
+    from numpy.typing import NDArray
+
+    from dask_gmm.inspection import Inspection
+
+__all__ = ["SURE", "components", "listed", "nats", "number", "per_row", "plural", "share", "surely"]
 
 _LISTED = 6
+
+SURE = 0.9
+"""A label of this probability or more is a sure one."""
+
+
+def surely(inspection: Inspection) -> NDArray[np.float64]:
+    """Σ w of the rows labelled k whose label is a sure one, (K,)."""
+    bins = inspection.certainty.shape[1]
+    above = np.linspace(0.0, 1.0, bins + 1)[:-1] >= SURE - 1e-9
+    found: NDArray[np.float64] = inspection.certainty[:, above].sum(axis=1)
+    return found
 
 
 def share(part: float) -> str:

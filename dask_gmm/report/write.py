@@ -89,11 +89,12 @@ def report_text(
     matplotlib_or_error()
     evidence = Evidence.of(gm, inspection, selection)
     source = None if evidence.record is None else evidence.record.source
+    figures = figures_of(gm, evidence, timeline, labels)
     return page(
         evidence,
         find(evidence),
         looked_at(evidence),
-        figures_of(gm, evidence, timeline, labels),
-        colour_styles(),
+        figures,
+        colour_styles(figures),
         call_of(gm, source, selection) if command is None else command,
     )

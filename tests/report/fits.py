@@ -54,6 +54,7 @@ def given(weights: Any, means: Any, covariances: Any, **settings: Any) -> Gaussi
     other.precisions_cholesky_, other.precisions_ = p.precisions_cholesky, p.precisions
     other.converged_, other.n_iter_, other.lower_bound_ = True, 5, -1.0
     other.lower_bounds_, other.n_features_in_ = [-1.0], p.n_features
-    gm = GaussianMixture.from_sklearn(other).set_params(**settings)
+    gm = GaussianMixture.from_sklearn(other)
+    gm.set_params(**settings)
     gm.n_rows_ = 3000
     return gm

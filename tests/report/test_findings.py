@@ -216,7 +216,7 @@ def test_features_that_separate_nothing() -> None:
     rows = np.column_stack([clouds(), rng.normal(size=3000)])
     (found,) = find(fitted(rows))
     assert found.name == "idle_features"
-    assert found.sentence.startswith("feature 2 separates no two components")
+    assert found.sentence.startswith("x2 separates no two components")
 
 
 def test_a_feature_of_other_widths_separates() -> None:
