@@ -35,8 +35,9 @@ __all__ = ["figures_of"]
 _NARROW = 5.0
 """Inches up to which a figure is legible on a phone; wider ones scroll by themselves there."""
 _PIXELS_AN_INCH = 96
-_GREYS = ("components",)
-"""Figures whose pixels are greys, which dark paper turns round."""
+_TURNED = {"components": "greys", "overlap": "heat"}
+"""What dark paper turns round: a figure's pixels, which are greys; or all of it, a scale from white
+on. See report.css."""
 
 
 class _Wanted(NamedTuple):
@@ -110,7 +111,13 @@ def _element(wanted: _Wanted) -> Markup:
     with style():
         drawn: Figure = np.ravel(wanted.draw())[0].figure
         width = float(drawn.get_figwidth())
-        svg = inline_svg(drawn, f"figure-{wanted.name}", wanted.heading, wanted.description)
+        svg = inline_svg(
+            drawn,
+            f"figure-{wanted.name}",
+            wanted.heading,
+            wanted.description,
+            pixels=wanted.name == "map",
+        )
         plt.close(drawn)
     wide = width > _NARROW
     if wide:
@@ -123,11 +130,13 @@ def _element(wanted: _Wanted) -> Markup:
             tabindex="0",
             style=f"--least: {width * _PIXELS_AN_INCH:.0f}px",
         )
+    kinds = ["wide"] if wide else []
+    kinds += [_TURNED[wanted.name]] if wanted.name in _TURNED else []
     return tag(
         "figure",
         tag("h3", wanted.heading),
         svg,
         tag("figcaption", tag("p", caption(wanted.name))),
         "\n",
-        class_=" ".join(["wide"] * wide + ["greys"] * (wanted.name in _GREYS)) or None,
+        class_=" ".join(kinds) or None,
     )

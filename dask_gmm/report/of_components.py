@@ -95,7 +95,7 @@ def few_rows(evidence: Evidence) -> Iterator[Finding]:
             "few_rows",
             Severity.PROBLEM,
             f"{_capital(components(starving))} hold{_s(starving)} fewer than {least} rows "
-            f"(the fewest: {number(float(rows.min()), 2)}), which is less than "
+            f"(the fewest: {number(float(rows.min()), 3)}), which is less than "
             f"{'a covariance of ' + plural(d, 'feature') if least > 2 else 'a variance'} needs.",
             "Fit fewer components, or look at these rows: they may be outliers that where= "
             "(--where) can leave out.",

@@ -121,7 +121,7 @@ def heavy_tails(evidence: Evidence) -> Iterator[Finding]:
             "heavy_tails",
             Severity.WARNING if _much(evidence, which) else Severity.NOTE,
             f"{_capital(components(which))} ha{'s' if which.size == 1 else 've'} heavier tails "
-            f"than Gaussians: of component {worst} {share(float(beyond[worst] / rows[worst]))} of "
+            f"than Gaussians: in component {worst}, {share(float(beyond[worst] / rows[worst]))} of "
             f"the rows lie beyond the distance that {share(threshold)} of a Gaussian's exceed.",
             "Rows of low density are labelled less surely than their posteriors say. Positive, "
             "skewed features: feature_transform='log1p' or 'arcsinh' (--transform); a broad extra "
@@ -147,8 +147,8 @@ def not_gaussian(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "not_gaussian",
             Severity.NOTE,
-            f"Rows of {components(which)} do not lie about their mean as a Gaussian's do: of "
-            f"component {worst} {share(float(moved[worst]))} would have to lie at another "
+            f"Rows of {components(which)} do not lie about their mean as a Gaussian's do: in "
+            f"component {worst}, {share(float(moved[worst]))} would have to lie at another "
             f"distance.",
             "More components follow the shape more closely, if the density matters. If clusters "
             "do, this one may be round no Gaussian: look at the figure of the components.",
@@ -185,9 +185,9 @@ def unexplained(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "unexplained",
         Severity.WARNING,
-        f"About {number(max(1.0, round(count)), 3)} rows ({share(count / complete)}) lie farther "
-        f"from the component that they belong to than {share(rarity)} of its rows should, which is "
-        f"{number(rarity * complete, 2)} of all: the mixture does not explain them.",
+        f"About {number(max(1.0, round(count)), 3)} rows ({share(count / complete)}) are farther from "
+        f"their component than all but {share(rarity)} of a Gaussian's rows, where "
+        f"{number(rarity * complete, 2)} would be no surprise: the mixture does not explain them.",
         "Look at those of the lowest density, listed here with their places in the data: errors "
         "and fill values to leave out (where=, --where), or a rare population, for which one more "
         "component or init_params='k-means||' (--init) may do.",

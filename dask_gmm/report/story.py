@@ -52,7 +52,7 @@ def at_a_glance(evidence: Evidence, worries: int) -> list[tuple[str, str]]:
         ("components", str(evidence.n_components)),
         ("features", str(evidence.n_features)),
         ("rows", rows),
-        ("nats a row", number(evidence.lower_bound, 5)),
+        ("log-likelihood, nats a row", number(evidence.lower_bound, 5)),
     ]
     record = evidence.record
     if record is not None:

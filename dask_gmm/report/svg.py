@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.plotting import component_colours
@@ -16,7 +17,7 @@ from dask_gmm.plotting.look import INK, PALE
 from dask_gmm.report.html import Markup, tag
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -28,7 +29,7 @@ _LEAST_CONTRAST = 3.0
 """Of graphical objects (WCAG 2.2, 1.4.11)."""
 _COLOURS = 60
 _PIXELS_A_POINT = 96.0 / 72.0
-_LARGER = 1.2
+_LARGER = 1.4
 """A figure made for a printed column is shown so much larger on a screen at most."""
 _DPI = 200
 _FONTS = "'DejaVu Sans', Verdana, sans-serif"
@@ -41,7 +42,9 @@ _PAGE = {
 }
 
 
-def inline_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
+def inline_svg(
+    figure: Figure, name: str, title: str, description: str, *, pixels: bool = False
+) -> Markup:
     """Draw a figure as an element of a page, with a name and a description for who cannot see it.
 
     Parameters
@@ -51,6 +54,8 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
         Begins every id.
     title, description : str
         What it is, and what it shows, in words.
+    pixels : bool, default=False
+        Whether components are drawn in pixels, whose colours stay, so that all others stay too.
     """
     text = _drawn(figure, name)
     body = text[text.index("<svg") :]
@@ -76,7 +81,7 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
         f"aspect-ratio: {width:.4g} / {height:.4g}; fill: var(--ink); "
         f"stroke-linejoin: round; stroke-linecap: butt",
     )
-    return Markup(root.replace("\0</svg>", _as_part(inside, name)))
+    return Markup(root.replace("\0</svg>", _as_part(inside, name, pixels=pixels)))
 
 
 def colour_styles(figures: Sequence[str]) -> str:
@@ -114,19 +119,21 @@ def _drawn(figure: Figure, name: str) -> str:
     return file.getvalue()
 
 
-def _as_part(text: str, name: str) -> str:
+def _as_part(text: str, name: str, *, pixels: bool) -> str:
     """Rewrite what is inside: ids, colours and fonts."""
     text = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', text)
     text = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", text)
     text = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', text)
-    text = re.sub(r"(fill|stroke): (#[0-9a-fA-F]{6})", _of_page, text)
+    text = re.sub(
+        r"(fill|stroke): (#[0-9a-fA-F]{6})", partial(_of_page, {} if pixels else _COMPONENTS), text
+    )
     text = re.sub(r"(font: [^;\"]*?[\d.]+px) [^;\"]*", rf"\1 {_FONTS}", text)
     return re.sub(r"font-family: [^;\"]*", f"font-family: {_FONTS}", text)
 
 
-def _of_page(match: re.Match[str]) -> str:
+def _of_page(components: Mapping[str, str], match: re.Match[str]) -> str:
     colour = match[2].lower()
-    variable = _PAGE.get(colour, _COMPONENTS.get(colour))
+    variable = _PAGE.get(colour, components.get(colour))
     if variable is None and colour[1:3] == colour[3:5] == colour[5:7]:
         variable = f"--g{colour[1:3]}"
     return f"{match[1]}: {colour if variable is None else f'var({variable})'}"

@@ -31,13 +31,15 @@ def surely(inspection: Inspection) -> NDArray[np.float64]:
 
 
 def share(part: float) -> str:
-    """Write a part of a whole in per cent: ``45 %``, ``1.3 %``, ``0.02 %``."""
+    """Write a part of a whole in per cent: ``45 %``, ``1.3 %``, ``0.02 %``; never broken."""
     percent = 100.0 * part
     if not isfinite(percent):
         return "an unknown part"
     if percent == 0.0 or percent >= 9.95:
-        return f"{percent:.0f} %" if percent < 99.5 or part >= 1.0 else f"{percent:.2f} %"
-    return f"{percent:.2g} %" if percent >= 0.001 else f"{percent:.0e} %"
+        text = f"{percent:.0f}" if percent < 99.5 or part >= 1.0 else f"{percent:.2f}"
+    else:
+        text = f"{percent:.2g}" if percent >= 0.001 else f"{percent:.0e}"
+    return f"{text}\N{NO-BREAK SPACE}%"
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 from html import unescape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from dask_gmm.report import place
 from tests.cli.conftest import write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.cli.conftest import Run
 
 

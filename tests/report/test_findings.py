@@ -277,7 +277,7 @@ def test_missing_values(policy: str, part: float, severity: Severity | None) -> 
     found = [f for f in find(evidence) if f.name == "missing_values"]
     assert [f.severity for f in found] == ([] if severity is None else [severity])
     if severity is not None:
-        assert f"{int(part * 2000):,} rows, {100 * part:.2g} % of all" in found[0].sentence
+        assert f"{int(part * 2000):,} rows, {100 * part:.2g}\u00a0% of all" in found[0].sentence
 
 
 @pytest.mark.parametrize(
