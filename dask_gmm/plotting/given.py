@@ -66,13 +66,13 @@ def drawing_many(
 
     with style():
         figure, made = new_axes(rows, columns, height=height, **more)
+        for ax in made.flat:
+            keep_style(ax)
         try:
             yield made
         except BaseException:
             plt.close(figure)  # nobody would: it would be shown half done in a notebook
             raise
-        for ax in made.flat:
-            keep_style(ax)
 
 
 def _grid(given: Any, rows: int, columns: int, name: str) -> NDArray[Any]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-__all__ = ["HALO", "halo", "listed", "short_name"]
+__all__ = ["HALO", "by_line", "halo", "listed", "percent", "short_name"]
 
 HALO = 1.6
 """Width in points of the white line around text that stands on colours."""
@@ -64,6 +64,26 @@ def listed(numbers: Sequence[int], most: int = 6) -> str:
     if len(numbers) <= most:
         return ", ".join(map(str, numbers))
     return f"{', '.join(map(str, numbers[:most]))} and {len(numbers) - most} more"
+
+
+def by_line(handles: Sequence[Any], columns: int) -> list[Any]:
+    """Return a legend's entries so that they are read by lines; matplotlib fills columns.
+
+    Its columns differ in length by one at most, the longer ones first.
+    """
+    lines = -(-len(handles) // columns)
+    found = []
+    for column in range(columns):
+        for line in range(lines):
+            if line * columns + column < len(handles):
+                found.append(handles[line * columns + column])
+    return found
+
+
+def percent(part: float) -> str:
+    """Write a part of one in percent: ``12``, ``1.3``, ``0.04``."""
+    value = 100.0 * part
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
 
 
 def halo() -> list[Any]:
