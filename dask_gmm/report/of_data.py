@@ -185,8 +185,8 @@ def unexplained(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "unexplained",
         Severity.WARNING,
-        f"About {number(max(1.0, round(count)), 3)} rows ({share(count / complete)}) are farther from "
-        f"their component than all but {share(rarity)} of a Gaussian's rows, where "
+        f"About {number(max(1.0, round(count)), 3)} rows ({share(count / complete)}) are farther "
+        f"from their component than all but {share(rarity)} of a Gaussian's rows, where "
         f"{number(rarity * complete, 2)} would be no surprise: the mixture does not explain them.",
         "Look at those of the lowest density, listed here with their places in the data: errors "
         "and fill values to leave out (where=, --where), or a rare population, for which one more "

@@ -28,10 +28,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a selection whose best has troubles enough: every section and every kind of finding."""
+    """Of a selection with all there is: worries, one of them with a wide table, and a map."""
     rows = clouds(n=900, d=9)
-    rows[::50] *= 40.0
-    found = select_gaussian_mixture(rows, (2, 3), "diag", random_state=0, max_iter=3)
+    found = select_gaussian_mixture(rows, (2, 3), "diag", random_state=0)
+    rows[[17, 400]] *= 9.0
     gm: GaussianMixture = found.best_model
     path = tmp_path_factory.mktemp("report") / "fit.html"
     write_report(
@@ -39,9 +39,22 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         gm,
         inspected(rows, gm),
         selection=found,
-        labels=rows[:, 0].reshape(30, 30).astype(int) % 3,
+        labels=gm.predict(rows).reshape(30, 30),
     )
+    text = path.read_text(encoding="utf-8")
+    assert "Rows of the lowest log-density" in text  # a wide table inside of a finding
+    assert text.count("<figure") == 8
     return path
+
+
+def test_the_rules_are_those_that_find_something(browser: Any, tmp_path: Path) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    path = tmp_path / "bad.html"
+    path.write_text('<p style="color: #ccc">pale</p><img src="data:,">', encoding="utf-8")
+    with opened(browser, path) as view:
+        found = {rule["id"] for rule in Axe().run(view.page).response["violations"]}
+    assert {"color-contrast", "image-alt", "html-has-lang", "document-title"} <= found
 
 
 @pytest.mark.parametrize(("size", "scheme"), VIEWS, ids=NAMES)
