@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.errors import FillValueWarning, IncompletePassError
-from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
+from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted, PassTraced
 from dask_gmm.fitting.prediction import unscaled_log_densities
 from dask_gmm.mixture.kernels import FASTEST
 from dask_gmm.mixture.statistics import number_of_sums
@@ -325,6 +325,7 @@ class Evaluator:
         )
         self.history.append(record)
         self._notify(record)
+        self._notify(PassTraced(number, result.spans, result.resubmitted))
         return statistics
 
     def job(self, candidates: Sequence[Candidate]) -> BlockJob[Any]:
@@ -347,7 +348,7 @@ class Evaluator:
                 f"fitted. Fit a copy that nothing writes to."
             )
 
-    def _notify(self, event: PassStarted | PassAdvanced | PassFinished) -> None:
+    def _notify(self, event: PassStarted | PassAdvanced | PassFinished | PassTraced) -> None:
         watching = () if isinstance(event, PassAdvanced) else self._beside
         for observer in (*watching, *self._observers):
             observer(event)
