@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 from dask_gmm.report import place
+from dask_gmm.report import write as writing
 from tests.cli.conftest import write
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def command_in(page: str) -> str:
     found = re.search(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL)
     assert found is not None
     return unescape(found[1])
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time, and have no say in the rest."""
+    monkeypatch.setattr(writing, "figures_of", lambda *_: [])
 
 
 def test_a_fit_with_its_page(points: Path, tmp_path: Path, run: Run) -> None:
@@ -75,10 +82,12 @@ def test_a_page_of_a_model(points: Path, model: Path, tmp_path: Path, run: Run) 
     page = text_of(path)
     assert 'id="figure-convergence-desc"' in page  # a model knows how it was fitted
     said = command_in(page)
-    assert "GaussianMixture(n_components=3, random_state=0" in said
+    assert "n_components=3" in said
+    assert f").fit({str(points)!r})" in said
     assert shlex.join(["dask-gmm", *map(str, words), "--json"]) in said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_it_costs_one_read(points: Path, model: Path, tmp_path: Path, run: Run) -> None:
     words = ("report", model, points, "-o", tmp_path / "m.html", "--progress", "json")
     done = run(*words)
@@ -89,9 +98,10 @@ def test_it_costs_one_read(points: Path, model: Path, tmp_path: Path, run: Run) 
     assert advanced[-1]["progress"]["rows_done"] == 4000
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_weights_and_a_mask(points: Path, model: Path, tmp_path: Path, run: Run) -> None:
     weights = write(tmp_path / "w.zarr", np.full(4000, 0.5), (500,))
-    mask = write(tmp_path / "m.zarr", np.arange(4000) < 1000, (500,))
+    mask = write(tmp_path / "m.zarr", np.arange(4000) % 4 == 0, (500,))
     path = tmp_path / "r.html"
     words = ("--weights", weights, "--where", mask, "-q")
     done = run("report", model, points, "-o", path, *words)
@@ -99,6 +109,7 @@ def test_weights_and_a_mask(points: Path, model: Path, tmp_path: Path, run: Run)
     assert "One more read, of 1,000 rows" in text_of(path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_is_replaced_only_when_asked(
     points: Path, model: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -146,6 +157,7 @@ def test_without_matplotlib_it_says_what_to_install_before_the_fit(
     assert not path.exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_model_is_safe_where_the_page_is_not(
     points: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +172,7 @@ def test_the_model_is_safe_where_the_page_is_not(
     assert zarr.open_group(path, mode="r").attrs["format"] == "dask-gmm-model"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_of_files_are_text(tmp_path: Path, run: Run) -> None:
     name = "<script>alert(1)</script>.zarr".replace("/", "\u2215")
     data = write(tmp_path / name, np.random.default_rng(0).normal(size=(300, 2)))

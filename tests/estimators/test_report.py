@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
 from dask_gmm.errors import InputError, OutputExistsError
+from dask_gmm.report import write as writing
 from tests.report.fits import clouds
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ def rows() -> Any:
 def gm(rows: Any) -> GaussianMixture:
     gm: GaussianMixture = GaussianMixture(3, random_state=0).fit(rows)
     return gm
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time, and have no say in the rest."""
+    monkeypatch.setattr(writing, "figures_of", lambda *_: [])
 
 
 class Counted:
@@ -55,6 +62,7 @@ def test_all_figures_share_one_read(gm: GaussianMixture, rows: Any, tmp_path: Pa
     assert page.count("<figure") == 6
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_inspection_that_is_there_costs_none(
     gm: GaussianMixture, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,12 +72,14 @@ def test_an_inspection_that_is_there_costs_none(
     assert "One more read" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_it_is_what_was_inspected(gm: GaussianMixture, rows: Any, tmp_path: Path) -> None:
     gm.report(tmp_path / "a.html", rows)
     gm.report(tmp_path / "b.html", inspection=gm.inspect(rows))
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_selection(rows: Any, tmp_path: Path) -> None:
     found = select_gaussian_mixture(rows, (2, 3, 4), "diag", random_state=0)
     counted = Counted(rows)
@@ -88,6 +98,7 @@ def test_a_model_of_a_file_knows_its_course(gm: GaussianMixture, rows: Any, tmp_
     assert "The data were not read again for this report" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_scikit_learn(rows: Any, tmp_path: Path) -> None:
     from sklearn.mixture import GaussianMixture as Sklearn
 
@@ -97,6 +108,7 @@ def test_of_scikit_learn(rows: Any, tmp_path: Path) -> None:
     assert "Where this mixture came from was not recorded" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_weights_count(rows: Any, tmp_path: Path) -> None:
     weights = np.repeat([1.0, 0.0], 400)
     gm = GaussianMixture(3, random_state=0).fit(rows, sample_weight=weights)

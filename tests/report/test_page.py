@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from dask_gmm import GaussianMixture, select_gaussian_mixture
 from dask_gmm.plotting import caption
 from dask_gmm.report import report_text
+from dask_gmm.report import write as writing
 from dask_gmm.report.html import Markup, table, tag
 from dask_gmm.report.provenance import call_of
 from dask_gmm.report.svg import colour_styles, contrast
@@ -82,6 +83,12 @@ def gm(rows: Any) -> GaussianMixture:
 @pytest.fixture(scope="module")
 def page(gm: GaussianMixture, rows: Any) -> str:
     return report_text(gm, inspected(rows, gm))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time, and have no say in the rest."""
+    monkeypatch.setattr(writing, "figures_of", lambda *_: [])
 
 
 def test_the_same_fit_gives_the_same_bytes(gm: GaussianMixture, rows: Any, page: str) -> None:
@@ -185,6 +192,7 @@ def test_parameters_are_taken_along(gm: GaussianMixture, page: str) -> None:
     np.testing.assert_allclose([float(line["standard deviation x0"]) for line in lines], widths)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_means_of_scaled_rows_are_in_the_units_of_the_data(rows: Any) -> None:
     moved = 1000.0 + 50.0 * rows
     gm = GaussianMixture(3, random_state=0, standardize=True).fit(moved)
@@ -194,6 +202,7 @@ def test_means_of_scaled_rows_are_in_the_units_of_the_data(rows: Any) -> None:
     assert "in the data&#x27;s units" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_large_tables_are_folded_up() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(2000, 32)) + 30.0 * (np.arange(2000) % 12)[:, None]
