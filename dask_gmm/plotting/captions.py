@@ -54,8 +54,8 @@ _CAPTIONS = {
     "map": (
         "The label of each place, by the colour that the component has in all figures; white has "
         "none. Large regions of one colour with clean borders are what is to be expected where "
-        "neighbours resemble each other, which the mixture does not know. Colours mixed like pepper "
-        "and salt are labels that hang on noise: compare with the certainty of those components. "
+        "neighbours resemble each other, which the mixture does not know. Colours mixed like "
+        "pepper and salt are labels that hang on noise: compare with the certainty of those components. "
         "Straight edges often follow from how the data were made: swaths, tiles, months."
     ),
     "profiles": (

@@ -16,7 +16,7 @@ from dask_gmm.plotting.look import component_colours, small
 from dask_gmm.plotting.text import by_line, short_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -152,13 +152,16 @@ class _Quantiles:
 
 def _quantiles(gm: Any, inspection: Inspection, levels: tuple[float, ...]) -> _Quantiles:
     scaling: Scaling | None = getattr(gm, "scaling_", None)
+    back: Callable[[Array], Array] | None = None
     if scaling is not None and scaling.principal is not None:
         found, mean, deviation = _of_mixture(gm, scaling, levels)
-        back = None if scaling.elementwise is None else scaling.elementwise.inverse
+        if scaling.elementwise is not None:
+            back = scaling.elementwise.inverse
     else:
         found = _of_rows(inspection.feature_counts, inspection.feature_edges, levels)
         mean, deviation = _moments(inspection)
-        back = None if scaling is None else scaling.inverse
+        if scaling is not None:
+            back = scaling.inverse
     values = found if back is None else np.stack([back(part) for part in found])
     around = np.stack([mean - deviation, mean + deviation])
     around = around if back is None else back(around)
@@ -264,7 +267,7 @@ def _along(variable: str, places: Sequence[Any], values: Array) -> _Panel:
     except ValueError:
         at = np.full(len(labels), np.nan)
     if not np.isfinite(at).all():
-        return _Panel(variable, axis, np.arange(len(labels)), values, tuple(labels))
+        return _Panel(variable, axis, np.arange(float(len(labels))), values, tuple(labels))
     order, name = np.argsort(at, kind="stable"), axis.lower()
     return _Panel(
         variable,
@@ -289,7 +292,7 @@ def _in_order(found: _Quantiles, which: list[int]) -> _Panel:
     values = found.deviations[:, :, which]
     if len(which) > 40 and not found.named:
         return _Panel(label, "feature", np.array(which, float), values)
-    return _Panel(label, "", np.arange(len(which)), values, tuple(names))
+    return _Panel(label, "", np.arange(float(len(which))), values, tuple(names))
 
 
 def _draw(ax: Axes, panel: _Panel, weights: Array) -> None:
