@@ -221,7 +221,7 @@ def style() -> Iterator[None]:
     matplotlib_or_error()
     import matplotlib as mpl
 
-    settings: dict[str, Any] = mpl.rcParams
+    settings: Any = mpl.rcParams
     # Not `rc_context`, which would also put back a backend that somebody has chosen meanwhile.
     before = {name: settings[name] for name in _STYLE}
     settings.update(_STYLE)
@@ -265,7 +265,7 @@ def setting(name: str) -> Any:
     """Return one of matplotlib's settings as it is now."""
     import matplotlib as mpl
 
-    settings: dict[str, Any] = mpl.rcParams
+    settings: Any = mpl.rcParams
     return settings[name]
 
 
