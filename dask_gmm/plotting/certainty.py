@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,9 +91,9 @@ def _draw(
     y, left = np.arange(len(which)), np.zeros(len(which))
     names = [
         f"< {bounds[0]:g}",
-        *(f"{a:g}–{b:g}" for a, b in zip(bounds, bounds[1:])),
+        *(f"{a:g}–{b:g}" for a, b in pairwise(bounds)),
         f"≥ {bounds[-1]:g}",
-    ]  # noqa: B905
+    ]
     for name, part, shade in zip(names, parts.T, _SHADES[-len(names) :], strict=True):
         ax.barh(y, part, left=left, height=0.78, color=shade, label=name)
         left = left + part

@@ -319,7 +319,7 @@ def _bins(n: int, per: int) -> int:
     return int(np.clip(n ** (1 / 2) / 2 if per == 2 else 3 * n ** (1 / 3), 12, 60))
 
 
-def _label(grid: NDArray[Any], names: Sequence[str], *, own: bool) -> None:
+def _label(grid: Any, names: Sequence[str], *, own: bool) -> None:
     """Label the outer panels only, with as many ticks as have room."""
     from dask_gmm.plotting.ticks import few_ticks
 

@@ -81,8 +81,7 @@ def plot_convergence(gm: Fitted, *, by: str = "pass", ax: Any = None) -> Any:
         upper.tick_params(labelbottom=False)
         if ax is None:
             upper.figure.align_ylabels([upper, lower])
-    found: NDArray[Any] = grid[:, 0]
-    return found
+    return grid[:, 0]
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def _objective(ax: Axes, course: _Course) -> None:
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.get_major_formatter().set_useOffset(False)
+    ax.ticklabel_format(axis="y", useOffset=False)
 
 
 def _left(ax: Axes, course: _Course, gm: Any) -> None:

@@ -146,16 +146,17 @@ class Shown:
                 f"features holds {feature!r}, which the mixture does not know; it has "
                 f"{self.n_features}, such as {', '.join(map(repr, like))}."
             )
-        if not isinstance(feature, Integral) or isinstance(feature, bool):
+        if type(feature) is bool or not isinstance(feature, Integral):
             raise InputError(
                 f"features holds {feature!r}: give names of features, or their indices from 0 on."
             )
-        if not -self.n_features <= feature < self.n_features:
+        at = int(feature)
+        if not -self.n_features <= at < self.n_features:
             raise InputError(
-                f"features holds {feature}, but the mixture has {self.n_features} "
+                f"features holds {at}, but the mixture has {self.n_features} "
                 f"feature{'s' * (self.n_features > 1)}, counted from 0."
             )
-        return int(feature) % self.n_features
+        return at % self.n_features
 
     @property
     def _plain_names(self) -> tuple[str, ...]:

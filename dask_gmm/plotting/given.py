@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
 __all__ = ["drawing", "drawing_many"]
 
@@ -48,7 +47,7 @@ def drawing(ax: Axes | None, *, height: float = 2.4) -> Iterator[Axes]:
 @contextmanager
 def drawing_many(
     given: Any, rows: int, columns: int, *, height: float = 2.4, name: str = "axes", **more: Any
-) -> Iterator[NDArray[Any]]:
+) -> Iterator[Any]:
     """Draw into an array of Axes, (rows, columns), which are made where none are given.
 
     Raises
@@ -75,7 +74,7 @@ def drawing_many(
             raise
 
 
-def _grid(given: Any, rows: int, columns: int, name: str) -> NDArray[Any]:
+def _grid(given: Any, rows: int, columns: int, name: str) -> Any:
     from matplotlib.axes import Axes as AnyAxes
 
     found = np.array([given] if isinstance(given, AnyAxes) else given, dtype=object)

@@ -1,4 +1,4 @@
-"""How figures look: one column wide, legible, and the same colour for a component in all of them."""
+"""How figures look: one column wide, legible, the colour of a component the same in all."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = [
     "keep_style",
     "matplotlib_or_error",
     "new_axes",
+    "setting",
     "small",
     "style",
 ]
@@ -134,7 +135,7 @@ def matplotlib_or_error() -> None:
         It is not installed.
     """
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib as mpl  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":  # it is there and lacks something itself
             raise
@@ -220,13 +221,14 @@ def style() -> Iterator[None]:
     matplotlib_or_error()
     import matplotlib as mpl
 
+    settings: Any = mpl.rcParams
     # Not `rc_context`, which would also put back a backend that somebody has chosen meanwhile.
-    before = {name: mpl.rcParams[name] for name in _STYLE}
-    mpl.rcParams.update(_STYLE)
+    before = {name: settings[name] for name in _STYLE}
+    settings.update(_STYLE)
     try:
         yield
     finally:
-        mpl.rcParams.update(before)
+        settings.update(before)
 
 
 def new_axes(
@@ -243,26 +245,30 @@ def new_axes(
 
 def keep_style(axes: Axes) -> None:
     """Write the style into axes whose ticks are made when they are drawn, outside of it."""
-    import matplotlib as mpl
-
     for name in ("x", "y"):
         for which in ("major", "minor"):
             axes.tick_params(
                 axis=name,
                 which=which,
-                labelsize=mpl.rcParams[f"{name}tick.labelsize"],
-                labelcolor=mpl.rcParams[f"{name}tick.labelcolor"],
-                color=mpl.rcParams[f"{name}tick.color"],
-                width=mpl.rcParams[f"{name}tick.major.width"],
-                length=mpl.rcParams[f"{name}tick.{which}.size"],
+                labelsize=setting(f"{name}tick.labelsize"),
+                labelcolor=setting(f"{name}tick.labelcolor"),
+                color=setting(f"{name}tick.color"),
+                width=setting(f"{name}tick.major.width"),
+                length=setting(f"{name}tick.{which}.size"),
             )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.get_offset_text().set_size(mpl.rcParams["xtick.labelsize"])
+        axis.get_offset_text().set_fontsize(setting("xtick.labelsize"))
         axis.get_offset_text().set_color(INK)
+
+
+def setting(name: str) -> Any:
+    """Return one of matplotlib's settings as it is now."""
+    import matplotlib as mpl
+
+    settings: Any = mpl.rcParams
+    return settings[name]
 
 
 def small() -> float:
     """Size of small text in points: seven eighths of the rest, and never under 7."""
-    import matplotlib as mpl
-
-    return max(7.0, 0.875 * float(mpl.rcParams["font.size"]))
+    return max(7.0, 0.875 * float(setting("font.size")))

@@ -74,7 +74,7 @@ def plot_map(
     values = _checked(np.asarray(thinned), gm)
     y, x = (_Axis.of(thinned, axis, shape[axis], steps[axis]) for axis in (0, 1))
     equal = x.unit == y.unit
-    height = _height(values.shape, x, y) if equal else 2.4
+    height = _height(x, y) if equal else 2.4
     with drawing(ax, height=height) as ax:
         _draw(ax, values, x, y, None if gm is None else len(gm.weights_))
         if equal:
@@ -155,10 +155,11 @@ def _between(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(values) == 1:
         return np.array([values[0] - 0.5, values[0] + 0.5])
     middle = (values[1:] + values[:-1]) / 2.0
-    return np.r_[2.0 * values[0] - middle[0], middle, 2.0 * values[-1] - middle[-1]]
+    ends = 2.0 * values[[0, -1]] - middle[[0, -1]]
+    return np.concatenate([ends[:1], middle, ends[1:]])
 
 
-def _height(shape: tuple[int, ...], x: _Axis, y: _Axis) -> float:
+def _height(x: _Axis, y: _Axis) -> float:
     """Inches that a figure of a column's width takes if both axes have one scale."""
     wide, tall = (float(abs(axis.edges[-1] - axis.edges[0])) for axis in (x, y))
     return float(np.clip(0.62 * COLUMN * tall / wide + 0.6, 1.6, 4.5))
@@ -190,9 +191,10 @@ def _ticks(ax: Axes, x: _Axis, y: _Axis) -> None:
 
     for axis, place in ((ax.xaxis, x), (ax.yaxis, y)):
         if place.unit == "time":
-            locator = AutoDateLocator(minticks=2, maxticks=5)
+            locator = AutoDateLocator(minticks=2, maxticks=5)  # type: ignore[no-untyped-call]
             axis.set_major_locator(locator)
-            axis.set_major_formatter(ConciseDateFormatter(locator))
+            dates = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+            axis.set_major_formatter(dates)
         elif place.names:
             some = np.arange(0, len(place.names), -(-len(place.names) // 4))
             axis.set_ticks(some, [place.names[i][:12] for i in some])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def _draw(ax: Axes, shared: Array) -> None:
 
     K, norm, colours = len(shared), LogNorm(LEAST, 1.0, clip=True), colormaps["Blues"]
     # With a bar beside it, squares would take room from the labels.
-    aspect = "equal" if K <= MOST_NUMBERS else "auto"
+    aspect: Literal["equal", "auto"] = "equal" if K <= MOST_NUMBERS else "auto"
     image = ax.imshow(np.ma.masked_invalid(shared), norm=norm, cmap=colours, aspect=aspect)
     ax.set(
         xlabel="would be drawn for component" + " (percent)" * (K <= MOST_NUMBERS),
@@ -93,7 +93,7 @@ def _draw(ax: Axes, shared: Array) -> None:
             ax.text(
                 k,
                 j,
-                _cell(shared[j, k]),
+                _cell(float(shared[j, k])),
                 ha="center",
                 va="center",
                 size=small(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.family import covariance_family
@@ -16,7 +16,7 @@ from dask_gmm.plotting.look import component_colours, small
 from dask_gmm.plotting.text import by_line, short_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -152,13 +152,16 @@ class _Quantiles:
 
 def _quantiles(gm: Any, inspection: Inspection, levels: tuple[float, ...]) -> _Quantiles:
     scaling: Scaling | None = getattr(gm, "scaling_", None)
+    back: Callable[[Array], Array] | None = None
     if scaling is not None and scaling.principal is not None:
         found, mean, deviation = _of_mixture(gm, scaling, levels)
-        back = None if scaling.elementwise is None else scaling.elementwise.inverse
+        if scaling.elementwise is not None:
+            back = scaling.elementwise.inverse
     else:
-        found = _of_rows(inspection.feature_counts, inspection.feature_edges, levels)
+        found = _of_rows(gm, inspection, levels)
         mean, deviation = _moments(inspection)
-        back = None if scaling is None else scaling.inverse
+        if scaling is not None:
+            back = scaling.inverse
     values = found if back is None else np.stack([back(part) for part in found])
     around = np.stack([mean - deviation, mean + deviation])
     around = around if back is None else back(around)
@@ -174,12 +177,17 @@ def _quantiles(gm: Any, inspection: Inspection, levels: tuple[float, ...]) -> _Q
     )
 
 
-def _of_rows(counts: Array, edges: Array, levels: tuple[float, ...]) -> Array:
-    """Return quantiles of histograms, linear inside a bin: (K, D, F) to (3, K, D).
+def _of_rows(gm: Any, inspection: Inspection, levels: tuple[float, ...]) -> Array:
+    """Return quantiles of each component's histograms, (3, K, D), of the mixture's rows.
 
-    NaN where a component has no value of a feature.
+    The rows say in which bin a quantile is, and the component's Gaussian where in it: bins may be
+    wider than a narrow component. NaN where a component has no value of a feature.
     """
+    counts, edges = inspection.feature_counts, inspection.feature_edges
     K, D, F = counts.shape
+    means = np.asarray(gm.means_, np.float64)
+    form = covariance_family(gm.covariance_type).form
+    deviations = np.sqrt(form.diagonals(np.asarray(gm.covariances_, np.float64), K, D))
     cumulated = np.concatenate([np.zeros((K, D, 1)), counts.cumsum(axis=-1)], axis=-1)
     total = cumulated[..., -1:]
     found = np.full((len(levels), K, D), np.nan)
@@ -191,8 +199,22 @@ def _of_rows(counts: Array, edges: Array, levels: tuple[float, ...]) -> Array:
         part = np.divide(wanted - below, inside, out=np.zeros_like(wanted), where=inside > 0.0)
         along = np.broadcast_to(edges, (K, D, F + 1))
         low, high = (np.take_along_axis(along, at + step, axis=-1) for step in (0, 1))
-        value = np.where(total > 0.0, low + np.clip(part, 0.0, 1.0) * (high - low), np.nan)
-        found[i] = value[..., 0]
+        part = np.clip(part, 0.0, 1.0)[..., 0]
+        value = _inside(part, low[..., 0], high[..., 0], means, deviations)
+        found[i] = np.where(total[..., 0] > 0.0, value, np.nan)
+    return found
+
+
+def _inside(part: Array, low: Array, high: Array, mean: Array, deviation: Array) -> Array:
+    """Return the value below which a part of a Gaussian's rows between two values lies."""
+    a, b = (low - mean) / deviation, (high - mean) / deviation
+    above = a > 0.0  # the smaller tail has the digits
+    first, last = np.where(above, -b, a), np.where(above, -a, b)
+    begin, width = ndtr(first), ndtr(last) - ndtr(first)
+    z = ndtri(begin + np.where(above, 1.0 - part, part) * width)
+    value = mean + np.where(above, -z, z) * deviation
+    linear = low + part * (high - low)  # where a Gaussian has no rows at all
+    found: Array = np.where(width > 1e-290, np.clip(value, low, high), linear)
     return found
 
 
@@ -264,7 +286,7 @@ def _along(variable: str, places: Sequence[Any], values: Array) -> _Panel:
     except ValueError:
         at = np.full(len(labels), np.nan)
     if not np.isfinite(at).all():
-        return _Panel(variable, axis, np.arange(len(labels)), values, tuple(labels))
+        return _Panel(variable, axis, np.arange(float(len(labels))), values, tuple(labels))
     order, name = np.argsort(at, kind="stable"), axis.lower()
     return _Panel(
         variable,
@@ -289,7 +311,7 @@ def _in_order(found: _Quantiles, which: list[int]) -> _Panel:
     values = found.deviations[:, :, which]
     if len(which) > 40 and not found.named:
         return _Panel(label, "feature", np.array(which, float), values)
-    return _Panel(label, "", np.arange(len(which)), values, tuple(names))
+    return _Panel(label, "", np.arange(float(len(which))), values, tuple(names))
 
 
 def _draw(ax: Axes, panel: _Panel, weights: Array) -> None:

@@ -1,4 +1,4 @@
-"""Residuals: are a component's rows as far from its centre as a Gaussian's would be?"""
+"""Residuals: whether rows are as far from their component as a Gaussian's would be."""
 
 from __future__ import annotations
 

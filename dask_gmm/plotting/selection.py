@@ -87,7 +87,10 @@ def _draw(ax: Axes, selection: Chosen, kinds: list[str]) -> None:
         K, y = np.array([row.n_components for row in rows]), _above(selection, rows)
         ended = np.array([row.outcome in ("converged", "max_iter") for row in rows])
         known = np.isfinite(y)
-        look = {"color": colours[number], "marker": _MARKERS[number % len(_MARKERS)]}
+        look: dict[str, Any] = {
+            "color": colours[number],
+            "marker": _MARKERS[number % len(_MARKERS)],
+        }
         ax.plot(K[known], y[known], color=colours[number], lw=1.0)
         ax.plot(K[known & ended], y[known & ended], ls="", label=kind, zorder=3, **look)
         unfinished = known & ~ended

@@ -72,12 +72,8 @@ def by_line(handles: Sequence[Any], columns: int) -> list[Any]:
     Its columns differ in length by one at most, the longer ones first.
     """
     lines = -(-len(handles) // columns)
-    found = []
-    for column in range(columns):
-        for line in range(lines):
-            if line * columns + column < len(handles):
-                found.append(handles[line * columns + column])
-    return found
+    places = (line * columns + column for column in range(columns) for line in range(lines))
+    return [handles[place] for place in places if place < len(handles)]
 
 
 def percent(part: float) -> str:

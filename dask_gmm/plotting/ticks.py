@@ -1,12 +1,14 @@
-"""Ticks that have room for their labels; imported where figures are drawn, as it needs matplotlib."""
+"""Ticks that have room for their labels; as this needs matplotlib, imported while drawing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import Formatter, MaxNLocator
+
+from dask_gmm.plotting.look import setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +78,8 @@ def few_ticks(ax: Axes, name: str, inches: float, most: int = 4) -> str:
     largest = max(abs(low), abs(high))
     power = int(np.floor(np.log10(largest))) if largest > 0.0 else 0
     power = power if power >= 5 or power <= -3 else 0
-    em = float(mpl.rcParams[f"{name}tick.labelsize"]) / 72.0 if _is_number(name) else 7.0 / 72.0
+    size = FontProperties(size=setting(f"{name}tick.labelsize")).get_size_in_points()
+    em = float(size) / 72.0
     for n in range(most, 0, -1):
         locator = InnerLocator(n, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
         labels = _written(locator.tick_values(low, high) / 10.0**power)
@@ -87,10 +90,6 @@ def few_ticks(ax: Axes, name: str, inches: float, most: int = 4) -> str:
     axis.set_major_locator(locator)
     axis.set_major_formatter(_Scaled(power))
     return "" if power == 0 else f"×10{_superscript(power)}"
-
-
-def _is_number(name: str) -> bool:
-    return isinstance(mpl.rcParams[f"{name}tick.labelsize"], (int, float))
 
 
 def _superscript(number: int) -> str:
