@@ -48,6 +48,9 @@ def check_report(
     from dask_gmm.report import check_report_place
 
     matplotlib_or_error()
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # whatever windows MPLBACKEND asks for, nobody is to open one here
     refuse_overlap(report, data.data, data.weights, data.where, *others)
     options = options_for(report, data.storage_options)
     check_report_place(report, overwrite=overwrite, storage_options=options or None)

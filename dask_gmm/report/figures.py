@@ -108,7 +108,7 @@ def _element(wanted: _Wanted) -> Markup:
     """Draw a figure and give it its heading and caption."""
     from matplotlib import pyplot as plt
 
-    with style():
+    with style(), plt.ioff():
         drawn: Figure = np.ravel(wanted.draw())[0].figure
         width = float(drawn.get_figwidth())
         svg = inline_svg(
