@@ -142,6 +142,7 @@ def _leave(session: Session, error: BaseException, sentence: str, code: int) -> 
         "  dask-gmm plan DATA -k 8           what a fit would cost, before it starts\n"
         "  dask-gmm fit DATA -k 8 -o MODEL   the fit itself\n"
         "  dask-gmm select DATA -k 2:12      how many components?\n"
+        "  dask-gmm report MODEL DATA -o F   a page: what to worry about, figures, parameters\n"
         "  dask-gmm doctor DATA              what would go wrong or slowly, and what to do\n"
         "\n\b\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped without converging,\n"
         "130 interrupted, 143 terminated."

@@ -81,6 +81,7 @@ def write_report(
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators.reported import report_of
 
+    session.note("reading the data once more, for the report …")
     with observing(session, "inspecting") as observe:
         mixture.set_params(callbacks=[observe])
         report_of(

@@ -116,10 +116,9 @@ def _ended(evidence: Evidence) -> Iterator[str]:
         passes = plural(record.passes, "pass", "passes")
         starts = plural(record.start_reads, "read")
         more = f", {starts} for the start" if record.start_reads else ""
-        speed = f", {show_bytes(record.bytes_read / record.seconds)}/s" if record.seconds else ""
         yield (
             f"This took {show_seconds(record.seconds)} and read the data {number(record.reads, 3)} "
-            f"times ({passes}{more}{sample}): {show_bytes(record.bytes_read)} decoded{speed}."
+            f"times ({passes}{more}{sample}): {show_bytes(record.bytes_read)} decoded."
         )
 
 

@@ -211,6 +211,16 @@ def test_large_tables_are_folded_up() -> None:
     assert len(Elements(page).all("details")) == 2
 
 
+@pytest.mark.slow
+def test_sixty_components_of_many_features_are_no_large_file() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(30_000, 32)) + 6.0 * rng.normal(size=(60, 32))[np.arange(30_000) % 60]
+    gm = GaussianMixture(60, random_state=0, max_iter=3).fit(rows)
+    page = report_text(gm, gm.inspect(rows))
+    Elements(page)
+    assert len(page.encode()) < 3_000_000
+
+
 def test_a_selection_says_what_it_was_chosen_among(rows: Any) -> None:
     found = select_gaussian_mixture(rows, range(1, 6), ("diag", "full"), random_state=0)
     page = report_text(found.best_model, inspected(rows, found.best_model), selection=found)

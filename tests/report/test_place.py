@@ -12,9 +12,12 @@ from dask_gmm.errors import InputError, OutputExistsError, StoreError
 from dask_gmm.report import check_report_place
 from dask_gmm.report.page import GENERATOR
 from dask_gmm.report.place import put_report
+from tests.object_store import object_store  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.object_store import ObjectStoreServer
 
 PAGE = f'<!doctype html>\n<html><meta name="generator" content="{GENERATOR}"></html>\n'
 
@@ -90,3 +93,19 @@ def test_in_memory_of_this_process() -> None:
     with pytest.raises(OutputExistsError, match="is a report already"):
         put_report(place, PAGE)
     put_report(place, PAGE, overwrite=True)
+
+
+@pytest.mark.slow
+def test_in_a_bucket(object_store: ObjectStoreServer) -> None:  # noqa: F811
+    """Whole in one request, and as a browser wants to hear of it."""
+    place, options = object_store.url("reports/fit.html"), object_store.options
+    put_report(place, PAGE, storage_options=options)
+    with pytest.raises(OutputExistsError, match="is a report already"):
+        check_report_place(place, storage_options=options)
+    put_report(place, PAGE + "<!-- new -->", overwrite=True, storage_options=options)
+    bucket, _, key = place.removeprefix("s3://").partition("/")
+    found = object_store.client().get_object(Bucket=bucket, Key=key)
+    assert found["ContentType"] == "text/html; charset=utf-8"
+    assert found["Body"].read().decode() == PAGE + "<!-- new -->"
+    with pytest.raises(StoreError, match="no-such-bucket"):
+        put_report("s3://no-such-bucket/fit.html", PAGE, storage_options=options)
