@@ -5,6 +5,7 @@ There is no script, and a policy in the page's head forbids browsers to fetch an
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -27,6 +28,11 @@ GENERATOR = "dask-gmm report"
 """By which a report is known again that is to be replaced."""
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+_TYPED = re.compile(
+    r"((?<![\w-])-(?:-[a-z][a-z-]*|k)(?: \d+:\d+)?|\b\w+=(?:'[\w|-]+'|\w+)?|\bdask-gmm [a-z]+"
+    r"|\b[a-z]+_[a-z_]+\b)"
+)
+"""An option, an argument, a command, or a name of Python's."""
 _KINDS = {Severity.PROBLEM: "Problem", Severity.WARNING: "Warning", Severity.NOTE: "Note"}
 
 
@@ -133,7 +139,7 @@ def _class(found: Finding) -> str:
 def _finding(evidence: Evidence, found: Finding) -> Iterator[Markup]:
     yield tag("p", _KINDS[found.severity], class_="kind")
     yield tag("p", found.sentence)
-    yield tag("p", tag("strong", "What to do: "), found.remedy)
+    yield tag("p", tag("strong", "What to do: "), *_with_code(found.remedy))
     if found.rows:
         names = evidence.names[: len(found.rows[0][2])]
         heads = ["place", "log-density", *names]
@@ -142,6 +148,12 @@ def _finding(evidence: Evidence, found: Finding) -> Iterator[Markup]:
             for place, density, values in found.rows
         ]
         yield table("Rows of the lowest log-density, in nats", heads, rows)
+
+
+def _with_code(text: str) -> Iterator[str]:
+    """Yield a text's parts, with what one types marked as such; it is not broken between lines."""
+    for index, part in enumerate(_TYPED.split(text)):
+        yield tag("code", part) if index % 2 else part
 
 
 def _figures(evidence: Evidence, figures: Sequence[Markup]) -> Markup:

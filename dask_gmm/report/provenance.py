@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.execution.machine import machine_fingerprint
 from dask_gmm.quantities import show_bytes, show_seconds
-from dask_gmm.report.words import number
+from dask_gmm.report.words import number, plural
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.record import FitRecord
@@ -24,7 +24,7 @@ def facts(record: FitRecord) -> list[tuple[str, str]]:
     begun = datetime.fromtimestamp(record.begun, UTC)
     found = [
         ("data", record.source),
-        ("known by", record.data),
+        ("fingerprint", record.data),
         ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
         ("features", f"{record.n_features:,}"),
         ("blocks", f"{record.n_blocks:,}"),
@@ -38,7 +38,7 @@ def facts(record: FitRecord) -> list[tuple[str, str]]:
     ]
     if record.sample_rows:
         sample = (
-            f"{record.sample_rows:,} rows of {record.sample_blocks:,} blocks in "
+            f"{record.sample_rows:,} rows of {plural(record.sample_blocks, 'block')} in "
             f"{show_seconds(record.sample_seconds)}"
         )
         found.append(("sample", sample))

@@ -326,3 +326,22 @@ def test_every_finding_is_tested_here() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     missing = [check.__name__ for _, check, _ in CHECKS if f'"{check.__name__}"' not in text]
     assert missing == []
+
+
+def test_remedies_name_options_that_there_are() -> None:
+    import re
+    from inspect import getsource, signature
+
+    from dask_gmm import GaussianMixture
+    from dask_gmm.cli.main import main
+    from dask_gmm.report import of_components, of_course, of_data
+
+    modules = (of_components, of_course, of_data)
+    text = "".join(getsource(module) for module in modules)
+    known = {o for name in ("fit", "select") for p in main.commands[name].params for o in p.opts}
+    named = set(re.findall(r"(--[a-z][a-z-]*)\b", text))
+    assert len(named) > 8
+    assert named <= known, named - known
+    arguments = {*signature(GaussianMixture).parameters, *signature(GaussianMixture.fit).parameters}
+    given = set(re.findall(r"\b([a-z_]+)=(?:'|True\b| \()", text)) - {"axis"}
+    assert given <= {*arguments, "criterion"}, given

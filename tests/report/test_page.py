@@ -265,6 +265,20 @@ def test_text_and_attributes_come_back_as_they_were(text: str, value: str) -> No
     assert "".join(elements.text.get("p", [])) == clean[0]
 
 
+def test_what_one_types_is_marked() -> None:
+    from dask_gmm.report.page import _with_code
+
+    text = "Let it be mended with on_collapse='reseed' (--on-collapse), or try -k 4:8 by where=."
+    typed = [str(part) for part in _with_code(text) if isinstance(part, Markup)]
+    assert [part.removeprefix("<code>").removesuffix("</code>") for part in typed] == [
+        "on_collapse=&#x27;reseed&#x27;",
+        "--on-collapse",
+        "-k 4:8",
+        "where=",
+    ]
+    assert "".join(_with_code("a < b, not at-all e-5")) == "a < b, not at-all e-5"
+
+
 def test_markup_is_not_escaped_twice() -> None:
     inner = tag("em", "a < b")
     assert tag("p", inner, " & ", Markup("<br>")) == "<p><em>a &lt; b</em> &amp; <br></p>"
