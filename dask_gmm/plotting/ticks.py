@@ -17,16 +17,26 @@ __all__ = ["InnerLocator", "few_ticks"]
 
 
 class InnerLocator(MaxNLocator):
-    """Round numbers away from an axis' ends, where labels of two panels would meet."""
+    """Round numbers away from an axis' ends, where labels of two panels would meet.
+
+    Parameters
+    ----------
+    edge : float
+        The part of the axis at each end that has no tick.
+    """
+
+    def __init__(self, nbins: int, edge: float, **more: Any) -> None:
+        super().__init__(nbins, **more)
+        self.edge = edge
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         """Return the places of ticks."""
         low, high = min(vmin, vmax), max(vmin, vmax)
         ticks = np.asarray(super().tick_values(vmin, vmax), dtype=float)
-        edge = 0.08 * (high - low)
+        edge = self.edge * (high - low)
         inner = ticks[(ticks >= low + edge) & (ticks <= high - edge)]
         inside = ticks[(ticks >= low) & (ticks <= high)]
-        return inner if len(inner) >= min(2, len(inside)) else inside
+        return inner if len(inner) else inside
 
 
 class _Scaled(Formatter):
@@ -81,11 +91,13 @@ def few_ticks(ax: Axes, name: str, inches: float, most: int = 4) -> str:
     size = FontProperties(size=setting(f"{name}tick.labelsize")).get_size_in_points()
     em = float(size) / 72.0
     for n in range(most, 0, -1):
-        locator = InnerLocator(n, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
+        locator = InnerLocator(n, 0.0, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
         labels = _written(locator.tick_values(low, high) / 10.0**power)
-        across = sum(0.62 * em * (len(label) + 1.2) for label in labels)
-        taken = across if name == "x" else 1.5 * em * len(labels)
-        if taken <= inches:
+        lengths = [0.64 * em * (len(label) + 1.0) if name == "x" else 1.4 * em for label in labels]
+        locator.edge = min(0.4, max(0.06, (0.5 * max(lengths) - 0.03) / inches))
+        ticks = locator.tick_values(low, high)
+        apart = np.diff(ticks).min(initial=high - low) / (high - low) * inches
+        if apart >= max(lengths):
             break
     axis.set_major_locator(locator)
     axis.set_major_formatter(_Scaled(power))
