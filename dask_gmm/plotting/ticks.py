@@ -90,18 +90,27 @@ def few_ticks(ax: Axes, name: str, inches: float, most: int = 4) -> str:
     power = power if power >= 5 or power <= -3 else 0
     size = FontProperties(size=setting(f"{name}tick.labelsize")).get_size_in_points()
     em = float(size) / 72.0
+    best, ticks = InnerLocator(1, 0.0), -1
     for n in range(most, 0, -1):
         locator = InnerLocator(n, 0.0, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
-        labels = _written(locator.tick_values(low, high) / 10.0**power)
-        lengths = [0.64 * em * (len(label) + 1.0) if name == "x" else 1.4 * em for label in labels]
-        locator.edge = min(0.4, max(0.06, (0.5 * max(lengths) - 0.03) / inches))
-        ticks = locator.tick_values(low, high)
-        apart = np.diff(ticks).min(initial=high - low) / (high - low) * inches
-        if apart >= max(lengths):
-            break
-    axis.set_major_locator(locator)
+        length = _longest(locator.tick_values(low, high), power, em, name)
+        # A label may reach half of the gap between panels beyond its own.
+        locator.edge = min(0.4, max(0.03, (0.5 * length - 0.04) / inches))
+        at = locator.tick_values(low, high)
+        apart = np.diff(at).min(initial=high - low) / (high - low) * inches
+        room = apart >= _longest(at, power, em, name) + 0.4 * em
+        if len(at) > ticks and (room or len(at) == 1):
+            best, ticks = locator, len(at)
+    axis.set_major_locator(best)
     axis.set_major_formatter(_Scaled(power))
     return "" if power == 0 else f"×10{_superscript(power)}"
+
+
+def _longest(at: Any, power: int, em: float, name: str) -> float:
+    """Return about how many inches along the axis the longest label takes."""
+    if name == "y":
+        return em
+    return max(0.64 * em * len(label) for label in _written(at / 10.0**power))
 
 
 def _superscript(number: int) -> str:

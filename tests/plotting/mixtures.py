@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dask_gmm.fitting.events import Judgement, PassFinished, StepKind
-from dask_gmm.inspection import Inspection
 from tests.inspected import inspected
+
+if TYPE_CHECKING:
+    from dask_gmm.inspection import Inspection
 
 __all__ = ["HARD", "ORDINARY", "Made", "made", "passes"]
 

@@ -1,4 +1,4 @@
-"""Every figure of every mixture can be read at one column's width, and is drawn without a warning."""
+"""Every figure can be read at one column's width, and is drawn without a warning."""
 
 from __future__ import annotations
 
