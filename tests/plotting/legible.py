@@ -28,10 +28,10 @@ def faults(figure: Figure) -> list[str]:
     for text, outside in _texts(figure):
         box = text.get_window_extent()
         name = repr(text.get_text())
-        if text.get_fontsize() < LEAST_SIZE:
+        if float(text.get_fontsize()) < LEAST_SIZE:
             found.append(f"{name} is of {text.get_fontsize()} points")
         if min(box.x0, box.y0) < -1.0 or box.x1 > width + 1.0 or box.y1 > height + 1.0:
-            found.append(f"{name} is cut off: {box.extents.round()} of {width:.0f} × {height:.0f}")
+            found.append(f"{name} is cut off: {box.extents} of {width:.0f} × {height:.0f}")
         if outside:
             around.append((name, box))
             if _contrast(text.get_color()) < 4.5:
@@ -42,14 +42,14 @@ def faults(figure: Figure) -> list[str]:
     tight = figure.get_tightbbox()
     inches = figure.get_size_inches()
     if min(tight.x0, tight.y0) < -0.01 or (np.array([tight.x1, tight.y1]) > inches + 0.01).any():
-        found.append(f"something is cut off: {tight.extents.round(2)} of {inches.round(2)}")
+        found.append(f"something is cut off: {tight.extents} of {inches.round(2)}")
     return found
 
 
 def _texts(figure: Figure) -> Iterator[tuple[Text, bool]]:
     """Yield each text that is seen, and whether it stands beside the panels and not on them."""
-    hidden = set()
-    beside = {id(figure._suptitle)}
+    hidden: set[int] = set()
+    beside = {id(getattr(figure, "_suptitle", None))}
     for ax in figure.findobj(lambda artist: hasattr(artist, "xaxis")):
         axes: Any = ax
         for axis in (axes.xaxis, axes.yaxis):

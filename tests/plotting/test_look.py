@@ -58,7 +58,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 def differences(colours: tuple[str, ...], sight: str) -> np.ndarray:
     """ΔE*ab of each pair; infinite on the diagonal."""
     seen = lab(np.clip(linear(colours) @ SEEN_AS[sight].T, 0.0, 1.0))
-    found = np.linalg.norm(seen[:, None] - seen[None], axis=2)
+    found: np.ndarray = np.linalg.norm(seen[:, None] - seen[None], axis=2)
     np.fill_diagonal(found, np.inf)
     return found
 
