@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import logsumexp
-from scipy.stats import chi2, multivariate_normal
+from scipy.stats import chi2
 
 from dask_gmm.inspection import Inspection
 from dask_gmm.mixture.family import covariance_family
@@ -124,23 +124,28 @@ def _joint(rows: Floats, gm: Any) -> tuple[Floats, Floats]:
     form = covariance_family(gm.covariance_type).form
     dense = form.dense(np.asarray(gm.covariances_, np.float64), *means.shape)
     joint, squared = np.empty((2, len(rows), len(means)))
+    with np.errstate(divide="ignore"):  # a component of no weight
+        prior = np.log(weights)
     gaps = np.isnan(rows)
     for pattern in np.unique(gaps, axis=0):
         which, has = (gaps == pattern).all(axis=1), ~pattern
         x = rows[np.ix_(which, has)]
         for k, (mean, covariance) in enumerate(zip(means[:, has], dense, strict=True)):
-            sigma = covariance[np.ix_(has, has)]
-            y = x - mean
-            squared[which, k] = (y * np.linalg.solve(sigma, y.T).T).sum(axis=1)
-            with np.errstate(divide="ignore"):  # a component of no weight
-                prior = np.log(weights[k])
-            joint[which, k] = prior + multivariate_normal.logpdf(x, mean, sigma)
+            # Σ = S R S: features of very different units lose no digits.
+            s = np.sqrt(np.diagonal(covariance)[has])
+            root = np.linalg.cholesky(covariance[np.ix_(has, has)] / np.multiply.outer(s, s))
+            white = np.linalg.solve(root, ((x - mean) / s).T)
+            squared[which, k] = (white**2).sum(axis=0)
+            scale = np.log(s).sum() + np.log(np.diagonal(root)).sum()
+            constant = prior[k] - scale - 0.5 * len(s) * np.log(2.0 * np.pi)
+            joint[which, k] = constant - 0.5 * squared[which, k]
     return joint, squared
 
 
 def _edges(values: Floats, n: int) -> Floats:
     """Edges of n equal bins over nearly all of the values."""
-    low, high = np.nanquantile(values, [0.0005, 0.9995])
+    known = values[~np.isnan(values)]
+    low, high = np.quantile(known, [0.0005, 0.9995]) if len(known) else (0.0, 0.0)
     margin = 0.05 * (high - low) or 0.5
     return np.linspace(low - margin, high + margin, n + 1)
 

@@ -75,7 +75,8 @@ def _parts(inspection: Inspection) -> tuple[Array, Array]:
     These are the edges of bins that are nearest to the ones wanted.
     """
     C = inspection.certainty.shape[1]
-    edges = np.unique(np.clip(np.rint(np.array(_BOUNDS) * C).astype(int), 1, max(C - 1, 1)))
+    edges = np.unique(np.rint(np.array(_BOUNDS) * C).astype(int))
+    edges = edges[(edges > 0) & (edges < C)]
     counts = np.add.reduceat(inspection.certainty, np.r_[0, edges], axis=1)
     total = inspection.labelled[:, None]
     found: Array = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0.0)
@@ -89,11 +90,9 @@ def _draw(
 
     colours = component_colours(len(inspection.counts))
     y, left = np.arange(len(which)), np.zeros(len(which))
-    names = [
-        f"< {bounds[0]:g}",
-        *(f"{a:g}–{b:g}" for a, b in pairwise(bounds)),
-        f"≥ {bounds[-1]:g}",
-    ]
+    names = [f"{a:g}–{b:g}" for a, b in pairwise([0.0, *bounds, 1.0])]
+    if len(bounds):
+        names[0], names[-1] = f"< {bounds[0]:g}", f"≥ {bounds[-1]:g}"
     for name, part, shade in zip(names, parts.T, _SHADES[-len(names) :], strict=True):
         ax.barh(y, part, left=left, height=0.78, color=shade, label=name)
         left = left + part

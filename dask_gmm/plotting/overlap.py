@@ -89,7 +89,7 @@ def _draw(ax: Axes, shared: Array) -> None:
     ax.tick_params(length=0)
     for j, k in np.ndindex(K, K):
         if shared[j, k] >= 5e-4:
-            dark = _luminance(colours(norm(shared[j, k]))) < 0.18
+            dark = _luminance(colours(norm(shared[j, k]))) < 0.179
             ax.text(
                 k,
                 j,
@@ -97,7 +97,7 @@ def _draw(ax: Axes, shared: Array) -> None:
                 ha="center",
                 va="center",
                 size=small(),
-                color="white" if dark else INK,
+                color="white" if dark else "black",
             )
         elif np.isnan(shared[j, k]) and j == k:
             ax.text(k, j, "–", ha="center", va="center", size=small(), color=INK)
@@ -120,7 +120,7 @@ def _cell(part: float) -> str:
 
 
 def _luminance(colour: tuple[float, float, float, float]) -> float:
-    """Relative luminance (WCAG 2.2): black text is legible above 0.18, white text below."""
+    """Relative luminance (WCAG 2.2): above 0.175 black text has 4.5 : 1, below 0.183 white."""
     c = np.asarray(colour[:3])
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))

@@ -17,16 +17,26 @@ __all__ = ["InnerLocator", "few_ticks"]
 
 
 class InnerLocator(MaxNLocator):
-    """Round numbers away from an axis' ends, where labels of two panels would meet."""
+    """Round numbers away from an axis' ends, where labels of two panels would meet.
+
+    Parameters
+    ----------
+    edge : float
+        The part of the axis at each end that has no tick.
+    """
+
+    def __init__(self, nbins: int, edge: float, **more: Any) -> None:
+        super().__init__(nbins, **more)
+        self.edge = edge
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         """Return the places of ticks."""
         low, high = min(vmin, vmax), max(vmin, vmax)
         ticks = np.asarray(super().tick_values(vmin, vmax), dtype=float)
-        edge = 0.08 * (high - low)
+        edge = self.edge * (high - low)
         inner = ticks[(ticks >= low + edge) & (ticks <= high - edge)]
         inside = ticks[(ticks >= low) & (ticks <= high)]
-        return inner if len(inner) >= min(2, len(inside)) else inside
+        return inner if len(inner) else inside
 
 
 class _Scaled(Formatter):
@@ -80,16 +90,27 @@ def few_ticks(ax: Axes, name: str, inches: float, most: int = 4) -> str:
     power = power if power >= 5 or power <= -3 else 0
     size = FontProperties(size=setting(f"{name}tick.labelsize")).get_size_in_points()
     em = float(size) / 72.0
+    best, ticks = InnerLocator(1, 0.0), -1
     for n in range(most, 0, -1):
-        locator = InnerLocator(n, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
-        labels = _written(locator.tick_values(low, high) / 10.0**power)
-        across = sum(0.62 * em * (len(label) + 1.2) for label in labels)
-        taken = across if name == "x" else 1.5 * em * len(labels)
-        if taken <= inches:
-            break
-    axis.set_major_locator(locator)
+        locator = InnerLocator(n, 0.0, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
+        length = _longest(locator.tick_values(low, high), power, em, name)
+        # A label may reach half of the gap between panels beyond its own.
+        locator.edge = min(0.4, max(0.03, (0.5 * length - 0.04) / inches))
+        at = locator.tick_values(low, high)
+        apart = np.diff(at).min(initial=high - low) / (high - low) * inches
+        room = apart >= _longest(at, power, em, name) + 0.4 * em
+        if len(at) > ticks and (room or len(at) == 1):
+            best, ticks = locator, len(at)
+    axis.set_major_locator(best)
     axis.set_major_formatter(_Scaled(power))
     return "" if power == 0 else f"×10{_superscript(power)}"
+
+
+def _longest(at: Any, power: int, em: float, name: str) -> float:
+    """Return about how many inches along the axis the longest label takes."""
+    if name == "y":
+        return em
+    return max(0.64 * em * len(label) for label in _written(at / 10.0**power))
 
 
 def _superscript(number: int) -> str:
