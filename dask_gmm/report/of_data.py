@@ -190,7 +190,7 @@ def unexplained(evidence: Evidence) -> Iterator[Finding]:
         f"{number(rarity * complete, 2)} would be no surprise: the mixture does not explain them.",
         "Look at those of the lowest density, listed here with their places in the data: errors "
         "and fill values to leave out (where=, --where), or a rare population, for which one more "
-        "component or init_params='k-means||' (--init) may do.",
+        "component or init_params='k-means||' (--init-params) may do.",
         rows,
     )
 
