@@ -21,8 +21,8 @@ _CAPTIONS = {
         "scale; ellipses are one and two standard deviations from the components' means, the "
         "thicker the more rows a component has. On the diagonal the values of each feature, under "
         "the mixture's own curve. Dense patches outside of every ellipse are rows that no "
-        "component explains; several ellipses over one patch share what may be one cluster of another shape; "
-        "an ellipse far larger than any patch gathers what is left over."
+        "component explains; several ellipses over one patch share what may be one cluster of "
+        "another shape; an ellipse far larger than any patch gathers what is left over."
     ),
     "selection": (
         "How far each mixture's criterion is from the best, by its number of components; a line "
@@ -57,9 +57,10 @@ _CAPTIONS = {
     "map": (
         "The label of each place, by the colour that the component has in all figures; where "
         "there is none nothing is drawn. Regions of one colour with clean borders are to be "
-        "expected where neighbours are alike, which the mixture does not know. Colours mixed like pepper and salt are labels "
-        "that hang on noise: compare with the certainty of those components. Straight edges often "
-        "follow from how the data were made: swaths, tiles, months."
+        "expected where neighbours are alike, which the mixture does not know. Colours mixed like "
+        "pepper and salt are labels that hang on noise: compare with the certainty of those "
+        "components. Straight edges often follow from how the data were made: swaths, tiles, "
+        "months."
     ),
     "profiles": (
         "Each component by feature, along their axis or in their order: a line at the middle of "
