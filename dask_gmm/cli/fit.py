@@ -123,7 +123,11 @@ def fit(
             if output is not None:
                 save_model(mixture, output, data.storage_options, overwrite=overwrite)
         if report is not None:
-            write_report(session, report, mixture, data, timeline, overwrite=overwrite)
+            try:
+                write_report(session, report, mixture, data, timeline, overwrite=overwrite)
+            except BaseException:  # what the fit has found is not to be lost with its page
+                _report(session, mixture, data, output, None)
+                raise
     _report(session, mixture, data, output, report)
     return DONE if mixture.converged_ else NOT_CONVERGED
 

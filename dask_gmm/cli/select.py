@@ -107,9 +107,12 @@ def select(
             if output is not None:
                 save_model(found.best_model, output, data.storage_options, overwrite=overwrite)
         if report is not None:
-            write_report(
-                session, report, found.best_model, data, timeline, found, overwrite=overwrite
-            )
+            best = found.best_model
+            try:
+                write_report(session, report, best, data, timeline, found, overwrite=overwrite)
+            except BaseException:  # what was found is not to be lost with its page
+                _report(session, found, data, choice, output, None)
+                raise
     _report(session, found, data, choice, output, report)
     return DONE if found.best_model.converged_ else NOT_CONVERGED
 

@@ -14,7 +14,7 @@ import zarr
 
 from dask_gmm.report import place
 from dask_gmm.report import write as writing
-from tests.cli.conftest import write
+from tests.cli.conftest import program, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,18 +158,38 @@ def test_without_matplotlib_it_says_what_to_install_before_the_fit(
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_model_is_safe_where_the_page_is_not(
-    points: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("words", [("fit", "-k", 3), ("select", "-k", "2:3")])
+def test_what_was_found_is_safe_where_the_page_is_not(
+    points: Path,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[object, ...],
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(place, "replace_file", full)
     path = tmp_path / "model.zarr"
-    done = run("fit", points, "-k", 3, "-o", path, "--report", tmp_path / "fit.html", "-q")
+    done = run(*words, points, "-o", path, "--report", tmp_path / "fit.html", "-q", "--json")
     assert done.exit_code == 1
     assert "No space left on device" in done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["model"] == str(path)
+    assert printed["report"] is None
     assert zarr.open_group(path, mode="r").attrs["format"] == "dask-gmm-model"
+
+
+def test_no_window_is_asked_for(
+    points: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a shell's settings name a backend that this machine cannot have."""
+    monkeypatch.setenv("MPLBACKEND", "TkAgg")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    done = program("report", model, points, "-o", tmp_path / "r.html", "-q")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "<figure" in text_of(tmp_path / "r.html")
 
 
 @pytest.mark.usefixtures("undrawn")
