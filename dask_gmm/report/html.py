@@ -75,7 +75,7 @@ def table(
     ]
     whole = tag(
         "table",
-        tag("caption", caption),
+        tag("caption", tag("span", caption)),
         tag("thead", head),
         tag("tbody", *body),
         class_="numbers" if numbers else None,

@@ -67,8 +67,8 @@ def plateau(evidence: Evidence) -> Iterator[Finding]:
             f"The fit converged by tol = {number(tol)}, but its last gains say that the optimum "
             f"may lie up to {per_row(gain)} higher{_of_all(evidence, gain)}: it may be on a "
             f"plateau.",
-            f"Go on with a smaller tol, such as {number(tol / 100, 1)} (--tol); warm_start=True "
-            f"goes on from here.",
+            f"Go on with a smaller tol, such as tol={tol / 100:g} (--tol); warm_start=True goes on "
+            f"from here.",
         )
 
 

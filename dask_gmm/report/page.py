@@ -29,7 +29,7 @@ GENERATOR = "dask-gmm report"
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 _TYPED = re.compile(
-    r"((?<![\w-])-(?:-[a-z][a-z-]*|k)(?: \d+:\d+)?|\b\w+=(?:'[\w|-]+'|\w+)?|\bdask-gmm [a-z]+"
+    r"((?<![\w-])-(?:-[a-z][a-z-]*|k)(?: \d+:\d+)?|\b\w+=(?:'[\w|-]+'|\d+e-\d+|[\d.]+\d|\w+)?|\bdask-gmm [a-z]+"
     r"|\b[a-z]+_[a-z_]+\b)"
 )
 """An option, an argument, a command, or a name of Python's."""
