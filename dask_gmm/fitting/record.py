@@ -23,7 +23,6 @@ from dask_gmm.fitting.events import (
     StartsFound,
     StepKind,
 )
-from dask_gmm.fitting.state import saved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["FitRecord", "RecordKeeper"]
 
 
-@saved
 @dataclass(frozen=True)
 class FitRecord:
     """Where a fit came from and what it took; of a selection what all its mixtures took together.
