@@ -74,7 +74,8 @@ def plot_map(
     values = _checked(np.asarray(thinned), gm)
     y, x = (_Axis.of(thinned, axis, shape[axis], steps[axis]) for axis in (0, 1))
     proportion = _proportion(x, y)
-    height = 2.4 if proportion is None else float(np.clip(0.62 * COLUMN * proportion + 0.6, 1.6, 4.0))
+    tall = 1.8 if proportion is None else 0.62 * COLUMN * proportion
+    height = float(np.clip(tall + 0.6, 1.6, 4.0))
     with drawing(ax, height=height) as ax:
         _draw(ax, values, x, y, None if gm is None else len(gm.weights_))
         if proportion is not None:
