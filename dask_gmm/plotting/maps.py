@@ -73,11 +73,12 @@ def plot_map(
     thinned = labels[:: steps[0], :: steps[1]]
     values = _checked(np.asarray(thinned), gm)
     y, x = (_Axis.of(thinned, axis, shape[axis], steps[axis]) for axis in (0, 1))
-    equal = x.unit == y.unit
-    height = _height(x, y) if equal else 2.4
+    proportion = _proportion(x, y)
+    tall = 1.8 if proportion is None else 0.62 * COLUMN * proportion
+    height = float(np.clip(tall + 0.6, 1.6, 4.0))
     with drawing(ax, height=height) as ax:
         _draw(ax, values, x, y, None if gm is None else len(gm.weights_))
-        if equal:
+        if proportion is not None:
             ax.set_aspect("equal")
         if max(steps) > 1:
             ax.set_title(f"every {_nth(steps[0])} line, every {_nth(steps[1])} column", loc="left")
@@ -159,10 +160,12 @@ def _between(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([ends[:1], middle, ends[1:]])
 
 
-def _height(x: _Axis, y: _Axis) -> float:
-    """Inches that a figure of a column's width takes if both axes have one scale."""
+def _proportion(x: _Axis, y: _Axis) -> float | None:
+    """Return height over width where both axes count the same; None else, or if it is a strip."""
+    if x.unit != y.unit or x.unit in ("time", "name"):
+        return None
     wide, tall = (float(abs(axis.edges[-1] - axis.edges[0])) for axis in (x, y))
-    return float(np.clip(0.62 * COLUMN * tall / wide + 0.6, 1.6, 4.5))
+    return tall / wide if 0.2 <= tall / wide <= 4.0 else None
 
 
 def _draw(ax: Axes, values: NDArray[np.int64], x: _Axis, y: _Axis, K: int | None) -> None:
@@ -199,7 +202,7 @@ def _ticks(ax: Axes, x: _Axis, y: _Axis) -> None:
             some = np.arange(0, len(place.names), -(-len(place.names) // 4))
             axis.set_ticks(some, [place.names[i][:12] for i in some])
         else:
-            axis.set_major_locator(MaxNLocator(4, integer=place.unit == "pixel"))
+            axis.set_major_locator(MaxNLocator(4, integer=place.unit == "pixel", min_n_ticks=1))
 
 
 def _legend(ax: Axes, counts: NDArray[np.int64]) -> None:

@@ -29,8 +29,8 @@ GENERATOR = "dask-gmm report"
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 _TYPED = re.compile(
-    r"((?<![\w-])-(?:-[a-z][a-z-]*|k)(?: \d+:\d+)?|\b\w+=(?:'[\w|-]+'|\d+e-\d+|[\d.]+\d|\w+)?|\bdask-gmm [a-z]+"
-    r"|\b[a-z]+_[a-z_]+\b)"
+    r"((?<![\w-])-(?:-[a-z][a-z-]*|k)(?: \d+:\d+)?"
+    r"|\b\w+=(?:'[\w|-]+'|\d+e-\d+|[\d.]+\d|\w+)?|\bdask-gmm [a-z]+|\b[a-z]+_[a-z_]+\b)"
 )
 """An option, an argument, a command, or a name of Python's."""
 _KINDS = {Severity.PROBLEM: "Problem", Severity.WARNING: "Warning", Severity.NOTE: "Note"}

@@ -19,7 +19,7 @@ __all__ = ["faults"]
 LEAST_SIZE = 7.0
 
 
-def faults(figure: Figure) -> list[str]:
+def faults(figure: Any) -> list[str]:
     """Draw a figure and return what a reader would stumble over."""
     figure.draw_without_rendering()
     found = []

@@ -128,8 +128,9 @@ def test_neither_import_nor_axes_given_need_pyplot() -> None:
         "f = Figure(); a = f.subplots(3, 3)\n"
         "p.plot_convergence(gm, ax=a[0, :2]); p.plot_components(gm, found, axes=a[1:, :2])\n"
         "p.plot_certainty(gm, found, ax=a[0, 2]); p.plot_overlap(gm, found, ax=a[1, 2])\n"
-        "p.plot_profiles(gm, found, axes=a[2, 2]); p.plot_residuals(gm, found, ax=a[2, 2])\n"
-        "p.plot_timeline(timeline(), ax=a[2, 2]); p.plot_map([[0, 1]], ax=a[2, 2])\n"
+        "b, c, d, e = (f.add_subplot() for _ in range(4)); p.plot_map([[0, 1]], ax=e)\n"
+        "p.plot_profiles(gm, found, axes=b); p.plot_residuals(gm, found, ax=c)\n"
+        "p.plot_timeline(timeline(), ax=d)\n"
         "f.draw_without_rendering(); assert 'matplotlib.pyplot' not in sys.modules"
     )
     done = subprocess.run(
@@ -163,7 +164,7 @@ def test_a_figure_that_fails_is_not_left_over(monkeypatch: pytest.MonkeyPatch) -
 
 def test_text_keeps_its_size_after_the_style_is_gone() -> None:
     """Ticks are made when they are drawn, by settings that are others by then."""
-    ax = plotting.plot_residuals(GM, INSPECTION)
+    ax: Any = plotting.plot_residuals(GM, INSPECTION)
     ax.figure.draw_without_rendering()
     assert {label.get_fontsize() for label in ax.get_xticklabels()} == {7.0}
 

@@ -38,7 +38,8 @@ FORMS = {"tied", "diag", "spherical"}
 def also_slow(case: str, draw: Any) -> Any:
     """Most of what is hard in few features is drawn where slow tests are."""
     name = f"{case}, {draw.__name__}"
-    rare = case in HARD and draw is not COMPONENTS[0] and case not in ("no rows", "one component")
+    common = {"no rows", "one component"} if draw in READERS[2:] else {"units", "one place"}
+    rare = case in HARD and case not in common
     return pytest.param(case, draw, id=name, marks=[pytest.mark.slow] if rare else [])
 
 

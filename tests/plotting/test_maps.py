@@ -19,14 +19,14 @@ from tests.plotting.legible import faults
 from tests.plotting.mixtures import made
 
 
-def mesh_of(ax: Any) -> QuadMesh:
+def mesh_of(ax: Any) -> Any:
     (found,) = (c for c in ax.collections if isinstance(c, QuadMesh))
     return found
 
 
 def colours(ax: Any) -> np.ndarray:
     mesh = mesh_of(ax)
-    array: Any = mesh.get_array()
+    array = mesh.get_array()
     found: np.ndarray = mesh.to_rgba(array)
     return found.reshape(*array.shape, 4)
 
@@ -35,7 +35,7 @@ LABELS = np.array([[0, 1, -1], [3, 2, 2]])
 
 
 def test_each_place_has_its_components_colour() -> None:
-    ax = plot_map(LABELS)
+    ax: Any = plot_map(LABELS)
     found = colours(ax)
     for place, k in np.ndenumerate(LABELS):
         expected = to_rgba(component_colours(4)[k]) if k >= 0 else (0, 0, 0, 0)
@@ -49,7 +49,7 @@ def test_each_place_has_its_components_colour() -> None:
 
 def test_colours_do_not_hang_on_which_labels_there_are() -> None:
     gm = made("two features")[0]
-    ax = plot_map([[3, 3]], gm=gm)
+    ax: Any = plot_map([[3, 3]], gm=gm)
     assert colours(ax)[0, 0] == pytest.approx(to_rgba(component_colours(4)[3]))
 
 
@@ -62,13 +62,13 @@ def test_arrays_of_every_kind(kind: str) -> None:
         "list": LABELS.tolist,
         "int8": lambda: LABELS.astype("i1"),
     }[kind]()
-    ax = plot_map(values)
+    ax: Any = plot_map(values)
     assert colours(ax) == pytest.approx(colours(plot_map(LABELS)))
 
 
 def test_large_grids_are_thinned_and_say_so() -> None:
     labels = np.arange(40 * 7).reshape(40, 7) % 5
-    ax = plot_map(labels, most=10)
+    ax: Any = plot_map(labels, most=10)
     assert np.ma.getdata(mesh_of(ax).get_array()).tolist() == labels[::4].tolist()
     assert ax.get_title(loc="left") == "every 4th line, every single column"
     assert ax.get_ylim() == (39.5, -0.5)  # lines count as before
@@ -80,7 +80,7 @@ def test_coordinates_are_the_axes() -> None:
         dims=("lat", "lon"),
         coords={"lat": [50.0, 40.0], "lon": ("lon", [10.0, 20.0, 40.0], {"units": "degrees_east"})},
     )
-    ax = plot_map(labels)
+    ax: Any = plot_map(labels)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("lon in degrees_east", "lat")
     assert sorted(ax.get_ylim()) == [35.0, 55.0]
     assert ax.get_ylim()[0] < ax.get_ylim()[1]  # north is up, whatever the order of lines
@@ -95,7 +95,7 @@ def test_depth_and_time() -> None:
         dims=("depth", "time"),
         coords={"depth": [5, 10, 50], "time": xr.date_range("2020-01-01", periods=4, freq="MS")},
     )
-    ax = plot_map(labels)
+    ax: Any = plot_map(labels)
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
     assert ax.get_aspect() == "auto"
     assert faults(ax.figure) == []
@@ -103,7 +103,7 @@ def test_depth_and_time() -> None:
 
 @pytest.mark.parametrize("places", [["a", "b", "c"], [3.0, 1.0, 2.0], [1.0, np.nan, 2.0]])
 def test_coordinates_that_are_no_axis_are_names(places: Any) -> None:
-    ax = plot_map(xr.DataArray(LABELS, dims=("y", "x"), coords={"x": places}))
+    ax: Any = plot_map(xr.DataArray(LABELS, dims=("y", "x"), coords={"x": places}))
     assert [label.get_text() for label in ax.get_xticklabels()] == [str(place) for place in places]
     assert faults(ax.figure) == []
 
@@ -116,13 +116,13 @@ def test_a_single_line_and_place() -> None:
 
 
 def test_nothing_has_a_label() -> None:
-    ax = plot_map(np.full((3, 4), -1))
+    ax: Any = plot_map(np.full((3, 4), -1))
     assert [text.get_text() for text in ax.texts] == ["no place has a label"]
     assert ax.get_legend() is None
 
 
 def test_of_many_components_the_most_frequent_are_named() -> None:
-    ax = plot_map(np.arange(60).reshape(6, 10))
+    ax: Any = plot_map(np.arange(60).reshape(6, 10))
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
     assert len(legend) == 13
     assert legend[-1] == "and 48 more"

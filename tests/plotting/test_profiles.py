@@ -123,7 +123,7 @@ def test_more_variables_than_there_is_room_for() -> None:
 
 
 def test_columns_of_a_table_are_in_their_own_deviations() -> None:
-    gm, X = rows_of(3)
+    X = rows_of(3)[1]
     frame = pd.DataFrame(X * [1.0, 1e6, 1e-6], columns=["age", "income", "rate"])
     fitted = GaussianMixture(2, random_state=0, standardize=True).fit(frame)
     (ax,) = plot_profiles(fitted, inspected(frame.to_numpy(), fitted))
@@ -167,7 +167,6 @@ def test_of_many_components_the_heaviest_have_colours() -> None:
     (ax,) = plot_profiles(*made("many components"))
     assert len(ax.lines) == 40
     assert sum(line.get_color() == "#c4c4c4" for line in ax.lines) == 28
-    assert ax.figure.legends[0].get_texts()[-1].get_text() or True
     names = [text.get_text() for text in ax.figure.legends[0].get_texts()]
     assert "and 28 more" in names
 

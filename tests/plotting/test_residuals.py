@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def rows(tails: bool, n: int = 20_000) -> np.ndarray:
 def test_gaussian_rows_lie_on_the_diagonal() -> None:
     inspection = inspected(rows(tails=False), two())
     assert heavier_tails(inspection) == ()
-    ax = plot_residuals(two(), inspection)
+    ax: Any = plot_residuals(two(), inspection)
     assert ax.get_title(loc="left") == "no component has heavier tails"
     for line in ax.lines[1:]:
         p, part = np.asarray(line.get_xydata()).T
@@ -45,7 +46,7 @@ def test_heavy_tails_are_named() -> None:
 
 def test_the_curve_is_the_part_of_rows_beyond() -> None:
     X = rows(tails=True, n=500)
-    ax = plot_residuals(two(), inspected(X, two()))
+    ax: Any = plot_residuals(two(), inspected(X, two()))
     squared = ((X[500:] - 40.0) ** 2).sum(axis=1)
     for p, part in np.asarray(ax.lines[2].get_xydata())[1:]:
         assert part == pytest.approx((squared > chi2.isf(p, 3)).mean())

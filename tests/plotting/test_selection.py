@@ -50,7 +50,7 @@ def lines(ax: Any, kind: str) -> Any:
 
 
 def test_points_are_above_the_best() -> None:
-    ax = plot_selection(selection())
+    ax: Any = plot_selection(selection())
     assert lines(ax, "full").tolist() == [[1, 4000], [2, 1000], [3, 0], [4, 1000]]
     assert lines(ax, "diag").tolist() == [[1, 4040], [2, 1040], [3, 40], [4, 1040]]
     assert ax.get_ylabel() == "BIC above the best"
@@ -61,13 +61,13 @@ def test_points_are_above_the_best() -> None:
 
 
 def test_held_out_rows_are_below_the_best() -> None:
-    ax = plot_selection(selection("heldout"))
+    ax: Any = plot_selection(selection("heldout"))
     assert lines(ax, "full")[:, 1] == pytest.approx([4e-3, 1e-3, 0.0, 1e-3])
     assert "below the best" in ax.get_ylabel()
 
 
 def test_what_was_given_up_is_hollow_and_what_collapsed_has_no_value() -> None:
-    ax = plot_selection(selection(full4="dropped", diag1="collapsed"))
+    ax: Any = plot_selection(selection(full4="dropped", diag1="collapsed"))
     hollow = [
         line for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())
     ]
@@ -89,21 +89,21 @@ def test_a_selection_of_the_packages_own(criterion: str) -> None:
     X = np.random.default_rng(0).normal(size=(300, 2)) + np.repeat([[0], [6], [12]], 100, axis=0)
     kinds = ["full", "tied", "diag", "spherical"]
     found = select_gaussian_mixture(X, range(1, 5), kinds, criterion=criterion, random_state=0)
-    ax = plot_selection(found)
+    ax: Any = plot_selection(found)
     assert faults(ax.figure) == []
     assert min(lines(ax, kind)[:, 1].min() for kind in kinds) == 0.0
 
 
 def test_one_mixture_is_a_selection_too() -> None:
     row = Row(7, "full", 5.0)
-    ax = plot_selection(Chosen("bic", (row,), row))
+    ax: Any = plot_selection(Chosen("bic", (row,), row))
     assert lines(ax, "full").tolist() == [[7, 0]]
     assert faults(ax.figure) == []
 
 
 def test_criteria_far_apart_and_nearly_equal() -> None:
     rows = tuple(Row(k, "full", b) for k, b in enumerate((1e9, 1e5, 3.0, 3.0 + 1e-9), start=1))
-    ax = plot_selection(Chosen("bic", rows, rows[2]))
+    ax: Any = plot_selection(Chosen("bic", rows, rows[2]))
     assert faults(ax.figure) == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,9 +29,9 @@ def test_moments_hold_what_boxes_hold(seed: int) -> None:
     height = rng.random(n) / n  # so that no moment is full
     found = _spread(height, lane, begun, seconds, edges, np.ones(L, int))
     expected = np.zeros((L, M))
-    for l, b, s, h in zip(lane, begun, seconds, height, strict=True):
+    for i, b, s, h in zip(lane, begun, seconds, height, strict=True):
         inside = np.minimum(edges[1:], b + s) - np.maximum(edges[:-1], b)
-        expected[l] += h * np.maximum(inside, 0.0) / edges[1]
+        expected[i] += h * np.maximum(inside, 0.0) / edges[1]
     assert found == pytest.approx(expected, abs=1e-9)
 
 
@@ -54,7 +56,7 @@ def test_a_thread_that_waited_is_light_and_one_that_did_nothing_white() -> None:
         Span(0, "", 1, 100.0, 10.0, 0.0, 1, 0),
         Span(1, "", 2, 100.0, 5.0, 5.0, 1, 0),
     )
-    ax = plot_timeline(MadeTimeline([MadeTrace(1, spans, 0)]))
+    ax: Any = plot_timeline(MadeTimeline([MadeTrace(1, spans, 0)]))
     image = np.asarray(ax.images[0].get_array())
     assert image.shape[0] == 2
     assert image[0, :, 3] == pytest.approx(1.0)
@@ -63,7 +65,7 @@ def test_a_thread_that_waited_is_light_and_one_that_did_nothing_white() -> None:
 
 
 def test_passes_are_numbered_and_what_was_lost_is_said() -> None:
-    ax = plot_timeline(timeline(again={2: 3}))
+    ax: Any = plot_timeline(timeline(again={2: 3}))
     assert [text.get_text() for text in ax.texts if text.get_text()[0].isdigit()] == [
         "2 ×3",
         "1",
@@ -74,9 +76,8 @@ def test_passes_are_numbered_and_what_was_lost_is_said() -> None:
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "units done again" in legend
     assert "before the passes" in legend
-    assert "units done again" not in [
-        text.get_text() for text in plot_timeline(timeline()).get_legend().get_texts()
-    ]
+    ax = plot_timeline(timeline())
+    assert "units done again" not in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 @pytest.mark.parametrize(
