@@ -82,8 +82,7 @@ def _of_convergence(evidence: Evidence) -> str:
 def _of_components(evidence: Evidence) -> str:
     inspection = evidence.inspection
     assert inspection is not None
-    weights, means = evidence.parameters.weights, evidence.parameters.means
-    wide = np.sqrt(evidence.variances)
+    weights, means, wide = evidence.seen.weights, evidence.seen.means, evidence.seen.deviations
     parts = []
     for k in np.argsort(-weights, kind="stable")[:_MOST]:
         where = listed(
@@ -159,9 +158,9 @@ def _of_residuals(evidence: Evidence) -> str:
 
 
 def _of_profiles(evidence: Evidence) -> str:
-    means = evidence.parameters.means
+    means = evidence.seen.means
     parts = []
-    for k in np.argsort(-evidence.parameters.weights, kind="stable")[:_MOST]:
+    for k in np.argsort(-evidence.seen.weights, kind="stable")[:_MOST]:
         low, high = int(means[k].argmin()), int(means[k].argmax())
         parts.append(
             f"component {k} from {number(float(means[k, low]), 3)} ({evidence.names[low]}) to "

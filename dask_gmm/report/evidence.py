@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import PassFinished
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.inspection import Inspection
+    from dask_gmm.plotting.fitted import Shown
     from dask_gmm.scaling import Scaling
 
     Floats = NDArray[np.float64]
@@ -58,6 +59,8 @@ class Evidence:
         Rows that miss a value.
     data_names : tuple of str
         Of the data's features, which are others where a mixture is one of principal components.
+    seen : Shown
+        The mixture in the units that figures show.
     scaling : Scaling or None
     history : tuple of PassFinished
     record : FitRecord or None
@@ -77,6 +80,7 @@ class Evidence:
     n_rows: int | None
     n_incomplete: int
     data_names: tuple[str, ...]
+    seen: Shown
     scaling: Scaling | None = None
     history: tuple[PassFinished, ...] = ()
     record: FitRecord | None = None
@@ -86,7 +90,7 @@ class Evidence:
     @classmethod
     def of(cls, gm: Any, inspection: Inspection | None = None, selection: Any = None) -> Evidence:
         """Gather what a fitted estimator, one read of its data, and a selection say."""
-        parameters = parameters_of(gm)
+        parameters, seen = parameters_of(gm), shown(gm)
         gain = getattr(gm, "remaining_gain_", None)
         record = getattr(gm, "record_", None)
         rows = getattr(gm, "n_rows_", None)
@@ -96,7 +100,8 @@ class Evidence:
             rows = inspection.n_rows
         return cls(
             parameters=parameters,
-            names=shown(gm).names,
+            names=seen.names,
+            seen=seen,
             data_names=_data_names(gm),
             settings={k: v for k, v in gm.get_params(deep=False).items() if k != "callbacks"},
             outcome=str(gm.outcome_),
@@ -173,6 +178,15 @@ class Evidence:
         except np.linalg.LinAlgError:
             return None
         return found if np.isfinite(found.distances).all() else None
+
+    def as_read(self, rows: Floats) -> tuple[tuple[str, ...], Floats]:
+        """Rows of the mixture as the data has them, (n, D), and the names of their features.
+
+        Principal components, of which fewer may be left than there were features, stay such.
+        """
+        if self.scaling is None or self.scaling.principal is not None:
+            return self.names, rows
+        return self.data_names, self.scaling.inverse(rows)
 
     def setting(self, name: str, default: Any = None) -> Any:
         """One of the estimator's arguments."""

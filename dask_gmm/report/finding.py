@@ -38,6 +38,8 @@ class Finding:
         What to do.
     rows : tuple of (str, float, tuple of float)
         Rows of the data that it is about: their places, log-densities in nats, and values.
+    features : tuple of str
+        What these are values of.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Finding:
     sentence: str
     remedy: str
     rows: tuple[tuple[str, float, tuple[float, ...]], ...] = ()
+    features: tuple[str, ...] = ()
 
 
 Check: TypeAlias = Callable[[Evidence], Iterator[Finding]]

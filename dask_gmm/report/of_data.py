@@ -173,12 +173,13 @@ def unexplained(evidence: Evidence) -> Iterator[Finding]:
         return
     first = int(sure[0])
     count, rarity = float(beyond[first]), float(edges[tails[first]])
+    names, values = evidence.as_read(inspection.lowest)
     rows = tuple(
         (place, float(density), tuple(float(v) for v in row[:_SHOWN_VALUES]))
         for place, density, row in zip(
             inspection.lowest_places[:_SHOWN_ROWS],
             inspection.lowest_log_densities[:_SHOWN_ROWS],
-            inspection.lowest[:_SHOWN_ROWS],
+            values[:_SHOWN_ROWS],
             strict=True,
         )
     )
@@ -192,6 +193,7 @@ def unexplained(evidence: Evidence) -> Iterator[Finding]:
         "and fill values to leave out (where=, --where), or a rare population, for which one more "
         "component or init_params='k-means||' (--init-params) may do.",
         rows,
+        names[:_SHOWN_VALUES],
     )
 
 

@@ -62,7 +62,7 @@ def page(
     """
     sections = [
         ("fit", "What was fitted, and how it ended", _fit(evidence, len(findings))),
-        ("worries", "What to worry about", _worries(evidence, findings, looked_at)),
+        ("worries", "What to worry about", _worries(findings, looked_at)),
         ("figures", "Figures", _figures(evidence, figures)),
         ("parameters", "Parameters", parameters_section(evidence)),
         ("record", "The run's record", _record(evidence)),
@@ -122,13 +122,13 @@ def _fit(evidence: Evidence, worries: int) -> Markup:
     return join(tag("dl", *glance, class_="glance"), *(tag("p", said) for said in story(evidence)))
 
 
-def _worries(evidence: Evidence, findings: Sequence[Finding], looked_at: Sequence[str]) -> Markup:
+def _worries(findings: Sequence[Finding], looked_at: Sequence[str]) -> Markup:
     looked = tag("p", f"What was looked at: {', '.join(looked_at)}.", class_="looked")
     if not findings:
         kind = tag("p", "Nothing was found", class_="kind")
         fine = tag("p", "None of what was looked at gives cause for worry.")
         return join(tag("div", kind, fine, class_="finding fine"), looked)
-    items = [tag("li", *_finding(evidence, found), class_=_class(found)) for found in findings]
+    items = [tag("li", *_finding(found), class_=_class(found)) for found in findings]
     return join(tag("ul", *items, class_="findings", role="list"), looked)
 
 
@@ -136,13 +136,12 @@ def _class(found: Finding) -> str:
     return f"finding {_KINDS[found.severity].lower()}"
 
 
-def _finding(evidence: Evidence, found: Finding) -> Iterator[Markup]:
+def _finding(found: Finding) -> Iterator[Markup]:
     yield tag("p", _KINDS[found.severity], class_="kind")
     yield tag("p", found.sentence)
     yield tag("p", tag("strong", "What to do: "), *_with_code(found.remedy))
     if found.rows:
-        names = evidence.names[: len(found.rows[0][2])]
-        heads = ["place", "log-density", *names]
+        heads = ["place", "log-density", *found.features]
         rows = [
             [place, number(density, 4), *(number(v) for v in values)]
             for place, density, values in found.rows

@@ -12,7 +12,7 @@ from hypothesis import given as each
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from dask_gmm import select_gaussian_mixture
+from dask_gmm import GaussianMixture, select_gaussian_mixture
 from dask_gmm.report.findings import CHECKS, Severity, find, looked_at
 from tests.report.fits import clouds, fitted, given, known
 
@@ -237,6 +237,20 @@ def test_rows_that_are_not_explained() -> None:
     assert [place for place, _, _ in found.rows[:2]] == ["row 400", "row 17"]
     assert found.rows[0][2] == (-70.0, 70.0)
     assert found.rows[0][1] < found.rows[1][1]
+
+
+def test_rows_that_are_not_explained_are_shown_as_they_are_in_the_data() -> None:
+    rows = 1000.0 + 50.0 * clouds()
+    gm = GaussianMixture(3, random_state=0, standardize=True).fit(rows)
+    rows[400] = [9000.0, -7000.0]
+    (found,) = (f for f in find(known(rows, gm)) if f.name == "unexplained")
+    assert found.rows[0][2] == pytest.approx((9000.0, -7000.0))
+    assert found.features == ("x0", "x1")
+    gm = GaussianMixture(3, random_state=0, n_pca=1).fit(clouds())
+    rows = clouds()
+    rows[400:402] = [[900.0, 700.0], [900.0, -700.0]]  # one of them along the component
+    (found,) = (f for f in find(known(rows, gm)) if f.name == "unexplained")
+    assert found.features == ("PC 1",)
 
 
 def test_heavy_tails() -> None:

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
 from dask_gmm.plotting import caption
-from dask_gmm.report import report_text
+from dask_gmm.report import Evidence, report_text
 from dask_gmm.report import write as writing
+from dask_gmm.report.descriptions import described
 from dask_gmm.report.html import Markup, table, tag
 from dask_gmm.report.provenance import call_of
 from dask_gmm.report.svg import colour_styles, contrast
@@ -190,6 +191,14 @@ def test_parameters_are_taken_along(gm: GaussianMixture, page: str) -> None:
     assert [float(line["mean x1"]) for line in lines] == gm.means_[:, 1].tolist()
     widths = np.sqrt(gm.covariances_[:, 0, 0])
     np.testing.assert_allclose([float(line["standard deviation x0"]) for line in lines], widths)
+
+
+def test_what_is_said_of_figures_is_in_their_units(rows: Any) -> None:
+    moved = 1000.0 + 50.0 * rows
+    gm = GaussianMixture(3, random_state=0, standardize=True).fit(moved)
+    said = described("components", Evidence.of(gm, inspected(moved, gm)))
+    mean, width = gm.original_units().means[0, 0], gm.original_units().widths[0, 0]
+    assert f"x0 {mean:,.0f} ± {width:.2g}" in said
 
 
 @pytest.mark.usefixtures("undrawn")
