@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dask_gmm.quantities import show_bytes, show_seconds
+
 __all__ = ["FitRecord"]
 
 
@@ -86,3 +88,11 @@ class FitRecord:
         """How many times the whole data were read, the sample included."""
         sampled = self.sample_blocks / self.n_blocks if self.n_blocks else 0.0
         return self.passes + self.start_reads + sampled
+
+    def __repr__(self) -> str:
+        rows = "rows of unknown number" if self.n_rows is None else f"{self.n_rows:,} rows"
+        return (
+            f"<FitRecord: {self.passes:,} passes over {rows} × {self.n_features:,} features of "
+            f"{self.source} in {show_seconds(self.seconds)} on {self.backend}; "
+            f"{show_bytes(self.bytes_read)} read>"
+        )
