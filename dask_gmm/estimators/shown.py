@@ -54,7 +54,7 @@ def glance_of(gm: Any) -> MixtureGlance:
     shown = names or tuple(f"feature {i}" for i in range(original.means.shape[1]))
     units = ""
     if scaling is not None:
-        units = f"In the data's units. The fit, its likelihood and means_ are of rows scaled by "
+        units = "In the data's units. The fit, its likelihood and means_ are of rows scaled by "
         units += f"{in_words(scaling, names)}."
     return MixtureGlance(
         parameters.weights, original.means, original.widths, shown, about, units, settings

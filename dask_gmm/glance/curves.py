@@ -39,7 +39,8 @@ def mixture_density(x: Array, weights: Array, means: Array, widths: Array) -> Ar
         Widths are positive.
     """
     z = (x[:, None] - means) / widths
-    return np.exp(-0.5 * z * z) @ (weights / (widths * np.sqrt(2.0 * np.pi)))
+    found: Array = np.exp(-0.5 * z * z) @ (weights / (widths * np.sqrt(2.0 * np.pi)))
+    return found
 
 
 def marginal_range(weights: Array, means: Array, widths: Array) -> tuple[float, float]:

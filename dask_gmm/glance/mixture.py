@@ -186,9 +186,11 @@ def _weight(weight: float, heaviest: float, colour: str) -> str:
 def mixture_text(glance: MixtureGlance) -> str:
     """Return the same for a terminal, without the curves."""
     features = glance.features[:FEATURES_SHOWN]
-    rows = [["no.", "weight", *features]]
-    for k in glance.shown:
-        rows.append([str(k), f"{glance.weights[k]:.4f}", *_both(glance.means[k], glance.widths[k])])
+    rows = [
+        [str(k), f"{glance.weights[k]:.4f}", *_both(glance.means[k], glance.widths[k])]
+        for k in glance.shown
+    ]
+    rows.insert(0, ["no.", "weight", *features])
     lines = [*glance.about, "", *_columns(rows)]
     return "\n".join([*lines, *(part for part in (glance.left_out, glance.units) if part)])
 
@@ -196,9 +198,11 @@ def mixture_text(glance: MixtureGlance) -> str:
 def units_text(means: Array, widths: Array | None, features: Sequence[str]) -> str:
     """Return means and widths, (K, D) both, as lines; of means alone where there are no widths."""
     k, d = means.shape
-    rows = [["no.", *features[:FEATURES_SHOWN]]]
-    for i in range(min(k, COMPONENTS_SHOWN)):
-        rows.append([str(i), *_both(means[i], None if widths is None else widths[i])])
+    rows = [
+        [str(i), *_both(means[i], None if widths is None else widths[i])]
+        for i in range(min(k, COMPONENTS_SHOWN))
+    ]
+    rows.insert(0, ["no.", *features[:FEATURES_SHOWN]])
     return "\n".join([_headline(widths), *_columns(rows), *_more(k, d)])
 
 

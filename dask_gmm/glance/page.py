@@ -21,8 +21,8 @@ __all__ = [
 ]
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a", "#b8a300")
-"""Okabe & Ito (2008), for all kinds of colour vision, without black, and with a yellow that shows on
-white."""
+"""Okabe & Ito (2008), for all kinds of colour vision; without black, and with a yellow that shows
+on white."""
 
 # JupyterLab's own variables where there are some, so that a card is of the notebook's theme; else
 # what the browser, Colab, VS Code or Sphinx say. Background and text are set together: where a page
@@ -39,7 +39,8 @@ overflow-wrap:anywhere}
 --dgmm-paper:var(--jp-layout-color1,#1e1e1e)}}
 html[theme=dark] .dgmm,html[data-theme=dark] .dgmm,body[data-theme=dark] .dgmm,.vscode-dark .dgmm{
 --dgmm-ink:#e8e8e8;--dgmm-dim:#a8a8a8;--dgmm-line:#4a4a4a;--dgmm-paper:#1e1e1e}
-html[theme=light] .dgmm,html[data-theme=light] .dgmm,body[data-theme=light] .dgmm,.vscode-light .dgmm{
+html[theme=light] .dgmm,html[data-theme=light] .dgmm,body[data-theme=light] .dgmm,
+.vscode-light .dgmm{
 --dgmm-ink:#1c1c1c;--dgmm-dim:#5c5c5c;--dgmm-line:#d4d4d4;--dgmm-paper:#fff}
 .dgmm p{margin:0 0 .4em;color:inherit}
 .dgmm .dgmm-head{font-weight:600;font-size:1.08em}
@@ -47,7 +48,8 @@ html[theme=light] .dgmm,html[data-theme=light] .dgmm,body[data-theme=light] .dgm
 .dgmm .dgmm-wide{overflow-x:auto;margin:.5em 0}
 .dgmm table{border-collapse:collapse;margin:0;font-size:1em;color:inherit;background:none;
 border:0;width:auto}
-.dgmm caption{caption-side:top;text-align:left;color:var(--dgmm-dim);padding:0 0 .2em;white-space:nowrap}
+.dgmm caption{caption-side:top;text-align:left;color:var(--dgmm-dim);padding:0 0 .2em;
+white-space:nowrap}
 .dgmm th,.dgmm td{text-align:right;padding:.12em .7em;border:0;background:none;color:inherit;
 font-variant-numeric:tabular-nums;white-space:nowrap;vertical-align:baseline;font-weight:400}
 .dgmm tr{background:none!important}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dask_gmm.glance.curves import criterion_panels
 from dask_gmm.glance.mixture import mixture_body
-from dask_gmm.glance.page import card, escaped, folded, plain, sentences, table
+from dask_gmm.glance.page import card, dim, escaped, folded, plain, sentences, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,15 +23,24 @@ class GridRow(Protocol):
     """A mixture of the grid; `SelectionRow` documents the attributes."""
 
     @property
-    def n_components(self) -> int: ...
+    def n_components(self) -> int:
+        """K."""
+
     @property
-    def covariance_type(self) -> str: ...
+    def covariance_type(self) -> str:
+        """Name of its family."""
+
     @property
-    def n_parameters(self) -> int: ...
+    def n_parameters(self) -> int:
+        """Free parameters."""
+
     @property
-    def passes(self) -> int: ...
+    def passes(self) -> int:
+        """Reads that it took part in."""
+
     @property
-    def outcome(self) -> str: ...
+    def outcome(self) -> str:
+        """How it ended."""
 
 
 def selection_html(
@@ -80,9 +89,11 @@ def selection_html(
         for row, value in shown
     ]
     better = "lower is better" if lower else "higher is better"
+    remark = ""
     caption = f"Mixtures of the grid by {criterion} ({better})"
     if len(shown) < len(rows):
-        caption = f"The best {len(shown)} of {len(rows)} mixtures by {criterion} ({better}); table has all"
+        caption = f"The best {len(shown)} of {len(rows)} mixtures by {criterion} ({better})"
+        remark = "The others are in `table`."
     head = ["K", "covariance", "parameters", criterion, "to the chosen", "passes", "outcome"]
     return card(
         "Selection",
@@ -91,6 +102,7 @@ def selection_html(
         '<p class="dgmm-dim" aria-hidden="true">Better is up; distances from the best on a log '
         "scale.</p>",
         table(caption, head, lines, ("covariance", "outcome")),
+        dim(remark),
         folded("The chosen mixture", plain(best.about) + mixture_body(best)),
     )
 
