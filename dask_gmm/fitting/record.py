@@ -54,6 +54,8 @@ class FitRecord:
         Steps that did not raise the objective.
     resumed_after : int or None
         Passes that were made before this process took the fit up.
+    weighted : bool or None
+        Whether rows had weights; None where nobody has noted it.
     """
 
     source: str
@@ -82,6 +84,7 @@ class FitRecord:
     resubmitted: int
     rejected: int
     resumed_after: int | None
+    weighted: bool | None = None
 
     @property
     def reads(self) -> float:

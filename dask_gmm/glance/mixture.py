@@ -130,7 +130,7 @@ def how_it_ended(
         said += f" at {lower_bound:.6g} nats a row"
     if remaining_gain is not None and np.isfinite(remaining_gain):
         left = f"perhaps {remaining_gain:.1e}" if remaining_gain > 1e-9 else "less than 1e-9"
-        said += f"; {left} left to gain"
+        said += f"; {left} to gain"
     return f"{said}."
 
 
