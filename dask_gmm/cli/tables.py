@@ -173,14 +173,15 @@ def comparison_table(
 
 
 def key_values(pairs: list[tuple[str, str]]) -> Table:
-    """Return a table of facts."""
+    """Return a table of facts; what they say is text, brackets and all."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 

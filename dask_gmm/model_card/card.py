@@ -85,6 +85,7 @@ def model_card(
             "covariance_type": parameters.family.name,
             "n_parameters": parameters.n_parameters,
             "digest": model.digest,
+            "parameters_digest": parameters.fingerprint,
         },
         "features": _features(model),
         "data": _data(model, record),

@@ -89,7 +89,7 @@ MISTAKES = {
         "exists already",
     ),
     "other features": ("score {}/other.zarr -m {}/model.zarr", 1, "was fitted to 3"),
-    "no model": ("show {}/none.zarr", 1, "No model at"),
+    "no model": ("show {}/none.zarr", 1, "nothing to show"),
     "data as model": ("show {}/points.zarr", 1, "not a model file"),
     "group as model": ("score {}/points.zarr -m {}/group.zarr", 1, "no model file"),
     "models of other data": ("show {}/model.zarr --compare {}/flat.truth.zarr", 1, "features"),
