@@ -126,8 +126,11 @@ def _how_to_name(place: str, group: GroupContents) -> list[tuple[str, str]]:
     """Return how a fit is told which of the arrays to take."""
     fit = f"dask-gmm fit {shlex.quote(place)} -k K"
     if group.encoding == "anndata":
-        return [("fit X", fit)]
-    if group.said is not None:
+        there = "X" in {*group.groups, *(a.name for a in group.arrays)}
+        return [("fit X", fit)] if there else []
+    if group.encoding == "csr_matrix":
+        return [("fit it", fit)]
+    if group.said is not None or group.encoding is not None:
         return []
     usable = [a for a in group.arrays if a.usable]
     tables = [a for a in usable if len(a.shape) > 1]
@@ -143,7 +146,9 @@ def _how_to_name(place: str, group: GroupContents) -> list[tuple[str, str]]:
     return [*several, *one] if named else [*one, *many, *several]
 
 
-def _with_names(what: str, command: str, names: list[str]) -> list[tuple[str, str]]:
+def _with_names(what: str, command: str, found: list[str]) -> list[tuple[str, str]]:
+    # What has a comma is two names to the option, and what has one of the others a pattern.
+    names = [name for name in found if not set(name) & set(",*?[")]
     return [(what, f"{command} {shlex.quote(','.join(names[:3]))}")] if len(names) > 1 else []
 
 

@@ -143,7 +143,7 @@ def _scaling(scaling: Scaling | None, names: Any) -> dict[str, Any] | None:
 
 
 def _fit(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
-    settings = {name: model.settings[name] for name in _HOW if name in model.settings}
+    settings = {name: model.settings.get(name) for name in _HOW}
     found: dict[str, Any] = {
         "settings": settings,
         "acceleration": model.fit.get("acceleration"),
