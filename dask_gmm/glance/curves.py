@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_gmm.glance.colours import colour_of
 from dask_gmm.glance.numbers import mean_and_width, short
-from dask_gmm.glance.page import curve_colour, escaped
+from dask_gmm.glance.page import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +75,7 @@ def density_panel(
     weights, means, widths : (K,) float64
         Of all components; those without a width have no density and no curve.
     shown : sequence of int
-        Components that get curves of their own, in the order of their colours.
+        Components that get curves of their own, the heaviest first.
     """
     sound = (widths > 0.0) & (weights > 0.0)
     if not sound.any():
@@ -93,15 +94,14 @@ def density_panel(
         return _path(across, down)
 
     curves = []
-    for place, k in enumerate(shown):
+    for k in shown:
         if sound[k]:
             at = np.clip(means[k] + widths[k] * ACROSS, low, high)
             density = mixture_density(at, weights[k : k + 1], means[k : k + 1], widths[k : k + 1])
-            colour, dashes = curve_colour(place)
-            dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+            colour = colour_of(k)
             curves.append(
                 f'<path d="{path(at, density)}" fill="{colour}" fill-opacity=".16" '
-                f'stroke="{colour}" stroke-width="1.2"{dashed}/>'
+                f'stroke="{colour}" stroke-width="1.2" class="dgmm-lit"/>'
             )
     curves.append(
         f'<path d="{path(x, total)}" fill="none" stroke="currentColor" stroke-width="1.3" '
@@ -204,7 +204,7 @@ def criterion_panels(
 
     panels = []
     for i, (family, curve) in enumerate(curves.items()):
-        colour, _ = curve_colour(i)
+        colour = colour_of(i)
         points = [(k, *place(k, v)) for k, v in sorted(curve.items()) if np.isfinite(v)]
         line = "L".join(f"{x:.1f} {y:.1f}" for _, x, y in points)
         dots = "".join(
@@ -213,5 +213,6 @@ def criterion_panels(
             for k, x, y in points
         )
         drawn = f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="1.4"/>{dots}'
+        drawn = f'<g class="dgmm-lit">{drawn}</g>'
         panels.append(_panel(family, drawn if points else "", f"K={fewest}", f"K={most}"))
     return f'<div class="dgmm-small">{"".join(panels)}</div>'

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_gmm.glance.colours import colour_of
 from dask_gmm.glance.curves import density_panel
 from dask_gmm.glance.numbers import mean_and_width
-from dask_gmm.glance.page import card, curve_colour, dim, escaped, folded, sentences, table
+from dask_gmm.glance.page import card, dim, escaped, folded, sentences, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,9 +147,12 @@ def mixture_body(glance: MixtureGlance) -> str:
     """Return the table and the curves, for a card."""
     features = glance.features[:FEATURES_SHOWN]
     rows = []
-    for place, k in enumerate(glance.shown):
-        colour, _ = curve_colour(place)
-        dot = f'<span class="dgmm-dot" style="background:{colour}" aria-hidden="true"></span>'
+    for k in glance.shown:
+        colour = colour_of(k)
+        dot = (
+            f'<span class="dgmm-dot dgmm-lit" style="background:{colour}" aria-hidden="true">'
+            "</span>"
+        )
         cells = [_weight(float(glance.weights[k]), float(glance.weights.max()), colour)]
         for mean, width in zip(glance.means[k], glance.widths[k], strict=True):
             if len(cells) <= len(features):
@@ -177,8 +181,8 @@ def mixture_body(glance: MixtureGlance) -> str:
 def _weight(weight: float, heaviest: float, colour: str) -> str:
     part = 100.0 * weight / heaviest if heaviest > 0.0 else 0.0
     bar = (
-        f'<span class="dgmm-bar" aria-hidden="true"><span style="width:{part:.1f}%;'
-        f'background:{colour}"></span></span>'
+        f'<span class="dgmm-bar" aria-hidden="true"><span class="dgmm-lit" '
+        f'style="width:{part:.1f}%;background:{colour}"></span></span>'
     )
     return f"{bar}{weight:.4f}"
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "card",
-    "curve_colour",
     "dim",
     "escaped",
     "facts_table",
@@ -20,28 +19,29 @@ __all__ = [
     "table",
 ]
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a", "#b8a300")
-"""Okabe & Ito (2008), for all kinds of colour vision; without black, and with a yellow that shows
-on white."""
-
 # JupyterLab's own variables where there are some, so that a card is of the notebook's theme; else
 # what the browser, Colab, VS Code or Sphinx say. Background and text are set together: where a page
 # knows neither, both are ours.
 STYLE = """<style>
 .dgmm{--dgmm-ink:var(--jp-content-font-color1,#1c1c1c);--dgmm-dim:var(--jp-content-font-color2,#5c5c5c);
 --dgmm-line:var(--jp-border-color2,#d4d4d4);--dgmm-paper:var(--jp-layout-color1,#fff);
-color:var(--dgmm-ink);background:var(--dgmm-paper);
+--dgmm-lift:none;color:var(--dgmm-ink);background:var(--dgmm-paper);
 border:1px solid var(--dgmm-line);border-radius:6px;padding:.7em .9em;max-width:72em;
 font:13px/1.5 var(--jp-content-font-family,system-ui,sans-serif);box-sizing:border-box;
 overflow-wrap:anywhere}
 @media (prefers-color-scheme:dark){.dgmm{--dgmm-ink:var(--jp-content-font-color1,#e8e8e8);
 --dgmm-dim:var(--jp-content-font-color2,#a8a8a8);--dgmm-line:var(--jp-border-color2,#4a4a4a);
---dgmm-paper:var(--jp-layout-color1,#1e1e1e)}}
+--dgmm-paper:var(--jp-layout-color1,#1e1e1e);
+--dgmm-lift:brightness(1.6)}}
 html[theme=dark] .dgmm,html[data-theme=dark] .dgmm,body[data-theme=dark] .dgmm,.vscode-dark .dgmm{
---dgmm-ink:#e8e8e8;--dgmm-dim:#a8a8a8;--dgmm-line:#4a4a4a;--dgmm-paper:#1e1e1e}
+--dgmm-ink:#e8e8e8;--dgmm-dim:#a8a8a8;--dgmm-line:#4a4a4a;--dgmm-paper:#1e1e1e;
+--dgmm-lift:brightness(1.6)}
 html[theme=light] .dgmm,html[data-theme=light] .dgmm,body[data-theme=light] .dgmm,
 .vscode-light .dgmm{
---dgmm-ink:#1c1c1c;--dgmm-dim:#5c5c5c;--dgmm-line:#d4d4d4;--dgmm-paper:#fff}
+--dgmm-ink:#1c1c1c;--dgmm-dim:#5c5c5c;--dgmm-line:#d4d4d4;--dgmm-paper:#fff;--dgmm-lift:none}
+body[data-jp-theme-light=false] .dgmm{--dgmm-lift:brightness(1.6)}
+body[data-jp-theme-light=true] .dgmm{--dgmm-lift:none}
+.dgmm .dgmm-lit{filter:var(--dgmm-lift)}
 .dgmm p{margin:0 0 .4em;color:inherit}
 .dgmm .dgmm-head{font-weight:600;font-size:1.08em}
 .dgmm .dgmm-dim{color:var(--dgmm-dim)}
@@ -115,12 +115,6 @@ def dim(text: str) -> str:
 def folded(summary: str, body: str) -> str:
     """Return HTML that opens when it is asked for."""
     return f"<details><summary>{escaped(summary)}</summary>\n{body}\n</details>"
-
-
-def curve_colour(place: int) -> tuple[str, str]:
-    """Return the colour of a curve, and how it is dashed where colours come again."""
-    turn = place // len(COLOURS)
-    return COLOURS[place % len(COLOURS)], ("", "4 2", "1.5 2")[min(turn, 2)]
 
 
 def table(
