@@ -101,7 +101,8 @@ def density_panel(
             colour = colour_of(k)
             curves.append(
                 f'<path d="{path(at, density)}" fill="{colour}" fill-opacity=".16" '
-                f'stroke="{colour}" stroke-width="1.2" class="dgmm-lit"/>'
+                f'stroke="{colour}" stroke-width="1.2" class="dgmm-lit dgmm-full" '
+                f'style="--c:{colour}"/>'
             )
     curves.append(
         f'<path d="{path(x, total)}" fill="none" stroke="currentColor" stroke-width="1.3" '
@@ -209,10 +210,12 @@ def criterion_panels(
         line = "L".join(f"{x:.1f} {y:.1f}" for _, x, y in points)
         dots = "".join(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{4.5 if (family, k) == best else 1.8}" '
-            f'fill="{colour}"/>'
+            f'fill="{colour}" class="dgmm-full"/>'
             for k, x, y in points
         )
-        drawn = f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="1.4"/>{dots}'
-        drawn = f'<g class="dgmm-lit">{drawn}</g>'
+        drawn = (
+            f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="1.4" class="dgmm-lit"/>'
+        )
+        drawn = f'<g style="--c:{colour}">{drawn}{dots}</g>'
         panels.append(_panel(family, drawn if points else "", f"K={fewest}", f"K={most}"))
     return f'<div class="dgmm-small">{"".join(panels)}</div>'

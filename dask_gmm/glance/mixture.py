@@ -149,10 +149,7 @@ def mixture_body(glance: MixtureGlance) -> str:
     rows = []
     for k in glance.shown:
         colour = colour_of(k)
-        dot = (
-            f'<span class="dgmm-dot dgmm-lit" style="background:{colour}" aria-hidden="true">'
-            "</span>"
-        )
+        dot = f'<span class="dgmm-dot dgmm-lit" style="--c:{colour}" aria-hidden="true"></span>'
         cells = [_weight(float(glance.weights[k]), float(glance.weights.max()), colour)]
         for mean, width in zip(glance.means[k], glance.widths[k], strict=True):
             if len(cells) <= len(features):
@@ -182,7 +179,7 @@ def _weight(weight: float, heaviest: float, colour: str) -> str:
     part = 100.0 * weight / heaviest if heaviest > 0.0 else 0.0
     bar = (
         f'<span class="dgmm-bar" aria-hidden="true"><span class="dgmm-lit" '
-        f'style="width:{part:.1f}%;background:{colour}"></span></span>'
+        f'style="width:{part:.1f}%;--c:{colour}"></span></span>'
     )
     return f"{bar}{weight:.4f}"
 

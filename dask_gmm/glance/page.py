@@ -21,27 +21,31 @@ __all__ = [
 
 # JupyterLab's own variables where there are some, so that a card is of the notebook's theme; else
 # what the browser, Colab, VS Code or Sphinx say. Background and text are set together: where a page
-# knows neither, both are ours.
+# knows neither, both are ours. Components have colours for white paper: a quarter of white is mixed
+# in on dark one.
 STYLE = """<style>
 .dgmm{--dgmm-ink:var(--jp-content-font-color1,#1c1c1c);--dgmm-dim:var(--jp-content-font-color2,#5c5c5c);
 --dgmm-line:var(--jp-border-color2,#d4d4d4);--dgmm-paper:var(--jp-layout-color1,#fff);
---dgmm-lift:none;color:var(--dgmm-ink);background:var(--dgmm-paper);
+--dgmm-lift:0%;color:var(--dgmm-ink);background:var(--dgmm-paper);
 border:1px solid var(--dgmm-line);border-radius:6px;padding:.7em .9em;max-width:72em;
 font:13px/1.5 var(--jp-content-font-family,system-ui,sans-serif);box-sizing:border-box;
 overflow-wrap:anywhere}
 @media (prefers-color-scheme:dark){.dgmm{--dgmm-ink:var(--jp-content-font-color1,#e8e8e8);
 --dgmm-dim:var(--jp-content-font-color2,#a8a8a8);--dgmm-line:var(--jp-border-color2,#4a4a4a);
 --dgmm-paper:var(--jp-layout-color1,#1e1e1e);
---dgmm-lift:brightness(1.6)}}
+--dgmm-lift:25%}}
 html[theme=dark] .dgmm,html[data-theme=dark] .dgmm,body[data-theme=dark] .dgmm,.vscode-dark .dgmm{
 --dgmm-ink:#e8e8e8;--dgmm-dim:#a8a8a8;--dgmm-line:#4a4a4a;--dgmm-paper:#1e1e1e;
---dgmm-lift:brightness(1.6)}
+--dgmm-lift:25%}
 html[theme=light] .dgmm,html[data-theme=light] .dgmm,body[data-theme=light] .dgmm,
 .vscode-light .dgmm{
---dgmm-ink:#1c1c1c;--dgmm-dim:#5c5c5c;--dgmm-line:#d4d4d4;--dgmm-paper:#fff;--dgmm-lift:none}
-body[data-jp-theme-light=false] .dgmm{--dgmm-lift:brightness(1.6)}
-body[data-jp-theme-light=true] .dgmm{--dgmm-lift:none}
-.dgmm .dgmm-lit{filter:var(--dgmm-lift)}
+--dgmm-ink:#1c1c1c;--dgmm-dim:#5c5c5c;--dgmm-line:#d4d4d4;--dgmm-paper:#fff;--dgmm-lift:0%}
+body[data-jp-theme-light=false] .dgmm{--dgmm-lift:25%}
+body[data-jp-theme-light=true] .dgmm{--dgmm-lift:0%}
+.dgmm .dgmm-lit{background:var(--c);
+background:color-mix(in srgb,var(--c),#fff var(--dgmm-lift))}
+.dgmm svg .dgmm-lit{background:none;stroke:color-mix(in srgb,var(--c),#fff var(--dgmm-lift))}
+.dgmm svg .dgmm-full{fill:color-mix(in srgb,var(--c),#fff var(--dgmm-lift))}
 .dgmm p{margin:0 0 .4em;color:inherit}
 .dgmm .dgmm-head{font-weight:600;font-size:1.08em}
 .dgmm .dgmm-dim{color:var(--dgmm-dim)}
