@@ -370,5 +370,9 @@ class UnitsWarning(UserWarning):
     """The data's units are too small for `reg_covar`, or their integers too large for float64."""
 
 
+class ModelFileWarning(UserWarning):
+    """What a model file says of how its mixture was fitted is damaged; the mixture is whole."""
+
+
 class MixedClusterWarning(UserWarning):
     """Workers differ in CPU or packages: results may differ in their last bits between runs."""

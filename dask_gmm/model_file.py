@@ -6,7 +6,9 @@ as float64; of a mixture of scaled rows also what they are scaled by, `scaling` 
 names begin with that. A save writes a new subgroup first and the root's one metadata object last,
 which is atomic on every store: whoever reads meanwhile, or after a save that broke off, finds the
 old model whole. On a disk each of the two is there to stay before the next step, so that a machine
-which goes down takes no model along. A digest over all of it tells a changed or damaged file.
+which goes down takes no model along. A digest over all of it tells a changed or damaged file; only
+`written_by` and `record`, how the fit went, have no part in it, as equal fits have equal digests.
+The record has a digest of its own: a mixture whose record is damaged is whole, and loaded without.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+import warnings
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -37,11 +40,14 @@ from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import (
     DaskGMMError,
     ModelFileError,
+    ModelFileWarning,
     OutputExistsError,
     StoreError,
     StoreNotFoundError,
 )
 from dask_gmm.execution.machine import machine_fingerprint
+from dask_gmm.fitting.stored_record import described as described_record
+from dask_gmm.fitting.stored_record import history_from, record_from
 from dask_gmm.interrupts import held
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
@@ -53,6 +59,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.fitting.events import PassFinished
+    from dask_gmm.fitting.record import FitRecord
     from dask_gmm.scaling import Scaling
 
 __all__ = ["ModelFile", "check_model_output", "fingerprint", "load_model", "save_model"]
@@ -84,6 +92,10 @@ class ModelFile:
         Packages and machine, for telling why two results differ in their last bits.
     scaling : Scaling or None
         What rows are scaled by before the mixture sees them.
+    record : FitRecord or None
+        Where the fit came from and what it took.
+    history : tuple of PassFinished
+        One record a pass.
     """
 
     parameters: MixtureParameters
@@ -92,10 +104,12 @@ class ModelFile:
     fit: Mapping[str, Any]
     written_by: Mapping[str, str]
     scaling: Scaling | None = None
+    record: FitRecord | None = None
+    history: tuple[PassFinished, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Hexadecimal SHA-256 over everything but `written_by`."""
+        """Hexadecimal SHA-256 over everything but `written_by`, `record` and `history`."""
         texts = json.dumps([dict(self.settings), dict(self.fit)], sort_keys=True)
         whole = hashlib.sha256(f"{self.parameters.fingerprint}:{texts}".encode())
         whole.update(np.asarray(self.lower_bounds, dtype=np.float64).tobytes())
@@ -186,6 +200,8 @@ def save_model(
             "fit": dict(model.fit),
             "written_by": dict(model.written_by),
         }
+        if model.record is not None or model.history:
+            attributes["record"] = described_record(model.record, model.history)
         if model.scaling is not None:
             attributes["scaling"] = described(model.scaling)
         try:
@@ -257,7 +273,24 @@ def _load(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
             f"The model at {name} is not as it was saved: the file was changed or damaged. "
             f"Restore it or fit again."
         )
-    return model
+    return _with_record(model, attributes.get("record"), name)
+
+
+def _with_record(model: ModelFile, stored: Any, name: str) -> ModelFile:
+    """The model with its record; older files have none."""
+    if stored is None:
+        return model
+    try:
+        return replace(model, record=record_from(stored), history=history_from(stored))
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        warnings.warn(
+            f"The model at {name} is whole, but not what it says of how it was fitted "
+            f"({first_line(error)}): record_ is None and history_ is empty. Save the model again "
+            f"to be told no more.",
+            ModelFileWarning,
+            stacklevel=2,
+        )
+        return model
 
 
 def _write_arrays(group: zarr.Group, model: ModelFile) -> None:

@@ -20,7 +20,6 @@ from dask_gmm.quantities import show_bytes, show_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.simulate import Simulation
     from dask_gmm.estimators import GaussianMixture
@@ -93,7 +92,6 @@ def demo(session: Session, /, directory: str | None, keep: bool, **values: Any) 
     """
     from dask_gmm.cli.cluster import peak_memory
     from dask_gmm.cli.computing import computing
-    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.synthetic import draw_mixture
     from dask_gmm.estimators import GaussianMixture
@@ -112,19 +110,16 @@ def demo(session: Session, /, directory: str | None, keep: bool, **values: Any) 
                 f"fitting {job.recipe.components} components on {place.name} of "
                 f"{show_bytes(compute.memory_limit)} …"
             )
-            totals = ReadTotals()
             with observing(session) as observe:
                 mixture = GaussianMixture(
-                    job.recipe.components, random_state=values["seed"], callbacks=[totals, observe]
+                    job.recipe.components, random_state=values["seed"], callbacks=[observe]
                 ).fit(job.output)
             peaks = peak_memory(place.client)
         model = None
         if keep:
             model = str(folder / "model.zarr")
             mixture.set_params(callbacks=None).save(model)
-        outcome = _DemoResult(
-            job, truth, mixture, totals, compute, max(peaks.values()), total_limit, model
-        )
+        outcome = _DemoResult(job, truth, mixture, compute, max(peaks.values()), total_limit, model)
         _report(session, outcome)
     return DONE if mixture.converged_ else NOT_CONVERGED
 
@@ -176,7 +171,6 @@ class _DemoResult:
     job: Simulation
     truth: MixtureParameters
     mixture: GaussianMixture
-    totals: ReadTotals
     compute: Compute
     peak: int
     total_limit: int
@@ -184,7 +178,7 @@ class _DemoResult:
 
 
 def _report(session: Session, result: _DemoResult) -> None:
-    from dask_gmm.cli.outcome import fit_json, fit_story, print_result
+    from dask_gmm.cli.outcome import fit_json, fit_story, print_result, record_of
     from dask_gmm.cli.show import comparison_facts, comparison_json
     from dask_gmm.cli.simulate import truth_of
     from dask_gmm.cli.tables import compare, comparison_table, key_values, mixture_json
@@ -207,7 +201,7 @@ def _report(session: Session, result: _DemoResult) -> None:
                 "data": result.job.output if result.model else None,
                 "model": result.model,
                 "truth": mixture_json(result.truth),
-                "fit": fit_json(result.mixture, result.totals),
+                "fit": fit_json(result.mixture),
                 "comparison": comparison_json(comparison),
             }
         )
@@ -218,7 +212,7 @@ def _report(session: Session, result: _DemoResult) -> None:
         f"{show_bytes(limit)} of the workers; peak of a worker {show_bytes(result.peak)}"
     )
     facts = [
-        *fit_story(result.mixture, result.totals),
+        *fit_story(result.mixture),
         *comparison_facts(comparison),
         ("memory", memory),
     ]
@@ -231,8 +225,9 @@ def _report(session: Session, result: _DemoResult) -> None:
         comparison_table(result.truth, found, comparison, ("truth", "found"), session.out.width),
         key_values(facts),
     )
-    if result.totals.passes:
+    record = record_of(result.mixture)
+    if record.passes:
         session.note(
-            f"\n{show_seconds(result.totals.seconds / result.totals.passes)} a pass. Next: "
+            f"\n{show_seconds(record.seconds / record.passes)} a pass. Next: "
             f"dask-gmm fit YOUR.zarr -k {result.job.recipe.components}"
         )

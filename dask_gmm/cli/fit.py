@@ -22,7 +22,6 @@ from dask_gmm.cli.session import DONE, NOT_CONVERGED
 from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, EMSettings, check_data
 
 if TYPE_CHECKING:
-    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import GaussianMixture
 
@@ -89,7 +88,6 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
     that --max-iter was reached before the fit converged; the model is written all the same.
     """
     from dask_gmm.cli.computing import computing
-    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import GaussianMixture
@@ -97,28 +95,26 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
     session.checkpoint = checkpoint if checkpoint.url is not None else None
-    totals = ReadTotals()
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite)
     check_weights_stay(output, check_data(data, settings.components))
     with computing(compute, session), observing(session) as observe:
         mixture = GaussianMixture(
             **settings.estimator_arguments(),
             **data.estimator_arguments(checkpoint.url),
-            callbacks=[totals, observe],
+            callbacks=[observe],
         )
         mixture.fit(
             data.data, sample_weight=data.sample_weight, where=data.where, **checkpoint.arguments()
         )
         if output is not None:
             save_model(mixture, output, data.storage_options, overwrite=overwrite)
-    _report(session, mixture, totals, data, output)
+    _report(session, mixture, data, output)
     return DONE if mixture.converged_ else NOT_CONVERGED
 
 
 def _report(
     session: Session,
     mixture: GaussianMixture,
-    totals: ReadTotals,
     data: DataPlace,
     output: str | None,
 ) -> None:
@@ -126,12 +122,12 @@ def _report(
 
     if session.json:
         header = {"command": "fit", **data.described(), "model": output}
-        session.emit({**header, **fit_json(mixture, totals)})
+        session.emit({**header, **fit_json(mixture)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table
     from dask_gmm.estimators.attributes import parameters_of
 
-    facts = fit_story(mixture, totals)
+    facts = fit_story(mixture)
     if data.weighing is not None:
         facts.append(("weights", data.weighing))
     if data.where is not None:

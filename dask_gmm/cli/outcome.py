@@ -2,105 +2,50 @@
 
 from __future__ import annotations
 
-import time
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
-from dask_gmm.fitting.events import (
-    FitFinished,
-    FitResumed,
-    FitStarted,
-    PassFinished,
-    PassJudged,
-    SampleDrawn,
-    SelectionFinished,
-    SelectionStarted,
-    StartRead,
-    StepKind,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import GaussianMixture
-    from dask_gmm.fitting.events import Event
+    from dask_gmm.fitting.record import FitRecord
 
-__all__ = ["ReadTotals", "fit_json", "fit_story", "print_result"]
-
-
-class ReadTotals:
-    """Counts what a fit reads; an observer.
-
-    Bytes, seconds and rejected steps are those of this process, passes all of the fit.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.blocks = 0
-        self.passes = 0
-        self.rows: int | None = None
-        self.bytes_read = 0
-        self.sample_blocks = 0
-        self.sample_rows = 0
-        self.blocks_from_cache = 0
-        self.start_reads = 0
-        self.resubmitted = 0
-        self.rejected = 0
-        self.resumed_after: int | None = None
-        self._begun = time.perf_counter()
-
-    def __call__(self, event: Event) -> None:
-        """Take in an event."""
-        match event:
-            case FitStarted() | SelectionStarted():
-                self.blocks = event.n_blocks
-                self._begun = time.perf_counter()
-            case FitResumed():
-                self.resumed_after = self.passes = event.passes
-            case SampleDrawn():
-                self.sample_blocks, self.sample_rows = event.blocks, event.rows
-                self.bytes_read += event.bytes_read
-            case StartRead():
-                self.start_reads = event.number
-                self.bytes_read += event.bytes_read
-            case PassFinished():
-                self.passes, self.rows = event.number, event.rows
-                self.bytes_read += event.bytes_read
-                self.blocks_from_cache += event.blocks_from_cache
-                self.resubmitted += event.resubmitted
-            case PassJudged():
-                self.rejected += event.judgement.kind is StepKind.REJECTED
-            case FitFinished() | SelectionFinished():
-                self.seconds = time.perf_counter() - self._begun
-
-    @property
-    def reads(self) -> float:
-        """How many times the whole data were read, the sample included."""
-        sampled = self.sample_blocks / self.blocks if self.blocks else 0.0
-        return self.passes + self.start_reads + sampled
-
-    def in_words(self) -> str:
-        """Say what was read."""
-        reads = f"{self.passes} pass{'' if self.passes == 1 else 'es'}"
-        if self.resumed_after:
-            reads += f" ({self.resumed_after} of them before the fit was taken up)"
-        if self.rejected:
-            reads += f" ({self.rejected} rejected)"
-        if self.start_reads:
-            reads += f", {self.start_reads} reads for the start"
-        if self.sample_blocks:
-            again = self.sample_blocks > self.blocks  # drawn twice, as most rows had no weight
-            whole = "" if again else f" of {self.blocks:,}"
-            reads += f" and a sample of {self.sample_blocks:,}{whole} blocks"
-        return reads
+__all__ = ["fit_json", "fit_story", "print_result", "reads_in_words", "record_of"]
 
 
-def fit_story(mixture: GaussianMixture, totals: ReadTotals) -> list[tuple[str, str]]:
+def reads_in_words(record: FitRecord) -> str:
+    """Say what was read."""
+    reads = f"{record.passes} pass{'' if record.passes == 1 else 'es'}"
+    if record.resumed_after:
+        reads += f" ({record.resumed_after} of them before the fit was taken up)"
+    if record.rejected:
+        reads += f" ({record.rejected} rejected)"
+    if record.start_reads:
+        reads += f", {record.start_reads} reads for the start"
+    if record.sample_blocks:
+        # Drawn twice, as most rows had no weight.
+        again = record.sample_blocks > record.n_blocks
+        whole = "" if again else f" of {record.n_blocks:,}"
+        reads += f" and a sample of {record.sample_blocks:,}{whole} blocks"
+    return reads
+
+
+def record_of(mixture: GaussianMixture) -> FitRecord:
+    """The record of what this process has just fitted."""
+    record: FitRecord | None = mixture.record_
+    assert record is not None
+    return record
+
+
+def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
     """Return how a fit went, as facts."""
     from dask_gmm.cli.tables import how_read
 
+    record = record_of(mixture)
     n = mixture.n_iter_
     iterations = f"{n} iteration{'' if n == 1 else 's'}"
     if mixture.converged_:
@@ -117,18 +62,18 @@ def fit_story(mixture: GaussianMixture, totals: ReadTotals) -> list[tuple[str, s
     facts = [
         ("outcome", ended),
         ("log-likelihood", f"{mixture.lower_bound_:.6f} nats a row"),
-        ("reads", totals.in_words()),
-        ("rows", "unknown" if totals.rows is None else f"{totals.rows:,}"),
-        ("decoded", how_read(totals.bytes_read, totals.seconds)),
+        ("reads", reads_in_words(record)),
+        ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
+        ("decoded", how_read(record.bytes_read, record.seconds)),
     ]
     if mixture.missing != "error":
         facts.append(("incomplete", incomplete(mixture)))
     facts += scaling_facts(mixture.scaling_, getattr(mixture, "feature_names_in_", None))
-    if totals.blocks_from_cache:
-        share = totals.blocks_from_cache / (totals.passes * totals.blocks)
+    if record.blocks_from_cache:
+        share = record.blocks_from_cache / (record.passes * record.n_blocks)
         facts.append(("from the cache", f"{share:.0%} of the passes' blocks"))
-    if totals.resubmitted:
-        facts.append(("recovered", f"{totals.resubmitted} units were lost and computed again"))
+    if record.resubmitted:
+        facts.append(("recovered", f"{record.resubmitted} units were lost and computed again"))
     return facts
 
 
@@ -139,11 +84,12 @@ def incomplete(mixture: GaussianMixture) -> str:
     return f"{count:,} rows miss values: {fate}" if count else "no row misses a value"
 
 
-def fit_json(mixture: GaussianMixture, totals: ReadTotals) -> dict[str, Any]:
+def fit_json(mixture: GaussianMixture) -> dict[str, Any]:
     """Return how a fit went and what came of it."""
     from dask_gmm.cli.tables import mixture_json
     from dask_gmm.estimators.attributes import parameters_of
 
+    record = record_of(mixture)
     return {
         "outcome": mixture.outcome_,
         "converged": bool(mixture.converged_),
@@ -152,21 +98,21 @@ def fit_json(mixture: GaussianMixture, totals: ReadTotals) -> dict[str, Any]:
         "lower_bounds": [float(bound) for bound in mixture.lower_bounds_],
         "acceleration": mixture.acceleration_,
         "remaining_gain": _finite(mixture.remaining_gain_),
-        "history": [_pass_json(record) for record in mixture.history_],
-        "n_rows": totals.rows,
+        "history": [_pass_json(one) for one in mixture.history_],
+        "n_rows": record.n_rows,
         "missing": mixture.missing,
         "n_rows_fitted": mixture.n_rows_,
         "n_incomplete_rows": mixture.n_incomplete_rows_,
-        "n_blocks": totals.blocks,
-        "passes": totals.passes,
-        "resumed_after": totals.resumed_after,
-        "sample_blocks": totals.sample_blocks,
-        "sample_rows": totals.sample_rows,
-        "reads": totals.reads,
-        "bytes_read": totals.bytes_read,
-        "blocks_from_cache": totals.blocks_from_cache,
-        "resubmitted": totals.resubmitted,
-        "seconds": totals.seconds,
+        "n_blocks": record.n_blocks,
+        "passes": record.passes,
+        "resumed_after": record.resumed_after,
+        "sample_blocks": record.sample_blocks,
+        "sample_rows": record.sample_rows,
+        "reads": record.reads,
+        "bytes_read": record.bytes_read,
+        "blocks_from_cache": record.blocks_from_cache,
+        "resubmitted": record.resubmitted,
+        "seconds": record.seconds,
         **mixture_json(parameters_of(mixture)),
         **unscaled_json(parameters_of(mixture), mixture.scaling_),
         **scaling_json(mixture.scaling_),

@@ -28,7 +28,6 @@ from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, Selection
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import Selection
 
@@ -75,14 +74,12 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     --max-iter, --max-passes or --max-bytes; it is written all the same.
     """
     from dask_gmm.cli.computing import computing
-    from dask_gmm.cli.outcome import ReadTotals
     from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.estimators import select_gaussian_mixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
     choice, checkpoint = SelectionChoice.take(values), CheckpointPlace.take(values)
-    totals = ReadTotals()
     session.checkpoint = checkpoint if checkpoint.url is not None else None
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite)
     check_weights_stay(output, check_data(data, max(choice.components)))
@@ -91,46 +88,46 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
             data.data,
             **choice.arguments(),
             **data.estimator_arguments(checkpoint.url),
-            callbacks=[totals, observe],
+            callbacks=[observe],
             sample_weight=data.sample_weight,
             where=data.where,
             **checkpoint.arguments(),
         )
         if output is not None:
             save_model(found.best_model, output, data.storage_options, overwrite=overwrite)
-    _report(session, found, totals, data, choice, output)
+    _report(session, found, data, choice, output)
     return DONE if found.best_model.converged_ else NOT_CONVERGED
 
 
 def _report(
     session: Session,
     found: Selection,
-    totals: ReadTotals,
     data: DataPlace,
     choice: SelectionChoice,
     output: str | None,
 ) -> None:
     if session.json:
         header = {"command": "select", **data.described(), "model": output}
-        session.emit({**header, **selection_json(found, totals)})
+        session.emit({**header, **selection_json(found)})
         return
-    from dask_gmm.cli.outcome import incomplete, print_result
+    from dask_gmm.cli.outcome import incomplete, print_result, reads_in_words
     from dask_gmm.cli.tables import how_read, key_values, mixture_table, observations
     from dask_gmm.estimators.attributes import parameters_of
 
-    best = found.best
+    best, record = found.best, found.record
+    assert record is not None
     facts = [
         ("best", f"{best.n_components} components, {best.covariance_type} covariance"),
         (found.criterion, f"{found.value(best):,.4f}"),
         ("outcome", f"{best.outcome}, start: {best.start}"),
         ("steps", _steps(found)),
-        ("reads", f"{totals.in_words()}, for {len(found.table)} mixtures"),
+        ("reads", f"{reads_in_words(record)}, for {len(found.table)} mixtures"),
         ("rows", f"{found.n_rows:,}"),
         *([] if data.missing == "error" else [("incomplete", incomplete(found.best_model))]),
-        ("decoded", how_read(totals.bytes_read, totals.seconds)),
+        ("decoded", how_read(record.bytes_read, record.seconds)),
     ]
-    if totals.resubmitted:
-        facts.append(("recovered", f"{totals.resubmitted} units were lost and computed again"))
+    if record.resubmitted:
+        facts.append(("recovered", f"{record.resubmitted} units were lost and computed again"))
     if data.weighing is not None:
         facts.append(("weights", data.weighing))
     if data.where is not None:
@@ -159,11 +156,13 @@ def _steps(found: Selection) -> str:
     return ", ".join(f"{name} for {count} mixture(s)" for name, count in counts)
 
 
-def selection_json(found: Selection, totals: ReadTotals) -> dict[str, Any]:
+def selection_json(found: Selection) -> dict[str, Any]:
     """Return the table, and the best with all its numbers."""
     from dask_gmm.cli.tables import mixture_json
     from dask_gmm.estimators.attributes import parameters_of
 
+    record = found.record
+    assert record is not None
     return {
         "criterion": found.criterion,
         "best_n_components": found.best_n_components,
@@ -171,11 +170,11 @@ def selection_json(found: Selection, totals: ReadTotals) -> dict[str, Any]:
         "outcome": found.best.outcome,
         "table": [asdict(row) for row in found.table],
         "n_rows": found.n_rows,
-        "n_blocks": totals.blocks,
-        "passes": totals.passes,
-        "reads": totals.reads,
-        "bytes_read": totals.bytes_read,
-        "seconds": totals.seconds,
+        "n_blocks": record.n_blocks,
+        "passes": record.passes,
+        "reads": record.reads,
+        "bytes_read": record.bytes_read,
+        "seconds": record.seconds,
         "best": {
             **mixture_json(parameters_of(found.best_model)),
             **unscaled_json(parameters_of(found.best_model), found.best_model.scaling_),

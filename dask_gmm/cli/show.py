@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dask_gmm.cli.tables import Comparison
     from dask_gmm.data.contents import Contents
     from dask_gmm.fitting.found import Found
+    from dask_gmm.fitting.record import FitRecord
     from dask_gmm.model_file import ModelFile
 
 __all__ = ["show"]
@@ -105,6 +106,7 @@ def _show_model(session: Session, model: str, file: ModelFile) -> None:
                 "fit": dict(file.fit),
                 "settings": dict(file.settings),
                 "written_by": dict(file.written_by),
+                "record": None if file.record is None else asdict(file.record),
             }
         )
         return
@@ -272,10 +274,24 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         facts.append(("origin", outcome))
     if fit.get("lower_bound") is not None:
         facts.append(("log-likelihood", f"{fit['lower_bound']:.6f} nats a row"))
+    if file.record is not None:
+        facts += _record_facts(file.record)
     versions = file.written_by
     facts.append(("written by", f"dask-gmm {versions.get('dask-gmm', '?')}"))
     facts.append(("parameters", f"{p.fingerprint[:12]}, as labels made by it say"))
     return facts
+
+
+def _record_facts(record: FitRecord) -> list[tuple[str, str]]:
+    """Say where the data came from, and when and how long they were fitted."""
+    from dask_gmm.cli.outcome import reads_in_words
+
+    begun = datetime.fromtimestamp(record.begun).astimezone().isoformat(" ", "seconds")
+    return [
+        ("data", f"{record.source}, known by {record.data}"),
+        ("fit", f"begun {begun}, {show_seconds(record.seconds)} on {record.backend}"),
+        ("reads", reads_in_words(record)),
+    ]
 
 
 def _show_both(

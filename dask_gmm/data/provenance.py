@@ -33,6 +33,7 @@ __all__ = [
     "attributes_of_output",
     "check_complete",
     "check_unchanged",
+    "data_known_by",
     "is_incomplete",
     "known_by",
     "recipe_in",
@@ -43,6 +44,9 @@ ATTRIBUTE = "dask_gmm"
 
 IMPUTED_ROWS = "imputed rows"
 """What the values of an output are called that has the features of its data."""
+
+# A fit looks at the files of so many blocks, to say what it was fitted to.
+_MOST_BLOCKS = 20_000
 
 # What the parts of a recipe are called where two differ; those of digests say no more than that.
 _NAMES = {
@@ -134,10 +138,11 @@ def recipe_of(
         "data_dtype": str(source.dtype),
         "feature_axis": source.feature_axis,
     }
-    stored = stored_parts(source)
+    stored, metadata = stored_parts(source), _metadata_of(source)
+    if metadata is not None:
+        parts["metadata"] = metadata
     if stored is not None:
         content = _content_of(source)
-        parts["metadata"] = _digest(" ".join(map(_told_by, stored)))
         parts["missing_chunks"] = stored[0].spec.missing_chunks
         parts["content"] = content
         return Recipe(
@@ -146,19 +151,48 @@ def recipe_of(
     if isinstance(source, ParquetSource):
         content = _content_of(source)
         parts["columns"] = list(source.feature_names)
-        parts["metadata"] = source.table.digest
         parts["content"] = content
         return Recipe(parts, content is not None)
     if isinstance(source, ConcatenatedSource) and _is_known(source):
         content = _content_of(source)
-        parts["metadata"] = _digest(" ".join(_told_by_each(source)))
         parts["content"] = content
         opened = (part.store for part in _arrays_of(source))
         return Recipe(parts, content is not None, comparable=all(one is None for one in opened))
+    return Recipe(parts, exact=False, comparable=metadata is not None)
+
+
+def data_known_by(source: Source) -> str:
+    """Say in a few words what the rows were known by; nothing of them, and no store, is read.
+
+    Returns
+    -------
+    str
+        "content" or "metadata" and 16 hexadecimal digits, as `Recipe` knows the data, or what is
+        said of rows in memory: their type and shape. Weights and masks have no part in it.
+    """
+    # A look at each file would take seconds of more of them.
+    content = _content_of(source) if source.n_blocks <= _MOST_BLOCKS else None
+    if content is not None:
+        return f"content {_digest(content)[:16]}"
+    metadata = _metadata_of(source)
+    if metadata is not None:
+        return f"metadata {_digest(metadata)[:16]}"
+    shape = " × ".join("?" if n is None else str(n) for n in source.shape)
+    return f"memory {source.dtype} {shape}"
+
+
+def _metadata_of(source: Source) -> str | None:
+    """Return a digest of what was opened, None where nothing tells it from other rows."""
+    stored = stored_parts(source)
+    if stored is not None:
+        return _digest(" ".join(map(_told_by, stored)))
+    if isinstance(source, ParquetSource):
+        return source.table.digest
+    if isinstance(source, ConcatenatedSource) and _is_known(source):
+        return _digest(" ".join(_told_by_each(source)))
     if isinstance(source, DaskSource):
-        parts["metadata"] = _digest(repr(source.content_token()))
-        return Recipe(parts, exact=False)
-    return Recipe(parts, exact=False, comparable=False)
+        return _digest(repr(source.content_token()))
+    return None
 
 
 def _is_known(source: Source) -> bool:

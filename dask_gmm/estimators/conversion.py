@@ -59,7 +59,16 @@ def to_model_file(gm: Any) -> ModelFile:
         name: value for name, value in settings.items() if name not in _UNSAVED and _is_json(value)
     }
     bounds = np.asarray(gm.lower_bounds_, dtype=np.float64)
-    return ModelFile(gm._parameters(), bounds, settings, fit, fingerprint(), gm._scaling)
+    return ModelFile(
+        parameters=gm._parameters(),
+        lower_bounds=bounds,
+        settings=settings,
+        fit=fit,
+        written_by=fingerprint(),
+        scaling=gm._scaling,
+        record=gm.record_,
+        history=gm.history_,
+    )
 
 
 def restore(gm: Any, model: ModelFile, name: str) -> None:
@@ -104,7 +113,7 @@ def _restore_fit(gm: Any, model: ModelFile) -> None:
     gm.n_incomplete_rows_ = fit.get("n_incomplete_rows", 0)  # models of 0.1 do not say
     gm.n_passes_ = fit["n_passes"]
     gm.outcome_ = fit["outcome"]
-    gm.history_ = ()
+    gm.history_, gm.record_ = model.history, model.record
     gm.acceleration_ = fit.get("acceleration")  # models of 0.1 do not say
     gm.remaining_gain_ = fit.get("remaining_gain")
 

@@ -25,6 +25,7 @@ from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
 from dask_gmm.glance.mixture import mixture_html, mixture_text
 from dask_gmm.glance.page import card, facts_table, sentences
+from dask_gmm.inspection import InspectionJob, inspection_of
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_card import model_card
 from dask_gmm.model_file import load_model, save_model
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.data.source import Source
+    from dask_gmm.inspection import Inspection
+    from dask_gmm.inspection.sums import InspectionSums
     from dask_gmm.scaling.original_units import OriginalUnits
 
 __all__ = ["Criteria", "FittedMixture"]
@@ -193,13 +197,7 @@ class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
             job = LogLikelihoodJob(parameters, self._kernel(), scaling, size)
         rows = source if job.scaling is not None else scaled(source, scaling)
         found: LogLikelihood = self._run(rows, job)
-        if not found.rows:
-            if source.selects and source.n_rows != 0:
-                raise nothing_left(source)
-            raise InputError(
-                f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
-                f"of 1 is required."
-            )
+        self._check_any(found.rows, source)
         if not np.isfinite(found.total):
             raise InputError(
                 "The log-likelihood of these rows is too large for float64: they lie beyond 1e150 "
@@ -214,6 +212,66 @@ class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
             score=found.total / found.weight,
             bic=-2.0 * total + p * float(np.log(n)),
             aic=-2.0 * total + 2.0 * p,
+        )
+
+    def inspect(self, X: Any, *, sample_weight: Any = None, where: Any = None) -> Inspection:
+        """Return what there is to see of the mixture in the data, all from one read of them.
+
+        How certain labels are, which components overlap, whether distances are those of a mixture
+        of Gaussians, histograms by component, a sample, and the rows that the mixture explains
+        worst. Everything is of scaled rows, where the mixture is of such.
+
+        Parameters
+        ----------
+        X, sample_weight, where : as in `fit`
+
+        Returns
+        -------
+        Inspection
+            The same bits wherever it was made. A row that misses values counts by what it has; it
+            has no part in the distances.
+
+        Raises
+        ------
+        InputError (a ValueError)
+            No rows, rows that hold NaN where `missing` is 'error' or infinity, or weights that
+            cannot be used.
+        MemoryPlanError
+            A block and what is counted would not fit in the memory of a worker.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> found = GaussianMixture(n_components=2, random_state=0).fit(X).inspect(X)
+        >>> found.labelled
+        array([3., 3.])
+        >>> found.lowest_places[0]
+        'row 1 of block 0 (row 1 of NumPy array)'
+        """
+        check_is_fitted(self)
+        source = open_input(self, X, sample_weight, where, reset=False)
+        rows = scaled(source, self._scaling)
+        job = InspectionJob.of(self._parameters(), self._kernel(), rows)
+        found: InspectionSums = self._run(rows, job)
+        self._check_any(found.rows, source)
+        return inspection_of(found, job, rows)
+
+    def _check_any(self, n_rows: int, source: Source) -> None:
+        """Refuse data of which no row took part.
+
+        Raises
+        ------
+        InputError
+        """
+        if n_rows:
+            return
+        if source.selects and source.n_rows != 0:
+            raise nothing_left(source)
+        raise InputError(
+            f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum of 1 "
+            f"is required."
         )
 
     def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -315,7 +373,7 @@ class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
             each field means; None for what nobody knows. No credentials.
         """
         check_is_fitted(self)
-        return model_card(to_model_file(self), getattr(self, "record_", None))
+        return model_card(to_model_file(self))
 
     def to_sklearn(self) -> SklearnGaussianMixture | Pipeline:
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.
@@ -342,7 +400,7 @@ class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
         check_is_fitted(model)
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
-        gm.n_rows_, gm.n_passes_, gm.history_ = None, None, ()
+        gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None
         gm.n_incomplete_rows_, gm.scaling_ = 0, None
         gm.acceleration_, gm.remaining_gain_ = None, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
@@ -359,7 +417,7 @@ class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
 
         Equal fits are equal in every process. Observers have no part in it.
         """
-        left_out = ("callbacks", "history_")
+        left_out = ("callbacks", "history_", "record_")
         state = sorted((name, v) for name, v in vars(self).items() if name not in left_out)
         token: object = normalize_token((type(self), state))
         return token

@@ -244,6 +244,9 @@ class GaussianMixture(FittedMixture):
     history_ : tuple of PassFinished
         One record a pass: rows, bytes, blocks from the cache, seconds, lower bounds, and in
         `judgement` what it was ('start', 'plain', 'accepted', 'rejected', 'repeated').
+    record_ : FitRecord or None
+        Where the data came from and what the fit took: sample, starts, search, passes, bytes,
+        seconds. None of models that were saved by older versions, or came from scikit-learn.
     outcome_ : str
         'converged', 'max_iter', 'max_passes', 'max_bytes' or 'collapsed'.
     acceleration_ : str or None
@@ -574,7 +577,7 @@ class GaussianMixture(FittedMixture):
         self.n_rows_ = report.n_rows
         self.n_incomplete_rows_ = report.n_incomplete
         self.n_passes_ = len(report.history)
-        self.history_ = report.history
+        self.history_, self.record_ = report.history, report.record
         self.outcome_ = best.outcome.value
         self.acceleration_ = report.acceleration
         self.remaining_gain_ = best.remaining_gain

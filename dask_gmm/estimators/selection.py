@@ -231,6 +231,7 @@ def select_gaussian_mixture(
         n_passes=len(report.history),
         history=report.history,
         seconds=report.seconds,
+        record=report.record,
     )
 
 
@@ -316,6 +317,7 @@ def _make_best(
         report.seconds,
         report.winner.acceleration,
         report.scaling,
+        report.record,
     )
     model._keep(fitted, dtype)
     warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)

@@ -14,6 +14,7 @@ from dask_gmm.glance.selection import selection_html
 if TYPE_CHECKING:
     from dask_gmm.estimators.gaussian_mixture import GaussianMixture
     from dask_gmm.fitting.events import PassFinished
+    from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.selection import PointResult
 
 __all__ = ["Selection", "SelectionRow", "row_of"]
@@ -99,6 +100,8 @@ class Selection:
     history : tuple of PassFinished
         One record a pass.
     seconds : float
+    record : FitRecord or None
+        Where the data came from and what the selection took, all its mixtures together.
     """
 
     criterion: str
@@ -109,6 +112,7 @@ class Selection:
     n_passes: int
     history: tuple[PassFinished, ...]
     seconds: float
+    record: FitRecord | None = None
 
     @property
     def best_n_components(self) -> int:

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from dask_gmm.errors import IncompletePassError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.execution.plan import Plan
+    from dask_gmm.execution.span import Span
     from dask_gmm.execution.unit import UnitResult
 
 __all__ = [
@@ -72,6 +73,9 @@ class PassResult(Generic[T]):
         Blocks that were pinned by an earlier pass and not read; `bytes_read` counts them too.
     threads : int
         Threads that there were to run it.
+    spans : tuple of Span
+        When the units were worked on whose values are in the root, in order of position; has no
+        part in comparisons.
     """
 
     value: T
@@ -83,6 +87,7 @@ class PassResult(Generic[T]):
     resubmitted: int
     blocks_from_cache: int
     threads: int
+    spans: tuple[Span, ...] = field(default=(), compare=False)
 
 
 class Passes:
@@ -337,6 +342,7 @@ def conclude(
         resubmitted=resubmitted,
         blocks_from_cache=root.cached,
         threads=threads,
+        spans=root.spans,
     )
 
 

@@ -29,7 +29,7 @@ from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.pinned import pinned_blocks, unpin
 from dask_gmm.execution.plan import check_memory, process_memory
 from dask_gmm.execution.tree import Summable, TreeFold
-from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
+from dask_gmm.execution.unit import SpanTimer, UnitResult, run_unit, run_value, working
 from dask_gmm.execution.upcoming import UpcomingUnits
 from dask_gmm.interrupts import take_signals
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.jobs import BlockJob, OpenJob
     from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks
     from dask_gmm.execution.plan import Plan
+    from dask_gmm.execution.span import Span
 
 __all__ = ["LocalBackend"]
 
@@ -205,6 +206,7 @@ class _LocalPass(Generic[T]):
         self._fold: TreeFold[T] = TreeFold(plan.n_positions)
         self._folded = 0, 0, 0
         self._cached = 0
+        self._spans: list[Span] = []
         self._units = UpcomingUnits(plan, pinned)
         self._lock = threading.Lock()
         self._taking = 0  # threads that are at it
@@ -216,7 +218,10 @@ class _LocalPass(Generic[T]):
     def root(self) -> UnitResult[T]:
         """Return the root of the tree once all has been folded."""
         blocks, rows, bytes_read = self._folded
-        return UnitResult(self._fold.root(), rows, blocks, bytes_read, cached=self._cached)
+        spans = tuple(sorted(self._spans))
+        return UnitResult(
+            self._fold.root(), rows, blocks, bytes_read, cached=self._cached, spans=spans
+        )
 
     def _add(self, level: int, index: int, value: T, counts: tuple[int, int, int]) -> None:
         """Fold the value of a node and what it is made of: blocks, rows and bytes."""
@@ -285,11 +290,13 @@ class _LocalPass(Generic[T]):
             lane=lane,
             report=self.meter,
             stopped=self._stop.is_set,
+            first=unit << self.plan.unit_level,
         )
         with self._lock:
             counts = result.blocks, result.rows, result.bytes_read
             self._add(self.plan.unit_level, unit, result.value, counts)
             self._cached += result.cached
+            self._spans += result.spans
             if self._fold.complete:
                 self._ended.set()
         return True
@@ -309,7 +316,7 @@ class _LocalPass(Generic[T]):
         if self._stop.is_set():
             raise PassInterruptedError(f"A pass over {self.plan.source.name} was told to stop.")
         source = self.plan.source
-        block = source.block(self.plan.blocks[position])
+        block, timer = source.block(self.plan.blocks[position]), SpanTimer(position)
         with working(self._job) as job:
             found, rows = run_value(
                 job,
@@ -319,10 +326,11 @@ class _LocalPass(Generic[T]):
                 source.name,
                 source.locate,
             )
-        counts = 1, rows.n_read, rows.nbytes
+        counts, span = (1, rows.n_read, rows.nbytes), timer.ended(1)
         self.meter(*counts)
         with self._lock:
             self._add(0, position, found, counts)
+            self._spans.append(span)
 
     def run_graph(self, get: Callable[[], Any], reporter: ProgressReporter) -> None:
         """Run Dask's scheduler in a helper thread and report from this one.

@@ -9,9 +9,10 @@ pinned (see `dask_gmm.execution.pinned`) stay in memory of their own and are not
 from __future__ import annotations
 
 import random
+import threading
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -30,6 +31,7 @@ from dask_gmm.errors import (
 )
 from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.execution.prefetch import read_in_order
+from dask_gmm.execution.span import Span
 from dask_gmm.execution.tree import Summable, TreeFold
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.pinned import PinnedBlocks
     from dask_gmm.rows import Rows
 
-__all__ = ["UnitResult", "is_transient", "run_unit", "run_value", "working"]
+__all__ = ["SpanTimer", "UnitResult", "is_transient", "run_unit", "run_value", "working"]
 
 #: A failed read is tried this many times in all, with these pauses (seconds, jittered) between.
 READ_PAUSES = (0.2, 1.0)
@@ -88,6 +90,8 @@ class UnitResult(Generic[T]):
         Units of which some blocks are pinned, and the address of the worker that holds them.
     seconds : float
         What its units took on their workers, added up (left out by in-process runs).
+    spans : tuple of Span
+        When its units were worked on, in order of position; has no part in comparisons.
     """
 
     value: T
@@ -98,6 +102,7 @@ class UnitResult(Generic[T]):
     cached: int = 0
     holders: tuple[tuple[int, str], ...] = ()
     seconds: float = 0.0
+    spans: tuple[Span, ...] = field(default=(), compare=False)
 
     def __add__(self, other: UnitResult[T]) -> UnitResult[T]:
         return UnitResult(
@@ -109,7 +114,31 @@ class UnitResult(Generic[T]):
             self.cached + other.cached,
             self.holders + other.holders,
             self.seconds + other.seconds,
+            self.spans + other.spans,
         )
+
+
+class SpanTimer:
+    """Takes the time of a unit from where it is made, in the thread that works on it.
+
+    Parameters
+    ----------
+    unit : int
+        Its first position in the pass.
+    worker : str
+        Address of the worker; empty in the driver's process.
+    """
+
+    __slots__ = ("_began", "_begun", "_unit", "_worker")
+
+    def __init__(self, unit: int, worker: str = "") -> None:
+        self._unit, self._worker = unit, worker
+        self._begun, self._began = time.time(), time.perf_counter()
+
+    def ended(self, blocks: int, waiting: float = 0.0, cached: int = 0) -> Span:
+        """Return the span of a unit of so many blocks, which has waited for rows so long."""
+        seconds, thread = time.perf_counter() - self._began, threading.get_ident()
+        return Span(self._unit, self._worker, thread, self._begun, seconds, waiting, blocks, cached)
 
 
 @contextmanager
@@ -211,6 +240,8 @@ def run_unit(
     lane: Lane | None = None,
     report: Callable[[int, int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
+    first: int = 0,
+    worker: str = "",
 ) -> UnitResult[T]:
     """Read consecutive blocks once each and return their node of the fixed tree.
 
@@ -232,6 +263,10 @@ def run_unit(
         Called after every block with the blocks, rows and bytes since the last call.
     stopped : callable, optional
         Asked before every block; a true answer ends the unit.
+    first : int
+        Position of the first block in the pass, by which the unit's span is called.
+    worker : str
+        Address of the worker that this is; empty in the driver's process.
 
     Raises
     ------
@@ -242,6 +277,7 @@ def run_unit(
     StoreError
         A block could not be read.
     """
+    timer, waiting = SpanTimer(first, worker), 0.0
     fold: TreeFold[T] = TreeFold(len(blocks))
     kept = pinned.among(blocks) if pinned is not None else {}
     n_kept, n_rows, n_bytes = len(kept), 0, 0
@@ -256,7 +292,9 @@ def run_unit(
             if index in kept:
                 block, rows = source.block(index), kept.pop(index)
             else:
+                asked = time.perf_counter()
                 block, rows = next(reading)
+                waiting += time.perf_counter() - asked
             explained = partial(source.explained, block=block)
             value = _run_block(job, rows, block, source.name, source.locate, explained)
             size = rows.n_read, rows.nbytes
@@ -265,4 +303,5 @@ def run_unit(
             n_rows, n_bytes = n_rows + size[0], n_bytes + size[1]
             if report is not None:
                 report(1, *size)
-    return UnitResult(fold.root(), n_rows, len(blocks), n_bytes, cached=n_kept)
+    span = timer.ended(len(blocks), waiting, n_kept)
+    return UnitResult(fold.root(), n_rows, len(blocks), n_bytes, cached=n_kept, spans=(span,))

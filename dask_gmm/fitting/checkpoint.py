@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -126,6 +127,8 @@ class Progress:
     held_out_seed : int or None
     scaling : Scaling or None
         What rows are scaled by.
+    record : FitRecord or None
+        Where the fit came from and what it took; None of versions that kept none.
     """
 
     states: tuple[Any, ...]
@@ -140,6 +143,7 @@ class Progress:
     shares: tuple[float, ...] = ()
     held_out_seed: int | None = None
     scaling: Scaling | None = None
+    record: FitRecord | None = None
 
     @property
     def ended(self) -> bool:
@@ -217,7 +221,6 @@ class Recorder:
         self._held = 0  # passes that it tells of
         self._slow = False  # it was said that commits take long
         self._cluttered = False  # and that old ones cannot be deleted
-        self._begun = time.perf_counter()
         self._identity: dict[str, Any] = {}
         self._where: dict[str, str] = {}
         self.progress: Progress | None = None
@@ -238,12 +241,6 @@ class Recorder:
     def active(self) -> bool:
         """Whether anything is written down."""
         return self._commits is not None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that the fit has taken, those before it was taken up included."""
-        before = 0.0 if self.progress is None else self.progress.seconds
-        return before + time.perf_counter() - self._begun
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from dask_gmm.execution.backend import PassProgress
+    from dask_gmm.execution.span import Span
 
 __all__ = [
     "CheckpointWritten",
@@ -29,6 +30,7 @@ __all__ = [
     "PassJudged",
     "PassSplit",
     "PassStarted",
+    "PassTraced",
     "PointFinished",
     "RareComponentsFound",
     "SampleAdvanced",
@@ -287,6 +289,26 @@ class PassFinished:
 
 
 @dataclass(frozen=True)
+class PassTraced:
+    """When the threads worked in a pass that is over, and what they waited for.
+
+    Attributes
+    ----------
+    number : int
+        That of the pass.
+    spans : tuple of Span
+        One for each unit, in order of position: of attempts that came to an end, the one that
+        counted.
+    resubmitted : int
+        Units, or groups of units, that were begun again after they were lost.
+    """
+
+    number: int
+    spans: tuple[Span, ...]
+    resubmitted: int
+
+
+@dataclass(frozen=True)
 class PassJudged:
     """The restart that stands best has made up its mind about a pass."""
 
@@ -383,6 +405,7 @@ Event: TypeAlias = (
     | PassStarted
     | PassAdvanced
     | PassFinished
+    | PassTraced
     | PassJudged
     | RareComponentsFound
     | FitFinished

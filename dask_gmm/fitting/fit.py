@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.data.provenance import data_known_by
 from dask_gmm.data.scaled_source import scaled
 from dask_gmm.fitting.budget import Budget
 from dask_gmm.fitting.checkpoint import (
@@ -28,6 +29,7 @@ from dask_gmm.fitting.fit_starts import (
     start_reads,
 )
 from dask_gmm.fitting.loop import FitResult, best_result, run
+from dask_gmm.fitting.record import RecordKeeper
 from dask_gmm.fitting.scaled_sample import sample_reads
 from dask_gmm.fitting.search.reservoir import SievingEvaluator
 from dask_gmm.fitting.search.rivals import has_rivals
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.fit_starts import FitSample
     from dask_gmm.fitting.loop import FitState, Fitting
     from dask_gmm.fitting.passes import Evaluator
+    from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.scaling import Scaling
 
@@ -67,6 +70,8 @@ class FitReport:
         What was chosen.
     scaling : Scaling or None
         What rows were scaled by.
+    record : FitRecord or None
+        Where the fit came from and what it took.
     """
 
     best: FitResult
@@ -75,6 +80,7 @@ class FitReport:
     seconds: float
     acceleration: str | None = None
     scaling: Scaling | None = None
+    record: FitRecord | None = None
 
     @property
     def n_incomplete(self) -> int:
@@ -110,9 +116,11 @@ def fit_mixture(
     size, _ = sample_size(source, settings)
     reads = 0 if warm is not None else sample_reads(settings, source, size)
     budget = Budget.of(settings, source, start_reads(settings, warm), reads)
+    keeper = RecordKeeper(data_known_by(source), source.weighted)
 
     def notify(event: Event) -> None:
         budget.take(event)
+        keeper(event)
         for observer in observers:
             observer(event)
 
@@ -138,6 +146,7 @@ def fit_mixture(
             drawn = fit_sample_of(source, backend, settings, random_state, notify, warm)
             budget.check()
         else:
+            keeper.go_on(found.record, found.history, found.seconds, found.start_bytes)
             (acceleration,) = found.accelerations
             drawn = drawn_again(
                 source, backend, settings, acceleration, found.sample, found.scaling, notify
@@ -145,7 +154,7 @@ def fit_mixture(
         digest = recorder.digest(drawn.sample, source, backend)
         rows = scaled(source, drawn.scaling)
         with backend.open(rows, cache=settings.pinned) as passes:
-            evaluator = SievingEvaluator(passes, settings.kernel, observers)
+            evaluator = SievingEvaluator(passes, settings.kernel, observers, [keeper])
             if found is None:
                 fitting, states = begin(passes, settings, random_state, notify, warm, drawn)
             else:
@@ -160,7 +169,8 @@ def fit_mixture(
 
             def at_rest(now: tuple[FitState, ...]) -> None:
                 if recorder.active:
-                    progress = _progress(now, evaluator, budget, recorder.seconds, drawn, digest)
+                    record = keeper.standing()
+                    progress = _progress(now, evaluator, budget, drawn, digest, record)
                     recorder.save(progress, _standing(fitting, now))
 
             ends = run(
@@ -178,13 +188,16 @@ def fit_mixture(
     best = best_result(results)
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components, source)
+    history = _judged(evaluator.history, best.judgements)
+    record = keeper.finished(history)
     report = FitReport(
         best,
-        _judged(evaluator.history, best.judgements),
+        history,
         evaluator.n_rows,
-        recorder.seconds,
+        record.seconds,
         drawn.acceleration,
         drawn.scaling,
+        record,
     )
     notify(_finished(report))
     return report
@@ -232,20 +245,21 @@ def _progress(
     states: tuple[FitState, ...],
     evaluator: Evaluator,
     budget: Budget,
-    seconds: float,
     drawn: FitSample,
     digest: str,
+    record: FitRecord,
 ) -> Progress:
     return Progress(
         states=states,
         history=tuple(evaluator.history),
         n_rows=evaluator.n_rows,
         start_bytes=budget.start_bytes,
-        seconds=seconds,
+        seconds=record.seconds,
         sample=drawn.recipe,
         digest=digest,
         accelerations=(drawn.acceleration,),
         scaling=drawn.scaling,
+        record=record,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.errors import FillValueWarning, IncompletePassError
-from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted
+from dask_gmm.fitting.events import PassAdvanced, PassFinished, PassStarted, PassTraced
 from dask_gmm.fitting.prediction import unscaled_log_densities
 from dask_gmm.mixture.kernels import FASTEST
 from dask_gmm.mixture.statistics import number_of_sums
@@ -258,6 +258,8 @@ class Evaluator:
         Over all blocks of the source.
     kernel : Kernel
     observers : sequence of Observer
+    beside : sequence of Observer
+        Who is told of passes and not how far each has come, which costs something.
     """
 
     def __init__(
@@ -265,10 +267,12 @@ class Evaluator:
         passes: Passes,
         kernel: Kernel = FASTEST,
         observers: Sequence[Observer] = (),
+        beside: Sequence[Observer] = (),
     ) -> None:
         self._passes = passes
         self._kernel = kernel
         self._observers = tuple(observers)
+        self._beside = tuple(beside)
         # Rows that are left out only a pass finds.
         self._rows = None if passes.source.selects else passes.source.n_rows
         self.history: list[PassFinished] = []
@@ -321,6 +325,7 @@ class Evaluator:
         )
         self.history.append(record)
         self._notify(record)
+        self._notify(PassTraced(number, result.spans, result.resubmitted))
         return statistics
 
     def job(self, candidates: Sequence[Candidate]) -> BlockJob[Any]:
@@ -343,6 +348,7 @@ class Evaluator:
                 f"fitted. Fit a copy that nothing writes to."
             )
 
-    def _notify(self, event: PassStarted | PassAdvanced | PassFinished) -> None:
-        for observer in self._observers:
+    def _notify(self, event: PassStarted | PassAdvanced | PassFinished | PassTraced) -> None:
+        watching = () if isinstance(event, PassAdvanced) else self._beside
+        for observer in (*watching, *self._observers):
             observer(event)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.data.provenance import data_known_by
 from dask_gmm.data.scaled_source import scaled
 from dask_gmm.fitting.budget import Budget
 from dask_gmm.fitting.checkpoint import (
@@ -33,6 +34,7 @@ from dask_gmm.fitting.grid_sample import choose_accelerations, draw_grid_sample
 from dask_gmm.fitting.holdout import HoldOut, HoldOutEvaluator
 from dask_gmm.fitting.loop import run
 from dask_gmm.fitting.passes import Evaluator
+from dask_gmm.fitting.record import RecordKeeper
 from dask_gmm.fitting.scaled_sample import sample_reads
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.grid_sample import GridSample
     from dask_gmm.fitting.grid_starts import GridPoint
     from dask_gmm.fitting.loop import FitResult
+    from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.mixture.kernels import Candidate
     from dask_gmm.mixture.statistics import SufficientStatistics
@@ -127,6 +130,8 @@ class SelectionReport:
     seconds : float
     scaling : Scaling or None
         What rows were scaled by.
+    record : FitRecord or None
+        Where the data came from and what it took.
     """
 
     results: tuple[PointResult, ...]
@@ -135,6 +140,7 @@ class SelectionReport:
     n_rows: int
     seconds: float
     scaling: Scaling | None = None
+    record: FitRecord | None = None
 
 
 def select_mixture(
@@ -167,8 +173,11 @@ def select_mixture(
     accelerations, size = choose_accelerations(source, settings.points, fit)
     budget = Budget.of(fit, source, start_reads(fit), sample_reads(fit, source, size))
 
+    keeper = RecordKeeper(data_known_by(source), source.weighted)
+
     def notify(event: Event) -> None:
         budget.take(event)
+        keeper(event)
         for observer in observers:
             observer(event)
 
@@ -180,6 +189,8 @@ def select_mixture(
     notify(_started(source, backend, settings))
     with Recorder(checkpoint, "selection", source, _asked(settings), notify) as recorder:
         found = recorder.progress
+        if found is not None:
+            keeper.go_on(found.record, found.history, found.seconds, found.start_bytes)
         held_out = _hold_out(settings, random_state, found)
         sample = draw_grid_sample(
             source,
@@ -199,7 +210,7 @@ def select_mixture(
             sample.accelerations = dict(zip(settings.points, found.accelerations, strict=True))
         rows = scaled(source, sample.scaling)
         with backend.open(rows, cache=fit.pinned) as passes:
-            arguments = (passes, fit.kernel, observers)
+            arguments = (passes, fit.kernel, observers, [keeper])
             evaluator = (
                 Evaluator(*arguments)
                 if held_out is None
@@ -217,12 +228,13 @@ def select_mixture(
             def at_rest(states: tuple[ContestState, ...]) -> None:
                 clock.share_out(states)
                 if recorder.active:
+                    record = keeper.standing()
                     progress = Progress(
                         states=states,
                         history=tuple(evaluator.history),
                         n_rows=evaluator.n_rows,
                         start_bytes=budget.start_bytes,
-                        seconds=recorder.seconds,
+                        seconds=record.seconds,
                         sample=sample.recipe,
                         digest=digest,
                         accelerations=tuple(sample.accelerations[p] for p in settings.points),
@@ -230,6 +242,7 @@ def select_mixture(
                         shares=tuple(clock.seconds),
                         held_out_seed=None if held_out is None else held_out.seed,
                         scaling=sample.scaling,
+                        record=record,
                     )
                     recorder.save(progress, _standing(contest, states[0]))
 
@@ -242,9 +255,18 @@ def select_mixture(
     assert evaluator.n_rows is not None  # every contestant is evaluated at least once
     check_row_count(evaluator.n_rows, most, source)
     winner = _winner(results, settings.criterion)
-    history, seconds = tuple(evaluator.history), recorder.seconds
-    notify(_finished(winner, settings.criterion, len(history), seconds))
-    return SelectionReport(results, winner, history, evaluator.n_rows, seconds, sample.scaling)
+    history = tuple(evaluator.history)
+    record = keeper.finished(history)
+    notify(_finished(winner, settings.criterion, len(history), record.seconds))
+    return SelectionReport(
+        results=results,
+        winner=winner,
+        history=history,
+        n_rows=evaluator.n_rows,
+        seconds=record.seconds,
+        scaling=sample.scaling,
+        record=record,
+    )
 
 
 def _asked(settings: SelectionSettings) -> dict[str, Any]:

@@ -55,17 +55,13 @@ def card_schema() -> dict[str, Any]:
     return schema
 
 
-def model_card(
-    model: ModelFile, record: FitRecord | None = None, *, place: str | None = None
-) -> dict[str, Any]:
+def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
     """Return what is known of a fitted mixture.
 
     Parameters
     ----------
     model : ModelFile
         Its contents.
-    record : FitRecord, optional
-        Where the fit came from and what it took.
     place : str, optional
         The path or URL of the model's file, for the code that loads it.
 
@@ -74,7 +70,7 @@ def model_card(
     dict
         JSON values only, valid by `card_schema`; no credentials.
     """
-    parameters, fit = model.parameters, model.fit
+    parameters, fit, record = model.parameters, model.fit, model.record
     card = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

@@ -310,6 +310,9 @@ class TestAnswers:
         np.testing.assert_allclose(posteriors.sum(axis=1), 1.0, rtol=4e-16 * 8)
         assert np.all(posteriors >= 0.0)
         np.testing.assert_array_equal(kernel.labels(rows, p), posteriors.argmax(axis=1))
+        both = kernel.predictor(p).with_log_densities(rows)
+        np.testing.assert_array_equal(both[0], posteriors)
+        np.testing.assert_array_equal(both[1], kernel.log_densities(rows, p))
 
     def test_equal_components_share_and_the_first_is_the_label(self, kernel: Kernel) -> None:
         p = MixtureParameters.create("spherical", [0.5, 0.5], np.zeros((2, 2)), [1.0, 1.0])

@@ -24,6 +24,8 @@ from tests.estimators.test_shown import record
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dask_gmm.fitting.record import FitRecord
+
 FITS: dict[str, dict[str, Any]] = {
     "plain": {},
     "diag": {"covariance_type": "diag"},
@@ -101,25 +103,45 @@ def test_a_card_is_true(rows: pd.DataFrame) -> None:
     assert card["result"]["log_likelihood_per_row"] == gm.lower_bound_
     assert card["fit"]["settings"]["random_state"] == 0
     assert card["result"]["weights"]["smallest"] == gm.weights_.min()
-    assert card["data"]["source"] is None
+    assert gm.record_ is not None
+    assert card["data"]["source"] == gm.record_.source
     assert "storage_options" not in json.dumps(card)
+
+
+def weighted(known: bool) -> FitRecord:
+    return dataclasses.replace(record(), weighted=known)
+
+
+def test_a_fit_notes_whether_rows_had_weights(rows: pd.DataFrame) -> None:
+    for words, expected in (
+        ({}, False),
+        ({"sample_weight": np.ones(600)}, True),
+        ({"where": np.arange(600) > 9}, False),
+        ({"where": np.arange(600) > 9, "sample_weight": np.ones(600)}, True),
+    ):
+        gm = GaussianMixture(2, random_state=0)
+        card = gm.fit(rows, **words).model_card()
+        check(card)
+        assert card["data"]["weighted"] is expected
+        assert (card["result"]["bic"] is None) is expected
+        assert card["data"]["fingerprint"]
 
 
 def test_a_record_is_told(rows: pd.DataFrame, tmp_path: Path) -> None:
     gm = fit("plain", rows)
     gm.save(tmp_path / "m.zarr")
     model = load_model(tmp_path / "m.zarr")
-    card = model_card(model, record())
+    card = model_card(dataclasses.replace(model, record=record()))
     check(card)
     assert card["data"]["source"] == "s3://bucket/x.zarr"
     assert card["data"]["fingerprint"] == "d1"
     assert card["fit"]["record"]["seconds"] == 185.0
     assert card["result"]["bic"] is None, "whether rows have weights is not known"
-    card = model_card(model, dataclasses.replace(record(), weighted=False))
+    card = model_card(dataclasses.replace(model, record=weighted(False)))
     check(card)
     # By the likelihood before the last M-step: no smaller, and by no more than that step gains.
     assert gm.bic(rows) <= card["result"]["bic"] <= gm.bic(rows) + 2 * 600 * gm.tol
-    assert model_card(model, dataclasses.replace(record(), weighted=True))["result"]["bic"] is None
+    assert model_card(dataclasses.replace(model, record=weighted(True)))["result"]["bic"] is None
 
 
 def test_another_librarys_mixture_has_a_card(rows: pd.DataFrame) -> None:

@@ -128,7 +128,8 @@ def make_runner(
         of_blocks: Any = BlockRunner(source.graph_blocks.row_maker(), source.name, Opened(job.open))
         return _dumps(of_blocks)
     size = task_memory(plan, job)
-    runner: Any = UnitRunner(source, Opened(job.open), topic, token, plan.cache, size)
+    opened, level = Opened(job.open), plan.unit_level
+    runner: Any = UnitRunner(source, opened, topic, token, plan.cache, size, level)
     if fit is not None:
         # Time tells a pass from the one before it, whatever process drives the fit.
         runner = TeamRunner(Orders(runner, plan.blocks, plan.unit_level), fit, time.time_ns())
@@ -355,6 +356,7 @@ class _Builder:
                 operator.call,
                 run,
                 value,
+                index,
                 block.index,
                 block.start,
                 block.stop,

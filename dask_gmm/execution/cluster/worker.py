@@ -26,7 +26,7 @@ from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.pinned import CacheSpec, PinnedBlocks, pinned_blocks
 from dask_gmm.execution.plan import PROCESS_BYTES
 from dask_gmm.execution.tree import Summable, fold_in_order
-from dask_gmm.execution.unit import UnitResult, run_unit, run_value, working
+from dask_gmm.execution.unit import SpanTimer, UnitResult, run_unit, run_value, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,6 +141,8 @@ class UnitRunner(Travelling, Generic[T]):
         What a worker may pin.
     task_bytes : int
         What one call holds without the cache.
+    unit_level : int
+        A unit is ``2**unit_level`` positions of the pass.
     """
 
     source: Source
@@ -149,6 +151,7 @@ class UnitRunner(Travelling, Generic[T]):
     token: str
     cache: CacheSpec | None = None
     task_bytes: int = 0
+    unit_level: int = 0
     ready: ReadyUnits = field(init=False, repr=False, compare=False)
     lanes: Opened[Lane] = field(init=False, repr=False, compare=False)
 
@@ -200,6 +203,8 @@ class UnitRunner(Travelling, Generic[T]):
                 lane=lane,
                 report=report,
                 stopped=turn.stopped,
+                first=unit << self.unit_level,
+                worker=worker.address,
             )
         holds = pinned is not None and any(index in pinned for index in blocks)
         return replace(
@@ -259,17 +264,20 @@ class BlockRunner(Travelling, Generic[T]):
     def __call__(
         self,
         value: Any,
+        position: int,
         index: int,
         start: tuple[int, ...],
         stop: tuple[int, ...],
         rows: int | None,
     ) -> UnitResult[T]:
-        """Return the leaf of one block; the arguments after `value` are its `BlockRef`."""
+        """Return the leaf of one block; the arguments after `position` are its `BlockRef`."""
         block = BlockRef(index, start, stop, rows)
+        timer = SpanTimer(position, distributed.get_worker().address)
         with causes_that_end(), working(self.job) as job:
             found, here = run_value(job, value, self.rows_of, block, self.name, self._locate)
         machines = frozenset({machine_fingerprint()})
-        return UnitResult(found, here.n_read, 1, here.nbytes, machines)
+        span = timer.ended(1)
+        return UnitResult(found, here.n_read, 1, here.nbytes, machines, spans=(span,))
 
     def _locate(self, block: BlockRef, row: int) -> str:
         return f"row {row} of block {block.index} of {self.name}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from dask_gmm.fitting.keyed import keys_of, lowest_first
 from dask_gmm.fitting.passes import Evaluation, Evaluator, StatisticsJob
 from dask_gmm.mixture.gaps import complete_rows
 from dask_gmm.mixture.kernels import Candidate
@@ -46,7 +47,6 @@ __all__ = [
     "SievedStatistics",
     "SievingEvaluator",
     "SievingJob",
-    "keys_of",
     "threshold_of",
 ]
 
@@ -60,7 +60,6 @@ _FEWEST_ROWS = 256
 _PART = 2**16  # rows of a block that are looked at together
 _BESIDE = 32  # bytes of a row's weight, key and place
 _ROUNDING = 1e-9  # of log-densities, more than any two ways to compute them differ by
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ class Reservoir:
                 return Reservoir(one.most, below, one.values, one.weights, one.keys, one.places)
         keys = np.concatenate([self.keys, other.keys])
         places = np.concatenate([self.places, other.places])
-        order = np.lexsort((places[:, 1], places[:, 0], keys))[: self.most]
+        order = lowest_first(keys, places, self.most)
         values = np.concatenate([self.values, other.values])[order]
         weights = np.concatenate([self.weights, other.weights])[order]
         return Reservoir(self.most, below, values, weights, keys[order], places[order])
@@ -211,21 +210,6 @@ class Reservoir:
         """The rows with the weight of those that each stands for, in a random order."""
         factor = self.below / len(self) if len(self) else 1.0
         return Rows(self.values.astype(np.float64), self.weights * factor, complete=True)
-
-
-def keys_of(block: int, places: NDArray[np.intp]) -> NDArray[np.uint64]:
-    """Random numbers that follow from the places of rows: `splitmix64` (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        seed = _mixed(np.array([block], dtype=np.uint64))
-        return _mixed(seed + places.astype(np.uint64))
-
-
-def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = (numbers + np.uint64(1)) * np.uint64(_GOLDEN)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    found: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
-    return found
 
 
 @dataclass(frozen=True)

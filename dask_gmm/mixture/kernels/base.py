@@ -128,6 +128,15 @@ class Predictor(ABC):
     def labels(self, values: NDArray[Any]) -> NDArray[np.intp]:
         """The most probable component of each row, shape (n,); the lowest index of equals."""
 
+    def with_log_densities(
+        self, values: NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`posteriors` and `log_densities` of the rows, to the bit.
+
+        In one go where a kernel has both at hand.
+        """
+        return self.posteriors(values), self.log_densities(values)
+
     @property
     def held_bytes(self) -> int | None:
         """Bytes that it holds between two calls; None where nobody has counted them."""

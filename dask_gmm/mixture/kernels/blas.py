@@ -139,13 +139,21 @@ class _BlasPredictor(Predictor):
         return out
 
     def posteriors(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        return self.with_log_densities(values)[0]
+
+    def with_log_densities(
+        self, values: NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         values = checked_values(values, self.parameters.n_features)
-        out = np.empty((len(values), self.parameters.n_components))
+        out, densities = (
+            np.empty((len(values), self.parameters.n_components)),
+            np.empty(len(values)),
+        )
         with np.errstate(all="ignore"):
             for where, joint, peak in _scan(values, self.parameters):
-                _, total = _normalise(joint, peak)
+                densities[where], total = _normalise(joint, peak)
                 np.divide(joint.T, total[:, None], out=out[where])
-        return out
+        return out, densities
 
     def labels(self, values: NDArray[Any]) -> NDArray[np.intp]:
         values = checked_values(values, self.parameters.n_features)

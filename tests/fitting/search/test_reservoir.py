@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dask_gmm.data.source import open_source
 from dask_gmm.execution import LocalBackend
 from dask_gmm.execution.tree import fold_in_order
+from dask_gmm.fitting.keyed import keys_of
 from dask_gmm.fitting.passes import StatisticsJob
 from dask_gmm.fitting.search.reservoir import (
     Reservoir,
@@ -22,7 +23,6 @@ from dask_gmm.fitting.search.reservoir import (
     SievedStatistics,
     SievingEvaluator,
     SievingJob,
-    keys_of,
     threshold_of,
 )
 from dask_gmm.mixture.kernels import Candidate
