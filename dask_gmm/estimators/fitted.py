@@ -371,6 +371,15 @@ class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
         dict
             Valid by the JSON Schema that `dask_gmm.model_card.card_schema` returns, which says what
             each field means; None for what nobody knows. No credentials.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> card = GaussianMixture(n_components=2, random_state=0).fit(X).model_card()
+        >>> card["model"]["n_parameters"], card["data"]["n_rows"], card["result"]["outcome"]
+        (11, 6, 'converged')
         """
         check_is_fitted(self)
         return model_card(to_model_file(self))

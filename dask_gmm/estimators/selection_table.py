@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dask.base import normalize_token
 
+from dask_gmm.errors import InputError
 from dask_gmm.estimators.shown import glance_of
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.glance.selection import selection_html
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import PassFinished
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.selection import PointResult
+    from dask_gmm.glance.mixture import MixtureGlance
 
 __all__ = ["Selection", "SelectionRow", "row_of"]
 
@@ -155,7 +157,10 @@ class Selection:
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         rows = [(row, self.value(row)) for row in self.table]
-        best = glance_of(self.best_model)
+        try:
+            best: MixtureGlance | str = glance_of(self.best_model)
+        except InputError as error:  # somebody has changed it since
+            best = str(error)
         return selection_html([self._head], self.criterion, rows, self.best, best)
 
     def __repr__(self) -> str:

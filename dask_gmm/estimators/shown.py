@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.glance.mixture import MixtureGlance, how_it_ended
-from dask_gmm.scaling.original_units import in_original_units
+from dask_gmm.scaling.original_units import means_and_widths
 from dask_gmm.scaling.words import in_words
 
 if TYPE_CHECKING:
@@ -50,15 +50,13 @@ def glance_of(gm: Any) -> MixtureGlance:
         return MixtureGlance(
             parameters.weights, parameters.means, np.sqrt(variances), shown, about, units, settings
         )
-    original = in_original_units(parameters, scaling)
-    shown = names or tuple(f"feature {i}" for i in range(original.means.shape[1]))
+    means, widths = means_and_widths(parameters, scaling)
+    shown = names or tuple(f"feature {i}" for i in range(means.shape[1]))
     units = ""
     if scaling is not None:
         units = "In the data's units. The fit, its likelihood and means_ are of rows scaled by "
         units += f"{in_words(scaling, names)}."
-    return MixtureGlance(
-        parameters.weights, original.means, original.widths, shown, about, units, settings
-    )
+    return MixtureGlance(parameters.weights, means, widths, shown, about, units, settings)
 
 
 def _what(parameters: MixtureParameters) -> str:

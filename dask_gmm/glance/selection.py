@@ -48,7 +48,7 @@ def selection_html(
     criterion: str,
     rows: Sequence[tuple[GridRow, float]],
     chosen: GridRow,
-    best: MixtureGlance,
+    best: MixtureGlance | str,
 ) -> str:
     """Return a card.
 
@@ -62,8 +62,8 @@ def selection_html(
         The grid in its order, and the criterion of each; NaN where it has none.
     chosen : row
         One of them.
-    best : MixtureGlance
-        Of the chosen mixture.
+    best : MixtureGlance or str
+        Of the chosen mixture; or why it cannot be shown.
     """
     lower = criterion != "heldout"
     digits = 2 if lower else 6  # nats of all rows, or of one
@@ -103,7 +103,10 @@ def selection_html(
         "scale.</p>",
         table(caption, head, lines, ("covariance", "outcome")),
         dim(remark),
-        folded("The chosen mixture", plain(best.about) + mixture_body(best)),
+        folded(
+            "The chosen mixture",
+            plain([best]) if isinstance(best, str) else plain(best.about) + mixture_body(best),
+        ),
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["OriginalUnits", "in_original_units"]
+__all__ = ["OriginalUnits", "in_original_units", "means_and_widths"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,3 +133,35 @@ def _in_original_units(parameters: MixtureParameters, scaling: Scaling | None) -
     if kind in ("diag", "spherical"):
         return OriginalUnits(means, (matrix * found[:, None, :]) @ matrix.T)
     return OriginalUnits(means, matrix @ found @ matrix.T)
+
+
+def means_and_widths(parameters: MixtureParameters, scaling: Scaling | None) -> tuple[Array, Array]:
+    """Return means and standard deviations in the units of the data, (K, D) both.
+
+    Those of `in_original_units`, in the memory that they take themselves: covariances of thousands
+    of features need not fit where somebody only looks at a mixture.
+
+    Parameters
+    ----------
+    parameters : MixtureParameters
+    scaling : Scaling or None
+        An affine one.
+    """
+    k, p = parameters.means.shape
+    variances = parameters.form.diagonals(parameters.covariances, k, p)
+    if scaling is None:
+        return parameters.means, np.sqrt(variances)
+    means = scaling.inverse(parameters.means)
+    if scaling.principal is None:
+        assert scaling.standard is not None
+        return means, np.sqrt(variances) * scaling.standard.scale
+    matrix, _ = scaling.unscaling
+    if parameters.form.name in ("diag", "spherical"):
+        return means, np.sqrt(variances @ (matrix * matrix).T)
+    found = np.empty_like(means)
+    shared = parameters.covariances.ndim == 2
+    for i in range(1 if shared else k):
+        own = parameters.covariances if shared else parameters.covariances[i]
+        # diag(M S Mᵀ), without the product; rounding may make a tiny one negative.
+        found[slice(None) if shared else i] = np.maximum(((matrix @ own) * matrix).sum(axis=1), 0.0)
+    return means, np.sqrt(found)

@@ -169,6 +169,14 @@ def test_a_selection_is_shown(selection: Selection) -> None:
     assert repr(selection).splitlines()[0] in page.text
 
 
+def test_a_selection_whose_model_was_changed_is_shown(frame: pd.DataFrame) -> None:
+    found = select_gaussian_mixture(frame, range(1, 3), "full", random_state=0)
+    found.best_model.set_params(covariance_type="diag")
+    page = read(found._repr_html_())
+    assert "was fitted with covariance_type='full'" in page.text
+    assert [row[0] for row in page.cells] == ["K", "1", "→ 2"]
+
+
 def record() -> FitRecord:
     """A record with some number for each field."""
     words = {"source": "s3://bucket/x.zarr", "data": "d1", "backend": "threads", "start": "kmeans"}

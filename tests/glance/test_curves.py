@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -108,3 +109,14 @@ def test_families_share_a_scale() -> None:
     dots = [(a["cx"], a["cy"]) for tag, a in page.tags if tag == "circle"]
     assert len(dots) == 3, "what has no criterion has no dot"
     assert dots[1][1] == dots[2][1]
+
+
+def test_many_components_are_drawn_in_a_moment() -> None:
+    """A place costs all components: about each of thousands of means there cannot be many."""
+    k = 3000
+    rng = np.random.default_rng(0)
+    weights, means, widths = np.full(k, 1 / k), rng.normal(size=k), rng.uniform(0.01, 0.1, k)
+    begun = time.perf_counter()
+    *_, total = drawn(density_panel("x", weights, means, widths, range(12)))
+    assert time.perf_counter() - begun < 2.0
+    assert len(total) > 50
