@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def _look(url: str, options: Mapping[str, Any]) -> ModelFile | Found | Contents:
     """
     from dask_gmm.data.contents import contents_at
     from dask_gmm.data.stores import store_spec
-    from dask_gmm.errors import StoreError, StoreNotFoundError
+    from dask_gmm.errors import InputError, StoreError, StoreNotFoundError
     from dask_gmm.fitting.found import read_checkpoint
     from dask_gmm.model_file import FORMAT, load_model
 
@@ -138,7 +139,9 @@ def _look(url: str, options: Mapping[str, Any]) -> ModelFile | Found | Contents:
     try:
         return load_model(url, storage_options=own)
     except StoreError as error:
-        found = read_checkpoint(url, own)
+        found = None
+        with suppress(InputError):  # a place that no checkpoint can be at
+            found = read_checkpoint(url, own)
         if found is not None:
             return found
         if not isinstance(error, StoreNotFoundError):

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from dask_gmm.data.decoding import Decoding
     from dask_gmm.data.stores import StoreSpec
 
-__all__ = ["ArrayContents", "GroupContents", "OutputSays", "TableContents", "contents_at"]
+__all__ = [
+    "ArrayContents",
+    "Contents",
+    "GroupContents",
+    "OutputSays",
+    "TableContents",
+    "contents_at",
+]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,14 @@ def glance_of(gm: Any) -> MixtureGlance:
         units = f"In units of the scaled rows: {in_words(scaling, names)}. sample() draws rows in "
         units += "the data's units, and original_units() has the medians there."
         return MixtureGlance(
-            parameters.weights, parameters.means, np.sqrt(variances), shown, about, units, settings
+            weights=parameters.weights,
+            means=parameters.means,
+            widths=np.sqrt(variances),
+            features=shown,
+            about=about,
+            units=units,
+            settings=settings,
+            whole="weights_, means_ and covariances_",
         )
     means, widths = means_and_widths(parameters, scaling)
     shown = names or tuple(f"feature {i}" for i in range(means.shape[1]))

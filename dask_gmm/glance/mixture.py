@@ -59,6 +59,8 @@ class MixtureGlance:
         What the numbers are in, where it is not the data's own units; else empty.
     settings : str
         What the estimator was asked for, as its repr says it.
+    whole : str
+        Where all of the numbers are, of which some are shown.
     """
 
     weights: Array
@@ -68,6 +70,7 @@ class MixtureGlance:
     about: tuple[str, ...]
     units: str = ""
     settings: str = ""
+    whole: str = "weights_ and original_units()"
 
     @property
     def shown(self) -> list[int]:
@@ -92,7 +95,7 @@ class MixtureGlance:
             more.append(f"{left:,} more feature{'s' * (left > 1)}")
         if not more:
             return ""
-        return f"… and {' and '.join(more)}: weights_ and original_units() have all."
+        return f"… and {' and '.join(more)}: {self.whole} have all."
 
 
 def how_it_ended(

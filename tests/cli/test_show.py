@@ -251,6 +251,13 @@ def test_encoded_matrices_are_fitted_as_such(tmp_path: Path, run: Run) -> None:
     assert "dask-gmm fit" not in text(run, place / "obs")
 
 
+def test_nothing_over_http_is_nothing(served: CountingServer, run: Run) -> None:
+    """No checkpoint can be there, which is not what anybody asks."""
+    done = run("show", f"{served.url}/none.zarr")
+    assert done.exit_code == 1
+    assert "nothing to show" in done.stderr
+
+
 def test_an_empty_group_is_one(tmp_path: Path, run: Run) -> None:
     zarr.create_group(tmp_path / "g.zarr")
     assert "nothing" in text(run, tmp_path / "g.zarr")

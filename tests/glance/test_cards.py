@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,13 @@ def test_what_is_left_out_is_counted(k: int, d: int) -> None:
     if k > COMPONENTS_SHOWN:
         left = np.sort(shown.weights)[: k - COMPONENTS_SHOWN].sum()
         assert f"of {100 * left:.3g} % of the weight" in text
+
+
+def test_it_says_where_all_numbers_are() -> None:
+    shown = glance(20, 1)
+    assert "weights_ and original_units() have all." in mixture_text(shown)
+    elsewhere = replace(shown, whole="weights_, means_ and covariances_")
+    assert "weights_, means_ and covariances_ have all." in read(mixture_html(elsewhere)).text
 
 
 @given(st.text(min_size=1, max_size=40))
