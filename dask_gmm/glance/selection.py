@@ -93,7 +93,7 @@ def selection_html(
     caption = f"Mixtures of the grid by {criterion} ({better})"
     if len(shown) < len(rows):
         caption = f"The best {len(shown)} of {len(rows)} mixtures by {criterion} ({better})"
-        remark = "The others are in `table`."
+        remark = "The others are in the selection's table."
     head = ["K", "covariance", "parameters", criterion, "to the chosen", "passes", "outcome"]
     return card(
         "Selection",
