@@ -28,6 +28,7 @@ from dask_gmm.fitting.events import (
     PassFinished,
     PassJudged,
     PassStarted,
+    PassTraced,
     SampleDrawn,
     StartsFound,
 )
@@ -139,7 +140,8 @@ def test_events_tell_the_whole_story(cube: NDArray[np.float64], tmp_path: Path) 
     gm = fit(X, callbacks=[events.append], n_init=2, **more)
     kinds_seen = [type(e) for e in events if not isinstance(e, PassAdvanced)]
     assert kinds_seen[:3] == [FitStarted, SampleDrawn, StartsFound]
-    assert kinds_seen[3:-1] == [PassStarted, PassFinished, PassJudged] * gm.n_passes_
+    each = [PassStarted, PassFinished, PassTraced, PassJudged]
+    assert kinds_seen[3:-1] == each * gm.n_passes_
     assert kinds_seen[-1] is FitFinished
     assert events[0].n_rows == 2000
     assert events[-1].lower_bound == gm.lower_bound_
