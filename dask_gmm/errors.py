@@ -85,6 +85,11 @@ class RowError(InputError):
         known = self._known if row is None else (row, *self._known[1:])
         return type(self)(*known, where)
 
+    def after(self, rows: int) -> Self:
+        """Return the same error, of a row that lies so many rows further on."""
+        known = self.row + rows, *self._known[1:]
+        return type(self)(*known, self.where)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (*self._known, self.where)
 

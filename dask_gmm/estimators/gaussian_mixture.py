@@ -243,10 +243,11 @@ class GaussianMixture(FittedMixture):
         Full reads made by the iterations.
     history_ : tuple of PassFinished
         One record a pass: rows, bytes, blocks from the cache, seconds, lower bounds, and in
-        `judgement` what it was ('start', 'plain', 'accepted', 'rejected', 'repeated').
+        `judgement` what it was ('start', 'plain', 'accepted', 'rejected', 'repeated'). Empty for
+        models that were saved by older versions, or came from scikit-learn.
     record_ : FitRecord or None
         Where the data came from and what the fit took: sample, starts, search, passes, bytes,
-        seconds. None of models that were saved by older versions, or came from scikit-learn.
+        seconds. None for such models.
     outcome_ : str
         'converged', 'max_iter', 'max_passes', 'max_bytes' or 'collapsed'.
     acceleration_ : str or None

@@ -38,6 +38,7 @@ from dask_gmm.errors import (
 )
 from dask_gmm.execution.machine import machine_fingerprint
 from dask_gmm.fitting.events import CheckpointWritten, FitResumed, PassFinished
+from dask_gmm.fitting.record import FitRecord
 from dask_gmm.fitting.sampling import SampleRecipe, draw_sample
 from dask_gmm.fitting.state import from_bytes, saved, to_bytes
 from dask_gmm.interrupts import held, outcome
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend
     from dask_gmm.fitting.events import Observer
-    from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -72,6 +72,7 @@ _PATIENCE, _LAST_COMMIT = 10.0, 60.0
 
 T = TypeVar("T")
 
+saved(FitRecord)
 saved(PassFinished)
 saved(SampleRecipe)
 

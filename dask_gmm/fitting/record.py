@@ -23,7 +23,6 @@ from dask_gmm.fitting.events import (
     StartsFound,
     StepKind,
 )
-from dask_gmm.fitting.state import saved
 from dask_gmm.quantities import show_bytes, show_seconds
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["FitRecord", "RecordKeeper"]
 
 
-@saved
 @dataclass(frozen=True)
 class FitRecord:
     """Where a fit came from and what it took; of a selection what all its mixtures took together.

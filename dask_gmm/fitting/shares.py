@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.errors import RowError
 from dask_gmm.mixture.kernels import FASTEST
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ def masses_of(
     masses, counts = np.zeros(n_components), np.zeros(n_components, np.int64)
     for start in range(0, len(rows), _TILE):
         values = rows.values[start : start + _TILE]
-        posteriors = predictor.posteriors(values)
+        try:
+            posteriors = predictor.posteriors(values)
+        except RowError as error:  # which knows the place in the tile
+            raise error.after(start) from None
         if rows.weights is None:
             masses += posteriors.sum(axis=0)
         else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.errors import NonFiniteError
+from dask_gmm.errors import RowError
 from dask_gmm.fitting.keyed import keys_of
 from dask_gmm.inspection.grid import Grid
 from dask_gmm.inspection.inspection import Inspection
@@ -136,10 +136,8 @@ class OpenInspectionJob:
         weights = None if rows.weights is None else rows.weights[start : start + len(values)]
         try:
             posteriors, densities = self.predictor.with_log_densities(values)
-        except NonFiniteError as error:  # which knows the place in the tile
-            raise NonFiniteError(
-                start + error.row, error.feature, error.value, error.where
-            ) from None
+        except RowError as error:  # which knows the place in the tile
+            raise error.after(start) from None
         labels = posteriors.argmax(axis=1)
         complete = ~np.isnan(values).any(axis=1) if gaps else None
         return Tile(values, weights, posteriors, densities, labels, complete)

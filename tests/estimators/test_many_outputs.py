@@ -16,7 +16,7 @@ import zarr
 from dask_gmm import GaussianMixture
 from dask_gmm.data.sink import OpenBlockWriter
 from dask_gmm.data.stores import read_counter
-from dask_gmm.errors import InputError, OutputExistsError, StoreError
+from dask_gmm.errors import InputError, NonFiniteError, OutputExistsError, StoreError
 from dask_gmm.fitting.events import OutputResumed, PassAdvanced
 from tests.estimators.test_many_arrays import SIZES, A, gmm, stored
 from tests.marks import quick_ones
@@ -255,3 +255,10 @@ def test_tables_have_a_file_for_each(
         table = pq.read_table(place / f"s{number}.parquet")
         expected: Any = model.predict(x) if len(x) else []
         np.testing.assert_array_equal(table.column("label").to_numpy(), expected)
+
+
+def test_a_row_beyond_the_first_tile_is_named_where_it_lies(model: GaussianMixture) -> None:
+    x = np.zeros((9000, A[0].shape[1]))
+    x[5000, 0] = np.nan
+    with pytest.raises(NonFiniteError, match=r"row 5000 of block 1"):
+        model.proportions([x[:10], x])
