@@ -27,6 +27,7 @@ __all__ = [
     "ManifestError",
     "MemoryPlanError",
     "MissingChunkError",
+    "MissingPackageError",
     "MissingValueError",
     "MixedClusterWarning",
     "ModelFileError",
@@ -255,6 +256,10 @@ class WhereError(RowError):
             row,
             value,
         )
+
+
+class MissingPackageError(DaskGMMError, ImportError):
+    """An optional package is not installed; the message says how to install it."""
 
 
 class CollapsedComponentError(DaskGMMError, ValueError):
