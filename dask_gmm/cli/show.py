@@ -1,7 +1,8 @@
-"""`dask-gmm show`: a model, two side by side, or where a fit stands."""
+"""`dask-gmm show`: whatever is at a place, by itself or beside another."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,11 @@ from dask_gmm.quantities import show_bytes, show_seconds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.table import Table
+
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.tables import Comparison
+    from dask_gmm.data.contents import Contents
     from dask_gmm.fitting.found import Found
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.model_file import ModelFile
@@ -27,12 +31,14 @@ __all__ = ["show"]
 
 @click.command(
     cls=Command,
-    short_help="Print a model or a checkpoint, or compare two.",
+    short_help="Print what is at a place: data, a model, a checkpoint; or compare two models.",
     examples=[
         ("weights, means and widths", "dask-gmm show model.zarr"),
         ("did the fit find the truth?", "dask-gmm show model.zarr --compare points.truth.zarr"),
         ("every number, for a script", "dask-gmm show model.zarr --json | jq .means"),
         ("how far is the fit that commits there?", "dask-gmm show points.checkpoint"),
+        ("what data are there, and what are they called?", "dask-gmm show s3://bucket/points.zarr"),
+        ("what is known of a model, for whoever receives it", "dask-gmm show model.zarr --card"),
     ],
 )
 @click.argument("model")
@@ -43,32 +49,57 @@ __all__ = ["show"]
     help="Another model, or the truth of simulated data: components are matched by their means "
     "and shown side by side.",
 )
+@option(
+    "--card",
+    is_flag=True,
+    section="Model",
+    help="Print the model's card as JSON: what it is, what it was fitted to and how, how that "
+    "ended, and how to load it.",
+)
 @storage_options
 @output_options
 @click.pass_obj
-def show(session: Session, /, model: str, compare: str | None, storage_option: Any) -> None:
+def show(
+    session: Session, /, model: str, compare: str | None, card: bool, storage_option: Any
+) -> None:
     """Print the mixture that MODEL holds.
 
     MODEL may also be the checkpoint of a fit or a selection: then it is the mixture that stands
-    best there, and how far the fit has come.
+    best there, and how far the fit has come. Or it is data: an array, a group of them, a Parquet
+    table, labels that 'dask-gmm predict' has written. Of these metadata are read and nothing else.
     """
-    from dask_gmm.cli.tables import key_values, mixture_json, mixture_table
     from dask_gmm.fitting.found import Found
+    from dask_gmm.model_file import ModelFile
 
     options = dict(storage_option)
     check_storage_options(options, model, compare)
-    file = _open(model, options)
+    if card and compare is not None:
+        raise click.UsageError("--card is of one model, --compare of two: give one of them.")
+    file = _look(model, options)
     if compare is not None:
-        _show_both(session, (model, file), (compare, _open(compare, options)))
-        return
-    if isinstance(file, Found):
+        other = _look(compare, options)
+        _show_both(session, (model, _mixture(model, file)), (compare, _mixture(compare, other)))
+    elif card:
+        _show_card(session, model, file)
+    elif isinstance(file, Found):
         _show_checkpoint(session, file)
-        return
+    elif isinstance(file, ModelFile):
+        _show_model(session, model, file)
+    else:
+        from dask_gmm.cli.show_data import show_data
+
+        show_data(session, model, file)
+
+
+def _show_model(session: Session, model: str, file: ModelFile) -> None:
+    from dask_gmm.cli.tables import key_values, mixture_json, mixture_table
+
     if session.json:
         session.emit(
             {
                 "command": "show",
                 "model": model,
+                "parameters_digest": file.parameters.fingerprint,
                 **mixture_json(file.parameters),
                 **unscaled_json(file.parameters, file.scaling),
                 **scaling_json(file.scaling),
@@ -86,20 +117,67 @@ def show(session: Session, /, model: str, compare: str | None, storage_option: A
     session.out.print(key_values([*_facts(file), *facts]))
 
 
-def _open(url: str, options: Mapping[str, Any]) -> ModelFile | Found:
-    """Read a model, or a checkpoint where there is none."""
-    from dask_gmm.errors import StoreError
+def _look(url: str, options: Mapping[str, Any]) -> ModelFile | Found | Contents:
+    """Read a model or a checkpoint, or what the metadata of data say.
+
+    Raises
+    ------
+    StoreNotFoundError
+        Nothing of that kind is there.
+    """
+    from dask_gmm.data.contents import contents_at
+    from dask_gmm.data.stores import store_spec
+    from dask_gmm.errors import InputError, StoreError, StoreNotFoundError
     from dask_gmm.fitting.found import read_checkpoint
-    from dask_gmm.model_file import load_model
+    from dask_gmm.model_file import FORMAT, load_model
 
     own = options_for(url, options) or None
+    spec = store_spec(url, own)
+    contents = contents_at(spec, leave=FORMAT)
+    if contents is not None:
+        return contents
     try:
         return load_model(url, storage_options=own)
-    except StoreError:
-        found = read_checkpoint(url, own)
-        if found is None:
+    except StoreError as error:
+        found = None
+        with suppress(InputError):  # a place that no checkpoint can be at
+            found = read_checkpoint(url, own)
+        if found is not None:
+            return found
+        if not isinstance(error, StoreNotFoundError):
             raise
+        raise StoreNotFoundError(
+            f"There is nothing to show at {spec.url}: no model, no checkpoint, no Zarr array or "
+            f"group and no Parquet table. Check the path and, in an object store, the bucket."
+        ) from None
+
+
+def _mixture(url: str, found: ModelFile | Found | Contents) -> ModelFile | Found:
+    """Return what holds a mixture.
+
+    Raises
+    ------
+    InputError
+    """
+    from dask_gmm.errors import InputError
+    from dask_gmm.fitting.found import Found
+    from dask_gmm.model_file import ModelFile
+
+    if isinstance(found, ModelFile | Found):
         return found
+    raise InputError(f"{url} holds data and no mixture: --compare is for models and checkpoints.")
+
+
+def _show_card(session: Session, model: str, file: ModelFile | Found | Contents) -> None:
+    from dask_gmm.errors import InputError
+    from dask_gmm.model_card import model_card
+    from dask_gmm.model_file import ModelFile
+
+    if not isinstance(file, ModelFile):
+        raise InputError(
+            f"{model} is no model file, and a card is of a model: fit with --output to save one."
+        )
+    session.emit(model_card(file, place=model))
 
 
 def _show_checkpoint(session: Session, found: Found) -> None:
@@ -115,16 +193,45 @@ def _show_checkpoint(session: Session, found: Found) -> None:
                 "commit": found.commit,
                 "bytes": found.size,
                 **found.about,
+                "grid": [asdict(point) for point in found.grid],
                 **mixture_json(found.parameters),
                 **unscaled_json(found.parameters, found.scaling),
                 **scaling_json(found.scaling),
             }
         )
         return
+    if found.grid:
+        session.out.print(_grid_table(found))
+        session.out.print()
     session.out.print(mixture_table(found.parameters, session.out.width, found.scaling))
     session.out.print()
     facts = [*_checkpoint_facts(found), *scaling_facts(found.scaling)]
     session.out.print(key_values(facts))
+
+
+def _grid_table(found: Found) -> Table:
+    """Return where each mixture of a selection stands."""
+    from dask_gmm.cli.tables import bare_table
+
+    table = bare_table()
+    criterion = found.about["settings"]["criterion"]
+    for heading, justify in (("K", "right"), ("covariance", "left"), (criterion, "right")):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("passes", justify="right")
+    table.add_column("stands")
+    chosen = (found.parameters.n_components, found.parameters.family.name)
+    for point in found.grid:
+        best = (point.n_components, point.covariance_type) == chosen
+        goes_on = "goes on" if point.passes else "has not begun"
+        table.add_row(
+            str(point.n_components),
+            point.covariance_type,
+            "" if point.value is None else f"{point.value:,.4f}",
+            str(point.passes),
+            (point.outcome or goes_on) + (", the best so far" if best and point.passes else ""),
+            style="bold" if best else None,
+        )
+    return table
 
 
 def _checkpoint_facts(found: Found) -> list[tuple[str, str]]:
@@ -174,6 +281,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         facts += _record_facts(file.record)
     versions = file.written_by
     facts.append(("written by", f"dask-gmm {versions.get('dask-gmm', '?')}"))
+    facts.append(("parameters", f"{p.fingerprint[:12]}, as labels made by it say"))
     return facts
 
 

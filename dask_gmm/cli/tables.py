@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.quantities import show_bytes, show_seconds
-from dask_gmm.scaling.original_units import in_original_units
+from dask_gmm.scaling.original_units import means_and_widths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,8 +72,7 @@ def mixture_table(
     table = bare_table()
     means, sigma = parameters.means, widths(parameters)
     if scaling is not None and scaling.linear:
-        original = in_original_units(parameters, scaling)
-        means, sigma = original.means, original.widths
+        means, sigma = means_and_widths(parameters, scaling)
     digits = _digits_of_means(means, sigma)
     shown = _shown(width - 18, DIGITS + _cell(digits))
     for heading in ("no.", "weight"):
@@ -173,14 +172,15 @@ def comparison_table(
 
 
 def key_values(pairs: list[tuple[str, str]]) -> Table:
-    """Return a table of facts."""
+    """Return a table of facts; what they say is text, brackets and all."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 

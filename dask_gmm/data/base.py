@@ -246,6 +246,11 @@ class Source(ABC):
         return False
 
     @property
+    def weighted(self) -> bool:
+        """Whether rows have weights; a mask alone gives them none."""
+        return self.weights is not None and not self.weights.selects_only
+
+    @property
     def selects(self) -> bool:
         """Whether rows may be left out, so that only a pass knows how many take part."""
         return self.weights is not None or self._looks_for_gaps

@@ -46,6 +46,7 @@ __all__ = [
     "find_in_store",
     "find_members",
     "grid_mappings",
+    "open_found",
 ]
 
 _LISTED = 20  # arrays that an error message names at most
@@ -151,6 +152,19 @@ def find_group_by_url(spec: StoreSpec, path: str | None = None) -> FoundGroup | 
         spec = replace(spec, zip_version=zip_version(spec.url))
     node = _open_node(probe_store(spec), (path or "").strip("/"), spec.url)
     return FoundGroup(node, spec) if isinstance(node, zarr.Group) else None
+
+
+@held()
+def open_found(spec: StoreSpec) -> Node:
+    """Open the array or the group at a path or URL, whatever it is.
+
+    Raises
+    ------
+    As `find_by_url`, but for a group and for what is not complete.
+    """
+    if scheme_of(spec.url) == "file" and _is_zip_file(spec.url):
+        spec = replace(spec, zip_version=zip_version(spec.url))
+    return _open_node(probe_store(spec), "", spec.url)
 
 
 @held()

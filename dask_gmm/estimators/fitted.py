@@ -11,7 +11,7 @@ from sklearn.base import DensityMixin
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, estimator_html_repr
 from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.data.scaled_source import scaled
@@ -20,10 +20,14 @@ from dask_gmm.errors import InputError
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.estimators.reported import ReportingMixture
+from dask_gmm.estimators.shown import feature_names, glance_of, is_mixture
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
+from dask_gmm.glance.mixture import mixture_html, mixture_text
+from dask_gmm.glance.page import card, facts_table, sentences
 from dask_gmm.inspection import InspectionJob, inspection_of
 from dask_gmm.mixture.sampling import sample_mixture
+from dask_gmm.model_card import model_card
 from dask_gmm.model_file import load_model, save_model
 from dask_gmm.scaling.original_units import in_original_units
 
@@ -68,6 +72,20 @@ class Criteria:
     score: float
     bic: float
     aic: float
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        n = "rows" if self.n_effective == self.n_rows else "independent observations"
+        facts = [("rows", f"{self.n_rows:,}")]
+        if n != "rows":
+            facts.append((n, f"{self.n_effective:,.10g}"))
+        facts += [
+            ("score, nats a row", f"{self.score:,.6f}"),
+            ("log-likelihood, nats", f"{self.log_likelihood:,.4f}"),
+            ("BIC (lower is better)", f"{self.bic:,.4f}"),
+            ("AIC (lower is better)", f"{self.aic:,.4f}"),
+        ]
+        return facts_table("Criteria of a Gaussian mixture", facts)
 
 
 class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
@@ -285,7 +303,39 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
             affine.
         """
         check_is_fitted(self)
-        return in_original_units(self._parameters(), self._scaling)
+        return in_original_units(self._parameters(), self._scaling, feature_names(self))
+
+    def summary(self) -> str:
+        """Return what a notebook shows of the fitted mixture, as text for a terminal or a log.
+
+        How the fit ended, and for each component, the heaviest first, its weight and the mean ±
+        standard deviation of each feature; in the data's units where the scaling is affine.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> print(GaussianMixture(n_components=2, reg_covar=0.01, random_state=0).fit(X).summary())
+        Gaussian mixture: 2 components in 2 features, full covariance, 11 free parameters
+        Fitted to 6 rows: converged after 2 passes at -1.21886 nats a row; less than 1e-9 to gain.
+        <BLANKLINE>
+        no.  weight       feature 0    feature 1
+          0  0.5000  10.000 ± 0.100  2.00 ± 1.64
+          1  0.5000   1.000 ± 0.100  2.00 ± 1.64
+        """
+        check_is_fitted(self)
+        return mixture_text(glance_of(self))
+
+    def _html_repr(self) -> str:
+        """What a notebook shows, by scikit-learn's machinery: before a fit what that shows."""
+        if not (self.__sklearn_is_fitted__() and is_mixture(self)):
+            shown: str = estimator_html_repr(self)
+            return shown
+        try:
+            return mixture_html(glance_of(self))
+        except InputError as error:
+            return card("Gaussian mixture", sentences(["Gaussian mixture", str(error)]))
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -309,6 +359,30 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         gm = cls()
         restore(gm, load_model(url, storage_options=storage_options), str(url))
         return gm
+
+    def model_card(self) -> dict[str, Any]:
+        """Return what is known of the fitted mixture as JSON values: its model card.
+
+        What it is, what it was fitted to, how, and how that ended, what follows for its use, and
+        how to load it. `dask-gmm show MODEL --card` prints that of a model file.
+
+        Returns
+        -------
+        dict
+            Valid by the JSON Schema that `dask_gmm.model_card.card_schema` returns, which says what
+            each field means; None for what nobody knows. No credentials.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> card = GaussianMixture(n_components=2, random_state=0).fit(X).model_card()
+        >>> card["model"]["n_parameters"], card["data"]["n_rows"], card["result"]["outcome"]
+        (11, 6, 'converged')
+        """
+        check_is_fitted(self)
+        return model_card(to_model_file(self))
 
     def to_sklearn(self) -> SklearnGaussianMixture | Pipeline:
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from dask.base import normalize_token
 
+from dask_gmm.errors import InputError
+from dask_gmm.estimators.shown import glance_of
 from dask_gmm.fitting.events import Outcome
+from dask_gmm.glance.selection import selection_html
 
 if TYPE_CHECKING:
     import os
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.selection import PointResult
     from dask_gmm.fitting.timeline import Timeline
+    from dask_gmm.glance.mixture import MixtureGlance
     from dask_gmm.inspection import Inspection
 
 __all__ = ["Selection", "SelectionRow", "row_of"]
@@ -175,16 +179,28 @@ class Selection:
         token: object = normalize_token((type(self), found))
         return token
 
-    def __repr__(self) -> str:
+    @property
+    def _head(self) -> str:
         best = self.best
-        head = (
+        return (
             f"Selection by {self.criterion}: {best.n_components} components, "
             f"{best.covariance_type} covariance, of {len(self.table)} mixtures in "
             f"{self.n_passes} passes over {self.n_rows:,} rows"
         )
-        lines = [head, f"   {'K':>4}  {'type':<9}  {self.criterion:>18}  passes  outcome"]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [(row, self.value(row)) for row in self.table]
+        try:
+            best: MixtureGlance | str = glance_of(self.best_model)
+        except InputError as error:  # somebody has changed it since
+            best = str(error)
+        return selection_html([self._head], self.criterion, rows, self.best, best)
+
+    def __repr__(self) -> str:
+        lines = [self._head, f"   {'K':>4}  {'type':<9}  {self.criterion:>18}  passes  outcome"]
         for row in self.table:
-            mark = "→" if row is best else " "
+            mark = "→" if row is self.best else " "
             lines.append(
                 f" {mark} {row.n_components:>4}  {row.covariance_type:<9}  "
                 f"{self.value(row):>18,.4f}  {row.passes:>6}  {row.outcome}"

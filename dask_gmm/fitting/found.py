@@ -17,10 +17,35 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from dask_gmm.fitting.checkpoint import Progress
+    from dask_gmm.fitting.contest import Standing
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.scaling import Scaling
 
-__all__ = ["Found", "read_checkpoint"]
+__all__ = ["Found", "FoundPoint", "read_checkpoint"]
+
+
+@dataclass(frozen=True)
+class FoundPoint:
+    """Where a mixture of a selection's grid stands.
+
+    Attributes
+    ----------
+    n_components : int
+    covariance_type : str
+    value : float or None
+        Its criterion; None before its first pass.
+    passes : int
+        That it has taken part in.
+    outcome : str or None
+        How it ended; None while it goes on, or where no start had positive covariances.
+    """
+
+    n_components: int
+    covariance_type: str
+    value: float | None
+    passes: int
+    outcome: str | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,8 @@ class Found:
         The mixture that stands best.
     scaling : Scaling or None
         What rows are scaled by.
+    grid : tuple of FoundPoint
+        Of a selection, in the order of its grid; the best start of each.
     """
 
     name: str
@@ -51,6 +78,7 @@ class Found:
     about: Mapping[str, Any]
     parameters: MixtureParameters
     scaling: Scaling | None = None
+    grid: tuple[FoundPoint, ...] = ()
 
 
 def read_checkpoint(url: str, storage_options: Mapping[str, Any] | None = None) -> Found | None:
@@ -76,4 +104,25 @@ def read_checkpoint(url: str, storage_options: Mapping[str, Any] | None = None) 
         commit.about,
         parameters,
         progress.scaling,
+        _grid(commit.about, progress) if commit.about["kind"] == "selection" else (),
     )
+
+
+def _grid(about: Mapping[str, Any], progress: Progress) -> tuple[FoundPoint, ...]:
+    settings = about["settings"]
+    criterion = settings["criterion"]
+    best: dict[int, Standing] = {}
+    for point, standing in zip(progress.entered, progress.states[0].standings, strict=True):
+        if point not in best or standing.likelihood > best[point].likelihood:
+            best[point] = standing
+    found = []
+    for point, (k, family) in enumerate(settings["points"]):
+        there = best.get(point)
+        value = None
+        if there is not None and there.judged is not None:
+            value = there.judged.value(criterion)
+            value = -value if criterion == "heldout" else value
+        outcome = None if there is None or there.outcome is None else there.outcome.value
+        passes = 0 if there is None else there.passes
+        found.append(FoundPoint(int(k), str(family), value, passes, outcome))
+    return tuple(found)

@@ -23,6 +23,7 @@ from dask_gmm.fitting.events import (
     StartsFound,
     StepKind,
 )
+from dask_gmm.quantities import show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +82,8 @@ class FitRecord:
         Steps of the best restart that did not raise the objective; of a selection 0.
     resumed_after : int or None
         Passes that were made before this process took the fit up.
+    weighted : bool or None
+        Whether rows had weights; None where nobody has noted it.
     """
 
     source: str
@@ -109,12 +112,21 @@ class FitRecord:
     resubmitted: int
     rejected: int
     resumed_after: int | None
+    weighted: bool | None = None
 
     @property
     def reads(self) -> float:
         """How many times the whole data were read, the sample included."""
         sampled = self.sample_blocks / self.n_blocks if self.n_blocks else 0.0
         return self.passes + self.start_reads + sampled
+
+    def __repr__(self) -> str:
+        rows = "rows of unknown number" if self.n_rows is None else f"{self.n_rows:,} rows"
+        return (
+            f"<FitRecord: {self.passes:,} passes over {rows} × {self.n_features:,} features of "
+            f"{self.source} in {show_seconds(self.seconds)} on {self.backend}; "
+            f"{show_bytes(self.bytes_read)} read>"
+        )
 
 
 class RecordKeeper:
@@ -124,9 +136,11 @@ class RecordKeeper:
     ----------
     data : str
         What the data are known by.
+    weighted : bool, optional
+        Whether rows have weights.
     """
 
-    def __init__(self, data: str) -> None:
+    def __init__(self, data: str, weighted: bool | None = None) -> None:
         self._record = FitRecord(
             source="",
             data=data,
@@ -154,6 +168,7 @@ class RecordKeeper:
             resubmitted=0,
             rejected=0,
             resumed_after=None,
+            weighted=weighted,
         )
         self._before = 0.0  # seconds of earlier processes
         self._begun = time.perf_counter()
@@ -213,7 +228,7 @@ class RecordKeeper:
                 begun=now.begun - seconds,
             )
         # Where the data lie and who computes may have changed.
-        same = ("source", "data", "backend", "n_features", "n_blocks", "resumed_after")
+        same = ("source", "data", "backend", "n_features", "n_blocks", "resumed_after", "weighted")
         self._record = replace(before, **{name: getattr(now, name) for name in same})
         self._before = seconds
 

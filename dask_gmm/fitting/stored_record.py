@@ -151,6 +151,12 @@ def _float(value: Any) -> float:
     raise ValueError(f"{value!r:.40} is no number")
 
 
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r:.40} is neither true nor false")
+    return value
+
+
 def _str(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r:.40} is no text")
@@ -165,6 +171,7 @@ def _floats(value: Any) -> tuple[float, ...]:
 
 # By the annotations of `FitRecord`, which are strings here.
 _KINDS: dict[str, Callable[[Any], Any]] = {
+    "bool": _bool,
     "str": _str,
     "int": _int,
     "float": _float,

@@ -99,3 +99,11 @@ class Inspection:
     def score(self) -> float:
         """Mean log-likelihood, in nats per unit of weight."""
         return self.log_likelihood / self.weight
+
+    def __repr__(self) -> str:
+        k, d = self.feature_counts.shape[:2]
+        return (
+            f"<Inspection of {k:,} components in {d:,} features: {self.n_rows:,} rows at "
+            f"{self.score:.6g} nats per unit of weight; {len(self.sample):,} of them kept, and the "
+            f"{len(self.lowest):,} of lowest density>"
+        )

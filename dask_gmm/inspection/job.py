@@ -156,7 +156,7 @@ def inspection_of(sums: InspectionSums, job: InspectionJob, source: Source) -> I
     """
     grid, sample, lowest = job.grid, sums.sample, sums.lowest
     order = np.lexsort((sample.places[:, 1], sample.places[:, 0]))
-    weighted = source.weights is not None and not source.weights.selects_only
+    weighted = source.weighted
     places = (source.locate(source.block(int(b)), int(row)) for b, row in lowest.places)
     return Inspection(
         n_rows=sums.rows,

@@ -137,17 +137,20 @@ def _number(ax: Axes, ends: dict[int, tuple[float, float]], heavier: tuple[int, 
     inches = ax.get_window_extent().height / ax.figure.dpi
     low, high = np.log10(ax.get_ylim())
     gap = (high - low) * (small() * 1.15 / 72.0) / max(inches, 0.5)
-    taken: list[tuple[float, float]] = []
+    numbers: list[tuple[float, float, list[int]]] = []
     for k in [*heavier, *(k for k in others if k not in heavier)][:MOST_NAMED]:
         if k not in ends:
             continue
         x, y = np.log10(ends[k])
-        if any(abs(y - b) < gap and abs(x - a) < 2.0 * gap for a, b in taken):
-            continue
-        taken.append((x, y))
+        near = [those for a, b, those in numbers if abs(y - b) < gap and abs(x - a) < 2.0 * gap]
+        if not near:
+            numbers.append((x, y, [k]))
+        elif k in heavier:  # the heading names it, so it is to be found
+            near[0].append(k)
+    for x, y, those in numbers:
         ax.annotate(
-            str(k),
-            ends[k],
+            listed(those, 3),
+            (10.0**x, 10.0**y),
             xytext=(-3, 0),
             textcoords="offset points",
             ha="right",

@@ -9,7 +9,7 @@ import numpy as np
 
 from dask_gmm.errors import InputError
 from dask_gmm.plotting.given import drawing
-from dask_gmm.plotting.look import INK, PALE, small
+from dask_gmm.plotting.look import INK, small
 from dask_gmm.plotting.text import by_line
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _passes(ax: Axes, course: _Course, size: float) -> None:
     """Mark where passes begin, and what was done again; numbers as far as they keep apart."""
     apart, taken = 0.055 * course.edges[-1], list[tuple[float, float]]()
     for number, begin, again in sorted(course.passes, key=lambda p: p[2] == 0):
-        ax.axvline(begin / size, color=PALE, lw=0.5, zorder=2)
+        ax.axvline(begin / size, color="#bbbbbb", lw=0.5, zorder=0.5)  # behind what was done
         text = f"{number} ×{again}" if again else str(number)
         reach = apart * (1.0 + 0.35 * (len(text) - 1))
         if any(begin < b + r and b < begin + reach for b, r in taken):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from dask_gmm.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["OriginalUnits", "in_original_units"]
+__all__ = ["OriginalUnits", "in_original_units", "means_and_widths"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OriginalUnits:
     """Means and covariances in the units of the data.
 
@@ -36,6 +38,7 @@ class OriginalUnits:
     means: Array
     _covariances: Array | None
     _correlated: bool = True
+    _features: tuple[str, ...] | None = None
 
     @property
     def covariances(self) -> Array:
@@ -73,9 +76,42 @@ class OriginalUnits:
             covariances = covariances[:, None]
         return np.sqrt(np.broadcast_to(covariances, self.means.shape))
 
+    def __repr__(self) -> str:
+        from dask_gmm.glance.mixture import units_text
 
-def in_original_units(parameters: MixtureParameters, scaling: Scaling | None) -> OriginalUnits:
-    """Return a mixture's means and covariances in the units of the data."""
+        return units_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from dask_gmm.glance.mixture import units_html
+
+        return units_html(*self._shown())
+
+    def _shown(self) -> tuple[Array, Array | None, tuple[str, ...]]:
+        numbered = tuple(f"feature {i}" for i in range(self.means.shape[1]))
+        widths = None if self._covariances is None else self.widths
+        return self.means, widths, self._features or numbered
+
+
+def in_original_units(
+    parameters: MixtureParameters,
+    scaling: Scaling | None,
+    features: Sequence[str] | None = None,
+) -> OriginalUnits:
+    """Return a mixture's means and covariances in the units of the data.
+
+    Parameters
+    ----------
+    parameters : MixtureParameters
+    scaling : Scaling or None
+    features : sequence of str, optional
+        The names of the data's features, to show them by.
+    """
+    found = _in_original_units(parameters, scaling)
+    return found if features is None else replace(found, _features=tuple(features))
+
+
+def _in_original_units(parameters: MixtureParameters, scaling: Scaling | None) -> OriginalUnits:
     if scaling is None:
         apart = parameters.form.name in ("diag", "spherical")
         return OriginalUnits(parameters.means, parameters.covariances, not apart)
@@ -97,3 +133,35 @@ def in_original_units(parameters: MixtureParameters, scaling: Scaling | None) ->
     if kind in ("diag", "spherical"):
         return OriginalUnits(means, (matrix * found[:, None, :]) @ matrix.T)
     return OriginalUnits(means, matrix @ found @ matrix.T)
+
+
+def means_and_widths(parameters: MixtureParameters, scaling: Scaling | None) -> tuple[Array, Array]:
+    """Return means and standard deviations in the units of the data, (K, D) both.
+
+    Those of `in_original_units`, in the memory that they take themselves: covariances of thousands
+    of features need not fit where somebody only looks at a mixture.
+
+    Parameters
+    ----------
+    parameters : MixtureParameters
+    scaling : Scaling or None
+        An affine one.
+    """
+    k, p = parameters.means.shape
+    variances = parameters.form.diagonals(parameters.covariances, k, p)
+    if scaling is None:
+        return parameters.means, np.sqrt(variances)
+    means = scaling.inverse(parameters.means)
+    if scaling.principal is None:
+        assert scaling.standard is not None
+        return means, np.sqrt(variances) * scaling.standard.scale
+    matrix, _ = scaling.unscaling
+    if parameters.form.name in ("diag", "spherical"):
+        return means, np.sqrt(variances @ (matrix * matrix).T)
+    found = np.empty_like(means)
+    shared = parameters.covariances.ndim == 2
+    for i in range(1 if shared else k):
+        own = parameters.covariances if shared else parameters.covariances[i]
+        # diag(M S Mᵀ), without the product; rounding may make a tiny one negative.
+        found[slice(None) if shared else i] = np.maximum(((matrix @ own) * matrix).sum(axis=1), 0.0)
+    return means, np.sqrt(found)

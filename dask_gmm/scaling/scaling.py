@@ -314,10 +314,11 @@ class Scaling:
     @cached_property
     def unscaling(self) -> tuple[Array, Array]:
         """The affine part of `inverse`, as a matrix (D, P) and what is added, (D,)."""
-        matrix, offset = np.eye(self.n_features), np.zeros(self.n_features)
         if self.principal is not None:
             matrix = self.principal.components.T * self.principal.scale
             offset = self.principal.mean
+        else:
+            matrix, offset = np.eye(self.n_features), np.zeros(self.n_features)
         if self.standard is not None:
             matrix = matrix * self.standard.scale[:, None]
             offset = self.standard.center + self.standard.scale * offset

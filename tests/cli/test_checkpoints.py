@@ -139,4 +139,4 @@ def test_show_prints_a_checkpoint(begun: Path, tmp_path: Path, run: Run) -> None
     assert run("show", begun, "--compare", begun).exit_code == 0
     missing = run("show", tmp_path / "none")
     assert missing.exit_code == 1
-    assert "No model at" in missing.stderr
+    assert "nothing to show" in missing.stderr

@@ -179,9 +179,12 @@ def test_the_fit_scores_at_least_as_high_as_the_truth(points: Path, model: Path,
 def test_show(model: Path, run: Run) -> None:
     done = run("show", model)
     assert "3 components in 3 features, full covariance" in done.stdout
+    assert re.search(r"data +\S+points.zarr, known by content [0-9a-f]{16}", done.stdout)
+    assert re.search(r"fit +begun \d{4}-\d\d-\d\d .*, .* on ", done.stdout)
     printed = json.loads(run("show", model, "--json").stdout)
     np.testing.assert_array_equal(printed["means"], GaussianMixture.load(model).means_)
-    assert printed["fit"]["n_rows"] == 4000
+    assert printed["fit"]["n_rows"] == printed["record"]["n_rows"] == 4000
+    assert printed["record"]["passes"] == printed["fit"]["n_passes"]
 
 
 def test_show_beside_the_truth(points: Path, model: Path, run: Run) -> None:

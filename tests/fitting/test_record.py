@@ -190,6 +190,7 @@ passes = st.builds(
 )
 kinds = {
     "str": st.text(),
+    "bool | None": st.none() | st.booleans(),
     "int": counts,
     "float": floats,
     "int | None": st.one_of(st.none(), counts),

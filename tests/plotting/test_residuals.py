@@ -70,3 +70,14 @@ def test_the_heaviest_comes_first() -> None:
     counts = np.tile(-np.diff(DISTANCE_EDGES), (2, 1)) * 1e5
     counts[0, 20:], counts[1, 20:] = 3e3, 6e3
     assert heavier_tails(replace(base, distances=counts)) == (1, 0)
+
+
+def test_numbers_at_one_place_are_one_text() -> None:
+    X = rows(tails=True)
+    gm = Made(
+        np.full(3, 1 / 3), np.stack([[0.0] * 3, [40.0] * 3, [80.0] * 3]), np.ones((3, 3)), "diag"
+    )
+    X = np.concatenate([X, X[20_000:] + 40.0])  # the same tail twice
+    ax = plot_residuals(gm, inspected(X, gm))
+    assert ax.get_title(loc="left") == "heavier tails: 1, 2"
+    assert "1, 2" in [text.get_text() for text in ax.texts]

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.stores import StoreSpec
 
-__all__ = ["MARKER", "find_table", "holds_parquet", "is_hidden", "is_table", "open_files"]
+__all__ = [
+    "MARKER",
+    "find_table",
+    "holds_parquet",
+    "is_hidden",
+    "is_pattern",
+    "is_table",
+    "open_files",
+]
 
 MARKER = "_dask_gmm.json"
 """An object in a table of labels in an object store: it says whether all of its files are there."""
@@ -48,13 +56,13 @@ def is_table(url: str) -> bool:
     """
     local = scheme_of(url) == "file"
     if not local:
-        return has_parquet_suffix(url) or _is_pattern(url)
+        return has_parquet_suffix(url) or is_pattern(url)
     path = Path(url)
     if path.is_file():
         return has_parquet_suffix(url) or _begins_as_parquet(path)
     if path.is_dir():
         return not _is_zarr(path) and _holds_local(path)
-    return has_parquet_suffix(url) or _is_pattern(url)
+    return has_parquet_suffix(url) or is_pattern(url)
 
 
 def holds_parquet(spec: StoreSpec) -> bool:
@@ -115,7 +123,7 @@ def open_files(
 
 def _found(spec: StoreSpec) -> tuple[StoreSpec, list[str]]:
     """Return the place of a table's files, and their keys in order."""
-    if _is_pattern(spec.url) and not _exists(spec):
+    if is_pattern(spec.url) and not _exists(spec):
         root, pattern = _split_pattern(spec.url)
         place = place_of(replace(spec, url=root))
         match = re.compile(_as_regex(pattern))
@@ -189,7 +197,8 @@ def is_hidden(key: str) -> bool:
     return any(part.startswith((".", "_")) and "=" not in part for part in key.split("/"))
 
 
-def _is_pattern(url: str) -> bool:
+def is_pattern(url: str) -> bool:
+    """Whether a path or URL is spelled as a pattern; a file may be called so too."""
     return _GLOB.search(url.partition("://")[2] if "://" in url else url) is not None
 
 

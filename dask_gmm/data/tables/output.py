@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.base import Source
     from dask_gmm.data.tables.places import Place
 
-__all__ = ["OutputFile", "TableOutput", "begin_table", "kept_columns", "layout_of"]
+__all__ = ["OutputFile", "TableOutput", "begin_table", "kept_columns", "layout_of", "said_at"]
 
 
 @dataclass(frozen=True)
@@ -282,11 +282,11 @@ class _BeginTable(Beginning):
 
     def attributes_at(self, place: str) -> Mapping[str, Any] | None:
         if place == self.url:
-            return _said_at(self.url, self.options)[1]
+            return said_at(self.url, self.options)[1]
         return parts_of(place, self.options).recipe()
 
     def make_room(self) -> None:
-        there, said = _said_at(self.url, self.options)
+        there, said = said_at(self.url, self.options)
         if not there:
             if scheme_of(self.url) == "file":
                 Path(self.url).parent.mkdir(parents=True, exist_ok=True)
@@ -505,8 +505,11 @@ def _place_and_keys(
     return place_of(StoreSpec(parent or "/", options)), [name]
 
 
-def _said_at(url: str, options: Options) -> tuple[bool, Mapping[str, Any] | None]:
-    """Whether something is at a place, and what it says of itself if it is an output."""
+def said_at(url: str, options: Options) -> tuple[bool, Mapping[str, Any] | None]:
+    """Whether something is at a place, and what it says of itself if it is an output.
+
+    Of files their footers are read, up to the first that says nothing.
+    """
     parent, _, name = url.rpartition("/")
     above, below = place_of(StoreSpec(parent or "/", options)), place_of(StoreSpec(url, options))
     if above.versions([name])[0] is not None and not Path(url).is_dir():

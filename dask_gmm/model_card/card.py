@@ -1,0 +1,260 @@
+"""From a model and its fit's record to a card: facts only, null where nobody knows."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from dask_gmm.data.urls import normalize_url
+from dask_gmm.scaling.stored import arrays_of, described
+from dask_gmm.scaling.words import in_words
+
+if TYPE_CHECKING:
+    from dask_gmm.fitting.record import FitRecord
+    from dask_gmm.model_file import ModelFile
+    from dask_gmm.scaling import Scaling
+
+__all__ = ["card_schema", "model_card"]
+
+FORMAT, FORMAT_VERSION = "dask-gmm-model-card", 1
+
+# Settings that say which fit was made; the others say where data lie, or how much is printed.
+_HOW = (
+    "tol",
+    "reg_covar",
+    "max_iter",
+    "max_passes",
+    "max_bytes",
+    "n_init",
+    "init_params",
+    "init_size",
+    "random_state",
+    "warm_start",
+    "acceleration",
+    "search",
+    "stopping",
+    "on_collapse",
+    "kernel",
+    "missing",
+    "missing_chunks",
+    "feature_transform",
+    "standardize",
+    "n_pca",
+    "whiten",
+    "scaling_from",
+)
+
+
+def card_schema() -> dict[str, Any]:
+    """Return the JSON Schema of cards, draft 2020-12."""
+    text = (files("dask_gmm.model_card") / "schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
+    """Return what is known of a fitted mixture.
+
+    Parameters
+    ----------
+    model : ModelFile
+        Its contents.
+    place : str, optional
+        The path or URL of the model's file, for the code that loads it.
+
+    Returns
+    -------
+    dict
+        JSON values only, valid by `card_schema`; no credentials.
+    """
+    parameters, fit, record = model.parameters, model.fit, model.record
+    card = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": {
+            "type": "Gaussian mixture",
+            "n_components": parameters.n_components,
+            "n_features": parameters.n_features,
+            "covariance_type": parameters.family.name,
+            "n_parameters": parameters.n_parameters,
+            "digest": model.digest,
+            "parameters_digest": parameters.fingerprint,
+        },
+        "features": _features(model),
+        "data": _data(model, record),
+        "scaling": _scaling(model.scaling, fit.get("feature_names")),
+        "fit": _fit(model, record),
+        "result": _result(model, record),
+        "software": {key: str(value) for key, value in sorted(model.written_by.items())},
+        "intended_use": _uses(model),
+        "limitations": _limitations(model),
+        "how_to_load": _how_to_load(place),
+    }
+    plain: dict[str, Any] = _plain(card)
+    return plain
+
+
+def _features(model: ModelFile) -> list[dict[str, Any]]:
+    d, names = int(model.fit["n_features"]), model.fit.get("feature_names")
+    elementwise = None if model.scaling is None else model.scaling.elementwise
+    kinds = [""] * d if elementwise is None else list(elementwise.kinds)
+    return [
+        {
+            "name": None if names is None else str(names[i]),
+            "transform": kinds[i] or None,
+        }
+        for i in range(d)
+    ]
+
+
+def _data(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
+    fit = model.fit
+    return {
+        "source": None if record is None else record.source,
+        "fingerprint": None if record is None else record.data,
+        "n_rows": fit.get("n_rows"),
+        "n_incomplete_rows": fit.get("n_incomplete_rows"),
+        "n_blocks": None if record is None else record.n_blocks,
+        "missing": model.settings.get("missing"),
+        "weighted": None if record is None else record.weighted,
+        "dtype_of_parameters": str(fit["dtype"]),
+    }
+
+
+def _scaling(scaling: Scaling | None, names: Any) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    about = described(scaling)
+    return {
+        "words": in_words(scaling, names),
+        "affine": scaling.linear,
+        "n_outputs": scaling.n_outputs,
+        "transform": about["transform"],
+        "standardize": about["standardize"],
+        "numbers": {name: array.tolist() for name, array in arrays_of(scaling).items()},
+    }
+
+
+def _fit(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
+    settings = {name: model.settings.get(name) for name in _HOW}
+    found: dict[str, Any] = {
+        "settings": settings,
+        "acceleration": model.fit.get("acceleration"),
+        "n_iter": model.fit.get("n_iter"),
+        "n_passes": model.fit.get("n_passes"),
+        "record": None,
+    }
+    if record is not None:
+        found["record"] = {
+            "backend": record.backend,
+            "begun": record.begun,
+            "seconds": record.seconds,
+            "reads": record.reads,
+            "bytes_read": record.bytes_read,
+            "start": record.start,
+            "sample_rows": record.sample_rows,
+            "moves_tried": record.moves_tried,
+            "moves_accepted": record.moves_accepted,
+            "rare_components": record.rare_components,
+            "rejected_steps": record.rejected,
+            "resumed_after": record.resumed_after,
+        }
+    return found
+
+
+def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
+    fit, p = model.fit, model.parameters
+    bound, rows = fit.get("lower_bound"), fit.get("n_rows")
+    bic = None
+    if bound is not None and rows and record is not None and record.weighted is False:
+        bic = -2.0 * rows * bound + p.n_parameters * math.log(rows)
+    return {
+        "outcome": fit.get("outcome"),
+        "converged": fit.get("converged"),
+        "log_likelihood_per_row": bound,
+        "remaining_gain_per_row": fit.get("remaining_gain"),
+        "bic": bic,
+        "weights": {
+            "smallest": float(p.weights.min()),
+            "largest": float(p.weights.max()),
+            "rows_of_smallest": None if rows is None else float(p.weights.min()) * rows,
+        },
+    }
+
+
+def _uses(model: ModelFile) -> list[str]:
+    uses = [
+        "Density estimation and model-based clustering of rows like those that it was fitted to.",
+    ]
+    if model.settings.get("missing") == "marginalize":
+        uses.append("Rows with missing values: labels, densities, and imputation.")
+    return uses
+
+
+def _limitations(model: ModelFile) -> list[str]:
+    """Return what follows from the fit's own facts, each in a sentence."""
+    fit, scaling, missing = model.fit, model.scaling, model.settings.get("missing")
+    found = [
+        (
+            "Components are Gaussian: populations of another shape are made up of several "
+            "components, and a component need not be a population."
+        ),
+        (
+            "Log-likelihoods are densities, which change with the units of the features; they "
+            "compare mixtures of the same features in the same units."
+        ),
+    ]
+    if scaling is not None:
+        found.append(
+            "Densities and log-likelihoods are of scaled rows, unless original_units=True asks "
+            "for those of the data."
+        )
+        if not scaling.linear:
+            found.append(
+                "A transform of the features is not affine: components are no Gaussians in the "
+                "data's units, and have medians there but no covariances."
+            )
+        if not scaling.invertible:
+            found.append(
+                f"It is a mixture of {scaling.n_outputs} principal components of "
+                f"{scaling.n_features} features: what varies in the others it does not see."
+            )
+    if missing == "marginalize":
+        found.append("Values are taken to be missing at random, given those that are there.")
+    if missing == "drop":
+        found.append(
+            "Rows that miss a value were left out: the mixture is one of complete rows, which may "
+            "differ from the others."
+        )
+    if fit.get("outcome") == "collapsed":
+        found.append("A component collapsed: the parameters are those before its last iteration.")
+    elif fit.get("converged") is False and fit.get("outcome") != "simulated":
+        found.append("The fit was stopped before it converged.")
+    found.append(
+        "EM ends in a local optimum: another start may end in another mixture, perhaps a better "
+        "one."
+    )
+    return found
+
+
+def _how_to_load(place: str | None) -> dict[str, Any]:
+    url = "model.zarr" if place is None else normalize_url(place)
+    return {
+        "place": None if place is None else url,
+        "python": f"from dask_gmm import GaussianMixture\n\ngm = GaussianMixture.load({url!r})\n",
+        "command": f"dask-gmm show {shlex.quote(url)}",
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as strict JSON: what is not finite is null, tuples are lists."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
