@@ -65,6 +65,8 @@ class Evidence:
     history : tuple of PassFinished
     record : FitRecord or None
     inspection : Inspection or None
+    card : mapping or None
+        The model card, where the estimator makes one.
     selection : Selection or None
         With `criterion`, `table`, `best`, `value(row)`.
     """
@@ -85,6 +87,7 @@ class Evidence:
     history: tuple[PassFinished, ...] = ()
     record: FitRecord | None = None
     inspection: Inspection | None = None
+    card: Mapping[str, Any] | None = None
     selection: Any = None
 
     @classmethod
@@ -115,6 +118,7 @@ class Evidence:
             history=tuple(getattr(gm, "history_", ())),
             record=record if record is not None else getattr(selection, "record", None),
             inspection=inspection,
+            card=gm.model_card() if hasattr(gm, "model_card") else None,
             selection=selection,
         )
 

@@ -132,9 +132,13 @@ def _downloads(evidence: Evidence, shown: _Shown) -> Iterator[Markup | str]:
     yield " (CSV), "
     whole, text = _json(evidence)
     yield _link("parameters.json", "application/json", text, "all parameters")
-    yield (
-        " (JSON)." if whole else " (JSON) but the covariances, which are many: save() writes them."
-    )
+    yield " (JSON)" if whole else " (JSON) but the covariances, which save() writes too"
+    if evidence.card is not None:
+        card = json.dumps(evidence.card, indent=2)
+        yield ", "
+        yield _link("card.json", "application/json", card, "the model card")
+        yield " (JSON): where it comes from and what it is for"
+    yield "."
 
 
 def _link(name: str, kind: str, content: str, text: str) -> Markup:

@@ -26,6 +26,7 @@ def facts(record: FitRecord) -> list[tuple[str, str]]:
         ("data", record.source),
         ("fingerprint", record.data),
         ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
+        ("weights", "rows have weights" if record.weighted else "each row counts once"),
         ("features", f"{record.n_features:,}"),
         ("blocks", f"{record.n_blocks:,}"),
         ("computed on", record.backend),
@@ -70,11 +71,14 @@ def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
     ----------
     gm : estimator
     source : str or None
-        What the data are called; a path or URL is written as one, else ``X`` is.
+        What the data are called; a path or URL is written as one, else ``X`` is. Weights, where
+        rows had some, are left to whoever knows them.
     selection : Selection, optional
         That the mixture is the best of.
     """
     name, data = type(gm).__name__, _spelled(source)
+    weighted = getattr(getattr(gm, "record_", None), "weighted", False)
+    more = ", sample_weight=…" if weighted else ""
     defaults = signature(type(gm).__init__).parameters
     given = {
         key: value
@@ -83,10 +87,11 @@ def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
     }
     if selection is None:
         said = [f"{key}={value!r}" for key, value in given.items()]
-        return _laid_out(name, said, f".fit({data})")
+        return _laid_out(name, said, f".fit({data}{more})")
     best = {"n_components", "covariance_type"}
     said = [data, _counts(selection), _kinds(selection), f"criterion={selection.criterion!r}"]
     said += [f"{key}={value!r}" for key, value in given.items() if key not in best]
+    said += ["sample_weight=…"] if weighted else []
     return _laid_out("select_gaussian_mixture", said, "")
 
 

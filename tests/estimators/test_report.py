@@ -113,7 +113,9 @@ def test_weights_count(rows: Any, tmp_path: Path) -> None:
     weights = np.repeat([1.0, 0.0], 400)
     gm = GaussianMixture(3, random_state=0).fit(rows, sample_weight=weights)
     gm.report(tmp_path / "w.html", rows, sample_weight=weights)
-    assert "One more read, of 400 rows" in (tmp_path / "w.html").read_text(encoding="utf-8")
+    page = (tmp_path / "w.html").read_text(encoding="utf-8")
+    assert "One more read, of 400 rows" in page
+    assert ".fit(X, sample_weight=…)" in page
 
 
 @pytest.mark.parametrize(

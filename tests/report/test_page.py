@@ -175,7 +175,7 @@ def test_what_users_name_is_text(rows: Any) -> None:
     for name in NASTY:
         assert name in heads
     links = {a["download"]: a["href"] for a in elements.all("a") if "download" in a}
-    assert set(links) == {"parameters.csv", "parameters.json"}
+    assert set(links) == {"parameters.csv", "parameters.json", "card.json"}
 
 
 def test_parameters_are_taken_along(gm: GaussianMixture, page: str) -> None:
@@ -187,6 +187,7 @@ def test_parameters_are_taken_along(gm: GaussianMixture, page: str) -> None:
     document = json.loads(files["parameters.json"])
     np.testing.assert_array_equal(document["means"], gm.means_)
     np.testing.assert_array_equal(document["covariances"], gm.covariances_)
+    assert json.loads(files["card.json"]) == gm.model_card()
     lines = list(csv.DictReader(io.StringIO(files["parameters.csv"])))
     assert [float(line["mean x1"]) for line in lines] == gm.means_[:, 1].tolist()
     widths = np.sqrt(gm.covariances_[:, 0, 0])
