@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["call_of", "facts", "repeatable", "versions"]
 
 _LINE = 88
+_LEFT_OUT = "sample_weight=…, where=…"
 
 
 def facts(record: FitRecord) -> list[tuple[str, str]]:
@@ -26,7 +27,7 @@ def facts(record: FitRecord) -> list[tuple[str, str]]:
         ("data", record.source),
         ("fingerprint", record.data),
         ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
-        ("weights", "rows have weights" if record.weighted else "each row counts once"),
+        *([] if record.weighted is None else [("weighted", _weighted(record.weighted))]),
         ("features", f"{record.n_features:,}"),
         ("blocks", f"{record.n_blocks:,}"),
         ("computed on", record.backend),
@@ -78,7 +79,7 @@ def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
     """
     name, data = type(gm).__name__, _spelled(source)
     weighted = getattr(getattr(gm, "record_", None), "weighted", False)
-    more = ", sample_weight=…" if weighted else ""
+    more = f", {_LEFT_OUT}" if weighted else ""
     defaults = signature(type(gm).__init__).parameters
     given = {
         key: value
@@ -91,7 +92,7 @@ def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
     best = {"n_components", "covariance_type"}
     said = [data, _counts(selection), _kinds(selection), f"criterion={selection.criterion!r}"]
     said += [f"{key}={value!r}" for key, value in given.items() if key not in best]
-    said += ["sample_weight=…"] if weighted else []
+    said += [_LEFT_OUT] if weighted else []
     return _laid_out("select_gaussian_mixture", said, "")
 
 
@@ -133,6 +134,10 @@ def repeatable(evidence: Evidence) -> str:
         "No random_state (--seed) was given, so a repetition draws another sample and may end at "
         "another optimum; with one it gives the same bits."
     )
+
+
+def _weighted(weighted: bool) -> str:
+    return "rows have weights, or some are masked" if weighted else "each row counts once"
 
 
 def _passes(record: FitRecord) -> str:
