@@ -36,6 +36,7 @@ INK = "#222222"
 PALE = "#767676"
 """Of what is beside the point; 4.5 : 1 on white, the least that text may have (WCAG 2.2, 1.4.3)."""
 
+
 def component_colours(n_components: int) -> tuple[str, ...]:
     """Return a colour for each component, as '#rrggbb': that of k is the same in all figures.
 
