@@ -99,7 +99,7 @@ def plot_profiles(
         if axes is None:
             figure = grid[0, 0].figure
             figure.suptitle(title, x=0.01, ha="left")
-            columns = min(len(handles), 7)
+            columns = -(-len(handles) // -(-len(handles) // 7))  # lines of about one length
             figure.legend(
                 handles=by_line(handles, columns), loc="outside lower center", ncols=columns
             )

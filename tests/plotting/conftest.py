@@ -25,6 +25,8 @@ def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # Of what an old matplotlib calls of a new pyparsing; calls of ours are errors.
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"matplotlib\.")
+        warnings.filterwarnings(
+            "ignore", category=DeprecationWarning, module=r"matplotlib\.|pyparsing"
+        )
         yield
     plt.close("all")
