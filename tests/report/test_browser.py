@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # ten seconds: a browser, and all rules in four views
+
 VIEWS = [(size, scheme) for size in (PHONE, DESK) for scheme in ("light", "dark")]
 NAMES = ["phone-light", "phone-dark", "desk-light", "desk-dark"]
 
