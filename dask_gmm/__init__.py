@@ -13,12 +13,14 @@ if TYPE_CHECKING:
         SelectionRow,
         select_gaussian_mixture,
     )
+    from dask_gmm.progress import ProgressBar
     from dask_gmm.fitting.timeline import Timeline
 
 __all__ = [
     "Criteria",
     "EqualPerArray",
     "GaussianMixture",
+    "ProgressBar",
     "Selection",
     "SelectionRow",
     "Timeline",
@@ -32,6 +34,10 @@ def __getattr__(name: str) -> Any:
     Workers import this package for their tasks and never an estimator: without scikit-learn each
     of their processes starts faster and about 60 MB smaller.
     """
+    if name == "ProgressBar":
+        from dask_gmm.progress import ProgressBar
+
+        return ProgressBar
     if name == "Timeline":
         from dask_gmm.fitting.timeline import Timeline
 

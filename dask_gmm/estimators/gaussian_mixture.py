@@ -34,6 +34,8 @@ from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
 from dask_gmm.mixture.kernels import KERNELS
 from dask_gmm.mixture.model import MaximumLikelihood
+from dask_gmm.progress.observers import observed
+from dask_gmm.progress.run import FIT
 from dask_gmm.scaling.request import FROM
 from dask_gmm.scaling.scaling import scaled_dtype
 
@@ -210,7 +212,11 @@ class GaussianMixture(FittedMixture):
         Most bytes to decode, those of the start and blocks from the cache included.
     callbacks : sequence of callables, optional
         Each is called with every event of a fit (`dask_gmm.fitting.events`), and with the progress
-        of other passes: of `criteria` and its kin, of `predict_to`.
+        of other passes: of `criteria` and its kin, of `predict_to`. `dask_gmm.ProgressBar` shows a
+        fit in a notebook, on a terminal or in a log: ``callbacks=[ProgressBar()]``, or
+        ``with ProgressBar(): gm.fit(X)``. Without one, and with ``verbose=0``, a fit says nothing,
+        however long it takes, as scikit-learn's. One that has a method ``watching(run)``, a context
+        manager, is told of which fit events are (`dask_gmm.progress`).
 
     Attributes
     ----------
@@ -530,15 +536,17 @@ class GaussianMixture(FittedMixture):
             missing=self.missing,
             scaling=scaling,
         )
-        report = fit_mixture(
-            source,
-            choose_backend(source),
-            settings,
-            random_state=check_random_state(self.random_state),
-            observers=self._observers(),
-            warm=self._warm_start(source, scaling),
-            checkpoint=checkpoint,
-        )
+        backend = choose_backend(source)
+        with observed(self._observers(), FIT, source, backend) as observers:
+            report = fit_mixture(
+                source,
+                backend,
+                settings,
+                random_state=check_random_state(self.random_state),
+                observers=observers,
+                warm=self._warm_start(source, scaling),
+                checkpoint=checkpoint,
+            )
         self._keep(report, source.dtype)
         warn_of_ending(report, settings)
         warn_of_rounded_integers(report, source.dtype)

@@ -1,4 +1,4 @@
-"""The numbers of the progress line, and the three ways of writing them."""
+"""The numbers of the progress line, and the ways of writing them on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dask_gmm.cli.progress import ProgressState, _Bar, _Lines, observing
+from dask_gmm.cli.progress import observing
 from dask_gmm.cli.session import Session
 from dask_gmm.execution.backend import PassProgress
 from dask_gmm.fitting.events import (
@@ -28,6 +28,9 @@ from dask_gmm.fitting.events import (
     StartsFound,
     StepKind,
 )
+from dask_gmm.progress.bar import Bar
+from dask_gmm.progress.lines import Lines
+from dask_gmm.progress.state import ProgressState
 
 
 def started(tol: float = 1e-3, max_iter: int = 100) -> FitStarted:
@@ -113,7 +116,7 @@ def test_restarts_that_drop_out_begin_a_new_series() -> None:
 
 
 def test_the_bar_fits_its_terminal() -> None:
-    bar = _Bar(fit([-3.0, -2.5], 1e-3))
+    bar = Bar(fit([-3.0, -2.5], 1e-3))
     for width in (40, 80, 200):
         out = io.StringIO()
         console = Console(file=out, force_terminal=True, width=width, color_system=None)
@@ -128,7 +131,7 @@ def test_the_bar_fits_its_terminal() -> None:
 
 
 def test_the_bar_before_the_first_pass() -> None:
-    bar = _Bar(ProgressState())
+    bar = Bar(ProgressState())
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, color_system=None)
     bar(started())
@@ -137,8 +140,8 @@ def test_the_bar_before_the_first_pass() -> None:
 
 
 def test_lines() -> None:
-    out = io.StringIO()
-    lines = _Lines(ProgressState(), Console(file=out, width=200))
+    said: list[str] = []
+    lines = Lines(ProgressState(), said.append)
     events: list[Any] = [
         started(),
         SampleDrawn(100, False, 5, 800, 0.5),
@@ -151,7 +154,7 @@ def test_lines() -> None:
     ]
     for event in events:
         lines(event)
-    assert out.getvalue().splitlines() == [
+    assert said == [
         "sample: 100 rows from 5 block(s), 0.5 s",
         "2 starts by kmeans, 1.0 s",
         "pass 1: log-likelihood -3.000000, 2.0 s, 500 rows/s, 8.00 kB/s",
@@ -163,10 +166,10 @@ def test_rare_components_are_told_on_the_bar_too() -> None:
     state = fit([-3.0, -2.5], 1e-3)
     state.take(SampleAdvanced("looking for rare components", 0, 1))
     console = Console(file=io.StringIO(), width=200, force_terminal=False)
-    console.print(_Bar(state))
+    console.print(Bar(state))
     state.take(RareComponentsFound(2, 0.01))
     state.take(PassStarted(4, 1))
-    console.print(_Bar(state))
+    console.print(Bar(state))
     assert isinstance(console.file, io.StringIO)
     stage, *_, details = console.file.getvalue().strip().splitlines()
     assert "looking for rare components" in stage
@@ -174,12 +177,12 @@ def test_rare_components_are_told_on_the_bar_too() -> None:
 
 
 def test_what_was_finished_before_is_told() -> None:
-    out = io.StringIO()
+    said: list[str] = []
     resumed = OutputResumed("labels.zarr", 7, 17)
-    _Lines(ProgressState(), Console(file=out, width=200))(resumed)
-    assert out.getvalue() == "going on with labels.zarr: 7 of 17 blocks are finished\n"
+    Lines(ProgressState(), said.append)(resumed)
+    assert said == ["going on with labels.zarr: 7 of 17 blocks are finished"]
     out = io.StringIO()
-    bar = _Bar(ProgressState(verb="labelling"))
+    bar = Bar(ProgressState(verb="labelling"))
     for event in (resumed, PassStarted(1, 1), advanced(1, 4, 2.0)):
         bar(event)
     console = Console(file=out, force_terminal=True, width=100, color_system=None)
@@ -194,20 +197,19 @@ def test_what_remains_is_told_and_no_passes_are_guessed() -> None:
     assert state.passes_left() is not None
     state.take(PassJudged(5, Judgement(StepKind.ACCEPTED, -1.5, 2.5e-4)))
     assert state.passes_left() is None
-    out = io.StringIO()
-    _Lines(state, Console(file=out, width=200))(
-        PassJudged(6, Judgement(StepKind.REJECTED, -1.6, 2.5e-4))
-    )
-    assert out.getvalue() == "pass 6: rejected, 2.5e-04 nats/row remaining\n"
+    said: list[str] = []
+    Lines(state, said.append)(PassJudged(6, Judgement(StepKind.REJECTED, -1.6, 2.5e-4)))
+    assert said == ["pass 6: rejected, 2.5e-04 nats/row remaining"]
+    assert state.rejected == {6}
 
 
 def test_a_long_pass_gets_lines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dask_gmm.cli.progress.LINE_EVERY", 0.0)
-    out = io.StringIO()
-    lines = _Lines(ProgressState(), Console(file=out, width=200))
+    monkeypatch.setattr("dask_gmm.progress.lines.LINE_EVERY", 0.0)
+    said: list[str] = []
+    lines = Lines(ProgressState(), said.append)
     lines(PassStarted(1, 1))
     lines(advanced(1, 4, 2.0))
-    assert "pass 1: 4 of 10 blocks, 2.0 s, 200 rows/s, 3.20 kB/s, 3.0 s left" in out.getvalue()
+    assert "pass 1: 4 of 10 blocks, 2.0 s, 200 rows/s, 3.20 kB/s, 3.0 s left" in said[0]
 
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
