@@ -54,7 +54,7 @@ def curve_svg(state: ProgressState, line: str, rejected: str) -> str:
     )
     return (
         f'<svg role="img" aria-label="{said}" width="{_WIDTH:.0f}" height="{_HEIGHT:.0f}" '
-        f'viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}"><title>{said}</title>'
+        f'viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" style="display:block"><title>{said}</title>'
         f'<polyline points="{path}" fill="none" stroke="{line}" stroke-width="1.8" '
         f'stroke-linejoin="round"/>{rings}<circle cx="{x:.1f}" cy="{y:.1f}" r="2.8" '
         f'fill="{line}"/></svg>'

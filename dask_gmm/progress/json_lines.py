@@ -62,7 +62,7 @@ SelectionFinished : n_components, covariance_type, criterion, value, passes, sec
     The selection is over, and this is the winner.
 RunEnded : doing, how, error, seconds
     The last line of whatever has no FitFinished and no SelectionFinished: reads that are no fit,
-    and fits that failed. how is done, failed or interrupted; error is the name of its type.
+    and fits that failed. how is done, failed or interrupted; error is the type of what failed.
 """
 
 from __future__ import annotations

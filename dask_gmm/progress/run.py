@@ -70,7 +70,7 @@ class Ending:
     how : str
         ``done``, ``failed`` or ``interrupted``.
     error : str or None
-        The error's type.
+        The name of the error's type, where it has failed.
     seconds : float
         Wall time of the run in this process.
     doing : str
@@ -90,7 +90,7 @@ class Ending:
             return cls("done", None, seconds, run.doing)
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
         how = "interrupted" if stopped else "failed"
-        return cls(how, type(error).__name__, seconds, run.doing)
+        return cls(how, None if stopped else type(error).__name__, seconds, run.doing)
 
     def sentence(self, state: ProgressState) -> str:
         """Say in a line what came of it: ``fit: converged after 9 passes, ...``."""

@@ -161,6 +161,10 @@ def _facts(state: ProgressState) -> str:
     if not rows:
         return ""
     curve = curve_svg(state, ACCENT, BAD)
+    if curve:
+        rings = ", rings: rejected" if state.rejected else ""
+        said = f'<div style="font-size:11px;{_FAINT}">log-likelihood by pass{rings}</div>'
+        curve = f"<div>{curve}{said}</div>"
     return (
         f'<div style="display:flex;flex-wrap:wrap;gap:.4em 1.6em;align-items:center;'
         f'margin-top:.5em"><dl style="margin:0;flex:1 1 22em">{rows}</dl>{curve}</div>'

@@ -87,9 +87,8 @@ class Poster:
             client = self._client()
             if client.status != "running":
                 return
-            sending = asyncio.run_coroutine_threadsafe(
-                self._send(client, self._message()), client.loop.asyncio_loop
-            )
+            loop, message = client.loop.asyncio_loop, self._message()
+            sending = asyncio.run_coroutine_threadsafe(self._send(client, message), loop)
             try:
                 sending.result(SEND_TIMEOUT)
             finally:

@@ -18,6 +18,9 @@ SILENT_AFTER = 8.0
 """Seconds without a word after which a fit counts as silent: its driver is dead, cut off, or holds
 Python's lock all the time."""
 
+LOST_AFTER = 3600.0
+"""Seconds after which a silent fit has ended, without a word."""
+
 MOST_ENDED, MOST_RUNNING = 50, 200
 """Fits that are kept, the latest ones."""
 
@@ -82,7 +85,8 @@ class Board:
     """The latest state of each fit."""
 
     def __init__(self) -> None:
-        self._fits: dict[str, tuple[float, dict[str, Any]]] = {}
+        #: When each was heard of first and last, and what was said then; the last one last.
+        self._fits: dict[str, tuple[float, float, dict[str, Any]]] = {}
 
     def take(self, when: float, message: Any) -> None:
         """Take in what a driver has posted; what is no state of a fit is passed over.
@@ -98,33 +102,40 @@ class Board:
         fit = {name: read(message.get(name)) for name, read in _FIELDS.items()}
         if not fit["id"] or fit["state"] not in _STATES:
             return
-        self._fits.pop(fit["id"], None)
-        self._fits[fit["id"]] = when, fit
+        first, *_ = self._fits.pop(fit["id"], (when,))
+        self._fits[fit["id"]] = first, when, fit
         for running, most in ((True, MOST_RUNNING), (False, MOST_ENDED)):
-            mine = [i for i, (_, f) in self._fits.items() if (f["state"] == "running") is running]
+            mine = [i for i, (*_, f) in self._fits.items() if (f["state"] == "running") is running]
             for old in mine[: max(len(mine) - most, 0)]:
                 del self._fits[old]
 
     def fits(self, now: float) -> list[dict[str, Any]]:
-        """Return the state of each fit, the one that was heard of last coming first.
+        """Return the state of each fit.
 
         Beside what was posted `silent`, the seconds since a fit that runs was last heard of where
-        that is long ago, else null, and `ended`, seconds since the end of one that has ended.
+        that is long ago, else null, and `ended`, seconds since the end of one that has ended, else
+        null. Those that run come first, the latest first, so that they keep their places; then
+        those that have ended, in the order of their ends.
         """
-        found = []
-        for when, fit in reversed(self._fits.values()):
-            running, since = fit["state"] == "running", max(now - when, 0.0)
-            silent = since if running and since >= SILENT_AFTER else None
-            seconds = fit["seconds"]
-            if running and silent is None and seconds is not None:
-                seconds += since
-            found.append(
-                {
-                    **fit,
-                    "state": "silent" if silent is not None else fit["state"],
-                    "seconds": seconds,
-                    "silent": silent,
-                    "ended": None if running else since,
-                }
-            )
-        return found
+        running, ended = [], []
+        for first, when, posted in reversed(self._fits.values()):
+            fit = _seen(posted, max(now - when, 0.0))
+            if fit["ended"] is None:
+                running.append((first, fit))
+            else:
+                ended.append(fit)
+        running.sort(key=lambda pair: -pair[0])
+        return [fit for _, fit in running] + ended
+
+
+def _seen(posted: dict[str, Any], since: float) -> dict[str, Any]:
+    """What was posted of a fit, so many seconds later."""
+    fit = {**posted, "silent": None, "ended": None}
+    if fit["state"] != "running":
+        fit["ended"] = since
+    elif since >= SILENT_AFTER:
+        fit |= {"state": "silent", "silent": since, "left": None, "fit_left": None}
+        fit["ended"] = since if since >= LOST_AFTER else None
+    elif fit["seconds"] is not None:
+        fit["seconds"] += since
+    return fit

@@ -27,6 +27,7 @@ class FitsPage(SchedulerPlugin):
     """Keeps the states that drivers post, and adds the page that shows them."""
 
     name = "dask-gmm-fits"
+    idempotent = True
 
     def __init__(self) -> None:
         self.board = Board()
