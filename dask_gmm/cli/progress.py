@@ -76,7 +76,9 @@ def observing(session: Session, verb: str = "pass") -> Iterator[Observing]:
         case "json":
             from dask_gmm.progress.json_lines import JsonLines
 
-            yield Observing(session, JsonLines(write, Run(verb)))
+            lines = Observing(session, JsonLines(write, Run(verb)))
+            with lines.watching(Run(verb)):  # what says of no run that it belongs to it
+                yield lines
         case "lines":
             from dask_gmm.progress.lines import Lines
 

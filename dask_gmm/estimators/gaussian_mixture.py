@@ -100,7 +100,8 @@ class GaussianMixture(FittedMixture):
     warm_start : bool, default=False
         Continue from the last fit's parameters.
     verbose : int, default=0
-        1 prints a line every `verbose_interval` iterations, 2 adds times and changes.
+        1 prints a line every `verbose_interval` iterations, 2 adds times and changes; 0 says
+        nothing, however long a fit takes. `dask_gmm.ProgressBar` shows more, see `callbacks`.
     verbose_interval : int, default=10
     feature_axis : int or str, default=-1
         The axis that holds the features; all others are samples. A dimension's name for xarray;
@@ -214,9 +215,8 @@ class GaussianMixture(FittedMixture):
         Each is called with every event of a fit (`dask_gmm.fitting.events`), and with the progress
         of other passes: of `criteria` and its kin, of `predict_to`. `dask_gmm.ProgressBar` shows a
         fit in a notebook, on a terminal or in a log: ``callbacks=[ProgressBar()]``, or
-        ``with ProgressBar(): gm.fit(X)``. Without one, and with ``verbose=0``, a fit says nothing,
-        however long it takes, as scikit-learn's. One that has a method ``watching(run)``, a context
-        manager, is told of which fit events are (`dask_gmm.progress`).
+        ``with ProgressBar(): gm.fit(X)``. A callback with a method ``watching(run)``, a context
+        manager, is told which fit events belong to (`dask_gmm.progress.observers`).
 
     Attributes
     ----------

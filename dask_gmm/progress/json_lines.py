@@ -101,18 +101,19 @@ class JsonLines:
     def __init__(self, write: Callable[[str], None], run: Run) -> None:
         self._write = write
         self.run = run
-        self._ended = False
+        self._begun = self._ended = False
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
         name = type(event).__name__
         left_out = NOT_WRITTEN.get(name, frozenset())
         self._line(name, {k: v for k, v in vars(event).items() if k not in left_out})
-        self._ended = isinstance(event, FitFinished | SelectionFinished)
+        self._begun, self._ended = True, isinstance(event, FitFinished | SelectionFinished)
 
     def close(self, ending: Ending) -> None:
-        """Write how the run has ended, unless it has said so itself."""
-        if ending.how != "done" or not self._ended:
+        """Write how the run has ended, unless that was said, or nothing was of it."""
+        begun, self._begun = self._begun, False
+        if begun and (ending.how != "done" or not self._ended):
             self._line(
                 "RunEnded",
                 {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 
+from dask_gmm.interrupts import allowed, held
 from dask_gmm.progress.run import TOPIC, Ending
 from dask_gmm.progress.state import ProgressState, thinned_curve
 
@@ -112,7 +113,7 @@ def posted(run: Run, backend: Backend) -> Iterator[tuple[Observer, ...]]:
 
     post = Posted(run)
     first = 0.0 if run.is_fit else SHORT_SECONDS
-    with backend.posting(TOPIC, post.message, first=first, plugin=FitsPage):
+    with held(), backend.posting(TOPIC, post.message, first=first, plugin=FitsPage), allowed():
         try:
             yield (post,)
         except BaseException as error:

@@ -40,6 +40,10 @@ class ProgressBar:
     several fits at a time each is shown by itself. What goes wrong with the display ends the
     display, with a warning, and never the fit.
 
+    On a Dask cluster fits are also on a page of the scheduler's dashboard, ``/dask-gmm`` beside its
+    ``/status``, with those of other drivers; ``dask.config.set({"dask-gmm.dashboard": False})``
+    keeps them off it.
+
     Parameters
     ----------
     kind : {'auto', 'widget', 'bar', 'lines', 'json'}, default='auto'

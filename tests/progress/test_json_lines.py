@@ -104,11 +104,14 @@ def test_what_objects_hold() -> None:
 def test_there_is_always_a_last_line(how: str, finished: bool, last: str) -> None:
     said: list[str] = []
     lines = JsonLines(said.append, Run("scoring"))
+    lines(events.PassStarted(1, 1))
     if finished:
         lines(FitFinished(Outcome.CONVERGED, 2, -2.5, 2, 5.0))
     lines.close(Ending(how, "InputError" if how == "failed" else None, 1.5, "scoring"))
     line = json.loads(said[-1])
     assert line["event"] == last
+    lines.close(Ending("done", None, 2.0, "scoring"))
+    assert json.loads(said[-1]) == line, "it is said once"
     if last == "RunEnded":
         assert list(line)[3:] == documented()["RunEnded"]
         assert (line["how"], line["doing"]) == (how, "scoring")
