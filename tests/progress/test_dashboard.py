@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -354,6 +355,10 @@ def test_a_scheduler_of_another_release_is_left_alone(
     assert [(r.levelno, "no page of fits" in r.getMessage()) for r in said] == [
         (logging.DEBUG, True)
     ]
+
+
+def test_releases_are_compared_by_the_packages_version() -> None:
+    assert dask_gmm.__version__ == version("dask-gmm")
 
 
 # -- at no risk and no cost ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -193,6 +194,33 @@ def test_an_interrupted_fit_says_so(executed: Any) -> None:
     (end,) = shown(outputs)
     assert "interrupted after 2 passes" in end
     assert [o.ename for o in outputs if o.output_type == "error"] == ["KeyboardInterrupt"]
+
+
+@pytest.mark.slow
+def test_interrupting_the_kernel_ends_the_fit_and_not_the_kernel() -> None:
+    """The button that notebooks have, pressed while the widget is being updated."""
+    manager, client = start_new_kernel(kernel_name="python3")
+    updates, ends = 0, []
+
+    def look(message: Any) -> None:
+        nonlocal updates
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            updates += 1
+            ends.append(text_of(message["content"]["data"]["text/html"]))
+            if updates == 4:
+                manager.interrupt_kernel()
+
+    try:
+        endless = "mixture(callbacks=[ProgressBar(), slowly], max_iter=10**6, tol=0.0).fit(X)"
+        client.execute_interactive(SETUP, timeout=60)
+        reply = client.execute_interactive(endless, timeout=60, output_hook=look)
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+        assert "interrupted after" in ends[-1]
+        again = client.execute_interactive("mixture().fit(X)", timeout=60)
+        assert again["content"]["status"] == "ok"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 def test_the_tests_own_kernel_would_tell_of_errors() -> None:

@@ -107,8 +107,9 @@ class Poster:
         """Give the scheduler the plugin, which it can import if it has the same release."""
         assert self._plugin is not None
         mine = package_versions().get("dask-gmm")
-        answer = await client.scheduler.versions(packages=["dask-gmm"])
-        theirs = answer["packages"].get("dask-gmm")
+        # The module's name, which 2025.1 imports; later ones know distributions by it too.
+        answer = await client.scheduler.versions(packages=["dask_gmm"])
+        theirs = answer["packages"].get("dask_gmm")
         if mine is None or theirs != mine:
             _log.debug("The scheduler has dask-gmm %s, and no page of fits.", theirs)
             return
