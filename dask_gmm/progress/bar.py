@@ -101,12 +101,11 @@ class Screen:
         from rich.live import Live
 
         with held():  # what hides the cursor also brings it back
-            self._bars = (*self._bars, bar)
             if self._live is None:
-                self._live = Live(
-                    self, console=self._console, transient=True, refresh_per_second=REDRAWN
-                )
-                self._live.start()
+                live = Live(self, console=self._console, transient=True, refresh_per_second=REDRAWN)
+                live.start()
+                self._live = live
+            self._bars = (*self._bars, bar)
 
     def remove(self, bar: Bar, last_words: str = "") -> None:
         """Take a bar away, and print a line above those that are left."""

@@ -263,9 +263,12 @@ def _screen(stream: IO[str] | None) -> Screen:
 
     from dask_gmm.progress.bar import Screen
 
+    # While a bar is shown rich stands in for standard error, and hands on what is written there.
+    stream = getattr(stream, "rich_proxied_file", stream)
     screen = _SCREENS.get(stream)
     if screen is None:
-        screen = _SCREENS[stream] = Screen(Console(file=stream, highlight=False))
+        console = Console(file=stream, highlight=False, force_jupyter=False)
+        screen = _SCREENS[stream] = Screen(console)
     return screen
 
 

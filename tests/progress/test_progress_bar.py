@@ -211,6 +211,22 @@ def test_a_fit_inside_of_a_fit_has_a_view_of_its_own(tmp_path: Path) -> None:
     assert inner in ends
 
 
+def test_a_terminal_has_one_screen_whoever_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bars that know nothing of each other, one of which begins while the other is shown."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    def another(event: Any) -> None:
+        if isinstance(event, PassFinished) and event.number == 1:
+            mixture(n_components=1, callbacks=[ProgressBar()]).fit(X)
+
+    mixture(callbacks=[ProgressBar(), another]).fit(X)
+    assert sys.stderr is screen
+    said = screen.getvalue()
+    assert said.count("\x1b[?25l") == said.count("\x1b[?25h") == 1, "the cursor, hidden once"
+    assert said.count("fit: ") == 2
+
+
 def test_it_can_be_called_where_nobody_tells_it_of_runs() -> None:
     """As an observer that somebody wraps: then the events have to tell where a fit begins."""
     log = io.StringIO()
