@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 from dask_gmm.fitting.events import (
     FitFinished,
@@ -221,10 +220,3 @@ def test_interrupting_the_kernel_ends_the_fit_and_not_the_kernel() -> None:
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-
-
-def test_the_tests_own_kernel_would_tell_of_errors() -> None:
-    with pytest.raises(CellExecutionError):
-        NotebookClient(
-            nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")]), timeout=60
-        ).execute()
