@@ -13,8 +13,8 @@ if TYPE_CHECKING:
         SelectionRow,
         select_gaussian_mixture,
     )
-    from dask_gmm.progress import ProgressBar
     from dask_gmm.fitting.timeline import Timeline
+    from dask_gmm.progress import ProgressBar
 
 __all__ = [
     "Criteria",

@@ -38,7 +38,7 @@ class Run:
     id : str
         Twelve hexadecimal digits, of no other run.
     doing : str
-        ``fit``, ``selection``, ``scoring``, ``labelling``, ``imputing``, ...
+        ``fit``, ``selection``, ``scoring``, ``inspecting``, ``labelling``, ``imputing``, ...
     source : str
         What messages call the data, its end if that is long; no credentials.
     begun : float

@@ -53,17 +53,19 @@ def test_registered_it_shows_all_that_is_done(tmp_path: Path) -> None:
     with ProgressBar("json", file=log) as bar:
         gm = mixture(callbacks=[bar]).fit(X)  # who asks twice is shown once
         gm.score(X)
+        gm.inspect(X)
         gm.predict_to(X, tmp_path / "labels.zarr")
         gm.impute_to(X, tmp_path / "imputed.zarr")
         select_gaussian_mixture(X, (1, 2), ("diag",), random_state=0)
     gm.set_params(callbacks=None).fit(X)
     lines = lines_of(log)
     runs = list(dict.fromkeys(line["run"] for line in lines))
-    assert len(runs) == 5
+    assert len(runs) == 6
     ends = [next(x for x in reversed(lines) if x["run"] == run) for run in runs]
-    assert [e["event"] for e in ends] == ["FitFinished", *["RunEnded"] * 3, "SelectionFinished"]
-    assert [e["doing"] for e in ends[1:4]] == ["scoring", "labelling", "imputing"]
-    assert {e["how"] for e in ends[1:4]} == {"done"}
+    assert [e["event"] for e in ends] == ["FitFinished", *["RunEnded"] * 4, "SelectionFinished"]
+    doing = ["scoring", "inspecting", "labelling", "imputing"]
+    assert [e["doing"] for e in ends[1:5]] == doing
+    assert {e["how"] for e in ends[1:5]} == {"done"}
     passes = [x for x in lines if x["run"] == runs[0] and x["event"] == "PassFinished"]
     assert [line["number"] for line in passes] == list(range(1, PASSES + 1))
 
