@@ -14,11 +14,13 @@ if TYPE_CHECKING:
         select_gaussian_mixture,
     )
     from dask_gmm.fitting.timeline import Timeline
+    from dask_gmm.progress import ProgressBar
 
 __all__ = [
     "Criteria",
     "EqualPerArray",
     "GaussianMixture",
+    "ProgressBar",
     "Selection",
     "SelectionRow",
     "Timeline",
@@ -32,6 +34,17 @@ def __getattr__(name: str) -> Any:
     Workers import this package for their tasks and never an estimator: without scikit-learn each
     of their processes starts faster and about 60 MB smaller.
     """
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("dask-gmm")
+        except PackageNotFoundError:  # a checkout on the path
+            raise AttributeError("This dask_gmm is not installed, and has no version.") from None
+    if name == "ProgressBar":
+        from dask_gmm.progress import ProgressBar
+
+        return ProgressBar
     if name == "Timeline":
         from dask_gmm.fitting.timeline import Timeline
 

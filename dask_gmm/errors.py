@@ -36,6 +36,7 @@ __all__ = [
     "OutputExistsError",
     "PassInterruptedError",
     "PassLostError",
+    "ProgressWarning",
     "ResumedElsewhereWarning",
     "RowError",
     "SampleWeightError",
@@ -386,3 +387,7 @@ class ModelFileWarning(UserWarning):
 
 class MixedClusterWarning(UserWarning):
     """Workers differ in CPU or packages: results may differ in their last bits between runs."""
+
+
+class ProgressWarning(UserWarning):
+    """The display of a fit's progress failed and is gone; the fit goes on."""

@@ -57,8 +57,9 @@ MATHEMATICS: dict[str, dict[str, frozenset[str]]] = {
     },
 }
 
-# Only these touch the cluster: the backend that uses one, and the command line that starts one.
-MAY_IMPORT_DISTRIBUTED = ("execution.cluster", "cli")
+# Only these touch the cluster: the backend that uses one, the command line that starts one, and the
+# page that its scheduler serves, which runs there.
+MAY_IMPORT_DISTRIBUTED = ("execution.cluster", "cli", "progress.dashboard")
 
 MAX_LINES = 700
 

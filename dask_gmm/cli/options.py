@@ -346,7 +346,8 @@ output_options = stack(
         callback=_store("progress"),
         section="Output",
         help="How progress is shown on stderr: a bar on a terminal, else a line per pass; 'json' "
-        "writes one JSON object per event, for other programs.",
+        "writes one JSON object per event, with its time and run, for logs and other programs: "
+        "'python -m pydoc dask_gmm.progress.json_lines' lists them.",
     ),
     option(
         "--quiet",

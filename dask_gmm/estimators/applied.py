@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -32,6 +33,7 @@ from dask_gmm.fitting.prediction import (
 )
 from dask_gmm.fitting.verbose import VerboseObserver
 from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
+from dask_gmm.progress.observers import observed
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import Source
-    from dask_gmm.execution.backend import PassProgress
+    from dask_gmm.execution.backend import Backend, PassProgress
     from dask_gmm.execution.jobs import BlockJob
     from dask_gmm.fitting.events import Observer
     from dask_gmm.mixture.kernels import Kernel
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
-__all__ = ["RESULTS", "AppliedMixture", "for_each_row"]
+__all__ = ["RESULTS", "AppliedMixture", "Watched", "for_each_row"]
 
 #: What is computed of the rows, by the name that it has as a DataArray, and in a group.
 RESULTS: dict[type[RowFunction], str] = {
@@ -63,6 +65,14 @@ RESULTS: dict[type[RowFunction], str] = {
     UnscaledLogDensities: "log_density",
     Imputed: "imputed",
 }
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Who runs something, and who watches it."""
+
+    backend: Backend
+    observers: tuple[Observer, ...]
 
 
 class AppliedMixture(BaseEstimator):  # type: ignore[misc]
@@ -329,26 +339,36 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         shared = SharedRowFunction(function)
         return lazy_map(source, shared, kind, k, function.absent, placed=placed)
 
-    def _run(self, source: Source, job: BlockJob[Any], blocks: Sequence[int] | None = None) -> Any:
-        """Run a job over all blocks, or some of them, and return the root of its tree."""
-        backend = choose_backend(source)
-        observers = self._observers()
-
-        def advanced(progress: PassProgress) -> None:
-            for observer in observers:
-                observer(PassAdvanced(1, progress))
-
-        for observer in observers:
-            observer(PassStarted(1, 1))
-        on_progress: Callable[[PassProgress], None] | None = advanced if observers else None
-        with backend.open(source, blocks=blocks) as passes:
-            return first_pass(passes, job, on_progress).value
-
-    def _run_scaled(
-        self, source: Source, job: BlockJob[Any], blocks: Sequence[int] | None = None
+    def _run(
+        self,
+        source: Source,
+        job: BlockJob[Any],
+        blocks: Sequence[int] | None = None,
+        *,
+        doing: str = "scoring",
+        watched: Watched | None = None,
     ) -> Any:
+        """Run a job over all blocks, or some of them, and return the root of its tree.
+
+        Parameters
+        ----------
+        source : Source
+        job : BlockJob
+        blocks : sequence of int, optional
+        doing : str
+            What those who watch it call it.
+        watched : Watched, optional
+            Where it belongs to something that is watched already.
+        """
+        if watched is not None:
+            return _one_pass(watched, source, job, blocks)
+        backend = choose_backend(source)
+        with observed(self._observers(), doing, source, backend) as observers:
+            return _one_pass(Watched(backend, observers), source, job, blocks)
+
+    def _run_scaled(self, source: Source, job: BlockJob[Any], *args: Any, **kwargs: Any) -> Any:
         """Run a job of the rows that the mixture is of: scaled ones, if it is of such."""
-        return self._run(scaled(source, self._scaling), job, blocks)
+        return self._run(scaled(source, self._scaling), job, *args, **kwargs)
 
     @property
     def _scaling(self) -> Scaling | None:
@@ -378,6 +398,22 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "precisions_cholesky_")
+
+
+def _one_pass(
+    watched: Watched, source: Source, job: BlockJob[Any], blocks: Sequence[int] | None
+) -> Any:
+    """Run a job in a single pass, and tell those who watch how far it is."""
+
+    def advanced(progress: PassProgress) -> None:
+        for observer in watched.observers:
+            observer(PassAdvanced(1, progress))
+
+    for observer in watched.observers:
+        observer(PassStarted(1, 1))
+    on_progress: Callable[[PassProgress], None] | None = advanced if watched.observers else None
+    with watched.backend.open(source, blocks=blocks) as passes:
+        return first_pass(passes, job, on_progress).value
 
 
 def for_each_row(source: Source) -> Source:

@@ -254,7 +254,7 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         source = open_input(self, X, sample_weight, where, reset=False)
         rows = scaled(source, self._scaling)
         job = InspectionJob.of(self._parameters(), self._kernel(), rows)
-        found: InspectionSums = self._run(rows, job)
+        found: InspectionSums = self._run(rows, job, doing="inspecting")
         self._check_any(found.rows, source)
         return inspection_of(found, job, rows)
 

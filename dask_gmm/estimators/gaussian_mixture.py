@@ -34,6 +34,8 @@ from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
 from dask_gmm.mixture.kernels import KERNELS
 from dask_gmm.mixture.model import MaximumLikelihood
+from dask_gmm.progress.observers import observed
+from dask_gmm.progress.run import FIT
 from dask_gmm.scaling.request import FROM
 from dask_gmm.scaling.scaling import scaled_dtype
 
@@ -98,7 +100,8 @@ class GaussianMixture(FittedMixture):
     warm_start : bool, default=False
         Continue from the last fit's parameters.
     verbose : int, default=0
-        1 prints a line every `verbose_interval` iterations, 2 adds times and changes.
+        1 prints a line every `verbose_interval` iterations, 2 adds times and changes; 0 says
+        nothing, however long a fit takes. `dask_gmm.ProgressBar` shows more, see `callbacks`.
     verbose_interval : int, default=10
     feature_axis : int or str, default=-1
         The axis that holds the features; all others are samples. A dimension's name for xarray;
@@ -210,7 +213,10 @@ class GaussianMixture(FittedMixture):
         Most bytes to decode, those of the start and blocks from the cache included.
     callbacks : sequence of callables, optional
         Each is called with every event of a fit (`dask_gmm.fitting.events`), and with the progress
-        of other passes: of `criteria` and its kin, of `predict_to`.
+        of other passes: of `criteria` and its kin, of `predict_to`. `dask_gmm.ProgressBar` shows a
+        fit in a notebook, on a terminal or in a log: ``callbacks=[ProgressBar()]``, or
+        ``with ProgressBar(): gm.fit(X)``. A callback with a method ``watching(run)``, a context
+        manager, is told which fit events belong to (`dask_gmm.progress.observers`).
 
     Attributes
     ----------
@@ -530,15 +536,17 @@ class GaussianMixture(FittedMixture):
             missing=self.missing,
             scaling=scaling,
         )
-        report = fit_mixture(
-            source,
-            choose_backend(source),
-            settings,
-            random_state=check_random_state(self.random_state),
-            observers=self._observers(),
-            warm=self._warm_start(source, scaling),
-            checkpoint=checkpoint,
-        )
+        backend = choose_backend(source)
+        with observed(self._observers(), FIT, source, backend) as observers:
+            report = fit_mixture(
+                source,
+                backend,
+                settings,
+                random_state=check_random_state(self.random_state),
+                observers=observers,
+                warm=self._warm_start(source, scaling),
+                checkpoint=checkpoint,
+            )
         self._keep(report, source.dtype)
         warn_of_ending(report, settings)
         warn_of_rounded_integers(report, source.dtype)

@@ -29,6 +29,8 @@ from dask_gmm.fitting.settings import FitSettings
 from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.model import MaximumLikelihood
+from dask_gmm.progress.observers import observed
+from dask_gmm.progress.run import SELECTION
 
 if TYPE_CHECKING:
     import os
@@ -210,14 +212,16 @@ def select_gaussian_mixture(
         scaling.begin(source.n_features, source.feature_names)  # refuses features not there
     points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
     settings = _fit_settings(model, points[0])
-    report = select_mixture(
-        source,
-        choose_backend(source),
-        SelectionSettings(points, criterion, fraction, settings, n_effective),
-        random_state=check_random_state(random_state),
-        observers=tuple(callbacks or ()),
-        checkpoint=place,
-    )
+    backend = choose_backend(source)
+    with observed(callbacks, SELECTION, source, backend) as observers:
+        report = select_mixture(
+            source,
+            backend,
+            SelectionSettings(points, criterion, fraction, settings, n_effective),
+            random_state=check_random_state(random_state),
+            observers=observers,
+            checkpoint=place,
+        )
     model.set_params(callbacks=None)
     table = tuple(row_of(result) for result in report.results)
     best = table[report.results.index(report.winner)]

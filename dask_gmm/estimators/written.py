@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,9 +19,10 @@ from dask_gmm.data.tables.arrow import has_parquet_suffix
 from dask_gmm.data.tables.output import begin_table, kept_columns, layout_of
 from dask_gmm.data.taking_part import with_missing
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.applied import RESULTS, AppliedMixture, for_each_row
+from dask_gmm.estimators.applied import RESULTS, AppliedMixture, Watched, for_each_row
 from dask_gmm.estimators.inputs import open_input
 from dask_gmm.estimators.of_many import write_group
+from dask_gmm.execution import choose_backend
 from dask_gmm.fitting.events import OutputResumed
 from dask_gmm.fitting.imputing import Imputed
 from dask_gmm.fitting.prediction import (
@@ -30,6 +32,7 @@ from dask_gmm.fitting.prediction import (
     WriteJob,
 )
 from dask_gmm.interrupts import allowed, held
+from dask_gmm.progress.observers import observed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,11 +42,13 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import DTypeLike
 
+    from dask_gmm.data.output_group import GroupOutput
     from dask_gmm.data.provenance import Recipe
     from dask_gmm.data.sink import Output
     from dask_gmm.data.source import Source
     from dask_gmm.data.tables.output import TableOutput
     from dask_gmm.data.tables.writer import Kept
+    from dask_gmm.fitting.events import Observer
 
     Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
@@ -261,8 +266,11 @@ class WritingMixture(AppliedMixture):
                 begin_group(url, lay_out, recipe=recipe, source=source, **how) as begun,
                 allowed(),
             ):
-                self._tell_of_resumed(source, begun)
-                write_group(source, function, begun, self._run_scaled)
+                backend = choose_backend(source)
+                with observed(self._observers(), "labelling", source, backend) as observers:
+                    _tell_of_resumed(observers, source, begun)
+                    run = partial(self._run_scaled, watched=Watched(backend, observers))
+                    write_group(source, function, begun, run)
             return int(source.n_rows or 0)
         labels = not isinstance(function, Imputed)
         chunks = (*output_chunks(source, or_table=labels), *tail)  # refuses those of unknown sizes
@@ -359,19 +367,17 @@ class WritingMixture(AppliedMixture):
 
     def _write(self, source: Source, job: WriteJob, output: Output | TableOutput) -> None:
         """Write what an output lacks, and call it complete."""
-        self._tell_of_resumed(source, output)
-        if output.complete:
-            return
-        if output.blocks is None or output.blocks:
-            self._run(self._rows_for(source, job.function), job, output.blocks)
-        check_unchanged(output.recipe, source)
-        output.finish()
-
-    def _tell_of_resumed(self, source: Source, output: Output | TableOutput) -> None:
-        if output.n_finished or output.complete:
-            done = source.n_blocks if output.complete else output.n_finished
-            for observer in self._observers():
-                observer(OutputResumed(output.writer.url, done, source.n_blocks))
+        doing = "imputing" if isinstance(job.function, Imputed) else "labelling"
+        backend = choose_backend(source)
+        with observed(self._observers(), doing, source, backend) as observers:
+            _tell_of_resumed(observers, source, output)
+            if output.complete:
+                return
+            if output.blocks is None or output.blocks:
+                rows, watched = self._rows_for(source, job.function), Watched(backend, observers)
+                self._run(rows, job, output.blocks, watched=watched)
+            check_unchanged(output.recipe, source)
+            output.finish()
 
     def _model_known_by(self, function: RowFunction) -> str:
         """What tells the mixture, and what rows are scaled by, from others."""
@@ -379,6 +385,15 @@ class WritingMixture(AppliedMixture):
         if self._scaling is None:
             return fingerprint
         return f"{fingerprint} of rows scaled by {self._scaling.fingerprint}"
+
+
+def _tell_of_resumed(
+    observers: Sequence[Observer], source: Source, output: Output | GroupOutput | TableOutput
+) -> None:
+    if output.n_finished or output.complete:
+        done = source.n_blocks if output.complete else output.n_finished
+        for observer in observers:
+            observer(OutputResumed(output.writer.url, done, source.n_blocks))
 
 
 def _label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:

@@ -6,8 +6,9 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from dask_gmm.errors import IncompletePassError
 from dask_gmm.execution.machine import single_threaded_blas
@@ -19,6 +20,7 @@ from dask_gmm.interrupts import allowed, held, take_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.jobs import BlockJob
@@ -228,6 +230,37 @@ class Backend(ABC):
     @abstractmethod
     def n_threads(self) -> int:
         """Threads that run tasks, over all processes."""
+
+    @property
+    def posts(self) -> bool:
+        """Whether there is somebody whom `posting` tells."""
+        return False
+
+    def posting(
+        self,
+        topic: str,
+        message: Callable[[], dict[str, Any]],
+        *,
+        first: float = 0.0,
+        plugin: Callable[[], Any] | None = None,
+    ) -> AbstractContextManager[None]:
+        """Tell whoever watches the backend something, once a second and at the end of a ``with``.
+
+        It takes the caller no time, and what goes wrong with it nobody hears of.
+
+        Parameters
+        ----------
+        topic : str
+            Under which the scheduler keeps it.
+        message : callable
+            Returns what to say, a dict of plain values; called in another thread.
+        first : float
+            Seconds before the first message. If all is over by then there is none.
+        plugin : callable, optional
+            Makes a plugin for the scheduler that does something with the messages. It gets one if
+            it has this package too.
+        """
+        return nullcontext()
 
     @abstractmethod
     def run(

@@ -67,7 +67,7 @@ def test_work_on_the_sample_is_shown(
     work = [(e["work"], e["done"], e["total"]) for e in printed if e["event"] == "SampleAdvanced"]
     assert work[:2] == [("fitting the sample", 1, 2), ("fitting the sample", 2, 2)]
     assert work[2:4] == [("finding the next steps", 1, 2), ("finding the next steps", 2, 2)]
-    monkeypatch.setattr("dask_gmm.cli.progress.LINE_EVERY", 0.0)
+    monkeypatch.setattr("dask_gmm.progress.lines.LINE_EVERY", 0.0)
     assert "fitting the sample: 1 of 2 mixtures" in run(*words).stderr
     assert run(*words, "--progress", "bar").exit_code == 0
 

@@ -25,6 +25,7 @@ from dask_gmm.execution.cluster.connection import (
     wait_for_workers,
 )
 from dask_gmm.execution.cluster.graph import KINDS, anchors
+from dask_gmm.execution.cluster.posting import Poster
 from dask_gmm.execution.cluster.run import ClusterPass
 from dask_gmm.execution.cluster.stragglers import UnitTimes
 from dask_gmm.execution.cluster.workers import WorkerWatch
@@ -122,6 +123,22 @@ class ClusterBackend(Backend):
             Nobody is there to work.
         """
         return sum(int(worker["nthreads"]) for worker in self._workers().values())
+
+    @property
+    def posts(self) -> bool:
+        """Whether there is somebody whom `posting` tells: the scheduler, and its dashboard."""
+        return True
+
+    def posting(
+        self,
+        topic: str,
+        message: Callable[[], dict[str, Any]],
+        *,
+        first: float = 0.0,
+        plugin: Callable[[], Any] | None = None,
+    ) -> Poster:
+        """Tell the scheduler something once a second; see `Backend.posting`."""
+        return Poster(lambda: self._client, topic, message, first, plugin)
 
     def run(
         self,
