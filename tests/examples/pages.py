@@ -48,7 +48,7 @@ PAGES = [README, *sorted(EXAMPLES.glob("*.md"))]
 API = EXAMPLES / "api.md"
 """Written by `tests.examples.api_page`; its examples are doctests."""
 
-LANGUAGES = {"bash", "python", "text"}
+LANGUAGES = {"bash", "python", "text", "math"}
 NOT_RUN, PART, SERVER = "not run: ", "of ", "with "
 SOME, SHELLS = "some lines", "in shells of their own"
 _MARK = re.compile(r"<!-- (.*?) -->\n?\Z")
