@@ -159,7 +159,17 @@ class Selection:
         return curves
 
     def value(self, row: SelectionRow) -> float:
-        """The criterion of a row; NaN where it has none."""
+        """The criterion of a row; NaN where it has none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import select_gaussian_mixture
+        >>> X = np.concatenate([np.linspace(-9, -7, 50), np.linspace(7, 9, 50)])[:, None]
+        >>> found = select_gaussian_mixture(X, [1, 2], "full", random_state=0)
+        >>> [found.value(row) == row.bic for row in found.table]
+        [True, True]
+        """
         found = getattr(row, self.criterion)
         return float("nan") if found is None else float(found)
 

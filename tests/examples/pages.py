@@ -27,6 +27,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ PAGES = [README, *sorted(EXAMPLES.glob("*.md"))]
 API = EXAMPLES / "api.md"
 """Written by `tests.examples.api_page`; its examples are doctests."""
 
-LANGUAGES = {"bash", "python", "text", "math"}
+LANGUAGES = {"bash", "python", "text", "math", "pycon"}
 NOT_RUN, PART, SERVER = "not run: ", "of ", "with "
 SOME, SHELLS = "some lines", "in shells of their own"
 _MARK = re.compile(r"<!-- (.*?) -->\n?\Z")
@@ -114,7 +115,7 @@ def anchors(path: Path) -> set[str]:
     """Return the names that GitHub gives to a page's headings."""
     found: set[str] = set()
     parts = tokens(path)
-    for opening, content in zip(parts, parts[1:], strict=False):
+    for opening, content in pairwise(parts):
         if opening.type == "heading_open":
             words = "".join(c.content for c in content.children or () if not c.type.endswith("_"))
             name = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
@@ -192,7 +193,7 @@ class Session:
             elif printed is not None:
                 wanted = self._replaced(block.text)
                 assert same(wanted, printed, some=block.mark == SOME), (
-                    f"{self.page.name}:{block.line} says\n{wanted}\nand this was printed:\n{printed}"
+                    f"{self.page.name}:{block.line} says\n{wanted}\nand this came out:\n{printed}"
                 )
 
     def run(self, block: Block) -> str:
