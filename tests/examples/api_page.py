@@ -38,12 +38,12 @@ INHERITED = {
 
 
 def public_names() -> dict[str, Any]:
-    """Return what a user imports: from the package, and the figures."""
+    """Return the classes and functions that a user imports: of the package, and the figures."""
     found = {name: getattr(dask_gmm, name) for name in dask_gmm.__all__}
     if importlib.util.find_spec(PLOTTING) is not None:
         plotting = importlib.import_module(PLOTTING)
         found |= {f"plotting.{name}": getattr(plotting, name) for name in plotting.__all__}
-    return found
+    return {name: thing for name, thing in found.items() if callable(thing)}
 
 
 def methods(kind: type) -> dict[str, Callable[..., Any]]:
