@@ -26,7 +26,10 @@ from tests.examples.pages import API
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HEADINGS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Examples", "Notes")
+HEADINGS = (
+    *("Parameters", "Attributes", "Returns", "Yields", "Raises", "Warns", "Examples"),
+    *("Notes", "References"),
+)
 PLOTTING = "dask_gmm.plotting"
 VERBATIM = "\b\n"
 """click's mark of lines that are not to be wrapped."""
@@ -106,7 +109,7 @@ def entries(text: str) -> str:
 def body(text: str) -> Iterator[str]:
     """Yield the sections of a docstring as Markdown."""
     for heading, content in split(text).items():
-        if heading in ("", "Notes", "Examples"):
+        if heading in ("", "Notes", "References", "Examples"):
             yield paragraphs(content)
         else:
             yield f"**{heading}**\n\n{entries(content)}"
