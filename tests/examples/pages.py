@@ -27,6 +27,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,12 @@ class Block:
 
 def tokens(path: Path) -> list[Token]:
     """Return a page as GitHub's Markdown has it, as far as CommonMark and tables go."""
-    return MarkdownIt("commonmark").enable("table").parse(path.read_text(encoding="utf-8"))
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(text: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(text)
 
 
 def blocks(path: Path) -> list[Block]:
