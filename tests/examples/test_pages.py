@@ -37,6 +37,13 @@ SLOW = PROGRAMS | {"command-line.md"}
 
 LINKED = [*PAGES, GUIDE]
 
+MATH = """
+Big Lambda Longrightarrow Sigma big ell frac ge in lambda
+langle log mathrm mathsf mid mu partial pi qquad quad
+rangle rho sum text theta
+"""
+"""Commands of formulas on the pages; one that is misspelt is not among them."""
+
 
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
@@ -208,6 +215,23 @@ def test_tables_are_whole(page: Path) -> None:
             rows = [line.replace("\\|", "") for line in lines[slice(*token.map)]]
             cells = [row.strip().strip("|").count("|") for row in rows]
             assert set(cells) == {cells[0]}, f"{page.name}:{token.map[0] + 1}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_formulas_are_whole(page: Path) -> None:
+    """Braces and environments close, and commands are those that MathJax has for sure."""
+    text = page.read_text(encoding="utf-8")
+    assert "$$" not in text, "Markdown eats backslashes there: make it a block of math"
+    for block in pages.blocks(page):
+        if block.language == "math":
+            depth = 0
+            for sign in re.sub(r"\\[{}]", "", block.text):
+                depth += {"{": 1, "}": -1}.get(sign, 0)
+                assert depth >= 0, f"{page.name}:{block.line}"
+            assert depth == 0, f"{page.name}:{block.line}"
+            assert block.text.count(r"\left") == block.text.count(r"\right")
+            unknown = set(re.findall(r"\\([A-Za-z]+)", block.text)) - set(MATH.split())
+            assert unknown == set(), f"{page.name}:{block.line}"
 
 
 def test_every_page_is_in_the_index() -> None:
