@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "Cost", "Costs", "Prices", "Traffic", "expected_passes", "traffic_of"]
 
 _PASSES = {"variance-reduced": 5, "squarem": 48, None: 114}
-"""Passes of a fit by its acceleration: of the data sets in README's table of reads, the largest
-median until the log-likelihood is within 1e-6 nats a row of its end."""
+"""Passes of a fit by its acceleration: of the data sets in the table of reads of
+examples/performance.md, the largest median until the log-likelihood is within 1e-6 nats a row of
+its end."""
 
 
 @dataclass(frozen=True)

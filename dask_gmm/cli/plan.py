@@ -65,8 +65,8 @@ _prices = stack(
         metavar="N",
         section="Prices",
         help="Passes to count a fit with. Default: what fits by the same acceleration took in "
-        "README's table of reads, 5 by default, 114 with --acceleration none, at most --max-iter "
-        "and --max-passes.",
+        "the table of reads of examples/performance.md, 5 by default, 114 with --acceleration "
+        "none, at most --max-iter and --max-passes.",
     ),
 )
 

@@ -43,6 +43,19 @@ class EqualPerArray:
     ----------
     weights : list, dict or name, optional
         Weights of the rows, as `sample_weight` takes them: within an array rows count by these.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import EqualPerArray, GaussianMixture
+    >>> few, many = np.full((2, 1), -5.0), np.full((6, 1), 5.0)
+    >>> arrays = [few + [[-1], [1]], many + np.linspace(-1, 1, 6)[:, None]]
+    >>> gm = GaussianMixture(2, random_state=0).fit(arrays)
+    >>> gm.weights_[gm.means_[:, 0] < 0].round(2)
+    array([0.25])
+    >>> gm = GaussianMixture(2, random_state=0).fit(arrays, sample_weight=EqualPerArray())
+    >>> gm.weights_[gm.means_[:, 0] < 0].round(2)
+    array([0.5])
     """
 
     weights: Any = None

@@ -450,17 +450,25 @@ def _is_zip_file(path: str) -> bool:
                 f"{path} is a Parquet table, and a Zarr array is needed here. The weights of a "
                 f"table's rows are one of its columns: give the column's name."
             )
-        load = (
-            "Read a CSV block by block: pass `dask.dataframe.read_csv(X)`."
-            if path.lower().endswith((".csv", ".csv.gz"))
-            else "Load what is something else and pass the array: a .npy by "
-            "`numpy.load(X, mmap_mode='r')`."
-        )
         raise InputError(
             f"{path} is a file, and no Parquet; a Zarr store is a directory, or a zip file of one. "
-            f"{load}"
+            f"{_how_to_load(path)}"
         )
     return True
+
+
+def _how_to_load(path: str) -> str:
+    """What to do with a file that is no store, by its name."""
+    name = path.lower()
+    if name.endswith((".csv", ".csv.gz")):
+        return "Read a CSV block by block: pass `dask.dataframe.read_csv(X)`."
+    if name.endswith((".nc", ".nc4", ".cdf", ".h5", ".hdf5")):
+        return "Open NetCDF lazily: pass `xarray.open_dataset(X, chunks={})`."
+    return (
+        "Load what is something else and pass the array: a .npy by `numpy.load(X, mmap_mode='r')`. "
+        "The command line reads stores alone: zarr.create_array('X.zarr', data=array, "
+        "chunks=(100_000, array.shape[1])) writes one."
+    )
 
 
 def _open_node(store: CheckedStore, path: str, url: str) -> Node:

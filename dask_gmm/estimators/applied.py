@@ -119,6 +119,21 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             Lazy, block by block, when `X` is lazy. Of xarray objects a DataArray with the
             dimensions of the samples and the coordinates along them; lazy if `X` is. Of many arrays
             a list of these, or a dict by names.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> gm.predict([[0, 0], [12, 3]])
+        array([1, 0])
+
+        What is lazy stays lazy:
+
+        >>> import dask.array as da
+        >>> gm.predict(da.from_array(X, chunks=(2, 2))).chunks
+        ((2, 2, 2),)
         """
         check_is_fitted(self)
         source = open_input(self, X, where=where, reset=False)
@@ -146,6 +161,16 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
         Of xarray objects a DataArray, K along the dimension ``component``; else as `predict`.
         float32 for float32 rows, as scikit-learn's, else float64; NaN for rows that take no part.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> gm.predict_proba([[0, 0], [12, 3]]).round(3)
+        array([[0., 1.],
+               [1., 0.]])
         """
         check_is_fitted(self)
         source = open_input(self, X, where=where, reset=False)
@@ -181,6 +206,15 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
         Where rows are scaled first it is the density of scaled rows, or with `original_units` that
         of the rows themselves; as of `criteria`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> gm.score_samples([[1, 2], [1, 4]]).round(1)
+        array([3.9, 3.1])
         """
         check_is_fitted(self)
         source = open_input(self, X, where=where, reset=False)
@@ -226,6 +260,19 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             list, or of the dict's keys.
         (n_arrays, K) int64
             With `counts`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> gm.proportions([X, X[:4]])
+        array([[0.5 , 0.5 ],
+               [0.25, 0.75]])
+        >>> gm.proportions([X, X[:4]], counts=True)[1]
+        array([[3, 3],
+               [1, 3]])
         """
         check_is_fitted(self)
         source = for_each_row(open_input(self, X, sample_weight, where, reset=False))
@@ -276,6 +323,16 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         InputError (a ValueError)
             X cannot be used, or its chunk sizes are unknown, where rows are to be drawn; or the
             mixture is one of principal components, none of which is known of a row with a gap.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> gm.impute([[1, np.nan], [10, np.nan]]).round(3)
+        array([[ 1.,  2.],
+               [10.,  2.]])
         """
         check_is_fitted(self)
         source = with_missing(open_input(self, X, reset=False), "error")

@@ -64,6 +64,16 @@ class Criteria:
     bic, aic : float
         −2·log_likelihood + p·log(n_effective) and −2·log_likelihood + 2·p, with p free parameters;
         lower is better (Schwarz 1978; Akaike 1974).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import GaussianMixture
+    >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> gm = GaussianMixture(2, random_state=0).fit(X)
+    >>> found = gm.criteria(X)
+    >>> found.n_rows, found.n_effective, round(found.log_likelihood, 1)
+    (6, 6.0, 20.3)
     """
 
     n_rows: int
@@ -107,6 +117,15 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
 
         Of the rows that take part; one without any value takes none. Where rows are scaled first
         it is theirs, as `lower_bound_` is; `criteria` says what `original_units` do.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> round(gm.score(X), 2), round(gm.score(X, sample_weight=[2, 1, 1, 2, 1, 1]), 2)
+        (3.39, 3.51)
         """
         found = self.criteria(
             X, sample_weight=sample_weight, where=where, original_units=original_units
@@ -122,7 +141,18 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         where: Any = None,
         original_units: bool = False,
     ) -> float:
-        """Return the Bayesian information criterion; lower is better. `criteria` has all."""
+        """Return the Bayesian information criterion; lower is better. `criteria` has all.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> one = GaussianMixture(1).fit(X)
+        >>> gm.bic(X) < one.bic(X)
+        True
+        """
         found = self.criteria(
             X,
             sample_weight=sample_weight,
@@ -141,7 +171,17 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         where: Any = None,
         original_units: bool = False,
     ) -> float:
-        """Return the Akaike information criterion; lower is better. `criteria` has all."""
+        """Return the Akaike information criterion; lower is better. `criteria` has all.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> round(gm.aic(X), 1)
+        -18.6
+        """
         found = self.criteria(
             X,
             sample_weight=sample_weight,
@@ -184,6 +224,16 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         InputError (a ValueError)
             No rows, rows beyond all numbers, weights that cannot be used, or an `n_effective` that
             is not positive; or `original_units` of fewer principal components than features.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> found = gm.criteria(X)
+        >>> round(found.score, 2), round(found.bic, 1), round(found.aic, 1)
+        (3.39, -20.9, -18.6)
         """
         check_is_fitted(self)
         if n_effective is not None:
@@ -285,6 +335,16 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         X : (n_samples, D) float64
         y : (n_samples,) int64
             The component each row came from.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> rows, labels = gm.sample(100)
+        >>> rows.shape, sorted(set(labels.tolist()))
+        ((100, 2), [0, 1])
         """
         check_is_fitted(self)
         rng = check_random_state(self.random_state)
@@ -301,6 +361,18 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         OriginalUnits
             `means`, (K, D), and `covariances`, of mixtures of scaled rows only where the scaling is
             affine.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, standardize=True, random_state=0).fit(X)
+        >>> gm.means_[:, 0].round(3)
+        array([ 1., -1.])
+        >>> gm.original_units().means.round(3)
+        array([[10.,  2.],
+               [ 1.,  2.]])
         """
         check_is_fitted(self)
         return in_original_units(self._parameters(), self._scaling, feature_names(self))
@@ -346,7 +418,19 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Save the fitted mixture as a small Zarr group, at a path or URL; nothing is pickled."""
+        """Save the fitted mixture as a small Zarr group, at a path or URL; nothing is pickled.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> gm.save("model.zarr", overwrite=True)
+        >>> GaussianMixture.load("model.zarr").means_
+        array([[10.,  2.],
+               [ 1.,  2.]])
+        """
         check_is_fitted(self)
         model = to_model_file(self)
         save_model(url, model, overwrite=overwrite, storage_options=storage_options)
@@ -355,7 +439,18 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
     def load(
         cls, url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
     ) -> Self:
-        """Load a mixture that `save` or `dask-gmm fit --output` has written."""
+        """Load a mixture that `save` or `dask-gmm fit --output` has written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> gm.save("model.zarr", overwrite=True)
+        >>> GaussianMixture.load("model.zarr").predict([[0, 0], [12, 3]])
+        array([1, 0])
+        """
         gm = cls()
         restore(gm, load_model(url, storage_options=storage_options), str(url))
         return gm
@@ -388,6 +483,18 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.
 
         Where rows are scaled first a pipeline of that, ``scaling``, and such a mixture, ``gmm``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> other = gm.to_sklearn()
+        >>> type(other).__module__
+        'sklearn.mixture._gaussian_mixture'
+        >>> other.predict([[0, 0], [12, 3]])
+        array([1, 0])
         """
         check_is_fitted(self)
         shared = SklearnGaussianMixture().get_params()
@@ -405,7 +512,18 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
 
     @classmethod
     def from_sklearn(cls, model: SklearnGaussianMixture) -> Self:
-        """Return a fitted ``sklearn.mixture.GaussianMixture`` as one of this class."""
+        """Return a fitted ``sklearn.mixture.GaussianMixture`` as one of this class.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.mixture import GaussianMixture as Theirs
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> theirs = Theirs(2, random_state=0).fit(X)
+        >>> bool(np.all(GaussianMixture.from_sklearn(theirs).predict(X) == theirs.predict(X)))
+        True
+        """
         check_is_fitted(model)
         gm = cls(**model.get_params())
         copy_fitted(model, gm)

@@ -465,6 +465,22 @@ class GaussianMixture(FittedMixture):
             not to be read or written; or, as `FencedError`, another process fits from it too.
         ClusterError (a RuntimeError)
             The cluster could not do it: `SchedulerLostError`, `NoWorkersError`, `UnitFailedError`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, np.nan]])
+        >>> gm = GaussianMixture(2, missing="marginalize", random_state=0)
+        >>> gm.fit(X, sample_weight=[1, 1, 1, 1, 1, 0]).weights_
+        array([0.6, 0.4])
+
+        Of a store, with a checkpoint from which the same call goes on if this process dies:
+
+        >>> import zarr
+        >>> stored = zarr.create_array("points.zarr", data=X[:5], chunks=(2, 2), overwrite=True)
+        >>> gm.fit("points.zarr", checkpoint="points.checkpoint", resume="never").outcome_
+        'converged'
         """
         with keeping_features(self):
             place = checkpoint_at(
@@ -493,7 +509,16 @@ class GaussianMixture(FittedMixture):
     def fit_predict(
         self, X: Any, y: object = None, sample_weight: Any = None, *, where: Any = None
     ) -> NDArray[np.int64] | da.Array | xr.DataArray:
-        """Fit the mixture and return the label of each sample; as ``fit(X).predict(X)``."""
+        """Fit the mixture and return the label of each sample; as ``fit(X).predict(X)``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> GaussianMixture(2, random_state=0).fit_predict(X)
+        array([1, 1, 1, 0, 0, 0])
+        """
         with keeping_features(self):
             source = open_input(self, X, sample_weight, where, reset=True)
             self._fit(source)

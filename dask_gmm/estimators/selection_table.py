@@ -63,6 +63,16 @@ class SelectionRow:
     remaining_gain : float or None
         What the rise from `score` to its optimum may be, in nats per row, rather too much than too
         little; None where nobody knows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import select_gaussian_mixture
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(m, 1.0, size=(500, 2)) for m in (-6.0, 0.0, 6.0)])
+    >>> found = select_gaussian_mixture(X, range(2, 5), "diag", random_state=0)
+    >>> [(row.n_components, row.n_parameters) for row in found.table]
+    [(2, 9), (3, 14), (4, 19)]
     """
 
     n_components: int
@@ -109,6 +119,20 @@ class Selection:
     seconds : float
     record : FitRecord or None
         Where the data came from and what the selection took, all its mixtures together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import select_gaussian_mixture
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(m, 1.0, size=(500, 2)) for m in (-6.0, 0.0, 6.0)])
+    >>> found = select_gaussian_mixture(X, range(2, 5), "diag", random_state=0)
+    >>> found.best_n_components, found.best_covariance_type, found.criterion
+    (3, 'diag', 'bic')
+    >>> min(found.curve["diag"], key=found.curve["diag"].get)
+    3
+    >>> found.best_model.means_.round()[:, 0]
+    array([ 6., -6.,  0.])
     """
 
     criterion: str
@@ -140,7 +164,17 @@ class Selection:
         return curves
 
     def value(self, row: SelectionRow) -> float:
-        """The criterion of a row; NaN where it has none."""
+        """The criterion of a row; NaN where it has none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import select_gaussian_mixture
+        >>> X = np.concatenate([np.linspace(-9, -7, 50), np.linspace(7, 9, 50)])[:, None]
+        >>> found = select_gaussian_mixture(X, [1, 2], "full", random_state=0)
+        >>> [found.value(row) == row.bic for row in found.table]
+        [True, True]
+        """
         found = getattr(row, self.criterion)
         return float("nan") if found is None else float(found)
 

@@ -145,6 +145,19 @@ class WritingMixture(AppliedMixture):
             The data were changed while they were read.
         StoreError
             The output cannot be written. What was finished is kept.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> import zarr
+        >>> stored = zarr.create_array("points.zarr", data=X, chunks=(2, 2), overwrite=True)
+        >>> gm.predict_to("points.zarr", "labels.zarr", overwrite=True)
+        6
+        >>> zarr.open_array("labels.zarr")[:]
+        array([1, 1, 1, 0, 0, 0], dtype=uint8)
         """
         check_is_fitted(self)
         source = for_each_row(open_input(self, X, where=where, reset=False))
@@ -211,6 +224,20 @@ class WritingMixture(AppliedMixture):
         ------
         OutputExistsError, InputError, IncompletePassError, StoreError
             As by `predict_to`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> import zarr
+        >>> X[0, 1] = np.nan
+        >>> stored = zarr.create_array("gappy.zarr", data=X, chunks=(2, 2), overwrite=True)
+        >>> gm.impute_to("gappy.zarr", "filled.zarr", overwrite=True)
+        6
+        >>> zarr.open_array("filled.zarr")[0].round(3)
+        array([1., 2.])
         """
         check_is_fitted(self)
         if has_parquet_suffix(os.fspath(output)):

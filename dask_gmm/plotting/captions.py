@@ -95,6 +95,12 @@ def caption(name: str) -> str:
     ------
     InputError
         There is no such figure.
+
+    Examples
+    --------
+    >>> from dask_gmm.plotting import FIGURES, caption
+    >>> all(caption(name) for name in FIGURES)
+    True
     """
     if name not in _CAPTIONS:
         raise InputError(f"name={name!r} is no figure; choose one of {', '.join(FIGURES)}.")

@@ -66,6 +66,19 @@ def plot_components(
     sklearn.exceptions.NotFittedError, InputError (both a ValueError)
         The mixture is not fitted; a feature is unknown; another number of Axes is needed; or the
         inspection is another mixture's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import GaussianMixture
+    >>> from dask_gmm.plotting import plot_components
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(m, 1.0, size=(500, 2)) for m in (-6.0, 0.0, 6.0)])
+    >>> gm = GaussianMixture(3, random_state=0).fit(X)
+    >>> inspection = gm.inspect(X)
+    >>> axes = plot_components(gm, inspection)
+    >>> axes.shape
+    (2, 2)
     """
     mixture = shown(gm, inspection)
     which = _features(mixture, features)

@@ -62,6 +62,17 @@ def plot_convergence(gm: Fitted, *, by: str = "pass", ax: Any = None) -> Any:
     sklearn.exceptions.NotFittedError, InputError (both a ValueError)
         The mixture is not fitted; nothing is known of its iterations, or not when they were; or
         `by` is something else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import GaussianMixture
+    >>> from dask_gmm.plotting import plot_convergence
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(m, 1.0, size=(500, 2)) for m in (-6.0, 0.0, 6.0)])
+    >>> gm = GaussianMixture(3, random_state=0).fit(X)
+    >>> objective, left = plot_convergence(gm)
+    >>> objective.figure.savefig("convergence.png")
     """
     check_fitted(gm)
     if by not in ("pass", "second"):

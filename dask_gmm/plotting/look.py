@@ -53,6 +53,13 @@ def component_colours(n_components: int) -> tuple[str, ...]:
     ------
     InputError
         K is no number of components.
+
+    Examples
+    --------
+    >>> from dask_gmm.plotting import component_colours
+    >>> few, many = component_colours(3), component_colours(20)
+    >>> few == many[:3]
+    True
     """
     if n_components < 1:
         raise InputError(f"n_components={n_components} is no number of components: give 1 or more.")
@@ -148,7 +155,7 @@ def style() -> Iterator[None]:
     >>> from dask_gmm.plotting import style
     >>> with style():
     ...     figure = Figure()
-    >>> round(figure.get_figwidth(), 2)
+    >>> round(float(figure.get_figwidth()), 2)
     3.35
     """
     matplotlib_or_error()

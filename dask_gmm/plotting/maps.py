@@ -53,6 +53,18 @@ def plot_map(
         matplotlib is not installed.
     sklearn.exceptions.NotFittedError, InputError (both a ValueError)
         The mixture is not fitted; labels have not two dimensions, or are no labels of the mixture.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import GaussianMixture
+    >>> from dask_gmm.plotting import plot_map
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(m, 1.0, size=(500, 2)) for m in (-6.0, 0.0, 6.0)])
+    >>> gm = GaussianMixture(3, random_state=0).fit(X)
+    >>> labels = gm.predict(X).reshape(30, 50)
+    >>> ax = plot_map(labels, gm=gm)
+    >>> ax.figure.savefig("map.png")
     """
     if gm is not None:
         check_fitted(gm)

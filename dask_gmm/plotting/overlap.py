@@ -51,6 +51,18 @@ def plot_overlap(gm: Fitted, inspection: Inspection, *, ax: Axes | None = None) 
         matplotlib is not installed.
     sklearn.exceptions.NotFittedError, InputError (both a ValueError)
         The mixture is not fitted, or the inspection is another mixture's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import GaussianMixture
+    >>> from dask_gmm.plotting import plot_overlap
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(m, 1.0, size=(500, 2)) for m in (-6.0, 0.0, 6.0)])
+    >>> gm = GaussianMixture(3, random_state=0).fit(X)
+    >>> inspection = gm.inspect(X)
+    >>> ax = plot_overlap(gm, inspection)
+    >>> ax.figure.savefig("overlap.png")
     """
     K = shown(gm, inspection).n_components
     counts = inspection.counts[:, None]

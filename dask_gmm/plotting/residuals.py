@@ -53,6 +53,18 @@ def plot_residuals(gm: Fitted, inspection: Inspection, *, ax: Axes | None = None
         matplotlib is not installed.
     sklearn.exceptions.NotFittedError, InputError (both a ValueError)
         The mixture is not fitted, or the inspection is another mixture's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import GaussianMixture
+    >>> from dask_gmm.plotting import plot_residuals
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(m, 1.0, size=(500, 2)) for m in (-6.0, 0.0, 6.0)])
+    >>> gm = GaussianMixture(3, random_state=0).fit(X)
+    >>> inspection = gm.inspect(X)
+    >>> ax = plot_residuals(gm, inspection)
+    >>> ax.figure.savefig("residuals.png")
     """
     shown(gm, inspection)
     with drawing(ax, height=2.9) as ax:

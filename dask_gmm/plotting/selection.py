@@ -49,6 +49,16 @@ def plot_selection(selection: Chosen, *, ax: Axes | None = None) -> Axes:
         matplotlib is not installed.
     InputError
         It is no selection, or none of its mixtures has a criterion.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import select_gaussian_mixture
+    >>> from dask_gmm.plotting import plot_selection
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(m, 1.0, size=(500, 2)) for m in (-6.0, 0.0, 6.0)])
+    >>> ax = plot_selection(select_gaussian_mixture(X, range(2, 5), "diag", random_state=0))
+    >>> ax.figure.savefig("selection.png")
     """
     if not all(hasattr(selection, name) for name in ("criterion", "table", "best")):
         raise InputError(

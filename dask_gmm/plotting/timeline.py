@@ -55,6 +55,17 @@ def plot_timeline(timeline: Traced, *, ax: Axes | None = None) -> Axes:
         matplotlib is not installed.
     InputError
         It is no timeline, or has seen no pass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_gmm import GaussianMixture, Timeline
+    >>> from dask_gmm.plotting import plot_timeline
+    >>> X = np.random.default_rng(0).normal(size=(1000, 2))
+    >>> timeline = Timeline()
+    >>> gm = GaussianMixture(2, random_state=0, callbacks=[timeline]).fit(X)
+    >>> ax = plot_timeline(timeline)
+    >>> ax.figure.savefig("timeline.png")
     """
     if not all(hasattr(timeline, name) for name in ("passes", "stages")):
         raise InputError(

@@ -99,7 +99,18 @@ class ProgressBar:
 
     @contextmanager
     def watching(self, run: Run) -> Iterator[Callable[[Event], None]]:
-        """Show a run for as long as the context lasts; yields what its events go to."""
+        """Show a run for as long as the context lasts; yields what its events go to.
+
+        Examples
+        --------
+        >>> import io, numpy as np
+        >>> from dask_gmm import GaussianMixture, ProgressBar
+        >>> X = np.random.default_rng(0).normal(size=(1000, 2))
+        >>> bar = ProgressBar("lines", file=io.StringIO())
+        >>> from dask_gmm.progress.run import Run
+        >>> with bar.watching(Run("fit")) as observe:
+        ...     gm = GaussianMixture(2, random_state=0, callbacks=[observe]).fit(X)
+        """
         state = ProgressState(verb=run.verb)
         view = _Guarded(lambda: self._view(run, state))
         self._shown = (*self._shown, (run, state))
@@ -135,12 +146,34 @@ class ProgressBar:
             view.close(Ending.of(run, None))
 
     def register(self) -> Self:
-        """Show all fits of this process that begin from now on."""
+        """Show all fits of this process that begin from now on.
+
+        Examples
+        --------
+        >>> import io, numpy as np
+        >>> from dask_gmm import GaussianMixture, ProgressBar
+        >>> X = np.random.default_rng(0).normal(size=(1000, 2))
+        >>> bar = ProgressBar("lines", file=io.StringIO())
+        >>> shown = bar.register()
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)  # is shown
+        >>> bar.unregister()
+        """
         register(self)
         return self
 
     def unregister(self) -> None:
-        """Show no more fits; those that run are shown to their end."""
+        """Show no more fits; those that run are shown to their end.
+
+        Examples
+        --------
+        >>> import io, numpy as np
+        >>> from dask_gmm import GaussianMixture, ProgressBar
+        >>> X = np.random.default_rng(0).normal(size=(1000, 2))
+        >>> bar = ProgressBar("lines", file=io.StringIO())
+        >>> shown = bar.register()
+        >>> bar.unregister()
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)  # is not
+        """
         unregister(self)
 
     def __enter__(self) -> Self:

@@ -7,7 +7,7 @@ Run from the repository's root:
     python -m tests.benchmarks.bench_optimum --first-seed 10        # other seeds
     python -m tests.benchmarks.bench_optimum --contestants search before plain scikit-learn
     python -m tests.benchmarks.bench_optimum --json                 # each run, for records
-    python -m tests.benchmarks.bench_optimum --markdown             # the table of the README
+    python -m tests.benchmarks.bench_optimum --markdown   # as examples/performance.md
     python -m tests.benchmarks.bench_optimum --sets pixels          # of photographs
 
 Rows are simulated, so that the truth is known: EM from there finds the optimum that all are held

@@ -9,7 +9,7 @@ Run from the repository's root:
         --rows 200000 --sample 20000 --tol 1e-6 --seeds 3 --levels 1e-3 1e-4 1e-5 \\
         --contestants "without anchors" "same start" searched
     python -m tests.benchmarks.bench_passes --json        # each run, for records
-    python -m tests.benchmarks.bench_passes --markdown    # the table of the README
+    python -m tests.benchmarks.bench_passes --markdown   # as examples/performance.md
 
 Rows lie in memory here, so that a pass is cheap; what is counted is how often all of them are
 evaluated. The reading of the sample counts as one read for everybody. For each seed all start from

@@ -6,7 +6,7 @@ Run from the repository's root:
     python -m tests.benchmarks.bench_rare --seeds 2 --sets 2-4    # D = 2, four clusters
     python -m tests.benchmarks.bench_rare --contestants search scikit-learn
     python -m tests.benchmarks.bench_rare --json                  # each run, for records
-    python -m tests.benchmarks.bench_rare --markdown              # the table of the README
+    python -m tests.benchmarks.bench_rare --markdown   # as examples/performance.md
 
 Clusters are those of `bench_optimum`; the rare rows lie around a place that is so many standard
 deviations away from each of their means (`--apart`), with .7 of their width. A mixture has one

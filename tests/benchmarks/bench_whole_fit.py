@@ -160,7 +160,7 @@ def text_of(line: Line) -> str:
 
 
 def markdown(lines: list[Line], size: int, threads: int, machine: dict[str, Any]) -> str:
-    """The same as a table for a README."""
+    """The same as a table for a page."""
     headings = ["", "from", "K", "s a pass", "GB/s", "× ideal", "whole fit, s", "memory held, MB"]
     rows = [
         [

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 import scipy.sparse
+import xarray as xr
 import zarr
 
 import dask_gmm
@@ -93,6 +94,12 @@ def zipped(folder: Path) -> str:
 def csv(folder: Path) -> str:
     pd.DataFrame(X, columns=["a", "b"]).to_csv(folder / "x.csv", index=False)
     return str(folder / "x.csv")
+
+
+def netcdf(folder: Path) -> str:
+    data = xr.Dataset({"a": ("n", X[:, 0]), "b": ("n", X[:, 1])})
+    data.to_netcdf(folder / "x.nc", engine="scipy")
+    return str(folder / "x.nc")
 
 
 def filtered(folder: Path) -> Any:
@@ -174,6 +181,7 @@ CASES: dict[str, tuple[Make, NDArray[Any]]] = {
     "query": (kept(pl.DataFrame(X, schema=["a", "b"]).lazy()), X),
     ".npy": (npy, X),
     ".csv": (csv, X),
+    ".nc": (netcdf, X),
     "filtered": (filtered, X),
     ".zip": (zipped_durations, SECONDS - SECONDS[0, 0]),
     "group in memory": (in_memory, SECONDS - SECONDS[0, 0]),

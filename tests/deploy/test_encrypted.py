@@ -231,7 +231,7 @@ def test_readmes_cluster_across_two_networks(tmp_path: Path) -> None:
     scheduler, worker, fit = cluster_example()
     assert scheduler == "dask scheduler"
     assert worker.startswith("dask worker tcp://127.0.0.1:8786")
-    assert fit.startswith("dask-gmm fit points.zarr")
+    assert fit.startswith("dask-gmm fit clouds.zarr")
     worker, fit = (line.replace("tcp://127.0.0.1", "tls://10.77.0.1") for line in (worker, fit))
     tls = tmp_path / "tls"
     make_certificates(tls, tmp_path / "authority", ["10.77.0.1"])
@@ -248,7 +248,7 @@ def test_readmes_cluster_across_two_networks(tmp_path: Path) -> None:
             code: int = start(line, network, log, config).wait(150)
             return code
 
-        assert done("dask-gmm simulate points.zarr -q", there, "simulate") == 0, said("simulate")
+        assert done("dask-gmm simulate clouds.zarr -q", there, "simulate") == 0, said("simulate")
         start(scheduler, here, "scheduler")
         start(worker, here, "near")
         start(worker, there, "far")
@@ -256,7 +256,7 @@ def test_readmes_cluster_across_two_networks(tmp_path: Path) -> None:
             until(lambda log=log: "Registered to" in said(log), f"{log}: a worker", 90)  # type: ignore[misc]
         assert done(fit, there, "fit") in {0, 3}, said("fit")
         assert (tmp_path / "cluster-model.zarr" / "zarr.json").is_file()
-        doctor = "dask-gmm doctor points.zarr --scheduler tls://10.77.0.1:8786 -q"
+        doctor = "dask-gmm doctor clouds.zarr --scheduler tls://10.77.0.1:8786 -q"
         assert done(doctor, there, "doctor") == 0, said("doctor")
         assert "2 workers with 2 threads" in said("doctor")
         assert "all connections are encrypted" in said("doctor")
