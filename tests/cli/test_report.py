@@ -180,6 +180,7 @@ def test_what_was_found_is_safe_where_the_page_is_not(
     assert zarr.open_group(path, mode="r").attrs["format"] == "dask-gmm-model"
 
 
+@pytest.mark.slow
 def test_no_window_is_asked_for(
     points: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,6 +188,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posting, "POST_EVERY", 0.05)
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_runs_and_what_has_ended(dashboard: Dashboard, store: str) -> None:
     """Two fits at once, held in their passes until both were seen there."""
     go_on = threading.Event()

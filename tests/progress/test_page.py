@@ -82,6 +82,7 @@ def url() -> Iterator[str]:
     thread.join(10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1200])
 def test_in_a_browser(url: str, width: int) -> None:
     assert CHROMIUM is not None

@@ -275,6 +275,7 @@ print(sorted({"IPython", "tornado", "distributed", "matplotlib"} & set(sys.modul
 """
 
 
+@pytest.mark.slow
 def test_a_script_has_plain_lines_on_standard_error() -> None:
     """And imports nothing for it."""
     done = subprocess.run(

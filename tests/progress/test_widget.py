@@ -164,6 +164,7 @@ def shown(outputs: Any) -> list[str]:
     return [text_of(o.data["text/html"]) for o in found]
 
 
+@pytest.mark.slow
 def test_a_fit_is_one_output_that_is_updated_in_place(executed: Any) -> None:
     outputs, sent = executed
     (end,) = shown(outputs["callback"])
