@@ -51,6 +51,10 @@ __all__ = ["fit"]
     -o model.zarr""",
         ),
         (
+            "a page to look at: what to worry about, figures, parameters",
+            "dask-gmm fit points.zarr -k 8 -o model.zarr --report fit.html",
+        ),
+        (
             "rows of a survey, with the weights that are stored beside them",
             "dask-gmm fit survey.zarr --array answers --weights weight -k 6 -o model.zarr",
         ),
@@ -80,7 +84,14 @@ __all__ = ["fit"]
 @model_output_options("the model to write")
 @output_options
 @click.pass_obj
-def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any) -> int:
+def fit(
+    session: Session,
+    /,
+    output: str | None,
+    report: str | None,
+    overwrite: bool,
+    **values: Any,
+) -> int:
     """Fit a Gaussian mixture to the rows of DATA.
 
     Each pass reads every block of DATA once; nothing but the blocks at work and the statistics is
@@ -90,25 +101,34 @@ def fit(session: Session, /, output: str | None, overwrite: bool, **values: Any)
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
+    from dask_gmm.cli.reporting import check_report, watching, write_report
     from dask_gmm.estimators import GaussianMixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
     session.checkpoint = checkpoint if checkpoint.url is not None else None
-    check_fit_output(output, data, checkpoint.url, overwrite=overwrite)
+    check_fit_output(output, data, checkpoint.url, overwrite=overwrite, report=report)
+    check_report(report, data, output, checkpoint.url, overwrite=overwrite)
     check_weights_stay(output, check_data(data, settings.components))
-    with computing(compute, session), observing(session) as observe:
-        mixture = GaussianMixture(
-            **settings.estimator_arguments(),
-            **data.estimator_arguments(checkpoint.url),
-            callbacks=[observe],
-        )
-        mixture.fit(
-            data.data, sample_weight=data.sample_weight, where=data.where, **checkpoint.arguments()
-        )
-        if output is not None:
-            save_model(mixture, output, data.storage_options, overwrite=overwrite)
-    _report(session, mixture, data, output)
+    timeline = watching(report)
+    with computing(compute, session):
+        with observing(session) as observe:
+            mixture = GaussianMixture(
+                **settings.estimator_arguments(),
+                **data.estimator_arguments(checkpoint.url),
+                callbacks=[observe, *timeline],
+            )
+            rows = {"sample_weight": data.sample_weight, "where": data.where}
+            mixture.fit(data.data, **rows, **checkpoint.arguments())
+            if output is not None:
+                save_model(mixture, output, data.storage_options, overwrite=overwrite)
+        if report is not None:
+            try:
+                write_report(session, report, mixture, data, timeline, overwrite=overwrite)
+            except BaseException:  # what the fit has found is not to be lost with its page
+                _report(session, mixture, data, output, None)
+                raise
+    _report(session, mixture, data, output, report)
     return DONE if mixture.converged_ else NOT_CONVERGED
 
 
@@ -117,11 +137,12 @@ def _report(
     mixture: GaussianMixture,
     data: DataPlace,
     output: str | None,
+    report: str | None,
 ) -> None:
     from dask_gmm.cli.outcome import fit_json, fit_story, print_result
 
     if session.json:
-        header = {"command": "fit", **data.described(), "model": output}
+        header = {"command": "fit", **data.described(), "model": output, "report": report}
         session.emit({**header, **fit_json(mixture)})
         return
     from dask_gmm.cli.tables import key_values, mixture_table
@@ -134,5 +155,7 @@ def _report(
         facts.append(("rows where", data.where))
     if output is not None:
         facts.append(("model", output))
+    if report is not None:
+        facts.append(("report", report))
     table = mixture_table(parameters_of(mixture), session.out.width, mixture.scaling_)
     print_result(session, table, key_values(facts))

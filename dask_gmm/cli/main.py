@@ -23,6 +23,7 @@ from dask_gmm.cli.impute import impute
 from dask_gmm.cli.manifest import manifest
 from dask_gmm.cli.plan import plan
 from dask_gmm.cli.predict import predict, score
+from dask_gmm.cli.report import report
 from dask_gmm.cli.select import select
 from dask_gmm.cli.session import DONE, FAILED, Session
 from dask_gmm.cli.show import show
@@ -85,7 +86,7 @@ class _ErrorBoundary(click.Group):
     ) -> NoReturn:
         """Run and exit; `standalone_mode` is ignored, for this group always stands alone."""
         extra.pop("standalone_mode", None)
-        session = Session()
+        session = Session(words=tuple(sys.argv[1:] if args is None else args))
         program = extra.pop("program", False)
         at_once = ending_at_second_signal(session) if program else nullcontext()
         with at_once, signals_as_exceptions():
@@ -141,6 +142,7 @@ def _leave(session: Session, error: BaseException, sentence: str, code: int) -> 
         "  dask-gmm plan DATA -k 8           what a fit would cost, before it starts\n"
         "  dask-gmm fit DATA -k 8 -o MODEL   the fit itself\n"
         "  dask-gmm select DATA -k 2:12      how many components?\n"
+        "  dask-gmm report MODEL DATA -o F   a page: what to worry about, figures, parameters\n"
         "  dask-gmm doctor DATA              what would go wrong or slowly, and what to do\n"
         "\n\b\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped without converging,\n"
         "130 interrupted, 143 terminated."
@@ -158,7 +160,7 @@ def main() -> None:
 
 
 for _command in (
-    *(demo, plan, fit, select, show, predict, impute, score, simulate, manifest, doctor),
+    *(demo, plan, fit, select, show, report, predict, impute, score, simulate, manifest, doctor),
     certificates,
 ):
     main.add_command(_command)

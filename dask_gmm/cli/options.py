@@ -389,6 +389,16 @@ def overwrite_option(what: str) -> Callable[[F], F]:
     )
 
 
+report_option = option(
+    "--report",
+    metavar="FILE.html",
+    section="Output",
+    help="Also write a page of the fit to this path or URL: what to worry about, figures, "
+    "parameters, record. One file that stands alone; it takes one more read of DATA, and "
+    "matplotlib.",
+)
+
+
 def model_output_options(which: str) -> Callable[[F], F]:
     """Declare --output for a model that others read later, and --overwrite."""
     return stack(
@@ -400,5 +410,6 @@ def model_output_options(which: str) -> Callable[[F], F]:
             help=f"Path or URL of {which}, for predict, score and show. Without it the result is "
             "only printed.",
         ),
-        overwrite_option("a model"),
+        report_option,
+        overwrite_option("a model, or a report,"),
     )

@@ -29,6 +29,7 @@ __all__ = [
     "check_model_place",
     "check_table_output",
     "check_weights_stay",
+    "check_writable",
     "refuse_overlap",
     "save_model",
 ]
@@ -43,7 +44,12 @@ def local_path(url: str) -> Path | None:
 
 
 def check_fit_output(
-    output: str | None, data: DataPlace, checkpoint: str | None, *, overwrite: bool
+    output: str | None,
+    data: DataPlace,
+    checkpoint: str | None,
+    *,
+    overwrite: bool,
+    report: str | None = None,
 ) -> None:
     """Make sure that what a fit of `data` is to write, if anything, can be written.
 
@@ -55,7 +61,7 @@ def check_fit_output(
         As `check_model_place`.
     """
     check_storage_options(
-        data.storage_options, data.data, data.weights, data.where, output, checkpoint
+        data.storage_options, data.data, data.weights, data.where, output, checkpoint, report
     )
     if checkpoint is not None:
         refuse_overlap(checkpoint, data.data, data.weights, output)
@@ -100,7 +106,7 @@ def check_model_place(url: str, options: Mapping[str, Any], *, overwrite: bool) 
 
     own = options_for(url, options)
     _check_replaceable(url)
-    _check_writable(url, own)
+    check_writable(url, own)
     check_model_output(url, overwrite=overwrite, storage_options=own or None)
 
 
@@ -113,7 +119,7 @@ def check_array_output(
     """
     own = options_for(url, options)
     _check_replaceable(url)
-    _check_writable(url, own, beside=beside)
+    check_writable(url, own, beside=beside)
     found = _node_at(url, own)
     if found == "group":
         raise OutputExistsError(
@@ -135,7 +141,7 @@ def check_group_output(url: str, options: Mapping[str, Any], *, overwrite: bool)
 
     own = options_for(url, options)
     _check_replaceable(url)
-    _check_writable(url, own, beside=True)
+    check_writable(url, own, beside=True)
     check_room(url, own, overwrite=overwrite)
 
 
@@ -148,7 +154,7 @@ def check_table_output(url: str) -> None:
         The place cannot be written.
     """
     if local_path(url) is not None:  # another place is refused with the reason, later
-        _check_writable(url, {}, beside=True)
+        check_writable(url, {}, beside=True)
 
 
 def refuse_overlap(output: str, *inputs: str | None) -> None:
@@ -231,7 +237,13 @@ def _check_replaceable(url: str) -> None:
         )
 
 
-def _check_writable(url: str, options: Mapping[str, Any], *, beside: bool = False) -> None:
+def check_writable(url: str, options: Mapping[str, Any], *, beside: bool = False) -> None:
+    """Make sure that something can be written to a place, or beside it.
+
+    Raises
+    ------
+    InputError, StoreError
+    """
     path = local_path(url)
     if path is not None:
         place = _existing(path.parent if beside else path)

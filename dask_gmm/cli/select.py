@@ -64,7 +64,14 @@ __all__ = ["select"]
 @model_output_options("the best model")
 @output_options
 @click.pass_obj
-def select(session: Session, /, output: str | None, overwrite: bool, **values: Any) -> int:
+def select(
+    session: Session,
+    /,
+    output: str | None,
+    report: str | None,
+    overwrite: bool,
+    **values: Any,
+) -> int:
     """Choose the number of Gaussian components for the rows of DATA, and their covariances.
 
     All numbers of components and covariances, with all their starts, are fitted together: each
@@ -76,26 +83,37 @@ def select(session: Session, /, output: str | None, overwrite: bool, **values: A
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
+    from dask_gmm.cli.reporting import check_report, watching, write_report
     from dask_gmm.estimators import select_gaussian_mixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
     choice, checkpoint = SelectionChoice.take(values), CheckpointPlace.take(values)
     session.checkpoint = checkpoint if checkpoint.url is not None else None
-    check_fit_output(output, data, checkpoint.url, overwrite=overwrite)
+    check_fit_output(output, data, checkpoint.url, overwrite=overwrite, report=report)
+    check_report(report, data, output, checkpoint.url, overwrite=overwrite)
     check_weights_stay(output, check_data(data, max(choice.components)))
-    with computing(compute, session), observing(session) as observe:
-        found = select_gaussian_mixture(
-            data.data,
-            **choice.arguments(),
-            **data.estimator_arguments(checkpoint.url),
-            callbacks=[observe],
-            sample_weight=data.sample_weight,
-            where=data.where,
-            **checkpoint.arguments(),
-        )
-        if output is not None:
-            save_model(found.best_model, output, data.storage_options, overwrite=overwrite)
-    _report(session, found, data, choice, output)
+    timeline = watching(report)
+    with computing(compute, session):
+        with observing(session) as observe:
+            found = select_gaussian_mixture(
+                data.data,
+                **choice.arguments(),
+                **data.estimator_arguments(checkpoint.url),
+                callbacks=[observe, *timeline],
+                sample_weight=data.sample_weight,
+                where=data.where,
+                **checkpoint.arguments(),
+            )
+            if output is not None:
+                save_model(found.best_model, output, data.storage_options, overwrite=overwrite)
+        if report is not None:
+            best = found.best_model
+            try:
+                write_report(session, report, best, data, timeline, found, overwrite=overwrite)
+            except BaseException:  # what was found is not to be lost with its page
+                _report(session, found, data, choice, output, None)
+                raise
+    _report(session, found, data, choice, output, report)
     return DONE if found.best_model.converged_ else NOT_CONVERGED
 
 
@@ -105,9 +123,10 @@ def _report(
     data: DataPlace,
     choice: SelectionChoice,
     output: str | None,
+    report: str | None,
 ) -> None:
     if session.json:
-        header = {"command": "select", **data.described(), "model": output}
+        header = {"command": "select", **data.described(), "model": output, "report": report}
         session.emit({**header, **selection_json(found)})
         return
     from dask_gmm.cli.outcome import incomplete, print_result, reads_in_words
@@ -138,6 +157,8 @@ def _report(
     facts += scaling_facts(found.best_model.scaling_, names)
     if output is not None:
         facts.append(("model", output))
+    if report is not None:
+        facts.append(("report", report))
     print_result(
         session,
         selection_table(found),

@@ -49,6 +49,8 @@ class Session:
         Passes that are known to be safe there; None before the first commit.
     at_once : list of callables
         What to do where the run ends at once.
+    words : tuple of str
+        The command line, without the program's name.
     last_word : threading.Lock
         Who takes it says how the run was stopped, and nobody else: a second signal may meet a run
         that is leaving.
@@ -63,6 +65,7 @@ class Session:
     checkpoint: CheckpointPlace | None = None
     committed: int | None = None
     at_once: list[Callable[[], None]] = field(default_factory=list)
+    words: tuple[str, ...] = ()
     last_word: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property

@@ -19,8 +19,8 @@ from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
+from dask_gmm.estimators.reported import ReportingMixture
 from dask_gmm.estimators.shown import feature_names, glance_of, is_mixture
-from dask_gmm.estimators.written import WritingMixture
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
 from dask_gmm.glance.mixture import mixture_html, mixture_text
@@ -98,7 +98,7 @@ class Criteria:
         return facts_table("Criteria of a Gaussian mixture", facts)
 
 
-class FittedMixture(DensityMixin, WritingMixture):  # type: ignore[misc]
+class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
     """Everything that needs a fitted mixture and not how it was fitted.
 
     Fitting and constructor parameters are the subclass's; `GaussianMixture` documents them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dask.base import normalize_token
 
@@ -13,11 +13,16 @@ from dask_gmm.fitting.events import Outcome
 from dask_gmm.glance.selection import selection_html
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
     from dask_gmm.estimators.gaussian_mixture import GaussianMixture
     from dask_gmm.fitting.events import PassFinished
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.selection import PointResult
+    from dask_gmm.fitting.timeline import Timeline
     from dask_gmm.glance.mixture import MixtureGlance
+    from dask_gmm.inspection import Inspection
 
 __all__ = ["Selection", "SelectionRow", "row_of"]
 
@@ -172,6 +177,35 @@ class Selection:
         """
         found = getattr(row, self.criterion)
         return float("nan") if found is None else float(found)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        X: Any = None,
+        *,
+        inspection: Inspection | None = None,
+        sample_weight: Any = None,
+        where: Any = None,
+        timeline: Timeline | None = None,
+        labels: Any = None,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a page of the selection and its best mixture; as `GaussianMixture.report`."""
+        from dask_gmm.estimators.reported import report_of
+
+        report_of(
+            self.best_model,
+            path,
+            X,
+            {"sample_weight": sample_weight, "where": where},
+            selection=self,
+            inspection=inspection,
+            timeline=timeline,
+            labels=labels,
+            overwrite=overwrite,
+            storage_options=storage_options,
+        )
 
     def __dask_tokenize__(self) -> object:
         """Name the selection for Dask: by what it has found, not how long it took."""

@@ -17,12 +17,12 @@ _CAPTIONS = {
         "tried and rejected: each cost a read and changed nothing."
     ),
     "components": (
-        "Pairs of features. Grey is the density of a sample of the rows, on a logarithmic scale; "
-        "ellipses are one and two standard deviations from the components' means, the thicker "
-        "the more rows a component has. On the diagonal the values of each feature and, in black, "
-        "the mixture's own curve. Dark patches outside of every ellipse are rows that no component "
-        "explains; several ellipses over one patch share what may be one cluster of another shape; "
-        "an ellipse far larger than any patch gathers what is left over."
+        "Pairs of features. Shading is the density of a sample of the rows, on a logarithmic "
+        "scale; ellipses are one and two standard deviations from the components' means, the "
+        "thicker the more rows a component has. On the diagonal the values of each feature, under "
+        "the mixture's own curve. Dense patches outside of every ellipse are rows that no "
+        "component explains; several ellipses over one patch share what may be one cluster of "
+        "another shape; an ellipse far larger than any patch gathers what is left over."
     ),
     "selection": (
         "How far each mixture's criterion is from the best, by its number of components; a line "
@@ -43,8 +43,8 @@ _CAPTIONS = {
     "overlap": (
         "Of the rows that belong to the component of a line, the part that would be drawn for the "
         "component of each column, on a logarithmic scale: lines add up to one. Separate clusters "
-        "leave the squares off the diagonal pale. Two components with dark squares at both "
-        "crossings describe one crowd together and may be parts of one cluster; a dark square on "
+        "leave the squares off the diagonal faint. Two components with strong squares at both "
+        "crossings describe one crowd together and may be parts of one cluster; a strong square on "
         "one side only is a small component beside a large one."
     ),
     "residuals": (
@@ -55,11 +55,12 @@ _CAPTIONS = {
         "has shorter tails than a Gaussian, as values that are cut off or bounded have."
     ),
     "map": (
-        "The label of each place, by the colour that the component has in all figures; white has "
-        "none. Regions of one colour with clean borders are to be expected where neighbours are "
-        "alike, which the mixture does not know. Colours mixed like pepper and salt are labels "
-        "that hang on noise: compare with the certainty of those components. Straight edges often "
-        "follow from how the data were made: swaths, tiles, months."
+        "The label of each place, by the colour that the component has in all figures; where "
+        "there is none nothing is drawn. Regions of one colour with clean borders are to be "
+        "expected where neighbours are alike, which the mixture does not know. Colours mixed like "
+        "pepper and salt are labels that hang on noise: compare with the certainty of those "
+        "components. Straight edges often follow from how the data were made: swaths, tiles, "
+        "months."
     ),
     "profiles": (
         "Each component by feature, along their axis or in their order: a line at the middle of "
@@ -71,7 +72,7 @@ _CAPTIONS = {
     "timeline": (
         "Each thread's work along time: dark while it computed, light while it waited for rows. "
         "Much light says that reading is what the fit waits for: more threads, or a store that is "
-        "nearer, help; all dark, that computing is. White at the end of a pass are threads that "
+        "nearer, help; all dark, that computing is. Gaps at the end of a pass are threads that "
         "had nothing left to do while others finished. Numbers are those of the passes, with how "
         "many units were lost and done again."
     ),

@@ -1,0 +1,174 @@
+"""The parameters of a mixture: as tables to read, and as files to take along."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dask_gmm.report.html import Markup, join, table, tag
+from dask_gmm.report.words import SURE, plural, share, surely
+from dask_gmm.scaling.original_units import in_original_units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from dask_gmm.report.evidence import Evidence
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["parameters_section"]
+
+_OPEN = 240
+"""Numbers of a table that a reader may be shown unasked."""
+_MOST_NUMBERS = 40_000
+"""Of covariances, some 20 bytes each, that the report carries along."""
+
+
+class _Shown(NamedTuple):
+    """Means and standard deviations, (K, D), the names of features, and what units they have."""
+
+    names: Sequence[str]
+    means: Floats
+    widths: Floats
+    units: str
+
+
+def parameters_section(evidence: Evidence) -> Markup:
+    """Return weights, means and widths as tables, and links to files of all parameters."""
+    shown = _shown(evidence)
+    order = np.argsort(-evidence.parameters.weights, kind="stable")
+    parts = [
+        tag("p", f"Components are numbered as labels are, and listed by weight. {shown.units}"),
+        _weights(evidence, order),
+        *_vectors(shown, order),
+        tag("p", *_downloads(evidence, shown)),
+    ]
+    return join(*parts)
+
+
+def _shown(evidence: Evidence) -> _Shown:
+    """Means and widths in the data's units, where they have some there."""
+    scaling, parameters = evidence.scaling, evidence.parameters
+    if scaling is None:
+        text = "Means and standard deviations are in the features' own units."
+        return _Shown(evidence.names, parameters.means, np.sqrt(evidence.variances), text)
+    if not scaling.linear:
+        text = (
+            "Means and standard deviations are those of the scaled rows, for which the components "
+            "are Gaussians; in the data's units they are none."
+        )
+        return _Shown(evidence.names, parameters.means, np.sqrt(evidence.variances), text)
+    original = in_original_units(parameters, scaling)
+    names = evidence.names if scaling.principal is None else evidence.data_names
+    text = "Means and standard deviations are in the data's units, as before the scaling."
+    return _Shown(names, original.means, original.widths, text)
+
+
+def _weights(evidence: Evidence, order: NDArray[np.intp]) -> Markup:
+    """Return what each component accounts for."""
+    inspection, rows = evidence.inspection, evidence.rows_of
+    heads = ["component", "weight", "rows"]
+    if inspection is not None:
+        heads += ["labelled so", f"of these sure (≥ {SURE:g})"]
+        above = surely(inspection)
+
+    def cells(k: int) -> Iterator[str]:
+        yield str(k)
+        yield share(float(evidence.parameters.weights[k]))
+        yield "unknown" if np.isnan(rows[k]) else f"{rows[k]:,.0f}"
+        if inspection is not None:
+            labelled = float(inspection.labelled[k])
+            yield share(labelled / inspection.weight)
+            yield share(float(above[k]) / labelled) if labelled else "–"
+
+    return table("Weights", heads, [list(cells(int(k))) for k in order])
+
+
+def _vectors(shown: _Shown, order: NDArray[np.intp]) -> Iterator[Markup]:
+    """Return tables of means and widths, folded up where they are large."""
+    decimals = _decimals(shown)
+    heads = ["component", *shown.names]
+    for title, values in (("Means", shown.means), ("Standard deviations", shown.widths)):
+        rows = [
+            [str(int(k)), *(_number(v, n) for v, n in zip(values[k], decimals, strict=True))]
+            for k in order
+        ]
+        whole = table(title, heads, rows)
+        if values.size <= _OPEN:
+            yield whole
+        else:
+            k, d = values.shape
+            text = f"{title} of {plural(k, 'component')} along {plural(d, 'feature')}"
+            yield tag("details", tag("summary", text), whole)
+
+
+def _decimals(shown: _Shown) -> list[int | None]:
+    """Digits behind the point that show a mean to a hundredth of its width; None: by powers."""
+    found: list[int | None] = []
+    for means, widths in zip(shown.means.T, shown.widths.T, strict=True):
+        least, most = float(widths.min()), float(np.abs(means).max())
+        if not 1e-4 < least < 1e9 or most > 1e12:
+            found.append(None)
+        else:
+            found.append(max(0, 2 - int(np.floor(np.log10(least)))))
+    return found
+
+
+def _number(value: float, decimals: int | None) -> str:
+    text = f"{value:.4g}" if decimals is None else f"{value:,.{decimals}f}"
+    return text.replace("-", "−")
+
+
+def _downloads(evidence: Evidence, shown: _Shown) -> Iterator[Markup | str]:
+    yield "Take them along: "
+    yield _link("parameters.csv", "text/csv", _csv(evidence, shown), "weights, means and widths")
+    yield " (CSV), "
+    whole, text = _json(evidence)
+    yield _link("parameters.json", "application/json", text, "all parameters")
+    yield " (JSON)" if whole else " (JSON) but the covariances, which save() writes too"
+    if evidence.card is not None:
+        card = json.dumps(evidence.card, indent=2)
+        yield ", "
+        yield _link("card.json", "application/json", card, "the model card")
+        yield " (JSON): where it comes from and what it is for"
+    yield "."
+
+
+def _link(name: str, kind: str, content: str, text: str) -> Markup:
+    packed = base64.b64encode(content.encode()).decode()
+    return tag("a", text, href=f"data:{kind};charset=utf-8;base64,{packed}", download=name)
+
+
+def _csv(evidence: Evidence, shown: _Shown) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    means = [f"mean {name}" for name in shown.names]
+    writer.writerow(
+        ["component", "weight", *means, *(f"standard deviation {name}" for name in shown.names)]
+    )
+    for k, weight in enumerate(evidence.parameters.weights.tolist()):
+        numbers = [weight, *shown.means[k].tolist(), *shown.widths[k].tolist()]
+        writer.writerow([k, *(repr(v) for v in numbers)])
+    return file.getvalue()
+
+
+def _json(evidence: Evidence) -> tuple[bool, str]:
+    """The mixture's own parameters, of scaled rows if rows are scaled; whether that is all."""
+    parameters = evidence.parameters
+    whole = parameters.covariances.size <= _MOST_NUMBERS
+    document: dict[str, Any] = {
+        "covariance_type": evidence.family,
+        "features": list(evidence.names),
+        "scaled": evidence.scaling is not None,
+        "weights": parameters.weights.tolist(),
+        "means": parameters.means.tolist(),
+        **({"covariances": parameters.covariances.tolist()} if whole else {}),
+    }
+    return whole, json.dumps(document)
