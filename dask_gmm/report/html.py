@@ -6,7 +6,7 @@ A `Markup` is made by `tag`, which escapes every child and attribute that is non
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,9 +20,6 @@ class Markup(str):
     """Text that is HTML already."""
 
     __slots__ = ()
-
-
-Child: TypeAlias = "str | Iterable[str]"
 
 
 def tag(name: str, /, *children: str, **attributes: str | bool | None) -> Markup:

@@ -21,6 +21,7 @@ COMMANDS: dict[str, list[Any]] = {
     "predict": ["POINTS", "-m", "MODEL", "-o", "OUT/labels.zarr"],
     "impute": ["POINTS", "-m", "MODEL", "-o", "OUT/imputed.zarr"],
     "score": ["POINTS", "-m", "MODEL"],
+    "report": ["MODEL", "POINTS", "-o", "OUT/report.html"],
     "simulate": ["OUT/new.zarr", "-n", 1000, "-d", 2, "-k", 2],
     "manifest": ["POINTS", "-o", "OUT/manifest.json"],
 }
@@ -32,7 +33,12 @@ def test_all_commands_that_show_progress_are_tested() -> None:
     """Who imports the views is in the table above, or reports through one that is."""
     folder = Path(dask_gmm.cli.__file__).parent
     users = {p.stem for p in folder.rglob("*.py") if "observing(" in p.read_text()}
-    shared = {"writing": {"predict", "impute"}, "examination": {"doctor"}, "predict": {"score"}}
+    shared = {
+        "writing": {"predict", "impute"},
+        "examination": {"doctor"},
+        "predict": {"score"},
+        "reporting": {"report"},
+    }
     found = set().union(*(shared.get(user, {user}) for user in users - {"progress"}))
     assert found == set(COMMANDS) | LARGE
 

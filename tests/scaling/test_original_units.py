@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.scaling import Scaling
 from dask_gmm.scaling.linear import Principal
 from dask_gmm.scaling.original_units import in_original_units, means_and_widths
+from tests.mixture.problems import FAMILIES
 from tests.scaling.test_scaling import scaling_of
 
 AFFINE: dict[str, dict[str, Any] | None] = {
@@ -48,7 +49,7 @@ def scaling(asked: dict[str, Any] | None, d: int) -> Scaling | None:
     return scaling_of(x, **asked)
 
 
-@pytest.mark.parametrize("kind", sorted(COVARIANCE_TYPES))
+@pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("name", AFFINE)
 def test_they_are_those_of_the_covariances(name: str, kind: str) -> None:
     found = scaling(AFFINE[name], 4)
