@@ -236,8 +236,8 @@ class RecordKeeper:
                 begun=now.begun - seconds,
             )
         # Where the data lie and who computes may have changed.
-        same = ("source", "data", "backend", "n_features", "n_blocks", "resumed_after")
-        same += ("weighted", "masked")
+        named = "source data backend n_features n_blocks resumed_after weighted masked"
+        same = named.split()
         self._record = replace(before, **{name: getattr(now, name) for name in same})
         self._before = seconds
 
