@@ -11,8 +11,9 @@ For each set of rows whose mixture is known, and each seed: `select_gaussian_mix
 K = 2 ... 12 with full and diagonal covariances by BIC (for "many" components over K = 11 ... 19,
 for "crowded" ones over K = 20 ... 28, with full ones), accelerated with and without the search on
 the sample, and by plain EM, and `GaussianMixture` for each of the 22 by itself, the same ways, with
-BIC by `criteria`. Shown are the reads of the data (starts and criteria included; a sample counts by its part of the blocks),
-which mixture won, and its BIC above the least that anyone found for that set and seed, per row.
+BIC by `criteria`. Shown are the reads of the data (starts and criteria included; a sample counts by
+its part of the blocks), which mixture won, and its BIC above the least that anyone found for that
+set and seed, per row.
 Seconds are those of one turn each, on rows in memory: reading costs nothing there, and so they show
 what the work on the sample costs, and what sharing costs or saves in computing.
 
