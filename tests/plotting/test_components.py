@@ -22,6 +22,7 @@ from dask_gmm.plotting.components import separating
 from dask_gmm.plotting.fitted import coordinate_of, shown
 from dask_gmm.plotting.text import short_name
 from tests.inspected import inspected
+from tests.plotting.legible import faults
 from tests.plotting.mixtures import Made, made
 
 
@@ -211,3 +212,16 @@ def test_names_and_their_coordinates() -> None:
     assert short_name("arcsinh(CD4/150)") == "CD4\narcsinh(·/150)"
     assert short_name("B02") == "B02"
     assert max(map(len, short_name("a" * 90, "×10⁻⁵").splitlines())) <= 16
+
+
+def test_a_figure_of_another_width() -> None:
+    gm, inspection = made("overlapping")
+    axes = plot_components(gm, inspection, width=6.7)
+    figure = axes[0, 0].figure
+    assert figure.get_size_inches().tolist() == [6.7, 6.7]
+    assert faults(figure) == []
+    with pytest.raises(InputError, match="axes= have one already"):
+        plot_components(gm, inspection, width=6.7, axes=axes)
+    for width in (0.0, -1.0, float("nan"), 1e9):
+        with pytest.raises(InputError, match="is no width of a figure"):
+            plot_components(gm, inspection, width=width)
