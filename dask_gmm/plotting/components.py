@@ -10,7 +10,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.plotting.fitted import shown
 from dask_gmm.plotting.given import drawing, drawing_many
 from dask_gmm.plotting.look import COLUMN, INK, component_colours, small
-from dask_gmm.plotting.text import halo, short_name
+from dask_gmm.plotting.text import halo, plain, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,8 +102,8 @@ def plot_components(
     if single and m <= 2:
         with drawing(axes) as ax:
             panel.draw(ax, which[0], which[-1], numbered=True)
-            ax.set_xlabel(names[0])
-            ax.set_ylabel(names[1] if m == 2 else "density")
+            ax.set_xlabel(plain(names[0]))
+            ax.set_ylabel(plain(names[1]) if m == 2 else "density")
             if m == 1:
                 panel.legend(ax, loc="best")
         return axes
@@ -374,13 +374,13 @@ def _label(grid: Any, names: Sequence[str], *, own: bool) -> None:
             continue
         power = few_ticks(ax, "x", width)
         if i == m - 1:
-            ax.set_xlabel(short_name(names[j], power, inches=width), size=size)
+            ax.set_xlabel(plain(short_name(names[j], power, inches=width)), size=size)
         else:
             ax.tick_params(labelbottom=False)
         if i == j:
             continue
         power = few_ticks(ax, "y", height)
         if j == 0:
-            ax.set_ylabel(short_name(names[i], power, inches=height), size=size)
+            ax.set_ylabel(plain(short_name(names[i], power, inches=height)), size=size)
         else:
             ax.tick_params(labelleft=False)
