@@ -191,7 +191,17 @@ class Selection:
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a page of the selection and its best mixture; as `GaussianMixture.report`."""
+        """Write a page of the selection and its best mixture; as `GaussianMixture.report`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import select_gaussian_mixture
+        >>> rng = np.random.default_rng(0)
+        >>> X = np.concatenate([rng.normal(m, 1.0, size=(200, 1)) for m in (-6.0, 6.0)])
+        >>> found = select_gaussian_mixture(X, range(1, 4), "full", random_state=0)
+        >>> found.report("selection.html", X, overwrite=True)
+        """
         from dask_gmm.estimators.reported import report_of
 
         report_of(

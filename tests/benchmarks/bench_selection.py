@@ -8,8 +8,8 @@
         --contestants "grid" "grid, no search" "separate fits, no search"
 
 For each set of rows whose mixture is known, and each seed: `select_gaussian_mixture` over
-K = 2 ... 12 with full and diagonal covariances by BIC (for "many" components over K = 11 ... 19
-with full ones), accelerated with and without the search on the sample, and by plain EM, and
+K = 2 ... 12 with full and diagonal covariances by BIC (for "many" components over K = 11 ... 19,
+for "crowded" ones over K = 20 ... 28, with full ones), accelerated with and without the search on the sample, and by plain EM, and
 `GaussianMixture` for each of the 22 by itself, the same ways, with BIC by `criteria`. Shown
 are the reads of the data (starts and criteria included; a sample counts by its part of the blocks),
 which mixture won, and its BIC above the least that anyone found for that set and seed, per row.
@@ -44,6 +44,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
+from tests.benchmarks.bench_optimum import Problem, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,11 @@ BLOCKS = 100
 
 @dataclass(frozen=True)
 class Case:
-    """A set of rows: its name, K, D, the distance of means in σ, and the family that is true."""
+    """A set of rows: its name, K, D, the distance of means in σ, and the family that is true.
+
+    The distance is that of all pairs (their median), or with `nearest` the mean one to the nearest
+    other component, of rows as `bench_optimum` draws them.
+    """
 
     name: str
     components: int
@@ -63,6 +68,7 @@ class Case:
     sorted: bool = False
     grid: range = range(2, 13)
     families: tuple[str, ...] = ("full", "diag")
+    nearest: bool = False
 
 
 CASES = (
@@ -71,6 +77,7 @@ CASES = (
     Case("diagonal", 7, 8, 3.0, "diag"),
     Case("sorted by component", 5, 4, 4.0, "full", sorted=True),
     Case("many", 15, 4, 3.0, "full", grid=range(11, 20), families=("full",)),
+    Case("crowded", 24, 8, 4.0, "full", grid=range(20, 29), families=("full",), nearest=True),
 )
 
 
@@ -100,6 +107,9 @@ class Result:
 
 def problem(case: Case, rows: int, seed: int) -> da.Array:
     """Rows of a mixture of that kind; the same for the same seed."""
+    if case.nearest:
+        drawn = simulate(Problem(case.features, case.components, case.separation), rows, seed)
+        return da.from_array(drawn.rows, chunks=(-(-rows // BLOCKS), case.features))
     rng = np.random.default_rng(seed)
     k, d = case.components, case.features
     means = rng.normal(size=(k, d))
@@ -183,6 +193,13 @@ def measure(case: Case, rows: int, seed: int, tol: float, contestants: list[str]
         begun = time.perf_counter()
         outcomes[name] = (*CONTESTANTS[name](x, case, seed, tol), time.perf_counter() - begun)
     least = min(bic for _, _, _, bic, _ in outcomes.values())
+    for name, (reads, k, _, bic, seconds) in outcomes.items():
+        excess = (bic - least) / (2.0 * rows)
+        sys.stderr.write(
+            f"{case.name} seed {seed} {name}: K = {k}, {excess:+.5f} nats/row, {reads:.1f} reads, "
+            f"{seconds:.0f} s\n"
+        )
+    sys.stderr.flush()
     return [
         Result(
             case=case.name,

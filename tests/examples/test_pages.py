@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import click
+import numpy as np
 import pytest
+from PIL import Image
 
 from dask_gmm.cli.main import main
 from tests.deploy import manifests
@@ -29,8 +31,8 @@ SCHEDULER = "tcp://127.0.0.1:8786"
 ENDPOINT = "http://localhost:9000"
 """What pages call their cluster and their object store; the tests put their own in place."""
 
-OTHERWISE = {"README.md", "cloud.md", "cluster.md", "api.md"}
-"""Pages that need a server, or a cluster, or are made of docstrings; each has a test of its own."""
+OTHERWISE = {"README.md", "cloud.md", "cluster.md", "looking.md", "api.md"}
+"""Pages that need a server or a cluster, have pictures, or are docstrings: each has its test."""
 PROGRAMS = {"cytometry.md", "ocean-profiles.md", "photographs.md", "satellite-scene.md"}
 """Pages about the programs beside them, which take their time."""
 SLOW = PROGRAMS | {"command-line.md"}
@@ -72,6 +74,26 @@ def read(
 @pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
 def test_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_looking_runs_and_its_pictures_are_the_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a page that was changed are in `tmp_path`; they belong into examples/figures."""
+    read(EXAMPLES / "looking.md", tmp_path, monkeypatch)
+    for path in (EXAMPLES / "figures").glob("*.png"):
+        with Image.open(path) as committed, Image.open(tmp_path / path.name) as drawn:
+            assert abs(committed.width - drawn.width) <= 20
+            assert path.stat().st_size < 150_000
+            small = (committed.width // 4, committed.height // 4)
+            one, other = (
+                np.asarray(image.convert("RGB").resize(small), dtype=float)
+                for image in (committed, drawn)
+            )
+            # Versions of matplotlib place things a little differently; others are farther away than
+            # an empty page.
+            assert np.abs(one - other).mean() < 0.5 * np.abs(255 - one).mean(), path.name
 
 
 def test_the_cloud_runs(

@@ -175,6 +175,7 @@ def test_a_fit_is_one_output_that_is_updated_in_place(executed: Any) -> None:
     assert output.data["text/plain"].startswith(f"fit: not converged after {PASSES} passes")
 
 
+@pytest.mark.slow
 def test_everything_in_a_context_is_shown(executed: Any) -> None:
     fit, score = shown(executed[0]["context"])
     assert f"not converged after {PASSES} passes" in fit
@@ -182,6 +183,7 @@ def test_everything_in_a_context_is_shown(executed: Any) -> None:
     assert "done" in score
 
 
+@pytest.mark.slow
 def test_fits_in_threads_have_an_output_each(executed: Any) -> None:
     ends = shown(executed[0]["threads"])
     assert len(ends) == 2
@@ -189,6 +191,7 @@ def test_fits_in_threads_have_an_output_each(executed: Any) -> None:
     assert all(f"after {PASSES} passes" in end for end in ends)
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_says_so(executed: Any) -> None:
     outputs = executed[0]["interrupted"]
     (end,) = shown(outputs)
