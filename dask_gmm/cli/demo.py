@@ -228,6 +228,6 @@ def _report(session: Session, result: _DemoResult) -> None:
     record = record_of(result.mixture)
     if record.passes:
         session.note(
-            f"\n{show_seconds(record.seconds / record.passes)} a pass. Next: "
+            f"\nFitted in {show_seconds(record.seconds)}, sample and starts included. Next: "
             f"dask-gmm fit YOUR.zarr -k {result.job.recipe.components}"
         )

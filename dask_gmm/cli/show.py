@@ -272,7 +272,8 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         "simulated": "the truth of simulated data",
     }.get(str(fit.get("outcome")), str(fit.get("outcome")))
     if fit.get("n_iter"):
-        facts.append(("fitted", f"{outcome} after {fit['n_iter']} iterations{rows}"))
+        n = fit["n_iter"]
+        facts.append(("fitted", f"{outcome} after {n} iteration{'' if n == 1 else 's'}{rows}"))
     else:
         facts.append(("origin", outcome))
     if fit.get("lower_bound") is not None:

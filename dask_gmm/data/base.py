@@ -251,6 +251,11 @@ class Source(ABC):
         return self.weights is not None and not self.weights.selects_only
 
     @property
+    def masked(self) -> bool:
+        """Whether a mask says which rows take part."""
+        return self.weights is not None and self.weights.alone() is not None
+
+    @property
     def selects(self) -> bool:
         """Whether rows may be left out, so that only a pass knows how many take part."""
         return self.weights is not None or self._looks_for_gaps

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from dask_gmm.data.concatenated_source import ConcatenatedSource
 from dask_gmm.data.dask_source import DaskSource
 from dask_gmm.data.stored_parts import stored_parts
 from dask_gmm.data.tables.parquet_source import ParquetSource
+from dask_gmm.data.urls import crosses_network
 from dask_gmm.errors import IncompletePassError, InputError
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def recipe_of(
 
 
 def data_known_by(source: Source) -> str:
-    """Say in a few words what the rows were known by; nothing of them, and no store, is read.
+    """Say in a few words what the rows were known by; nothing is read for it, and nobody asked.
 
     Returns
     -------
@@ -170,15 +171,24 @@ def data_known_by(source: Source) -> str:
         "content" or "metadata" and 16 hexadecimal digits, as `Recipe` knows the data, or what is
         said of rows in memory: their type and shape. Weights and masks have no part in it.
     """
-    # A look at each file would take seconds of more of them.
-    content = _content_of(source) if source.n_blocks <= _MOST_BLOCKS else None
+    # A look at each file would take seconds of more of them, and each of those elsewhere a request.
+    near = source.n_blocks <= _MOST_BLOCKS and not _has_remote_tables(source)
+    content = _content_of(source) if near else None
     if content is not None:
         return f"content {_digest(content)[:16]}"
+    if isinstance(source, DaskSource):  # whose token also tells of these
+        source = replace(source, weights=None, missing="error")
     metadata = _metadata_of(source)
     if metadata is not None:
         return f"metadata {_digest(metadata)[:16]}"
     shape = " × ".join("?" if n is None else str(n) for n in source.shape)
     return f"memory {source.dtype} {shape}"
+
+
+def _has_remote_tables(source: Source) -> bool:
+    if isinstance(source, ConcatenatedSource):
+        return any(map(_has_remote_tables, source.parts))
+    return isinstance(source, ParquetSource) and crosses_network(source.table.spec.url)
 
 
 def _metadata_of(source: Source) -> str | None:

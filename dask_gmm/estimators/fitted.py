@@ -409,6 +409,11 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         except InputError as error:
             return card("Gaussian mixture", sentences(["Gaussian mixture", str(error)]))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "history_" in state:  # pickles of 0.1 have no record
+            self.__dict__.setdefault("record_", None)
+
     # -- models ----------------------------------------------------------------------------------
 
     def save(

@@ -136,6 +136,7 @@ def report_of(
     matplotlib_or_error()
     place: dict[str, Any] = {"overwrite": overwrite, "storage_options": storage_options}
     check_report_place(path, **place)
+    _check_kinds(inspection if X is None else None, timeline)
     if X is None:
         given = [name for name, value in rows.items() if value is not None]
         if given:
@@ -154,3 +155,19 @@ def report_of(
         labels=labels,
         **place,
     )
+
+
+def _check_kinds(inspection: Any, timeline: Any) -> None:
+    """Refuse, before the data are read, what is of another kind."""
+    from dask_gmm.inspection import Inspection
+
+    if inspection is not None and not isinstance(inspection, Inspection):
+        raise InputError(
+            f"inspection is {type(inspection).__name__}; give what gm.inspect(X) returns, or the "
+            f"data as X."
+        )
+    if timeline is not None and not all(hasattr(timeline, of) for of in ("passes", "stages")):
+        raise InputError(
+            f"timeline is {type(timeline).__name__}; give a dask_gmm.Timeline that was among the "
+            f"callbacks of the fit."
+        )

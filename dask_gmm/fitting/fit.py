@@ -116,7 +116,7 @@ def fit_mixture(
     size, _ = sample_size(source, settings)
     reads = 0 if warm is not None else sample_reads(settings, source, size)
     budget = Budget.of(settings, source, start_reads(settings, warm), reads)
-    keeper = RecordKeeper(data_known_by(source), source.weighted)
+    keeper = RecordKeeper(data_known_by(source), source.weighted, source.masked)
 
     def notify(event: Event) -> None:
         budget.take(event)

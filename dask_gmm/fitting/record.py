@@ -50,6 +50,7 @@ class FitRecord:
         type and shape of arrays in memory, of which nothing was read for it.
     backend : str
     n_rows : int or None
+        Of the data, those that are left out included.
     n_features, n_blocks : int
     begun : float
         Seconds since 1970, of the first driver's clock.
@@ -84,6 +85,8 @@ class FitRecord:
         Passes that were made before this process took the fit up.
     weighted : bool or None
         Whether rows had weights; None where nobody has noted it.
+    masked : bool or None
+        Whether a mask said which rows take part; None as well.
     """
 
     source: str
@@ -113,6 +116,7 @@ class FitRecord:
     rejected: int
     resumed_after: int | None
     weighted: bool | None = None
+    masked: bool | None = None
 
     @property
     def reads(self) -> float:
@@ -122,9 +126,10 @@ class FitRecord:
 
     def __repr__(self) -> str:
         rows = "rows of unknown number" if self.n_rows is None else f"{self.n_rows:,} rows"
+        passes = f"{self.passes:,} pass{'es' * (self.passes != 1)}"
         return (
-            f"<FitRecord: {self.passes:,} passes over {rows} × {self.n_features:,} features of "
-            f"{self.source} in {show_seconds(self.seconds)} on {self.backend}; "
+            f"<FitRecord: {passes} over {rows} × {self.n_features:,} features of {self.source} "
+            f"in {show_seconds(self.seconds)} on {self.backend}; "
             f"{show_bytes(self.bytes_read)} read>"
         )
 
@@ -138,9 +143,11 @@ class RecordKeeper:
         What the data are known by.
     weighted : bool, optional
         Whether rows have weights.
+    masked : bool, optional
+        Whether a mask says which rows take part.
     """
 
-    def __init__(self, data: str, weighted: bool | None = None) -> None:
+    def __init__(self, data: str, weighted: bool | None = None, masked: bool | None = None) -> None:
         self._record = FitRecord(
             source="",
             data=data,
@@ -169,6 +176,7 @@ class RecordKeeper:
             rejected=0,
             resumed_after=None,
             weighted=weighted,
+            masked=masked,
         )
         self._before = 0.0  # seconds of earlier processes
         self._begun = time.perf_counter()
@@ -228,7 +236,8 @@ class RecordKeeper:
                 begun=now.begun - seconds,
             )
         # Where the data lie and who computes may have changed.
-        same = ("source", "data", "backend", "n_features", "n_blocks", "resumed_after", "weighted")
+        named = "source data backend n_features n_blocks resumed_after weighted masked"
+        same = named.split()
         self._record = replace(before, **{name: getattr(now, name) for name in same})
         self._before = seconds
 

@@ -173,7 +173,7 @@ def select_mixture(
     accelerations, size = choose_accelerations(source, settings.points, fit)
     budget = Budget.of(fit, source, start_reads(fit), sample_reads(fit, source, size))
 
-    keeper = RecordKeeper(data_known_by(source), source.weighted)
+    keeper = RecordKeeper(data_known_by(source), source.weighted, source.masked)
 
     def notify(event: Event) -> None:
         budget.take(event)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +72,11 @@ def record_from(stored: Mapping[str, Any]) -> FitRecord | None:
         return None
     if not isinstance(found, dict):
         raise ValueError("its record is no object")
-    # Of what a newer version says beside no use is made.
+    # Of what a newer version says beside no use is made; an older one lacks what has a default.
     values = {
-        field.name: _of_kind(str(field.type), field.name, found) for field in fields(FitRecord)
+        field.name: _of_kind(str(field.type), field.name, found)
+        for field in fields(FitRecord)
+        if field.name in found or field.default is MISSING
     }
     return FitRecord(**values)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dask_gmm.errors import InputError
+from dask_gmm.inspection import Inspection as LookedAt
 from dask_gmm.mixture.family import covariance_family
 
 if TYPE_CHECKING:
@@ -190,9 +191,13 @@ def check_fitted(gm: Any) -> None:
     ------
     sklearn.exceptions.NotFittedError (a ValueError)
         It is not fitted.
+    InputError
+        It is an inspection.
     """
     if all(hasattr(gm, name) for name in ("weights_", "means_", "covariances_")):
         return
+    if isinstance(gm, LookedAt):
+        raise InputError("The mixture comes first, and then its inspection: give them in turn.")
     from sklearn.exceptions import NotFittedError
 
     raise NotFittedError(
@@ -247,6 +252,11 @@ def shown(gm: Fitted, inspection: Inspection | None = None) -> Shown:
 
 
 def _check_inspection(inspection: Inspection, K: int, D: int) -> None:
+    if not isinstance(inspection, LookedAt):
+        raise InputError(
+            f"inspection is {type(inspection).__name__}; figures are drawn of what one read has "
+            f"found, not of the data: give gm.inspect(X)."
+        )
     found, features = len(inspection.counts), len(inspection.feature_edges)
     if (found, features) != (K, D):
         raise InputError(

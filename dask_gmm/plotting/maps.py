@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,11 @@ def plot_map(
         check_fitted(gm)
     if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 1:
         raise InputError(f"most={most!r} is no number of lines: give 1 or more.")
+    if isinstance(labels, str | os.PathLike):
+        raise InputError(
+            f"labels is the name {os.fspath(labels)!r}: open it, as by xarray.open_dataarray or "
+            f"zarr.open_array, and give the array."
+        )
     shape = getattr(labels, "shape", None)
     if shape is None:
         labels = np.asarray(labels)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from dask_gmm.errors import InputError
 from dask_gmm.progress.posting import posted
 from dask_gmm.progress.run import Run, Watcher, shortened
 
@@ -60,7 +61,13 @@ def observed(
     ------
     tuple of Observer
         Each once, to be called with the events of this run.
+
+    Raises
+    ------
+    InputError
+        One of the callbacks cannot be called with an event.
     """
+    _check(callbacks)
     run = Run(doing, shortened(source.name))
     watchers: list[Observer] = []
     for observer in (*(callbacks or ()), *_registered):
@@ -74,3 +81,16 @@ def observed(
             ),
             *stack.enter_context(posted(run, backend)),
         )
+
+
+def _check(callbacks: Iterable[Observer] | None) -> None:
+    """Refuse what would end the fit at its first event: a class in place of an observer."""
+    for observer in callbacks or ():
+        if isinstance(observer, type):
+            name = observer.__name__
+            raise InputError(f"callbacks holds the class {name}: make one, callbacks=[{name}()].")
+        if not callable(observer):
+            raise InputError(
+                f"callbacks holds {observer!r}, which cannot be called: give functions of an "
+                f"event, or a ProgressBar() or Timeline()."
+            )

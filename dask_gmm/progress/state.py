@@ -345,5 +345,5 @@ def point_found(event: PointFinished) -> str:
     value = "none" if event.value is None else f"{event.value:,.6g}"
     return (
         f"{event.n_components} components, {event.covariance_type}: {event.outcome.value} after "
-        f"{event.passes} passes, {event.criterion} {value}"
+        f"{event.passes} pass{'' if event.passes == 1 else 'es'}, {event.criterion} {value}"
     )

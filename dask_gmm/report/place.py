@@ -37,12 +37,17 @@ def check_report_place(
     Raises
     ------
     InputError
-        The name is not that of a page, or the URL cannot be written to.
+        No name is given, or not that of a page, or the URL cannot be written to.
     OutputExistsError
         Something is there: another report, if `overwrite` was not asked for, or anything else.
     StoreError
         There is no such folder, or the place cannot be asked.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"The page is to be written to a {type(path).__name__}: give its name first, and then "
+            f"the data, as in gm.report('fit.html', X)."
+        )
     place = normalize_url(path)
     if not place.lower().endswith(_SUFFIXES):
         raise InputError(

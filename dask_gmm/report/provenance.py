@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["call_of", "facts", "repeatable", "versions"]
 
 _LINE = 88
-_LEFT_OUT = "sample_weight=…, where=…"
 
 
 def facts(record: FitRecord) -> list[tuple[str, str]]:
@@ -31,7 +30,7 @@ def facts(record: FitRecord) -> list[tuple[str, str]]:
         ("data", record.source),
         ("fingerprint", record.data),
         ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
-        *([] if record.weighted is None else [("weighted", _weighted(record.weighted))]),
+        *([] if record.weighted is None else [("weighted", _weighted(record))]),
         ("features", f"{record.n_features:,}"),
         ("blocks", f"{record.n_blocks:,}"),
         ("computed on", record.backend),
@@ -40,8 +39,9 @@ def facts(record: FitRecord) -> list[tuple[str, str]]:
         ("reads of all data", number(record.reads, 3)),
         ("passes", _passes(record)),
         ("bytes decoded", f"{show_bytes(record.bytes_read)} ({record.bytes_read:,})"),
-        ("starts made by", f"{record.start} in {show_seconds(record.start_seconds)}"),
     ]
+    if record.start:  # none of a fit that went on from another's parameters
+        found.append(("starts made by", f"{record.start} in {show_seconds(record.start_seconds)}"))
     if record.sample_rows:
         sample = (
             f"{record.sample_rows:,} rows of {plural(record.sample_blocks, 'block')} in "
@@ -83,8 +83,7 @@ def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
         That the mixture is the best of.
     """
     name, data = type(gm).__name__, _spelled(source)
-    weighted = getattr(getattr(gm, "record_", None), "weighted", False)
-    more = f", {_LEFT_OUT}" if weighted else ""
+    more = _left_out(getattr(gm, "record_", None))
     defaults = signature(type(gm).__init__).parameters
     given = {
         key: value
@@ -93,11 +92,11 @@ def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
     }
     if selection is None:
         said = [_argument(key, value) for key, value in given.items()]
-        return _laid_out(name, said, f".fit({data}{more})")
+        return _laid_out(name, said, f".fit({', '.join([data, *more])})")
     best = {"n_components", "covariance_type"}
     said = [data, _counts(selection), _kinds(selection), f"criterion={selection.criterion!r}"]
     said += [_argument(key, value) for key, value in given.items() if key not in best]
-    said += [_LEFT_OUT] if weighted else []
+    said += more
     return _laid_out("select_gaussian_mixture", said, "")
 
 
@@ -153,8 +152,17 @@ def repeatable(evidence: Evidence) -> str:
     )
 
 
-def _weighted(weighted: bool) -> str:
-    return "rows have weights, or some are masked" if weighted else "each row counts once"
+def _weighted(record: FitRecord) -> str:
+    said = "rows have weights" if record.weighted else "each row counts once"
+    return f"{said}; a mask says which take part" if record.masked else said
+
+
+def _left_out(record: FitRecord | None) -> list[str]:
+    """What the fit was given beside the data, which only who made it has."""
+    if record is None:
+        return []
+    weights = ["sample_weight=…"] if record.weighted else []
+    return weights + (["where=…"] if record.masked else [])
 
 
 def _passes(record: FitRecord) -> str:

@@ -49,15 +49,15 @@ def at_a_glance(evidence: Evidence, worries: int) -> list[tuple[str, str]]:
     """Return the numbers that one looks for first: what they are, and what they are called."""
     rows = "unknown" if evidence.n_rows is None else f"{evidence.n_rows:,}"
     found = [
-        ("components", str(evidence.n_components)),
-        ("features", str(evidence.n_features)),
+        ("component" if evidence.n_components == 1 else "components", str(evidence.n_components)),
+        ("feature" if evidence.n_features == 1 else "features", str(evidence.n_features)),
         ("rows", rows),
         ("log-likelihood, nats a row", number(evidence.lower_bound, 5)),
     ]
     record = evidence.record
     if record is not None:
         found += [("reads", number(record.reads, 3)), ("taken", show_seconds(record.seconds))]
-    return [*found, ("worries", str(worries) if worries else "none")]
+    return [*found, ("worry" if worries == 1 else "worries", str(worries) if worries else "none")]
 
 
 def story(evidence: Evidence) -> list[str]:

@@ -124,6 +124,8 @@ def test_weights_count(rows: Any, tmp_path: Path) -> None:
         ({"sample_weight": np.ones(800)}, "sample_weight= belongs to rows"),
         ({"where": np.ones(800, bool)}, "where= belongs to rows"),
         ({"X": "rows", "inspection": "inspection"}, "not both"),
+        ({"inspection": np.ones((3, 2))}, r"inspection is ndarray; give what gm\.inspect"),
+        ({"X": "rows", "timeline": []}, "timeline is list; give a dask_gmm.Timeline"),
     ],
 )
 def test_mistakes(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from dask.base import tokenize
@@ -17,8 +20,10 @@ from hypothesis import strategies as st
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
 from dask_gmm.data.provenance import data_known_by
-from dask_gmm.data.source import open_source
+from dask_gmm.data.source import ParquetSource, open_source
+from dask_gmm.data.taking_part import with_missing
 from dask_gmm.errors import ModelFileWarning
+from dask_gmm.fitting import stored_record
 from dask_gmm.fitting.checkpoint import Progress
 from dask_gmm.fitting.events import (
     Judgement,
@@ -165,8 +170,54 @@ def test_other_data_are_known_by_what_there_is() -> None:
     lazy = data_known_by(open_source(BLOCKS))
     assert lazy.startswith("metadata ")
     assert lazy != data_known_by(open_source(BLOCKS + 1))
+    weights = da.ones(len(X), chunks=500)
+    assert lazy == data_known_by(open_source(BLOCKS, sample_weight=weights))
+    assert lazy == data_known_by(open_source(BLOCKS, where=weights > 0))
+    assert lazy == data_known_by(with_missing(open_source(BLOCKS), "drop"))
     store = zarr.create_array(zarr.storage.MemoryStore(), shape=(40, 2), chunks=(10, 2), dtype="f8")
     assert data_known_by(open_source(store)).startswith("metadata ")
+
+
+def test_no_store_is_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": X[:, 0], "b": X[:, 1]}), path)
+    source = open_source(path)
+    assert data_known_by(source).startswith("content ")
+    assert isinstance(source, ParquetSource)
+    elsewhere = replace(source.table.spec, url="s3://bucket/t.parquet")
+    far = replace(source, table=replace(source.table, spec=elsewhere))
+    monkeypatch.setattr("dask_gmm.data.tables.table.place_of", forbidden)
+    assert data_known_by(far).startswith("metadata ")
+
+
+def forbidden(*_: object) -> None:
+    raise AssertionError("a store was asked")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_weights_and_masks_are_noted(weighted: bool, masked: bool, tmp_path: Path) -> None:
+    given = {"sample_weight": np.full(len(X), 2.0)} if weighted else {}
+    given |= {"where": X[:, 0] > 0} if masked else {}
+    gm = GaussianMixture(2, random_state=0).fit(X, **given)
+    record = gm.record_
+    assert record is not None
+    assert (record.weighted, record.masked) == (weighted, masked)
+    gm.save(tmp_path / "m.zarr")
+    assert GaussianMixture.load(tmp_path / "m.zarr").record_ == record
+
+
+def test_pickles_of_fits_without_a_record(tmp_path: Path) -> None:
+    gm = GaussianMixture(2, random_state=0).fit(X)
+    state = gm.__getstate__()
+    del state["record_"]
+    old = GaussianMixture.__new__(GaussianMixture)
+    old.__setstate__(state)
+    assert old.record_ is None
+    assert old.model_card()["fit"]["record"] is None
+    old.save(tmp_path / "m.zarr")
+    assert GaussianMixture.load(tmp_path / "m.zarr").history_ == gm.history_
+    assert not hasattr(pickle.loads(pickle.dumps(GaussianMixture(2))), "record_")
 
 
 # -- in files ------------------------------------------------------------------------------------
@@ -207,6 +258,19 @@ def test_nothing_is_lost_in_json(
     assert record_from(stored) == record
     assert history_from(stored) == history
     assert from_bytes(to_bytes(record)) == record
+
+
+def test_what_an_older_version_did_not_note_is_none() -> None:
+    record = replace(RecordKeeper("memory", weighted=True, masked=True).finished(()), source="x")
+    known = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "masked"}
+    stored = described(replace(record, masked=None), ())
+    del stored["record"]["masked"], stored["sha256"]
+    stored["sha256"] = stored_record._digest(stored)
+    assert record_from(stored) == FitRecord(**known)
+    del stored["record"]["source"], stored["sha256"]
+    stored["sha256"] = stored_record._digest(stored)
+    with pytest.raises(ValueError, match="does not say source"):
+        record_from(stored)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from dask_gmm.execution import LocalBackend
 from dask_gmm.execution.cluster import ClusterBackend
 from dask_gmm.execution.tree import fold_in_order
 from dask_gmm.fitting.events import PassAdvanced
+from dask_gmm.fitting.keyed import keys_of
 from dask_gmm.inspection import Inspection, InspectionJob, inspection_of
 from dask_gmm.inspection import grid as grid_module
 from dask_gmm.inspection import job as job_module
@@ -485,3 +486,36 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         gm.inspect(values(), where=np.zeros(N, dtype=bool))
     with pytest.raises(Exception, match="not fitted"):
         GaussianMixture(2).inspect(values())
+
+
+# -- gaps and masks -------------------------------------------------------------------------------
+
+
+def test_rows_that_miss_values_have_no_distance_where_components_lie_apart() -> None:
+    rng = np.random.default_rng(3)
+    centres = 40.0 * np.arange(6)[:, None] * np.ones(2)
+    X = (centres[:, None, :] + rng.normal(size=(6, 50, 2))).reshape(-1, 2)
+    gm = GaussianMixture(6, means_init=centres, missing="marginalize", search="off").fit(X)
+    X[::5, 1] = np.nan
+    found = gm.inspect(X)
+    assert found.n_incomplete == 60
+    assert found.distances.sum() == pytest.approx(240.0)
+    np.testing.assert_allclose(found.distances.sum(axis=1), 40.0)
+
+
+def test_masked_rows_keep_their_places_and_their_keys() -> None:
+    X = np.random.default_rng(4).normal(size=(400, 2))
+    gm = GaussianMixture(1).fit(X)
+    where = np.arange(400) >= 150
+    X[:150] *= 100.0  # the rows that a wrong place would name
+    found = gm.inspect(X, where=where)
+    lowest = 150 + int(np.argmin(gm.score_samples(X[150:])))
+    assert found.lowest_places[0].startswith(f"row {lowest} of block 0")
+    job = InspectionJob.of(gm._parameters(), gm._kernel(), open_source(X, where=where))
+    opened, source = job.open(), open_source(X, where=where)
+    block = source.block(0)
+    kept = opened(source.read(block), block).sample
+    keys = keys_of(0, np.arange(400))
+    np.testing.assert_array_equal(kept.keys, np.sort(keys[150:]))
+    np.testing.assert_array_equal(keys[kept.places[:, 1]], kept.keys)
+    np.testing.assert_array_equal(kept.values, X[kept.places[:, 1]])

@@ -40,6 +40,19 @@ MANY: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.parametrize("name", ["certainty", "overlap", "residuals", "components", "profiles"])
+@pytest.mark.parametrize("given", [np.zeros((5, 2)), "rows.zarr"])
+def test_data_in_place_of_an_inspection_are_named(name: str, given: Any) -> None:
+    draw = getattr(plotting, f"plot_{name}")
+    with pytest.raises(
+        InputError, match=rf"inspection is {type(given).__name__}.*gm\.inspect\(X\)"
+    ):
+        draw(GM, given)
+    with pytest.raises(InputError, match=r"The mixture comes first"):
+        draw(INSPECTION, GM)
+    assert plt.get_fignums() == []
+
+
 @pytest.mark.parametrize("name", SINGLE)
 def test_axes_given_are_drawn_into_and_returned(name: str) -> None:
     before = dict(mpl.rcParams)

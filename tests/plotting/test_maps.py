@@ -139,6 +139,7 @@ def test_of_many_components_the_most_frequent_are_named() -> None:
         ),
         (np.zeros(3, int), "two dimensions"),
         (np.zeros((0, 3), int), "none of them empty"),
+        ("labels.zarr", r"labels is the name 'labels\.zarr': open it"),
         (np.full((2, 2), 0.25), "fractions"),
         (np.full((2, 2), "a"), "whole numbers"),
         (np.full((2, 2), -2), "labels hold -2"),

@@ -265,6 +265,21 @@ def test_mistakes(kind: str, file: Any, message: str) -> None:
         ProgressBar(kind, file=file)
 
 
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (ProgressBar, r"the class ProgressBar: make one, callbacks=\[ProgressBar\(\)\]"),
+        ("bar", "'bar', which cannot be called"),
+    ],
+)
+def test_what_is_no_observer_is_refused_before_anything_is_read(
+    callback: Any, message: str
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    with pytest.raises(InputError, match=message):
+        dask_gmm.GaussianMixture(2, random_state=0, callbacks=[callback]).fit(rows)
+
+
 SCRIPT = """
 import sys
 from dask_gmm import ProgressBar

@@ -27,7 +27,7 @@ from dask_gmm.report import Evidence, report_text
 from dask_gmm.report import write as writing
 from dask_gmm.report.descriptions import described
 from dask_gmm.report.html import Markup, table, tag
-from dask_gmm.report.provenance import call_of
+from dask_gmm.report.provenance import call_of, facts
 from dask_gmm.report.svg import colour_styles, contrast
 from tests.inspected import inspected
 from tests.report.fits import clouds
@@ -276,6 +276,34 @@ def test_the_call_gives_nothing_away_and_is_the_same_each_time() -> None:
     assert all(f"{name}=…" in call for name in ("means_init", "random_state", "storage_options"))
     gm = GaussianMixture(2, storage_options={"region": "eu-west-1"})
     assert "storage_options={'region': 'eu-west-1'}" in call_of(gm, None)
+
+
+@pytest.mark.parametrize(
+    ("beside", "said", "row"),
+    [
+        ({}, ".fit(X)", "each row counts once"),
+        ({"sample_weight": 2.0}, ".fit(X, sample_weight=…)", "rows have weights"),
+        ({"where": True}, ".fit(X, where=…)", "each row counts once; a mask says which take part"),
+        (
+            {"sample_weight": 2.0, "where": True},
+            ".fit(X, sample_weight=…, where=…)",
+            "rows have weights; a mask says which take part",
+        ),
+    ],
+)
+def test_what_the_fit_was_given_beside_the_data(
+    rows: Any, beside: dict[str, Any], said: str, row: str
+) -> None:
+    given = {name: np.full(len(rows), value) for name, value in beside.items()}
+    gm = GaussianMixture(2, random_state=0).fit(rows, **given)
+    assert call_of(gm, "NumPy array").endswith(said)
+    assert ("weighted", row) in facts(gm.record_)
+
+
+def test_nothing_made_the_start_of_a_fit_that_went_on(rows: Any) -> None:
+    gm = GaussianMixture(2, random_state=0, warm_start=True).fit(rows)
+    assert "starts made by" in dict(facts(gm.record_))
+    assert "starts made by" not in dict(facts(gm.fit(rows).record_))
 
 
 # -- its parts -------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ def _folder(folder: Path) -> Path:
         (_folder, OutputExistsError, "is a folder"),
         (lambda folder: folder / "no" / "fit.html", StoreError, "there is no folder"),
         (lambda folder: folder / "fit.zarr", InputError, "let it end with .html"),
+        (lambda _: [[1.0, 2.0]], InputError, r"a list: give its name first, and then the data"),
         (lambda _: "https://example.org/fit.html", InputError, "HTTP is read-only"),
         (lambda _: "s3://fit.html", InputError, "names no object in a bucket"),
     ],

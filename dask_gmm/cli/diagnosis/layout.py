@@ -58,8 +58,8 @@ def _size_findings(source: Source, parts: tuple[ZarrSource, ...] | None) -> list
         each, count = max(sizes), objects
         pieces = "shards" if any(_sharded(part) for part in parts) else pieces
     shown = (
-        f"{count:,} {pieces} of {show_bytes(each)}, read in {number(source.n_blocks, 'block')} of "
-        f"{show_bytes(block)}"
+        f"{number(count, pieces.removesuffix('s'))} of {show_bytes(each)}, read in "
+        f"{number(source.n_blocks, 'block')} of {show_bytes(block)}"
     )
     if each < SMALL_BYTES and count > MANY:
         why = "requests take" if reads_a_network(source) else "opening them takes"
