@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Grid"]
 
 _CERTAINTY_BINS, _DENSITY_BINS = 20, 100
-# Chances of a larger distance: twentieths, then decades, which show tails.
-_CHANCES = (*(1.0 - i / 20 for i in range(20)), 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-12, 0.0)
+# Chances of a larger distance: twentieths, then 5, 2 and 1 of each decade, which show tails.
+_DECADES = [float(f"{c}e-{e}") for e in range(2, 10) for c in (5, 2, 1)][1:]  # .05 is there
+_CHANCES = (*(1.0 - i / 20 for i in range(20)), *_DECADES, 1e-12, 0.0)
 # Bins of a feature for each component: as many as that takes, within bounds.
 _HISTOGRAM_BYTES, _FEWEST_BINS, _MOST_BINS = 2 * 2**20, 16, 128
 _WIDTHS = 6.0  # standard deviations about a mean that bins reach

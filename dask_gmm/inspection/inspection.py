@@ -49,7 +49,7 @@ class Inspection:
         Mahalanobis distance of row n from component k. Under the model all bins of equal width hold
         equal parts.
     distance_edges : (B + 1,) float64
-        Falling from 1 to 0: linear at first, then by decades, to see tails.
+        Falling from 1 to 0: linear at first, then three to each decade, to see tails.
     log_density_counts : (L,) float64
         Σ w_n by log p(x_n); the first and the last bin also hold what lies beyond.
     log_density_edges : (L + 1,) float64
@@ -99,6 +99,17 @@ class Inspection:
     def score(self) -> float:
         """Mean log-likelihood, in nats per unit of weight."""
         return self.log_likelihood / self.weight
+
+    @property
+    def n_effective(self) -> float:
+        """As many rows of equal weights vary as little as these of unequal ones (Kish 1965).
+
+        (Σ w)² / Σ w², as the sample has it; `n_rows` where rows have no weights.
+        """
+        if self.sample_weights is None or not len(self.sample_weights):
+            return float(self.n_rows)
+        w = self.sample_weights / self.sample_weights.max()
+        return float(self.n_rows * w.mean() ** 2 / (w * w).mean())
 
     def __repr__(self) -> str:
         k, d = self.feature_counts.shape[:2]

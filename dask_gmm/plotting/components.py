@@ -10,7 +10,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.plotting.fitted import shown
 from dask_gmm.plotting.given import drawing, drawing_many
 from dask_gmm.plotting.look import COLUMN, INK, component_colours, small
-from dask_gmm.plotting.text import halo, short_name
+from dask_gmm.plotting.text import halo, plain, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +28,20 @@ __all__ = ["plot_components"]
 MOST_FEATURES = 4
 """As many have room for their ticks, side by side in one column."""
 
+LEAST_WIDTH, MOST_WIDTH = 2.0, 40.0
+"""Of a figure, in inches."""
+
 MOST_NAMED = 12
 """Components that a legend names: the heaviest."""
 
 
 def plot_components(
-    gm: Fitted, inspection: Inspection, *, features: Sequence[Any] | None = None, axes: Any = None
+    gm: Fitted,
+    inspection: Inspection,
+    *,
+    features: Sequence[Any] | None = None,
+    width: float | None = None,
+    axes: Any = None,
 ) -> Any:
     """Draw components over the data: each pair of some features, and each feature alone.
 
@@ -50,9 +58,12 @@ def plot_components(
         From ``gm.inspect(X)``.
     features : sequence of str or int, optional
         Names or indices. By default all, of more than four those that separate components most.
+    width : float, optional
+        Of a new figure, in inches; 3.35, one column, by default, and twice that for more than four
+        features.
     axes : array of Axes, optional
         m × m for m features, those above the diagonal are blanked; or one Axes, for one feature
-        its curve and for two their ellipses alone. By default a new figure's, one column wide.
+        its curve and for two their ellipses alone. By default a new figure's.
 
     Returns
     -------
@@ -64,8 +75,9 @@ def plot_components(
     MissingPackageError (an ImportError)
         matplotlib is not installed.
     sklearn.exceptions.NotFittedError, InputError (both a ValueError)
-        The mixture is not fitted; a feature is unknown; another number of Axes is needed; or the
-        inspection is another mixture's.
+        The mixture is not fitted; a feature is unknown; another number of Axes is needed; a width
+        is too small, or given with axes, which have their own; or the inspection is another
+        mixture's.
 
     Examples
     --------
@@ -80,6 +92,8 @@ def plot_components(
     >>> axes.shape
     (2, 2)
     """
+    if width is not None:
+        _check_width(width, axes)
     mixture = shown(gm, inspection)
     which = _features(mixture, features)
     names = [mixture.names[d] for d in which]
@@ -88,8 +102,8 @@ def plot_components(
     if single and m <= 2:
         with drawing(axes) as ax:
             panel.draw(ax, which[0], which[-1], numbered=True)
-            ax.set_xlabel(names[0])
-            ax.set_ylabel(names[1] if m == 2 else "density")
+            ax.set_xlabel(plain(names[0]))
+            ax.set_ylabel(plain(names[1]) if m == 2 else "density")
             if m == 1:
                 panel.legend(ax, loc="best")
         return axes
@@ -99,7 +113,8 @@ def plot_components(
             "those that separate components most" if mixture.n_components > 1 else "the first"
         )
         title = f"{m} of {mixture.n_features} features, {which_ones}"
-    width = COLUMN if m <= MOST_FEATURES else 2.0 * COLUMN
+    if width is None:
+        width = COLUMN if m <= MOST_FEATURES else 2.0 * COLUMN
     height = 2.4 if m == 1 else width * (0.95 if m == 2 else 1.0)
     with drawing_many(axes, m, m, height=height, width=width) as grid:
         for i, j in np.ndindex(m, m):
@@ -115,6 +130,16 @@ def plot_components(
         elif title:
             grid[0, 0].set_title(title, loc="left").set_in_layout(False)
     return grid
+
+
+def _check_width(width: float, axes: Any) -> None:
+    if axes is not None:
+        raise InputError("width= is that of a new figure, and axes= have one already: give one.")
+    if not LEAST_WIDTH <= width <= MOST_WIDTH:
+        raise InputError(
+            f"width={width!r} inches is no width of a figure: give {LEAST_WIDTH:g} to "
+            f"{MOST_WIDTH:g}; a column has {COLUMN:g}."
+        )
 
 
 def _features(mixture: Shown, features: Sequence[Any] | None) -> list[int]:
@@ -349,13 +374,13 @@ def _label(grid: Any, names: Sequence[str], *, own: bool) -> None:
             continue
         power = few_ticks(ax, "x", width)
         if i == m - 1:
-            ax.set_xlabel(short_name(names[j], power, inches=width), size=size)
+            ax.set_xlabel(plain(short_name(names[j], power, inches=width)), size=size)
         else:
             ax.tick_params(labelbottom=False)
         if i == j:
             continue
         power = few_ticks(ax, "y", height)
         if j == 0:
-            ax.set_ylabel(short_name(names[i], power, inches=height), size=size)
+            ax.set_ylabel(plain(short_name(names[i], power, inches=height)), size=size)
         else:
             ax.tick_params(labelleft=False)

@@ -25,6 +25,9 @@ __all__ = ["plot_convergence"]
 
 _BLUE, _VERMILION = "#0072b2", "#c4450c"
 
+_DIGITS = 1e-5
+"""Part of the objective that its axis shows at least: ticks of seven digits have room."""
+
 _ENDINGS = {
     "converged": "converged",
     "max_iter": "ended by max_iter",
@@ -119,6 +122,7 @@ class _Course:
     left: Array
     ended: float | None
     title: str
+    least: float
 
 
 def _course(gm: Any, by: str) -> _Course:
@@ -137,7 +141,8 @@ def _course(gm: Any, by: str) -> _Course:
         none = np.full(n, np.nan)
         title = f"{outcome or 'fitted'} after {n} iteration{'s' * (n > 1)}"
         x = np.arange(1.0, n + 1)
-        return _Course("iteration", x, bounds, np.zeros(n, bool), none, None, title)
+        least = _least(gm, bounds)
+        return _Course("iteration", x, bounds, np.zeros(n, bool), none, None, title, least)
     judged = [p.judgement for p in history]
     rejected = np.array([j.kind is StepKind.REJECTED for j in judged])
     left = np.array([np.nan if j.remaining_gain is None else j.remaining_gain for j in judged])
@@ -147,7 +152,15 @@ def _course(gm: Any, by: str) -> _Course:
     extra = f", {int(rejected.sum())} rejected" if rejected.any() else ""
     title = f"{outcome or 'fitted'} after {n} pass{'es' * (n > 1)}{extra}"
     objective = np.array([j.objective for j in judged], np.float64)
-    return _Course(axis, x, objective, rejected, left, getattr(gm, "remaining_gain_", None), title)
+    ended, least = getattr(gm, "remaining_gain_", None), _least(gm, objective[~rejected])
+    return _Course(axis, x, objective, rejected, left, ended, title, least)
+
+
+def _least(gm: Any, objective: Array) -> float:
+    """Return the least span of an axis: the tolerance, and never one that ticks are long for."""
+    sound = np.abs(objective[np.isfinite(objective)])
+    size = float(sound.max()) if sound.size else 1.0
+    return max(float(getattr(gm, "tol", None) or 0.0), _DIGITS * max(size, 1.0))
 
 
 def _seconds(gm: Any, history: list[Any]) -> tuple[str, Array]:
@@ -168,7 +181,9 @@ def _objective(ax: Axes, course: _Course) -> None:
     ax.plot(course.x[kept], course.objective[kept], "o-", color=_BLUE, label="accepted")
     if kept.any():
         low, high = course.objective[kept].min(), course.objective[kept].max()
-        margin = 0.06 * (high - low) or 1e-3 * max(abs(high), 1.0)
+        room = max(course.least - (high - low), 0.0) / 2.0
+        low, high = low - room, high + room
+        margin = 0.06 * (high - low)
         ax.set_ylim(low - margin, high + margin)
         # Where a bold step fell far below it would make all others one line.
         y = np.clip(np.where(sound, course.objective, -np.inf), low - 0.5 * margin, None)

@@ -12,7 +12,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.plotting.fitted import check_fitted
 from dask_gmm.plotting.given import drawing
 from dask_gmm.plotting.look import COLUMN, component_colours, small
-from dask_gmm.plotting.text import percent
+from dask_gmm.plotting.text import percent, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,7 +197,7 @@ def _draw(ax: Axes, values: NDArray[np.int64], x: _Axis, y: _Axis, K: int | None
     )
     if y.downward:
         ax.invert_yaxis()
-    ax.set(xlabel=x.label, ylabel=y.label)
+    ax.set(xlabel=plain(x.label), ylabel=plain(y.label))
     _ticks(ax, x, y)
     counts = np.bincount(values[values >= 0], minlength=K)
     if not counts.any():
@@ -218,7 +218,7 @@ def _ticks(ax: Axes, x: _Axis, y: _Axis) -> None:
             axis.set_major_formatter(dates)
         elif place.names:
             some = np.arange(0, len(place.names), -(-len(place.names) // 4))
-            axis.set_ticks(some, [place.names[i][:12] for i in some])
+            axis.set_ticks(some, [plain(place.names[i][:12]) for i in some])
         else:
             axis.set_major_locator(MaxNLocator(4, integer=place.unit == "pixel", min_n_ticks=1))
 

@@ -13,7 +13,7 @@ from dask_gmm.mixture.family import covariance_family
 from dask_gmm.plotting.fitted import coordinate_of, shown
 from dask_gmm.plotting.given import drawing_many
 from dask_gmm.plotting.look import component_colours, small
-from dask_gmm.plotting.text import by_line, short_name
+from dask_gmm.plotting.text import by_line, plain, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,7 +109,7 @@ def plot_profiles(
         handles = _handles(mixture.weights)
         if axes is None:
             figure = grid[0, 0].figure
-            figure.suptitle(title, x=0.01, ha="left")
+            figure.suptitle(plain(title), x=0.01, ha="left")
             columns = -(-len(handles) // -(-len(handles) // 7))  # lines of about one length
             figure.legend(
                 handles=by_line(handles, columns), loc="outside lower center", ncols=columns
@@ -358,7 +358,7 @@ def _label(ax: Axes, panel: _Panel, K: int, single: bool) -> None:
 
     inches = 1.2 if panel.upright else 1.6
     power = few_ticks(ax, "x" if panel.upright else "y", inches, most=4 if panel.upright else 6)
-    value, along = f"{panel.label} {power}".strip(), panel.axis
+    value, along = plain(f"{panel.label} {power}".strip()), plain(panel.axis)
     if panel.upright:
         ax.set(xlabel=value, ylabel=along, ylim=(panel.at.min(), panel.at.max()))
         ax.yaxis.set_major_locator(MaxNLocator(6))
@@ -373,7 +373,7 @@ def _label(ax: Axes, panel: _Panel, K: int, single: bool) -> None:
         ax.set_xlim(panel.at.min() - margin, panel.at.max() + margin)
     if panel.ticks:
         some = np.arange(0, len(panel.ticks), -(-len(panel.ticks) // 16))
-        names = [short_name(panel.ticks[i]).replace("\n", " ") for i in some]
+        names = [plain(short_name(panel.ticks[i])).replace("\n", " ") for i in some]
         upright = sum(map(len, names)) > 34
         ax.set_xticks(some, names, rotation=90 if upright else 0)
     else:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["heavier_tails", "plot_residuals"]
 
 _RATIO = 1.5
-_ERRORS = 4.0
+_CHANCE = 1e-5
 MOST_NAMED = 8
 
 
@@ -76,15 +76,16 @@ def heavier_tails(inspection: Inspection) -> tuple[int, ...]:
     """Return the components whose tails are heavier than a Gaussian's, the heaviest first.
 
     Those of whose rows, at some p of 0.05 or less of which a Gaussian would have five rows at
-    least, more than 1.5 p lie beyond, and by four standard errors.
+    least, more than 1.5 p lie beyond, which chance does to one in 100 000.
     """
+    from scipy.special import betainc
+
     p, observed, rows = _tails(inspection)
     expected = rows[:, None] * p
-    error = np.sqrt(np.maximum(expected * (1.0 - p), 1e-300))
-    tail = (p <= 0.05) & (expected >= 5.0)
-    beyond = (
-        tail & (observed > _RATIO * p) & (rows[:, None] * observed - expected > _ERRORS * error)
-    )
+    found = np.maximum(rows[:, None] * observed, 1e-300)
+    # The binomial distribution's, of parts of rows too (Abramowitz & Stegun 1964, 26.5.24).
+    chance = betainc(found, np.maximum(rows[:, None] - found, 0.0) + 1.0, p)
+    beyond = (p <= 0.05) & (expected >= 5.0) & (observed > _RATIO * p) & (chance < _CHANCE)
     worst = np.where(beyond, observed / p, 0.0).max(axis=1, initial=0.0)
     order = np.argsort(-worst, kind="stable")
     return tuple(int(k) for k in order if worst[k] > 0.0)
@@ -93,13 +94,14 @@ def heavier_tails(inspection: Inspection) -> tuple[int, ...]:
 def _tails(inspection: Inspection) -> tuple[Array, Array, Array]:
     """Return p, (B − 1,), the part of each component's rows beyond, (K, B − 1), and its rows, (K,).
 
-    Weights that are in some other unit than rows are brought to it.
+    Weights that are in some other unit than rows are brought to it, and unequal ones are as many
+    rows as equal ones that would tell as much.
     """
     edges, counts = inspection.distance_edges, inspection.distances
     beyond = counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # in the bins from edges[1:-1] on
     total = counts.sum(axis=1, keepdims=True)
     observed = np.divide(beyond, total, out=np.zeros_like(beyond), where=total > 0.0)
-    rows = total[:, 0] * (inspection.n_rows / inspection.weight)
+    rows = total[:, 0] * (inspection.n_effective / inspection.weight)
     return edges[1:-1], observed, rows
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-__all__ = ["HALO", "by_line", "halo", "listed", "percent", "short_name"]
+__all__ = ["HALO", "by_line", "halo", "listed", "percent", "plain", "short_name"]
 
 HALO = 1.6
 """Width in points of the white line around text that stands on colours."""
@@ -57,6 +57,11 @@ def _cut(name: str, room: int) -> str:
         return name
     half = (room - 1) // 2
     return f"{name[: room - 1 - half]}…{name[-half:]}"
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib draws as it is: between two dollars it would see a formula."""
+    return text.replace("$", r"\$")
 
 
 def listed(numbers: Sequence[int], most: int = 6) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from dask_gmm.plotting import (
     plot_timeline,
     style,
 )
+from dask_gmm.plotting.look import COLUMN
 from dask_gmm.report.descriptions import described, of_map, of_timeline
 from dask_gmm.report.html import Markup, tag
 from dask_gmm.report.svg import inline_svg
@@ -75,7 +77,10 @@ def _wanted(gm: Any, evidence: Evidence, timeline: Any, labels: Any) -> Iterator
     if selection is not None:
         yield one("selection", "Which mixture was chosen", lambda: plot_selection(selection))
     if inspection is not None:
-        yield one("components", "The components", lambda: plot_components(gm, inspection))
+        # More than one panel side by side has two columns of a desk.
+        wide = 2 * COLUMN if evidence.n_features > 2 else None
+        drawn = partial(plot_components, gm, inspection, width=wide)
+        yield one("components", "The components", drawn)
     if labels is not None:
         yield _Wanted(
             "map",

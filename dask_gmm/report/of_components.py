@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_gmm.mixture.form import Full, Tied
 from dask_gmm.report.finding import Finding, Severity
 from dask_gmm.report.geometry import condition_of_correlations
 from dask_gmm.report.words import components, listed, number, plural, share
@@ -43,7 +44,11 @@ _IDLE = 0.02
 def regularised(evidence: Evidence) -> Iterator[Finding]:
     """Narrow components owe their width to `reg_covar`: collapsed, or in very small units."""
     added = float(evidence.setting("reg_covar", 0.0))
-    smallest = np.linalg.eigvalsh(evidence.dense)[:, 0]
+    smallest = (
+        np.linalg.eigvalsh(evidence.dense)[:, 0]
+        if _correlated(evidence)
+        else evidence.variances.min(axis=1)
+    )
     thin = np.flatnonzero(_REGULARISED * smallest < added)
     if not added or not thin.size:
         return
@@ -64,7 +69,7 @@ def regularised(evidence: Evidence) -> Iterator[Finding]:
 
 def nearly_singular(evidence: Evidence) -> Iterator[Finding]:
     """Features depend on each other within a component, nearly exactly."""
-    if evidence.n_features < 2:
+    if evidence.n_features < 2 or not _correlated(evidence):
         return
     condition = condition_of_correlations(evidence.dense)
     bad = np.flatnonzero(condition > _SINGULAR)
@@ -169,6 +174,11 @@ def idle_features(evidence: Evidence) -> Iterator[Finding]:
             f"Leave {'them' if many else 'it'} out for a faster fit of fewer parameters, unless "
             f"{'their' if many else 'its'} density matters.",
         )
+
+
+def _correlated(evidence: Evidence) -> bool:
+    """Whether features may be correlated: else no matrix is made, which has D² elements."""
+    return isinstance(evidence.parameters.form, (Full, Tied))
 
 
 def _confusion(evidence: Evidence) -> NDArray[np.float64] | None:

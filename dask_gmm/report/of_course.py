@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from dask_gmm.fitting.events import StepKind
 from dask_gmm.report.finding import Finding, Severity
 from dask_gmm.report.words import listed, nats, number, per_row, plural
 
@@ -16,6 +18,8 @@ __all__ = ["budget", "close_call", "grid_edge", "not_converged", "plateau", "sma
 
 _WORTH_A_MENTION = 2.0
 """A difference of BIC that is "not worth more than a bare mention" (Kass & Raftery 1995)."""
+_FAST = 0.5
+"""Part of the gain before that a gain is at most where a fit is on no plateau."""
 _FEWEST_ROWS = 20
 """Rows of the sample for each free parameter; with fewer no better optimum is searched for."""
 
@@ -60,16 +64,40 @@ def budget(evidence: Evidence) -> Iterator[Finding]:
 def plateau(evidence: Evidence) -> Iterator[Finding]:
     """The fit converged by its rule, and there may be more to gain than that says."""
     gain, tol = evidence.remaining_gain, float(evidence.setting("tol", 1e-3))
-    if evidence.outcome == "converged" and gain is not None and gain > max(tol, 1e-9):
+    if evidence.outcome != "converged" or gain is None or gain <= max(tol, 1e-9):
+        return
+    by_gains = evidence.acceleration != "variance-reduced"
+    falling = _falling(evidence, max(tol, 1e-9)) if by_gains else False
+    if not falling:
         yield Finding(
             "plateau",
-            Severity.WARNING,
+            Severity.NOTE if falling is None else Severity.WARNING,
             f"The fit converged by tol = {number(tol)}, but its last gains say that the optimum "
             f"may lie up to {per_row(gain)} higher{_of_all(evidence, gain)}: it may be on a "
             f"plateau.",
             f"Go on with a smaller tol, such as tol={tol / 100:g} (--tol); warm_start=True goes on "
             f"from here.",
         )
+
+
+def _falling(evidence: Evidence, tol: float) -> bool | None:
+    """Whether the last gains fall so fast that their series brings no more than the tolerance.
+
+    None where there are not two of them, and nobody can tell.
+
+    Where gains are all that is known, what a fit says is left is ten times the larger of the last
+    two for each turn (`fitting.gains`), whether they creep or fall a hundredfold from turn to turn:
+    enough on every plateau, and far too much elsewhere.
+    """
+    judged = (done.judgement for done in evidence.history if done.judgement is not None)
+    heights = [j.objective for j in judged if j.kind is not StepKind.REJECTED]
+    gains = [abs(after - before) for before, after in pairwise(heights[-4:])]
+    if len(gains) < 2:
+        return None
+    slowest = max(
+        (now / before if before > 0.0 else float(now > 0.0)) for before, now in pairwise(gains)
+    )
+    return slowest <= _FAST and gains[-1] * slowest / (1.0 - slowest) <= tol
 
 
 def small_sample(evidence: Evidence) -> Iterator[Finding]:

@@ -87,6 +87,8 @@ def scales(evidence: Evidence) -> Iterator[Finding]:
         return
     ratio = float(wide.max() / wide.min())
     round_ones = evidence.family == "spherical"
+    if evidence.n_components < 2 and not round_ones:
+        return  # there is nothing to start
     if ratio <= (_SPHERICAL_SCALES if round_ones else _SCALES):
         return
     largest, smallest = evidence.names[wide.argmax()], evidence.names[wide.argmin()]
@@ -138,7 +140,7 @@ def not_gaussian(evidence: Evidence) -> Iterator[Finding]:
     widths = -np.diff(inspection.distance_edges)[inside]
     counts = inspection.distances[:, inside]
     total = counts.sum(axis=1)
-    enough = total / inspection.weight * inspection.n_rows > _MANY_ROWS
+    enough = total / inspection.weight * inspection.n_effective > _MANY_ROWS
     parts = counts / np.where(total > 0, total, 1.0)[:, None]
     moved = 0.5 * np.abs(parts - widths / widths.sum()).sum(axis=1)
     which = np.flatnonzero(enough & (moved > _UNLIKE))
@@ -161,14 +163,19 @@ def unexplained(evidence: Evidence) -> Iterator[Finding]:
     if inspection is None:
         return
     complete = inspection.n_rows - inspection.n_incomplete
+    # Rows of unequal weights tell as much as fewer of equal ones.
+    worth = inspection.n_effective / inspection.n_rows
     edges = inspection.distance_edges
     tails = np.flatnonzero((edges <= _FAR) & (edges > 0.0))
     unit = inspection.n_rows / inspection.weight
     beyond = np.array([inspection.distances[:, i:].sum() * unit for i in tails])
     chance = np.array(
-        [binom.sf(np.floor(b) - 1, complete, edges[i]) for b, i in zip(beyond, tails, strict=True)]
+        [
+            binom.sf(np.floor(b * worth) - 1, np.ceil(complete * worth), edges[i])
+            for b, i in zip(beyond, tails, strict=True)
+        ]
     )
-    sure = np.flatnonzero((chance < _CHANCE) & (beyond >= 1.0))
+    sure = np.flatnonzero((chance < _CHANCE) & (beyond * worth >= 1.0))
     if not sure.size:
         return
     first = int(sure[0])
@@ -200,7 +207,10 @@ def unexplained(evidence: Evidence) -> Iterator[Finding]:
 def _beyond(
     evidence: Evidence, threshold: float
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]] | None:
-    """The rows of each component beyond the distance that a part exceeds, and all its rows."""
+    """The rows of each component beyond the distance that a part exceeds, and all its rows.
+
+    Of unequal weights as many as equal ones would tell as much.
+    """
     inspection = evidence.inspection
     if inspection is None:
         return None
@@ -208,7 +218,7 @@ def _beyond(
     within = np.flatnonzero((edges <= threshold * (1 + 1e-9)) & (edges > 0.0))
     if not within.size:
         return None
-    unit = inspection.n_rows / inspection.weight
+    unit = inspection.n_effective / inspection.weight
     beyond = inspection.distances[:, within[0] :].sum(axis=1) * unit
     return float(edges[within[0]]), beyond, inspection.distances.sum(axis=1) * unit
 

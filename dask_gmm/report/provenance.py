@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from datetime import UTC, datetime
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from dask_gmm.data.urls import check_options, redacted
 from dask_gmm.execution.machine import machine_fingerprint
 from dask_gmm.quantities import show_bytes, show_seconds
 from dask_gmm.report.words import number, plural
@@ -73,7 +77,8 @@ def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
     gm : estimator
     source : str or None
         What the data are called; a path or URL is written as one, else ``X`` is. Weights, where
-        rows had some, are left to whoever knows them.
+        rows had some, are left to whoever knows them, and so are arrays, generators of random
+        numbers and credentials.
     selection : Selection, optional
         That the mixture is the best of.
     """
@@ -86,11 +91,11 @@ def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
         if key != "callbacks" and not _same(value, defaults[key].default)
     }
     if selection is None:
-        said = [f"{key}={value!r}" for key, value in given.items()]
+        said = [_argument(key, value) for key, value in given.items()]
         return _laid_out(name, said, f".fit({', '.join([data, *more])})")
     best = {"n_components", "covariance_type"}
     said = [data, _counts(selection), _kinds(selection), f"criterion={selection.criterion!r}"]
-    said += [f"{key}={value!r}" for key, value in given.items() if key not in best]
+    said += [_argument(key, value) for key, value in given.items() if key not in best]
     said += more
     return _laid_out("select_gaussian_mixture", said, "")
 
@@ -107,7 +112,19 @@ def _spelled(source: str | None) -> str:
     """A path or URL as Python's text; of data in memory the name that everybody gives them."""
     if source is None or not ("/" in source or "\\" in source) or source.startswith("<"):
         return "X"
-    return repr(source)
+    return repr(redacted(source))
+
+
+def _argument(key: str, value: Any) -> str:
+    """A setting as Python has it; ``…`` for what no line holds, or what is nobody's business."""
+    spelled = repr(value.item() if isinstance(value, np.generic) else value)
+    try:
+        literal_eval(spelled)
+        if key == "storage_options":
+            check_options(value)
+    except (ValueError, SyntaxError):  # an array, an object, or a credential: InputError
+        spelled = "…"
+    return f"{key}={redacted(spelled)}"
 
 
 def _counts(selection: Any) -> str:

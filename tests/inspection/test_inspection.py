@@ -264,6 +264,9 @@ def test_what_adds_up(seed: int, family: str, k: int, d: int) -> None:
     assert found.log_density_counts.sum() == found.labelled.sum() == found.weight == 200.0
     assert (np.diff(found.distance_edges) < 0.0).all()
     assert (found.distance_edges[[0, -1]] == [1.0, 0.0]).all()
+    tails = found.distance_edges[(found.distance_edges < 0.06) & (found.distance_edges > 1e-10)]
+    assert (tails[:-1] / tails[1:] < 2.51).all(), "or curves of tails would have corners"
+    assert {1e-2, 1e-4} <= set(tails), "which reports speak of"
     assert (np.diff(found.feature_edges) > 0.0).all()
     assert (np.diff(found.log_density_edges) > 0.0).all()
     assert (found.entropy >= -1e-9).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from typing import Any
 
@@ -10,18 +11,21 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import rc_context
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy.integrate import trapezoid
 from scipy.stats import norm
+from xarray import DataArray
 
 from dask_gmm import GaussianMixture
 from dask_gmm.errors import InputError
-from dask_gmm.plotting import component_colours, plot_components
+from dask_gmm.plotting import component_colours, plot_components, plot_map, plot_profiles
 from dask_gmm.plotting.components import separating
 from dask_gmm.plotting.fitted import coordinate_of, shown
 from dask_gmm.plotting.text import short_name
 from tests.inspected import inspected
+from tests.plotting.legible import faults
 from tests.plotting.mixtures import Made, made
 
 
@@ -211,3 +215,43 @@ def test_names_and_their_coordinates() -> None:
     assert short_name("arcsinh(CD4/150)") == "CD4\narcsinh(·/150)"
     assert short_name("B02") == "B02"
     assert max(map(len, short_name("a" * 90, "×10⁻⁵").splitlines())) <= 16
+
+
+def test_a_figure_of_another_width() -> None:
+    gm, inspection = made("overlapping")
+    axes = plot_components(gm, inspection, width=6.7)
+    figure = axes[0, 0].figure
+    assert figure.get_size_inches().tolist() == [6.7, 6.7]
+    assert faults(figure) == []
+    with pytest.raises(InputError, match="axes= have one already"):
+        plot_components(gm, inspection, width=6.7, axes=axes)
+    for width in (0.0, -1.0, float("nan"), 1e9):
+        with pytest.raises(InputError, match="is no width of a figure"):
+            plot_components(gm, inspection, width=width)
+
+
+FORMULAS = ["$\\frac{$", "US$ and $"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        plot_components,
+        lambda gm, seen: plot_components(gm, seen, axes=Figure().subplots()),
+        plot_profiles,
+        lambda gm, seen: plot_map(
+            DataArray(np.zeros((2, 2), int), dims=FORMULAS, coords={FORMULAS[0]: ["$a$", "$^$"]})
+        ),
+    ],
+    ids=["components", "one panel", "profiles", "map"],
+)
+def test_no_name_is_a_formula(draw: Any) -> None:
+    """Between dollars matplotlib looks for TeX, and fails where there is none."""
+    gm, inspection = made("two features")
+    gm = replace(gm)
+    gm.feature_names_in_ = np.array(FORMULAS)  # type: ignore[attr-defined]
+    figure = np.ravel(draw(gm, inspection))[0].figure
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(file, format="svg")
+    assert "US$ and $" in file.getvalue()

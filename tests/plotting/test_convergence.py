@@ -85,6 +85,22 @@ def test_without_a_history_iterations_are_drawn() -> None:
     assert plot_convergence(made("old")[0])[1].get_xlabel() == "iteration"
 
 
+@pytest.mark.parametrize("at", [-5.637582954854, 0.0, 1234.5678901234, -3e7])
+@pytest.mark.parametrize("tol", [1e-3, 0.0])
+def test_rounding_is_not_what_the_axis_shows(at: float, tol: float) -> None:
+    """Of a fit that arrives at once the last digits differ, and are nothing to look at."""
+    steps = passes(("start", at, None), ("plain", at * (1 + 2e-16), None), ("plain", at, None))
+    gm = replace(made("two features")[0], history_=steps, tol=tol)
+    upper, _ = plot_convergence(gm)
+    low, high = upper.get_ylim()
+    assert low < at < high
+    assert high - low >= max(tol, 0.99e-5 * max(abs(at), 1.0))
+    upper.figure.canvas.draw()
+    ticks = [tick.get_text() for tick in upper.get_yticklabels()]
+    assert max(map(len, ticks)) <= 11, ticks
+    assert faults(upper.figure) == []
+
+
 def test_errors() -> None:
     with pytest.raises(InputError, match="by='hour' is unknown"):
         plot_convergence(made("old")[0], by="hour")

@@ -32,6 +32,7 @@ def figure_of(axes: Any) -> Figure:
 
 
 FEATURES = {"units", "hundred features", "one place"}  # in which what is said of rows is ordinary
+FIRST = "two features"  # drawn by all where fast tests are
 FORMS = {"tied", "diag", "spherical"}
 
 
@@ -39,7 +40,7 @@ def also_slow(case: str, draw: Any) -> Any:
     """Most of what is hard in few features is drawn where slow tests are."""
     name = f"{case}, {draw.__name__}"
     common = {"no rows", "one component"} if draw in READERS[2:] else {"units", "one place"}
-    rare = case in HARD and case not in common
+    rare = case not in common and (case in HARD or case != FIRST)
     return pytest.param(case, draw, id=name, marks=[pytest.mark.slow] if rare else [])
 
 

@@ -131,6 +131,16 @@ def test_anybody_may_post_anything(message: Any) -> None:
         assert all(len(value) <= 200 for value in fit.values() if isinstance(value, str))
 
 
+@pytest.mark.parametrize("value", [None, "many", -1, float("nan"), 10**400])
+def test_what_the_page_reckons_with_is_a_number(value: Any) -> None:
+    """A message that leaves something out must not take the page from all others."""
+    there = Board()
+    names = "pass", "blocks_done", "rows_per_second", "bytes_per_second", "points_done"
+    there.take(1.0, {**posted_by(Run("fit")), **dict.fromkeys(names, value)})
+    (fit,) = there.fits(2.0)
+    assert [fit[name] for name in names] == [0] * len(names)
+
+
 # -- on a cluster ----------------------------------------------------------------------------------
 
 

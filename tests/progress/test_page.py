@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import html
 import json
-import shutil
 import subprocess
 import threading
 import time
@@ -19,13 +18,10 @@ from dask_gmm.progress.dashboard import routes
 from dask_gmm.progress.dashboard.plugin import FitsPage
 from dask_gmm.progress.run import Ending, Run
 from tests.progress.test_dashboard import posted_by
+from tests.report.browser import chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 FRAME = """<!DOCTYPE html><title>frame</title><body style="margin:0">
 <iframe src="/dask-gmm" style="width:{width}px;height:2000px;border:0"></iframe>
@@ -53,6 +49,8 @@ def url() -> Iterator[str]:
     ended = posted_by(Run("fit", "old.zarr"), ending=Ending("failed", "SchedulerLostError", 9.0))
     page.board.take(1e12, ended)
     page.board.take(1e12, {**posted_by(Run("fit")), "stage": "<b>drawing</b> a sample"})
+    bare = {"id": "bare", "state": "running", "blocks_total": 5, "rows_per_second": 3.0}
+    page.board.take(1e12, bare)
     page.board.take(time.time() - 20, posted_by(Run("fit", "dead.zarr")))
     scheduler: Any = SimpleNamespace(
         workers={"a": 1, "b": 2}, total_nthreads=8, plugins={FitsPage.name: page}
@@ -85,10 +83,9 @@ def url() -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1200])
 def test_in_a_browser(url: str, width: int) -> None:
-    assert CHROMIUM is not None
     done = subprocess.run(
         [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
+            *(chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
             *("--virtual-time-budget=4000", "--dump-dom", f"{url}/frame/{width}"),
         ],
         capture_output=True,
@@ -99,7 +96,7 @@ def test_in_a_browser(url: str, width: int) -> None:
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     text = done.stdout.split('<pre id="found">')[1].split("</pre>")[0]
     found = json.loads(html.unescape(text))
-    assert found["title"] == "(4) Mixture fits on this cluster"
+    assert found["title"] == "(5) Mixture fits on this cluster"
     assert found["wide"] <= width, "nothing makes the page wider than the window"
     assert (found["alerts"], found["images"]) == (0, 0)
     assert "2 workers, 8 threads" in found["text"]
@@ -110,5 +107,6 @@ def test_in_a_browser(url: str, width: int) -> None:
     assert "<img src=x onerror='parent.alerted=1'>" in found["text"]
     assert "<b>drawing</b> a sample …" in found["text"]
     assert "failed (SchedulerLostError)" in found["text"]
+    assert "0 of 5 blocks" in found["text"]
     assert "silent for" in found["text"]
-    assert (found["bars"], found["curves"]) == (3, 4)
+    assert (found["bars"], found["curves"]) == (4, 4)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["DESK", "PHONE", "Opened", "browsing"]
+__all__ = ["DESK", "PHONE", "Opened", "browsing", "chromium"]
 
 PHONE, DESK = (360, 740), (1280, 900)
 
@@ -37,10 +37,15 @@ class Opened:
     complaints: list[str] = field(default_factory=list)
 
 
+def chromium() -> str:
+    """Return the path of the browser; without one the test is skipped, in CI it fails."""
+    return program("chromium", "apt-get install chromium")
+
+
 @contextmanager
 def browsing() -> Iterator[Any]:
     """Run a browser; without one the test is skipped, in CI it fails."""
-    path = program("chromium", "apt-get install chromium")
+    path = chromium()
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright drives the browser: pip install playwright"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
+from dask_gmm.report import Evidence
 from dask_gmm.report.findings import CHECKS, Severity, find, looked_at
+from tests.inspected import inspected
+from tests.plotting.mixtures import passes
 from tests.report.fits import clouds, fitted, given, known
-
-if TYPE_CHECKING:
-    from dask_gmm.report import Evidence
 
 SQUARE = np.array([[0.0, 0.0], [9.0, 1.0], [1.0, 9.0]])
 THIRDS = np.full(3, 1 / 3)
@@ -82,7 +82,6 @@ ENDED: list[tuple[str, dict[str, Any], Severity]] = [
     ("not_converged", {"outcome": "max_iter"}, Severity.WARNING),
     ("budget", {"outcome": "max_passes"}, Severity.WARNING),
     ("budget", {"outcome": "max_bytes"}, Severity.WARNING),
-    ("plateau", {"remaining_gain": 0.5}, Severity.WARNING),
 ]
 
 
@@ -93,6 +92,66 @@ def test_how_it_ended(
     (found,) = find(replace(good, **changes))
     assert (found.name, found.severity) == (name, severity)
     assert found.remedy
+
+
+@pytest.mark.parametrize(
+    ("heights", "acceleration", "severity"),
+    [
+        ([-3.0, -2.9984, -2.9972, -2.9963], None, Severity.WARNING),  # nine are left of such
+        ([-3.1, -3.0, -2.9974, -2.9973], None, None),  # and 4e-6 of these
+        ([-3.1, -3.0, -2.9974, -2.9973], "squarem", None),
+        ([-3.1, -3.0, -2.9974, -2.9973], "variance-reduced", Severity.WARNING),  # a sample says so
+        ([-3.0, -2.9994], None, Severity.NOTE),
+        ([], None, Severity.NOTE),
+        ([-3.0, -3.0, -3.0, -2.9997], None, Severity.WARNING),  # out of a saddle
+    ],
+)
+def test_a_plateau(
+    good: Evidence, heights: list[float], acceleration: str | None, severity: Severity | None
+) -> None:
+    """Ten times a gain may be left, says the fit; gains that fall fast say that it is not."""
+    history = passes(*(("plain", height, None) for height in heights))
+    seen = replace(good, history=history, acceleration=acceleration, remaining_gain=0.05)
+    assert [(f.name, f.severity) for f in find(seen)] == [("plateau", severity)] * bool(severity)
+
+
+def test_a_rejected_step_is_no_gain(good: Evidence) -> None:
+    steps = [("plain", -3.1), ("plain", -3.0), ("rejected", -9.0), ("plain", -2.9974)]
+    history = passes(*((kind, height, None) for kind, height in [*steps, ("plain", -2.9973)]))
+    assert find(replace(good, history=history, acceleration=None, remaining_gain=0.05)) == ()
+
+
+def test_one_component_needs_no_start_and_may_have_any_units() -> None:
+    rows = np.random.default_rng(0).normal(size=(3000, 2)) * [1.0, 1e4]
+    gm = given([1.0], [[0.0, 0.0]], [np.diag([1.0, 1e8])])
+    assert "scales" not in names(known(rows, gm))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_of_very_unequal_weights_tell_less(seed: int) -> None:
+    """A few heavy rows are far out by chance, and are no reason to worry."""
+    rng = np.random.default_rng(seed)
+    rows, weights = rng.normal(size=(30_000, 2)), rng.pareto(1.5, 30_000) + 0.01
+    gm = given([1.0], [[0.0, 0.0]], [np.eye(2)])
+    gm.n_rows_ = len(rows)
+    seen = Evidence.of(gm, inspected(rows, gm, sample_weight=weights, n_sample=30_000))
+    assert seen.inspection is not None
+    assert seen.inspection.n_effective == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+    assert names(seen) == set()
+    equal = Evidence.of(gm, inspected(rows, gm, sample_weight=np.full(30_000, 7.0)))
+    assert equal.inspection is not None
+    assert equal.inspection.n_effective == pytest.approx(30_000)
+
+
+def test_covariances_without_correlations_are_never_made_matrices() -> None:
+    d = 5000
+    gm = given(
+        [0.5, 0.5], np.stack([np.zeros(d), np.ones(d)]), np.ones((2, d)), covariance_type="diag"
+    )
+    seen = Evidence.of(gm)
+    found = find(seen)
+    assert "dense" not in vars(seen), "which has K D² elements"
+    assert "nearly_singular" not in {f.name for f in found}
 
 
 def test_what_is_left_is_said_in_nats_over_all_rows(good: Evidence) -> None:

@@ -263,6 +263,21 @@ def test_the_call_that_repeats_a_fit(rows: Any) -> None:
     assert call_of(gm, "NumPy array").endswith(".fit(X)")
 
 
+def test_the_call_gives_nothing_away_and_is_the_same_each_time() -> None:
+    gm = GaussianMixture(
+        2,
+        means_init=np.zeros((2, 3)),
+        random_state=np.random.RandomState(0),
+        storage_options={"secret_access_key": "HUSH"},
+    )
+    call = call_of(gm, "https://me:HUSH@host/points.zarr?sig=HUSH")
+    assert "HUSH" not in call
+    assert "0x" not in call
+    assert all(f"{name}=…" in call for name in ("means_init", "random_state", "storage_options"))
+    gm = GaussianMixture(2, storage_options={"region": "eu-west-1"})
+    assert "storage_options={'region': 'eu-west-1'}" in call_of(gm, None)
+
+
 @pytest.mark.parametrize(
     ("beside", "said", "row"),
     [

@@ -6,7 +6,6 @@ apart field by field, and what is not what it should be is left out.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ MOST_ENDED, MOST_RUNNING = 50, 200
 """Fits that are kept, the latest ones."""
 
 _MOST_LETTERS, _MOST_POINTS = 200, 240
+_MOST = 1e300
+"""Numbers beyond it are nobody's; an int may be one that no float holds."""
 _STATES = ("running", "done", "failed", "interrupted")
 
 
@@ -33,14 +34,23 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    return value if abs(value) <= _MOST else None  # NaN is not either
 
 
 def _count(value: Any) -> int | None:
     number = _number(value)
     return None if number is None or number < 0 else int(number)
+
+
+def _some(value: Any) -> int:
+    """A count that the page reckons with."""
+    return _count(value) or 0
+
+
+def _rate(value: Any) -> float:
+    return max(_number(value) or 0.0, 0.0)
 
 
 def _curve(value: Any) -> list[tuple[int, float, bool]]:
@@ -64,19 +74,19 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     "outcome": _text,
     "seconds": _number,
     "stage": _text,
-    "pass": _count,
+    "pass": _some,
     "most": _count,
-    "blocks_done": _count,
+    "blocks_done": _some,
     "blocks_total": _count,
-    "rows_per_second": _number,
-    "bytes_per_second": _number,
+    "rows_per_second": _rate,
+    "bytes_per_second": _rate,
     "curve": _curve,
     "remaining": _number,
     "left": _number,
     "fit_left": _number,
     "searched": _text,
     "rare": _count,
-    "points_done": _count,
+    "points_done": _some,
     "points": _count,
 }
 
