@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from dask_gmm.execution.cluster import ClusterBackend, captain, member, teams
 from dask_gmm.execution.cluster.captain import Enlisted, shares
 from dask_gmm.execution.cluster.graph import TreeShape, team_graph
 from dask_gmm.execution.cluster.teams import enlisted, in_teams
-from tests.execution.fakes import SumJob, even_fake, traces
+from tests.execution.fakes import FailingJob, SumJob, even_fake, traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -295,6 +296,97 @@ class Locked(SumJob):
 def test_an_error_that_cannot_travel_is_told_in_words(backend: ClusterBackend) -> None:
     with pytest.raises(Exception, match="LockedError: in vain"):
         backend.run(plan_pass(even_fake(40), n_threads=4), Locked())
+
+
+@pytest.fixture(scope="module")
+def one_process() -> Iterator[Client]:
+    """Two workers in this process, so that a test can reach into them."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def near(one_process: Client, monkeypatch: pytest.MonkeyPatch) -> ClusterBackend:
+    monkeypatch.setattr(teams, "FEWEST_THREADS", 2)
+    return ClusterBackend(one_process)
+
+
+def end_units_with_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the captain see news of its own just when it hears of another one's error.
+
+    Until Python 3.12 `asyncio.wait_for` forgets a cancellation that comes right then.
+    """
+    call = member.call
+
+    async def calling(worker: Any, address: str, function: Any, *args: Any, seconds: float) -> Any:
+        answer = await call(worker, address, function, *args, seconds=seconds)
+        if address != worker.address and isinstance(answer, member.Report) and answer.failures:
+            for own in member._MEMBERS[worker].values():
+                own._news.set()
+        return answer
+
+    monkeypatch.setattr(captain, "call", calling)
+
+
+def be_deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the captain ask for something that goes on for seconds, whatever it is told."""
+    call, deaf = member.call, [True]
+
+    async def calling(worker: Any, address: str, function: Any, *args: Any, seconds: float) -> Any:
+        while address == worker.address and function is member.work and deaf:
+            until = time.monotonic() + 3.0
+            while (left := until - time.monotonic()) > 0:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(left)
+            deaf.clear()
+        return await call(worker, address, function, *args, seconds=seconds)
+
+    monkeypatch.setattr(captain, "call", calling)
+
+
+@pytest.mark.parametrize("trouble", [end_units_with_errors, be_deaf])
+def test_an_error_is_told_whatever_the_captain_is_at(
+    trouble: Any, near: ClusterBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trouble(monkeypatch)
+    monkeypatch.setattr(captain, "STUCK_SECONDS", 600.0)
+    begun = time.monotonic()
+    with pytest.raises(ZeroDivisionError, match="as it came"):
+        near.run(
+            plan_pass(even_fake(32), n_threads=2),
+            FailingJob(18, ZeroDivisionError("as it came"), seconds=0.02),
+        )
+    assert time.monotonic() - begun < 15
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration("at once"), SystemExit("at once"), asyncio.CancelledError("at once")]
+)
+def test_what_would_end_a_coroutine_is_told_in_words(
+    error: BaseException, near: ClusterBackend
+) -> None:
+    with pytest.raises(Exception, match=f"{type(error).__name__}: at once"):
+        near.run(plan_pass(even_fake(16), n_threads=2), FailingJob(12, error))
+    assert near.run(plan_pass(even_fake(16), n_threads=2), SumJob()).tasks == 2
+
+
+def test_a_team_that_stands_still_is_given_up(
+    near: ClusterBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def for_ever(*_: Any) -> None:
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(captain._Team, "_until_done", for_ever)
+    monkeypatch.setattr(captain, "IDLE_SECONDS", 0.5)
+    result = near.run(plan_pass(even_fake(16), n_threads=2), SumJob())
+    assert result.value == undisturbed(16)
+    assert result.resubmitted == 1
+    assert result.tasks > 2  # by the scheduler, unit by unit
 
 
 @pytest.mark.slow

@@ -112,7 +112,8 @@ def ask_each(
     async def one(worker: str, turn: asyncio.Semaphore) -> None:
         async with turn:
             try:
-                answers[worker] = await asyncio.wait_for(questions[worker](), timeout)
+                async with asyncio.timeout(timeout):
+                    answers[worker] = await questions[worker]()
             except TimeoutError:
                 answers[worker] = TimeoutError(f"no answer within {timeout:g} s")
             except Exception as error:  # noqa: BLE001  whatever a worker has raised is its answer

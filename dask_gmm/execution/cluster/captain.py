@@ -62,6 +62,9 @@ SILENT_SECONDS = 5.0
 STUCK_SECONDS = 10.0
 #: Seconds between two looks at whether anybody wants the team's work still.
 LOOK_SECONDS = 0.1
+#: Seconds without any step of a team after which its task ends, whatever the team waits for: more
+#: than all that has a bound of its own.
+IDLE_SECONDS = 60.0
 
 T = TypeVar("T", bound=Summable)
 
@@ -137,7 +140,8 @@ class TeamRunner(Travelling, Generic[T]):
         Raises
         ------
         PassInterruptedError
-            Nobody wants it any more; or it had better be done without a team.
+            Nobody wants it any more, or it had better be done without a team; or the team has
+            stood still for a minute.
         Exception
             That of a unit.
         """
@@ -150,14 +154,18 @@ class TeamRunner(Travelling, Generic[T]):
         enlisted = [Enlisted(*member) for member in members]
         team = _Team(worker, self, turn.key[1], level, index, enlisted)
         leading = asyncio.run_coroutine_threadsafe(team.lead(), worker.loop.asyncio_loop)
+        seen, idle = team.steps, 0.0
         try:
-            while True:
+            while idle < IDLE_SECONDS:
                 with suppress(NotYet):
                     return leading.result(LOOK_SECONDS)
                 if leading.done():
                     return leading.result()
                 if turn.stopped():
                     raise PassInterruptedError("A team was told to stop.")
+                # In looks, and not by the clock, which goes on while a process is stopped.
+                seen, idle = team.steps, idle + LOOK_SECONDS if seen == team.steps else 0.0
+            raise PassInterruptedError("A team stands still.")
         except CancelledError:  # the worker ends
             raise PassInterruptedError("A team was told to stop.") from None
         finally:
@@ -165,7 +173,13 @@ class TeamRunner(Travelling, Generic[T]):
 
 
 class _Team(Generic[T]):
-    """The state of a team, on the event loop of its captain."""
+    """The state of a team, on the event loop of its captain.
+
+    Attributes
+    ----------
+    steps : int
+        Reports so far in which something was done, or being done.
+    """
 
     def __init__(
         self,
@@ -199,6 +213,8 @@ class _Team(Generic[T]):
         self._doubled: set[int] = set()
         self._times = UnitTimes()
         self._done = (0, 0, 0)
+        self.steps = 0
+        self._over = False
         # What the captain has done itself, and who keeps it: else nobody would know if it died.
         self._mine: TreeFold[UnitResult[T]] = TreeFold(len(orders.blocks))
         self._deputy = ""
@@ -264,9 +280,13 @@ class _Team(Generic[T]):
                 elif time.monotonic() - moved > STUCK_SECONDS:
                     raise PassInterruptedError("Nobody of a team gets on.")
         finally:
+            # An error of one member is to be told whatever the others are at: a request may take
+            # no notice of its cancellation, or take it in vain.
+            self._over = True
             for one in serving:
+                one.add_done_callback(looked_at)
                 one.cancel()
-            await asyncio.gather(*serving, return_exceptions=True)
+            await asyncio.wait(serving, timeout=INSTALMENT)
         if self._missing:
             raise _broken()
 
@@ -280,7 +300,7 @@ class _Team(Generic[T]):
 
     async def _serve(self, address: str, share: list[int]) -> None:
         """Keep a member at work until nothing is missing, or it is lost."""
-        while self._missing:
+        while self._missing and not self._over:
             self._owed[address].update(share)
             if share:
                 self._left[address] = max(0, len(share) - self._enlisted[address].threads)
@@ -315,7 +335,7 @@ class _Team(Generic[T]):
         """Return units for a member whose threads are not all busy; none if there are none."""
         threads = self._enlisted[address].threads
         until = time.monotonic() + INSTALMENT
-        while self._missing:
+        while self._missing and not self._over:
             busy = len(self._running[address]) + self._left[address]
             if self._able[address]:
                 if busy >= threads:
@@ -329,7 +349,8 @@ class _Team(Generic[T]):
                 return []
             async with self._news:  # until another has failed, or has been at it for too long
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), left)
+                    async with asyncio.timeout(left):  # not `wait_for`, as in `member`
+                        await self._news.wait()
         return []
 
     def _of_free(self, n: int) -> list[int]:
@@ -387,6 +408,7 @@ class _Team(Generic[T]):
             if not passing or unit in self._failed:
                 raise error
             self._failed.add(unit)
+        self.steps += bool(report.nodes or report.running)
         self._left[address] = len(report.queue)
         self._running[address] = report.running
         self._able[address] = report.may_begin

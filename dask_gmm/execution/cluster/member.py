@@ -268,8 +268,10 @@ class _Member(Generic[T]):
         captain, until = self.captain, time.monotonic() + INSTALMENT
         while not self._must_tell(patient) and (left := until - time.monotonic()) > 0:
             self._news.clear()
+            # Not `wait_for`: until Python 3.12 it forgets a cancellation that comes with the news.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._news.wait()
         if self.captain != captain or self.over:
             return None  # what is new is for somebody else
         self.heard = time.monotonic()
@@ -304,25 +306,31 @@ class _Member(Generic[T]):
         worker, quiet = self._worker(), time.monotonic() - self.heard > QUIET
         return not (self.over or quiet) and worker is not None and worker.status == Status.running
 
-    def _run(self, turn: _UnitTurn, worker: Worker) -> UnitResult[T]:
+    def _run(self, turn: _UnitTurn, worker: Worker) -> UnitResult[T] | Failure:
         turn.began = time.monotonic()  # other people's tasks may have been before it
         blocks = self.orders.blocks_of(turn.key)
-        return self.orders.runner.run(turn.key, blocks, worker, turn, turn.count)
+        try:
+            return self.orders.runner.run(turn.key, blocks, worker, turn, turn.count)
+        except BaseException as error:  # noqa: BLE001  told to the captain, who judges it
+            # Not raised: a future of asyncio's would never end with a `StopIteration`. And what
+            # takes long to pickle does so in this thread.
+            interrupted = isinstance(error, PassInterruptedError | asyncio.CancelledError)
+            passing = interrupted or is_transient(error)
+            return Failure(turn.key, _portable(error), passing)
 
-    def _ended(self, turn: _UnitTurn, ending: asyncio.Future[UnitResult[T]]) -> None:
+    def _ended(self, turn: _UnitTurn, ending: asyncio.Future[UnitResult[T] | Failure]) -> None:
         self.turns.remove(turn)
         self._news.set()
         if ending.cancelled():  # with the pool of threads: whoever leads finds the unit missing
             return
-        error = ending.exception()  # looked at, or asyncio tells of it
+        end = ending.result()
         if self.over:
             return
-        if error is None:
-            with suppress(ValueError):  # done twice, as another captain has asked before
-                self._new.add(self.orders.unit_level, turn.key, ending.result())
+        if isinstance(end, Failure):
+            self._failures.append(end)
         else:
-            passing = is_transient(error) or isinstance(error, PassInterruptedError)
-            self._failures.append(Failure(turn.key, _portable(error), passing))
+            with suppress(ValueError):  # done twice, as another captain has asked before
+                self._new.add(self.orders.unit_level, turn.key, end)
         self._begin()
 
     def keep(self, nodes: dict[tuple[int, int], UnitResult[T]]) -> None:
@@ -343,13 +351,18 @@ class _Member(Generic[T]):
 
 
 def _portable(error: BaseException) -> BaseException:
-    """Return an error as it can travel, as Dask does with those of tasks."""
+    """Return an error as it can travel, as Dask does with those of tasks.
+
+    A captain raises it in a coroutine: there a `StopIteration` becomes something else, and what is
+    no `Exception` ends the coroutine silently, or its event loop.
+    """
     pickles: Any = pickle
+    travels = isinstance(error, Exception) and not isinstance(error, StopIteration)
     try:
         pickles.loads(pickles.dumps(error))
     except Exception:  # noqa: BLE001  whatever keeps it
-        return Exception(f"{type(error).__name__}: {error}")
-    return error
+        travels = False
+    return error if travels else Exception(f"{type(error).__name__}: {error}")
 
 
 #: By the worker, of which a process may have several, and the fit.
