@@ -21,9 +21,16 @@ import zarr
 from distributed import Client, Future, LocalCluster
 
 from dask_gmm.data.source import open_source
-from dask_gmm.errors import ClusterError, InputError, MemoryPlanError, MixedClusterWarning
+from dask_gmm.errors import (
+    ClusterError,
+    InputError,
+    MemoryPlanError,
+    MissingChunkError,
+    MixedClusterWarning,
+    UnitFailedError,
+)
 from dask_gmm.execution import LocalBackend, PassProgress, choose_backend, plan_pass
-from dask_gmm.execution.cluster import ClusterBackend, graph
+from dask_gmm.execution.cluster import ClusterBackend, graph, run, workers
 from dask_gmm.execution.cluster.connection import gathered
 from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
 from dask_gmm.execution.unit import UnitResult
@@ -356,6 +363,103 @@ def test_a_request_for_results_that_is_cancelled_at_any_step(client: Client, ste
 
     there.sync(cancelled, callback_timeout=10)
     assert client.gather(futures) == {f"gmm-{n}": n for n in range(3)}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence counts sooner."""
+    monkeypatch.setattr(run, "RECOUNT_SECONDS", 0.3)
+    monkeypatch.setattr(run, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.2)
+
+
+def deaf_to(client: Client, op: str, first: int, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Keep the first news of some kind from a client; return the keys that they were about."""
+    kept: list[Any] = []
+    handlers = client._stream_handlers
+    handle: Any = handlers[op]
+
+    def handling(*, key: Any, **rest: Any) -> None:
+        if len(kept) < first and key[0].startswith("gmm-unit"):
+            kept.append(key)
+        else:
+            handle(key=key, **rest)
+
+    monkeypatch.setitem(handlers, op, handling)
+    return kept
+
+
+@pytest.mark.usefixtures("impatient")
+def test_results_of_which_nobody_hears(
+    two_processes: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = deaf_to(two_processes, "key-in-memory", 3, monkeypatch)
+    plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
+    result = ClusterBackend(two_processes).run(plan, ExpressionJob())
+    assert result.value.text == expected_tree([str(i) for i in range(16)])
+    assert len(kept) == 3
+    assert result.resubmitted >= 3  # some of them may have been late as well
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_error_of_which_nobody_hears(
+    two_processes: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = deaf_to(two_processes, "task-erred", 1, monkeypatch)
+    plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
+    with pytest.raises(MissingChunkError, match="gone"):
+        ClusterBackend(two_processes).run(plan, FailingJob(5, MissingChunkError("gone")))
+    assert len(kept) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
+def test_news_that_are_always_lost_end_a_pass(
+    two_processes: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf_to(two_processes, "task-erred", 100, monkeypatch)
+    plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
+    with pytest.raises(UnitFailedError, match=r"blocks 4 to 5 .*the scheduler forgot it"):
+        ClusterBackend(two_processes).run(plan, FailingJob(5, MissingChunkError("gone")))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_units_that_the_scheduler_forgets_are_begun_again(two_processes: Client) -> None:
+    forgotten: list[Any] = []
+
+    def forget(dask_scheduler: Any) -> list[Any]:
+        queued = [t.key for t in dask_scheduler.queued]
+        for client in list(dask_scheduler.clients):
+            dask_scheduler.client_releases_keys(queued, client, stimulus_id="test")
+        return queued
+
+    def lose(progress: PassProgress) -> None:
+        if not forgotten and progress.blocks_done:
+            forgotten.extend(two_processes.run_on_scheduler(forget))
+
+    plan = plan_pass(even_fake(64), n_threads=2, unit_level=1)
+    backend = ClusterBackend(two_processes)
+    result = backend.run(plan, SumJob(seconds=0.05), on_progress=lose)
+    assert result.value == LocalBackend(1).run(plan, SumJob()).value
+    assert len(forgotten) > 5
+    assert result.resubmitted >= len(forgotten)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pass_within_a_future_s_callback(two_processes: Client) -> None:
+    """All callbacks of a process have one thread, which this one keeps."""
+    found: list[Any] = []
+    plan = plan_pass(even_fake(16), n_threads=2, unit_level=1)
+
+    def fit(_: Any) -> None:
+        found.append(ClusterBackend(two_processes).run(plan, SumJob()).value)
+
+    future = two_processes.submit(int, "7", pure=False)
+    future.add_done_callback(fit)
+    until = time.monotonic() + 30
+    while not found and time.monotonic() < until:
+        time.sleep(0.05)
+    assert found == [LocalBackend(1).run(plan, SumJob()).value]
 
 
 def test_the_limit_of_the_real_workers_counts(client: Client) -> None:

@@ -74,6 +74,17 @@ class Failures:
             return self._count(node, "unreadable", error)
         raise explained(error).with_traceback(traceback)
 
+    def forgotten(self, node: int) -> None:
+        """Take in that the scheduler does not work on a node, and has said nothing of it.
+
+        Raises
+        ------
+        UnitFailedError
+            It happened too often.
+        """
+        words = "the scheduler forgot it, or its news got lost"
+        self._count(node, "cancelled", ClusterError(words))
+
     def _count(self, node: int, kind: str, error: BaseException) -> str:
         self._counts[node, kind] += 1
         count = self._counts[node, kind]

@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError
 from concurrent.futures import Future as Answer
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -39,6 +40,7 @@ from dask_gmm.execution.cluster.progress import ProgressFeed, ProgressTotals
 from dask_gmm.execution.cluster.stragglers import Running, late_ones
 from dask_gmm.execution.cluster.teams import enlisted, in_teams
 from dask_gmm.execution.cluster.worker import REPORT_INTERVAL
+from dask_gmm.execution.cluster.workers import UNDER_WAY
 from dask_gmm.execution.persisted import check_persisted
 from dask_gmm.execution.tree import Summable, TreeFold
 
@@ -71,6 +73,12 @@ FETCH_SECONDS = 3.0
 #: Seconds of silence of the whole pass, where some worker is unfit or has gone, after which what is
 #: under way is taken to wait for what that one holds. Longer where such pauses have been before.
 STALL_SECONDS = 3.0
+#: Seconds without an event between two looks at the futures themselves: their news come through one
+#: thread for all of a process, which somebody else's may keep.
+RECOUNT_SECONDS = 2.0
+#: Seconds of silence of the whole pass after which the scheduler is asked for the state of tasks,
+#: and of how many at once; what nobody works on ends this silence too.
+QUIET_SECONDS, MOST_ASKED = 5.0, 1000
 
 T = TypeVar("T", bound=Summable)
 
@@ -177,6 +185,8 @@ class ClusterPass(Generic[T]):
         self._messages: deque[Message] = deque()
         self._runner = b""
         self._life, self._longest_pause = time.monotonic(), 0.0
+        self._counted = time.monotonic()
+        self._doubtful: set[Any] = set()  # by the scheduler's last word
 
     def run(self) -> UnitResult[T]:
         """Return the root; see `ClusterBackend.run` for what it raises."""
@@ -254,10 +264,13 @@ class ClusterPass(Generic[T]):
                 message.worker, message.seconds
             )
             self._note_life()
-        if not events:
+        if events:
+            self._counted = time.monotonic()
+        else:
             lost, self._lost = self._lost, []
-            self._take(lost)
-            if self._watch.look(self._connection, self._late_keys()):
+            self._take([*lost, *self._unnoticed()])
+            if self._watch.look(self._connection, self._late_keys(), self._unheard()):
+                self._begin_forgotten()
                 self._rescue()
 
     def _submit(
@@ -347,6 +360,48 @@ class ClusterPass(Generic[T]):
                 future.add_done_callback(self._note)
         if again:
             self._submit(again)
+
+    # ------------------------------------------------------------ what nobody has told
+
+    def _unnoticed(self) -> list[Any]:
+        """Return what has ended, should nobody have said so: no pass waits for ever for a word."""
+        if time.monotonic() - self._counted < RECOUNT_SECONDS:
+            return []
+        self._counted = time.monotonic()
+        known = {key for fetch in self._fetches.values() for key in fetch.keys}
+        known.update(self._ready, self._lost)
+        ended = (a.future.key for a in self._attempts if a.future.status not in ("pending", "lost"))
+        return [key for key in ended if key not in known]
+
+    def _unheard(self) -> list[Any]:
+        """Return what the scheduler is to be asked about: tasks of a pass that is silent."""
+        if time.monotonic() - self._life < QUIET_SECONDS:
+            return []
+        waiting = (a.future.key for a in self._attempts if a.future.status == "pending")
+        return list(islice(waiting, MOST_ASKED))
+
+    def _begin_forgotten(self) -> None:
+        """Begin again what ought to be under way, and is not, by what the scheduler says.
+
+        The news of a task come by another way than its answers, and may be later; so it must have
+        said so twice.
+        """
+        doubtful = {key for key, state in self._watch.now.states.items() if state not in UNDER_WAY}
+        twice, self._doubtful = doubtful & self._doubtful, doubtful
+        again: list[int] = []
+        for key in twice:
+            attempt = self._attempts.get(key)
+            if attempt is None or attempt.future.status != "pending":
+                continue
+            self._failures.forgotten(attempt.node)
+            self._attempts.pop(key)
+            attempt.future.release()
+            if self._attempts.hopeless(attempt.node):
+                again.append(attempt.node)
+        if again:
+            self._note_life()
+            self.resubmitted += len(again)
+            self._submit(sorted(again))
 
     # -------------------------------------------------------------------------------- results
 

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
     from dask_gmm.execution.cluster.connection import Connection
 
-__all__ = ["Snapshot", "WorkerWatch"]
+__all__ = ["UNDER_WAY", "Snapshot", "WorkerWatch"]
 
+#: States in which a scheduler has a task that is yet to end.
+UNDER_WAY = frozenset({"waiting", "no-worker", "queued", "processing"})
 #: Seconds after which a worker has to be heard of again. Workers of small clusters send something
 #: every half second, those of larger ones less often.
 SILENT_SECONDS = 3.0
@@ -63,6 +65,8 @@ class Snapshot:
         Tasks that unfit workers have been given and have not ended, and who.
     holders : mapping of key to addresses
         Who has the results that were asked for.
+    states : mapping of key to str or None
+        Of the tasks that were asked for; None where it knows of none.
     """
 
     threads: Mapping[str, int]
@@ -71,6 +75,7 @@ class Snapshot:
     shunned: frozenset[str]
     given: Mapping[Any, str] = field(default_factory=dict)
     holders: Mapping[Any, Collection[str]] = field(default_factory=dict)
+    states: Mapping[Any, str | None] = field(default_factory=dict)
 
     @property
     def usable(self) -> frozenset[str]:
@@ -125,7 +130,12 @@ class WorkerWatch:
         """Whether there are much fewer workers than when the pass began."""
         return len(self.now.threads) < MOST_STAY * self._at_first
 
-    def look(self, connection: Connection, results: Collection[Any] = ()) -> bool:
+    def look(
+        self,
+        connection: Connection,
+        results: Collection[Any] = (),
+        tasks: Collection[Any] = (),
+    ) -> bool:
         """Ask the scheduler, if it is time to; return whether there is news.
 
         Parameters
@@ -133,6 +143,8 @@ class WorkerWatch:
         connection : Connection
         results : collection of keys
             Results of which somebody wants to know who has them.
+        tasks : collection of keys
+            Tasks of which somebody wants to know what has become of them.
         """
         now = time.monotonic()
         if self._asking is None:
@@ -140,7 +152,7 @@ class WorkerWatch:
                 self._looked = now
                 with scheduler_errors(connection.client):
                     answer = asyncio.run_coroutine_threadsafe(
-                        self._ask(connection.client, list(results)),
+                        self._ask(connection.client, list(results), list(tasks)),
                         connection.client.loop.asyncio_loop,
                     )
                 self._asking = answer, now
@@ -181,18 +193,20 @@ class WorkerWatch:
         longest = self.timeout / 2  # nobody is to wait for longer than the timeout says
         return min(max(shortest, len(self.now.threads) / WORKERS_PER_SECOND), longest)
 
-    async def _ask(self, client: Any, results: list[Any]) -> Snapshot:
+    async def _ask(self, client: Any, results: list[Any], tasks: list[Any]) -> Snapshot:
         scheduler = client.scheduler
         found = self._snapshot(client, (await scheduler.identity())["workers"])
         if found.unfit:
             try:
-                tasks = await scheduler.processing(workers=list(found.unfit))
+                theirs = await scheduler.processing(workers=list(found.unfit))
             except KeyError:  # one has just gone
-                tasks = {}
-            given = {key: worker for worker, keys in tasks.items() for key in keys}
+                theirs = {}
+            given = {key: worker for worker, keys in theirs.items() for key in keys}
             found = replace(found, given=given)
         if results:
             found = replace(found, holders=await scheduler.who_has(keys=results))
+        if tasks:
+            found = replace(found, states=await scheduler.get_task_status(keys=tasks))
         return found
 
     def _snapshot(self, client: Any, described: Mapping[str, Any]) -> Snapshot:
