@@ -107,6 +107,7 @@ def test_a_selection_goes_on(points: Path, tmp_path: Path, run: Run) -> None:
     assert "among 3 mixtures by bic" in shown.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

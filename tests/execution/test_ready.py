@@ -117,6 +117,7 @@ def test_blocks_of_units_that_wait_no_more_are_given_up(state: str) -> None:
     del ready
 
 
+@pytest.mark.slow
 def test_a_worker_asks_for_the_unit_that_comes(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(60_000, 4))
     zarr.create_array(tmp_path / "x", data=x, chunks=(1000, 4))

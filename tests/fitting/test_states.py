@@ -117,6 +117,7 @@ def test_another_process_goes_on_from_every_turn(name: str, elsewhere: Elsewhere
     _resumed_everywhere(name, elsewhere, slice(None))
 
 
+@pytest.mark.slow
 def test_the_fits_are_what_they_are_to_be() -> None:
     """Restarts recentre and end apart, rules mend, contestants drop out and win."""
     ends = {name: Whole.of(name).ends for name in FITS}

@@ -150,6 +150,7 @@ def test_conditions_that_were_switched_off(object_store: ObjectStoreServer) -> N
         commits.commit(b"x", {})
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_there() -> None:
     """Said within seconds."""
     place = Commits("s3://bucket/ckpt", {"endpoint": f"http://127.0.0.1:{free_port()}"})
