@@ -203,7 +203,7 @@ class ProgressBar:
             if self.file is None and in_kernel():
                 kind = "widget"
             else:
-                kind = "bar" if stream is not None and stream.isatty() else "lines"
+                kind = "bar" if stream is not None and _behind(stream).isatty() else "lines"
         match kind:
             case "widget":
                 from dask_gmm.progress.widget import Widget
@@ -236,6 +236,11 @@ class ProgressBar:
             return
         stream.write(f"{line}\n")
         stream.flush()
+
+
+def _behind(stream: Any) -> Any:
+    """What is behind standard error where a bar is shown: rich stands in, until 15 as no terminal."""
+    return getattr(stream, "rich_proxied_file", stream)
 
 
 class _Guarded:
@@ -296,8 +301,7 @@ def _screen(stream: IO[str] | None) -> Screen:
 
     from dask_gmm.progress.bar import Screen
 
-    # While a bar is shown rich stands in for standard error, and hands on what is written there.
-    stream = getattr(stream, "rich_proxied_file", stream)
+    stream = _behind(stream)
     screen = _SCREENS.get(stream)
     if screen is None:
         console = Console(file=stream, highlight=False, force_jupyter=False)
