@@ -239,7 +239,7 @@ class ProgressBar:
 
 
 def _behind(stream: Any) -> Any:
-    """What is behind standard error where a bar is shown: rich stands in, until 15 as no terminal."""
+    """What is behind standard error while a bar is shown; before rich 15 that seems no terminal."""
     return getattr(stream, "rich_proxied_file", stream)
 
 
