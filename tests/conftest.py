@@ -28,6 +28,17 @@ def one_blas_thread_each() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def logging_for_later_processes() -> Iterator[None]:
+    """Dask leaves the variables of a command's local workers in the environment of who starts them.
+
+    Among them is what keeps their logs short; processes of later tests, which wait for words of
+    theirs, would say nothing.
+    """
+    yield
+    os.environ.pop("DASK_LOGGING", None)
+
+
 @pytest.fixture
 def two_blas_threads() -> Iterator[None]:
     """For tests of the limit: something to limit, whatever the run of the tests has limited."""
