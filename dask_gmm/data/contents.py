@@ -14,6 +14,7 @@ from dask_gmm.data.checked_store import first_line
 from dask_gmm.data.conventions import stored_decoding
 from dask_gmm.data.decoding import Remedies
 from dask_gmm.data.provenance import ATTRIBUTE, recipe_in
+from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.tables.columns import column_names
 from dask_gmm.data.tables.find import find_table, holds_parquet, is_pattern, is_table
 from dask_gmm.data.tables.output import said_at
@@ -231,7 +232,7 @@ def _group(group: zarr.Group, url: str) -> GroupContents:
     spanned = {
         dimension
         for name, array in arrays.items()
-        for dimension in _dimensions(array) or ()
+        for dimension in dimension_names(array) or ()
         if len(array.shape) > 1 or dimension != name
     }
     named = {str(array.attrs.get("coordinates", "")) for array in arrays.values()}
@@ -246,15 +247,6 @@ def _group(group: zarr.Group, url: str) -> GroupContents:
         None if encoding is None else str(encoding),
         OutputSays.by(dict(group.attrs)),
     )
-
-
-def _dimensions(array: zarr.Array[Any]) -> tuple[str, ...] | None:
-    names = getattr(array.metadata, "dimension_names", None)
-    if names is None:
-        names = array.attrs.get("_ARRAY_DIMENSIONS")
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names)
 
 
 def _array(
@@ -280,7 +272,7 @@ def _array(
         dtype,
         measured,
         words,
-        _dimensions(array),
+        dimension_names(array),
         None if units is None else str(units),
         name in coordinates,
         OutputSays.by(dict(array.attrs)),
