@@ -14,7 +14,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["keys_of", "lowest_first"]
+    from dask_gmm.rows import Rows
+
+__all__ = ["keys_of", "lowest_first", "taken"]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -38,6 +40,34 @@ def lowest_first(keys: NDArray[Any], places: NDArray[np.int64], most: int) -> ND
         Rows that are wanted at most.
     """
     return np.lexsort((places[:, 1], places[:, 0], keys))[:most]
+
+
+def taken(
+    rows: Rows, index: NDArray[np.intp], block: int
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]:
+    """Return some rows of a block to be kept: copies of them, their weights and their places.
+
+    Parameters
+    ----------
+    rows : Rows
+        Of the block.
+    index : (m,) intp
+        Which of them.
+    block : int
+        Its number.
+
+    Returns
+    -------
+    values : (m, D) float32 or float64
+    weights : (m,) float64
+    places : (m, 2) int64
+        As `lowest_first` takes them.
+    """
+    kind = np.float32 if rows.values.dtype == np.float32 else np.float64
+    weights = np.ones(index.size) if rows.weights is None else rows.weights[index]
+    places = np.empty((index.size, 2), dtype=np.int64)
+    places[:, 0], places[:, 1] = block, index if rows.places is None else rows.places[index]
+    return np.ascontiguousarray(rows.values[index], dtype=kind), weights, places
 
 
 def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_gmm.fitting.keyed import lowest_first
+from dask_gmm.fitting.keyed import lowest_first, taken
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,16 +122,6 @@ class Keeping:
         keys, index = np.concatenate(self._keys), np.concatenate(self._index)
         labels = np.concatenate(self._labels)
         order = np.argsort(keys, kind="stable")[: self._most]
-        chosen = index[order]
-        places = np.empty((chosen.size, 2), dtype=np.int64)
-        places[:, 0] = block
-        places[:, 1] = chosen if rows.places is None else rows.places[chosen]
-        kind = np.float32 if rows.values.dtype == np.float32 else np.float64
-        return KeptRows(
-            self._most,
-            keys[order],
-            places,
-            np.ascontiguousarray(rows.values[chosen], dtype=kind),
-            np.ones(chosen.size) if rows.weights is None else rows.weights[chosen],
-            labels[order].astype(np.int64),
-        )
+        values, weights, places = taken(rows, index[order], block)
+        labels = labels[order].astype(np.int64)
+        return KeptRows(self._most, keys[order], places, values, weights, labels)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from dask_gmm.fitting.keyed import keys_of, lowest_first
+from dask_gmm.fitting.keyed import keys_of, lowest_first, taken
 from dask_gmm.fitting.passes import Evaluation, Evaluator, StatisticsJob
 from dask_gmm.mixture.gaps import complete_rows
 from dask_gmm.mixture.kernels import Candidate
@@ -182,12 +182,7 @@ class Reservoir:
         keys = keys_of(block, own)
         # By key; rows of equal keys by place, the order in which they come.
         order = np.argsort(keys, kind="stable")[: sieve.most]
-        chosen = index[order]
-        kept = np.float32 if rows.values.dtype == np.float32 else np.float64
-        weights = np.ones(chosen.size) if rows.weights is None else rows.weights[chosen]
-        places = np.empty((chosen.size, 2), dtype=np.int64)
-        places[:, 0], places[:, 1] = block, own[order]
-        values = np.ascontiguousarray(rows.values[chosen], dtype=kept)
+        values, weights, places = taken(rows, index[order], block)
         return cls(sieve.most, index.size, values, weights, keys[order], places)
 
     def __len__(self) -> int:
