@@ -35,6 +35,7 @@ from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.rows import Rows
 from tests.equal_shape import EQUAL_SHAPE
+from tests.inspected import inspected as made
 from tests.memory import peak_of
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
@@ -247,6 +248,26 @@ def test_scaled_rows_are_those_that_the_mixture_is_of() -> None:
     inner = gm.scaling_.transform(rows)
     agree(found, by_force(inner, gm._parameters(), found), 1e-7)
     np.testing.assert_array_equal(found.sample, inner)
+
+
+@pytest.mark.parametrize("case", ["plain", "weighted", "gaps", "scaled"])
+def test_those_that_other_tests_make_are_true(case: str) -> None:
+    """Whoever draws or describes inspections has them from `tests.inspected`."""
+    rows, rng = values()[:900].copy(), np.random.default_rng(5)
+    w = rng.integers(0, 3, len(rows)).astype(np.float64) if case == "weighted" else None
+    if case == "gaps":
+        rows[rng.random(rows.shape) < 0.2] = np.nan
+    gm = fitted(mixture(), missing="marginalize")
+    if case == "scaled":
+        gm = GaussianMixture(2, standardize=True, random_state=0).fit(rows)
+    found = gm.inspect(da.from_array(rows, chunks=(250, D)), sample_weight=w)
+    expected = made(rows, gm, sample_weight=w, n_lowest=len(found.lowest))
+    names = ["n_rows", "n_incomplete", "weight", "log_likelihood", "counts", "labelled", "overlap"]
+    names += ["certainty", "entropy", "lowest", "lowest_log_densities"]
+    agree(found, {name: getattr(expected, name) for name in names}, 1e-7)
+    for name in ("distances", "log_density_counts", "feature_counts"):  # in bins of their own
+        one, other = (getattr(which, name).sum(axis=-1) for which in (found, expected))
+        np.testing.assert_allclose(one, other, err_msg=name, rtol=1e-7)
 
 
 @settings(max_examples=25, deadline=None)
