@@ -250,9 +250,8 @@ def _checkpoint_facts(found: Found) -> list[tuple[str, str]]:
     if about["remaining_gain"] is not None:
         facts.append(("left", f"about {about['remaining_gain']:.1e} nats a row"))
     facts.append(("took", show_seconds(about["seconds"])))
-    when = datetime.fromtimestamp(about["written"]).astimezone().isoformat(" ", "seconds")
-    writer = f"by process {about['pid']} on {about['host']}"
-    facts.append(("written", f"{when} {writer}, commit {found.commit}, {show_bytes(found.size)}"))
+    writer = f"{_when(about['written'])} by process {about['pid']} on {about['host']}"
+    facts.append(("written", f"{writer}, commit {found.commit}, {show_bytes(found.size)}"))
     return facts
 
 
@@ -290,12 +289,17 @@ def _record_facts(record: FitRecord) -> list[tuple[str, str]]:
     """Say where the data came from, and when and how long they were fitted."""
     from dask_gmm.cli.outcome import reads_in_words
 
-    begun = datetime.fromtimestamp(record.begun).astimezone().isoformat(" ", "seconds")
+    begun = _when(record.begun)
     return [
         ("data", f"{record.source}, known by {record.data}"),
         ("fit", f"begun {begun}, {show_seconds(record.seconds)} on {record.backend}"),
         ("reads", reads_in_words(record)),
     ]
+
+
+def _when(seconds: float) -> str:
+    """Write a time, in seconds since 1970, as a clock here shows it."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
 
 
 def _show_both(
