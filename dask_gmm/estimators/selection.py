@@ -234,7 +234,7 @@ def select_gaussian_mixture(
         n_rows=report.n_rows,
         n_passes=len(report.history),
         history=report.history,
-        seconds=report.seconds,
+        seconds=report.record.seconds,
         record=report.record,
     )
 
@@ -318,10 +318,9 @@ def _make_best(
         best.result,
         report.history,
         best.judged.rows,
-        report.seconds,
+        report.record,
         report.winner.acceleration,
         report.scaling,
-        report.record,
     )
     model._keep(fitted, dtype)
     warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)

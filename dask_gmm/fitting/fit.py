@@ -65,22 +65,20 @@ class FitReport:
         One record a pass.
     n_rows : int or None
         Rows of the input; None when no pass was made over chunks of unknown size.
-    seconds : float
+    record : FitRecord
+        Where the fit came from and what it took.
     acceleration : str or None
         What was chosen.
     scaling : Scaling or None
         What rows were scaled by.
-    record : FitRecord or None
-        Where the fit came from and what it took.
     """
 
     best: FitResult
     history: tuple[PassFinished, ...]
     n_rows: int | None
-    seconds: float
+    record: FitRecord
     acceleration: str | None = None
     scaling: Scaling | None = None
-    record: FitRecord | None = None
 
     @property
     def n_incomplete(self) -> int:
@@ -189,15 +187,13 @@ def fit_mixture(
     if evaluator.n_rows is not None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components, source)
     history = _judged(evaluator.history, best.judgements)
-    record = keeper.finished(history)
     report = FitReport(
         best,
         history,
         evaluator.n_rows,
-        record.seconds,
+        keeper.finished(history),
         drawn.acceleration,
         drawn.scaling,
-        record,
     )
     notify(_finished(report))
     return report
@@ -226,7 +222,7 @@ def _finished(report: FitReport) -> FitFinished:
         best.n_iter,
         best.lower_bound,
         len(report.history),
-        report.seconds,
+        report.record.seconds,
         best.remaining_gain,
     )
 

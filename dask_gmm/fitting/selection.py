@@ -127,20 +127,18 @@ class SelectionReport:
         One record a read.
     n_rows : int
         Rows of the input, those held out included.
-    seconds : float
+    record : FitRecord
+        Where the data came from and what it took.
     scaling : Scaling or None
         What rows were scaled by.
-    record : FitRecord or None
-        Where the data came from and what it took.
     """
 
     results: tuple[PointResult, ...]
     winner: PointResult
     history: tuple[PassFinished, ...]
     n_rows: int
-    seconds: float
+    record: FitRecord
     scaling: Scaling | None = None
-    record: FitRecord | None = None
 
 
 def select_mixture(
@@ -263,9 +261,8 @@ def select_mixture(
         winner=winner,
         history=history,
         n_rows=evaluator.n_rows,
-        seconds=record.seconds,
-        scaling=sample.scaling,
         record=record,
+        scaling=sample.scaling,
     )
 
 
