@@ -25,7 +25,7 @@ def mean_and_width(mean: float, width: float) -> tuple[str, str]:
     order = math.floor(math.log10(width))
     decimals = max(0, 2 - order)
     if decimals <= MOST_DECIMALS and abs(mean) < LARGEST and width < LARGEST:
-        return _unsigned_zero(f"{mean:,.{decimals}f}"), f"{width:,.{decimals}f}"
+        return f"{mean:z,.{decimals}f}", f"{width:,.{decimals}f}"
     digits = 3
     if mean:
         digits = math.floor(math.log10(abs(mean))) - order + 3
@@ -33,10 +33,5 @@ def mean_and_width(mean: float, width: float) -> tuple[str, str]:
 
 
 def short(value: float, digits: int = 4) -> str:
-    """Write a number with a few significant digits."""
-    return _unsigned_zero(f"{value:.{digits}g}")
-
-
-def _unsigned_zero(text: str) -> str:
-    """No zero is negative."""
-    return text[1:] if text.startswith("-") and not text.strip("-0.,") else text
+    """Write a number with a few significant digits; no zero is negative."""
+    return f"{value:z.{digits}g}"

@@ -61,7 +61,7 @@ def _written(values: Any) -> list[str]:
     if not np.allclose(np.round(values, decimals), values, rtol=0.0, atol=1e-6 * step):
         decimals += 1
     # A value that rounds to zero has no sign.
-    numbers = [f"{round(float(v), decimals) + 0.0:.{decimals}f}" for v in values]
+    numbers = [f"{float(v):z.{decimals}f}" for v in values]
     return [number.replace("-", "\N{MINUS SIGN}") for number in numbers]
 
 

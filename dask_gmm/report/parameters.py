@@ -122,7 +122,7 @@ def _decimals(shown: _Shown) -> list[int | None]:
 
 
 def _number(value: float, decimals: int | None) -> str:
-    text = f"{value:.4g}" if decimals is None else f"{value:,.{decimals}f}"
+    text = f"{value:z.4g}" if decimals is None else f"{value:z,.{decimals}f}"
     return text.replace("-", "−")
 
 

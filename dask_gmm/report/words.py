@@ -51,7 +51,7 @@ def number(value: float, digits: int = 4) -> str:
         return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
     if size >= 10 ** (digits - 1):
         return f"{value:,.0f}".replace("-", "−")
-    return f"{value:.{digits}g}".replace("-", "−")
+    return f"{value:z.{digits}g}".replace("-", "−")
 
 
 def nats(value: float) -> str:

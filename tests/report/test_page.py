@@ -29,8 +29,9 @@ from dask_gmm.report.descriptions import described
 from dask_gmm.report.html import Markup, table, tag
 from dask_gmm.report.provenance import call_of, facts
 from dask_gmm.report.svg import colour_styles, contrast
+from dask_gmm.report.words import number
 from tests.inspected import inspected
-from tests.report.fits import clouds
+from tests.report.fits import clouds, given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,6 +211,14 @@ def test_means_of_scaled_rows_are_in_the_units_of_the_data(rows: Any) -> None:
     original = gm.original_units().means
     assert f"{original[0, 0]:,.1f}" in page.replace("−", "-")
     assert "in the data&#x27;s units" in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_zero_is_negative() -> None:
+    page = report_text(given([0.5, 0.5], [[-1e-4], [9.0]], np.ones((2, 1, 1))), None)
+    assert "<td>0.00</td>" in page
+    assert "−0.00" not in page
+    assert number(-0.0) == "0"
 
 
 @pytest.mark.usefixtures("undrawn")
