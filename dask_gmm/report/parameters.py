@@ -12,7 +12,7 @@ import numpy as np
 
 from dask_gmm.report.html import Markup, join, table, tag
 from dask_gmm.report.words import SURE, plural, share, surely
-from dask_gmm.scaling.original_units import in_original_units
+from dask_gmm.scaling.original_units import means_and_widths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,19 +56,18 @@ def parameters_section(evidence: Evidence) -> Markup:
 def _shown(evidence: Evidence) -> _Shown:
     """Means and widths in the data's units, where they have some there."""
     scaling, parameters = evidence.scaling, evidence.parameters
-    if scaling is None:
-        text = "Means and standard deviations are in the features' own units."
-        return _Shown(evidence.names, parameters.means, np.sqrt(evidence.variances), text)
-    if not scaling.linear:
+    if scaling is not None and not scaling.linear:
         text = (
             "Means and standard deviations are those of the scaled rows, for which the components "
             "are Gaussians; in the data's units they are none."
         )
         return _Shown(evidence.names, parameters.means, np.sqrt(evidence.variances), text)
-    original = in_original_units(parameters, scaling)
-    names = evidence.names if scaling.principal is None else evidence.data_names
-    text = "Means and standard deviations are in the data's units, as before the scaling."
-    return _Shown(names, original.means, original.widths, text)
+    means, widths = means_and_widths(parameters, scaling)
+    if scaling is None:
+        text = "Means and standard deviations are in the features' own units."
+    else:
+        text = "Means and standard deviations are in the data's units, as before the scaling."
+    return _Shown(evidence.data_names, means, widths, text)
 
 
 def _weights(evidence: Evidence, order: NDArray[np.intp]) -> Markup:
