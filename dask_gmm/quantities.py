@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["show_bytes", "show_count", "show_seconds"]
+__all__ = ["plural", "show_bytes", "show_count", "show_seconds"]
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """Write a count with its noun: ``1 row``, ``2,000 rows``; `nouns` if it is no noun and s."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def show_bytes(size: float) -> str:

@@ -6,6 +6,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
+from dask_gmm.quantities import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,7 @@ __all__ = ["fit_json", "fit_story", "print_result", "reads_in_words", "record_of
 
 def reads_in_words(record: FitRecord) -> str:
     """Say what was read."""
-    reads = f"{record.passes} pass{'' if record.passes == 1 else 'es'}"
+    reads = plural(record.passes, "pass", "passes")
     if record.resumed_after:
         reads += f" ({record.resumed_after} of them before the fit was taken up)"
     if record.rejected:
@@ -46,8 +47,7 @@ def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
     from dask_gmm.cli.tables import how_read
 
     record = record_of(mixture)
-    n = mixture.n_iter_
-    iterations = f"{n} iteration{'' if n == 1 else 's'}"
+    iterations = plural(mixture.n_iter_, "iteration")
     if mixture.converged_:
         ended = f"converged after {iterations}"
     else:

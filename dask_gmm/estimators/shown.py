@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.glance.mixture import MixtureGlance, how_it_ended
+from dask_gmm.quantities import plural
 from dask_gmm.scaling.original_units import means_and_widths
 from dask_gmm.scaling.words import in_words
 
@@ -69,7 +70,7 @@ def glance_of(gm: Any) -> MixtureGlance:
 def _what(parameters: MixtureParameters) -> str:
     k, d = parameters.means.shape
     return (
-        f"Gaussian mixture: {k:,} component{'s' * (k != 1)} in {d:,} feature{'s' * (d != 1)}, "
+        f"Gaussian mixture: {plural(k, 'component')} in {plural(d, 'feature')}, "
         f"{parameters.family.name} covariance, {parameters.n_parameters:,} free parameters"
     )
 

@@ -23,7 +23,7 @@ from dask_gmm.fitting.events import (
     StartsFound,
     StepKind,
 )
-from dask_gmm.quantities import show_bytes, show_seconds
+from dask_gmm.quantities import plural, show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ class FitRecord:
 
     def __repr__(self) -> str:
         rows = "rows of unknown number" if self.n_rows is None else f"{self.n_rows:,} rows"
-        passes = f"{self.passes:,} pass{'es' * (self.passes != 1)}"
+        passes = plural(self.passes, "pass", "passes")
         return (
             f"<FitRecord: {passes} over {rows} × {self.n_features:,} features of {self.source} "
             f"in {show_seconds(self.seconds)} on {self.backend}; "

@@ -11,6 +11,7 @@ from dask_gmm.glance.colours import colour_of
 from dask_gmm.glance.curves import density_panel
 from dask_gmm.glance.numbers import mean_and_width
 from dask_gmm.glance.page import card, dim, escaped, folded, sentences, table
+from dask_gmm.quantities import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,15 +85,11 @@ class MixtureGlance:
         k, d = self.means.shape
         more = []
         if k > COMPONENTS_SHOWN:
-            left = k - COMPONENTS_SHOWN
             part = float(self.weights[self.shown].sum())
-            more.append(
-                f"{left:,} more component{'s' * (left > 1)} of {100 * (1.0 - part):.3g} % of the "
-                f"weight"
-            )
+            left = plural(k - COMPONENTS_SHOWN, "more component")
+            more.append(f"{left} of {100 * (1.0 - part):.3g} % of the weight")
         if d > FEATURES_SHOWN:
-            left = d - FEATURES_SHOWN
-            more.append(f"{left:,} more feature{'s' * (left > 1)}")
+            more.append(plural(d - FEATURES_SHOWN, "more feature"))
         if not more:
             return ""
         return f"… and {' and '.join(more)}: {self.whole} have all."
@@ -124,12 +121,11 @@ def how_it_ended(
     remaining_gain : float or None
         Nats per row.
     """
-    rows = "" if n_rows is None else f" to {n_rows:,} row{'s' * (n_rows != 1)}"
+    rows = "" if n_rows is None else f" to {plural(n_rows, 'row')}"
     if n_incomplete:
         rows += f" ({n_incomplete:,} miss a value)" if rows else ""
-    taken = (n_iter, "iteration") if n_passes is None else (n_passes, "pass")
-    plural = "" if taken[0] == 1 else ("es" if n_passes is not None else "s")
-    said = f"Fitted{rows}: {_ENDINGS.get(outcome, outcome)} after {taken[0]:,} {taken[1]}{plural}"
+    taken = plural(n_iter, "iteration") if n_passes is None else plural(n_passes, "pass", "passes")
+    said = f"Fitted{rows}: {_ENDINGS.get(outcome, outcome)} after {taken}"
     if np.isfinite(lower_bound):
         said += f" at {lower_bound:.6g} nats a row"
     if remaining_gain is not None and np.isfinite(remaining_gain):
@@ -153,11 +149,8 @@ def mixture_body(glance: MixtureGlance) -> str:
     for k in glance.shown:
         colour = colour_of(k)
         dot = f'<span class="dgmm-dot dgmm-lit" style="--c:{colour}" aria-hidden="true"></span>'
-        cells = [_weight(float(glance.weights[k]), float(glance.weights.max()), colour)]
-        for mean, width in zip(glance.means[k], glance.widths[k], strict=True):
-            if len(cells) <= len(features):
-                cells.append(" ± ".join(mean_and_width(float(mean), float(width))))
-        rows.append((f"{dot}{k}", cells, False))
+        weight = _weight(float(glance.weights[k]), float(glance.weights.max()), colour)
+        rows.append((f"{dot}{k}", [weight, *_both(glance.means[k], glance.widths[k])], False))
     caption = (
         "Components, the heaviest first: weight, and mean ± standard deviation of each feature"
     )
@@ -236,8 +229,8 @@ def _headline(widths: Array | None) -> str:
 
 
 def _more(k: int, d: int) -> list[str]:
-    left = [f"{k - COMPONENTS_SHOWN:,} more components"] * (k > COMPONENTS_SHOWN)
-    left += [f"{d - FEATURES_SHOWN:,} more features"] * (d > FEATURES_SHOWN)
+    left = [plural(k - COMPONENTS_SHOWN, "more component")] * (k > COMPONENTS_SHOWN)
+    left += [plural(d - FEATURES_SHOWN, "more feature")] * (d > FEATURES_SHOWN)
     return [f"… and {' and '.join(left)}: means and widths have all."] if left else []
 
 

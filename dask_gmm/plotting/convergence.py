@@ -12,6 +12,7 @@ from dask_gmm.fitting.events import StepKind
 from dask_gmm.plotting.fitted import check_fitted
 from dask_gmm.plotting.given import drawing, drawing_many
 from dask_gmm.plotting.look import INK, PALE, small
+from dask_gmm.quantities import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,7 +140,7 @@ def _course(gm: Any, by: str) -> _Course:
             )
         n = len(bounds)
         none = np.full(n, np.nan)
-        title = f"{outcome or 'fitted'} after {n} iteration{'s' * (n > 1)}"
+        title = f"{outcome or 'fitted'} after {plural(n, 'iteration')}"
         x = np.arange(1.0, n + 1)
         least = _least(gm, bounds)
         return _Course("iteration", x, bounds, np.zeros(n, bool), none, None, title, least)
@@ -150,7 +151,7 @@ def _course(gm: Any, by: str) -> _Course:
     if by == "second":
         axis, x = _seconds(gm, history)
     extra = f", {int(rejected.sum())} rejected" if rejected.any() else ""
-    title = f"{outcome or 'fitted'} after {n} pass{'es' * (n > 1)}{extra}"
+    title = f"{outcome or 'fitted'} after {plural(n, 'pass', 'passes')}{extra}"
     objective = np.array([j.objective for j in judged], np.float64)
     ended, least = getattr(gm, "remaining_gain_", None), _least(gm, objective[~rejected])
     return _Course(axis, x, objective, rejected, left, ended, title, least)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dask_gmm.data.urls import redacted
-from dask_gmm.quantities import show_bytes, show_count, show_seconds
+from dask_gmm.quantities import plural, show_bytes, show_count, show_seconds
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -99,7 +99,7 @@ class Ending:
     def parts(self, state: ProgressState) -> list[str]:
         """Say in short parts what came of it."""
         passes = len(state.bounds)
-        after = f" after {passes} pass{'es' if passes != 1 else ''}" if passes else ""
+        after = f" after {plural(passes, 'pass', 'passes')}" if passes else ""
         said = self.how if self.error is None else f"{self.how} ({self.error})"
         if self.how == "done" and state.outcome:
             said = state.outcome.replace("max_iter", "not converged")

@@ -29,7 +29,7 @@ from dask_gmm.fitting.events import (
     StartRead,
     StepKind,
 )
-from dask_gmm.quantities import show_bytes, show_count, show_seconds
+from dask_gmm.quantities import plural, show_bytes, show_count, show_seconds
 
 if TYPE_CHECKING:
     from dask_gmm.execution.backend import PassProgress
@@ -188,12 +188,10 @@ class ProgressState:
         if isinstance(event, SelectionStarted):
             self.among, self.tol = "candidates", 0.0  # several ends: none to foresee
             self.points = event.points
-            mixtures = f"{event.points} mixtures" if event.points != 1 else "1 mixture"
+            mixtures = plural(event.points, "mixture")
         else:
-            k = event.n_components
-            mixtures = f"{k} components" if k != 1 else "1 component"
-        features = "features" if event.n_features != 1 else "feature"
-        self.what = f"{mixtures} of {event.n_features} {features}"
+            mixtures = plural(event.n_components, "component")
+        self.what = f"{mixtures} of {plural(event.n_features, 'feature')}"
 
     def _finish(self, event: PassFinished) -> None:
         bound = max(event.lower_bounds)
@@ -345,5 +343,5 @@ def point_found(event: PointFinished) -> str:
     value = "none" if event.value is None else f"{event.value:,.6g}"
     return (
         f"{event.n_components} components, {event.covariance_type}: {event.outcome.value} after "
-        f"{event.passes} pass{'' if event.passes == 1 else 'es'}, {event.criterion} {value}"
+        f"{plural(event.passes, 'pass', 'passes')}, {event.criterion} {value}"
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.fitting.events import StepKind
-from dask_gmm.quantities import show_seconds
-from dask_gmm.report.words import SURE, listed, number, per_row, plural, share, surely
+from dask_gmm.quantities import plural, show_seconds
+from dask_gmm.report.words import SURE, listed, number, per_row, share, surely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.mixture.form import Full, Tied
+from dask_gmm.quantities import plural
 from dask_gmm.report.finding import Finding, Severity
 from dask_gmm.report.geometry import condition_of_correlations
-from dask_gmm.report.words import components, listed, number, plural, share
+from dask_gmm.report.words import components, listed, number, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.fitting.events import StepKind
+from dask_gmm.quantities import plural
 from dask_gmm.report.finding import Finding, Severity
-from dask_gmm.report.words import listed, nats, number, per_row, plural
+from dask_gmm.report.words import listed, nats, number, per_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

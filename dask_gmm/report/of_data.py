@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import binom
 
+from dask_gmm.quantities import plural
 from dask_gmm.report.finding import Finding, Severity
-from dask_gmm.report.words import components, number, plural, share
+from dask_gmm.report.words import components, number, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

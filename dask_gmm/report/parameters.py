@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dask_gmm.quantities import plural
 from dask_gmm.report.html import Markup, join, table, tag
-from dask_gmm.report.words import SURE, plural, share, surely
+from dask_gmm.report.words import SURE, share, surely
 from dask_gmm.scaling.original_units import means_and_widths
 
 if TYPE_CHECKING:

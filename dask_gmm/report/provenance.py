@@ -11,8 +11,8 @@ import numpy as np
 
 from dask_gmm.data.urls import check_options, redacted
 from dask_gmm.execution.machine import machine_fingerprint
-from dask_gmm.quantities import show_bytes, show_seconds
-from dask_gmm.report.words import number, plural
+from dask_gmm.quantities import plural, show_bytes, show_seconds
+from dask_gmm.report.words import number
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.record import FitRecord

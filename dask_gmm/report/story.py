@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_gmm.quantities import show_bytes, show_seconds
-from dask_gmm.report.words import SURE, listed, nats, number, per_row, plural, share, surely
+from dask_gmm.quantities import plural, show_bytes, show_seconds
+from dask_gmm.report.words import SURE, listed, nats, number, per_row, share, surely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.inspection import Inspection
 
-__all__ = ["SURE", "components", "listed", "nats", "number", "per_row", "plural", "share", "surely"]
+__all__ = ["SURE", "components", "listed", "nats", "number", "per_row", "share", "surely"]
 
 _LISTED = 6
 
@@ -62,11 +62,6 @@ def nats(value: float) -> str:
 def per_row(value: float) -> str:
     """Write a difference of mean log-likelihoods."""
     return f"{number(value, 2)} nats a row"
-
-
-def plural(count: int, noun: str, nouns: str = "") -> str:
-    """Write a count with its noun: ``1 row``, ``2,000 rows``."""
-    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def listed(words: Sequence[str], most: int = _LISTED) -> str:

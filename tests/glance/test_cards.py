@@ -138,6 +138,9 @@ def test_units_show_medians_where_there_are_no_widths() -> None:
     assert read(units_html(means, None, ["a", "b"])).cells[1] == ["0", "1", "2,000"]
     long = units_text(np.ones((30, 20)), np.ones((30, 20)), [f"f{i}" for i in range(20)])
     assert "18 more components and 12 more features" in long
+    k, d = COMPONENTS_SHOWN + 1, FEATURES_SHOWN + 1
+    one = units_text(np.ones((k, d)), np.ones((k, d)), [f"f{i}" for i in range(d)])
+    assert "1 more component and 1 more feature:" in one
 
 
 ENDINGS: dict[str, tuple[dict[str, Any], str]] = {
