@@ -29,6 +29,7 @@ from dask_gmm.cli.place import Place
 from dask_gmm.errors import ClusterError
 from dask_gmm.execution.cluster import wait_for_workers, workers_of
 from dask_gmm.execution.cluster.encryption import refusal, settings_problem
+from dask_gmm.quantities import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -147,7 +148,9 @@ def _started(compute: Compute, session: Session) -> Iterator[Place]:
             )
             client = _distributed.Client(cluster, set_as_default=False)
             with _current(client):
-                yield _describe(client, workers_of(client), "workers", _count(compute.workers))
+                yield _describe(
+                    client, workers_of(client), "workers", plural(compute.workers, "local worker")
+                )
             session.leaving = True
             client.close(timeout=2)
             cluster.close(timeout=5)
@@ -156,7 +159,8 @@ def _started(compute: Compute, session: Session) -> Iterator[Place]:
         _abandon(cluster)
         if cluster is None:
             raise ClusterError(
-                f"{_count(compute.workers)} could not be started: {_first_line(error)}."
+                f"{plural(compute.workers, 'local worker')} could not be started: "
+                f"{_first_line(error)}."
             ) from error
         raise
     except BaseException:
@@ -166,10 +170,6 @@ def _started(compute: Compute, session: Session) -> Iterator[Place]:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         session.at_once.remove(remove)
-
-
-def _count(workers: int) -> str:
-    return f"{workers} local worker{'' if workers == 1 else 's'}"
 
 
 def _first_line(error: BaseException) -> str:

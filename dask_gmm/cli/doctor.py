@@ -18,6 +18,7 @@ from dask_gmm.cli.options import (
 )
 from dask_gmm.cli.session import DONE, FAILED
 from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options
+from dask_gmm.quantities import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,9 +174,7 @@ def _print(session: Session, found: Examination, place: str) -> None:
     session.out.print()
     errors, warnings = found.count("error"), found.count("warning")
     counts = [
-        f"{count} {noun}{'' if count == 1 else 's'}"
-        for count, noun in ((errors, "error"), (warnings, "warning"))
-        if count
+        plural(count, noun) for count, noun in ((errors, "error"), (warnings, "warning")) if count
     ]
     verdict = "[bold red]a fit would fail.[/]" if errors else "[bold green]ready.[/]"
     session.out.print(verdict, end=" ")

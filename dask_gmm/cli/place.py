@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dask_gmm.quantities import plural
+
 if TYPE_CHECKING:
     from dask_gmm.cli.settings import Compute
     from dask_gmm.execution.jobs import BlockJob
@@ -53,7 +55,7 @@ def planned(compute: Compute) -> Place:
     limit = compute.memory_limit or machine_memory() // compute.workers
     return Place(
         "workers",
-        _plural(compute.workers, "local worker"),
+        plural(compute.workers, "local worker"),
         compute.workers,
         threads,
         compute.workers * threads,
@@ -98,8 +100,4 @@ def this_process(threads: int | None) -> Place:
     from dask_gmm.execution.machine import machine_memory
 
     n = threads or CPU_COUNT
-    return Place("process", f"this process, {_plural(n, 'thread')}", 1, n, n, machine_memory())
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}" + ("" if n == 1 else "s")
+    return Place("process", f"this process, {plural(n, 'thread')}", 1, n, n, machine_memory())

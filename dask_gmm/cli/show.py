@@ -12,7 +12,7 @@ import click
 from dask_gmm.cli.options import Command, option, output_options, storage_options
 from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
 from dask_gmm.cli.settings import check_storage_options, options_for
-from dask_gmm.quantities import show_bytes, show_seconds
+from dask_gmm.quantities import plural, show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -271,8 +271,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         "simulated": "the truth of simulated data",
     }.get(str(fit.get("outcome")), str(fit.get("outcome")))
     if fit.get("n_iter"):
-        n = fit["n_iter"]
-        facts.append(("fitted", f"{outcome} after {n} iteration{'' if n == 1 else 's'}{rows}"))
+        facts.append(("fitted", f"{outcome} after {plural(fit['n_iter'], 'iteration')}{rows}"))
     else:
         facts.append(("origin", outcome))
     if fit.get("lower_bound") is not None:

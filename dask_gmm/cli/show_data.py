@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dask_gmm.cli.tables import bare_table, key_values
 from dask_gmm.data.contents import ArrayContents, GroupContents, TableContents
-from dask_gmm.quantities import show_bytes
+from dask_gmm.quantities import plural, show_bytes
 
 if TYPE_CHECKING:
     from typing import Any
@@ -167,8 +167,8 @@ def _print_table(session: Session, place: str, t: TableContents) -> None:
     if t.said is not None:
         facts.append(("output", _said(t.said)))
     if t.columns:
-        groups = f"{t.n_row_groups:,} row group{'s' * (t.n_row_groups != 1)}"
-        files = f"{t.n_files:,} file{'s' * (t.n_files != 1)}"
+        groups = plural(t.n_row_groups, "row group")
+        files = plural(t.n_files, "file")
         facts.append(("rows", f"{t.n_rows:,} in {groups} of {files}"))
         facts.append(("stored", show_bytes(t.stored_bytes)))
     if t.said is None and t.columns:

@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dask_gmm.cli.diagnosis.finding import Finding, named, number, verb
+from dask_gmm.cli.diagnosis.finding import Finding, named, verb
 from dask_gmm.data.urls import redacted
-from dask_gmm.quantities import show_seconds
+from dask_gmm.quantities import plural, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,7 +46,7 @@ def worker_findings(described: Mapping[str, Any], answered: float, address: str)
     threads = sum(int(worker["nthreads"]) for worker in described.values())
     text = (
         f"the scheduler at {address} answers in {show_seconds(answered)}; "
-        f"{number(len(described), 'worker')} with {number(threads, 'thread')}."
+        f"{plural(len(described), 'worker')} with {plural(threads, 'thread')}."
     )
     found = Finding("ok", "cluster", text)
     if answered > _SLOW_SCHEDULER:
@@ -61,7 +61,7 @@ def worker_findings(described: Mapping[str, Any], answered: float, address: str)
     level: Level = "error" if len(resting) == len(described) else "warning"
     for status, count in sorted(Counter(resting.values()).items()):
         those = tuple(sorted(w for w, own in resting.items() if own == status))
-        who = f"{number(count, 'worker')} of {len(described)} ({named(those)})"
+        who = f"{plural(count, 'worker')} of {len(described)} ({named(those)})"
         text = f"{who} {verb(count, 'is', 'are')} {status}: it takes no work."
         findings.append(Finding(level, "cluster", text, _RESTED.get(status, ""), those))
     return findings
@@ -89,7 +89,7 @@ def silent_findings(errors: Mapping[str, Exception], total: int) -> list[Finding
     findings = []
     for (what, remedy), those in kinds.items():
         why = redacted(" ".join(str(errors[those[0]]).split())).rstrip(".")
-        who = f"{number(len(those), 'worker')} of {total} {what} ({named(those)})"
+        who = f"{plural(len(those), 'worker')} of {total} {what} ({named(those)})"
         text = f"{who}: {why or type(errors[those[0]]).__name__}."
         findings.append(Finding("error", "cluster", text, remedy, tuple(those)))
     return findings
@@ -120,7 +120,7 @@ def encryption_findings(
         return [Finding("ok", "TLS", text)]
     whose = "the scheduler's connection is"
     if scheduler not in plain:
-        whose = f"{number(len(plain), 'worker')} {verb(len(plain), 'has', 'have')} connections"
+        whose = f"{plural(len(plain), 'worker')} {verb(len(plain), 'has', 'have')} connections"
     text = (
         f"{whose} not encrypted: who shares the network reads rows and results, and whoever "
         f"reaches a port runs code on the workers."

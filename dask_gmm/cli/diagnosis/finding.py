@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["Finding", "Level", "named", "number", "verb"]
+__all__ = ["Finding", "Level", "named", "verb"]
 
 Level = Literal["ok", "note", "warning", "error"]
 """From what is as it should be, over what is worth knowing and what costs time or bits, to what
@@ -44,11 +44,6 @@ class Finding:
 def verb(count: int, one: str, many: str) -> str:
     """Return the form of a verb that goes with a count."""
     return one if count == 1 else many
-
-
-def number(count: int, noun: str) -> str:
-    """Write a count with its noun: ``1 worker``, ``12 workers``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def named(workers: Collection[str]) -> str:

@@ -6,10 +6,10 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.cli.diagnosis.finding import Finding, number
+from dask_gmm.cli.diagnosis.finding import Finding
 from dask_gmm.data.object_reads import objects_of_pass, reads_a_network, unit_of
 from dask_gmm.data.stored_parts import stored_parts
-from dask_gmm.quantities import show_bytes
+from dask_gmm.quantities import plural, show_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ def layout_findings(source: Source, n_threads: int) -> list[Finding]:
     findings = _size_findings(source, parts)
     if source.n_blocks < n_threads:
         text = (
-            f"{number(n_threads, 'thread')} share {number(source.n_blocks, 'block')}: the others "
+            f"{plural(n_threads, 'thread')} share {plural(source.n_blocks, 'block')}: the others "
             f"have nothing to do."
         )
         remedy = f"Rewrite the data in smaller {source.pieces}, or use fewer threads."
@@ -58,8 +58,8 @@ def _size_findings(source: Source, parts: tuple[ZarrSource, ...] | None) -> list
         each, count = max(sizes), objects
         pieces = "shards" if any(_sharded(part) for part in parts) else pieces
     shown = (
-        f"{number(count, pieces.removesuffix('s'))} of {show_bytes(each)}, read in "
-        f"{number(source.n_blocks, 'block')} of {show_bytes(block)}"
+        f"{plural(count, pieces.removesuffix('s'))} of {show_bytes(each)}, read in "
+        f"{plural(source.n_blocks, 'block')} of {show_bytes(block)}"
     )
     if each < SMALL_BYTES and count > MANY:
         why = "requests take" if reads_a_network(source) else "opening them takes"
@@ -114,7 +114,7 @@ def _shard_findings(part: ZarrSource) -> list[Finding]:
     if array.shards is None:
         return []
     inner = math.prod(array.chunks)
-    held = number(math.prod(array.shards) // inner, "chunk")
+    held = plural(math.prod(array.shards) // inner, "chunk")
     text = f"those of {part.name} hold {held} of {show_bytes(inner * array.dtype.itemsize)}"
     if part.whole_shards:
         return [Finding("ok", "shards", f"{text}, and are read whole, each by one request.")]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.cli.diagnosis.finding import Finding, named, number, verb
+from dask_gmm.cli.diagnosis.finding import Finding, named, verb
 from dask_gmm.errors import MemoryPlanError
 from dask_gmm.execution.plan import PAUSE_FRACTION, PROCESS_BYTES, check_memory, process_memory
-from dask_gmm.quantities import show_bytes, show_seconds
+from dask_gmm.quantities import plural, show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,9 +36,9 @@ _SIGNATURE_SECONDS = 900.0
 def cpu_findings(here: ProcessReport, workers: Mapping[str, ProcessReport]) -> list[Finding]:
     """Say which kinds of CPU there are, and what more than one costs."""
     if not workers:
-        return [Finding("ok", "CPU", f"{here.cpu}, {number(here.cores, 'core')}.")]
+        return [Finding("ok", "CPU", f"{here.cpu}, {plural(here.cores, 'core')}.")]
     kinds = Counter(worker.cpu for worker in workers.values())
-    listed = "; ".join(f"{number(count, 'worker')}: {kind}" for kind, count in kinds.most_common())
+    listed = "; ".join(f"{plural(count, 'worker')}: {kind}" for kind, count in kinds.most_common())
     findings = []
     kernels = {worker.kernel for worker in workers.values()}
     if len(kernels) > 1 or kernels != {here.kernel}:
@@ -91,9 +91,9 @@ def core_findings(
     if not crowded:
         return []
     host = crowded[0]
-    more = f", and {number(len(crowded) - 1, 'machine')} more likewise" if len(crowded) > 1 else ""
+    more = f", and {plural(len(crowded) - 1, 'machine')} more likewise" if len(crowded) > 1 else ""
     text = (
-        f"{threads[host]} worker threads share {number(cores[host], 'core')} of {host}{more}: no "
+        f"{threads[host]} worker threads share {plural(cores[host], 'core')} of {host}{more}: no "
         f"faster, and each holds blocks of its own."
     )
     remedy = "Start workers with as many threads in all as it has cores (--nworkers, --nthreads)."
@@ -148,7 +148,7 @@ def limit_findings(
     if full:
         worker = max(full, key=lambda w: workers[w].resident / limits[w])
         text = (
-            f"{number(len(full), 'worker')} of {len(described)} {verb(len(full), 'holds', 'hold')} "
+            f"{plural(len(full), 'worker')} of {len(described)} {verb(len(full), 'holds', 'hold')} "
             f"much before a fit has begun, {worker} {show_bytes(workers[worker].resident)} of "
             f"{show_bytes(limits[worker])}."
         )
@@ -159,7 +159,7 @@ def limit_findings(
         promised, there_is = sum(limits[w] for w in own), workers[own[0]].memory
         if promised > 1.02 * there_is:
             text = (
-                f"the {number(len(own), 'worker')} of {host} may use {show_bytes(promised)} in "
+                f"the {plural(len(own), 'worker')} of {host} may use {show_bytes(promised)} in "
                 f"all, and it has {show_bytes(there_is)}: the system kills one that is below its "
                 f"limit."
             )
@@ -169,7 +169,7 @@ def limit_findings(
     if unlimited:
         count = len(unlimited)
         text = (
-            f"{number(count, 'worker')} of {len(limits)} {verb(count, 'has', 'have')} no memory "
+            f"{plural(count, 'worker')} of {len(limits)} {verb(count, 'has', 'have')} no memory "
             f"limit: a pass that does not fit is not refused."
         )
         findings.append(Finding("note", "memory", text, workers=tuple(unlimited)))
@@ -213,7 +213,7 @@ def pass_memory_findings(
     if small:
         worker, message = min(small.items(), key=lambda item: processes[item[0]][0])
         text, _, remedy = message.partition(" To make it fit: ")
-        few = f" ({number(len(small), 'worker')} of {len(processes)})" if worker else ""
+        few = f" ({plural(len(small), 'worker')} of {len(processes)})" if worker else ""
         concerned = tuple(sorted(filter(None, small)))
         return [Finding("error", "memory", f"{what}{few}: {text}", f"{remedy}", concerned)]
     threads = max(threads for _, threads in processes.values())

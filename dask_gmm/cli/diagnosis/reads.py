@@ -6,12 +6,12 @@ import math
 from statistics import median
 from typing import TYPE_CHECKING
 
-from dask_gmm.cli.diagnosis.finding import Finding, named, number
+from dask_gmm.cli.diagnosis.finding import Finding, named
 from dask_gmm.cli.explain import explain
 from dask_gmm.data.object_reads import objects_of_pass, reads_a_network
 from dask_gmm.data.urls import redacted
 from dask_gmm.errors import DaskGMMError
-from dask_gmm.quantities import show_bytes, show_seconds
+from dask_gmm.quantities import plural, show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ def _speed(reads: Mapping[str, BlockRead]) -> Finding:
         text = f"{slowest} reads a block at {show_bytes(middle)}/s, an answer takes {answer}"
     else:
         text = (
-            f"{number(len(reads), 'worker')} read a block each, all at once: at "
+            f"{plural(len(reads), 'worker')} read a block each, all at once: at "
             f"{show_bytes(middle)}/s in the median, the slowest ({slowest}) at "
             f"{show_bytes(speeds[slowest])}/s; an answer takes {_short(median(latencies))}, "
             f"at most {_short(max(latencies))}"
@@ -106,7 +106,7 @@ def _slow(reads: Mapping[str, BlockRead]) -> list[Finding]:
         return []
     longest = show_seconds(max(reads[w].seconds for w in slow))
     text = (
-        f"{number(len(slow), 'worker')} of {len(reads)} took {longest} where most took "
+        f"{plural(len(slow), 'worker')} of {len(reads)} took {longest} where most took "
         f"{show_seconds(typical)} ({named(slow)}): a pass waits for the last block."
     )
     remedy = "Look whether its machine is shared, or lies elsewhere than the data."

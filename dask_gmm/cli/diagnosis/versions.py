@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from dask_gmm.cli.diagnosis.finding import Finding, named, number, verb
+from dask_gmm.cli.diagnosis.finding import Finding, named, verb
+from dask_gmm.quantities import plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +94,7 @@ def code_findings(here: ProcessReport, workers: Mapping[str, ProcessReport]) -> 
     if not others:
         return []
     text = (
-        f"{number(len(others), 'worker')} of {len(workers)} ({named(others)}) "
+        f"{plural(len(others), 'worker')} of {len(workers)} ({named(others)}) "
         f"{verb(len(others), 'has', 'have')} other code of dask-gmm than this process, whatever "
         f"its version says: results may be others, and what is sent may not be understood."
     )
@@ -138,4 +139,4 @@ def _alike(found: Versions) -> str:
     shown = ", ".join(f"{_title(p)} {here[p]}" for p in _SHOWN if here.get(p) is not None)
     if not found.workers:
         return f"{shown}."
-    return f"{shown}: the same here and on {number(len(found.workers), 'worker')}."
+    return f"{shown}: the same here and on {plural(len(found.workers), 'worker')}."
