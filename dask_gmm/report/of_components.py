@@ -10,7 +10,7 @@ from dask_gmm.mixture.form import Full, Tied
 from dask_gmm.quantities import plural
 from dask_gmm.report.finding import Finding, Severity
 from dask_gmm.report.geometry import condition_of_correlations
-from dask_gmm.report.words import components, listed, number, share
+from dask_gmm.report.words import capital, components, listed, number, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def regularised(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "regularised",
         Severity.PROBLEM if half.any() else Severity.WARNING,
-        f"{_capital(components(thin))} would be narrower without reg_covar, which makes up "
+        f"{capital(components(thin))} would be narrower without reg_covar, which makes up "
         f"{share(float(np.minimum(1.0, added / smallest[thin]).max()))} of the variance in "
         f"{'its' if len(thin) == 1 else 'their'} narrowest direction{named}.",
         "A component that sits on equal or nearly equal rows has collapsed: fit fewer, or look "
@@ -100,7 +100,7 @@ def few_rows(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "few_rows",
             Severity.PROBLEM,
-            f"{_capital(components(starving))} hold{_s(starving)} fewer than {least} rows "
+            f"{capital(components(starving))} hold{_s(starving)} fewer than {least} rows "
             f"(the fewest: {number(float(rows.min()), 3)}), which is less than "
             f"{'a covariance of ' + plural(d, 'feature') if least > 2 else 'a variance'} needs.",
             "Fit fewer components, or look at these rows: they may be outliers that where= "
@@ -111,7 +111,7 @@ def few_rows(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "few_rows",
             Severity.WARNING,
-            f"{_capital(components(scarce))} hold{_s(scarce)} few rows (the fewest: "
+            f"{capital(components(scarce))} hold{_s(scarce)} few rows (the fewest: "
             f"{number(float(rows[scarce].min()), 3)}) for {number(each, 3)} parameters each: means "
             f"and covariances there are uncertain.",
             "Fit fewer components, or such with fewer parameters: covariance_type='diag' or 'tied' "
@@ -126,7 +126,7 @@ def duplicates(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "duplicates",
             Severity.WARNING,
-            f"{_capital(components(group))} are nearly the same Gaussian and share "
+            f"{capital(components(group))} are nearly the same Gaussian and share "
             f"{share(weight)} of the rows: which of them a row is given is chance.",
             f"Fit {plural(len(group) - 1, 'component')} fewer, or let select_gaussian_mixture "
             f"(dask-gmm select) choose the number. Their posteriors may be added up.",
@@ -150,7 +150,7 @@ def overlapping(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "overlapping",
             Severity.WARNING,
-            f"{_capital(_pairs(len(pairs)))} of components overlap{_s(pairs)} strongly: "
+            f"{capital(_pairs(len(pairs)))} of components overlap{_s(pairs)} strongly: "
             f"{listed(named, 5)}, where 100 % is two that no row tells apart.",
             "As a density that is no fault: two Gaussians may describe one cluster that is none. "
             "Where labels are what matters, add their posteriors up, or fit fewer components; "
@@ -203,10 +203,6 @@ def _alike(evidence: Evidence) -> list[tuple[int, ...]]:
     count, label = connected_components(near, directed=False)
     groups = [tuple(np.flatnonzero(label == i).tolist()) for i in range(count)]
     return [group for group in groups if len(group) > 1]
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _s(several: object) -> str:

@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from dask_gmm.quantities import plural
 from dask_gmm.report.finding import Finding, Severity
-from dask_gmm.report.words import components, number, share
+from dask_gmm.report.words import capital, components, number, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +123,7 @@ def heavy_tails(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "heavy_tails",
             Severity.WARNING if _much(evidence, which) else Severity.NOTE,
-            f"{_capital(components(which))} ha{'s' if which.size == 1 else 've'} heavier tails "
+            f"{capital(components(which))} ha{'s' if which.size == 1 else 've'} heavier tails "
             f"than Gaussians: in component {worst}, {share(float(beyond[worst] / rows[worst]))} of "
             f"the rows lie beyond the distance that {share(threshold)} of a Gaussian's exceed.",
             "Rows of low density are labelled less surely than their posteriors say. Positive, "
@@ -227,7 +227,3 @@ def _beyond(
 def _much(evidence: Evidence, which: NDArray[np.intp]) -> bool:
     """Whether these components have more than a tenth of the rows together."""
     return bool(evidence.parameters.weights[which].sum() > 0.1)
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

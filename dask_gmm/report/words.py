@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
     from dask_gmm.inspection import Inspection
 
-__all__ = ["SURE", "components", "listed", "nats", "number", "per_row", "share", "surely"]
+__all__ = [
+    "SURE",
+    "capital",
+    "components",
+    "listed",
+    "nats",
+    "number",
+    "per_row",
+    "share",
+    "surely",
+]
 
 _LISTED = 6
 
@@ -62,6 +72,11 @@ def nats(value: float) -> str:
 def per_row(value: float) -> str:
     """Write a difference of mean log-likelihoods."""
     return f"{number(value, 2)} nats a row"
+
+
+def capital(text: str) -> str:
+    """Begin a sentence with a text."""
+    return text[0].upper() + text[1:]
 
 
 def listed(words: Sequence[str], most: int = _LISTED) -> str:
