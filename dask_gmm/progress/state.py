@@ -13,6 +13,7 @@ from dask_gmm.fitting.events import (
     FitFinished,
     FitResumed,
     FitStarted,
+    Outcome,
     OutputResumed,
     PassAdvanced,
     PassFinished,
@@ -93,6 +94,8 @@ class ProgressState:
         Rows and decoded bytes per second of the last pass that is over; zeros before.
     outcome : str
         How a fit has ended, or what a selection has chosen; empty before.
+    unfinished : bool
+        Whether a fit has ended otherwise than by converging.
     seconds : float or None
         What a fit that has ended took.
     """
@@ -125,6 +128,7 @@ class ProgressState:
     resumed: bool = False
     last_rates: tuple[float, float] = (0.0, 0.0)
     outcome: str = ""
+    unfinished: bool = False
     seconds: float | None = None
 
     def take(self, event: Event) -> None:
@@ -175,6 +179,7 @@ class ProgressState:
                 self.points_done += 1
             case FitFinished():
                 self.outcome = event.outcome.value
+                self.unfinished = event.outcome is not Outcome.CONVERGED
                 self.seconds, self.remaining = event.seconds, _finite(event.remaining_gain)
             case SelectionFinished():
                 chosen = f"{event.n_components} components, {event.covariance_type}"

@@ -129,7 +129,7 @@ def _pass(state: ProgressState) -> str:
 
 def _ended(state: ProgressState, ending: Ending) -> str:
     well = ending.how == "done"
-    good = well and state.outcome not in ("max_iter", "collapsed", "max_passes", "max_bytes")
+    good = well and not state.unfinished
     mark = "✓" if good else "!" if well else "✕"
     first, *rest = ending.parts(state)
     colour = GOOD if good else BAD

@@ -81,6 +81,14 @@ def test_in_the_end(how: str, error: str | None, outcome: Outcome | None, words:
     assert "progressbar" not in html
 
 
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_what_has_converged_is_ticked(outcome: Outcome) -> None:
+    state = state_after([-3.0, -2.5])
+    state.take(FitFinished(outcome, 2, -2.5, 2, 5.0, 1e-4))
+    html = widget_html(Run("fit", "x"), state, Ending("done", None, 5.0), 0.0)
+    assert ("✓" in html) == (outcome is Outcome.CONVERGED)
+
+
 @given(
     st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=80),
     st.lists(st.floats(-1e6, 1e6) | st.just(float("-inf")), max_size=8),
