@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["COLOURS", "colour_of"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["COLOURS", "colour_of", "luminance"]
 
 # The first six are dark and light in turn. Each of the rest is the one, of all colours between
 # L* = 28 and 76, that is farthest from the ones before, and above all from the last five, for
@@ -77,3 +82,9 @@ COLOURS = (
 def colour_of(component: int) -> str:
     """Return the colour of a component, as '#rrggbb'."""
     return COLOURS[component % len(COLOURS)]
+
+
+def luminance(parts: Iterable[float]) -> float:
+    """Return the relative luminance (WCAG 2.2) of a colour's red, green and blue, 0 ... 1 each."""
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

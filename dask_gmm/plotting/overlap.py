@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dask_gmm.glance.colours import luminance
 from dask_gmm.plotting.fitted import shown
 from dask_gmm.plotting.given import drawing
 from dask_gmm.plotting.look import COLUMN, INK, small
@@ -101,7 +102,8 @@ def _draw(ax: Axes, shared: Array) -> None:
     ax.tick_params(length=0)
     for j, k in np.ndindex(K, K):
         if shared[j, k] >= 5e-4:
-            dark = _luminance(colours(norm(shared[j, k]))) < 0.179
+            # Above 0.175 black text has 4.5 : 1, below 0.183 white.
+            dark = luminance(colours(norm(shared[j, k]))[:3]) < 0.179
             ax.text(
                 k,
                 j,
@@ -129,10 +131,3 @@ def _largest(shared: Array) -> str:
 def _cell(part: float) -> str:
     """Write a part in percent, in three characters."""
     return f"{100.0 * part:.0f}" if part >= 0.0095 else f"{100.0 * part:.1f}"
-
-
-def _luminance(colour: tuple[float, float, float, float]) -> float:
-    """Relative luminance (WCAG 2.2): above 0.175 black text has 4.5 : 1, below 0.183 white."""
-    c = np.asarray(colour[:3])
-    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))

@@ -12,7 +12,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dask_gmm.plotting import component_colours
+from dask_gmm.glance.colours import COLOURS, luminance
 from dask_gmm.plotting.look import INK, PALE
 from dask_gmm.report.html import Markup, tag
 
@@ -27,7 +27,6 @@ _DARK_PAPER, _DARK_INK = "#17181b", "#e8e6e3"
 """As in report.css."""
 _LEAST_CONTRAST = 3.0
 """Of graphical objects (WCAG 2.2, 1.4.11)."""
-_COLOURS = 60
 _PIXELS_A_POINT = 96.0 / 72.0
 _LARGER = 1.4
 """A figure made for a printed column is shown so much larger on a screen at most."""
@@ -90,7 +89,7 @@ def colour_styles(figures: Sequence[str]) -> str:
     Greys lie between paper and ink; on dark paper between those of its own.
     """
     used = set(re.findall(r"var\((--[cg][0-9a-f]+)\)", "".join(figures)))
-    light = {f"--c{i}": c for i, c in enumerate(component_colours(_COLOURS))}
+    light = {f"--c{i}": c for i, c in enumerate(COLOURS)}
     light |= {name: f"#{3 * name[3:]}" for name in used if name[2] == "g"}
     dark = {
         name: _between(1.0 - int(name[3:], 16) / 255) if name[2] == "g" else _lifted(colour)
@@ -146,7 +145,7 @@ def _of_page(components: Mapping[str, str], match: re.Match[str]) -> str:
     return f"{match[1]}: {colour if variable is None else f'var({variable})'}"
 
 
-_COMPONENTS = {c: f"--c{i}" for i, c in enumerate(component_colours(_COLOURS))}
+_COMPONENTS = {c: f"--c{i}" for i, c in enumerate(COLOURS)}
 
 
 def _between(part: float) -> str:
@@ -174,6 +173,4 @@ def _hexadecimal(parts: list[int]) -> str:
 
 
 def _luminance(colour: str) -> float:
-    values = [p / 255 for p in _parts(colour)]
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return luminance(p / 255 for p in _parts(colour))
