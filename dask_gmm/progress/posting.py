@@ -69,6 +69,7 @@ class Posted:
             "state": "running" if ending is None else ending.how,
             "error": None if ending is None else ending.error,
             "outcome": state.outcome,
+            "ending": state.ending,
             "seconds": time.monotonic() - self._begun if ending is None else ending.seconds,
             "stage": "" if state.in_passes else state.stage,
             "pass": state.number,

@@ -101,8 +101,8 @@ class Ending:
         passes = len(state.bounds)
         after = f" after {plural(passes, 'pass', 'passes')}" if passes else ""
         said = self.how if self.error is None else f"{self.how} ({self.error})"
-        if self.how == "done" and state.outcome:
-            said = state.outcome.replace("max_iter", "not converged")
+        if self.how == "done" and state.ending:
+            said = state.ending
         parts = [f"{said}{after}", show_seconds(self.seconds)]
         if state.bounds:
             parts.append(f"log-likelihood {state.bounds[-1]:.6f}")

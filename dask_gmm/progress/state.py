@@ -53,6 +53,16 @@ __all__ = [
 CURVE_POINTS = 120
 
 
+_ENDINGS = {
+    Outcome.CONVERGED: "converged",
+    Outcome.MAX_ITER: "not converged",
+    Outcome.COLLAPSED: "stopped at a collapsed component",
+    Outcome.DROPPED: "dropped",
+    Outcome.MAX_PASSES: "stopped by max_passes",
+    Outcome.MAX_BYTES: "stopped by max_bytes",
+}
+
+
 @dataclass
 class ProgressState:
     """What has happened, and what that says about the rest.
@@ -94,6 +104,8 @@ class ProgressState:
         Rows and decoded bytes per second of the last pass that is over; zeros before.
     outcome : str
         How a fit has ended, or what a selection has chosen; empty before.
+    ending : str
+        The same in words.
     unfinished : bool
         Whether a fit has ended otherwise than by converging.
     seconds : float or None
@@ -128,6 +140,7 @@ class ProgressState:
     resumed: bool = False
     last_rates: tuple[float, float] = (0.0, 0.0)
     outcome: str = ""
+    ending: str = ""
     unfinished: bool = False
     seconds: float | None = None
 
@@ -178,12 +191,12 @@ class ProgressState:
             case PointFinished():
                 self.points_done += 1
             case FitFinished():
-                self.outcome = event.outcome.value
+                self.outcome, self.ending = event.outcome.value, _ENDINGS[event.outcome]
                 self.unfinished = event.outcome is not Outcome.CONVERGED
                 self.seconds, self.remaining = event.seconds, _finite(event.remaining_gain)
             case SelectionFinished():
                 chosen = f"{event.n_components} components, {event.covariance_type}"
-                self.outcome = f"{chosen}: {event.criterion} {event.value:,.6g}"
+                self.outcome = self.ending = f"{chosen}: {event.criterion} {event.value:,.6g}"
                 self.seconds = event.seconds
 
     def _start(self, event: FitStarted | SelectionStarted) -> None:

@@ -82,6 +82,17 @@ def test_in_the_end(how: str, error: str | None, outcome: Outcome | None, words:
 
 
 @pytest.mark.parametrize("outcome", Outcome)
+def test_endings_are_words(outcome: Outcome) -> None:
+    """Of whatever ends a fit, and no name of the code but that of a setting."""
+    state = ProgressState()
+    state.take(FitFinished(outcome, 2, -2.5, 2, 5.0, 1e-4))
+    assert state.outcome == outcome.value
+    assert state.ending
+    assert "max_iter" not in state.ending
+    assert (state.ending == "converged") == (outcome is Outcome.CONVERGED)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
 def test_only_what_has_converged_is_ticked(outcome: Outcome) -> None:
     state = state_after([-3.0, -2.5])
     state.take(FitFinished(outcome, 2, -2.5, 2, 5.0, 1e-4))

@@ -72,6 +72,7 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     "state": _text,
     "error": _text,
     "outcome": _text,
+    "ending": _text,
     "seconds": _number,
     "stage": _text,
     "pass": _some,
