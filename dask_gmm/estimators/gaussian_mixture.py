@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from dask_gmm.estimators.applied import Labelled, LazyData
     from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.record import FitRecord
     from dask_gmm.scaling import ScalingRequest
 
 __all__ = ["GaussianMixture"]
@@ -611,7 +612,8 @@ class GaussianMixture(FittedMixture):
         self.n_rows_ = report.n_rows
         self.n_incomplete_rows_ = report.n_incomplete
         self.n_passes_ = len(report.history)
-        self.history_, self.record_ = report.history, report.record
+        self.history_ = report.history
+        self.record_: FitRecord | None = report.record  # models of older versions have none
         self.outcome_ = best.outcome.value
         self.acceleration_ = report.acceleration
         self.remaining_gain_ = best.remaining_gain
