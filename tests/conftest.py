@@ -12,6 +12,8 @@ from distributed import Client, LocalCluster
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
+from tests.object_store import CREDENTIALS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,6 +27,18 @@ def one_blas_thread_each() -> Iterator[None]:
     """One for each process where tests run side by side, as a pass has: more stand in the way."""
     alone = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) < 2
     with threadpool_limits(None if alone else 1, user_api="blas"):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def credentials_in_the_environment() -> Iterator[None]:
+    """Of no cloud: whoever has none asks the machine's own metadata service, and waits for it.
+
+    What that answers is the network's affair: nothing, a refusal, or credentials.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
         yield
 
 

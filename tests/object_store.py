@@ -1,12 +1,11 @@
 """An S3 endpoint on this machine: moto's server as a process of its own.
 
 Import `object_store` into a test module or conftest to have the fixture. Credentials come from the
-environment, as in production, so worker processes started inside the fixture have them too.
+environment, as in production, so worker processes have them too: `tests/conftest.py` puts them there.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -97,15 +96,6 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 60.0
 
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[ObjectStoreServer]:
-    """An S3 server for the session, with credentials for it in the environment."""
-    before = {name: os.environ.get(name) for name in CREDENTIALS}
-    os.environ.update(CREDENTIALS)
-    try:
-        with serve_objects() as server:
-            yield server
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    """An S3 server for the session; it takes the credentials that all tests have."""
+    with serve_objects() as server:
+        yield server
