@@ -1,7 +1,7 @@
 """An S3 endpoint on this machine: moto's server as a process of its own.
 
 Import `object_store` into a test module or conftest to have the fixture. Credentials come from the
-environment, as in production, so worker processes have them too: `tests/conftest.py` puts them there.
+environment, as in production, so worker processes have them too; `tests/conftest.py` sets them.
 """
 
 from __future__ import annotations
