@@ -70,13 +70,18 @@ class MStep:
     kernel: Kernel = FASTEST
 
     def __call__(
-        self, statistics: SufficientStatistics, mended: tuple[str, ...] = ()
+        self,
+        statistics: SufficientStatistics,
+        at: MixtureParameters | None = None,
+        mended: tuple[str, ...] = (),
     ) -> tuple[MixtureParameters, tuple[str, ...]]:
         """Do the M-step.
 
         Parameters
         ----------
         statistics : SufficientStatistics
+        at : MixtureParameters, optional
+            Of the E-step (`MixtureModel.update`).
         mended : tuple of str
             A sentence for each component that this restart has had mended before.
 
@@ -95,30 +100,32 @@ class MStep:
             A covariance is not finite: squares have overflowed.
         """
         if self.on_collapse in ("stop", "raise"):
-            return self.model.update(statistics), mended
+            return self.model.update(statistics, at), mended
         empty = self._empty(statistics)
         try:
             if not empty:
-                return self.model.update(statistics), mended
+                return self.model.update(statistics, at), mended
             bad = sorted({*empty, *self._collapsed(statistics)})
         except CollapsedComponentError:
             bad = self._collapsed(statistics)
             if not bad:
                 raise
         if len(bad) == statistics.n_components:
-            return self.model.update(statistics), mended  # nothing sound to mend it from
+            return self.model.update(statistics, at), mended  # nothing sound to mend it from
         if self.on_collapse == "merge":
             parameters, notes = self._merged(statistics, bad)
         else:
             parameters, notes = self._reseeded(statistics, bad, len(mended))
         return parameters, (*mended, *notes)
 
-    def sound(self, statistics: SufficientStatistics) -> MixtureParameters | None:
+    def sound(
+        self, statistics: SufficientStatistics, at: MixtureParameters | None = None
+    ) -> MixtureParameters | None:
         """Return the parameters after the M-step; None if it would fail, or have to mend."""
         if self.on_collapse in ("reseed", "merge") and self._empty(statistics):
             return None
         try:
-            return self.model.update(statistics)
+            return self.model.update(statistics, at)
         except CollapsedComponentError:
             return None
 

@@ -149,6 +149,7 @@ def fit_mixture(
             drawn = drawn_again(
                 source, backend, settings, acceleration, found.sample, found.scaling, notify
             )
+        settings = settings.settled(drawn.sample)
         digest = recorder.digest(drawn.sample, source, backend)
         rows = scaled(source, drawn.scaling)
         with backend.open(rows, cache=settings.pinned) as passes:

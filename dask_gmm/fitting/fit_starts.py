@@ -139,7 +139,8 @@ def fit_sample_of(
     )
     led = acceleration == "variance-reduced" or settings.on_collapse == "reseed"
     scaled = asked is not None and scaling is None
-    if not (computed or led or scaled or searching is not None):
+    needed = settings.model.needs_rows or searching is not None
+    if not (computed or led or scaled or needed):
         return FitSample(acceleration, scaling=scaling)
     recipe = sample_recipe(source, size, random_state)
     sample, scaling = starting_sample(source, backend, recipe, settings, notify, scaling=scaling)

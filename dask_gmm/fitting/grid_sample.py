@@ -105,7 +105,8 @@ def draw_grid_sample(
     check_distinct(sample.to_start_from.values, most)
     if sample.complete and settings.acceleration == "auto":
         accelerations = dict.fromkeys(points)  # chunks of unknown sizes turn out to be few
-    return GridSample(points, settings, accelerations, sample, recipe, wrap, scaling)
+    settled = settings.settled(sample)
+    return GridSample(points, settled, accelerations, sample, recipe, wrap, scaling)
 
 
 class GridSample:

@@ -348,7 +348,7 @@ class PlainEM(Fitting[PlainState]):
             bounds=(*state.bounds, bound),
         )
         try:
-            parameters, mended = self.m_step(found, state.mended)
+            parameters, mended = self.m_step(found, state.parameters, state.mended)
         except CollapsedComponentError as error:
             if self.m_step.on_collapse == "raise":
                 raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dask_gmm.data.source import Source
+    from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.starts import GivenParameters
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
@@ -46,6 +47,12 @@ class FitSettings:
         """Features of the rows that a mixture is fitted to; at most so many if data decide."""
         d = source.n_features
         return d if self.scaling is None else self.scaling.n_outputs(d)
+
+    def settled(self, sample: Sample | None) -> FitSettings:
+        """The same with what the model leaves to the data, by the sample that has been drawn."""
+        if sample is None:
+            return self
+        return replace(self, model=self.model.settled(sample.rows))
 
     @property
     def pinned(self) -> int | None:

@@ -71,9 +71,7 @@ class InspectionJob:
     def open(self) -> OpenInspectionJob:
         """Prepare the kernel for the mixture."""
         p = self.parameters
-        with np.errstate(divide="ignore"):  # nobody belongs to a component of weight zero
-            constants = np.log(p.weights)
-        constants = constants + p.form.log_determinant(p.precisions_cholesky, *p.means.shape)
+        constants = p.log_weights + p.form.log_determinant(p.precisions_cholesky, *p.means.shape)
         constants -= 0.5 * p.n_features * np.log(2.0 * np.pi)
         return OpenInspectionJob(self, self.kernel.predictor(p), constants)
 

@@ -113,9 +113,7 @@ def complete_log_likelihood(
     form, counts = parameters.form, statistics.counts
     logs = form.log_determinant(parameters.precisions_cholesky, k, d)
     logs = logs - 0.5 * d * np.log(2.0 * np.pi)
-    held = counts > 0.0
-    with np.errstate(divide="ignore"):  # a weight of zero is a component that nobody belongs to
-        logs = logs + np.log(parameters.weights)
+    held, logs = counts > 0.0, logs + parameters.log_weights
     # The second moments have the shape of the covariances in every form, so that the sum of
     # tr(Σ_k⁻¹ C_k) over the components is a sum of products.
     squares = float(np.sum(parameters.precisions * _moments_about_means(statistics, parameters)))

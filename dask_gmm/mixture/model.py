@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
@@ -45,6 +45,7 @@ from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.rows import Rows
 
 __all__ = ["MaximumLikelihood", "MixtureModel", "maximizer"]
 
@@ -64,12 +65,43 @@ class MixtureModel(ABC):
         Added to the diagonal of every covariance, in squared units of the data; ≥ 0.
     """
 
+    needs_rows: ClassVar[bool] = False
+    """Whether it is settled by rows of the data (`settled`), so that a fit has to draw a sample."""
+    conjugate: ClassVar[bool] = True
+    """Whether the M-step maximises `expected_log_density` of the rows' moments and `regulariser`'s.
+
+    What accelerates a fit in moments, and what searches on the sample, builds on that.
+    """
+
     family: CovarianceFamily
     reg_covar: float
 
+    def settled(self, rows: Rows) -> Self:
+        """The same model, with what it leaves to the data taken from some of their rows.
+
+        Called once, before the starts, with the sample that they come from, and again with the same
+        one by whoever goes on from a checkpoint.
+
+        Parameters
+        ----------
+        rows : Rows
+            As the mixture sees them: scaled, weighted, perhaps with gaps.
+        """
+        return self
+
     @abstractmethod
-    def update(self, statistics: SufficientStatistics) -> MixtureParameters:
+    def update(
+        self, statistics: SufficientStatistics, at: MixtureParameters | None = None
+    ) -> MixtureParameters:
         """The M-step: parameters that maximise what an E-step's statistics say of the objective.
+
+        Parameters
+        ----------
+        statistics : SufficientStatistics
+        at : MixtureParameters, optional
+            Of that E-step. For models whose M-step goes on from where they are, or leaves some of
+            it as it is; None of statistics that belong to no mixture: groups of rows, components
+            that were put together.
 
         Raises
         ------
@@ -139,8 +171,10 @@ class MaximumLikelihood(MixtureModel):
 
     reg_covar: float = 0.0
 
-    def update(self, statistics: SufficientStatistics) -> MixtureParameters:
-        """The M-step; see `MixtureModel.update`.
+    def update(
+        self, statistics: SufficientStatistics, at: MixtureParameters | None = None
+    ) -> MixtureParameters:
+        """The M-step; see `MixtureModel.update`. It needs the statistics alone.
 
         As in scikit-learn, 10·eps (of a row) is added to each N_k so that an empty component
         divides by something, the weights are renormalised, and `reg_covar` is added to every

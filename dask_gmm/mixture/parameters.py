@@ -133,6 +133,17 @@ class MixtureParameters:
         return self.family.n_parameters(self.n_components, self.n_features)
 
     @property
+    def log_weights(self) -> NDArray[np.float64]:
+        """What each component's Gaussian log-density is raised by, shape (K,): log π_k.
+
+        All densities are computed with it; −inf where π_k = 0. A model whose densities are other
+        ones, expected log-densities say, has parameters that override it: nothing need sum to one.
+        """
+        with np.errstate(divide="ignore"):
+            logs: NDArray[np.float64] = np.log(self.weights)
+        return logs
+
+    @property
     def precisions(self) -> NDArray[np.float64]:
         """Σ⁻¹, `covariance_shape` of the form."""
         return self.form.precisions(self.precisions_cholesky)

@@ -125,14 +125,14 @@ def test_reseed_puts_it_where_the_mixture_fits_worst() -> None:
     )
     (statistics,) = get_kernel("reference").statistics(Rows(narrow()), [Candidate(start)])
     step = MStep(likelihood("full"), "reseed", Rows(x))
-    mended, notes = step(statistics, ("Another was before.",))
+    mended, notes = step(statistics, mended=("Another was before.",))
     assert mended.n_components == 2
     assert abs(mended.means[0, 0] + 20.0) < 4.0
     assert notes[0] == "Another was before."
     assert "Component 0" in notes[1]
     assert step(statistics)[0] == mended
     with pytest.raises(CollapsedComponentError, match="2 components were reseeded before"):
-        step(statistics, ("One.", "Two."))
+        step(statistics, mended=("One.", "Two."))
 
 
 def test_reseeding_ends_at_last() -> None:

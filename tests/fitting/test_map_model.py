@@ -58,7 +58,9 @@ class MaximumAPosteriori(MaximumLikelihood):
         """What accelerated steps have to know."""
         return super().regulariser(statistics) + self.prior(statistics)
 
-    def update(self, statistics: SufficientStatistics) -> MixtureParameters:
+    def update(
+        self, statistics: SufficientStatistics, at: MixtureParameters | None = None
+    ) -> MixtureParameters:
         """Maximum likelihood's M-step on the rows seen and not seen."""
         n, prior = statistics.weight, self.prior(statistics)
         both = SufficientStatistics.create(

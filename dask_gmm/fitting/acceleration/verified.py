@@ -297,7 +297,7 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
         seen = []
         for parameters, found in zip(mixtures, statistics, strict=True):
             gain = _gain(before, parameters, found.mean_log_likelihood)
-            sound = not np.isnan(gain) and self.m_step.sound(found) is not None
+            sound = not np.isnan(gain) and self.m_step.sound(found, parameters) is not None
             seen.append(Seen(parameters, found, gain if sound else -np.inf))
         best = int(np.argmax([each.gain for each in seen[: len(tried)]]))
         needed = max(tried[best].needed, seen[-1].gain if trial.hedged else -np.inf)
@@ -314,11 +314,11 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
     ) -> VerifiedState[M]:
         model = self.m_step.model
         bound = model.objective(found, trial.parameters)
-        update = self.m_step.sound(found)
+        update = self.m_step.sound(found, trial.parameters)
         if update is None:
             if trial.bold:
                 return self._reject(state, trial, bound, hedge)
-            return self._mend(state, found, bound)
+            return self._mend(state, trial, found, bound)
         beside = model.regulariser(found)
         moments = per_row(found) + beside
         gain = expected_log_density(moments, update) - expected_log_density(
@@ -352,14 +352,14 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
         ).judged(kind, bound)
 
     def _mend(
-        self, state: VerifiedState[M], found: SufficientStatistics, bound: float
+        self, state: VerifiedState[M], tried: Trial, found: SufficientStatistics, bound: float
     ) -> VerifiedState[M]:
         """After a plain pass whose M-step fails: mend it and begin anew, or end here."""
         bounds = (*state.bounds, bound)
         after = replace(state, expected_gain=None).judged(_plain_kind(state), bound)
         after = replace(after, bounds=bounds)
         try:
-            start, mended = self.m_step(found, state.mended)
+            start, mended = self.m_step(found, tried.parameters, state.mended)
         except CollapsedComponentError as error:
             if self.m_step.on_collapse == "raise":
                 raise

@@ -127,10 +127,10 @@ def _tiles(
     k, d = parameters.means.shape
     form, factors = parameters.form, parameters.precisions_cholesky
     means = parameters.means.astype(np.longdouble)
-    with np.errstate(divide="ignore"):  # a weight of zero is a component that nobody belongs to
-        log_weights = np.log(parameters.weights.astype(np.longdouble))
     log_determinants = _log_determinants(parameters)
-    constants = log_weights + log_determinants - 0.5 * d * np.log(2 * np.longdouble(np.pi))
+    constants = (
+        parameters.log_weights + log_determinants - 0.5 * d * np.log(2 * np.longdouble(np.pi))
+    )
     for start in range(0, len(values), _TILE_ROWS):
         where = slice(start, min(start + _TILE_ROWS, len(values)))
         check_finite(values[where], start)

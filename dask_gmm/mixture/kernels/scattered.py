@@ -145,7 +145,7 @@ class ScatteredTile(ABC):
 
     def __init__(self, parameters: MixtureParameters, joint: Array, seen: NDArray[Any]) -> None:
         with np.errstate(divide="ignore", invalid="ignore"):
-            joint += np.log(parameters.weights)[:, None]
+            joint += parameters.log_weights[:, None]
             peak = joint.max(axis=0)
             posteriors = np.exp(joint - peak)
             total = posteriors.sum(axis=0)

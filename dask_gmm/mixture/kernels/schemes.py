@@ -89,10 +89,8 @@ def log_constants(parameters: MixtureParameters) -> Array:
     They are −inf where π_k = 0.
     """
     k, d = parameters.means.shape
-    with np.errstate(divide="ignore"):
-        log_weights = np.log(parameters.weights)
     determinants = parameters.form.log_determinant(parameters.precisions_cholesky, k, d)
-    constants: Array = log_weights + determinants - 0.5 * d * np.log(2.0 * np.pi)
+    constants: Array = parameters.log_weights + determinants - 0.5 * d * np.log(2.0 * np.pi)
     return constants
 
 

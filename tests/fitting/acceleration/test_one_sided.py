@@ -140,10 +140,13 @@ class _MendsOnce(MStep):
     """As if the first pass had left a component without rows."""
 
     def __call__(
-        self, statistics: SufficientStatistics, mended: tuple[str, ...] = ()
+        self,
+        statistics: SufficientStatistics,
+        at: MixtureParameters | None = None,
+        mended: tuple[str, ...] = (),
     ) -> tuple[MixtureParameters, tuple[str, ...]]:
         """Do the M-step, and note a mend."""
-        found, notes = super().__call__(statistics, mended)
+        found, notes = super().__call__(statistics, at, mended)
         return found, notes or ("a component was mended",)
 
 
