@@ -1,64 +1,35 @@
-"""`GaussianMixture`: the constructor and the fit; scikit-learn's surface, wiring only."""
+"""`GaussianMixture`: its parameters and what they mean; scikit-learn's surface, wiring only."""
 
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sklearn.base import _fit_context
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from dask_gmm.data.missing import MISSING
-from dask_gmm.errors import InputError
-from dask_gmm.estimators.attributes import set_parameters
-from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
-from dask_gmm.estimators.fitted import FittedMixture
-from dask_gmm.estimators.inputs import (
-    checkpoint_at,
-    keeping_features,
-    open_input,
-    refuse_given_components,
-    scaling_asked,
-)
-from dask_gmm.execution import choose_backend
-from dask_gmm.execution.pinned import cache_size
+from dask_gmm.estimators.fitting import FittingMixture
 from dask_gmm.fitting.collapse import ON_COLLAPSE
-from dask_gmm.fitting.events import Outcome
-from dask_gmm.fitting.fit import FitReport, fit_mixture
-from dask_gmm.fitting.given import check_given
-from dask_gmm.fitting.prediction import Labels
-from dask_gmm.fitting.search.choice import SEARCHES, asked_search
-from dask_gmm.fitting.settings import FitSettings, WarmStart
+from dask_gmm.fitting.search.choice import SEARCHES
 from dask_gmm.fitting.strategies import ACCELERATIONS
-from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
+from dask_gmm.mixture.family import COVARIANCE_TYPES
 from dask_gmm.mixture.kernels import KERNELS
 from dask_gmm.mixture.model import MaximumLikelihood
-from dask_gmm.progress.observers import observed
-from dask_gmm.progress.run import FIT
 from dask_gmm.scaling.request import FROM
-from dask_gmm.scaling.scaling import scaled_dtype
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
-    import dask.array as da
     import numpy as np
-    import xarray as xr
-    from numpy.typing import DTypeLike, NDArray
 
-    from dask_gmm.data.source import Source
-    from dask_gmm.estimators.applied import Labelled, LazyData
-    from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.events import Observer
-    from dask_gmm.fitting.record import FitRecord
-    from dask_gmm.scaling import ScalingRequest
+    from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.model import MixtureModel
 
 __all__ = ["GaussianMixture"]
 
 
-class GaussianMixture(FittedMixture):
+class GaussianMixture(FittingMixture):
     """Gaussian mixture fitted by exact EM to data that need not fit in memory.
 
     Every iteration reads each block of the data once; restarts share their reads. Data may be NumPy
@@ -399,221 +370,5 @@ class GaussianMixture(FittedMixture):
         self.max_bytes = max_bytes
         self.callbacks = callbacks
 
-    # -- fitting ---------------------------------------------------------------------------------
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(
-        self,
-        X: Any,
-        y: object = None,
-        sample_weight: Any = None,
-        *,
-        where: Any = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        resume: str = "auto",
-    ) -> Self:
-        """Fit the mixture.
-
-        Parameters
-        ----------
-        X : array-like, Dask or xarray collection, Zarr array, path or URL, or many of these
-            The data; features along `feature_axis`. What their attributes say of packed and
-            missing values (``scale_factor``, ``_FillValue``, ...) is decoded as xarray does. Also
-            CSR matrices of SciPy, and the path of an AnnData store (its X, or by `array` a layer or
-            ``obsm/X_pca``), made dense block by block. Of a list of arrays, one for each of many
-            samples, a dict by their names, a pattern of paths (``plate1/*.zarr``), or with `arrays`
-            a group or a folder, all rows are fitted as one; each array is read as it lies in its
-            store. A list of rows stays one table.
-        y : ignored
-        sample_weight : array-like, Dask or xarray collection, Zarr array, path, URL or name
-            Weights w_n ≥ 0 of the samples, in their shape; of data in a Zarr group also the name of
-            an array beside them, of a Dataset that of one of its variables, of a table that of a
-            column; which then is no feature. A row of weight w counts for w rows, one of weight
-            zero for none: it may even be NaN. Where dimensions have names, weights may lack some
-            of the samples', and are the same along these. Of many arrays a list or dict of theirs,
-            None where each row counts once, or a name that each has. ``"equal-per-array"`` lets
-            each array count alike, however many rows it has, and ``EqualPerArray(weights)`` also
-            where rows have weights; rows that `missing` leaves out are among those that it has.
-        where : as `sample_weight`, optional
-            A mask: true (1) for the samples that take part, false (0) for the others, which may
-            hold anything: land and sea, a quality flag that was compared with the good ones.
-        checkpoint : path or URL, optional
-            A folder, or a prefix in an object store, of this fit's own. All that it knows is
-            written there after the start and each pass, while the next one runs; so another process
-            goes on from the last pass, to the same bits. Reached by `storage_options` where it is a
-            URL. Three commits are kept. A store that fails on the way is a `CheckpointWarning`.
-        resume : {'auto', 'must', 'never'}, default='auto'
-            Go on where the checkpoint stands and begin if there is nothing; refuse to begin; or
-            begin anew in its place. A fit that has ended there is returned as it was, one that a
-            budget has stopped goes on if that is raised. Data and settings must be the same.
-
-        Returns
-        -------
-        GaussianMixture
-            Itself.
-
-        Raises
-        ------
-        InputError (a ValueError)
-            The data are not what a mixture can be fitted to.
-        CollapsedComponentError (a ValueError)
-            A start has a covariance that is not positive definite; the message names the
-            component. When that happens later, `on_collapse` says what becomes of it.
-        MemoryPlanError
-            A pass would not fit in the memory of a worker; said before any work is submitted.
-        CheckpointError (an OSError)
-            The checkpoint cannot be used: it is that of another fit, which the message tells, or
-            not to be read or written; or, as `FencedError`, another process fits from it too.
-        ClusterError (a RuntimeError)
-            The cluster could not do it: `SchedulerLostError`, `NoWorkersError`, `UnitFailedError`.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from dask_gmm import GaussianMixture
-        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, np.nan]])
-        >>> gm = GaussianMixture(2, missing="marginalize", random_state=0)
-        >>> gm.fit(X, sample_weight=[1, 1, 1, 1, 1, 0]).weights_
-        array([0.6, 0.4])
-
-        Of a store, with a checkpoint from which the same call goes on if this process dies:
-
-        >>> import zarr
-        >>> stored = zarr.create_array("points.zarr", data=X[:5], chunks=(2, 2), overwrite=True)
-        >>> gm.fit("points.zarr", checkpoint="points.checkpoint", resume="never").outcome_
-        'converged'
-        """
-        with keeping_features(self):
-            place = checkpoint_at(
-                checkpoint, resume, self.storage_options, self.random_state, self.missing_chunks
-            )
-            source = open_input(self, X, sample_weight, where, reset=True, checkpoint=place)
-            self._fit(source, place)
-        return self
-
-    @overload
-    def fit_predict(  # type: ignore[overload-overlap]
-        self, X: Labelled, y: object = None, sample_weight: Any = None, *, where: Any = None
-    ) -> xr.DataArray: ...
-
-    @overload
-    def fit_predict(  # type: ignore[overload-overlap]
-        self, X: LazyData, y: object = None, sample_weight: Any = None, *, where: Any = None
-    ) -> da.Array: ...
-
-    @overload
-    def fit_predict(
-        self, X: object, y: object = None, sample_weight: Any = None, *, where: Any = None
-    ) -> NDArray[np.int64]: ...
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit_predict(
-        self, X: Any, y: object = None, sample_weight: Any = None, *, where: Any = None
-    ) -> NDArray[np.int64] | da.Array | xr.DataArray:
-        """Fit the mixture and return the label of each sample; as ``fit(X).predict(X)``.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from dask_gmm import GaussianMixture
-        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
-        >>> GaussianMixture(2, random_state=0).fit_predict(X)
-        array([1, 1, 1, 0, 0, 0])
-        """
-        with keeping_features(self):
-            source = open_input(self, X, sample_weight, where, reset=True)
-            self._fit(source)
-        function = Labels(self._parameters(), self._kernel())
-        labels: NDArray[np.int64] | da.Array | xr.DataArray = self._map(X, source, function)
-        return labels
-
-    def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:
-        family, scaling = covariance_family(self.covariance_type), scaling_asked(self)
-        n_features = source.n_features
-        if scaling is not None:
-            scaling.begin(n_features, source.feature_names)  # refuses features that are not there
-            n_features = scaling.n_outputs(n_features)
-            refuse_given_components(self, scaling)
-        given = check_given(
-            family,
-            self.n_components,
-            n_features,
-            self.weights_init,
-            self.means_init,
-            self.precisions_init,
-        )
-        settings = FitSettings(
-            n_components=self.n_components,
-            model=MaximumLikelihood(family, self.reg_covar),
-            tol=self.tol,
-            max_iter=self.max_iter,
-            n_init=self.n_init,
-            init_params=self.init_params,
-            init_size=None if isinstance(self.init_size, str) else self.init_size,
-            kernel=self._kernel(),
-            given=given,
-            cache=cache_size(self.cache),
-            on_collapse=self.on_collapse,
-            acceleration=self.acceleration,
-            search=asked_search(self.search),
-            stopping=self.stopping,
-            max_passes=self.max_passes,
-            max_bytes=self.max_bytes,
-            missing=self.missing,
-            scaling=scaling,
-        )
-        backend = choose_backend(source)
-        with observed(self._observers(), FIT, source, backend) as observers:
-            report = fit_mixture(
-                source,
-                backend,
-                settings,
-                random_state=check_random_state(self.random_state),
-                observers=observers,
-                warm=self._warm_start(source, scaling),
-                checkpoint=checkpoint,
-            )
-        self._keep(report, source.dtype)
-        warn_of_ending(report, settings)
-        warn_of_rounded_integers(report, source.dtype)
-
-    def _warm_start(self, source: Source, asked: ScalingRequest | None) -> WarmStart | None:
-        if not (self.warm_start and hasattr(self, "converged_")):
-            return None
-        parameters, scaling, n_features = self._parameters(), self._scaling, source.n_features
-        if scaling is None or asked is None:
-            alike = scaling is None and asked is None
-        else:
-            alike = scaling.n_features == n_features and asked.made(scaling, source.feature_names)
-            n_features = scaling.n_outputs
-        if not alike:
-            raise InputError(
-                "warm_start continues a fit and scales rows as that did: clone the estimator first "
-                "to fit with another feature_transform, standardize, n_pca or whiten."
-            )
-        if parameters.means.shape != (self.n_components, n_features):
-            raise InputError(
-                f"warm_start continues a fit of {parameters.n_components} components of "
-                f"{parameters.n_features} features and cannot go on with {self.n_components} of "
-                f"{n_features}: clone the estimator first."
-            )
-        return WarmStart(parameters, float(self.lower_bound_), scaling)
-
-    def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
-        """Take over what came of a fit to data of some type."""
-        best, self.scaling_ = report.best, report.scaling
-        set_parameters(
-            self, best.parameters, dtype if report.scaling is None else scaled_dtype(dtype)
-        )
-        self.converged_ = best.outcome is Outcome.CONVERGED
-        self.n_iter_ = best.n_iter
-        self.lower_bound_ = best.lower_bound
-        self.lower_bounds_ = list(best.lower_bounds)
-        self.n_rows_ = report.n_rows
-        self.n_incomplete_rows_ = report.n_incomplete
-        self.n_passes_ = len(report.history)
-        self.history_ = report.history
-        self.record_: FitRecord | None = report.record  # models of older versions have none
-        self.outcome_ = best.outcome.value
-        self.acceleration_ = report.acceleration
-        self.remaining_gain_ = best.remaining_gain
+    def _model(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
+        return MaximumLikelihood(family, self.reg_covar)

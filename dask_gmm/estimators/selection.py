@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,11 @@ from dask_gmm.estimators.inputs import (
 )
 from dask_gmm.estimators.selection_table import Selection, row_of
 from dask_gmm.execution import choose_backend
-from dask_gmm.execution.pinned import cache_size
 from dask_gmm.fitting.contest import CRITERIA
 from dask_gmm.fitting.fit import FitReport
 from dask_gmm.fitting.grid_starts import GridPoint
-from dask_gmm.fitting.search.choice import asked_search
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
-from dask_gmm.fitting.settings import FitSettings
-from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.family import covariance_family
-from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.progress.observers import observed
 from dask_gmm.progress.run import SELECTION
 
@@ -39,8 +35,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import DTypeLike
 
+    from dask_gmm.data.source import Source
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.selection import SelectionReport
+    from dask_gmm.fitting.settings import FitSettings
 
 __all__ = ["select_gaussian_mixture"]
 
@@ -211,7 +209,7 @@ def select_gaussian_mixture(
     if scaling is not None:
         scaling.begin(source.n_features, source.feature_names)  # refuses features not there
     points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
-    settings = _fit_settings(model, points[0])
+    settings = _fit_settings(model, points[0], source)
     backend = choose_backend(source)
     with observed(callbacks, SELECTION, source, backend) as observers:
         report = select_mixture(
@@ -277,28 +275,11 @@ def _fraction(criterion: str, heldout_fraction: float | None) -> float | None:
     return float(fraction)
 
 
-def _fit_settings(model: GaussianMixture, point: GridPoint) -> FitSettings:
+def _fit_settings(model: GaussianMixture, point: GridPoint, source: Source) -> FitSettings:
     """What all points share."""
-    return FitSettings(
-        n_components=point.n_components,
-        model=MaximumLikelihood(point.family, model.reg_covar),
-        tol=model.tol,
-        max_iter=model.max_iter,
-        n_init=model.n_init,
-        init_params=model.init_params,
-        init_size=None if isinstance(model.init_size, str) else model.init_size,
-        kernel=model._kernel(),
-        given=GivenParameters(),
-        cache=cache_size(model.cache),
-        on_collapse=model.on_collapse,
-        acceleration=model.acceleration,
-        search=asked_search(model.search),
-        stopping=model.stopping,
-        max_passes=model.max_passes,
-        max_bytes=model.max_bytes,
-        missing=model.missing,
-        scaling=scaling_asked(model),
-    )
+    scaling = scaling_asked(model)
+    settings = model._settings(point.family, source.n_features, scaling)
+    return replace(settings, n_components=point.n_components)
 
 
 def _make_best(
