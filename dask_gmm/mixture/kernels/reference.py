@@ -127,10 +127,8 @@ def _tiles(
     k, d = parameters.means.shape
     form, factors = parameters.form, parameters.precisions_cholesky
     means = parameters.means.astype(np.longdouble)
-    log_determinants = _log_determinants(parameters)
-    constants = (
-        parameters.log_weights + log_determinants - 0.5 * d * np.log(2 * np.longdouble(np.pi))
-    )
+    constants = _log_weights(parameters) + _log_determinants(parameters)
+    constants -= 0.5 * d * np.log(2 * np.longdouble(np.pi))
     for start in range(0, len(values), _TILE_ROWS):
         where = slice(start, min(start + _TILE_ROWS, len(values)))
         check_finite(values[where], start)
@@ -144,6 +142,14 @@ def _tiles(
         if not np.all(np.isfinite(peak)):
             raise beyond_range(values[where], start, ~np.isfinite(peak))
         yield where, x, joint
+
+
+def _log_weights(parameters: MixtureParameters) -> Long:
+    """`MixtureParameters.log_weights`; where they are log π_k in extended precision."""
+    with np.errstate(divide="ignore"):  # a weight of zero is a component that nobody belongs to
+        single, extended = (np.log(parameters.weights.astype(t)) for t in (float, np.longdouble))
+    given = parameters.log_weights
+    return np.where(given == single, extended, given)
 
 
 def _log_determinants(parameters: MixtureParameters) -> Long:
