@@ -357,7 +357,7 @@ class PlainEM(Fitting[PlainState]):
         if len(mended) > len(state.mended):
             previous = -np.inf  # the next bound is that of another mixture
             after = replace(after, previous=previous, begun=len(after.bounds), mended=mended)
-        if abs(bound - previous) < self.tol:
+        if abs(bound - previous) < model.tolerance(self.tol, found):
             outcome = Outcome.CONVERGED
         elif len(after.bounds) == self.max_iter:
             outcome = Outcome.MAX_ITER

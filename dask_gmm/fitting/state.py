@@ -29,6 +29,7 @@ from dask_gmm.mixture.family import CovarianceFamily, covariance_family
 from dask_gmm.mixture.form import CovarianceForm, covariance_form
 from dask_gmm.mixture.moments import Moments
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.mixture.variational import VariationalPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +66,15 @@ def saved(cls: C) -> C:
     return cls
 
 
-for _cls in (Judgement, Outcome, StepKind, InformationCriteria, Moments, MixtureParameters):
+for _cls in (
+    Judgement,
+    Outcome,
+    StepKind,
+    InformationCriteria,
+    Moments,
+    MixtureParameters,
+    VariationalPosterior,
+):
     saved(_cls)
 
 
