@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dask_gmm.estimators import (
+        BayesianGaussianMixture,
         Criteria,
         EqualPerArray,
         GaussianMixture,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dask_gmm.progress import ProgressBar
 
 __all__ = [
+    "BayesianGaussianMixture",
     "Criteria",
     "EqualPerArray",
     "GaussianMixture",

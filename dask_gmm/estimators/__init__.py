@@ -1,12 +1,14 @@
 """The estimators: scikit-learn's surface over sources, backends and fits."""
 
 from dask_gmm.data.concatenated_weights import EqualPerArray
+from dask_gmm.estimators.bayesian import BayesianGaussianMixture
 from dask_gmm.estimators.fitted import Criteria
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.selection import select_gaussian_mixture
 from dask_gmm.estimators.selection_table import Selection, SelectionRow
 
 __all__ = [
+    "BayesianGaussianMixture",
     "Criteria",
     "EqualPerArray",
     "GaussianMixture",

@@ -8,6 +8,7 @@ those. An attribute that somebody has set since counts as it is.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.rounding import holds
+from dask_gmm.mixture.variational import VariationalPosterior
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -24,6 +26,8 @@ __all__ = ["copy_parameters", "parameters_of", "set_parameters"]
 
 NAMES = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
 """Of `MixtureParameters`; the attributes have them with an underscore behind."""
+
+_POSTERIOR = ("weight_concentration_", "mean_precision_", "degrees_of_freedom_")
 
 
 def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> None:
@@ -42,6 +46,8 @@ def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> 
     for name in NAMES:
         setattr(gm, f"{name}_", getattr(parameters, name).astype(kind))
     gm._fitted = parameters
+    if isinstance(parameters, VariationalPosterior):
+        _set_posterior(gm, parameters)
 
 
 def copy_parameters(source: Any, target: Any) -> None:
@@ -55,6 +61,9 @@ def copy_parameters(source: Any, target: Any) -> None:
             shown = np.asarray(getattr(source, f"{name}_"))
             rounded = exact is not None and shown.dtype != np.float64
             setattr(target, f"{name}_", np.array(getattr(exact, name) if rounded else shown))
+    for name in _POSTERIOR:
+        if hasattr(source, name):
+            setattr(target, name, deepcopy(getattr(source, name)))
 
 
 def parameters_of(gm: Any) -> MixtureParameters:
@@ -82,7 +91,27 @@ def parameters_of(gm: Any) -> MixtureParameters:
         if hasattr(gm, "covariances_")
         else frozen_array(family.form.covariances(factors))
     )
-    return MixtureParameters(family, weights, means, covariances, factors)
+    mixture = MixtureParameters(family, weights, means, covariances, factors)
+    return _posterior_of(gm, mixture) if hasattr(gm, _POSTERIOR[0]) else mixture
+
+
+def _set_posterior(gm: Any, posterior: VariationalPosterior) -> None:
+    """What a posterior has beside: as scikit-learn's attributes are, float64."""
+    concentration = posterior.weight_concentration.copy()
+    gm.weight_concentration_ = (
+        tuple(concentration) if posterior.dirichlet_process else concentration
+    )
+    gm.mean_precision_ = posterior.mean_precision.copy()
+    nu = posterior.degrees_of_freedom.copy()
+    gm.degrees_of_freedom_ = float(nu[0]) if posterior.form.shared else nu
+
+
+def _posterior_of(gm: Any, mixture: MixtureParameters) -> VariationalPosterior:
+    """A mixture with what its posterior has beside, by the attributes."""
+    concentration, precision, nu = (
+        np.asarray(getattr(gm, name), dtype=np.float64) for name in _POSTERIOR
+    )
+    return VariationalPosterior.of(mixture, concentration, precision, nu)
 
 
 def _exact(gm: Any, fitted: MixtureParameters | None, name: str) -> NDArray[np.float64]:

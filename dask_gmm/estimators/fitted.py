@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from dask.base import normalize_token
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.inspection import Inspection
     from dask_gmm.inspection.sums import InspectionSums
+    from dask_gmm.model_file import ModelFile
     from dask_gmm.scaling.original_units import OriginalUnits
 
 __all__ = ["Criteria", "FittedMixture"]
@@ -127,10 +128,9 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         >>> round(gm.score(X), 2), round(gm.score(X, sample_weight=[2, 1, 1, 2, 1, 1]), 2)
         (3.39, 3.51)
         """
-        found = self.criteria(
-            X, sample_weight=sample_weight, where=where, original_units=original_units
-        )
-        return found.score
+        check_is_fitted(self)
+        found = self._likelihood(X, sample_weight, where, original_units=original_units)
+        return found.total / found.weight
 
     def bic(
         self,
@@ -238,6 +238,23 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         check_is_fitted(self)
         if n_effective is not None:
             check_n_effective(n_effective)
+        found = self._likelihood(X, sample_weight, where, original_units=original_units)
+        p = self._n_parameters()
+        n = found.weight if n_effective is None else float(n_effective)
+        total = found.total if n_effective is None else n / found.weight * found.total
+        return Criteria(
+            n_rows=found.rows,
+            n_effective=n,
+            log_likelihood=total,
+            score=found.total / found.weight,
+            bic=-2.0 * total + p * float(np.log(n)),
+            aic=-2.0 * total + 2.0 * p,
+        )
+
+    def _likelihood(
+        self, X: Any, sample_weight: Any, where: Any, *, original_units: bool
+    ) -> LogLikelihood:
+        """Log-likelihood, weight and number of rows, from one read."""
         parameters = self._parameters()
         source = open_input(self, X, sample_weight, where, reset=False)
         job, scaling = LogLikelihoodJob(parameters, self._kernel()), self._scaling
@@ -253,16 +270,7 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
                 "The log-likelihood of these rows is too large for float64: they lie beyond 1e150 "
                 "standard deviations from the mixture. Are they in the units of its fit?"
             )
-        n, p = found.weight if n_effective is None else float(n_effective), parameters.n_parameters
-        total = found.total if n_effective is None else n / found.weight * found.total
-        return Criteria(
-            n_rows=found.rows,
-            n_effective=n,
-            log_likelihood=total,
-            score=found.total / found.weight,
-            bic=-2.0 * total + p * float(np.log(n)),
-            aic=-2.0 * total + 2.0 * p,
-        )
+        return found
 
     def inspect(self, X: Any, *, sample_weight: Any = None, where: Any = None) -> Inspection:
         """Return what there is to see of the mixture in the data, all from one read of them.
@@ -456,8 +464,19 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         >>> GaussianMixture.load("model.zarr").predict([[0, 0], [12, 3]])
         array([1, 0])
         """
+        return cls._of_file(load_model(url, storage_options=storage_options), str(url))
+
+    @classmethod
+    def _of_file(cls, model: ModelFile, name: str) -> Self:
+        """The estimator that a model file is of.
+
+        Raises
+        ------
+        ModelFileError
+            It is of another one.
+        """
         gm = cls()
-        restore(gm, load_model(url, storage_options=storage_options), str(url))
+        restore(gm, model, name)
         return gm
 
     def model_card(self) -> dict[str, Any]:
@@ -484,6 +503,9 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         check_is_fitted(self)
         return model_card(to_model_file(self))
 
+    _theirs: ClassVar[type[Any]] = SklearnGaussianMixture
+    """scikit-learn's class of the same mixtures."""
+
     def to_sklearn(self) -> SklearnGaussianMixture | Pipeline:
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.
 
@@ -502,10 +524,8 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         array([1, 0])
         """
         check_is_fitted(self)
-        shared = SklearnGaussianMixture().get_params()
-        other = SklearnGaussianMixture(
-            **{name: v for name, v in self.get_params().items() if name in shared}
-        )
+        shared = self._theirs().get_params()
+        other = self._theirs(**{name: v for name, v in self.get_params().items() if name in shared})
         copy_fitted(self, other)
         if self._scaling is None:
             return other
@@ -529,6 +549,11 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         >>> bool(np.all(GaussianMixture.from_sklearn(theirs).predict(X) == theirs.predict(X)))
         True
         """
+        if not isinstance(model, cls._theirs):
+            raise InputError(
+                f"{type(model).__name__} is no {cls._theirs.__name__} of scikit-learn: give a "
+                f"fitted one."
+            )
         check_is_fitted(model)
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
@@ -539,6 +564,10 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         return gm
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _bound_per_row(self) -> float:
+        """What the last fit has reached, in nats per row."""
+        return float(self.lower_bound_)
 
     def _n_parameters(self) -> int:
         """Free parameters of the fitted mixture; scikit-learn's name, used by its tests."""

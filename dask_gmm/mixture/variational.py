@@ -302,6 +302,22 @@ class VariationalBayes(MixtureModel):
         )  # fmt: skip
         return -self._normalisers(prior) - 0.5 * weight * d * math.log(2.0 * math.pi)
 
+    @property
+    def priors(self) -> dict[str, Array]:
+        """The priors by scikit-learn's names, settled; numbers are of shape ()."""
+        m0, c0 = self._of_data()
+        return {
+            "weight_concentration_prior": frozen_array(self.weight_concentration_prior),
+            "mean_precision_prior": frozen_array(self.mean_precision_prior),
+            "mean_prior": m0,
+            "degrees_of_freedom_prior": frozen_array(self.degrees_of_freedom_prior),
+            "covariance_prior": c0,
+        }
+
+    def weight_of(self, posterior: VariationalPosterior) -> float:
+        """Of the rows that a posterior of this model has seen: Σ_k N_k = Σ_k (β_k − β_0)."""
+        return float(np.sum(posterior.mean_precision - self.mean_precision_prior))
+
     def centring_error(self, statistics: SufficientStatistics) -> float:
         """As of any model; what is lost is measured against C_k, which has the prior's part.
 
