@@ -61,7 +61,7 @@ def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
             ended += ": lower --tol"
     facts = [
         ("outcome", ended),
-        ("log-likelihood", f"{mixture.lower_bound_:.6f} nats a row"),
+        (mixture._kind.objective_name, f"{mixture._bound_per_row():.6f} nats a row"),
         ("reads", reads_in_words(record)),
         ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
         ("decoded", how_read(record.bytes_read, record.seconds)),

@@ -246,7 +246,7 @@ def _checkpoint_facts(found: Found) -> list[tuple[str, str]]:
         what += f", among {len(settings['points'])} mixtures by {settings['criterion']}"
     facts = [("checkpoint", what), ("stands", f"{after}; it {ended}")]
     if about["objective"] is not None:
-        facts.append(("log-likelihood", f"{about['objective']:.6f} nats a row"))
+        facts.append((found.parameters.objective_name, f"{about['objective']:.6f} nats a row"))
     if about["remaining_gain"] is not None:
         facts.append(("left", f"about {about['remaining_gain']:.1e} nats a row"))
     facts.append(("took", show_seconds(about["seconds"])))
@@ -274,8 +274,9 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         facts.append(("fitted", f"{outcome} after {plural(fit['n_iter'], 'iteration')}{rows}"))
     else:
         facts.append(("origin", outcome))
-    if fit.get("lower_bound") is not None:
-        facts.append(("log-likelihood", f"{fit['lower_bound']:.6f} nats a row"))
+    bound = fit.get("lower_bound_per_row", fit.get("lower_bound"))
+    if bound is not None:
+        facts.append((p.objective_name, f"{bound:.6f} nats a row"))
     if file.record is not None:
         facts += _record_facts(file.record)
     versions = file.written_by

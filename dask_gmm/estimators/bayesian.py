@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import numpy as np
 from sklearn.mixture import BayesianGaussianMixture as SklearnBayesianGaussianMixture
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.fitting import FittingMixture
@@ -18,6 +19,8 @@ from dask_gmm.fitting.given_priors import (
     check_mean_prior,
 )
 from dask_gmm.fitting.starts import GivenParameters
+from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.variational import (
     DIRICHLET_DISTRIBUTION,
     DIRICHLET_PROCESS,
@@ -186,6 +189,7 @@ class BayesianGaussianMixture(FittingMixture):
         "tol_per_row": [Interval(Real, 0.0, None, closed="left")],
     }
     _theirs: ClassVar[type[Any]] = SklearnBayesianGaussianMixture
+    _kind: ClassVar[type[MixtureParameters]] = VariationalPosterior
 
     def __init__(
         self,
@@ -312,11 +316,57 @@ class BayesianGaussianMixture(FittingMixture):
         n = model.weight_of(posterior)
         self.lower_bounds_ = [n * bound for bound in report.best.lower_bounds]
         self.lower_bound_ = n * report.best.lower_bound
-        self.evidence_bound_ = self.lower_bound_ + model.constant(n, self.n_components)
+
+    @property
+    def evidence_bound_(self) -> float:
+        """A lower bound of log p(X), in nats: `lower_bound_` and what is constant in a fit."""
+        check_is_fitted(self)
+        posterior, priors = self._parameters(), self._priors()
+        n = priors.weight_of(posterior)
+        return float(self.lower_bound_) + priors.constant(n, posterior.n_components)
 
     def _bound_per_row(self) -> float:
-        n = float(np.sum(np.asarray(self.mean_precision_) - self.mean_precision_prior_))
+        n = self._priors().weight_of(self._parameters())
         return float(self.lower_bound_) / n if n > 0.0 else float(self.lower_bound_)
+
+    def _parameters(self) -> VariationalPosterior:
+        found = super()._parameters()
+        assert isinstance(found, VariationalPosterior)
+        return found
+
+    def _priors(self) -> VariationalBayes:
+        """The model of the last fit, with the priors that it had."""
+        return VariationalBayes(
+            covariance_family(self.covariance_type),
+            self.reg_covar,
+            dirichlet_process=isinstance(self.weight_concentration_, tuple),
+            weight_concentration_prior=self.weight_concentration_prior_,
+            mean_precision_prior=self.mean_precision_prior_,
+            degrees_of_freedom_prior=self.degrees_of_freedom_prior_,
+            mean_prior=frozen_array(self.mean_prior_),
+            covariance_prior=frozen_array(self.covariance_prior_),
+        )
+
+    @classmethod
+    def from_sklearn(cls, model: SklearnBayesianGaussianMixture) -> Self:
+        """Return a fitted ``sklearn.mixture.BayesianGaussianMixture`` as one of this class.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.mixture import BayesianGaussianMixture as Theirs
+        >>> from dask_gmm import BayesianGaussianMixture
+        >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+        >>> theirs = Theirs(n_components=2, random_state=0).fit(X)
+        >>> ours = BayesianGaussianMixture.from_sklearn(theirs)
+        >>> bool(np.all(ours.predict(X) == theirs.predict(X)))
+        True
+        """
+        bgm = super().from_sklearn(model)
+        # Of tied covariances scikit-learn's bounds are arrays of one number.
+        bgm.lower_bound_ = float(np.squeeze(bgm.lower_bound_))
+        bgm.lower_bounds_ = [float(np.squeeze(bound)) for bound in bgm.lower_bounds_]
+        return bgm
 
     # -- what maximum likelihood has and a posterior has not ---------------------------------------
 

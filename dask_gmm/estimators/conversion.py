@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 
 from dask_gmm.errors import ModelFileError
 from dask_gmm.estimators.attributes import copy_parameters, set_parameters
+from dask_gmm.mixture.parameters import frozen_array
+from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.model_file import ModelFile, fingerprint
 
 # Where to look for data is the business of whoever loads a model, not of the model.
@@ -25,6 +28,13 @@ _FITTED = (
     "n_features_in_",
     "feature_names_in_",
 )
+_PRIORS = (
+    "weight_concentration_prior",
+    "mean_precision_prior",
+    "mean_prior",
+    "degrees_of_freedom_prior",
+    "covariance_prior",
+)
 
 
 def copy_fitted(source: Any, target: Any) -> None:
@@ -33,6 +43,9 @@ def copy_fitted(source: Any, target: Any) -> None:
         if hasattr(source, name):
             value = getattr(source, name)
             setattr(target, name, value.copy() if hasattr(value, "copy") else value)
+    for name in _PRIORS:
+        if hasattr(source, f"{name}_"):
+            setattr(target, f"{name}_", deepcopy(getattr(source, f"{name}_")))
     copy_parameters(source, target)
 
 
@@ -53,6 +66,13 @@ def to_model_file(gm: Any) -> ModelFile:
         "acceleration": gm.acceleration_,
         "remaining_gain": _finite(gm.remaining_gain_),
     }
+    parameters, priors = gm._parameters(), {}
+    if isinstance(parameters, VariationalPosterior):
+        fit |= {
+            "lower_bound_per_row": _finite(gm._bound_per_row()),
+            "evidence_bound": _finite(gm.evidence_bound_),
+        }
+        priors = {name: frozen_array(getattr(gm, f"{name}_")) for name in _PRIORS}
     settings = {name: _plain(value) for name, value in gm.get_params().items()}
     settings["feature_transform"] = _plain_transform(gm.feature_transform)
     settings = {
@@ -60,7 +80,7 @@ def to_model_file(gm: Any) -> ModelFile:
     }
     bounds = np.asarray(gm.lower_bounds_, dtype=np.float64)
     return ModelFile(
-        parameters=gm._parameters(),
+        parameters=parameters,
         lower_bounds=bounds,
         settings=settings,
         fit=fit,
@@ -68,6 +88,7 @@ def to_model_file(gm: Any) -> ModelFile:
         scaling=gm._scaling,
         record=gm.record_,
         history=gm.history_,
+        priors=priors,
     )
 
 
@@ -79,11 +100,20 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
     ModelFileError
         The file is not one that `to_model_file` has made.
     """
+    posterior = isinstance(model.parameters, VariationalPosterior)
+    if posterior is not issubclass(gm._kind, VariationalPosterior):
+        own = "BayesianGaussianMixture" if posterior else "GaussianMixture"
+        raise ModelFileError(
+            f"The model at {name} is one of {own}, and not of {type(gm).__name__}: load it by "
+            f"{own}.load."
+        )
     known = set(gm.get_params()) - _UNSAVED
     settings = {key: value for key, value in model.settings.items() if key in known}
     settings["feature_transform"] = _transform_of(settings.get("feature_transform"))
     gm.set_params(**settings)
     try:
+        for prior, value in model.priors.items():
+            setattr(gm, f"{prior}_", value.copy() if value.ndim else float(value))
         if gm.covariance_type != model.parameters.family.name:
             raise ValueError(f"covariance_type={gm.covariance_type!r}")
         _restore_fit(gm, model)

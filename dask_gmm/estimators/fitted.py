@@ -26,6 +26,7 @@ from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
 from dask_gmm.glance.mixture import mixture_html, mixture_text
 from dask_gmm.glance.page import card, facts_table, sentences
 from dask_gmm.inspection import InspectionJob, inspection_of
+from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_card import model_card
 from dask_gmm.model_file import load_model, save_model
@@ -505,6 +506,8 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
 
     _theirs: ClassVar[type[Any]] = SklearnGaussianMixture
     """scikit-learn's class of the same mixtures."""
+    _kind: ClassVar[type[MixtureParameters]] = MixtureParameters
+    """What parameters are fitted."""
 
     def to_sklearn(self) -> SklearnGaussianMixture | Pipeline:
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.

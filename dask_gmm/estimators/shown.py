@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.glance.mixture import MixtureGlance, how_it_ended
+from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.quantities import plural
 from dask_gmm.scaling.original_units import means_and_widths
 from dask_gmm.scaling.words import in_words
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = ["feature_names", "glance_of", "is_mixture"]
+
+_HARDLY_ANY = 1e-3  # of the rows: what a posterior leaves to a component that is not needed
 
 
 def is_mixture(gm: Any) -> bool:
@@ -69,9 +72,16 @@ def glance_of(gm: Any) -> MixtureGlance:
 
 def _what(parameters: MixtureParameters) -> str:
     k, d = parameters.means.shape
+    family = f"{parameters.family.name} covariance"
+    if isinstance(parameters, VariationalPosterior):
+        some = int(np.sum(parameters.weights > _HARDLY_ANY))
+        return (
+            f"Bayesian Gaussian mixture: {plural(k, 'component')} in {plural(d, 'feature')}, "
+            f"{some} of a weight above {_HARDLY_ANY:.1%}, {family}"
+        )
     return (
         f"Gaussian mixture: {plural(k, 'component')} in {plural(d, 'feature')}, "
-        f"{parameters.family.name} covariance, {parameters.n_parameters:,} free parameters"
+        f"{family}, {parameters.n_parameters:,} free parameters"
     )
 
 
@@ -86,7 +96,7 @@ def _ending(gm: Any) -> tuple[str, ...]:
             n_passes=gm.n_passes_,
             n_rows=gm.n_rows_,
             n_incomplete=gm.n_incomplete_rows_,
-            lower_bound=gm.lower_bound_,
+            lower_bound=gm._bound_per_row(),
             remaining_gain=gm.remaining_gain_,
         ),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -50,6 +50,9 @@ class MixtureParameters:
     precisions_cholesky : float64, `covariance_shape` of the form
         Upper-triangular U with Σ⁻¹ = U Uᵀ (for diagonal families 1/σ).
     """
+
+    objective_name: ClassVar[str] = "log-likelihood"
+    """What a fit of such parameters raises, for whoever says how far it came."""
 
     family: CovarianceFamily
     weights: NDArray[np.float64]

@@ -90,6 +90,8 @@ class VariationalPosterior(MixtureParameters):
         ν_k, the same for all where covariances are tied.
     """
 
+    objective_name: ClassVar[str] = "lower bound"
+
     weight_concentration: Array
     mean_precision: Array
     degrees_of_freedom: Array

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.urls import normalize_url
+from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.scaling.stored import arrays_of, described
 from dask_gmm.scaling.words import in_words
 
@@ -38,6 +39,8 @@ _HOW = (
     "stopping",
     "on_collapse",
     "kernel",
+    "tol_per_row",
+    "weight_concentration_prior_type",
     "missing",
     "missing_chunks",
     "feature_transform",
@@ -75,13 +78,14 @@ def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "model": {
-            "type": "Gaussian mixture",
+            "type": "Bayesian Gaussian mixture" if _bayesian(model) else "Gaussian mixture",
             "n_components": parameters.n_components,
             "n_features": parameters.n_features,
             "covariance_type": parameters.family.name,
             "n_parameters": parameters.n_parameters,
             "digest": model.digest,
             "parameters_digest": parameters.fingerprint,
+            "priors": {k: v.tolist() for k, v in sorted(model.priors.items())} or None,
         },
         "features": _features(model),
         "data": _data(model, record),
@@ -91,7 +95,7 @@ def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
         "software": {key: str(value) for key, value in sorted(model.written_by.items())},
         "intended_use": _uses(model),
         "limitations": _limitations(model),
-        "how_to_load": _how_to_load(place),
+        "how_to_load": _how_to_load(place, _bayesian(model)),
     }
     plain: dict[str, Any] = _plain(card)
     return plain
@@ -168,6 +172,8 @@ def _fit(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
 def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
     fit, p = model.fit, model.parameters
     bound, rows = fit.get("lower_bound"), fit.get("n_rows")
+    if _bayesian(model):  # what it has raised is no likelihood
+        bound = None
     bic = None
     if bound is not None and rows and record is not None and record.weighted is False:
         bic = -2.0 * rows * bound + p.n_parameters * math.log(rows)
@@ -175,6 +181,8 @@ def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
         "outcome": fit.get("outcome"),
         "converged": fit.get("converged"),
         "log_likelihood_per_row": bound,
+        "lower_bound_per_row": fit.get("lower_bound_per_row"),
+        "evidence_bound": fit.get("evidence_bound"),
         "remaining_gain_per_row": fit.get("remaining_gain"),
         "bic": bic,
         "weights": {
@@ -207,6 +215,11 @@ def _limitations(model: ModelFile) -> list[str]:
             "compare mixtures of the same features in the same units."
         ),
     ]
+    if _bayesian(model):
+        found.append(
+            "Log-densities are expectations over the posterior, as scikit-learn's: densities do "
+            "not add up to one, and there is no BIC."
+        )
     if scaling is not None:
         found.append(
             "Densities and log-likelihoods are of scaled rows, unless original_units=True asks "
@@ -240,11 +253,16 @@ def _limitations(model: ModelFile) -> list[str]:
     return found
 
 
-def _how_to_load(place: str | None) -> dict[str, Any]:
+def _bayesian(model: ModelFile) -> bool:
+    return isinstance(model.parameters, VariationalPosterior)
+
+
+def _how_to_load(place: str | None, bayesian: bool) -> dict[str, Any]:
     url = "model.zarr" if place is None else normalize_url(place)
+    kind = "BayesianGaussianMixture" if bayesian else "GaussianMixture"
     return {
         "place": None if place is None else url,
-        "python": f"from dask_gmm import GaussianMixture\n\ngm = GaussianMixture.load({url!r})\n",
+        "python": f"from dask_gmm import {kind}\n\ngm = {kind}.load({url!r})\n",
         "command": f"dask-gmm show {shlex.quote(url)}",
     }
 

@@ -52,7 +52,7 @@ def at_a_glance(evidence: Evidence, worries: int) -> list[tuple[str, str]]:
         ("component" if evidence.n_components == 1 else "components", str(evidence.n_components)),
         ("feature" if evidence.n_features == 1 else "features", str(evidence.n_features)),
         ("rows", rows),
-        ("log-likelihood, nats a row", number(evidence.lower_bound, 5)),
+        (f"{evidence.parameters.objective_name}, nats a row", number(evidence.lower_bound, 5)),
     ]
     record = evidence.record
     if record is not None:
@@ -102,11 +102,12 @@ def _fitted(evidence: Evidence) -> Iterator[str]:
 def _ended(evidence: Evidence) -> Iterator[str]:
     iterations = plural(evidence.n_iter, "iteration")
     ending = _ENDINGS.get(evidence.outcome, "It ended after {n}").format(n=iterations)
-    bound = f"at a mean log-likelihood of {number(evidence.lower_bound, 6)} nats a row"
+    what = evidence.parameters.objective_name
+    bound = f"at a mean {what} of {number(evidence.lower_bound, 6)} nats a row"
     yield f"{ending}, {bound}; {_away(evidence)}."
     yield (
-        "A higher log-likelihood makes the rows more probable; it compares mixtures of the same "
-        "rows in the same units, and says nothing by itself."
+        f"A higher {what} makes the rows more probable; it compares mixtures of the same "
+        f"rows in the same units, and says nothing by itself."
     )
     record = evidence.record
     if record is not None:
