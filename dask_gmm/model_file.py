@@ -50,6 +50,7 @@ from dask_gmm.fitting.stored_record import described as described_record
 from dask_gmm.fitting.stored_record import history_from, record_from
 from dask_gmm.interrupts import held
 from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.kinds import of_kind
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.scaling.stored import arrays_of, described, scaling_from
 
@@ -69,7 +70,10 @@ FORMAT = "dask-gmm-model"
 FORMAT_VERSION = 1
 # Of mixtures of scaled rows: who does not know of scaling must not apply them to rows as they are.
 SCALED_VERSION = 2
+# Of mixtures that are no Gaussian ones, scaled rows or not.
+OTHER_KINDS_VERSION = 3
 _BROKEN_OFF = "the beginning of a model"
+_VERSIONS = (FORMAT_VERSION, SCALED_VERSION, OTHER_KINDS_VERSION)
 _ARRAYS = ("weights", "means", "covariances", "precisions_cholesky", "lower_bounds")
 # Codecs that turn bytes into bytes, or bytes into numbers. Zarr knows others that unpickle.
 _CODECS = frozenset({"bytes", "zstd", "blosc", "gzip", "crc32c"})
@@ -184,6 +188,8 @@ def save_model(
     with _writing(place, " The model that was there is as it was." if replaces else ""):
         store = writable_store(url, storage_options)
         number = FORMAT_VERSION if model.scaling is None else SCALED_VERSION
+        if model.parameters.more:
+            number = OTHER_KINDS_VERSION
         marker: dict[str, Any] = {"format": FORMAT, "format_version": number}
         if sync(store.is_empty("")):
             root = zarr.create_group(store=store, zarr_format=3, attributes=dict(marker))
@@ -204,6 +210,9 @@ def save_model(
             attributes["record"] = described_record(model.record, model.history)
         if model.scaling is not None:
             attributes["scaling"] = described(model.scaling)
+        if model.parameters.more:
+            more = list(model.parameters.more)
+            attributes["parameters"] = {"kind": model.parameters.kind, "arrays": more}
         try:
             _write_arrays(root.create_group(name), model)
             if scheme_of(place) == "file":
@@ -252,10 +261,10 @@ def _load(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
             f"{name} is a Zarr group but no model file: its attributes do not say "
             f"format={FORMAT!r}."
         )
-    if attributes.get("format_version") not in (FORMAT_VERSION, SCALED_VERSION):
+    if attributes.get("format_version") not in _VERSIONS:
         raise ModelFileError(
             f"{name} has model format {attributes.get('format_version')!r}; this version of "
-            f"dask-gmm reads {FORMAT_VERSION} and {SCALED_VERSION}. Upgrade dask-gmm."
+            f"dask-gmm reads {_VERSIONS[0]} to {_VERSIONS[-1]}. Upgrade dask-gmm."
         )
     if "digest" not in attributes:
         raise ModelFileError(f"A save to {name} broke off before its end: save the model again.")
@@ -302,6 +311,7 @@ def _write_arrays(group: zarr.Group, model: ModelFile) -> None:
         "precisions_cholesky": parameters.precisions_cholesky,
         "lower_bounds": np.asarray(model.lower_bounds, dtype=np.float64),
     }
+    values |= {f"more_{name}": array for name, array in parameters.more.items()}
     if model.scaling is not None:
         values |= {f"scaling_{name}": array for name, array in arrays_of(model.scaling).items()}
     for name in values:
@@ -330,8 +340,12 @@ def _read_model(group: zarr.Group, attributes: Mapping[str, Any]) -> ModelFile:
         arrays["covariances"],
         arrays["precisions_cholesky"],
     )
+    if attributes["format_version"] == OTHER_KINDS_VERSION:
+        about = attributes["parameters"]
+        more = {name: _read(folder, f"more_{name}") for name in about["arrays"]}
+        parameters = of_kind(str(about["kind"]), parameters, more)
     scaling = None
-    if attributes["format_version"] == SCALED_VERSION:
+    if "scaling" in attributes:
         about = attributes["scaling"]
         stored = {name: frozen_array(_read(folder, f"scaling_{name}")) for name in about["arrays"]}
         scaling = scaling_from(about, stored)

@@ -35,11 +35,9 @@ def load_for(model: str, data: DataPlace) -> tuple[GaussianMixture, Source]:
     """Load a model and point it at the data; both are looked at before anything is computed."""
     from dask_gmm.data.tables.parquet_source import ParquetSource
     from dask_gmm.errors import InputError
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators import load_mixture
 
-    mixture = GaussianMixture.load(
-        model, storage_options=options_for(model, data.storage_options) or None
-    )
+    mixture = load_mixture(model, storage_options=options_for(model, data.storage_options) or None)
     source = data.open(getattr(mixture, "feature_names_in_", None))
     if source.n_features != mixture.n_features_in_:
         table = isinstance(source, ParquetSource)

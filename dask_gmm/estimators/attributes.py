@@ -14,6 +14,7 @@ import numpy as np
 
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.kinds import of_kind
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.rounding import holds
 
@@ -39,7 +40,7 @@ def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> 
     """
     single = np.dtype(dtype) == np.float32 and holds(np.dtype(np.float32), parameters)
     kind = np.float32 if single else np.float64
-    for name in NAMES:
+    for name in (*NAMES, *parameters.more):
         setattr(gm, f"{name}_", getattr(parameters, name).astype(kind))
     gm._fitted = parameters
 
@@ -82,7 +83,11 @@ def parameters_of(gm: Any) -> MixtureParameters:
         if hasattr(gm, "covariances_")
         else frozen_array(family.form.covariances(factors))
     )
-    return MixtureParameters(family, weights, means, covariances, factors)
+    gaussian = MixtureParameters(family, weights, means, covariances, factors)
+    if fitted is None or not fitted.more:
+        return gaussian
+    more = {name: _exact(gm, fitted, name) for name in fitted.more}
+    return of_kind(fitted.kind, gaussian, more)
 
 
 def _exact(gm: Any, fitted: MixtureParameters | None, name: str) -> NDArray[np.float64]:
