@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         GaussianMixture,
         Selection,
         SelectionRow,
+        load_mixture,
         select_gaussian_mixture,
     )
     from dask_gmm.fitting.timeline import Timeline
@@ -26,6 +27,7 @@ __all__ = [
     "Selection",
     "SelectionRow",
     "Timeline",
+    "load_mixture",
     "select_gaussian_mixture",
 ]
 

@@ -3,12 +3,11 @@
 The root's attributes say what it is, which version wrote it, the fit's settings, and in which
 subgroup the arrays `weights`, `means`, `covariances`, `precisions_cholesky` and `lower_bounds` lie,
 as float64; of a mixture of scaled rows also what they are scaled by, `scaling` and arrays whose
-names begin with that; of a variational posterior also `weight_concentration`, `mean_precision`,
-`degrees_of_freedom` and its `priors`, arrays whose names begin with `prior_`. A save writes a new
-subgroup first and the root's one metadata object last, which is atomic on every store: whoever
-reads meanwhile, or after a save that broke off, finds the old model whole. On a disk each of the
-two is there to stay before the next step, so that a machine which goes down takes no model along.
-A digest over all of it tells a changed or damaged file; only
+names begin with that; of a variational posterior also its `priors`, as arrays whose names begin
+with `prior_`. A save writes a new subgroup first and the root's one metadata object last, which is
+atomic on every store: whoever reads meanwhile, or after a save that broke off, finds the old model
+whole. On a disk each of the two is there to stay before the next step, so that a machine which goes
+down takes no model along. A digest over all of it tells a changed or damaged file; only
 `written_by` and `record`, how the fit went, have no part in it, as equal fits have equal digests.
 The record has a digest of its own: a mixture whose record is damaged is whole, and loaded without.
 """
@@ -52,8 +51,8 @@ from dask_gmm.fitting.stored_record import described as described_record
 from dask_gmm.fitting.stored_record import history_from, record_from
 from dask_gmm.interrupts import held
 from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.kinds import of_kind
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
-from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.scaling.stored import arrays_of, described, scaling_from
 
 if TYPE_CHECKING:
@@ -72,10 +71,10 @@ FORMAT = "dask-gmm-model"
 FORMAT_VERSION = 1
 # Of mixtures of scaled rows: who does not know of scaling must not apply them to rows as they are.
 SCALED_VERSION = 2
-# Of posteriors, scaled or not: as a mixture alone they would have other densities.
-POSTERIOR_VERSION = 3
+# Of mixtures that are no Gaussian ones, scaled rows or not.
+OTHER_KINDS_VERSION = 3
 _BROKEN_OFF = "the beginning of a model"
-_POSTERIOR = ("weight_concentration", "mean_precision", "degrees_of_freedom")
+_VERSIONS = (FORMAT_VERSION, SCALED_VERSION, OTHER_KINDS_VERSION)
 _ARRAYS = ("weights", "means", "covariances", "precisions_cholesky", "lower_bounds")
 # Codecs that turn bytes into bytes, or bytes into numbers. Zarr knows others that unpickle.
 _CODECS = frozenset({"bytes", "zstd", "blosc", "gzip", "crc32c"})
@@ -103,7 +102,7 @@ class ModelFile:
     history : tuple of PassFinished
         One record a pass.
     priors : mapping of str to float64
-        Of a `VariationalPosterior`; numbers are of shape ().
+        Of a variational posterior; numbers are of shape ().
     """
 
     parameters: MixtureParameters
@@ -115,13 +114,6 @@ class ModelFile:
     record: FitRecord | None = None
     history: tuple[PassFinished, ...] = ()
     priors: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-
-    @property
-    def format_version(self) -> int:
-        """The least that a reader has to know."""
-        if isinstance(self.parameters, VariationalPosterior):
-            return POSTERIOR_VERSION
-        return FORMAT_VERSION if self.scaling is None else SCALED_VERSION
 
     @property
     def digest(self) -> str:
@@ -201,7 +193,10 @@ def save_model(
     place = normalize_url(url)
     with _writing(place, " The model that was there is as it was." if replaces else ""):
         store = writable_store(url, storage_options)
-        marker: dict[str, Any] = {"format": FORMAT, "format_version": model.format_version}
+        number = FORMAT_VERSION if model.scaling is None else SCALED_VERSION
+        if model.parameters.more:
+            number = OTHER_KINDS_VERSION
+        marker: dict[str, Any] = {"format": FORMAT, "format_version": number}
         if sync(store.is_empty("")):
             root = zarr.create_group(store=store, zarr_format=3, attributes=dict(marker))
         else:
@@ -221,6 +216,9 @@ def save_model(
             attributes["record"] = described_record(model.record, model.history)
         if model.scaling is not None:
             attributes["scaling"] = described(model.scaling)
+        if model.parameters.more:
+            more = list(model.parameters.more)
+            attributes["parameters"] = {"kind": model.parameters.kind, "arrays": more}
         if model.priors:
             attributes["priors"] = sorted(model.priors)
         try:
@@ -271,10 +269,10 @@ def _load(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
             f"{name} is a Zarr group but no model file: its attributes do not say "
             f"format={FORMAT!r}."
         )
-    if attributes.get("format_version") not in range(FORMAT_VERSION, POSTERIOR_VERSION + 1):
+    if attributes.get("format_version") not in _VERSIONS:
         raise ModelFileError(
             f"{name} has model format {attributes.get('format_version')!r}; this version of "
-            f"dask-gmm reads {FORMAT_VERSION} to {POSTERIOR_VERSION}. Upgrade dask-gmm."
+            f"dask-gmm reads {_VERSIONS[0]} to {_VERSIONS[-1]}. Upgrade dask-gmm."
         )
     if "digest" not in attributes:
         raise ModelFileError(f"A save to {name} broke off before its end: save the model again.")
@@ -321,10 +319,9 @@ def _write_arrays(group: zarr.Group, model: ModelFile) -> None:
         "precisions_cholesky": parameters.precisions_cholesky,
         "lower_bounds": np.asarray(model.lower_bounds, dtype=np.float64),
     }
+    values |= {f"more_{name}": array for name, array in parameters.more.items()}
     if model.scaling is not None:
         values |= {f"scaling_{name}": array for name, array in arrays_of(model.scaling).items()}
-    if isinstance(parameters, VariationalPosterior):
-        values |= {name: getattr(parameters, name) for name in _POSTERIOR}
     values |= {f"prior_{name}": array for name, array in model.priors.items()}
     for name in values:
         # One chunk, always written, even where it is all zeros: a missing chunk is a damaged file.
@@ -352,17 +349,17 @@ def _read_model(group: zarr.Group, attributes: Mapping[str, Any]) -> ModelFile:
         arrays["covariances"],
         arrays["precisions_cholesky"],
     )
-    priors: dict[str, NDArray[np.float64]] = {}
-    if attributes["format_version"] == POSTERIOR_VERSION:
-        rest = [_read(folder, name) for name in _POSTERIOR]
-        parameters = VariationalPosterior.of(parameters, *rest)
-        priors = {k: frozen_array(_read(folder, f"prior_{k}")) for k in attributes["priors"]}
+    if attributes["format_version"] == OTHER_KINDS_VERSION:
+        about = attributes["parameters"]
+        more = {name: _read(folder, f"more_{name}") for name in about["arrays"]}
+        parameters = of_kind(str(about["kind"]), parameters, more)
     scaling = None
-    if attributes["format_version"] != FORMAT_VERSION and "scaling" in attributes:
+    if "scaling" in attributes:
         about = attributes["scaling"]
         stored = {name: frozen_array(_read(folder, f"scaling_{name}")) for name in about["arrays"]}
         scaling = scaling_from(about, stored)
     bounds = arrays["lower_bounds"]
+    priors = {k: frozen_array(_read(folder, f"prior_{k}")) for k in attributes.get("priors", ())}
     return ModelFile(parameters, bounds, settings, fit, written_by, scaling, priors=priors)
 
 

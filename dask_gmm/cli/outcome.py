@@ -45,6 +45,7 @@ def record_of(mixture: GaussianMixture) -> FitRecord:
 def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
     """Return how a fit went, as facts."""
     from dask_gmm.cli.tables import how_read
+    from dask_gmm.estimators.attributes import parameters_of
 
     record = record_of(mixture)
     iterations = plural(mixture.n_iter_, "iteration")
@@ -61,7 +62,7 @@ def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
             ended += ": lower --tol"
     facts = [
         ("outcome", ended),
-        (mixture._kind.objective_name, f"{mixture._bound_per_row():.6f} nats a row"),
+        (parameters_of(mixture).objective_name, f"{mixture._bound_per_row():.6f} nats a row"),
         ("reads", reads_in_words(record)),
         ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
         ("decoded", how_read(record.bytes_read, record.seconds)),

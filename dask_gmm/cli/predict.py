@@ -25,7 +25,8 @@ from dask_gmm.cli.writing import load_for, output_resume_option, write_rows
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import Criteria, GaussianMixture
+    from dask_gmm.estimators import Criteria
+    from dask_gmm.estimators.fitting import FittingMixture
     from dask_gmm.fitting.passes import LogLikelihood
 
 __all__ = ["predict", "score"]
@@ -132,7 +133,7 @@ def predict(
     """
     data, compute = DataPlace.take(values), Compute.take(values)
 
-    def write(mixture: GaussianMixture, **options: Any) -> int:
+    def write(mixture: FittingMixture, **options: Any) -> int:
         return mixture.predict_to(
             data.data, output, where=data.where, probabilities=probabilities, keep=keep, **options
         )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.settings import Compute, DataPlace
     from dask_gmm.data.base import Source
-    from dask_gmm.estimators import BayesianGaussianMixture, GaussianMixture
+    from dask_gmm.estimators.fitting import FittingMixture
     from dask_gmm.fitting.events import Event
 
 __all__ = ["load_for", "output_resume_option", "write_rows"]
@@ -31,13 +31,11 @@ output_resume_option = option(
 )
 
 
-def load_for(
-    model: str, data: DataPlace
-) -> tuple[GaussianMixture | BayesianGaussianMixture, Source]:
+def load_for(model: str, data: DataPlace) -> tuple[FittingMixture, Source]:
     """Load a model and point it at the data; both are looked at before anything is computed."""
     from dask_gmm.data.tables.parquet_source import ParquetSource
     from dask_gmm.errors import InputError
-    from dask_gmm.estimators.loading import load_mixture
+    from dask_gmm.estimators import load_mixture
 
     mixture = load_mixture(model, storage_options=options_for(model, data.storage_options) or None)
     source = data.open(getattr(mixture, "feature_names_in_", None))

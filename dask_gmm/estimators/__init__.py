@@ -4,6 +4,7 @@ from dask_gmm.data.concatenated_weights import EqualPerArray
 from dask_gmm.estimators.bayesian import BayesianGaussianMixture
 from dask_gmm.estimators.fitted import Criteria
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
+from dask_gmm.estimators.loading import load_mixture
 from dask_gmm.estimators.selection import select_gaussian_mixture
 from dask_gmm.estimators.selection_table import Selection, SelectionRow
 
@@ -14,5 +15,6 @@ __all__ = [
     "GaussianMixture",
     "Selection",
     "SelectionRow",
+    "load_mixture",
     "select_gaussian_mixture",
 ]

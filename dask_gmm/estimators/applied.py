@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -80,6 +80,9 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     Constructor parameters are the subclass's; `GaussianMixture` documents them.
     """
+
+    _kind: ClassVar[str] = "gaussian"
+    """Of its parameters (`MixtureParameters.kind`): which model files it loads."""
 
     covariance_type: str
     random_state: int | np.random.RandomState | None

@@ -15,6 +15,7 @@ import numpy as np
 
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.kinds import of_kind
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.rounding import holds
 from dask_gmm.mixture.variational import VariationalPosterior
@@ -43,7 +44,7 @@ def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> 
     """
     single = np.dtype(dtype) == np.float32 and holds(np.dtype(np.float32), parameters)
     kind = np.float32 if single else np.float64
-    for name in NAMES:
+    for name in (*NAMES, *parameters.more):
         setattr(gm, f"{name}_", getattr(parameters, name).astype(kind))
     gm._fitted = parameters
     if isinstance(parameters, VariationalPosterior):
@@ -91,8 +92,13 @@ def parameters_of(gm: Any) -> MixtureParameters:
         if hasattr(gm, "covariances_")
         else frozen_array(family.form.covariances(factors))
     )
-    mixture = MixtureParameters(family, weights, means, covariances, factors)
-    return _posterior_of(gm, mixture) if hasattr(gm, _POSTERIOR[0]) else mixture
+    gaussian = MixtureParameters(family, weights, means, covariances, factors)
+    if gm._kind == VariationalPosterior.kind:
+        return _posterior_of(gm, gaussian)
+    if fitted is None or not fitted.more:
+        return gaussian
+    more = {name: _exact(gm, fitted, name) for name in fitted.more}
+    return of_kind(fitted.kind, gaussian, more)
 
 
 def _set_posterior(gm: Any, posterior: VariationalPosterior) -> None:

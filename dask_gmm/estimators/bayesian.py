@@ -20,7 +20,7 @@ from dask_gmm.fitting.given_priors import (
 )
 from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.mixture.family import covariance_family
-from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+from dask_gmm.mixture.parameters import frozen_array
 from dask_gmm.mixture.variational import (
     DIRICHLET_DISTRIBUTION,
     DIRICHLET_PROCESS,
@@ -189,7 +189,7 @@ class BayesianGaussianMixture(FittingMixture):
         "tol_per_row": [Interval(Real, 0.0, None, closed="left")],
     }
     _theirs: ClassVar[type[Any]] = SklearnBayesianGaussianMixture
-    _kind: ClassVar[type[MixtureParameters]] = VariationalPosterior
+    _kind: ClassVar[str] = VariationalPosterior.kind
 
     def __init__(
         self,

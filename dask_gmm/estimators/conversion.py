@@ -100,13 +100,7 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
     ModelFileError
         The file is not one that `to_model_file` has made.
     """
-    posterior = isinstance(model.parameters, VariationalPosterior)
-    if posterior is not issubclass(gm._kind, VariationalPosterior):
-        own = "BayesianGaussianMixture" if posterior else "GaussianMixture"
-        raise ModelFileError(
-            f"The model at {name} is one of {own}, and not of {type(gm).__name__}: load it by "
-            f"{own}.load."
-        )
+    _check_kind(gm, model, name)
     known = set(gm.get_params()) - _UNSAVED
     settings = {key: value for key, value in model.settings.items() if key in known}
     settings["feature_transform"] = _transform_of(settings.get("feature_transform"))
@@ -121,6 +115,20 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
         raise ModelFileError(
             f"The model at {name} does not describe a fit ({error}): restore it or fit again."
         ) from error
+
+
+def _check_kind(gm: Any, model: ModelFile, name: str) -> None:
+    """Refuse a mixture of another kind than the estimator's.
+
+    Raises
+    ------
+    ModelFileError
+    """
+    if model.parameters.kind != gm._kind:
+        raise ModelFileError(
+            f"The model at {name} is a {model.parameters.kind} mixture, and "
+            f"{type(gm).__name__}.load reads {gm._kind} ones: dask_gmm.load_mixture reads any."
+        )
 
 
 def _restore_fit(gm: Any, model: ModelFile) -> None:

@@ -26,7 +26,6 @@ from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
 from dask_gmm.glance.mixture import mixture_html, mixture_text
 from dask_gmm.glance.page import card, facts_table, sentences
 from dask_gmm.inspection import InspectionJob, inspection_of
-from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.model_card import model_card
 from dask_gmm.model_file import load_model, save_model
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.inspection import Inspection
     from dask_gmm.inspection.sums import InspectionSums
-    from dask_gmm.model_file import ModelFile
     from dask_gmm.scaling.original_units import OriginalUnits
 
 __all__ = ["Criteria", "FittedMixture"]
@@ -465,19 +463,8 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         >>> GaussianMixture.load("model.zarr").predict([[0, 0], [12, 3]])
         array([1, 0])
         """
-        return cls._of_file(load_model(url, storage_options=storage_options), str(url))
-
-    @classmethod
-    def _of_file(cls, model: ModelFile, name: str) -> Self:
-        """The estimator that a model file is of.
-
-        Raises
-        ------
-        ModelFileError
-            It is of another one.
-        """
         gm = cls()
-        restore(gm, model, name)
+        restore(gm, load_model(url, storage_options=storage_options), str(url))
         return gm
 
     def model_card(self) -> dict[str, Any]:
@@ -506,8 +493,6 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
 
     _theirs: ClassVar[type[Any]] = SklearnGaussianMixture
     """scikit-learn's class of the same mixtures."""
-    _kind: ClassVar[type[MixtureParameters]] = MixtureParameters
-    """What parameters are fitted."""
 
     def to_sklearn(self) -> SklearnGaussianMixture | Pipeline:
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -37,8 +37,9 @@ def freeze_arrays(state: dict[str, Any]) -> None:
 class MixtureParameters:
     """Weights, means and covariances of a Gaussian mixture, with the covariances factored.
 
-    Build one with `create` or `from_precisions`, which validate; two are equal when every number
-    has the same bits.
+    Models of other densities have parameters of a subclass, a frozen dataclass with more arrays
+    (`more`) and a `kind` of their own, which `mixture.kinds` knows. Build one with `create` or
+    `from_precisions`, which validate; two are equal when every number has the same bits.
 
     Attributes
     ----------
@@ -51,6 +52,8 @@ class MixtureParameters:
         Upper-triangular U with Σ⁻¹ = U Uᵀ (for diagonal families 1/σ).
     """
 
+    kind: ClassVar[str] = "gaussian"
+    """What model files call parameters of this class."""
     objective_name: ClassVar[str] = "log-likelihood"
     """What a fit of such parameters raises, for whoever says how far it came."""
 
@@ -159,8 +162,15 @@ class MixtureParameters:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
+    @property
+    def more(self) -> dict[str, NDArray[np.float64]]:
+        """The arrays that a subclass has beside, by their names."""
+        of_all = {f.name for f in fields(MixtureParameters)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in of_all}
+
     def _arrays(self) -> tuple[NDArray[np.float64], ...]:
-        return (self.weights, self.means, self.covariances, self.precisions_cholesky)
+        own = (self.weights, self.means, self.covariances, self.precisions_cholesky)
+        return (*own, *self.more.values())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         freeze_arrays(state)

@@ -90,6 +90,7 @@ class VariationalPosterior(MixtureParameters):
         ν_k, the same for all where covariances are tied.
     """
 
+    kind: ClassVar[str] = "variational"
     objective_name: ClassVar[str] = "lower bound"
 
     weight_concentration: Array
@@ -121,10 +122,6 @@ class VariationalPosterior(MixtureParameters):
         spread = digamma(0.5 * (nu[:, None] - np.arange(d))).sum(axis=1)
         spread += d * (math.log(2.0) - np.log(nu))
         return np.asarray(self.expected_log_weights + 0.5 * (spread - d / self.mean_precision))
-
-    def _arrays(self) -> tuple[Array, ...]:
-        beside = (self.weight_concentration, self.mean_precision, self.degrees_of_freedom)
-        return (*super()._arrays(), *beside)
 
     @classmethod
     def of(
