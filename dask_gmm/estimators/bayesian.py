@@ -47,7 +47,6 @@ _NOT_OURS = (
     "means_init",
     "precisions_init",
     "on_collapse",
-    "acceleration",
     "search",
     "stopping",
 )
@@ -112,7 +111,15 @@ class BayesianGaussianMixture(FittingMixture):
         posterior with 'marginalize', which has the bound of what is there.
     feature_transform, standardize, n_pca, whiten, scaling_from : optional
         What is done to rows first: as of `GaussianMixture`. Priors are then of the scaled rows.
-    init_size, kernel, cache, max_passes, max_bytes, callbacks : optional
+    init_size, kernel, cache : optional
+        As of `GaussianMixture`.
+    acceleration : {'auto', 'squarem'} or None, default='auto'
+        None is scikit-learn's way, one update a read, to the last digit. 'squarem' extrapolates
+        updates and sets out from the best of 5 starts (or of `n_init`) that are fitted to the
+        sample; each read verifies a step by the bound, which it never lowers. It has converged when
+        the optimum is estimated to be less than `tol` above. 'auto' is 'squarem' for data that are
+        read from a store or a Dask collection and exceed the sample, None for all else.
+    max_passes, max_bytes, callbacks : optional
         As of `GaussianMixture`.
 
     Attributes
@@ -144,7 +151,7 @@ class BayesianGaussianMixture(FittingMixture):
         With these terms: a lower bound of log p(X), in nats, which compares also numbers of
         components, families and priors.
     n_features_in_, feature_names_in_, scaling_, n_rows_, n_incomplete_rows_, n_passes_
-        As of `GaussianMixture`, and so are `history_`, `record_`, `outcome_` and
+        As of `GaussianMixture`, and so are `history_`, `record_`, `outcome_`, `acceleration_` and
         `remaining_gain_`; objectives in them are of `lower_bound_` per row.
 
     Notes
@@ -187,6 +194,7 @@ class BayesianGaussianMixture(FittingMixture):
         "degrees_of_freedom_prior": [None, Interval(Real, 0.0, None, closed="neither")],
         "covariance_prior": [None, "array-like", Interval(Real, 0.0, None, closed="neither")],
         "tol_per_row": [Interval(Real, 0.0, None, closed="left")],
+        "acceleration": [StrOptions({"auto", "squarem"}), None],
     }
     _theirs: ClassVar[type[Any]] = SklearnBayesianGaussianMixture
     _kind: ClassVar[str] = VariationalPosterior.kind
@@ -228,6 +236,7 @@ class BayesianGaussianMixture(FittingMixture):
         init_size: int | str = "auto",
         kernel: str = "auto",
         cache: int | str = "auto",
+        acceleration: str | None = "auto",
         max_passes: int | None = None,
         max_bytes: int | None = None,
         callbacks: Sequence[Observer] | None = None,
@@ -266,6 +275,7 @@ class BayesianGaussianMixture(FittingMixture):
         self.init_size = init_size
         self.kernel = kernel
         self.cache = cache
+        self.acceleration = acceleration
         self.max_passes = max_passes
         self.max_bytes = max_bytes
         self.callbacks = callbacks
@@ -295,7 +305,7 @@ class BayesianGaussianMixture(FittingMixture):
         return GivenParameters()
 
     def _strategy(self) -> dict[str, Any]:
-        return {}
+        return {"acceleration": self.acceleration}
 
     def _check_scaled(self, scaling: ScalingRequest) -> None:
         given = (self.mean_prior, self.covariance_prior, self.degrees_of_freedom_prior)
@@ -371,17 +381,17 @@ class BayesianGaussianMixture(FittingMixture):
     # -- what maximum likelihood has and a posterior has not ---------------------------------------
 
     @property
-    def bic(self) -> NoReturn:  # type: ignore[override]
+    def bic(self) -> NoReturn:
         """There is none; see `criteria`."""
         raise AttributeError(_NO_CRITERIA.format("bic"))
 
     @property
-    def aic(self) -> NoReturn:  # type: ignore[override]
+    def aic(self) -> NoReturn:
         """There is none; see `criteria`."""
         raise AttributeError(_NO_CRITERIA.format("aic"))
 
     @property
-    def criteria(self) -> NoReturn:  # type: ignore[override]
+    def criteria(self) -> NoReturn:
         """There are none: they judge maximum-likelihood estimates by their free parameters."""
         raise AttributeError(_NO_CRITERIA.format("criteria"))
 

@@ -42,6 +42,7 @@ import numpy as np
 from scipy.special import betaln, digamma, gammaln
 
 from dask_gmm.errors import CollapsedComponentError, InputError
+from dask_gmm.mixture.chart import LOG_CHOLESKY
 from dask_gmm.mixture.criteria import complete_log_likelihood
 from dask_gmm.mixture.form import SPHERICAL
 from dask_gmm.mixture.gaps import complete_rows, has_gaps
@@ -51,6 +52,7 @@ from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.chart import Chart, Lengths
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
 
@@ -256,17 +258,28 @@ class VariationalBayes(MixtureModel):
         for j in range(k):
             some = offsets[j : j + 1]
             form.add_moment(scatter, j, form.component_moment(shares[j] * some, some))
-        nu = self.degrees_of_freedom_prior + (
-            np.full(k, counts.sum() / k) if form.shared else counts
-        )
-        scale = c0 + scatter / self._averaged(k, d)
+        scale, nu = c0 + scatter / self._averaged(k, d), self._degrees_of_freedom(counts)
         of_each = nu[0] if form.shared else nu.reshape((k,) + (1,) * (scale.ndim - 1))
         covariances = scale / of_each
+        means = weighted / precision[:, None]
+        return self._posterior(counts, means, covariances, form.factor(covariances))
+
+    def _posterior(
+        self, counts: Array, means: Array, covariances: Array, factors: Array
+    ) -> VariationalPosterior:
+        """The posterior that has seen N_k rows of each component; takes arrays over."""
         concentration, weights = self._weights(counts)
-        arrays = (weights, weighted / precision[:, None], covariances, form.factor(covariances))
-        for array in (*arrays, concentration, precision, nu):
+        precision = self.mean_precision_prior + counts
+        nu = self._degrees_of_freedom(counts)
+        arrays = (weights, means, covariances, factors, concentration, precision, nu)
+        for array in arrays:
             array.setflags(write=False)
-        return VariationalPosterior(self.family, *arrays, concentration, precision, nu)
+        return VariationalPosterior(self.family, *arrays)
+
+    def _degrees_of_freedom(self, counts: Array) -> Array:
+        shared = self.family.form.shared
+        seen = np.full(len(counts), counts.sum() / len(counts)) if shared else counts
+        return np.asarray(self.degrees_of_freedom_prior + seen)
 
     def objective(self, statistics: SufficientStatistics, parameters: MixtureParameters) -> float:
         """L per unit of weight, but for what is `constant`: of q(z) of the E-step at `parameters`.
@@ -316,6 +329,11 @@ class VariationalBayes(MixtureModel):
     def weight_of(self, posterior: VariationalPosterior) -> float:
         """Of the rows that a posterior of this model has seen: Σ_k N_k = Σ_k (β_k − β_0)."""
         return float(np.sum(posterior.mean_precision - self.mean_precision_prior))
+
+    @property
+    def chart(self) -> Chart:
+        """Logarithms of β_k, the means and Cholesky factors: a component may lose all its rows."""
+        return PosteriorChart(self)
 
     def centring_error(self, statistics: SufficientStatistics) -> float:
         """As of any model; what is lost is measured against C_k, which has the prior's part.
@@ -370,9 +388,54 @@ class VariationalBayes(MixtureModel):
         if self.dirichlet_process:
             weights = float(np.sum(betaln(*alpha)))
         else:
-            weights = float(np.sum(gammaln(alpha)) - gammaln(np.sum(alpha)))
+            weights = float(np.sum(gammaln(alpha))) - float(gammaln(float(np.sum(alpha))))
         gaussian = -0.5 * d * float(np.sum(np.log(posterior.mean_precision)))
         return float(np.sum(wishart)) + weights + gaussian
+
+
+@dataclass(frozen=True)
+class PosteriorChart:
+    """The chart of posteriors under a model, by that of mixtures with weights β_k / Σ_j β_j.
+
+    All of a posterior that an M-step has made follows from N_k = β_k − β_0, means and covariances.
+
+    Parameters
+    ----------
+    model : VariationalBayes
+    """
+
+    model: VariationalBayes
+
+    def to_vector(self, parameters: MixtureParameters) -> Array:
+        """Coordinates, shape (P,)."""
+        return LOG_CHOLESKY.to_vector(_by_precision(parameters))
+
+    def from_vector(self, vector: Array, like: MixtureParameters) -> VariationalPosterior | None:
+        """The posterior at some coordinates, of as many rows as `like`; None out of its reach."""
+        found = LOG_CHOLESKY.from_vector(vector, _by_precision(like))
+        if found is None:
+            return None
+        assert isinstance(like, VariationalPosterior)
+        model, total = self.model, float(np.sum(like.mean_precision))
+        rows = model.weight_of(like)
+        counts = np.maximum(total * found.weights - model.mean_precision_prior, 0.0)
+        if not counts.any():
+            return None
+        counts *= rows / counts.sum()
+        arrays = (found.means, found.covariances, found.precisions_cholesky)
+        return model._posterior(counts, *arrays)
+
+    def metric(self, at: MixtureParameters) -> Lengths:
+        """Lengths of steps from `at`."""
+        return LOG_CHOLESKY.metric(_by_precision(at))
+
+
+def _by_precision(parameters: MixtureParameters) -> MixtureParameters:
+    """The mixture whose weights are the parts of β_k."""
+    assert isinstance(parameters, VariationalPosterior)
+    shares = frozen_array(parameters.mean_precision / parameters.mean_precision.sum())
+    arrays = (parameters.means, parameters.covariances, parameters.precisions_cholesky)
+    return MixtureParameters(parameters.family, shares, *arrays)
 
 
 def stick_weights(concentration: Array) -> Array:
