@@ -23,7 +23,7 @@ from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, EMSetting
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators.fitting import FittingMixture
 
 __all__ = ["fit"]
 
@@ -68,6 +68,10 @@ __all__ = ["fit"]
     --scheduler tcp://10.0.0.1:8786 -o s3://bucket/model.zarr""",
         ),
         (
+            "as many components as the data need, and at most 40",
+            "dask-gmm fit points.zarr -k 40 --bayesian process --max-iter 300 -o model.zarr",
+        ),
+        (
             "for hours: if it dies, the same command goes on from the last pass",
             """dask-gmm fit s3://bucket/points.zarr -k 64 --workers 8 \\
     --checkpoint s3://bucket/points.checkpoint -o s3://bucket/model.zarr""",
@@ -102,10 +106,12 @@ def fit(
     from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.reporting import check_report, watching, write_report
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators import BayesianGaussianMixture, GaussianMixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
+    settings.check_bayesian()
+    kind = GaussianMixture if settings.bayesian == "no" else BayesianGaussianMixture
     session.checkpoint = checkpoint if checkpoint.url is not None else None
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite, report=report)
     check_report(report, data, output, checkpoint.url, overwrite=overwrite)
@@ -113,7 +119,7 @@ def fit(
     timeline = watching(report)
     with computing(compute, session):
         with observing(session) as observe:
-            mixture = GaussianMixture(
+            mixture = kind(
                 **settings.estimator_arguments(),
                 **data.estimator_arguments(checkpoint.url),
                 callbacks=[observe, *timeline],
@@ -134,7 +140,7 @@ def fit(
 
 def _report(
     session: Session,
-    mixture: GaussianMixture,
+    mixture: FittingMixture,
     data: DataPlace,
     output: str | None,
     report: str | None,

@@ -262,13 +262,50 @@ class EMSettings(_Fits):
 
     components: int
     covariance: str
+    bayesian: str = "no"
+    weight_concentration: float | None = None
+
+    def check_bayesian(self) -> None:
+        """Refuse what does not go with variational Bayes, or with maximum likelihood.
+
+        Raises
+        ------
+        click.UsageError
+        """
+        if self.bayesian == "no":
+            if self.weight_concentration is not None:
+                raise click.UsageError(
+                    "--weight-concentration is of the prior of a Bayesian mixture: say which by "
+                    "--bayesian process or --bayesian distribution."
+                )
+            return
+        for option, given, may in (
+            ("--acceleration", self.acceleration, ("auto", "squarem", "none")),
+            ("--search", self.search, ("auto", "off")),
+            ("--on-collapse", self.on_collapse, ("stop",)),
+            ("--covariance", self.covariance, ("full", "tied", "diag", "spherical")),
+        ):
+            if given not in may:
+                raise click.UsageError(
+                    f"{option} {given} is for maximum likelihood; with --bayesian it may be "
+                    f"{' or '.join(may)}."
+                )
 
     def estimator_arguments(self) -> dict[str, Any]:
-        """Return what `GaussianMixture` calls these."""
-        return {
+        """Return what `GaussianMixture`, or `BayesianGaussianMixture`, calls these."""
+        found = {
             **self.common_arguments(),
             "n_components": self.components,
             "covariance_type": self.covariance,
+        }
+        if self.bayesian == "no":
+            return found
+        for name in ("search", "on_collapse"):
+            del found[name]
+        return {
+            **found,
+            "weight_concentration_prior_type": f"dirichlet_{self.bayesian}",
+            "weight_concentration_prior": self.weight_concentration,
         }
 
 
