@@ -199,6 +199,7 @@ def begin(
         starts = _drawn_starts(passes, settings, random_state, notify, sample)
     else:
         starts = _starts(sample, settings, random_state, acceleration)
+    starts = [settings.model.starting(start) for start in starts]
     rows = _sample_rows(settings, sample)
     fitting = configure(settings, acceleration, rows)
     search = _sample_search(drawn, notify)

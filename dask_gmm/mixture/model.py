@@ -89,6 +89,13 @@ class MixtureModel(ABC):
         """
         return self
 
+    def starting(self, parameters: MixtureParameters) -> MixtureParameters:
+        """What a fit sets out from where its start has these weights, means and covariances.
+
+        Parameters of models that have more than those get the rest.
+        """
+        return parameters
+
     @abstractmethod
     def update(
         self, statistics: SufficientStatistics, at: MixtureParameters | None = None
