@@ -166,6 +166,15 @@ class MixtureParameters:
         of_all = {f.name for f in fields(MixtureParameters)}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in of_all}
 
+    def tail_scales(
+        self, component: int, n_samples: int, random_state: np.random.RandomState
+    ) -> NDArray[np.float64] | None:
+        """What the distances of drawn rows from a component's mean are multiplied by, (n,).
+
+        None where nothing is: of Gaussians.
+        """
+        return None
+
     def _arrays(self) -> tuple[NDArray[np.float64], ...]:
         own = (self.weights, self.means, self.covariances, self.precisions_cholesky)
         return (*own, *self.more.values())

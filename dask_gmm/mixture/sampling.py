@@ -57,6 +57,9 @@ def sample_mixture(
         if count == 0:
             continue
         white = random_state.standard_normal(size=(count, d))
+        scales = parameters.tail_scales(j, int(count), random_state)
+        if scales is not None:
+            white *= scales[:, None]
         part = parameters.form.colour(parameters.precisions_cholesky, j, white)
         np.add(parameters.means[j], part, out=rows[begin:end])
     return rows, np.repeat(np.arange(k, dtype=np.int64), counts)

@@ -71,6 +71,8 @@ class StudentParameters(MixtureParameters):
         Σ_k ν_k / (ν_k − 2) where ν_k > 2, and else infinite.
     """
 
+    kind: ClassVar[str] = "student"
+
     degrees_of_freedom: NDArray[np.float64]
 
     @classmethod
@@ -103,8 +105,13 @@ class StudentParameters(MixtureParameters):
         constants: Array = gammaln(0.5 * d) - betaln(half, 0.5 * d) - 0.5 * d * np.log(half)
         return constants
 
-    def _arrays(self) -> tuple[NDArray[np.float64], ...]:
-        return (*super()._arrays(), self.degrees_of_freedom)
+    def tail_scales(
+        self, component: int, n_samples: int, random_state: np.random.RandomState
+    ) -> Array:
+        """√(ν/χ²_ν) for each row: a t distribution is a Gaussian of random precision."""
+        degrees = float(self.degrees_of_freedom[component])
+        scales: Array = np.sqrt(degrees / random_state.chisquare(degrees, size=n_samples))
+        return scales
 
 
 @dataclass(frozen=True, eq=False)
