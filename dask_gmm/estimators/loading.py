@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["load_mixture"]
 
 _ESTIMATORS: dict[str, type[FittingMixture]] = {
-    cls._kind: cls for cls in (GaussianMixture, StudentTMixture)
+    kind: cls for cls in (GaussianMixture, StudentTMixture) for kind in cls._kinds
 }
 """The estimator of each kind of parameters (`MixtureParameters.kind`)."""
 

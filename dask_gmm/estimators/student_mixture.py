@@ -104,7 +104,7 @@ class StudentTMixture(FittingMixture):
            [-5., 63.]])
     """
 
-    _kind: ClassVar[str] = StudentParameters.kind
+    _kinds: ClassVar[tuple[str, ...]] = (StudentParameters.kind,)
     # Of `GaussianMixture`'s parameters these are fixed here.
     kernel: str = "auto"
     search: str | int = "off"

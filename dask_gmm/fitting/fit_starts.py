@@ -286,6 +286,8 @@ def _starts(
     Those that are to be fitted to the sample come from a part of it, and there are more of them.
     """
     rows, count = None if sample is None else sample.to_start_from, settings.n_init
+    if rows is not None and not settings.given.complete:
+        rows = settings.model.start_rows(rows)
     if acceleration == "variance-reduced" and rows is not None:
         count = 1 if settings.given.complete else max(count, SAMPLE_STARTS)
         rows = thinned(rows, settings.n_components, settings.model.family)

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import InputError
+from dask_gmm.mixture.noise import NoisyParameters
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.student import StudentParameters
 
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PARAMETER_CLASSES", "of_kind"]
 
-PARAMETER_CLASSES: tuple[type[MixtureParameters], ...] = (MixtureParameters, StudentParameters)
+PARAMETER_CLASSES: tuple[type[MixtureParameters], ...] = (
+    MixtureParameters,
+    NoisyParameters,
+    StudentParameters,
+)
 """A new kind is one more class here."""
 
 
