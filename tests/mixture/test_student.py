@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from scipy.special import digamma, logsumexp
 
-from dask_gmm.errors import CollapsedComponentError, InputError
+from dask_gmm.errors import CollapsedComponentError, InputError, NonFiniteError
 from dask_gmm.mixture.family import covariance_family
-from dask_gmm.mixture.kernels import Candidate, blas
+from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.kernels.blas import BlasKernel
+from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
+from dask_gmm.mixture.kernels.compiled.student import CompiledStudentKernel
 from dask_gmm.mixture.kernels.student import StudentKernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.student import (
@@ -25,14 +27,29 @@ from dask_gmm.mixture.student import (
     StudentStatistics,
 )
 from dask_gmm.rows import Rows
+from tests.marks import quick_ones
+from tests.memory import peak_of
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.kernels import Kernel
+
     Array = NDArray[np.float64]
 
-KERNEL = StudentKernel()
+KERNEL = CompiledStudentKernel()
+KERNELS = {
+    "compiled": KERNEL,
+    "blas": StudentKernel(),
+    **{f"compiled-{width}": CompiledStudentKernel(width) for width in this_cpu().widths[1:]},
+}
+
+
+@pytest.fixture(params=quick_ones(KERNELS, ["compiled", "blas"]))
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    found: Kernel = KERNELS[request.param]
+    return found
 
 
 def student(seed: int, family: str, k: int, d: int, degrees: Any = None) -> StudentParameters:
@@ -60,27 +77,24 @@ def densities_by_scipy(p: StudentParameters, rows: Array) -> Array:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("linear", [True, False])
-def test_densities_are_scipys(family: str, linear: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not linear:
-        monkeypatch.setattr(blas, "LARGEST_CANCELLATION", 0.0)
+def test_densities_are_scipys(family: str, kernel: Kernel) -> None:
     p = student(1, family, 3, 4)
     rows = heavy_rows(2, p, 200)
     joint = densities_by_scipy(p, rows)
     log_density = logsumexp(joint, axis=1)
-    np.testing.assert_allclose(KERNEL.log_densities(rows, p), log_density, atol=1e-9)
+    np.testing.assert_allclose(kernel.log_densities(rows, p), log_density, atol=1e-9)
     posteriors = np.exp(joint - log_density[:, None])
-    np.testing.assert_allclose(KERNEL.posteriors(rows, p), posteriors, atol=1e-9)
-    np.testing.assert_array_equal(KERNEL.labels(rows, p), joint.argmax(axis=1))
+    np.testing.assert_allclose(kernel.posteriors(rows, p), posteriors, atol=1e-9)
+    np.testing.assert_array_equal(kernel.labels(rows, p), joint.argmax(axis=1))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("weighted", [True, False])
-def test_statistics_are_those_by_force(family: str, weighted: bool) -> None:
+def test_statistics_are_those_by_force(family: str, weighted: bool, kernel: Kernel) -> None:
     p = student(3, family, 3, 3)
     rows, c = heavy_rows(4, p, 300), p.means + 0.1
     w = np.random.default_rng(5).exponential(size=300) if weighted else np.ones(300)
-    found, kept = KERNEL.e_step([Candidate(p, c)]).with_log_densities(
+    found, kept = kernel.e_step([Candidate(p, c)]).with_log_densities(
         Rows(rows, w if weighted else None)
     )
     (s,) = found
@@ -110,13 +124,13 @@ def test_statistics_are_those_by_force(family: str, weighted: bool) -> None:
     np.testing.assert_allclose(s.second, by_form[family], **near)
 
 
-def test_statistics_add_up_and_know_no_company() -> None:
+def test_statistics_add_up_and_know_no_company(kernel: Kernel) -> None:
     p, q = student(6, "full", 2, 3), student(7, "full", 4, 3)
     rows = heavy_rows(8, p, 400)
-    (whole,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
-    (first,) = KERNEL.statistics(Rows(rows[:150]), [Candidate(p)])
-    second, _ = KERNEL.statistics(Rows(rows[150:]), [Candidate(p), Candidate(q)])
-    (alone,) = KERNEL.statistics(Rows(rows[150:]), [Candidate(p)])
+    (whole,) = kernel.statistics(Rows(rows), [Candidate(p)])
+    (first,) = kernel.statistics(Rows(rows[:150]), [Candidate(p)])
+    second, _ = kernel.statistics(Rows(rows[150:]), [Candidate(p), Candidate(q)])
+    (alone,) = kernel.statistics(Rows(rows[150:]), [Candidate(p)])
     assert second == alone
     both = first + second
     assert isinstance(both, StudentStatistics)
@@ -127,11 +141,11 @@ def test_statistics_add_up_and_know_no_company() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_of_many_degrees_it_is_the_gaussian_mixture(family: str) -> None:
+def test_of_many_degrees_it_is_the_gaussian_mixture(family: str, kernel: Kernel) -> None:
     p = student(9, family, 3, 2, 1e12)
     gaussian = random_mixture(9, family, 3, 2)
     rows = draw(10, p, 200)
-    (s,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
+    (s,) = kernel.statistics(Rows(rows), [Candidate(p)])
     (g,) = BlasKernel().statistics(Rows(rows), [Candidate(gaussian)])
     np.testing.assert_allclose(s.sums, g.sums, rtol=1e-8, atol=1e-8)
 
@@ -244,7 +258,48 @@ def test_outliers_do_not_move_what_they_would_move_in_a_gaussian_mixture() -> No
     assert p.degrees_of_freedom[0] < 3.0
 
 
-def test_a_component_without_weight_takes_nothing() -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_kernels_in_float32_and_where_the_mixture_is_far_away(
+    family: str, kernel: Kernel
+) -> None:
+    """Differences to the locations are whitened where a common centre has lost them."""
+    p = student(19, family, 3, 2)
+    away = np.array([[1e9, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    far = MixtureParameters.create(family, p.weights, p.means + away, p.covariances)
+    q = StudentParameters.of(far, p.degrees_of_freedom)
+    rows = heavy_rows(20, p, 200)
+    rows[::3, 0] += 1e9
+    expected = logsumexp(densities_by_scipy(q, rows), axis=1)
+    np.testing.assert_allclose(kernel.log_densities(rows, q), expected, atol=1e-6)
+    single = heavy_rows(21, p, 200).astype(np.float32)
+    expected = logsumexp(densities_by_scipy(p, single.astype(np.float64)), axis=1)
+    np.testing.assert_allclose(kernel.log_densities(single, p), expected, atol=1e-9)
+
+
+def test_rows_that_are_no_numbers_are_named(kernel: Kernel) -> None:
+    p = student(22, "full", 3, 2)
+    for bad in (np.nan, np.inf, 1e200):
+        rows = heavy_rows(23, p, 2000)
+        rows[1203, 1] = bad
+        for call in (
+            lambda x: kernel.statistics(Rows(x), [Candidate(p)]),
+            lambda x: kernel.log_densities(x, p),
+        ):
+            with pytest.raises(NonFiniteError, match="1203"):
+                call(rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("d", [2, 40])
+def test_memory_is_what_it_says(family: str, d: int, kernel: Kernel) -> None:
+    p = student(24, family, 5, d)
+    rows = Rows(heavy_rows(25, p, 20_000))
+    bound = kernel.workspace_bytes(d, [5], [p.form])
+    kernel.statistics(rows, [Candidate(p)])  # compiled, and imported, by now
+    assert peak_of(lambda: kernel.statistics(rows, [Candidate(p)]), bound) <= bound
+
+
+def test_a_component_without_weight_takes_nothing(kernel: Kernel) -> None:
     given_ = random_mixture(15, "diag", 3, 2)
     p = StudentParameters.of(
         MixtureParameters(
@@ -257,7 +312,7 @@ def test_a_component_without_weight_takes_nothing() -> None:
         4.0,
     )
     rows = draw(16, p, 100)
-    (s,) = KERNEL.statistics(Rows(rows), [Candidate(p)])
+    (s,) = kernel.statistics(Rows(rows), [Candidate(p)])
     assert isinstance(s, StudentStatistics)
     assert s.counts[1] == s.scaled_counts[1] == s.log_scales[1] == 0.0
     found = StudentLikelihood(p.family, reg_covar=1e-6).update(s, p)
@@ -266,10 +321,10 @@ def test_a_component_without_weight_takes_nothing() -> None:
     assert found.degrees_of_freedom[1] == 4.0
 
 
-def test_what_it_refuses() -> None:
+def test_what_it_refuses(kernel: Kernel) -> None:
     p = random_mixture(17, "full", 2, 2)
     with pytest.raises(InputError, match="no degrees of freedom"):
-        KERNEL.predictor(p)
+        kernel.predictor(p)
     for wrong in (0.0, -1.0, [1.0, 2.0, 3.0], np.inf, np.nan):
         with pytest.raises(InputError, match="a positive number, or 2 of them"):
             StudentParameters.of(p, wrong)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["StudentKernel"]
+__all__ = ["StudentKernel", "student"]
 
 _BLAS = BlasKernel()
 
@@ -50,11 +50,11 @@ class StudentKernel(Kernel):
 
     def e_step(self, candidates: Sequence[Candidate]) -> EStep:
         """Keep the candidates: schemes are made for each block; see `Kernel.e_step`."""
-        return _StudentEStep(tuple(candidates), tuple(_student(c.parameters) for c in candidates))
+        return _StudentEStep(tuple(candidates), tuple(student(c.parameters) for c in candidates))
 
     def predictor(self, parameters: MixtureParameters) -> Predictor:
         """Keep the mixture; see `Kernel.predictor`."""
-        return _StudentPredictor(_student(parameters))
+        return _StudentPredictor(student(parameters))
 
     def workspace_bytes(
         self,
@@ -216,7 +216,14 @@ def _whole(
     )
 
 
-def _student(parameters: MixtureParameters) -> StudentParameters:
+def student(parameters: MixtureParameters) -> StudentParameters:
+    """The parameters, if they are of a mixture of t distributions.
+
+    Raises
+    ------
+    InputError
+        They are not.
+    """
     if not isinstance(parameters, StudentParameters):
         raise InputError(
             "The kernel 'student' is for mixtures of t distributions: these parameters have no "
