@@ -58,6 +58,7 @@ def check_driver_memory(
     *,
     search: str | int = "off",
     given: bool = False,
+    conjugate: bool = True,
 ) -> None:
     """Refuse a mixture whose own numbers do not fit this process.
 
@@ -77,19 +78,25 @@ def check_driver_memory(
         As asked for: where it takes place, rivals may run beside the fit.
     given : bool
         Whether the fit begins at parameters that the user gave.
+    conjugate : bool
+        Whether the model is (`MixtureModel.conjugate`).
 
     Raises
     ------
+    InputError
+        An acceleration or a search is asked for that does not go with the model.
     MemoryPlanError
         The covariances, what the M-step makes of them and what accelerates it need more.
     """
     k, d = n_components, n_features or source.n_features
     n_parameters = family.n_parameters(k, d)
     size = init_size or automatic_size(n_parameters, d)
-    chosen = choose_acceleration(acceleration, source, size, n_parameters)
+    chosen = choose_acceleration(acceleration, source, size, n_parameters, conjugate=conjugate)
     sets = _at_work(chosen) + _held(chosen, n_init)
-    searching = choose_search(search, acceleration=chosen, given=given) is not None
-    if searching and chosen == "variance-reduced":
+    if chosen == "squarem" and not conjugate:
+        sets += SAMPLE_STARTS * _SETS_PER_SAMPLE_START
+    searching = choose_search(search, acceleration=chosen, given=given, conjugate=conjugate)
+    if searching is not None and chosen == "variance-reduced":
         sets += MOST_RIVALS * (_SETS[chosen] + _SETS_ON_PLATEAU[chosen])
     needed, limit = 8 * _numbers(family, k, d) * sets, machine_memory()
     if needed <= limit:

@@ -133,6 +133,7 @@ def fit_mixture(
         settings.n_features(source),
         search=settings.search,
         given=warm is not None or settings.given.any,
+        conjugate=settings.model.conjugate,
     )
     budget.check()
     notify(_started(source, backend, settings, warm))
@@ -158,7 +159,7 @@ def fit_mixture(
                 fitting, states = begin(passes, settings, random_state, notify, warm, drawn)
             else:
                 states = list(found.states)
-                fitting = go_on(settings, drawn, notify, rivals=has_rivals(states))
+                fitting = go_on(settings, drawn, notify, rows, rivals=has_rivals(states))
                 evaluator.go_on(found.history, found.n_rows)
                 budget.go_on(found.start_bytes)
 

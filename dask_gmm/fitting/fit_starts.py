@@ -14,7 +14,7 @@ from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError, UnitsWarning
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample import SampleRows
-from dask_gmm.fitting.acceleration.sample_fit import thinned
+from dask_gmm.fitting.acceleration.sample_fit import standing_for, thinned
 from dask_gmm.fitting.acceleration.verified import VerifiedEM
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
@@ -24,7 +24,7 @@ from dask_gmm.fitting.search.choice import choose_search
 from dask_gmm.fitting.search.ends import SampleSearch
 from dask_gmm.fitting.search.rivals import FitWithRivals
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
-from dask_gmm.fitting.strategies import choose_acceleration, configure, set_out
+from dask_gmm.fitting.strategies import choose_acceleration, configure, fits_the_sample, set_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +127,10 @@ def fit_sample_of(
 ) -> FitSample:
     """Choose the acceleration, and draw the sample if that, the start or a reseeding needs one."""
     size, n_parameters = sample_size(source, settings)
-    acceleration = choose_acceleration(settings.acceleration, source, size, n_parameters)
+    conjugate = settings.model.conjugate
+    acceleration = choose_acceleration(
+        settings.acceleration, source, size, n_parameters, conjugate=conjugate
+    )
     computed = warm is None and not settings.given.complete
     scaling, asked = None if warm is None else warm.scaling, settings.scaling
     if asked is not None and not asked.estimates and scaling is None:
@@ -136,6 +139,7 @@ def fit_sample_of(
         settings.search,
         acceleration=acceleration,
         given=warm is not None or settings.given.any,
+        conjugate=conjugate,
     )
     led = acceleration == "variance-reduced" or settings.on_collapse == "reseed"
     scaled = asked is not None and scaling is None
@@ -200,7 +204,7 @@ def begin(
     else:
         starts = _starts(sample, settings, random_state, acceleration)
     starts = [settings.model.starting(start) for start in starts]
-    rows = _sample_rows(settings, sample)
+    rows = _sample_rows(settings, sample, passes.source)
     fitting = configure(settings, acceleration, rows)
     search = _sample_search(drawn, notify)
     if search is not None and acceleration == "variance-reduced":
@@ -212,7 +216,12 @@ def begin(
 
 
 def go_on(
-    settings: FitSettings, drawn: FitSample, notify: Observer, *, rivals: bool = False
+    settings: FitSettings,
+    drawn: FitSample,
+    notify: Observer,
+    source: Source,
+    *,
+    rivals: bool = False,
 ) -> Fitting[Any]:
     """Return the strategy of a fit, configured as it was when it set out.
 
@@ -221,10 +230,13 @@ def go_on(
     settings : FitSettings
     drawn : FitSample
     notify : Observer
+    source : Source
+        All rows, which the sample stands for.
     rivals : bool
         Whether it may have some.
     """
-    fitting = configure(settings, drawn.acceleration, _sample_rows(settings, drawn.sample))
+    rows = _sample_rows(settings, drawn.sample, source)
+    fitting = configure(settings, drawn.acceleration, rows)
     complete = None if drawn.sample is None else drawn.sample.complete_rows
     if rivals and complete is not None:
         return _with_rivals(fitting, settings, complete, notify)
@@ -246,10 +258,13 @@ def _sample_search(drawn: FitSample, notify: Observer) -> SampleSearch | None:
     return None if complete is None else SampleSearch(complete, drawn.search, notify)
 
 
-def _sample_rows(settings: FitSettings, sample: Sample | None) -> SampleRows | None:
+def _sample_rows(settings: FitSettings, sample: Sample | None, source: Source) -> SampleRows | None:
     if sample is None:
         return None
-    return SampleRows(sample.rows, settings.kernel, LocalBackend().n_threads)
+    rows = sample.rows
+    if not settings.model.conjugate and not source.selects:
+        rows = standing_for(rows, source.n_rows)
+    return SampleRows(rows, settings.kernel, LocalBackend().n_threads)
 
 
 def _drawn_starts(
@@ -288,7 +303,8 @@ def _starts(
     rows, count = None if sample is None else sample.to_start_from, settings.n_init
     if rows is not None and not settings.given.complete:
         rows = settings.model.start_rows(rows)
-    if acceleration == "variance-reduced" and rows is not None:
+    led = fits_the_sample(settings, acceleration, computed=not settings.given.complete)
+    if led and rows is not None:
         count = 1 if settings.given.complete else max(count, SAMPLE_STARTS)
         rows = thinned(rows, settings.n_components, settings.model.family)
     return [

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.fitting.acceleration.sample_fit import standing_for
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import StartsFound
 from dask_gmm.fitting.fit_starts import check_row_count, sample_recipe, starting_sample
@@ -22,7 +23,7 @@ from dask_gmm.fitting.scaled_sample import scaled_block_bytes
 from dask_gmm.fitting.search.choice import choose_search
 from dask_gmm.fitting.search.ends import SampleSearch
 from dask_gmm.fitting.starts import check_distinct
-from dask_gmm.fitting.strategies import choose_acceleration, make_strategy
+from dask_gmm.fitting.strategies import choose_acceleration, fits_the_sample, make_strategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,10 +64,13 @@ def choose_accelerations(
     most = max(n_parameters.values())
     size = settings.init_size or automatic_size(most, d)
     chosen: Accelerations = {
-        p: choose_acceleration(settings.acceleration, source, size, n)
+        p: choose_acceleration(
+            settings.acceleration, source, size, n, conjugate=settings.model.conjugate
+        )
         for p, n in n_parameters.items()
     }
-    if settings.init_size is None and "variance-reduced" not in chosen.values():
+    led = any(fits_the_sample(settings, c, computed=True) for c in chosen.values())
+    if settings.init_size is None and not led:
         size = bounded_size(max(_FEWEST_SAMPLED, _ROWS_PER_PARAMETER * most), d)
     return chosen, max(size, *(p.n_components for p in points))
 
@@ -106,7 +110,8 @@ def draw_grid_sample(
     if sample.complete and settings.acceleration == "auto":
         accelerations = dict.fromkeys(points)  # chunks of unknown sizes turn out to be few
     settled = settings.settled(sample)
-    return GridSample(points, settled, accelerations, sample, recipe, wrap, scaling)
+    stands_for = None if source.selects else source.n_rows
+    return GridSample(points, settled, accelerations, sample, recipe, wrap, scaling, stands_for)
 
 
 class GridSample:
@@ -125,6 +130,8 @@ class GridSample:
         Makes of a job over all rows one over the rows trained on.
     scaling : Scaling or None
         What rows are scaled by; those of the sample are.
+    n_rows : int, optional
+        Rows that the sample stands for, where that is known.
     """
 
     def __init__(
@@ -136,6 +143,7 @@ class GridSample:
         recipe: SampleRecipe,
         wrap: Wrap,
         scaling: Scaling | None = None,
+        n_rows: int | None = None,
     ) -> None:
         self.scaling = scaling
         self.accelerations = accelerations
@@ -144,7 +152,10 @@ class GridSample:
         self._points = tuple(points)
         self._settings = settings
         self._wrap = wrap
-        self._rows = SampleRows(sample.rows, settings.kernel, LocalBackend().n_threads)
+        rows = sample.rows
+        if not settings.model.conjugate:
+            rows = standing_for(rows, n_rows)
+        self._rows = SampleRows(rows, settings.kernel, LocalBackend().n_threads)
 
     def begin(
         self,
@@ -154,8 +165,8 @@ class GridSample:
     ) -> Iterator[tuple[GridPoint, Fitting[Any], Sequence[GridStart]]]:
         """Find the starts, and yield each strategy that sets out, with its starts.
 
-        Variance-reduced EM takes all starts of its point, between which the first read decides;
-        others take one each.
+        What begins at ends on the sample takes all those of its point, between which the first read
+        decides; others take one each.
 
         Raises
         ------
@@ -163,8 +174,8 @@ class GridSample:
             No point has a start with positive definite covariances.
         """
         for point, starts in self._starts(passes, random_state, notify).items():
-            reduced = self.accelerations[point] == "variance-reduced"
-            for group in [starts] if reduced and starts else [[start] for start in starts]:
+            led = fits_the_sample(self._settings, self.accelerations[point], computed=True)
+            for group in [starts] if led and starts else [[start] for start in starts]:
                 yield point, self.strategy(point), group
 
     def strategy(self, point: GridPoint) -> Fitting[Any]:
@@ -216,7 +227,12 @@ class GridSample:
         asked, rows = self._settings.search, self.sample.complete_rows
         found: dict[GridPoint, SampleSearch | None] = {}
         for point in self._points:
-            budget = choose_search(asked, acceleration=self.accelerations[point], given=False)
+            budget = choose_search(
+                asked,
+                acceleration=self.accelerations[point],
+                given=False,
+                conjugate=self._settings.model.conjugate,
+            )
             found[point] = None
             if rows is not None and budget is not None:
                 found[point] = SampleSearch(rows, budget, notify)

@@ -24,6 +24,7 @@ from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.starts import responsibilities, start_from
+from dask_gmm.fitting.strategies import fits_the_sample
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.merging import merge_down
 
@@ -87,7 +88,7 @@ def starts_on_sample(
 
     def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:
         k, some, count = points[0].n_components, rows, settings.n_init
-        reduced = [p for p in points if accelerations[p] == "variance-reduced"]
+        reduced = [p for p in points if fits_the_sample(settings, accelerations[p], computed=True)]
         if reduced:
             count = max(count, SAMPLE_STARTS)
             widest = max(reduced, key=lambda p: p.family.n_parameters(k, rows.values.shape[1]))
@@ -156,7 +157,7 @@ def grid_starts(
                 starts = []  # the search has set out from the best of them
             if larger is not None and found[larger]:
                 starts += _merged_start(found[larger][0].parameters, point, sample, settings)
-            if accelerations[point] == "variance-reduced":
+            if fits_the_sample(settings, accelerations[point], computed=True):
                 found[point] = _fitted(starts, ends, sample, settings)
             else:
                 found[point] = _polished([*ends, *starts], sample, settings)

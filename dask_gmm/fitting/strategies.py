@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_gmm.errors import InputError
+from dask_gmm.fitting.acceleration.by_objective import SquaremByObjective
 from dask_gmm.fitting.acceleration.climbing import SampleObjective
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.squarem import Squarem
@@ -23,7 +25,14 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["ACCELERATIONS", "choose_acceleration", "configure", "make_strategy", "set_out"]
+__all__ = [
+    "ACCELERATIONS",
+    "choose_acceleration",
+    "configure",
+    "fits_the_sample",
+    "make_strategy",
+    "set_out",
+]
 
 ACCELERATIONS = ("auto", "variance-reduced", "squarem")
 # Below this many rows for each free parameter a sample misleads as often as it leads.
@@ -33,7 +42,12 @@ _SAMPLES_IN_MEMORY = 50
 
 
 def choose_acceleration(
-    asked: str | None, source: Source, size: int, n_parameters: int
+    asked: str | None,
+    source: Source,
+    size: int,
+    n_parameters: int,
+    *,
+    conjugate: bool = True,
 ) -> str | None:
     """Settle "auto", and whether a sample of `size` rows can lead a fit.
 
@@ -45,6 +59,9 @@ def choose_acceleration(
     start, a tenth to a half of plain EM's seconds for the former, from a start of its own 1.3 s
     against .9 s for the latter. So arrays begin there.
 
+    A model that is not conjugate is accelerated by squarem (`by_objective`) where it is read, and
+    never in memory: its passes are dozens, and the sample's are none the fewer.
+
     Parameters
     ----------
     asked : str or None
@@ -53,11 +70,20 @@ def choose_acceleration(
         Rows of the sample.
     n_parameters : int
         Free parameters of the mixture.
+    conjugate : bool
+        Whether the model is (`MixtureModel.conjugate`).
 
     Returns
     -------
     {"variance-reduced", "squarem", None}
+
+    Raises
+    ------
+    InputError
+        Variance-reduced EM is asked for, and the model is not conjugate.
     """
+    if not conjugate:
+        return _by_objective(asked, source, size)
     small = source.n_rows is not None and source.n_rows <= size
     worth = _SAMPLES_IN_MEMORY * size if source.in_memory else size + 1
     if asked == "auto" and source.n_rows is not None and source.n_rows < worth:
@@ -66,6 +92,35 @@ def choose_acceleration(
         enough = small or size >= _LEAST_ROWS_PER_PARAMETER * n_parameters
         return "variance-reduced" if enough else "squarem"
     return asked
+
+
+def _by_objective(asked: str | None, source: Source, size: int) -> str | None:
+    """Settle what accelerates a model that is not conjugate."""
+    if asked == "variance-reduced":
+        raise InputError(
+            "acceleration='variance-reduced' does not go with this model: it corrects a sample's "
+            "moments, which maximum likelihood and conjugate priors are maximised by. Leave it at "
+            "'auto', or choose 'squarem' or None."
+        )
+    if asked != "auto":
+        return asked
+    few = source.n_rows is not None and source.n_rows <= size
+    return None if source.in_memory or few else "squarem"
+
+
+def fits_the_sample(settings: FitSettings, acceleration: str | None, *, computed: bool) -> bool:
+    """Whether a fit begins at the best of several ends on its sample.
+
+    Parameters
+    ----------
+    settings : FitSettings
+    acceleration : {"variance-reduced", "squarem", None}
+    computed : bool
+        Whether the starts are computed, in part at least, for which there is a sample.
+    """
+    if settings.model.conjugate:
+        return acceleration == "variance-reduced"
+    return acceleration == "squarem" and computed
 
 
 def make_strategy(
@@ -89,6 +144,8 @@ def make_strategy(
         return PlainEM(*rules)
     by_change = settings.stopping == "change"
     if acceleration == "squarem":
+        if not settings.model.conjugate:
+            return SquaremByObjective(*rules, by_change)
         return Squarem(*rules, by_change)
     assert rows is not None
     return VarianceReducedEM(*rules, by_change, sample=rows)
@@ -136,12 +193,14 @@ def set_out(
     bound = -np.inf if warm is None else warm.lower_bound
     together: list[tuple[MixtureParameters, ...]] = [(start,) for start in starts]
     tried: tuple[MixtureParameters, ...] = ()
-    if acceleration == "variance-reduced" or search is not None:
+    computed = warm is None and not settings.given.complete
+    led = fits_the_sample(settings, acceleration, computed=computed)
+    if led or search is not None:
         assert sample is not None
         tried = fit_sample(sample, starts, settings.model, settings.n_init)
         if search is not None:
             tried = (*search.better_than(sample, tried, settings.model), *tried)
-    if acceleration == "variance-reduced":
+    if led:
         if warm is not None or settings.given.any:
             # Whoever gave it may know more than the sample: the first read tells.
             tried = (*tried, starts[0])

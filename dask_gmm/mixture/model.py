@@ -39,11 +39,13 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError, InputError
+from dask_gmm.mixture.chart import LOG_CHOLESKY
 from dask_gmm.mixture.moments import Moments
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
+    from dask_gmm.mixture.chart import Chart
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.rows import Rows
 
@@ -70,7 +72,9 @@ class MixtureModel(ABC):
     conjugate: ClassVar[bool] = True
     """Whether the M-step maximises `expected_log_density` of the rows' moments and `regulariser`'s.
 
-    What accelerates a fit in moments, and what searches on the sample, builds on that.
+    What accelerates a fit in moments, and what searches on the sample, builds on that. A model for
+    which it does not hold has its `objective` alone, which no M-step may lower: its fits are
+    accelerated by steps in its `chart`, each verified by a pass.
     """
 
     family: CovarianceFamily
@@ -147,6 +151,11 @@ class MixtureModel(ABC):
             noise = np.sqrt(self.reg_covar * counts[component]) * np.eye(d)
             form.add_moment(second, component, form.component_moment(noise, noise))
         return Moments(form, statistics.reference, np.zeros(k), np.zeros((k, d)), second)
+
+    @property
+    def chart(self) -> Chart:
+        """Coordinates of its parameters, in which steps are extrapolated."""
+        return LOG_CHOLESKY
 
     def with_family(self, family: CovarianceFamily) -> Self:
         """The same model of mixtures of another family."""

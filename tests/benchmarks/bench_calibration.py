@@ -42,7 +42,6 @@ from sklearn.datasets import load_sample_image
 from threadpoolctl import threadpool_limits
 
 from dask_gmm.fitting.acceleration.climbing import SampleObjective
-from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample, thinned
 from dask_gmm.fitting.acceleration.squarem import Squarem
@@ -50,6 +49,7 @@ from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.starts import GivenParameters, initial_parameters
+from dask_gmm.mixture.coordinates import Metric, from_vector, to_vector
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.rows import Rows

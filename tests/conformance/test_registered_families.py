@@ -21,8 +21,8 @@ from click.testing import CliRunner
 
 from dask_gmm import GaussianMixture, select_gaussian_mixture
 from dask_gmm.errors import CollapsedComponentError, InputError
-from dask_gmm.fitting.acceleration.coordinates import from_vector, to_vector
 from dask_gmm.fitting.collapse import MStep
+from dask_gmm.mixture.coordinates import from_vector, to_vector
 from dask_gmm.mixture.family import Diagonal, covariance_family, register_family
 from dask_gmm.mixture.form import TIED
 from dask_gmm.mixture.kernels import KERNELS, Candidate, get_kernel

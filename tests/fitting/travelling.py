@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.execution.machine import single_threaded_blas
+from dask_gmm.fitting.acceleration.by_objective import SquaremByObjective
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
@@ -30,7 +31,7 @@ from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.benchmarks.bench_passes import gaussians
-from tests.mixture.problems import draw, likelihood, random_mixture
+from tests.mixture.problems import by_objective, draw, likelihood, random_mixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,10 +106,13 @@ def sample_of(rows: NDArray[np.float64]) -> SampleRows:
 def fitting_of(kind: str, rows: NDArray[np.float64], rule: str = "stop", **given: Any) -> Any:
     """A strategy of a kind."""
     tol, most = given.get("tol", 1e-7), given.get("most", 40)
-    model = likelihood(given.get("family", "full"), given.get("reg", 1e-6))
+    likely = by_objective if kind == "by objective" else likelihood
+    model = likely(given.get("family", "full"), given.get("reg", 1e-6))
     m_step = MStep(model, rule, Rows(rows[:300].copy()))
     if kind == "plain":
         return PlainEM(tol, most, m_step)
+    if kind == "by objective":
+        return SquaremByObjective(tol, most, m_step)
     if kind == "squarem":
         return Squarem(tol, most, m_step)
     return VarianceReducedEM(tol, most, m_step, sample=sample_of(rows))
@@ -170,17 +174,23 @@ def contest(*kinds: str) -> Fit:
 FITS: dict[str, Callable[[], Fit]] = {
     "plain": lambda: whole("plain"),
     "squarem": lambda: whole("squarem"),
+    "by objective": lambda: whole("by objective"),
     "variance-reduced": lambda: whole("variance-reduced"),
     "variance-reduced plateau": creeping,
     "plain restarts": lambda: restarts("plain"),
     "squarem restarts": lambda: restarts("squarem"),
+    "by objective restarts": lambda: restarts("by objective"),
     "plain merge": lambda: mended("plain", "merge"),
     "plain reseed": lambda: mended("plain", "reseed"),
     "plain stop": lambda: mended("plain", "stop"),
     "squarem merge": lambda: mended("squarem", "merge"),
     "squarem stop": lambda: mended("squarem", "stop"),
+    "by objective merge": lambda: mended("by objective", "merge"),
+    "by objective reseed": lambda: mended("by objective", "reseed"),
+    "by objective stop": lambda: mended("by objective", "stop"),
     "variance-reduced reseed": lambda: mended("variance-reduced", "reseed"),
     "plain selection": lambda: contest("plain"),
+    "selection by objective": lambda: contest("by objective", "plain"),
     "accelerated selection": lambda: contest("variance-reduced", "squarem", "plain"),
 }
 

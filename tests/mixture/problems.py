@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.moments import Moments
     from dask_gmm.mixture.statistics import SufficientStatistics
 
 FAMILIES = ("full", "tied", "diag", "spherical")
@@ -24,6 +25,22 @@ def likelihood(family: CovarianceFamily | str, reg_covar: float = 0.0) -> Maximu
     """Maximum likelihood over the mixtures of a family."""
     kind = covariance_family(family) if isinstance(family, str) else family
     return MaximumLikelihood(kind, reg_covar)
+
+
+@dataclass(frozen=True)
+class ByObjective(MaximumLikelihood):
+    """Maximum likelihood that does not let on what follows from moments."""
+
+    conjugate: ClassVar[bool] = False
+
+    def regulariser(self, statistics: SufficientStatistics) -> Moments:
+        """Nobody may ask."""
+        raise AssertionError("the moments of a model that is not conjugate say nothing")
+
+
+def by_objective(family: str, reg_covar: float = 0.0) -> ByObjective:
+    """Maximum likelihood by its objective alone."""
+    return ByObjective(covariance_family(family), reg_covar)
 
 
 def maximize(statistics: SufficientStatistics, reg_covar: float) -> MixtureParameters:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dask_gmm.fitting.acceleration.coordinates import Metric
+    from dask_gmm.mixture.chart import Lengths
 
     Array = NDArray[np.float64]
 
@@ -43,14 +43,14 @@ class Step:
     residual: Array
 
 
-def mix(steps: Sequence[Step], metric: Metric, cutoff: float) -> Array:
+def mix(steps: Sequence[Step], metric: Lengths, cutoff: float) -> Array:
     """Combine steps, the current one last, into the next point, shape (P,).
 
     Parameters
     ----------
     steps : sequence of Step
         At least two.
-    metric : Metric
+    metric : Lengths
         In which the combined residual is made small.
     cutoff : float
         Singular values below this part of the largest are left out: directions of which the steps

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.fitting.acceleration.anderson import Step, mix
-from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
 from dask_gmm.fitting.state import saved
+from dask_gmm.mixture.coordinates import Metric, from_vector, to_vector
 from dask_gmm.mixture.model import maximizer
 from dask_gmm.mixture.moments import Moments, complete_moments, expected_log_density, per_row
 
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_gmm.fitting.acceleration.sample import SampleRows
+    from dask_gmm.mixture.chart import Chart
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.mixture.statistics import SufficientStatistics
 
-__all__ = ["CorrectedSample", "Point", "SampleObjective", "climb", "slope"]
+__all__ = ["CorrectedSample", "Point", "SampleObjective", "climb", "half_a_square", "slope"]
 
 _MEMORY = 8
 _CUTOFF = 1e-6
@@ -38,17 +41,19 @@ class Point:
     parameters : MixtureParameters
     value : float
         Nats per row.
-    moments : Moments
-        With everything that corrects or regularises them.
+    moments : Moments or None
+        With everything that corrects or regularises them; None where they do not make the
+        objective, of a model that is not conjugate.
     update : MixtureParameters or None
-        What the moments' M-step gives; None if they have no maximum.
+        What the moments' (or the model's) M-step gives; None if there is no maximum.
     gain : float
-        By how much at least that step raises the objective; NaN without one.
+        By how much at least that step raises the objective; NaN without one. Without moments an
+        estimate of that.
     """
 
     parameters: MixtureParameters
     value: float
-    moments: Moments
+    moments: Moments | None
     update: MixtureParameters | None
     gain: float
 
@@ -60,6 +65,30 @@ class Point:
             return cls(parameters, value, moments, None, float("nan"))
         now = expected_log_density(moments, parameters)
         return cls(parameters, value, moments, update, expected_log_density(moments, update) - now)
+
+    @classmethod
+    def by_model(
+        cls,
+        parameters: MixtureParameters,
+        value: float,
+        model: MixtureModel,
+        found: SufficientStatistics,
+    ) -> Point:
+        """Do the M-step of a model that is not conjugate; what it gains is an estimate."""
+        try:
+            update = model.update(found, parameters)
+        except (CollapsedComponentError, InputError):
+            return cls(parameters, value, None, None, float("nan"))
+        return cls(parameters, value, None, update, half_a_square(model.chart, parameters, update))
+
+
+def half_a_square(chart: Chart, at: MixtureParameters, update: MixtureParameters) -> float:
+    """What an M-step of that length should gain at the least; 0 where it has no length."""
+    with np.errstate(invalid="ignore"):  # a weight of zero has no coordinate
+        step = chart.to_vector(update) - chart.to_vector(at)
+    if not np.all(np.isfinite(step)):
+        return 0.0
+    return 0.5 * float(np.sum(np.square(chart.metric(at).scaled(step[None]))))
 
 
 @dataclass(frozen=True)
@@ -73,6 +102,8 @@ class SampleObjective:
         """Evaluate the objective: one E-step over the sample."""
         found = self.sample.statistics(parameters)
         value = self.model.objective(found, parameters)
+        if not self.model.conjugate:
+            return Point.by_model(parameters, value, self.model, found)
         return Point.of(parameters, value, per_row(found) + self.model.regulariser(found))
 
 
@@ -125,6 +156,7 @@ class CorrectedSample:
 
     def released(self, point: Point) -> Point:
         """Return a point of this objective as one of the same objective without its pull."""
+        assert point.moments is not None
         value = point.value - self.rho * expected_log_density(self.pull, point.parameters)
         return Point.of(point.parameters, value, point.moments.plus(self.pull, -self.rho))
 
@@ -155,6 +187,7 @@ def slope(point: Point, direction: np.ndarray[tuple[int], np.dtype[np.float64]])
     At θ the objective and Q(·|θ) have the same gradient (Fisher's identity), so that no E-step is
     needed.
     """
+    assert point.moments is not None
     at = to_vector(point.parameters)
     ahead = from_vector(at + _DIFFERENCE * direction, point.parameters)
     behind = from_vector(at - _DIFFERENCE * direction, point.parameters)

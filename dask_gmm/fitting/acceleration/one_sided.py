@@ -62,6 +62,7 @@ def rise_of_halves(sample: SampleRows, at: Point, turns: int) -> float:
 
 def _rise(sample: SampleRows, at: Point) -> tuple[float, bool]:
     """How far a corrected sample rises, and whether to a maximum."""
+    assert at.moments is not None
     objective = CorrectedSample.create(sample, at.parameters, at.moments)
     start, enough = objective.start(), max(_INNER * at.gain, _ROUNDING)
     top, sound = climb(objective, start, enough, _EVALUATIONS)

@@ -9,6 +9,11 @@ rows of the sample and take its likelihood beyond all bounds. Such an end says n
 data and would win against every other. So whoever's climb has no bound is no candidate as long as
 another's has one, and where none has, the starts come back as they were given: whether a component
 collapses is then found on all rows, where `on_collapse` is the rule.
+
+Of a model that is not conjugate the same strategy climbs the sample that fits all rows
+(`by_objective`). What such an objective holds against the rows, a prior, weighs as much there as it
+does against all of them, if the rows of the sample weigh as much as those they stand for
+(`standing_for`).
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_gmm.fitting.acceleration.by_objective import climb_by_objective
 from dask_gmm.fitting.acceleration.climbing import Point, SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.rows import Rows
@@ -36,6 +42,7 @@ __all__ = [
     "SampleEnd",
     "best_ends",
     "fit_sample",
+    "standing_for",
     "thinned",
 ]
 
@@ -46,6 +53,8 @@ EVALUATIONS = 200
 # Nats per row: the climb ends when the next EM step would gain less.
 _ROUGH = 1e-6
 FINE = 1e-7
+# By objective it ends when no more is left to gain than so many times that, which is as far.
+_LEFT = 100.0
 # Nats per row: ends whose heights differ by less are the same optimum.
 SAME_END = 1e-5
 
@@ -120,14 +129,14 @@ def best_ends(
     thin = SampleObjective(fewer, model)
     rough = []
     for i, start in enumerate(starts):
-        end, sound = climb(thin, thin(start), _ROUGH, evaluations)
+        end, sound = _up(thin, thin(start), _ROUGH, evaluations)
         rough.append(_End(sound, whole(end.parameters if sound else start), i))
     rough.sort(key=_End.rank)
     fine = []
     for begun in rough[:keep]:
         end, sound = begun.point, False
         if begun.sound:
-            end, sound = climb(whole, begun.point, FINE, evaluations)
+            end, sound = _up(whole, begun.point, FINE, evaluations)
         fine.append(_End(sound, end if sound else begun.point, begun.start))
     fine.sort(key=_End.rank)
     sample.evaluations += fewer.evaluations
@@ -136,6 +145,26 @@ def best_ends(
         for i, end in enumerate(fine)
         if i == 0 or abs(fine[i - 1].point.value - end.point.value) > SAME_END
     )
+
+
+def standing_for(rows: Rows, n_rows: int | None) -> Rows:
+    """Rows of equal weight that stand for `n_rows`, each for as many as the others.
+
+    As they are where they have weights, or where nobody knows how many rows there are.
+    """
+    if n_rows is None or rows.weights is not None or n_rows <= len(rows) or not len(rows):
+        return rows
+    weights = np.full(len(rows), n_rows / len(rows))
+    return Rows(rows.values, weights, complete=rows.complete)
+
+
+def _up(
+    objective: SampleObjective, start: Point, enough: float, evaluations: int
+) -> tuple[Point, bool]:
+    """Climb as the model allows; see `climbing.climb`."""
+    if objective.model.conjugate:
+        return climb(objective, start, enough, evaluations)
+    return climb_by_objective(objective, start, _LEFT * enough, evaluations)
 
 
 @dataclass(frozen=True)

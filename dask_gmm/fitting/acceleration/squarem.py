@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.fitting.acceleration.climbing import Point
-from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
 from dask_gmm.fitting.acceleration.verified import Choice, Trial, VerifiedEM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dask_gmm.mixture.chart import Chart
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["Squarem"]
+__all__ = ["Squarem", "extrapolated", "rest_of_series"]
 
 # An extrapolation this close to the EM step is not worth a try that may fail.
 _LEAST_STRETCH = 1.01
@@ -46,9 +46,9 @@ class Squarem(VerifiedEM[Point | None]):
         assert at.update is not None
         if memory is None:
             return Choice(Trial(at.update), at, float("inf"))
-        left = _left(memory, at)
+        left = rest_of_series(memory, at)
         arrived = not self.by_change and left < self.tol
-        target = _extrapolated(memory, at, at.update)
+        target, _ = extrapolated(memory, at, at.update, self.m_step.model.chart)
         if target is None:
             return Choice(Trial(at.update), at, left, arrived)
         return Choice(Trial(target, bold=True, needed=at.gain), None, left, arrived)
@@ -59,19 +59,30 @@ class Squarem(VerifiedEM[Point | None]):
         return super().at_most(at, cycles if len(cycles) > 1 else heights)
 
 
-def _extrapolated(before: Point, at: Point, update: MixtureParameters) -> MixtureParameters | None:
-    """Where three points lead; None where that is hardly beyond the last, or out of reach."""
-    start, middle = to_vector(before.parameters), to_vector(at.parameters)
-    step = middle - start
-    change = to_vector(update) - middle - step
-    lengths = np.linalg.norm(Metric(at.parameters).scaled(np.stack([step, change])), axis=1)
-    stretch = float(lengths[0] / lengths[1]) if lengths[1] > 0.0 else 1.0
+def extrapolated(
+    before: Point,
+    at: Point,
+    update: MixtureParameters,
+    chart: Chart,
+    most: float = float("inf"),
+) -> tuple[MixtureParameters | None, float]:
+    """Where three points lead, and the stretch −α, which is `most` at most.
+
+    None where that is hardly beyond the last, or out of reach.
+    """
+    start, middle = chart.to_vector(before.parameters), chart.to_vector(at.parameters)
+    with np.errstate(invalid="ignore"):  # a weight of zero has no finite coordinate
+        step = middle - start
+        change = chart.to_vector(update) - middle - step
+    lengths = np.linalg.norm(chart.metric(at.parameters).scaled(np.stack([step, change])), axis=1)
+    stretch = min(float(lengths[0] / lengths[1]), most) if lengths[1] > 0.0 else 1.0
     if not stretch > _LEAST_STRETCH:
-        return None
-    return from_vector(start + 2.0 * stretch * step + stretch**2 * change, at.parameters)
+        return None, stretch
+    target = start + 2.0 * stretch * step + stretch**2 * change
+    return chart.from_vector(target, at.parameters), stretch
 
 
-def _left(before: Point, at: Point) -> float:
+def rest_of_series(before: Point, at: Point) -> float:
     """The rest of a geometric series of gains; infinite where they do not decline."""
     ratio = at.gain / before.gain if before.gain > 0.0 else 0.0
     if ratio >= 1.0:

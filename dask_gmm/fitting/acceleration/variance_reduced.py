@@ -31,11 +31,11 @@ import numpy as np
 from dask_gmm.fitting.acceleration.anchors import Anchor, AnchoredSample, Secants
 from dask_gmm.fitting.acceleration.anderson import Step, mix
 from dask_gmm.fitting.acceleration.climbing import CorrectedSample, climb, slope
-from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
 from dask_gmm.fitting.acceleration.one_sided import rise_of_halves
 from dask_gmm.fitting.acceleration.remaining import RemainingGain
 from dask_gmm.fitting.acceleration.verified import Choice, Trial, VerifiedEM
 from dask_gmm.fitting.state import saved
+from dask_gmm.mixture.coordinates import Metric, from_vector, to_vector
 from dask_gmm.mixture.moments import per_row
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ class VarianceReducedEM(VerifiedEM[SampleTrust]):
     def choose(self, at: Point, gained: float, memory: SampleTrust) -> Choice[SampleTrust]:
         """Maximise the corrected sample; where that says nothing new, take the plain step."""
         assert at.update is not None
+        assert at.moments is not None
         objective = CorrectedSample.create(self.sample, at.parameters, at.moments)
         best, rho = self._climb(objective, at, memory)
         memory = replace(memory, rho=rho)

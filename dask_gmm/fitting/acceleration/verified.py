@@ -6,6 +6,11 @@ pass over all rows that evaluates it is also the test whether it raises the obje
 fail. So no accepted pass is a step down, and a bold step that fails costs one read. A strategy that
 has failed lately hedges: the same read evaluates the plain step too, so that it costs none. Other
 bold steps may share it as well: of all that a read has evaluated the highest is taken.
+
+What a step has gained follows from moments where the model is conjugate, and what the plain step
+gains is certain before it is made. Of other models only their objective is known, at the mixtures
+that passes have evaluated (`MixtureModel.conjugate`): a step has gained what that has risen by, and
+what the plain step gains is an estimate from its length.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
-from dask_gmm.fitting.acceleration.climbing import Point
+from dask_gmm.fitting.acceleration.climbing import Point, half_a_square
 from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.fitting.gains import rest_of_gains
 from dask_gmm.fitting.loop import FitResult, Fitting, better_centres, last_said
@@ -81,13 +86,14 @@ class Accepted:
     point : Point
     log_likelihood : float
         Of all rows there, in nats per row.
-    regulariser : Moments
-        What the model adds to it, for steps from there (`MixtureModel.regulariser`).
+    regulariser : Moments or None
+        What the model adds to it, for steps from there (`MixtureModel.regulariser`); None of a
+        model that is not conjugate, whose objective is the point's value.
     """
 
     point: Point
     log_likelihood: float
-    regulariser: Moments
+    regulariser: Moments | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,8 +239,7 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
 
         Here by the gains, and by the next plain step's: up to twice what is certain of it, which is
         g²/2 where the likelihood bends as much as that of the complete data, and g² where it does
-        not bend. `heights` are the mean log-likelihoods of the accepted passes since the fit began
-        (anew).
+        not bend. `heights` are the objective at the accepted passes since the fit began (anew).
         """
         return rest_of_gains(heights, 2.0 * at.gain)
 
@@ -296,7 +301,7 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
             mixtures.append(before.point.update)
         seen = []
         for parameters, found in zip(mixtures, statistics, strict=True):
-            gain = _gain(before, parameters, found.mean_log_likelihood)
+            gain = self._gain(before, parameters, found)
             sound = not np.isnan(gain) and self.m_step.sound(found, parameters) is not None
             seen.append(Seen(parameters, found, gain if sound else -np.inf))
         best = int(np.argmax([each.gain for each in seen[: len(tried)]]))
@@ -319,19 +324,14 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
             if trial.bold:
                 return self._reject(state, trial, bound, hedge)
             return self._mend(state, trial, found, bound)
-        beside = model.regulariser(found)
-        moments = per_row(found) + beside
-        gain = expected_log_density(moments, update) - expected_log_density(
-            moments, trial.parameters
-        )
-        likelihood, before = found.mean_log_likelihood, state.accepted
-        gained = float("nan")
+        gained, before = float("nan"), state.accepted
         if before is not None:
-            gained = _gain(before, trial.parameters, likelihood)
+            gained = self._gain(before, trial.parameters, found)
         if trial.bold and not gained >= trial.needed:  # NaN is no gain
             return self._reject(state, trial, bound, hedge)
         kind = StepKind.ACCEPTED if trial.bold else _plain_kind(state)
-        at = Point(trial.parameters, bound, moments, update, gain)
+        accepted = self._stand(found, trial.parameters, bound, update)
+        at = accepted.point
         memory = self.confirm(state.memory, trial, gained) if trial.bold else state.memory
         choice = self.choose(at, gained, memory)
         bounds, outcome = (*state.bounds, bound), None
@@ -346,10 +346,35 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
             memory=choice.memory,
             outcome=outcome,
             expected_gain=choice.expected_gain,
-            accepted=Accepted(at, likelihood, beside),
+            accepted=accepted,
             trial=choice.trial,
             bounds=bounds,
         ).judged(kind, bound)
+
+    def _stand(
+        self,
+        found: SufficientStatistics,
+        parameters: MixtureParameters,
+        value: float,
+        update: MixtureParameters,
+    ) -> Accepted:
+        """What is known of a mixture that is accepted."""
+        model, likelihood = self.m_step.model, found.mean_log_likelihood
+        if not model.conjugate:
+            gain = half_a_square(model.chart, parameters, update)
+            return Accepted(Point(parameters, value, None, update, gain), likelihood, None)
+        beside = model.regulariser(found)
+        moments = per_row(found) + beside
+        gain = expected_log_density(moments, update) - expected_log_density(moments, parameters)
+        return Accepted(Point(parameters, value, moments, update, gain), likelihood, beside)
+
+    def _gain(self, at: Accepted, trial: MixtureParameters, found: SufficientStatistics) -> float:
+        """By how much a trial raises the objective that belongs to the accepted point."""
+        beside = at.regulariser
+        if beside is None:
+            return self.m_step.model.objective(found, trial) - at.point.value
+        before = at.log_likelihood + expected_log_density(beside, at.point.parameters)
+        return found.mean_log_likelihood + expected_log_density(beside, trial) - before
 
     def _mend(
         self, state: VerifiedState[M], tried: Trial, found: SufficientStatistics, bound: float
@@ -450,10 +475,3 @@ def _tried(state: VerifiedState[M]) -> MixtureParameters:
 
 def _plain_kind(state: VerifiedState[M]) -> StepKind:
     return StepKind.PLAIN if state.bounds else StepKind.START
-
-
-def _gain(at: Accepted, trial: MixtureParameters, log_likelihood: float) -> float:
-    """By how much a trial raises the objective that belongs to the accepted point."""
-    beside = at.regulariser
-    before = at.log_likelihood + expected_log_density(beside, at.point.parameters)
-    return log_likelihood + expected_log_density(beside, trial) - before

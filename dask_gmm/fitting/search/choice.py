@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dask_gmm.errors import InputError
 from dask_gmm.fitting.search.search import SearchBudget
 
 __all__ = ["SEARCHES", "asked_search", "choose_search"]
@@ -22,7 +23,7 @@ def asked_search(search: str | int) -> str | int:
 
 
 def choose_search(
-    asked: str | int, *, acceleration: str | None, given: bool
+    asked: str | int, *, acceleration: str | None, given: bool, conjugate: bool = True
 ) -> SearchBudget | None:
     """Settle "auto", and how many moves a search may try; None for no search.
 
@@ -42,8 +43,23 @@ def choose_search(
         As it was chosen.
     given : bool
         Whether the fit begins at parameters that the user gave, in part or as a whole.
+    conjugate : bool
+        Whether the model is (`MixtureModel.conjugate`): moves are ranked in moments.
+
+    Raises
+    ------
+    InputError
+        A search is asked for, and the model is not conjugate.
     """
     asked = asked_search(asked)
+    if not conjugate:
+        if asked in ("auto", "off"):
+            return None
+        raise InputError(
+            f"search={asked!r} does not go with this model: its moves are judged by what a mixture "
+            f"fitted by maximum likelihood gains. Leave search at 'auto', which is off here, and "
+            f"try more starts with n_init."
+        )
     if asked == "off":
         return None
     if asked == "thorough":

@@ -11,7 +11,6 @@ import pytest
 from dask_gmm.fitting.acceleration import variance_reduced
 from dask_gmm.fitting.acceleration.anchors import Anchor, AnchoredSample, Secants
 from dask_gmm.fitting.acceleration.climbing import CorrectedSample
-from dask_gmm.fitting.acceleration.coordinates import from_vector, to_vector
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
@@ -19,6 +18,7 @@ from dask_gmm.fitting.acceleration.verified import Choice, Seen, Trial, Verified
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import StepKind
 from dask_gmm.fitting.loop import run
+from dask_gmm.mixture.coordinates import from_vector, to_vector
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.moments import (
     complete_moments,
@@ -154,7 +154,9 @@ def test_anchors_bend_the_sample_as_all_rows_bend(family: str) -> None:
     def wrong(objective: AnchoredSample, parameters: MixtureParameters) -> float:
         about = objective.corrected.moments.reference
         truth = per_row(KERNEL.statistics(Rows(rows), [Candidate(parameters, about)])[0])
-        return float(np.linalg.norm((objective(parameters).moments - truth).vector()))
+        found = objective(parameters).moments
+        assert found is not None
+        return float(np.linalg.norm((found - truth).vector()))
 
     moments = per_row(KERNEL.statistics(Rows(rows), [Candidate(at)])[0])
     corrected = CorrectedSample.create(sample, at, moments)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dask_gmm.fitting.acceleration.anderson import Step, mix
 from dask_gmm.fitting.acceleration.climbing import CorrectedSample, SampleObjective, climb, slope
-from dask_gmm.fitting.acceleration.coordinates import Metric, from_vector, to_vector
 from dask_gmm.fitting.acceleration.sample import SampleRows
+from dask_gmm.mixture.coordinates import Metric, from_vector, to_vector
 from dask_gmm.mixture.form import FULL
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.model import maximizer

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dask_gmm.fitting.acceleration.by_objective import SquaremByObjective
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.squarem import Squarem
@@ -22,7 +23,7 @@ from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import KERNEL, Passes, overlapping, sample_of
 from tests.fitting.runs import fit
 from tests.marks import quick_ones
-from tests.mixture.problems import FAMILIES, likelihood
+from tests.mixture.problems import FAMILIES, by_objective, likelihood
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.acceleration.verified import VerifiedEM
@@ -42,6 +43,9 @@ def strategy(
     sample: SampleRows | None = None,
 ) -> VerifiedEM[Any]:
     m_step = MStep(likelihood(family, reg))
+    if kind == "by objective":
+        name = family if isinstance(family, str) else family.name
+        return SquaremByObjective(tol, most, MStep(by_objective(name, reg)))
     if kind == "squarem":
         return Squarem(tol, most, m_step)
     return VarianceReducedEM(tol, most, m_step, sample=sample or sample_of(rows))
@@ -51,10 +55,11 @@ def plain(start: MixtureParameters, rows: np.ndarray, tol: float, reg: float = R
     return fit(PlainEM(tol, 5000, MStep(likelihood(start.family, reg))), Passes(rows), start)
 
 
-kinds = pytest.mark.parametrize("kind", ["variance-reduced", "squarem"])
+KINDS = ("variance-reduced", "squarem", "by objective")
+kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.mark.parametrize("kind", quick_ones(["variance-reduced", "squarem"], ["squarem"]))
+@pytest.mark.parametrize("kind", quick_ones(KINDS, ["squarem", "by objective"]))
 @settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
