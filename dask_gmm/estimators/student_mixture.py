@@ -61,9 +61,10 @@ class StudentTMixture(FittingMixture):
     on_collapse : {'stop', 'raise'}, default='stop'
         What to do when a scale matrix is no longer positive definite: end the fit at the last sound
         parameters with a `CollapsedComponentWarning`, or fail.
-    acceleration : {'auto'} or None, default='auto'
-        None is plain EM. 'auto' extrapolates its steps where data are read, and fits the sample for
-        the start first; each pass verifies that the likelihood has not fallen.
+    acceleration : {'auto', 'squarem'} or None, default='auto'
+        None is plain EM. 'squarem' extrapolates its steps, and each pass verifies that the
+        likelihood has not fallen; it fits the sample for the start first. 'auto' is that for data
+        that are read from a store or a Dask collection, and None in memory.
 
     Attributes
     ----------
@@ -117,7 +118,7 @@ class StudentTMixture(FittingMixture):
         ],
         "missing": [StrOptions({"error", "drop"})],
         "on_collapse": [StrOptions({"stop", "raise"})],
-        "acceleration": [StrOptions({"auto"}), None],
+        "acceleration": [StrOptions({"auto", "squarem"}), None],
         "n_init": [Interval(Integral, 1, None, closed="left")],
     }
 

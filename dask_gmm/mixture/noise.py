@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from scipy.special import expit
 
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.clutter import MOST_ROWS, noise_probabilities
@@ -26,6 +27,7 @@ from dask_gmm.mixture.statistics import SufficientStatistics
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from dask_gmm.mixture.chart import Chart, Lengths
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.moments import Moments
     from dask_gmm.rows import Rows
@@ -147,6 +149,45 @@ class NoisyStatistics(SufficientStatistics):
 
 
 @dataclass(frozen=True)
+class _NoiseChart:
+    """The inner model's coordinates, and log π_0/(1 − π_0) at the end."""
+
+    inner: Chart
+
+    def to_vector(self, parameters: MixtureParameters) -> Array:
+        assert isinstance(parameters, NoisyParameters)
+        weight = float(parameters.noise_weight)
+        with np.errstate(divide="ignore"):  # without noise there is no finite coordinate
+            odds = np.log(weight) - np.log1p(-weight)
+        return np.append(self.inner.to_vector(parameters), odds)
+
+    def from_vector(self, vector: Array, like: MixtureParameters) -> MixtureParameters | None:
+        assert isinstance(like, NoisyParameters)
+        mixture = self.inner.from_vector(vector[:-1], like)
+        if mixture is None or not np.isfinite(vector[-1]):
+            return None
+        weight = min(float(expit(vector[-1])), _MOST_NOISE)
+        return NoisyParameters.of(mixture, weight, like.noise_box)
+
+    def metric(self, at: MixtureParameters) -> Lengths:
+        assert isinstance(at, NoisyParameters)
+        return _NoiseLengths(self.inner.metric(at), float(at.noise_weight))
+
+
+@dataclass(frozen=True)
+class _NoiseLengths:
+    """The Fisher information of rows of which one knows whether they are noise."""
+
+    inner: Lengths
+    weight: float
+
+    def scaled(self, steps: Array) -> Array:
+        rest = 1.0 - self.weight
+        own = np.sqrt(rest) * self.inner.scaled(steps[:, :-1])
+        return np.hstack([own, np.sqrt(self.weight * rest) * steps[:, -1:]])
+
+
+@dataclass(frozen=True)
 class UniformNoise(MixtureModel):
     """Another model's mixture beside uniform noise; see the module.
 
@@ -234,6 +275,11 @@ class UniformNoise(MixtureModel):
     def objective(self, statistics: SufficientStatistics, parameters: MixtureParameters) -> float:
         """The inner model's objective, with the log-likelihood of mixture and noise in it."""
         return self.inner.objective(statistics, parameters)
+
+    @property
+    def chart(self) -> Chart:
+        """The inner model's, and the log-odds of noise."""
+        return _NoiseChart(self.inner.chart)
 
     def regulariser(self, statistics: SufficientStatistics) -> Moments:
         """The inner model's."""

@@ -30,9 +30,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy.special import betaln, digamma, gammaln
+from scipy.special import betaln, digamma, gammaln, polygamma
 
 from dask_gmm.errors import InputError
+from dask_gmm.mixture.chart import LOG_CHOLESKY
 from dask_gmm.mixture.model import MixtureModel
 from dask_gmm.mixture.moments import Moments
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
@@ -40,6 +41,8 @@ from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from dask_gmm.mixture.chart import Chart, Lengths
 
     Array = NDArray[np.float64]
 
@@ -150,6 +153,48 @@ class StudentStatistics(SufficientStatistics):
     __hash__ = None  # compared by value, never a key
 
 
+class _StudentChart:
+    """The coordinates of a Gaussian mixture, and log ν_k at the end."""
+
+    def to_vector(self, parameters: MixtureParameters) -> Array:
+        assert isinstance(parameters, StudentParameters)
+        logs = np.log(parameters.degrees_of_freedom)
+        return np.concatenate([LOG_CHOLESKY.to_vector(parameters), logs])
+
+    def from_vector(self, vector: Array, like: MixtureParameters) -> MixtureParameters | None:
+        k = like.n_components
+        mixture = LOG_CHOLESKY.from_vector(vector[:-k], like)
+        if mixture is None or not np.all(np.isfinite(vector[-k:])):
+            return None
+        bounds = np.log([FEWEST_DEGREES, MOST_DEGREES])
+        return StudentParameters.of(mixture, np.exp(np.clip(vector[-k:], *bounds)))
+
+    def metric(self, at: MixtureParameters) -> Lengths:
+        assert isinstance(at, StudentParameters)
+        return _StudentLengths(at)
+
+
+@dataclass(frozen=True)
+class _StudentLengths:
+    """The Fisher information of rows whose components and scales are known.
+
+    Of log ν it is π ν² (ψ'(ν/2)/4 − 1/(2ν)), half of π where ν is large.
+    """
+
+    at: StudentParameters
+
+    def scaled(self, steps: Array) -> Array:
+        k, nu = self.at.n_components, self.at.degrees_of_freedom
+        known = nu**2 * (0.25 * polygamma(1, 0.5 * nu) - 0.5 / nu)
+        # Of many degrees that is a difference of numbers that are alike.
+        known = np.where(nu > 1e3, 0.5, known)
+        own = LOG_CHOLESKY.metric(self.at).scaled(steps[:, :-k])
+        return np.hstack([own, np.sqrt(self.at.weights * known) * steps[:, -k:]])
+
+
+_CHART: Chart = _StudentChart()
+
+
 @dataclass(frozen=True)
 class StudentLikelihood(MixtureModel):
     """Maximum likelihood of a mixture of t distributions; see the module.
@@ -197,6 +242,11 @@ class StudentLikelihood(MixtureModel):
     def objective(self, statistics: SufficientStatistics, parameters: MixtureParameters) -> float:
         """Mean log-likelihood; `reg_covar` is not in it."""
         return statistics.mean_log_likelihood
+
+    @property
+    def chart(self) -> Chart:
+        """That of Gaussian mixtures, and log ν."""
+        return _CHART
 
     def centring_error(self, statistics: SufficientStatistics) -> float:
         """As `MixtureModel.centring_error`, with the moments' own counts."""
