@@ -81,7 +81,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
     Constructor parameters are the subclass's; `GaussianMixture` documents them.
     """
 
-    _kind: ClassVar[str] = "gaussian"
+    _kinds: ClassVar[tuple[str, ...]] = ("gaussian",)
     """Of its parameters (`MixtureParameters.kind`): which model files it loads."""
 
     covariance_type: str

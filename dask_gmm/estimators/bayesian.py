@@ -40,15 +40,37 @@ if TYPE_CHECKING:
 
 __all__ = ["BayesianGaussianMixture"]
 
-# Of `GaussianMixture`: starting values, which scikit-learn's has not either, and what builds on
-# moments of the likelihood alone.
-_NOT_OURS = (
-    "weights_init",
-    "means_init",
-    "precisions_init",
-    "on_collapse",
-    "search",
-    "stopping",
+# What is as of `GaussianMixture`.
+_SHARED = (
+    "n_components",
+    "tol",
+    "reg_covar",
+    "max_iter",
+    "n_init",
+    "init_params",
+    "random_state",
+    "warm_start",
+    "verbose",
+    "verbose_interval",
+    "feature_axis",
+    "array",
+    "arrays",
+    "features",
+    "columns",
+    "storage_options",
+    "missing_chunks",
+    "missing",
+    "feature_transform",
+    "standardize",
+    "n_pca",
+    "whiten",
+    "scaling_from",
+    "init_size",
+    "kernel",
+    "cache",
+    "max_passes",
+    "max_bytes",
+    "callbacks",
 )
 
 
@@ -179,11 +201,7 @@ class BayesianGaussianMixture(FittingMixture):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **{
-            name: kinds
-            for name, kinds in GaussianMixture._parameter_constraints.items()
-            if name not in _NOT_OURS
-        },
+        **{name: GaussianMixture._parameter_constraints[name] for name in _SHARED},
         "covariance_type": [StrOptions({"full", "tied", "diag", "spherical"})],
         "weight_concentration_prior_type": [
             StrOptions({DIRICHLET_PROCESS, DIRICHLET_DISTRIBUTION})
@@ -197,7 +215,7 @@ class BayesianGaussianMixture(FittingMixture):
         "acceleration": [StrOptions({"auto", "squarem"}), None],
     }
     _theirs: ClassVar[type[Any]] = SklearnBayesianGaussianMixture
-    _kind: ClassVar[str] = VariationalPosterior.kind
+    _kinds: ClassVar[tuple[str, ...]] = (VariationalPosterior.kind,)
 
     def __init__(
         self,

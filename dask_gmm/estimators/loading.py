@@ -8,6 +8,7 @@ from dask_gmm.errors import ModelFileError
 from dask_gmm.estimators.bayesian import BayesianGaussianMixture
 from dask_gmm.estimators.conversion import restore
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
+from dask_gmm.estimators.student_mixture import StudentTMixture
 from dask_gmm.model_file import load_model
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["load_mixture"]
 
 _ESTIMATORS: dict[str, type[FittingMixture]] = {
-    cls._kind: cls for cls in (GaussianMixture, BayesianGaussianMixture)
+    kind: cls
+    for cls in (GaussianMixture, BayesianGaussianMixture, StudentTMixture)
+    for kind in cls._kinds
 }
 """The estimator of each kind of parameters (`MixtureParameters.kind`)."""
 

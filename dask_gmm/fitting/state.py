@@ -27,9 +27,8 @@ from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.mixture.criteria import InformationCriteria
 from dask_gmm.mixture.family import CovarianceFamily, covariance_family
 from dask_gmm.mixture.form import CovarianceForm, covariance_form
+from dask_gmm.mixture.kinds import PARAMETER_CLASSES
 from dask_gmm.mixture.moments import Moments
-from dask_gmm.mixture.parameters import MixtureParameters
-from dask_gmm.mixture.variational import VariationalPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,15 +65,7 @@ def saved(cls: C) -> C:
     return cls
 
 
-for _cls in (
-    Judgement,
-    Outcome,
-    StepKind,
-    InformationCriteria,
-    Moments,
-    MixtureParameters,
-    VariationalPosterior,
-):
+for _cls in (Judgement, Outcome, StepKind, InformationCriteria, Moments, *PARAMETER_CLASSES):
     saved(_cls)
 
 

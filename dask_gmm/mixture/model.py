@@ -93,6 +93,17 @@ class MixtureModel(ABC):
         """
         return self
 
+    def start_rows(self, rows: Rows) -> Rows:
+        """Those rows of the sample that a start's components are looked for among."""
+        return rows
+
+    def starting(self, parameters: MixtureParameters) -> MixtureParameters:
+        """What a fit sets out from where its start has these weights, means and covariances.
+
+        Parameters of models that have more than those get the rest.
+        """
+        return parameters
+
     @abstractmethod
     def update(
         self, statistics: SufficientStatistics, at: MixtureParameters | None = None
