@@ -40,7 +40,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "t": partial(StudentTMixture, 3),
     "bayesian": partial(BayesianGaussianMixture, n_components=3),
 }
-QUICK = ("noise", "t", "bayesian")
+QUICK = ("noise", "t")
 BLOCKS, BLOCK_ROWS, D = 23, 300, 3
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
