@@ -202,6 +202,7 @@ class _Fits:
     n_init: int
     init_params: str
     reg_covar: float
+    noise: bool
     on_collapse: str
     seed: int | None
     cache: int | str
@@ -228,6 +229,7 @@ class _Fits:
             "n_init": self.n_init,
             "init_params": self.init_params,
             "reg_covar": self.reg_covar,
+            "noise": self.noise,
             "on_collapse": self.on_collapse,
             "random_state": self.seed,
             "cache": self.cache,
@@ -262,14 +264,36 @@ class EMSettings(_Fits):
 
     components: int
     covariance: str
+    degrees_of_freedom: float | str | None
 
     def estimator_arguments(self) -> dict[str, Any]:
-        """Return what `GaussianMixture` calls these."""
-        return {
+        """Return what the estimator calls these: `GaussianMixture`, or `StudentTMixture`.
+
+        Raises
+        ------
+        click.UsageError
+            Options that do not go together.
+        """
+        arguments = {
             **self.common_arguments(),
             "n_components": self.components,
             "covariance_type": self.covariance,
         }
+        if self.degrees_of_freedom is None:
+            return arguments
+        for option, refused in (
+            ("noise", self.noise),
+            ("on-collapse", self.on_collapse in ("reseed", "merge")),
+            ("search", self.search not in ("auto", "off", 0)),
+            ("acceleration", self.acceleration == "variance-reduced"),
+        ):
+            if refused:
+                raise click.UsageError(
+                    f"--{option} and --degrees-of-freedom do not go together: what it asks for is "
+                    f"there for Gaussian components alone. Leave one of the two out."
+                )
+        del arguments["noise"], arguments["search"]
+        return {**arguments, "degrees_of_freedom": self.degrees_of_freedom}
 
 
 @dataclass(frozen=True)

@@ -276,6 +276,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         facts.append(("origin", outcome))
     if fit.get("lower_bound") is not None:
         facts.append(("log-likelihood", f"{fit['lower_bound']:.6f} nats a row"))
+    facts += p.facts
     if file.record is not None:
         facts += _record_facts(file.record)
     versions = file.written_by

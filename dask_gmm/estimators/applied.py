@@ -363,6 +363,10 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
                     f"say which row is which: pass `X.compute_chunk_sizes()`, or draw=False."
                 )
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        if self._parameters().more:
+            raise InputError(
+                f"impute is for Gaussian mixtures, and this is a {self._parameters().words}."
+            )
         kernel, scaling = MarginalKernel(get_kernel(self.kernel)), self._scaling
         if scaling is not None and scaling.principal is not None:
             raise InputError(
