@@ -63,6 +63,14 @@ __all__ = ["fit"]
             "dask-gmm fit 'stars/*.parquet' --columns bp_rp,mag,pmra,pmdec --weights w -k 8",
         ),
         (
+            "outliers: rows that belong nowhere are noise, with the label -1",
+            "dask-gmm fit points.zarr -k 8 --noise -o model.zarr",
+        ),
+        (
+            "t distributions, each with tails as heavy as the data say",
+            "dask-gmm fit points.zarr -k 8 --degrees-of-freedom each -o model.zarr",
+        ),
+        (
             "a bucket, on a running cluster, the best of 10 starts, until it has settled",
             """dask-gmm fit s3://bucket/points.zarr -k 16 --n-init 10 --tol 1e-5 \\
     --scheduler tcp://10.0.0.1:8786 -o s3://bucket/model.zarr""",
@@ -106,12 +114,15 @@ def fit(
     from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.reporting import check_report, watching, write_report
-    from dask_gmm.estimators import BayesianGaussianMixture, GaussianMixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
-    settings.check_bayesian()
-    kind = GaussianMixture if settings.bayesian == "no" else BayesianGaussianMixture
+    kind, arguments = _estimator(settings), settings.estimator_arguments()
+    if settings.degrees_of_freedom is not None and report is not None:
+        raise click.UsageError(
+            "--report is of Gaussian components, and --degrees-of-freedom fits t distributions: "
+            "leave one of the two out."
+        )
     session.checkpoint = checkpoint if checkpoint.url is not None else None
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite, report=report)
     check_report(report, data, output, checkpoint.url, overwrite=overwrite)
@@ -120,7 +131,7 @@ def fit(
     with computing(compute, session):
         with observing(session) as observe:
             mixture = kind(
-                **settings.estimator_arguments(),
+                **arguments,
                 **data.estimator_arguments(checkpoint.url),
                 callbacks=[observe, *timeline],
             )
@@ -136,6 +147,15 @@ def fit(
                 raise
     _report(session, mixture, data, output, report)
     return DONE if mixture.converged_ else NOT_CONVERGED
+
+
+def _estimator(settings: EMSettings) -> type[FittingMixture]:
+    """Whose mixtures these settings are of."""
+    from dask_gmm.estimators import BayesianGaussianMixture, GaussianMixture, StudentTMixture
+
+    if settings.degrees_of_freedom is not None:
+        return StudentTMixture
+    return GaussianMixture if settings.bayesian == "no" else BayesianGaussianMixture
 
 
 def _report(

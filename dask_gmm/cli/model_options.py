@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.options import option, stack
-from dask_gmm.cli.values import BYTES, CACHE, COMPONENTS, COUNTS, SEARCH, TRANSFORM
+from dask_gmm.cli.values import BYTES, CACHE, COMPONENTS, COUNTS, DEGREES, SEARCH, TRANSFORM
 
 __all__ = ["covariance_choice", "fit_options", "selection_options"]
 
@@ -54,6 +54,15 @@ def fit_options() -> Callable[[F], F]:
             help=COVARIANCE_HELP,
         ),
         *_bayesian_options(),
+        option(
+            "--degrees-of-freedom",
+            type=DEGREES,
+            metavar="HOW",
+            section="Model",
+            help="Fit t distributions, whose tails are heavier than a Gaussian's, so that outliers "
+            "do not move them: 'each' estimates every component's degrees of freedom, 'shared' "
+            "one for all, a number fixes them (4 is robust, 1 a Cauchy distribution).",
+        ),
         *_em_options(),
     )
 
@@ -169,6 +178,13 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             section="Model",
             help="Added to every variance, in squared units of the data (of the scaled rows, if "
             "they are). Raise it when a component collapses onto a few rows.",
+        ),
+        option(
+            "--noise/--no-noise",
+            default=False,
+            section="Model",
+            help="Whether rows may be noise, uniform in the box that the sample fills: outliers "
+            "then belong to no component, and have the label -1.",
         ),
         option(
             "--on-collapse",

@@ -202,6 +202,7 @@ class _Fits:
     n_init: int
     init_params: str
     reg_covar: float
+    noise: bool
     on_collapse: str
     seed: int | None
     cache: int | str
@@ -228,6 +229,7 @@ class _Fits:
             "n_init": self.n_init,
             "init_params": self.init_params,
             "reg_covar": self.reg_covar,
+            "noise": self.noise,
             "on_collapse": self.on_collapse,
             "random_state": self.seed,
             "cache": self.cache,
@@ -262,10 +264,11 @@ class EMSettings(_Fits):
 
     components: int
     covariance: str
-    bayesian: str = "no"
-    weight_concentration: float | None = None
+    degrees_of_freedom: float | str | None
+    bayesian: str
+    weight_concentration: float | None
 
-    def check_bayesian(self) -> None:
+    def _check_bayesian(self) -> None:
         """Refuse what does not go with variational Bayes, or with maximum likelihood.
 
         Raises
@@ -279,34 +282,63 @@ class EMSettings(_Fits):
                     "--bayesian process or --bayesian distribution."
                 )
             return
+        if self.degrees_of_freedom is not None or self.noise:
+            other = "--noise" if self.noise else "--degrees-of-freedom"
+            raise click.UsageError(
+                f"{other} is for maximum likelihood, and --bayesian has none of it: leave one of "
+                f"the two out."
+            )
         for option, given, may in (
             ("--acceleration", self.acceleration, ("auto", "squarem", "none")),
-            ("--search", self.search, ("auto", "off")),
+            ("--search", self.search, ("auto", "off", 0)),
             ("--on-collapse", self.on_collapse, ("stop",)),
             ("--covariance", self.covariance, ("full", "tied", "diag", "spherical")),
         ):
             if given not in may:
                 raise click.UsageError(
                     f"{option} {given} is for maximum likelihood; with --bayesian it may be "
-                    f"{' or '.join(may)}."
+                    f"{' or '.join(str(one) for one in may if one)}."
                 )
 
     def estimator_arguments(self) -> dict[str, Any]:
-        """Return what `GaussianMixture`, or `BayesianGaussianMixture`, calls these."""
-        found = {
+        """Return what the estimator calls these.
+
+        `GaussianMixture`, `StudentTMixture` or `BayesianGaussianMixture`.
+
+        Raises
+        ------
+        click.UsageError
+            Options that do not go together.
+        """
+        self._check_bayesian()
+        arguments = {
             **self.common_arguments(),
             "n_components": self.components,
             "covariance_type": self.covariance,
         }
-        if self.bayesian == "no":
-            return found
-        for name in ("search", "on_collapse"):
-            del found[name]
-        return {
-            **found,
-            "weight_concentration_prior_type": f"dirichlet_{self.bayesian}",
-            "weight_concentration_prior": self.weight_concentration,
-        }
+        if self.bayesian != "no":
+            for name in ("search", "on_collapse", "noise"):
+                arguments.pop(name, None)
+            return {
+                **arguments,
+                "weight_concentration_prior_type": f"dirichlet_{self.bayesian}",
+                "weight_concentration_prior": self.weight_concentration,
+            }
+        if self.degrees_of_freedom is None:
+            return arguments
+        for option, refused in (
+            ("noise", self.noise),
+            ("on-collapse", self.on_collapse in ("reseed", "merge")),
+            ("search", self.search not in ("auto", "off", 0)),
+            ("acceleration", self.acceleration == "variance-reduced"),
+        ):
+            if refused:
+                raise click.UsageError(
+                    f"--{option} and --degrees-of-freedom do not go together: what it asks for is "
+                    f"there for Gaussian components alone. Leave one of the two out."
+                )
+        del arguments["noise"], arguments["search"]
+        return {**arguments, "degrees_of_freedom": self.degrees_of_freedom}
 
 
 @dataclass(frozen=True)

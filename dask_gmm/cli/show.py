@@ -277,6 +277,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
     bound = fit.get("lower_bound_per_row", fit.get("lower_bound"))
     if bound is not None:
         facts.append((p.objective_name, f"{bound:.6f} nats a row"))
+    facts += p.facts
     if file.record is not None:
         facts += _record_facts(file.record)
     versions = file.written_by

@@ -33,6 +33,7 @@ from dask_gmm.fitting.prediction import (
 )
 from dask_gmm.fitting.verbose import VerboseObserver
 from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
+from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.progress.observers import observed
 
 if TYPE_CHECKING:
@@ -363,6 +364,9 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
                     f"say which row is which: pass `X.compute_chunk_sizes()`, or draw=False."
                 )
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        parameters = self._parameters()
+        if parameters.more and not isinstance(parameters, VariationalPosterior):
+            raise InputError(f"impute is for Gaussian mixtures, and this is a {parameters.words}.")
         kernel, scaling = MarginalKernel(get_kernel(self.kernel)), self._scaling
         if scaling is not None and scaling.principal is not None:
             raise InputError(

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from dask_gmm.data.scaled_source import scaled
 from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError
+from dask_gmm.estimators.attributes import check_gaussian
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.estimators.reported import ReportingMixture
@@ -27,6 +28,7 @@ from dask_gmm.glance.mixture import mixture_html, mixture_text
 from dask_gmm.glance.page import card, facts_table, sentences
 from dask_gmm.inspection import InspectionJob, inspection_of
 from dask_gmm.mixture.sampling import sample_mixture
+from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.model_card import model_card
 from dask_gmm.model_file import load_model, save_model
 from dask_gmm.scaling.original_units import in_original_units
@@ -308,6 +310,7 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         'row 1 of block 0 (row 1 of NumPy array)'
         """
         check_is_fitted(self)
+        check_gaussian(self, "inspect")
         source = open_input(self, X, sample_weight, where, reset=False)
         rows = scaled(source, self._scaling)
         job = InspectionJob.of(self._parameters(), self._kernel(), rows)
@@ -512,6 +515,9 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         array([1, 0])
         """
         check_is_fitted(self)
+        parameters = self._parameters()
+        if parameters.more and not isinstance(parameters, VariationalPosterior):
+            raise InputError(f"scikit-learn has no class for a {parameters.words}.")
         shared = self._theirs().get_params()
         other = self._theirs(**{name: v for name, v in self.get_params().items() if name in shared})
         copy_fitted(self, other)
@@ -537,12 +543,17 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         >>> bool(np.all(GaussianMixture.from_sklearn(theirs).predict(X) == theirs.predict(X)))
         True
         """
+        check_is_fitted(model)
+        if not {"gaussian", VariationalPosterior.kind} & set(cls._kinds):
+            raise InputError(
+                f"scikit-learn's {type(model).__name__} is no {cls.__name__}: use "
+                f"GaussianMixture.from_sklearn."
+            )
         if not isinstance(model, cls._theirs):
             raise InputError(
                 f"{type(model).__name__} is no {cls._theirs.__name__} of scikit-learn: give a "
                 f"fitted one."
             )
-        check_is_fitted(model)
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None

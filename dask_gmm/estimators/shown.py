@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.glance.mixture import MixtureGlance, how_it_ended
-from dask_gmm.mixture.variational import VariationalPosterior
+from dask_gmm.mixture.variational import NEEDED, VariationalPosterior
 from dask_gmm.quantities import plural
 from dask_gmm.scaling.original_units import means_and_widths
 from dask_gmm.scaling.words import in_words
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = ["feature_names", "glance_of", "is_mixture"]
-
-_HARDLY_ANY = 1e-3  # of the rows: what a posterior leaves to a component that is not needed
 
 
 def is_mixture(gm: Any) -> bool:
@@ -41,7 +39,8 @@ def glance_of(gm: Any) -> MixtureGlance:
     """
     parameters: MixtureParameters = gm._parameters()
     scaling, names = gm._scaling, feature_names(gm)
-    about = (_what(parameters), *_ending(gm))
+    more = tuple(f"{name[0].upper()}{name[1:]}: {words}." for name, words in parameters.facts)
+    about = (_what(parameters), *_ending(gm), *more)
     settings = repr(gm)
     if scaling is not None and not scaling.linear:
         k, d = parameters.means.shape
@@ -72,17 +71,12 @@ def glance_of(gm: Any) -> MixtureGlance:
 
 def _what(parameters: MixtureParameters) -> str:
     k, d = parameters.means.shape
+    words = parameters.words[0].upper() + parameters.words[1:]
     family = f"{parameters.family.name} covariance"
+    beside = f"{parameters.n_parameters:,} free parameters"
     if isinstance(parameters, VariationalPosterior):
-        some = int(np.sum(parameters.weights > _HARDLY_ANY))
-        return (
-            f"Bayesian Gaussian mixture: {plural(k, 'component')} in {plural(d, 'feature')}, "
-            f"{some} of a weight above {_HARDLY_ANY:.1%}, {family}"
-        )
-    return (
-        f"Gaussian mixture: {plural(k, 'component')} in {plural(d, 'feature')}, "
-        f"{family}, {parameters.n_parameters:,} free parameters"
-    )
+        beside = f"{parameters.n_needed} of a weight above {NEEDED:.1%}"
+    return f"{words}: {plural(k, 'component')} in {plural(d, 'feature')}, {family}, {beside}"
 
 
 def _ending(gm: Any) -> tuple[str, ...]:

@@ -82,6 +82,7 @@ class NoisyParameters(MixtureParameters):
     """
 
     kind: ClassVar[str] = "noisy"
+    words: ClassVar[str] = "Gaussian mixture beside uniform noise"
     leaves_rows_out: ClassVar[bool] = True
 
     noise_weight: NDArray[np.float64]
@@ -107,6 +108,11 @@ class NoisyParameters(MixtureParameters):
         with np.errstate(divide="ignore"):
             weight = np.log(self.noise_weight)
         return float(weight - np.log(self.noise_box[1] - self.noise_box[0]).sum())
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """The part of the rows that is noise."""
+        return (("noise", f"{float(self.noise_weight):.3g} of the rows"),)
 
     def drawn_beside(self, n_samples: int, random_state: np.random.RandomState) -> Array:
         """Rows of noise, uniform in the box."""

@@ -54,6 +54,10 @@ class MixtureParameters:
 
     kind: ClassVar[str] = "gaussian"
     """What model files call parameters of this class."""
+    words: ClassVar[str] = "Gaussian mixture"
+    """What people call it."""
+    gaussian: ClassVar[bool] = True
+    """Whether components are Gaussians of these means and covariances."""
     leaves_rows_out: ClassVar[bool] = False
     """Whether a row may belong to none of the components; its label is -1."""
     objective_name: ClassVar[str] = "log-likelihood"
@@ -169,6 +173,11 @@ class MixtureParameters:
         """The arrays that a subclass has beside, by their names."""
         of_all = {f.name for f in fields(MixtureParameters)}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in of_all}
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What there is to say of the arrays that a subclass has beside: names and words."""
+        return ()
 
     def drawn_beside(
         self, n_samples: int, random_state: np.random.RandomState

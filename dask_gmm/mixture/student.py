@@ -75,6 +75,8 @@ class StudentParameters(MixtureParameters):
     """
 
     kind: ClassVar[str] = "student"
+    words: ClassVar[str] = "mixture of t distributions"
+    gaussian: ClassVar[bool] = False
 
     degrees_of_freedom: NDArray[np.float64]
 
@@ -107,6 +109,13 @@ class StudentParameters(MixtureParameters):
         # By the beta function, which does not subtract large numbers where ν is large.
         constants: Array = gammaln(0.5 * d) - betaln(half, 0.5 * d) - 0.5 * d * np.log(half)
         return constants
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """The range of the degrees of freedom."""
+        low, high = float(self.degrees_of_freedom.min()), float(self.degrees_of_freedom.max())
+        words = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+        return (("degrees of freedom", words),)
 
     def tail_scales(
         self, component: int, n_samples: int, random_state: np.random.RandomState

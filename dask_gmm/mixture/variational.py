@@ -61,11 +61,14 @@ if TYPE_CHECKING:
 __all__ = [
     "DIRICHLET_DISTRIBUTION",
     "DIRICHLET_PROCESS",
+    "NEEDED",
     "VariationalBayes",
     "VariationalPosterior",
     "prior_moments",
 ]
 
+NEEDED = 1e-3
+"""Of the rows: what is left of the weight of a component that is not needed is less."""
 DIRICHLET_PROCESS, DIRICHLET_DISTRIBUTION = "dirichlet_process", "dirichlet_distribution"
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -93,11 +96,24 @@ class VariationalPosterior(MixtureParameters):
     """
 
     kind: ClassVar[str] = "variational"
+    words: ClassVar[str] = "Bayesian Gaussian mixture"
     objective_name: ClassVar[str] = "lower bound"
 
     weight_concentration: Array
     mean_precision: Array
     degrees_of_freedom: Array
+
+    @property
+    def n_needed(self) -> int:
+        """Components of a weight above `NEEDED`."""
+        return int(np.sum(self.weights > NEEDED))
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What the weights come from, and how many components have some."""
+        prior = "process" if self.dirichlet_process else "distribution"
+        some = f"{self.n_needed} of {self.n_components} of a weight above {NEEDED:.1%}"
+        return (("weights", f"a Dirichlet {prior}"), ("components", some))
 
     @property
     def dirichlet_process(self) -> bool:
