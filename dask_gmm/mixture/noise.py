@@ -237,7 +237,7 @@ class UniformNoise(MixtureModel):
         if flat.size:
             raise InputError(
                 f"Feature {flat[0]} has one value only in the sample: the rows fill no volume that "
-                f"noise could be uniform in. Leave it out, or give the box as `noise`."
+                f"noise could be uniform in. Leave it out, or give the box's corners as noise."
             )
         return replace(settled, box=box)
 
