@@ -401,6 +401,7 @@ class VariationalBayes(MixtureModel):
         wishart = 0.5 * nu * d * math.log(2.0) - nu * roots
         wishart += gammaln(0.5 * (nu[:, None] - np.arange(d))).sum(axis=1)
         alpha = posterior.weight_concentration
+        weights: float
         if self.dirichlet_process:
             weights = float(np.sum(betaln(*alpha)))
         else:

@@ -93,9 +93,9 @@ def elbo(x: Array, r: Array, model: VariationalBayes, q: VariationalPosterior) -
             rest = digamma(b) - digamma(a + b)
             total += np.log(gamma) + (gamma - 1) * rest + stats.beta(a, b).entropy()
     else:
-        prior = stats.dirichlet(np.full(K, gamma))
+        of_weights = stats.dirichlet(np.full(K, gamma))
         logs = digamma(concentration) - digamma(concentration.sum())
-        total += prior.logpdf(np.full(K, 1 / K)) + (gamma - 1) * (logs + np.log(K)).sum()
+        total += of_weights.logpdf(np.full(K, 1 / K)) + (gamma - 1) * (logs + np.log(K)).sum()
         total += stats.dirichlet(concentration).entropy()
     held = r > 0
     total += (r @ q.expected_log_weights).sum() - (r[held] * np.log(r[held])).sum()
@@ -153,11 +153,12 @@ def test_of_one_component_it_is_the_evidence() -> None:
     assert m0 is not None
     assert c0 is not None
     beta, nu, evidence = model.mean_precision_prior, model.degrees_of_freedom_prior, 0.0
+    t: Any = stats.multivariate_t
     mean, scatter = m0.copy(), c0.copy()
     for row in x:
         df = nu - D + 1
         shape = scatter * (beta + 1) / (beta * df)
-        evidence += stats.multivariate_t(mean, shape, df).logpdf(row)
+        evidence += float(t(mean, shape, df).logpdf(row))
         scatter = scatter + beta / (beta + 1) * np.outer(row - mean, row - mean)
         mean = (beta * mean + row) / (beta + 1)
         beta, nu = beta + 1, nu + 1
@@ -249,10 +250,12 @@ def test_priors_of_rows_with_gaps() -> None:
     assert model.mean_prior is not None
     np.testing.assert_allclose(model.mean_prior, np.nanmean(x, axis=0))
     complete = x[~np.isnan(x).any(axis=1)]
+    assert model.covariance_prior is not None
     np.testing.assert_allclose(model.covariance_prior, np.cov(complete.T), rtol=0.02)
     x[:, 0] = np.where(np.arange(400) % 40 == 0, x[:, 0], np.nan)
     filled = np.where(np.isnan(x), np.nanmean(x, axis=0), x)
     few = model_of("full", Rows(x)).covariance_prior
+    assert few is not None
     np.testing.assert_allclose(few, np.cov(filled.T), rtol=1e-10)
 
 
@@ -272,7 +275,7 @@ def test_a_chart_leads_back(family: str, process: bool) -> None:
     step = np.zeros_like(vector)
     step[0] = -6.0
     moved = model.chart.from_vector(vector + step, at)
-    assert moved is not None
+    assert isinstance(moved, VariationalPosterior)
     assert model.weight_of(moved) == pytest.approx(len(rows))
     assert moved.mean_precision.min() >= model.mean_precision_prior
     assert model.chart.from_vector(np.full_like(vector, np.nan), at) is None
@@ -286,7 +289,7 @@ def test_components_without_rows_have_the_prior_and_cost_no_pass() -> None:
     rows = Rows(x)
     model = model_of("full", rows)
     far = MixtureParameters.create(
-        "full", [1 / 3] * 3, [[0, 0], [1e6, 0], [0, 1e6]], np.stack([np.eye(2)] * 3)
+        "full", [1 / 3] * 3, [[0.0, 0.0], [1e6, 0.0], [0.0, 1e6]], np.stack([np.eye(2)] * 3)
     )
     found = statistics(rows, far)
     q = model.update(found)
