@@ -407,7 +407,7 @@ class VariationalBayes(MixtureModel):
         else:
             weights = float(np.sum(gammaln(alpha))) - float(gammaln(float(np.sum(alpha))))
         gaussian = -0.5 * d * float(np.sum(np.log(posterior.mean_precision)))
-        return float(np.sum(wishart)) + weights + gaussian
+        return float(np.sum(wishart) + weights + gaussian)
 
 
 @dataclass(frozen=True)
