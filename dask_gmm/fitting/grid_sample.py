@@ -180,7 +180,7 @@ class GridSample:
 
     def strategy(self, point: GridPoint) -> Fitting[Any]:
         """Return the strategy of a point, the same whenever it is asked for."""
-        model = self._settings.model.with_family(point.family)
+        model = self._settings.model.of_mixture(point.family, point.n_components)
         mine = replace(self._settings, n_components=point.n_components, model=model)
         m_step = MStep(model, mine.on_collapse, self._rows.rows, mine.kernel)
         return make_strategy(mine, self.accelerations[point], m_step, self._rows)
@@ -257,7 +257,7 @@ class GridSample:
         def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:
             found: dict[GridPoint, list[MixtureParameters]] = {p: [] for p in points}
             for point in points:
-                model = settings.model.with_family(point.family)
+                model = settings.model.of_mixture(point.family, point.n_components)
                 for drawn in places:
                     with suppress(CollapsedComponentError):
                         start = drawn.start(point.n_components, model, random_state)
