@@ -85,6 +85,11 @@ class MixtureModel(ABC):
         """Whether it is settled by rows of the data (`settled`): a fit then draws a sample."""
         return False
 
+    @property
+    def places(self) -> NDArray[np.float64] | None:
+        """Means, (K, D), of a model that says which component is where: fits begin there."""
+        return None
+
     def settled(self, rows: Rows) -> Self:
         """The same model, with what it leaves to the data taken from some of their rows.
 
