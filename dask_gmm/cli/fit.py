@@ -23,7 +23,7 @@ from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, EMSetting
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators.fitting import FittingMixture
 
 __all__ = ["fit"]
 
@@ -61,6 +61,14 @@ __all__ = ["fit"]
         (
             "four columns of a Parquet table, and a fifth that holds the weights",
             "dask-gmm fit 'stars/*.parquet' --columns bp_rp,mag,pmra,pmdec --weights w -k 8",
+        ),
+        (
+            "outliers: rows that belong nowhere are noise, with the label -1",
+            "dask-gmm fit points.zarr -k 8 --noise -o model.zarr",
+        ),
+        (
+            "t distributions, each with tails as heavy as the data say",
+            "dask-gmm fit points.zarr -k 8 --degrees-of-freedom each -o model.zarr",
         ),
         (
             "a bucket, on a running cluster, the best of 10 starts, until it has settled",
@@ -102,10 +110,16 @@ def fit(
     from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.reporting import check_report, watching, write_report
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators import GaussianMixture, StudentTMixture
 
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
+    student, arguments = settings.degrees_of_freedom is not None, settings.estimator_arguments()
+    if student and report is not None:
+        raise click.UsageError(
+            "--report is of Gaussian components, and --degrees-of-freedom fits t distributions: "
+            "leave one of the two out."
+        )
     session.checkpoint = checkpoint if checkpoint.url is not None else None
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite, report=report)
     check_report(report, data, output, checkpoint.url, overwrite=overwrite)
@@ -113,8 +127,8 @@ def fit(
     timeline = watching(report)
     with computing(compute, session):
         with observing(session) as observe:
-            mixture = GaussianMixture(
-                **settings.estimator_arguments(),
+            mixture = (StudentTMixture if student else GaussianMixture)(
+                **arguments,
                 **data.estimator_arguments(checkpoint.url),
                 callbacks=[observe, *timeline],
             )
@@ -134,7 +148,7 @@ def fit(
 
 def _report(
     session: Session,
-    mixture: GaussianMixture,
+    mixture: FittingMixture,
     data: DataPlace,
     output: str | None,
     report: str | None,

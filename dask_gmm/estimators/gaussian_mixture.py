@@ -5,9 +5,11 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from dask_gmm.data.missing import MISSING
+from dask_gmm.errors import InputError
 from dask_gmm.estimators.fitting import FittingMixture
 from dask_gmm.estimators.inputs import refuse_with_prior
 from dask_gmm.fitting.collapse import ON_COLLAPSE
@@ -15,7 +17,10 @@ from dask_gmm.fitting.search.choice import SEARCHES
 from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES
 from dask_gmm.mixture.kernels import KERNELS
+from dask_gmm.mixture.kernels.noisy import NoisyKernel
 from dask_gmm.mixture.model import MaximumLikelihood
+from dask_gmm.mixture.noise import NoisyParameters, UniformNoise, box_of
+from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.posterior import MaximumAPosteriori
 from dask_gmm.mixture.prior import PRIORS, Prior, check_prior, prior_of
 from dask_gmm.scaling.request import FROM
@@ -23,12 +28,12 @@ from dask_gmm.scaling.request import FROM
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import DTypeLike
 
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.fit import FitReport
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
 
 __all__ = ["GaussianMixture"]
@@ -70,6 +75,13 @@ class GaussianMixture(FittingMixture):
         posterior, with the same number of parameters.
     max_iter : int, default=100
         Most iterations, each one read of the data.
+    noise : bool or array-like of shape (2, D), default=False
+        Whether rows may be noise, uniform in the box that the data fill (Banfield & Raftery 1993):
+        the sample's, or the one whose lower and upper corner are given, in the units of the rows
+        that the mixture sees. Rows outside it count as noise of the same density. Noise has the
+        label -1 and the probability that is missing of `predict_proba` to one. Not with
+        ``missing='marginalize'``, nor with an `on_collapse` that mends; steps are not those of
+        'variance-reduced', and nothing is searched.
     n_init : int, default=1
         Starts; all advance in the same reads, and the best end is kept.
     init_params : default='kmeans'
@@ -213,6 +225,11 @@ class GaussianMixture(FittingMixture):
         for float32 rows float32, as scikit-learn's, where that moves nothing by 1e-4 standard
         deviations. Score, predictions, files and warm starts use the fit's own float64 numbers,
         except for what somebody has set by hand since.
+    noise_weight_ : () array
+        The part of the rows that is noise, and
+    noise_box_ : (2, D)
+        the corners of the box that it fills, where `noise` was asked for; `weights_` are then those
+        of the components among each other.
     converged_ : bool
     n_iter_ : int
         Iterations of the best start: M-steps of plain EM, or passes whose step was accepted.
@@ -267,9 +284,12 @@ class GaussianMixture(FittingMixture):
     array([1, 0])
     """
 
+    _kinds: ClassVar[tuple[str, ...]] = (MixtureParameters.kind, NoisyParameters.kind)
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(COVARIANCE_TYPES)],
+        "noise": ["boolean", "array-like"],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "prior": [None, StrOptions(set(PRIORS)), Prior],
@@ -315,6 +335,7 @@ class GaussianMixture(FittingMixture):
         n_components: int = 1,
         *,
         covariance_type: str = "full",
+        noise: Any = False,
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         prior: Prior | str | None = None,
@@ -354,6 +375,7 @@ class GaussianMixture(FittingMixture):
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
+        self.noise = noise
         self.tol = tol
         self.reg_covar = reg_covar
         self.prior = prior
@@ -392,6 +414,20 @@ class GaussianMixture(FittingMixture):
         self.callbacks = callbacks
 
     def _model(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
+        model = self._of_gaussians(family, n_features)
+        if not self._noisy:
+            return model
+        for name, refused in (("missing", ("marginalize",)), ("on_collapse", ("reseed", "merge"))):
+            if getattr(self, name) in refused:
+                raise InputError(
+                    f"{name}={getattr(self, name)!r} and noise do not go together: choose another "
+                    f"{name}, or noise=False."
+                )
+        given = not isinstance(self.noise, bool | np.bool_)
+        return UniformNoise.beside(model, box_of(self.noise, n_features) if given else None)
+
+    def _of_gaussians(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
+        """What is maximised over the mixture of Gaussians, be there noise beside it or not."""
         prior = prior_of(self.prior)
         if prior is None:
             return MaximumLikelihood(family, self.reg_covar)
@@ -401,7 +437,13 @@ class GaussianMixture(FittingMixture):
 
     def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
         super()._keep(report, dtype)
-        model = report.model
-        self.prior_: Prior | None = None
-        if isinstance(model, MaximumAPosteriori):
-            self.prior_ = model.settled_prior(report.best.parameters.n_features)
+        n_features = report.best.parameters.n_features
+        self.prior_ = None if report.model is None else report.model.settled_prior(n_features)
+
+    @property
+    def _noisy(self) -> bool:
+        return not isinstance(self.noise, bool | np.bool_) or bool(self.noise)
+
+    def _kernel(self) -> Kernel:
+        kernel = super()._kernel()
+        return NoisyKernel(kernel) if self._noisy else kernel
