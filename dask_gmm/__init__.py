@@ -16,12 +16,14 @@ if TYPE_CHECKING:
         select_gaussian_mixture,
     )
     from dask_gmm.fitting.timeline import Timeline
+    from dask_gmm.mixture.prior import Prior
     from dask_gmm.progress import ProgressBar
 
 __all__ = [
     "Criteria",
     "EqualPerArray",
     "GaussianMixture",
+    "Prior",
     "ProgressBar",
     "Selection",
     "SelectionRow",
@@ -49,6 +51,10 @@ def __getattr__(name: str) -> Any:
         from dask_gmm.progress import ProgressBar
 
         return ProgressBar
+    if name == "Prior":
+        from dask_gmm.mixture.prior import Prior
+
+        return Prior
     if name == "Timeline":
         from dask_gmm.fitting.timeline import Timeline
 

@@ -156,6 +156,16 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             "they are). Raise it when a component collapses onto a few rows.",
         ),
         option(
+            "--prior",
+            type=click.Choice(["none", "fraley-raftery"]),
+            default="none",
+            section="Model",
+            help="What is thought of the components before the data are seen. 'fraley-raftery' is "
+            "mclust's weak prior on means and covariances, by the mean and covariance of a sample: "
+            "a component that closes in on a few rows stays as wide as they make likely, instead "
+            "of collapsing. The fit then maximises the posterior; BIC is as without a prior.",
+        ),
+        option(
             "--noise/--no-noise",
             default=False,
             section="Model",

@@ -544,7 +544,7 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None
         gm.n_incomplete_rows_, gm.scaling_ = 0, None
-        gm.acceleration_, gm.remaining_gain_ = None, None
+        gm.acceleration_, gm.remaining_gain_, gm.prior_ = None, None, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm
 

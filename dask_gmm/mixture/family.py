@@ -65,6 +65,8 @@ class CovarianceFamily(ABC):
     """Whether each component's covariance follows from the moments of that component alone."""
     constrained: ClassVar[bool] = False
     """Whether not every set of covariances in its form is one of its own."""
+    pooled: ClassVar[bool] = False
+    """Whether all components have the same covariance, for which there is then one prior."""
 
     @abstractmethod
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
@@ -186,6 +188,7 @@ class Tied(CovarianceFamily):
     name = "tied"
     form = TIED
     independent = False
+    pooled = True
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         return n_features * (n_features + 1) // 2

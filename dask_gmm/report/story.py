@@ -52,7 +52,7 @@ def at_a_glance(evidence: Evidence, worries: int) -> list[tuple[str, str]]:
         ("component" if evidence.n_components == 1 else "components", str(evidence.n_components)),
         ("feature" if evidence.n_features == 1 else "features", str(evidence.n_features)),
         ("rows", rows),
-        ("log-likelihood, nats a row", number(evidence.lower_bound, 5)),
+        (f"{evidence.height}, nats a row", number(evidence.lower_bound, 5)),
     ]
     record = evidence.record
     if record is not None:
@@ -102,8 +102,14 @@ def _fitted(evidence: Evidence) -> Iterator[str]:
 def _ended(evidence: Evidence) -> Iterator[str]:
     iterations = plural(evidence.n_iter, "iteration")
     ending = _ENDINGS.get(evidence.outcome, "It ended after {n}").format(n=iterations)
-    bound = f"at a mean log-likelihood of {number(evidence.lower_bound, 6)} nats a row"
+    bound = f"at a mean {evidence.height} of {number(evidence.lower_bound, 6)} nats a row"
     yield f"{ending}, {bound}; {_away(evidence)}."
+    if evidence.setting("prior") is not None:
+        yield (
+            "It was fitted under a prior (maximum a posteriori), whose logarithm is part of that: "
+            "it draws weights, means and covariances to what was thought before, the more the "
+            "fewer rows a component has."
+        )
     yield (
         "A higher log-likelihood makes the rows more probable; it compares mixtures of the same "
         "rows in the same units, and says nothing by itself."
