@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["MCLUST"]
+__all__ = ["ALL_OF_MCLUST", "MCLUST", "MCLUST_IN_ONE_DIMENSION"]
 
 # Less than this part of a scatter's largest eigenvalue is what rounding leaves of zero.
 _SINGULAR = 1e-13
@@ -336,3 +336,9 @@ for _family in _FOURTEEN:
 
 MCLUST = tuple(family.name for family in _FOURTEEN)
 """Names of the fourteen, in mclust's order."""
+
+MCLUST_IN_ONE_DIMENSION = ("EII", "VII")
+"""Those that differ where there are neither shapes nor orientations: mclust's E and V."""
+
+ALL_OF_MCLUST = "mclust"
+"""What stands for all of them in a selection."""

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 K, D = 3, 4
-# The four have suites of their own: here they show that the laws are right. Of mclust's the one that
-# asks most goes through them each time.
+# The four have suites of their own: here they show that the laws are right. Of mclust's families
+# the one that asks most goes through them each time.
 OFTEN = (equal_shape.EQUAL_SHAPE.name, "VVE")
 families = pytest.mark.parametrize(
     "family",
