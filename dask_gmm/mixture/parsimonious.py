@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
+    Mask = NDArray[np.bool_]
 
 __all__ = ["ALL_OF_MCLUST", "MCLUST", "MCLUST_IN_ONE_DIMENSION"]
 
@@ -66,10 +67,10 @@ class _Parsimonious(CovarianceFamily):
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         """As `nVarParams` of mclust: of volumes, of shapes of determinant one, of rotations."""
-        volume, shape, orientation = self.name
         many = {"E": 1, "V": n_components, "I": 0}
+        volumes, shapes, orientations = (many[letter] for letter in self.name)
         rotations = n_features * (n_features - 1) // 2
-        return many[volume] + many[shape] * (n_features - 1) + many[orientation] * rotations
+        return volumes + shapes * (n_features - 1) + orientations * rotations
 
     def estimate(self, counts: Array, first: Array, second: Array, reg_covar: float) -> Array:
         scatter = _scatter(self.form, counts, first, second, reg_covar)
@@ -87,9 +88,6 @@ class EII(_Parsimonious):
 
     name = "EII"
     form = SPHERICAL
-
-    def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
-        return 1
 
     def _maximum(self, counts: Array, scatter: Array) -> Array:
         return np.full(len(counts), scatter.sum() / counts.sum())
@@ -226,17 +224,13 @@ class EVV(_Parsimonious):
     form = FULL
     full_rank = True
 
-    def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
-        return n_components * (n_features * (n_features + 1) // 2 - 1) + 1
-
     def _maximum(self, counts: Array, scatter: Array) -> Array:
         covariances = np.zeros_like(scatter)
         variances = np.diagonal(scatter, axis1=1, axis2=2)
-        some = (variances > 0.0).all(axis=1)
-        scales = np.sqrt(np.where(some[:, None], variances, 1.0))
         # Of correlations, so that a determinant does not depend on units.
+        scales = np.sqrt(np.where(variances > 0.0, variances, 1.0))
         values = np.linalg.eigvalsh(scatter / (scales[:, :, None] * scales[:, None, :]))
-        sound = some & (values[:, 0] > _SINGULAR * values[:, -1])
+        sound: Mask = (variances.min(axis=1) > 0.0) & (values[:, 0] > _SINGULAR * values[:, -1])
         if sound.any():
             logs = (np.log(values[sound]) + 2.0 * np.log(scales[sound])).mean(axis=1)
             factors = _equal_volumes(counts[sound], logs)
@@ -258,10 +252,11 @@ def _scatter(
     if form is SPHERICAL:
         # Divided by D, so that all that is done with it is what is done with a variance.
         squares = second - np.sum(first * shift, axis=1)
-        return squares / first.shape[1] + reg_covar * counts
+        mean: Array = squares / first.shape[1] + reg_covar * counts
+        return mean
     if form is DIAGONAL:
         return second - first * shift + reg_covar * counts[:, None]
-    scatter = _symmetric(second - first[:, :, None] * shift[:, None, :])
+    scatter: Array = _symmetric(second - first[:, :, None] * shift[:, None, :])
     diagonal = np.arange(first.shape[1])
     scatter[:, diagonal, diagonal] += reg_covar * counts[:, None]
     return scatter

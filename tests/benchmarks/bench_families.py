@@ -124,7 +124,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    shapes, n_fit, k_fit, d_fit = SHAPES, 200_000, 8, 6
+    shapes: tuple[tuple[int, int], ...] = SHAPES
+    n_fit, k_fit, d_fit = 200_000, 8, 6
     n_rows = _E_STEP_ROWS
     if arguments.tiny:
         shapes, n_rows, n_fit, k_fit, d_fit = ((3, 3),), 500, 2000, 2, 3

@@ -145,7 +145,8 @@ def test_a_killed_worker_changes_no_bit(store: str, mortal_processes: Client) ->
     settings: dict[str, Any] = {"covariance_type": "VVE", "random_state": 0, "init_size": 1500}
     settings |= {"acceleration": None, "max_iter": 6, "tol": 0.0}
     alone = GaussianMixture(4, **settings).fit(store)
-    victim, killed = next(iter(mortal_processes.run(os.getpid).values())), []
+    victim = next(iter(mortal_processes.run(os.getpid).values()))
+    killed: list[int] = []
 
     def kill_in_the_second_pass(event: Any) -> None:
         progress = getattr(event, "progress", None)
