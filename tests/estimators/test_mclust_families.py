@@ -131,7 +131,8 @@ def test_same_bits_on_a_cluster(store: str, name: str, two_processes: Client) ->
     def total() -> int:
         return sum(count.gets for count in two_processes.run(read_counter).values())
 
-    settings: dict[str, Any] = {"covariance_type": name, "random_state": 0, "init_size": 1500}
+    settings: dict[str, Any] = {"covariance_type": name, "random_state": 0, "init_size": 1000}
+    settings["search"] = "off"
     alone = GaussianMixture(4, **settings, cache=0).fit(store)
     before = total()
     with two_processes.as_current():
