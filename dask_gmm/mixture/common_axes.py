@@ -57,6 +57,8 @@ _ANGLES = np.arange(1, 12) * (np.pi / 24)
 # What a turn must gain, in nats per unit of weight, to be more than rounding, and by what one end
 # must be better than another: of two that are equal the first counts, whatever rounding does.
 _SOME = 1e-10
+# No axes do better than those along which all scatter is diagonal: nearer to that none is sought.
+_AS_GOOD_AS_ANY = 1e-8
 _ROUNDING = 1e-14
 # Steps that promise less than this are nothing but rounding; so are turns of fewer radians.
 _LEAST_FALL = 1e-27
@@ -85,9 +87,12 @@ def common_axes(counts: Array, scatter: Array, *, equal_volume: bool) -> Array:
     pairs = np.triu_indices(scatter.shape[1], 1)
     goal = _Goal(counts / counts.sum(), scatter, equal_volume, pairs)
     starts = [goal.at(axes) for axes in _starts(goal)]
-    order = np.argsort([start.value for start in starts], kind="stable")[:_FOLLOWED]
-    best, *others = (goal.descended(starts[number], _FIRST_STEPS) for number in order)
-    for other in others:
+    first, *others = np.argsort([start.value for start in starts], kind="stable")[:_FOLLOWED]
+    best = goal.descended(starts[first], _FIRST_STEPS)
+    for number in others:
+        if best.value < goal.least + _AS_GOOD_AS_ANY:
+            break
+        other = goal.descended(starts[number], _FIRST_STEPS)
         if other.value < best.value - _SOME:
             best = other
     end = goal.lowest_below(best)
@@ -146,16 +151,24 @@ class _Goal:
     equal_volume: bool
     pairs: Pairs
 
+    @property
+    def least(self) -> float:
+        """What no axes go below: Σ_j log F_k,jj ≥ log|W_k| (Hadamard)."""
+        return self._of(np.linalg.slogdet(self.scatter)[1])[0]
+
+    def _of(self, logs: Array) -> tuple[float, Array]:
+        """The goal where Σ_j log F_k,jj are these, and its derivatives c_k by them."""
+        if not self.equal_volume:
+            return float(self.share @ logs), self.share
+        d, largest = self.scatter.shape[1], float(logs.max())
+        parts = np.exp((logs - largest) / d)
+        total = float(parts.sum())
+        return largest + d * float(np.log(total)), parts / total
+
     def at(self, axes: Array) -> _At:
         turned = axes.T @ self.scatter @ axes
         variances = np.diagonal(turned, axis1=1, axis2=2)
-        logs = np.log(variances).sum(axis=1)
-        parts, value = self.share, float(self.share @ logs)
-        if self.equal_volume:
-            d, largest = len(axes), float(logs.max())
-            parts = np.exp((logs - largest) / d)
-            value = largest + d * float(np.log(parts.sum()))
-            parts = parts / parts.sum()
+        value, parts = self._of(np.log(variances).sum(axis=1))
         i, j = self.pairs
         one, other = variances[:, i], variances[:, j]
         apart = (one - other) / (one * other)
@@ -244,9 +257,8 @@ class _Goal:
             gain = -self.share @ rise
             return gain
         d = variances.shape[1]
-        logs = np.log(variances).mean(axis=1)
-        parts = np.exp(logs - logs.max())
-        gain = -d * np.log((parts / parts.sum()) @ np.exp(rise / d))
+        parts = self._of(np.log(variances).sum(axis=1))[1]
+        gain = -d * np.log(parts @ np.exp(rise / d))
         return gain
 
 

@@ -37,6 +37,8 @@ MODELS: dict[str, Callable[..., Any]] = {
     "likelihood": partial(GaussianMixture, 3),
     "noise": partial(GaussianMixture, 3, noise=True),
     "t": partial(StudentTMixture, 3),
+    "VVE": partial(GaussianMixture, 3, covariance_type="VVE", search="off"),
+    "t and EVE": partial(StudentTMixture, 3, covariance_type="EVE", search="off"),
 }
 QUICK = ("noise", "t")
 BLOCKS, BLOCK_ROWS, D = 23, 300, 3

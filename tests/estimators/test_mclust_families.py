@@ -1,10 +1,11 @@
-"""mclust's families from a store: fits and selections in shared reads, wherever they run."""
+"""mclust's families from a store: fits, and selections in shared reads.
+
+That they run anywhere with the same bits is `tests.conformance.test_models`.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +23,6 @@ from tests.plotting.legible import faults
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from distributed import Client
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -118,47 +117,6 @@ def test_the_command_line_knows_them_all(store: str) -> None:
     assert [row["covariance_type"] for row in table] == list(MCLUST)
     refused = CliRunner().invoke(main, ["fit", store, "-k", "2", "--covariance", "mclust"])
     assert refused.exit_code == 2
-
-
-ITERATIVE = ("VEE", "EVE", "VVE")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ITERATIVE)
-def test_same_bits_on_a_cluster(store: str, name: str, two_processes: Client) -> None:
-    """One read of each block a pass there, and the bits of a fit in process."""
-
-    def total() -> int:
-        return sum(count.gets for count in two_processes.run(read_counter).values())
-
-    settings: dict[str, Any] = {"covariance_type": name, "random_state": 0, "init_size": 1000}
-    settings["search"] = "off"
-    alone = GaussianMixture(4, **settings, cache=0).fit(store)
-    before = total()
-    with two_processes.as_current():
-        gm = GaussianMixture(4, **settings, cache=0).fit(store)
-    assert bits(gm) == bits(alone)
-    assert total() - before == N_BLOCKS * (1 + gm.n_passes_)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_changes_no_bit(store: str, mortal_processes: Client) -> None:
-    settings: dict[str, Any] = {"covariance_type": "VVE", "random_state": 0, "init_size": 1500}
-    settings |= {"acceleration": None, "max_iter": 6, "tol": 0.0}
-    alone = GaussianMixture(4, **settings).fit(store)
-    victim = next(iter(mortal_processes.run(os.getpid).values()))
-    killed: list[int] = []
-
-    def kill_in_the_second_pass(event: Any) -> None:
-        progress = getattr(event, "progress", None)
-        if not killed and getattr(event, "number", 0) == 2 and progress is not None:
-            os.kill(victim, signal.SIGKILL)
-            killed.append(progress.blocks_done)
-
-    with mortal_processes.as_current():
-        gm = GaussianMixture(4, **settings, callbacks=[kill_in_the_second_pass]).fit(store)
-    assert killed
-    assert bits(gm) == bits(alone)
 
 
 @pytest.mark.parametrize("name", ["VVE"])
