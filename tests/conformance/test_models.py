@@ -38,7 +38,6 @@ MODELS: dict[str, Callable[..., Any]] = {
     "noise": partial(GaussianMixture, 3, noise=True),
     "t": partial(StudentTMixture, 3),
     "VVE": partial(GaussianMixture, 3, covariance_type="VVE", search="off"),
-    "t and VEE": partial(StudentTMixture, 3, covariance_type="VEE"),
 }
 QUICK = ("noise", "t")
 BLOCKS, BLOCK_ROWS, D = 23, 300, 3

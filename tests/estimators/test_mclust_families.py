@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dask_gmm import GaussianMixture, select_gaussian_mixture
+from dask_gmm import GaussianMixture, StudentTMixture, select_gaussian_mixture
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import CheckpointError, InputError
 from dask_gmm.mixture.parsimonious import MCLUST, MCLUST_IN_ONE_DIMENSION
@@ -59,6 +59,25 @@ def test_scikit_learn_gets_the_same_densities(name: str) -> None:
     other = gm.to_sklearn()
     assert other.covariance_type == {"VEI": "diag", "EVE": "full", "EII": "spherical"}[name]
     np.testing.assert_allclose(other.score_samples(rows), gm.score_samples(rows), rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["VEI", "EVE", "EEV"])
+def test_t_components_have_them_too(store: str, name: str) -> None:
+    """Of scale matrices; what is equal is equal, and no pass is a step down."""
+    gm = StudentTMixture(4, covariance_type=name, init_size=1000, random_state=0).fit(store)
+    assert gm.converged_
+    assert np.all(np.diff(gm.lower_bounds_) > -1e-9)
+    p = gm._parameters()
+    nearest = p.family.nearest(p.weights, p.covariances, p.n_features)
+    np.testing.assert_allclose(nearest, p.covariances, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["VEI", "EEV"])
+def test_noise_goes_with_them(name: str) -> None:
+    rows = tilted_clouds()[:1500]
+    gm = GaussianMixture(4, covariance_type=name, noise=True, max_iter=20, random_state=0).fit(rows)
+    assert np.all(np.diff(gm.lower_bounds_) > -1e-9)
 
 
 @pytest.mark.slow
