@@ -39,9 +39,9 @@ def covariances_at(name: str, free: Array, k: int, d: int) -> Array:
             mine = logs[j % shapes]
             shape = np.exp(np.append(mine, -mine.sum()))
         if orientations:
-            skew = np.zeros((d, d))
-            skew[np.triu_indices(d, 1)] = angles[j % orientations]
-            skew = skew - skew.T
+            upper = np.zeros((d, d))
+            upper[np.triu_indices(d, 1)] = angles[j % orientations]
+            skew = upper - upper.T
             axes = np.linalg.solve(np.eye(d) - skew, np.eye(d) + skew)  # Cayley's
         found[j] = sizes[j % volumes] * (axes * shape) @ axes.T
     return found
