@@ -26,11 +26,19 @@ class _CovarianceType(click.Choice[str]):
         return value if value in COVARIANCE_TYPES else super().convert(value, param, ctx)
 
 
-covariance_choice = _CovarianceType(["full", "tied", "diag", "spherical"])
+_NAMES = (
+    *("full", "tied", "diag", "spherical"),
+    *("EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV"),
+    *("EVV", "VVV"),
+)
+covariance_choice = _CovarianceType(_NAMES)
+_COVARIANCES_CHOICE = _CovarianceType((*_NAMES, "mclust"))
 COVARIANCE_HELP = (
     "What the components' covariances may be: 'full' any, 'tied' one shared by all, 'diag' without "
     "correlations, 'spherical' one variance each. Use diag for hundreds of features: full costs "
-    "features squared."
+    "features squared. Or one of mclust's fourteen families, EII to VVV: a letter each for volume, "
+    "shape and orientation, E for equal, V for varying, I for round or along the features (VEV: of "
+    "one shape, each of its own size and direction)."
 )
 
 
@@ -50,6 +58,7 @@ def fit_options() -> Callable[[F], F]:
             "--covariance",
             type=covariance_choice,
             default="full",
+            metavar="NAME",
             section="Model",
             help=COVARIANCE_HELP,
         ),
@@ -81,11 +90,13 @@ def selection_options() -> Callable[[F], F]:
         ),
         option(
             "--covariance",
-            type=covariance_choice,
+            type=_COVARIANCES_CHOICE,
             multiple=True,
             default=("full",),
+            metavar="NAME",
             section="Model",
-            help=COVARIANCE_HELP + " Repeatable: each is tried with each number of components.",
+            help=COVARIANCE_HELP + " 'mclust' stands for all fourteen. Repeatable: each is tried "
+            "with each number of components.",
         ),
         option(
             "--criterion",

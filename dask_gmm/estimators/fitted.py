@@ -490,6 +490,8 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.
 
         Where rows are scaled first a pipeline of that, ``scaling``, and such a mixture, ``gmm``.
+        A mixture of one of mclust's families becomes one of the covariance type of its shapes:
+        the densities are the same, and `bic` there counts covariances as if they were free.
 
         Examples
         --------
@@ -511,6 +513,7 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         other = SklearnGaussianMixture(
             **{name: v for name, v in self.get_params().items() if name in shared}
         )
+        other.set_params(covariance_type=self._parameters().form.name)
         copy_fitted(self, other)
         if self._scaling is None:
             return other

@@ -56,8 +56,14 @@ class GaussianMixture(FittingMixture):
     ----------
     n_components : int, default=1
         K, the number of components.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What the components' covariances share.
+    covariance_type : str, default='full'
+        What the components' covariances share: 'full', 'tied', 'diag', 'spherical', or one of
+        mclust's fourteen families, whose letters say whether volume, shape and orientation are
+        equal (E), vary (V) or are those of the identity (I): 'EII', 'VII', 'EEI', 'VEI', 'EVI',
+        'VVI', 'EEE', 'VEE', 'EVE', 'VVE', 'EEV', 'VEV', 'EVV', 'VVV' (Celeux & Govaert 1995). VVV
+        is full, EEE tied, VVI diag and VII spherical, to the bit. All but these add `reg_covar` to
+        the scatter, so that what is equal stays equal. Attributes have the shapes of the form: of
+        spherical for EII, of diag for names that end in I, else of full.
     tol : float, default=1e-3
         Nats per row. An accelerated fit has converged when the optimum is estimated to be less
         than this above it; plain EM when an iteration changes the mean log-likelihood by less,

@@ -25,6 +25,7 @@ from dask_gmm.fitting.fit import FitReport
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.parsimonious import ALL_OF_MCLUST, MCLUST, MCLUST_IN_ONE_DIMENSION
 from dask_gmm.mixture.prior import check_prior, prior_of
 from dask_gmm.progress.observers import observed
 from dask_gmm.progress.run import SELECTION
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.selection import SelectionReport
     from dask_gmm.fitting.settings import FitSettings
+    from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.prior import Prior
 
 __all__ = ["select_gaussian_mixture"]
@@ -107,7 +109,10 @@ def select_gaussian_mixture(
     X : as for `GaussianMixture.fit`
     n_components : int or iterable of int, default=range(2, 21)
     covariance_types : str or iterable of str, default=("full", "diag")
-        Of 'full', 'tied', 'diag', 'spherical'.
+        As for `GaussianMixture`. 'mclust' stands for all of mclust's fourteen families, 'EII' to
+        'VVV', in its order; of data with a single feature for 'EII' and 'VII', its E and V, as the
+        others are the same there. They share every read, of which there are as many as the slowest
+        of them needs.
     sample_weight, where : as for `GaussianMixture.fit`, optional
     criterion : {'bic', 'aic', 'icl', 'heldout'}, default='bic'
         BIC (Schwarz 1978), AIC (Akaike 1974), ICL (Biernacki, Celeux & Govaert 2000: BIC plus
@@ -176,6 +181,12 @@ def select_gaussian_mixture(
     >>> found = select_gaussian_mixture(X, range(1, 6), random_state=0)
     >>> found.best_n_components
     3
+
+    All of mclust's families in the same reads:
+
+    >>> found = select_gaussian_mixture(X, [2, 3], "mclust", random_state=0)
+    >>> len(found.table), found.best_n_components, found.best_covariance_type
+    (28, 3, 'EII')
     """
     counts, kinds = _counts(n_components), _kinds(covariance_types)
     fraction = _fraction(criterion, heldout_fraction)
@@ -220,7 +231,9 @@ def select_gaussian_mixture(
     scaling = scaling_asked(model)
     if scaling is not None:
         scaling.begin(source.n_features, source.feature_names)  # refuses features not there
-    points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
+    n_features = source.n_features if scaling is None else scaling.n_outputs(source.n_features)
+    families = _families(kinds, n_features)
+    points = tuple(GridPoint(k, family) for family in families for k in counts)
     settings = _fit_settings(model, points, source)
     backend = choose_backend(source)
     with observed(callbacks, SELECTION, source, backend) as observers:
@@ -266,8 +279,16 @@ def _kinds(covariance_types: str | Iterable[str]) -> tuple[str, ...]:
     if not given:
         raise InputError("covariance_types is empty: give at least one, such as 'full'.")
     for kind in given:
-        covariance_family(kind)
+        if kind != ALL_OF_MCLUST:
+            covariance_family(kind)
     return tuple(dict.fromkeys(given))
+
+
+def _families(kinds: tuple[str, ...], n_features: int) -> tuple[CovarianceFamily, ...]:
+    """The families of some covariance types, each once."""
+    all_of_them = MCLUST if n_features > 1 else MCLUST_IN_ONE_DIMENSION
+    names = [name for kind in kinds for name in (all_of_them if kind == ALL_OF_MCLUST else (kind,))]
+    return tuple(covariance_family(name) for name in dict.fromkeys(names))
 
 
 def _fraction(criterion: str, heldout_fraction: float | None) -> float | None:

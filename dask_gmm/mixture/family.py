@@ -5,8 +5,9 @@ gathered for the form into covariances. A new one is a class here or anywhere el
 `register_family`; kernels, starts, accelerated steps, merging, model files and the command line ask
 it for what they need and know none by name.
 
-In the notation of Celeux & Govaert (1995) and mclust, *full* is VVV, *tied* EEE, *diag* VVI and
-*spherical* VII.
+Here are scikit-learn's four. In the notation of Celeux & Govaert (1995) and mclust, *full* is VVV,
+*tied* EEE, *diag* VVI and *spherical* VII: those names, and mclust's other ten, are in
+`mixture.parsimonious`.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class CovarianceFamily(ABC):
     """Whether not every set of covariances in its form is one of its own."""
     pooled: ClassVar[bool] = False
     """Whether all components have the same covariance, for which there is then one prior."""
+    full_rank: ClassVar[bool] = False
+    """Whether the scatter of each component must be of full rank for there to be a maximum."""
 
     @abstractmethod
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
@@ -169,6 +172,7 @@ class Full(CovarianceFamily):
 
     name = "full"
     form = FULL
+    full_rank = True
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         return n_components * n_features * (n_features + 1) // 2
@@ -207,6 +211,7 @@ class Diagonal(CovarianceFamily):
 
     name = "diag"
     form = DIAGONAL
+    full_rank = True
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         return n_components * n_features
@@ -220,6 +225,7 @@ class Spherical(CovarianceFamily):
 
     name = "spherical"
     form = SPHERICAL
+    full_rank = True
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         return n_components

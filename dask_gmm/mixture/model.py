@@ -190,6 +190,10 @@ class MixtureModel(ABC):
         """Coordinates of its parameters, in which steps are extrapolated."""
         return LOG_CHOLESKY
 
+    def of_family(self, family: CovarianceFamily) -> Self:
+        """The same model of mixtures of another family, of as many components."""
+        return replace(self, family=family)
+
     def of_mixture(self, family: CovarianceFamily, n_components: int) -> Self:
         """The same model of mixtures of another family, or of so many components."""
         return replace(self, family=family)

@@ -242,6 +242,10 @@ class UniformNoise(MixtureModel):
             )
         return replace(settled, box=box)
 
+    def of_family(self, family: CovarianceFamily) -> Self:
+        """The same with mixtures of another family."""
+        return replace(self, family=family, inner=self.inner.of_family(family))
+
     def of_mixture(self, family: CovarianceFamily, n_components: int) -> Self:
         """The same with mixtures of another family, or of so many components."""
         inner = self.inner.of_mixture(family, n_components)

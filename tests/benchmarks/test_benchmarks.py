@@ -63,6 +63,7 @@ BENCHMARKS = {
     ),
     "bench_models": ("--tiny", "--rounds", "1", "--json"),
     "bench_missing": ("--tiny", "--rounds", "1", "--json"),
+    "bench_families": ("--tiny", "--rounds", "1", "--json"),
     "bench_faults": ("--only", "commits, unheard", "gone", "--json"),
     "bench_fit": ("--tiny", "--rounds", "1", "--json", RECORD, "--markdown", TABLE),
     "bench_passes": ("--rows", "4000", "--seeds", "1", "--sets", "overlapping", "--json"),

@@ -39,6 +39,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "t": partial(StudentTMixture, 3),
     "prior": partial(GaussianMixture, 3, prior="fraley-raftery"),
     "prior and noise": partial(GaussianMixture, 3, prior=Prior(shrinkage=20.0), noise=True),
+    "VVE": partial(GaussianMixture, 3, covariance_type="VVE", search="off"),
 }
 QUICK = ("noise", "t")
 BLOCKS, BLOCK_ROWS, D = 23, 300, 3

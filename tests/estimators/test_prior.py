@@ -152,7 +152,12 @@ def test_what_is_taken_from_the_data_is_of_scaled_rows(rows: Array) -> None:
 
 def test_a_row_of_weight_w_counts_for_w_rows(rows: Array) -> None:
     weights = np.random.default_rng(0).integers(0, 3, size=900)
-    how = {"prior": Prior(shrinkage=50.0), "means_init": CENTRES, "tol": 1e-9, "max_iter": 500}
+    how: dict[str, Any] = {
+        "prior": Prior(shrinkage=50.0),
+        "means_init": CENTRES,
+        "tol": 1e-9,
+        "max_iter": 500,
+    }
     one = fit(np.repeat(rows[:900], weights, axis=0), **how)
     other = GaussianMixture(3, random_state=0, reg_covar=0.0, **how)
     other.fit(rows[:900], sample_weight=weights)
@@ -197,7 +202,7 @@ def test_it_is_saved_with_its_numbers(rows: Array, tmp_path: Path) -> None:
         copied = clone(gm)
         assert copied.prior == prior
         assert pickle.loads(pickle.dumps(gm)).prior_ == gm.prior_
-    assert GaussianMixture.from_sklearn(gm.to_sklearn()).prior_ is None  # type: ignore[arg-type]
+    assert GaussianMixture.from_sklearn(gm.to_sklearn()).prior_ is None
 
 
 def test_a_checkpoint_is_of_one_prior(rows: Array, tmp_path: Path) -> None:
