@@ -38,7 +38,7 @@ def glance_of(gm: Any) -> MixtureGlance:
     """
     parameters: MixtureParameters = gm._parameters()
     scaling, names = gm._scaling, feature_names(gm)
-    about = (_what(parameters), *_ending(gm))
+    about = (_what(parameters, int(getattr(gm, "n_frozen_", 0))), *_ending(gm))
     settings = repr(gm)
     if scaling is not None and not scaling.linear:
         k, d = parameters.means.shape
@@ -67,11 +67,12 @@ def glance_of(gm: Any) -> MixtureGlance:
     return MixtureGlance(parameters.weights, means, widths, shown, about, units, settings)
 
 
-def _what(parameters: MixtureParameters) -> str:
+def _what(parameters: MixtureParameters, n_frozen: int) -> str:
     k, d = parameters.means.shape
     return (
         f"Gaussian mixture: {plural(k, 'component')} in {plural(d, 'feature')}, "
-        f"{parameters.family.name} covariance, {parameters.n_parameters:,} free parameters"
+        f"{parameters.family.name} covariance, "
+        f"{parameters.n_parameters - n_frozen:,} free parameters"
     )
 
 
