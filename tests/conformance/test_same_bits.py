@@ -225,6 +225,29 @@ def test_a_killed_worker_changes_no_bit(
 
 
 @pytest.mark.slow
+def test_models_that_have_only_an_objective(store: str, mortal_processes: Client) -> None:
+    """Frozen parts: one read a pass, the same bits on a cluster of which a worker is killed."""
+    asked: dict[str, Any] = {"frozen": "means", "means_init": rows()[:4], "cache": 0}
+    before = read_counter()
+    expected, alone = fit(store, **asked)
+    assert alone.acceleration_ == "squarem"
+    assert (read_counter() - before).gets == N_BLOCKS + alone.n_passes_ * N_BLOCKS
+    victim = next(iter(mortal_processes.run(os.getpid).values()))
+
+    def kill_in_mid_pass(event: Any) -> None:
+        nonlocal victim
+        if victim and getattr(event, "number", 0) == 2 and getattr(event, "progress", None):
+            os.kill(victim, signal.SIGKILL)
+            victim = 0
+
+    with mortal_processes.as_current():
+        found, gm = fit(store, **asked, callbacks=[kill_in_mid_pass])
+    assert not victim, "no progress was reported in the second pass"
+    assert found == expected
+    assert gm.history_[1].rows == gm.n_rows_
+
+
+@pytest.mark.slow
 def test_object_store(
     expected: list[bytes],
     object_store: ObjectStoreServer,  # noqa: F811
