@@ -19,7 +19,7 @@ from dask_gmm.mixture.frozen import Frozen, FrozenParts, arrays_of
 from dask_gmm.mixture.kernels import KERNELS
 from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.mixture.posterior import MaximumAPosteriori
-from dask_gmm.mixture.prior import PRIORS, Prior, prior_of
+from dask_gmm.mixture.prior import PRIORS, Prior, check_prior, prior_of
 from dask_gmm.scaling.request import FROM
 
 if TYPE_CHECKING:
@@ -413,7 +413,7 @@ class GaussianMixture(FittingMixture):
         prior = prior_of(self.prior)
         if prior is None:
             return MaximumLikelihood(family, self.reg_covar)
-        prior.check(family, self.n_components, n_features)
+        check_prior(prior, family, self.n_components, n_features)
         refuse_with_prior(self, prior)
         return MaximumAPosteriori(family, self.reg_covar, prior, self.n_components)
 

@@ -25,7 +25,7 @@ from dask_gmm.fitting.fit import FitReport
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.mixture.family import covariance_family
-from dask_gmm.mixture.prior import prior_of
+from dask_gmm.mixture.prior import check_prior, prior_of
 from dask_gmm.progress.observers import observed
 from dask_gmm.progress.run import SELECTION
 
@@ -309,7 +309,7 @@ def _check_prior(prior: Prior, points: Sequence[GridPoint], n_features: int) -> 
             "numbers: give one that all components have in common, or fit a GaussianMixture."
         )
     for point in points:
-        prior.check(point.family, point.n_components, n_features)
+        check_prior(prior, point.family, point.n_components, n_features)
 
 
 def _make_best(

@@ -38,7 +38,7 @@ from dask_gmm.mixture.kernels import FASTEST, Candidate, MarginalKernel
 from dask_gmm.mixture.model import MaximumLikelihood, MixtureModel, mode
 from dask_gmm.mixture.moments import Moments, expected_log_density
 from dask_gmm.mixture.parameters import MixtureParameters, freeze_arrays, frozen_array
-from dask_gmm.mixture.prior import scale_shape
+from dask_gmm.mixture.prior import scale_shape, settle
 
 if TYPE_CHECKING:
     from typing import Any
@@ -103,7 +103,7 @@ class MaximumAPosteriori(MixtureModel):
     def settled_prior(self, n_features: int) -> Prior:
         """The prior with all its numbers; of a settled model."""
         k = self.n_components
-        return self.prior.settled(self.family, k, n_features, self.centre, self.spread)
+        return settle(self.prior, self.family, k, n_features, self.centre, self.spread)
 
     def settled(self, rows: Rows) -> Self:
         """Take from the sample what the prior leaves to the data; see `MixtureModel.settled`."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["PRIORS", "Prior", "prior_of", "scale_shape"]
+__all__ = ["PRIORS", "Prior", "check_prior", "prior_of", "scale_shape", "settle"]
 
 PRIORS = ("fraley-raftery",)
 """Priors that have a name."""
@@ -157,7 +157,7 @@ class Prior:
     @property
     def needs_data(self) -> bool:
         """Whether some of it is taken from the data."""
-        return self._needs_mean or self._needs_scale
+        return _needs_mean(self) or _needs_scale(self)
 
     @property
     def of_each(self) -> bool:
@@ -166,90 +166,15 @@ class Prior:
             np.ndim(self.concentration) == 1
         )
 
-    @property
-    def _needs_mean(self) -> bool:
-        return _is_auto(self.mean) and bool(np.any(np.asarray(self.shrinkage) > 0.0))
-
-    @property
-    def _needs_scale(self) -> bool:
-        return _is_auto(self.scale) and self.degrees_of_freedom is not None
-
-    def check(self, family: CovarianceFamily, n_components: int, n_features: int) -> None:
-        """Refuse a prior that is none of such a mixture.
-
-        Raises
-        ------
-        InputError
-            A shape does not fit, or the family's form is one for which no prior is known.
-        """
-        k, d = n_components, n_features
-        _fits("concentration", self.concentration, ((), (k,)))
-        _fits("shrinkage", self.shrinkage, ((), (k,)))
-        _fits("mean", self.mean, ((d,), (k, d)))
-        if self.degrees_of_freedom is None:
-            return
-        if family.form not in _KNOWN:
-            raise InputError(
-                f"There is no prior on the covariances of covariance_type={family.name!r}: give "
-                f"`Prior(degrees_of_freedom=None)`, which has none on them."
-            )
-        dense, wanted = family.form.dense_factors, scale_shape(family.form, d)
-        shapes = {(), wanted, *([(d,)] if dense else [])}
-        _fits("scale", self.scale, tuple(sorted(shapes, key=len)))
-        least = d - 1 if dense else 0
-        if not _is_auto(self.degrees_of_freedom) and not self.degrees_of_freedom > least:
-            raise InputError(
-                f"degrees_of_freedom={self.degrees_of_freedom:g} of a prior should be more than "
-                f"{least} for covariance_type={family.name!r} and {d} feature(s)."
-            )
-
-    def settled(
-        self,
-        family: CovarianceFamily,
-        n_components: int,
-        n_features: int,
-        mean: Array | None,
-        covariance: Array | None,
-    ) -> Prior:
-        """The same prior with nothing left to the data, for mixtures of a family.
-
-        Parameters
-        ----------
-        family : CovarianceFamily
-        n_components, n_features : int
-            K, D.
-        mean : (D,) float64 or None
-            Of the data; None where the prior needs none.
-        covariance : (D, D) or (D,) float64 or None
-            The data's covariance, or only its diagonal where the family has variances.
-        """
-        self.check(family, n_components, n_features)
-        at, d = self.mean, n_features
-        if self._needs_mean:
-            at = mean
-        elif _is_auto(at):
-            at = np.zeros(d)  # nothing is drawn to it
-        dof, scale = self.degrees_of_freedom, self.scale
-        if dof is None:
-            return replace(self, mean=at)
-        dof = float(d + 2) if _is_auto(dof) else dof
-        wanted = scale_shape(family.form, d)
-        if self._needs_scale:
-            assert covariance is not None
-            scale = _default_scale(covariance, wanted) / n_components ** (2.0 / d)
-        scale = np.asarray(scale)
-        if len(wanted) == 2 and scale.ndim < 2:
-            scale = np.diag(np.broadcast_to(scale, (d,)))
-        scale = np.array(np.broadcast_to(scale, wanted))
-        if not scale.any():
-            raise InputError(
-                "All rows of the sample are the same, so that the prior's scale, which is theirs "
-                "by default, is zero: give a scale."
-            )
-        return replace(self, mean=at, degrees_of_freedom=dof, scale=scale)
-
     def described(self) -> dict[str, Any]:
-        """Its numbers as JSON values, by name; `Prior(**...)` is the same prior."""
+        """Return its numbers as JSON values, by name; ``Prior(**described)`` is the same prior.
+
+        Examples
+        --------
+        >>> from dask_gmm import Prior
+        >>> Prior(mean=[0.0, 1.0]).described()["mean"]
+        [0.0, 1.0]
+        """
         return {
             f.name: v.tolist() if isinstance(v := getattr(self, f.name), np.ndarray) else v
             for f in fields(self)
@@ -316,10 +241,95 @@ def prior_of(asked: Prior | str | None) -> Prior | None:
     )
 
 
+def check_prior(prior: Prior, family: CovarianceFamily, n_components: int, n_features: int) -> None:
+    """Refuse a prior that is none of such a mixture.
+
+    Raises
+    ------
+    InputError
+        A shape does not fit, or the family's form is one for which no prior is known.
+    """
+    k, d = n_components, n_features
+    _fits("concentration", prior.concentration, ((), (k,)))
+    _fits("shrinkage", prior.shrinkage, ((), (k,)))
+    _fits("mean", prior.mean, ((d,), (k, d)))
+    if prior.degrees_of_freedom is None:
+        return
+    if family.form not in _KNOWN:
+        raise InputError(
+            f"There is no prior on the covariances of covariance_type={family.name!r}: give "
+            f"`Prior(degrees_of_freedom=None)`, which has none on them."
+        )
+    dense, wanted = family.form.dense_factors, scale_shape(family.form, d)
+    shapes = {(), wanted, *([(d,)] if dense else [])}
+    _fits("scale", prior.scale, tuple(sorted(shapes, key=len)))
+    least = d - 1 if dense else 0
+    if not _is_auto(prior.degrees_of_freedom) and not prior.degrees_of_freedom > least:
+        raise InputError(
+            f"degrees_of_freedom={prior.degrees_of_freedom:g} of a prior should be more than "
+            f"{least} for covariance_type={family.name!r} and {d} feature(s)."
+        )
+
+
+def settle(
+    prior: Prior,
+    family: CovarianceFamily,
+    n_components: int,
+    n_features: int,
+    mean: Array | None,
+    covariance: Array | None,
+) -> Prior:
+    """The same prior with nothing left to the data, for mixtures of a family.
+
+    Parameters
+    ----------
+    prior : Prior
+    family : CovarianceFamily
+    n_components, n_features : int
+        K, D.
+    mean : (D,) float64 or None
+        Of the data; None where the prior needs none.
+    covariance : (D, D) or (D,) float64 or None
+        The data's covariance, or only its diagonal where the family has variances.
+    """
+    check_prior(prior, family, n_components, n_features)
+    at, d = prior.mean, n_features
+    if _needs_mean(prior):
+        at = mean
+    elif _is_auto(at):
+        at = np.zeros(d)  # nothing is drawn to it
+    dof, scale = prior.degrees_of_freedom, prior.scale
+    if dof is None:
+        return replace(prior, mean=at)
+    dof = float(d + 2) if _is_auto(dof) else dof
+    wanted = scale_shape(family.form, d)
+    if _needs_scale(prior):
+        assert covariance is not None
+        scale = _default_scale(covariance, wanted) / n_components ** (2.0 / d)
+    scale = np.asarray(scale)
+    if len(wanted) == 2 and scale.ndim < 2:
+        scale = np.diag(np.broadcast_to(scale, (d,)))
+    scale = np.array(np.broadcast_to(scale, wanted))
+    if not scale.any():
+        raise InputError(
+            "All rows of the sample are the same, so that the prior's scale, which is theirs "
+            "by default, is zero: give a scale."
+        )
+    return replace(prior, mean=at, degrees_of_freedom=dof, scale=scale)
+
+
 def scale_shape(form: CovarianceForm, n_features: int) -> tuple[int, ...]:
     """Shape of Λ_P for one component: (D, D), (D,) or ()."""
     shape = form.covariance_shape(1, n_features)
     return shape if form.shared else shape[1:]
+
+
+def _needs_mean(prior: Prior) -> bool:
+    return _is_auto(prior.mean) and bool(np.any(np.asarray(prior.shrinkage) > 0.0))
+
+
+def _needs_scale(prior: Prior) -> bool:
+    return _is_auto(prior.scale) and prior.degrees_of_freedom is not None
 
 
 def _default_scale(covariance: Array, wanted: tuple[int, ...]) -> Array:

@@ -66,6 +66,7 @@ BENCHMARKS = {
     "bench_fit": ("--tiny", "--rounds", "1", "--json", RECORD, "--markdown", TABLE),
     "bench_passes": ("--rows", "4000", "--seeds", "1", "--sets", "overlapping", "--json"),
     "bench_joined": ("--tiny", "--rounds", "1", "--codec", "zstd", "--json"),
+    "bench_prior": ("--tiny", "--rounds", "1", "--json"),
     "bench_reader": ("--tiny", "--rounds", "1", "--codec", "zstd", "--json"),
     "bench_latency": ("--tiny", "--rounds", "1", "--only", "1MB-400", "32MB-400", "--json"),
     "bench_out_of_core": ("--tiny", "--rounds", "1", "--json"),

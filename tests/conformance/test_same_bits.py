@@ -167,6 +167,31 @@ def test_scaled_rows(store: str, two_processes: Client, scaling: str) -> None:
     assert gm.scaling_.fingerprint == one.scaling_.fingerprint
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("acceleration", [None, "variance-reduced"])
+def test_under_a_prior(store: str, mortal_processes: Client, acceleration: str | None) -> None:
+    """In process and on a cluster that loses a worker on the way; one read of each block a pass."""
+    how = {"prior": "fraley-raftery", "acceleration": acceleration, "search": "off"}
+    expected, here = fit(store, **how)
+    victim = next(iter(mortal_processes.run(os.getpid).values()))
+    killed: list[int] = []
+
+    def kill_in_mid_pass(event: Any) -> None:
+        progress = getattr(event, "progress", None)
+        if not killed and getattr(event, "number", 0) == 2 and progress is not None:
+            os.kill(victim, signal.SIGKILL)
+            killed.append(progress.blocks_done)
+
+    before = read_counter()
+    assert fit(store, cache=0, **how)[0] == expected
+    assert (read_counter() - before).gets == N_BLOCKS + here.n_passes_ * N_BLOCKS
+    with mortal_processes.as_current():
+        found, gm = fit(store, callbacks=[kill_in_mid_pass], **how)
+    assert killed
+    assert found == expected
+    assert gm.prior_ == here.prior_
+
+
 BLOCK_BYTES = 500 * 5 * 8
 
 

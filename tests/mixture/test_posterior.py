@@ -21,6 +21,7 @@ from dask_gmm.mixture.model import maximizer
 from dask_gmm.mixture.moments import expected_log_density, per_row
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.posterior import MaximumAPosteriori
+from dask_gmm.mixture.prior import check_prior
 from dask_gmm.mixture.statistics import SufficientStatistics
 from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, likelihood, random_mixture
@@ -317,7 +318,7 @@ def test_a_prior_of_other_mixtures_is_refused(
 ) -> None:
     kind = covariance_family(family) if isinstance(family, str) else family
     with pytest.raises(InputError, match=message):
-        Prior(**how).check(kind, K, 2)
+        check_prior(Prior(**how), kind, K, 2)
 
 
 @pytest.mark.parametrize("relevance", [0.0, "much", True])
