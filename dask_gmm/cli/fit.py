@@ -170,7 +170,8 @@ def _begun_at(model: str | None, settings: EMSettings, data: DataPlace) -> Gauss
             f"{found[1]}."
         )
     fresh = GaussianMixture().get_params()
-    return mixture.set_params(**{**fresh, "warm_start": True})
+    mixture.set_params(**{**fresh, "warm_start": True})
+    return mixture
 
 
 def _frozen(

@@ -300,7 +300,8 @@ def test_fixed_points_are_those_of_the_stated_objective(problem: str) -> None:
     for i in range(len(end)):
         along = step * np.eye(len(end))[i]
         assert abs(of(end + along) - of(end - along)) / (2 * step) < 1e-6
-    best = optimize.minimize(lambda v: -of(v), end, method="BFGS", options={"maxiter": 20})
+    minimize: Any = optimize.minimize
+    best = minimize(lambda v: -of(v), end, method="BFGS", options={"maxiter": 20})
     assert -best.fun <= of(end) + 1e-9
     assert of(model.chart.to_vector(bold)) == pytest.approx(of(end), abs=1e-8)
 
@@ -308,7 +309,7 @@ def test_fixed_points_are_those_of_the_stated_objective(problem: str) -> None:
 def test_an_empty_component_that_is_frozen_stays() -> None:
     """Far away from all rows, without a variance to estimate."""
     p = MixtureParameters.create(
-        "full", [0.5, 0.3, 0.2], [[0, 0], [2, 0], [1e4, 0]], np.stack([np.eye(2)] * 3)
+        "full", [0.5, 0.3, 0.2], [[0.0, 0.0], [2.0, 0.0], [1e4, 0.0]], np.stack([np.eye(2)] * 3)
     )
     rows = Rows(np.random.default_rng(0).normal(size=(60, 2)))
     model = frozen(base_of("full"), 2, p)
