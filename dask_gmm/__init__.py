@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         GaussianMixture,
         Selection,
         SelectionRow,
+        StudentTMixture,
         load_mixture,
         select_gaussian_mixture,
     )
@@ -26,6 +27,7 @@ __all__ = [
     "ProgressBar",
     "Selection",
     "SelectionRow",
+    "StudentTMixture",
     "Timeline",
     "load_mixture",
     "select_gaussian_mixture",

@@ -23,7 +23,8 @@ from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, EMSetting
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators import GaussianMixture, StudentTMixture
+    from dask_gmm.estimators.fitting import FittingMixture
 
 __all__ = ["fit"]
 
@@ -61,6 +62,14 @@ __all__ = ["fit"]
         (
             "four columns of a Parquet table, and a fifth that holds the weights",
             "dask-gmm fit 'stars/*.parquet' --columns bp_rp,mag,pmra,pmdec --weights w -k 8",
+        ),
+        (
+            "outliers: rows that belong nowhere are noise, with the label -1",
+            "dask-gmm fit points.zarr -k 8 --noise -o model.zarr",
+        ),
+        (
+            "t distributions, each with tails as heavy as the data say",
+            "dask-gmm fit points.zarr -k 8 --degrees-of-freedom each -o model.zarr",
         ),
         (
             "a bucket, on a running cluster, the best of 10 starts, until it has settled",
@@ -117,6 +126,17 @@ def fit(
         )
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
+    student, arguments = settings.degrees_of_freedom is not None, settings.estimator_arguments()
+    if student and freeze:
+        raise click.UsageError(
+            "--freeze is of Gaussian components, and --degrees-of-freedom fits t distributions: "
+            "leave one of the two out."
+        )
+    if student and report is not None:
+        raise click.UsageError(
+            "--report is of Gaussian components, and --degrees-of-freedom fits t distributions: "
+            "leave one of the two out."
+        )
     session.checkpoint = checkpoint if checkpoint.url is not None else None
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite, report=report)
     check_report(report, data, output, checkpoint.url, overwrite=overwrite)
@@ -126,9 +146,9 @@ def fit(
         with observing(session) as observe:
             mixture = _begun_at(start_from, settings, data)
             mixture.set_params(
-                **settings.estimator_arguments(),
+                **arguments,
                 **data.estimator_arguments(checkpoint.url),
-                frozen=_frozen(freeze),
+                **({"frozen": _frozen(freeze)} if freeze else {}),
                 callbacks=[observe, *timeline],
             )
             rows = {"sample_weight": data.sample_weight, "where": data.where}
@@ -146,7 +166,9 @@ def fit(
     return DONE if mixture.converged_ else NOT_CONVERGED
 
 
-def _begun_at(model: str | None, settings: EMSettings, data: DataPlace) -> GaussianMixture:
+def _begun_at(
+    model: str | None, settings: EMSettings, data: DataPlace
+) -> GaussianMixture | StudentTMixture:
     """A mixture to fit, which may go on from a model that is there.
 
     Raises
@@ -156,12 +178,13 @@ def _begun_at(model: str | None, settings: EMSettings, data: DataPlace) -> Gauss
     """
     from dask_gmm.cli.settings import options_for
     from dask_gmm.errors import InputError
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators import GaussianMixture, StudentTMixture
 
+    kind = GaussianMixture if settings.degrees_of_freedom is None else StudentTMixture
     if model is None:
-        return GaussianMixture()
+        return kind()
     options = options_for(model, data.storage_options)
-    mixture = GaussianMixture.load(model, storage_options=options or None)
+    mixture = kind.load(model, storage_options=options or None)
     found = (mixture.n_components, mixture.covariance_type)
     if found != (settings.components, settings.covariance):
         raise InputError(
@@ -169,7 +192,7 @@ def _begun_at(model: str | None, settings: EMSettings, data: DataPlace) -> Gauss
             f"that goes on from it has as many: give -k {len(mixture.weights_)} --covariance "
             f"{found[1]}."
         )
-    fresh = GaussianMixture().get_params()
+    fresh = kind().get_params()
     mixture.set_params(**{**fresh, "warm_start": True})
     return mixture
 
@@ -191,7 +214,7 @@ def _frozen(
 
 def _report(
     session: Session,
-    mixture: GaussianMixture,
+    mixture: FittingMixture,
     data: DataPlace,
     output: str | None,
     report: str | None,

@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.options import option, stack
-from dask_gmm.cli.values import BYTES, CACHE, COMPONENTS, COUNTS, FREEZE, SEARCH, TRANSFORM
+from dask_gmm.cli.values import (
+    BYTES,
+    CACHE,
+    COMPONENTS,
+    COUNTS,
+    DEGREES,
+    FREEZE,
+    SEARCH,
+    TRANSFORM,
+)
 
 __all__ = ["covariance_choice", "fit_options", "selection_options", "start_options"]
 
@@ -52,6 +61,15 @@ def fit_options() -> Callable[[F], F]:
             default="full",
             section="Model",
             help=COVARIANCE_HELP,
+        ),
+        option(
+            "--degrees-of-freedom",
+            type=DEGREES,
+            metavar="HOW",
+            section="Model",
+            help="Fit t distributions, whose tails are heavier than a Gaussian's, so that outliers "
+            "do not move them: 'each' estimates every component's degrees of freedom, 'shared' "
+            "one for all, a number fixes them (4 is robust, 1 a Cauchy distribution).",
         ),
         *_em_options(),
     )
@@ -178,6 +196,13 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             "mclust's weak prior on means and covariances, by the mean and covariance of a sample: "
             "a component that closes in on a few rows stays as wide as they make likely, instead "
             "of collapsing. The fit then maximises the posterior; BIC is as without a prior.",
+        ),
+        option(
+            "--noise/--no-noise",
+            default=False,
+            section="Model",
+            help="Whether rows may be noise, uniform in the box that the sample fills: outliers "
+            "then belong to no component, and have the label -1.",
         ),
         option(
             "--on-collapse",

@@ -68,6 +68,7 @@ def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
     ]
     if mixture.missing != "error":
         facts.append(("incomplete", incomplete(mixture)))
+    facts += mixture._parameters().facts
     facts += scaling_facts(mixture.scaling_, getattr(mixture, "feature_names_in_", None))
     if record.blocks_from_cache:
         share = record.blocks_from_cache / (record.passes * record.n_blocks)

@@ -203,6 +203,7 @@ class _Fits:
     init_params: str
     reg_covar: float
     prior: str
+    noise: bool
     on_collapse: str
     seed: int | None
     cache: int | str
@@ -230,6 +231,7 @@ class _Fits:
             "init_params": self.init_params,
             "reg_covar": self.reg_covar,
             "prior": None if self.prior == "none" else self.prior,
+            "noise": self.noise,
             "on_collapse": self.on_collapse,
             "random_state": self.seed,
             "cache": self.cache,
@@ -264,14 +266,36 @@ class EMSettings(_Fits):
 
     components: int
     covariance: str
+    degrees_of_freedom: float | str | None
 
     def estimator_arguments(self) -> dict[str, Any]:
-        """Return what `GaussianMixture` calls these."""
-        return {
+        """Return what the estimator calls these: `GaussianMixture`, or `StudentTMixture`.
+
+        Raises
+        ------
+        click.UsageError
+            Options that do not go together.
+        """
+        arguments = {
             **self.common_arguments(),
             "n_components": self.components,
             "covariance_type": self.covariance,
         }
+        if self.degrees_of_freedom is None:
+            return arguments
+        for option, refused in (
+            ("noise", self.noise),
+            ("on-collapse", self.on_collapse in ("reseed", "merge")),
+            ("search", self.search not in ("auto", "off", 0)),
+            ("acceleration", self.acceleration == "variance-reduced"),
+        ):
+            if refused:
+                raise click.UsageError(
+                    f"--{option} and --degrees-of-freedom do not go together: what it asks for is "
+                    f"there for Gaussian components alone. Leave one of the two out."
+                )
+        del arguments["noise"], arguments["search"]
+        return {**arguments, "degrees_of_freedom": self.degrees_of_freedom}
 
 
 @dataclass(frozen=True)

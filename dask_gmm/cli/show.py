@@ -281,6 +281,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         facts.append((height, f"{fit['lower_bound']:.6f} nats a row"))
     if fit.get("prior") is not None:
         facts.append(("prior", prior_in_words(fit["prior"])))
+    facts += p.facts
     if file.record is not None:
         facts += _record_facts(file.record)
     versions = file.written_by

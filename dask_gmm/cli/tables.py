@@ -59,6 +59,7 @@ def mixture_json(parameters: MixtureParameters) -> dict[str, Any]:
         "weights": parameters.weights,
         "means": parameters.means,
         "covariances": parameters.covariances,
+        **parameters.more,
     }
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "COMPONENTS",
     "COUNT",
     "COUNTS",
+    "DEGREES",
     "FREEZE",
     "NAMES",
     "SEARCH",
@@ -114,6 +115,26 @@ class _Search(_ParamType):
                 ctx,
             )
         return moves
+
+
+class _Degrees(_ParamType):
+    """Degrees of freedom: how they are estimated, or a number."""
+
+    name = "degrees of freedom"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        if isinstance(value, float) or value in ("each", "shared"):
+            return value  # type: ignore[no-any-return]
+        try:
+            degrees = float(value)
+        except ValueError:
+            degrees = 0.0
+        if not 0.0 < degrees < float("inf"):
+            words = "write 'each', 'shared' or a positive number."
+            self.fail(f"{value!r} are no degrees of freedom: {words}", param, ctx)
+        return degrees
 
 
 class _Count(_ParamType):
@@ -309,6 +330,7 @@ class _StorageOption(_ParamType):
 AXIS = _Axis()
 BYTES = _Bytes()
 CACHE = _Cache()
+DEGREES = _Degrees()
 SEARCH = _Search()
 COUNT = _Count()
 COUNTS = _Counts()

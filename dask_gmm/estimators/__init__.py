@@ -6,6 +6,7 @@ from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.loading import load_mixture
 from dask_gmm.estimators.selection import select_gaussian_mixture
 from dask_gmm.estimators.selection_table import Selection, SelectionRow
+from dask_gmm.estimators.student_mixture import StudentTMixture
 
 __all__ = [
     "Criteria",
@@ -13,6 +14,7 @@ __all__ = [
     "GaussianMixture",
     "Selection",
     "SelectionRow",
+    "StudentTMixture",
     "load_mixture",
     "select_gaussian_mixture",
 ]

@@ -81,7 +81,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
     Constructor parameters are the subclass's; `GaussianMixture` documents them.
     """
 
-    _kind: ClassVar[str] = "gaussian"
+    _kinds: ClassVar[tuple[str, ...]] = ("gaussian",)
     """Of its parameters (`MixtureParameters.kind`): which model files it loads."""
 
     covariance_type: str
@@ -363,6 +363,10 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
                     f"say which row is which: pass `X.compute_chunk_sizes()`, or draw=False."
                 )
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        if self._parameters().more:
+            raise InputError(
+                f"impute is for Gaussian mixtures, and this is a {self._parameters().words}."
+            )
         kernel, scaling = MarginalKernel(get_kernel(self.kernel)), self._scaling
         if scaling is not None and scaling.principal is not None:
             raise InputError(

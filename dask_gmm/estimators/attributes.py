@@ -21,7 +21,7 @@ from dask_gmm.mixture.rounding import holds
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["copy_parameters", "parameters_of", "set_parameters"]
+__all__ = ["check_gaussian", "copy_parameters", "parameters_of", "set_parameters"]
 
 NAMES = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
 """Of `MixtureParameters`; the attributes have them with an underscore behind."""
@@ -88,6 +88,21 @@ def parameters_of(gm: Any) -> MixtureParameters:
         return gaussian
     more = {name: _exact(gm, fitted, name) for name in fitted.more}
     return of_kind(fitted.kind, gaussian, more)
+
+
+def check_gaussian(gm: Any, name: str) -> None:
+    """Refuse what is of Gaussian components where they are something else.
+
+    Raises
+    ------
+    InputError
+    """
+    parameters = parameters_of(gm)
+    if not parameters.gaussian:
+        raise InputError(
+            f"{name} is for Gaussian components, and this is a {parameters.words}: look at "
+            f"score_samples, or fit a GaussianMixture (with noise=True, if there are outliers)."
+        )
 
 
 def _exact(gm: Any, fitted: MixtureParameters | None, name: str) -> NDArray[np.float64]:

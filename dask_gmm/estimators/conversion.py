@@ -110,10 +110,11 @@ def _check_kind(gm: Any, model: ModelFile, name: str) -> None:
     ------
     ModelFileError
     """
-    if model.parameters.kind != gm._kind:
+    if model.parameters.kind not in gm._kinds:
         raise ModelFileError(
             f"The model at {name} is a {model.parameters.kind} mixture, and "
-            f"{type(gm).__name__}.load reads {gm._kind} ones: dask_gmm.load_mixture reads any."
+            f"{type(gm).__name__}.load reads {' and '.join(gm._kinds)} ones: "
+            f"dask_gmm.load_mixture reads any."
         )
 
 

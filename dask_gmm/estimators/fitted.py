@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from dask_gmm.data.scaled_source import scaled
 from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError
+from dask_gmm.estimators.attributes import check_gaussian
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.estimators.reported import ReportingMixture
@@ -301,6 +302,7 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         'row 1 of block 0 (row 1 of NumPy array)'
         """
         check_is_fitted(self)
+        check_gaussian(self, "inspect")
         source = open_input(self, X, sample_weight, where, reset=False)
         rows = scaled(source, self._scaling)
         job = InspectionJob.of(self._parameters(), self._kernel(), rows)
@@ -502,6 +504,9 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         array([1, 0])
         """
         check_is_fitted(self)
+        parameters = self._parameters()
+        if parameters.more:
+            raise InputError(f"scikit-learn has no class for a {parameters.words}.")
         shared = SklearnGaussianMixture().get_params()
         other = SklearnGaussianMixture(
             **{name: v for name, v in self.get_params().items() if name in shared}
@@ -530,6 +535,11 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         True
         """
         check_is_fitted(model)
+        if "gaussian" not in cls._kinds:
+            raise InputError(
+                f"scikit-learn's {type(model).__name__} is no {cls.__name__}: use "
+                f"GaussianMixture.from_sklearn."
+            )
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None

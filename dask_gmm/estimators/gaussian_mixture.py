@@ -6,9 +6,11 @@ from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from dask_gmm.data.missing import MISSING
+from dask_gmm.errors import InputError
 from dask_gmm.estimators.fitting import FittingMixture
 from dask_gmm.estimators.inputs import refuse_with_frozen, refuse_with_prior
 from dask_gmm.fitting.collapse import ON_COLLAPSE
@@ -17,7 +19,10 @@ from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES
 from dask_gmm.mixture.frozen import Frozen, FrozenParts, arrays_of
 from dask_gmm.mixture.kernels import KERNELS
+from dask_gmm.mixture.kernels.noisy import NoisyKernel
 from dask_gmm.mixture.model import MaximumLikelihood
+from dask_gmm.mixture.noise import NoisyParameters, UniformNoise, box_of
+from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.posterior import MaximumAPosteriori
 from dask_gmm.mixture.prior import PRIORS, Prior, check_prior, prior_of
 from dask_gmm.scaling.request import FROM
@@ -25,13 +30,13 @@ from dask_gmm.scaling.request import FROM
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import DTypeLike
 
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.fit import FitReport
     from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.scaling import ScalingRequest
 
@@ -83,6 +88,13 @@ class GaussianMixture(FittingMixture):
         Fits to data that are read are accelerated by 'squarem'.
     max_iter : int, default=100
         Most iterations, each one read of the data.
+    noise : bool or array-like of shape (2, D), default=False
+        Whether rows may be noise, uniform in the box that the data fill (Banfield & Raftery 1993):
+        the sample's, or the one whose lower and upper corner are given, in the units of the rows
+        that the mixture sees. Rows outside it count as noise of the same density. Noise has the
+        label -1 and the probability that is missing of `predict_proba` to one. Not with
+        ``missing='marginalize'``, nor with an `on_collapse` that mends; steps are not those of
+        'variance-reduced', and nothing is searched.
     n_init : int, default=1
         Starts; all advance in the same reads, and the best end is kept.
     init_params : default='kmeans'
@@ -226,6 +238,11 @@ class GaussianMixture(FittingMixture):
         for float32 rows float32, as scikit-learn's, where that moves nothing by 1e-4 standard
         deviations. Score, predictions, files and warm starts use the fit's own float64 numbers,
         except for what somebody has set by hand since.
+    noise_weight_ : () array
+        The part of the rows that is noise, and
+    noise_box_ : (2, D)
+        the corners of the box that it fills, where `noise` was asked for; `weights_` are then those
+        of the components among each other.
     converged_ : bool
     n_iter_ : int
         Iterations of the best start: M-steps of plain EM, or passes whose step was accepted.
@@ -282,9 +299,12 @@ class GaussianMixture(FittingMixture):
     array([1, 0])
     """
 
+    _kinds: ClassVar[tuple[str, ...]] = (MixtureParameters.kind, NoisyParameters.kind)
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(COVARIANCE_TYPES)],
+        "noise": ["boolean", "array-like"],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "prior": [None, StrOptions(set(PRIORS)), Prior],
@@ -331,6 +351,7 @@ class GaussianMixture(FittingMixture):
         n_components: int = 1,
         *,
         covariance_type: str = "full",
+        noise: Any = False,
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         prior: Prior | str | None = None,
@@ -371,6 +392,7 @@ class GaussianMixture(FittingMixture):
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
+        self.noise = noise
         self.tol = tol
         self.reg_covar = reg_covar
         self.prior = prior
@@ -410,6 +432,20 @@ class GaussianMixture(FittingMixture):
         self.callbacks = callbacks
 
     def _model(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
+        model = self._of_gaussians(family, n_features)
+        if not self._noisy:
+            return model
+        for name, refused in (("missing", ("marginalize",)), ("on_collapse", ("reseed", "merge"))):
+            if getattr(self, name) in refused:
+                raise InputError(
+                    f"{name}={getattr(self, name)!r} and noise do not go together: choose another "
+                    f"{name}, or noise=False."
+                )
+        given = not isinstance(self.noise, bool | np.bool_)
+        return UniformNoise.beside(model, box_of(self.noise, n_features) if given else None)
+
+    def _of_gaussians(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
+        """What is maximised over the mixture of Gaussians, be there noise beside it or not."""
         prior = prior_of(self.prior)
         if prior is None:
             return MaximumLikelihood(family, self.reg_covar)
@@ -440,7 +476,12 @@ class GaussianMixture(FittingMixture):
         if isinstance(model, Frozen):
             free = model.n_free(parameters.n_components, parameters.n_features)
             self.n_frozen_ = parameters.n_parameters - free
-            model = model.base
-        self.prior_: Prior | None = None
-        if isinstance(model, MaximumAPosteriori):
-            self.prior_ = model.settled_prior(parameters.n_features)
+        self.prior_ = None if model is None else model.settled_prior(parameters.n_features)
+
+    @property
+    def _noisy(self) -> bool:
+        return not isinstance(self.noise, bool | np.bool_) or bool(self.noise)
+
+    def _kernel(self) -> Kernel:
+        kernel = super()._kernel()
+        return NoisyKernel(kernel) if self._noisy else kernel

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dask_gmm.errors import ModelFileError
 from dask_gmm.estimators.conversion import restore
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
+from dask_gmm.estimators.student_mixture import StudentTMixture
 from dask_gmm.model_file import load_model
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load_mixture"]
 
-_ESTIMATORS: dict[str, type[FittingMixture]] = {"gaussian": GaussianMixture}
+_ESTIMATORS: dict[str, type[FittingMixture]] = {
+    kind: cls for cls in (GaussianMixture, StudentTMixture) for kind in cls._kinds
+}
 """The estimator of each kind of parameters (`MixtureParameters.kind`)."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.errors import InputError
+from dask_gmm.estimators.attributes import check_gaussian
 from dask_gmm.estimators.written import WritingMixture
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class ReportingMixture(WritingMixture):
         True
         """
         check_is_fitted(self)
+        check_gaussian(self, "report")
         report_of(
             self,
             path,

@@ -57,6 +57,7 @@ def select_gaussian_mixture(
     criterion: str = "bic",
     n_effective: float | None = None,
     heldout_fraction: float | None = None,
+    noise: Any = False,
     n_init: int = 1,
     tol: float = 1e-3,
     reg_covar: float = 1e-6,
@@ -117,6 +118,8 @@ def select_gaussian_mixture(
     heldout_fraction : float, optional
         The part of the rows that no mixture is fitted to and all are scored on, in the same reads;
         a draw by (seed, block). 0.1 with ``criterion="heldout"``, else none.
+    noise : bool or array-like of shape (2, D), default=False
+        As for `GaussianMixture`: whether rows may be noise, in each mixture.
     n_init : int, default=1
         Starts of each mixture that advance to the full data; for an accelerated one the number of
         the sample's best ends between which the first read decides.
@@ -177,6 +180,7 @@ def select_gaussian_mixture(
     counts, kinds = _counts(n_components), _kinds(covariance_types)
     fraction = _fraction(criterion, heldout_fraction)
     shared: dict[str, Any] = {
+        "noise": noise,
         "tol": tol,
         "reg_covar": reg_covar,
         "prior": prior,

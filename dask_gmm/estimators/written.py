@@ -164,7 +164,9 @@ class WritingMixture(AppliedMixture):
         parameters = self._parameters()
         k = parameters.n_components
         tail = (k,) if probabilities else ()
-        label_type = _label_type(k, signed=source.weights is not None or source.missing == "drop")
+        signed = source.weights is not None or source.missing == "drop"
+        signed = signed or parameters.leaves_rows_out
+        label_type = _label_type(k, signed=signed)
         kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
         _check_output_dtype(kind, k, probabilities=probabilities)
         function: RowFunction = (Posteriors if probabilities else Labels)(

@@ -203,6 +203,7 @@ def begin(
         starts = _drawn_starts(passes, settings, random_state, notify, sample)
     else:
         starts = _starts(sample, settings, random_state, acceleration)
+    starts = [settings.model.starting(start) for start in starts]
     rows = _sample_rows(settings, sample, passes.source)
     fitting = configure(settings, acceleration, rows)
     search = _sample_search(drawn, notify)
@@ -300,6 +301,8 @@ def _starts(
     Those that are to be fitted to the sample come from a part of it, and there are more of them.
     """
     rows, count = None if sample is None else sample.to_start_from, settings.n_init
+    if rows is not None and not settings.given.complete:
+        rows = settings.model.start_rows(rows)
     led = fits_the_sample(settings, acceleration, computed=not settings.given.complete)
     if led and rows is not None:
         count = 1 if settings.given.complete else max(count, SAMPLE_STARTS)

@@ -202,7 +202,10 @@ class GridSample:
             self._draw_from_all(passes, random_state, notify)
             if settings.init_params == "k-means||"
             else starts_on_sample(
-                self.sample.to_start_from, settings, self.accelerations, random_state
+                settings.model.start_rows(self.sample.to_start_from),
+                settings,
+                self.accelerations,
+                random_state,
             )
         )
         progress = SampleProgress(notify, "fitting the sample", len(points))

@@ -27,8 +27,8 @@ from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.mixture.criteria import InformationCriteria
 from dask_gmm.mixture.family import CovarianceFamily, covariance_family
 from dask_gmm.mixture.form import CovarianceForm, covariance_form
+from dask_gmm.mixture.kinds import PARAMETER_CLASSES
 from dask_gmm.mixture.moments import Moments
-from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ def saved(cls: C) -> C:
     return cls
 
 
-for _cls in (Judgement, Outcome, StepKind, InformationCriteria, Moments, MixtureParameters):
+for _cls in (Judgement, Outcome, StepKind, InformationCriteria, Moments, *PARAMETER_CLASSES):
     saved(_cls)
 
 

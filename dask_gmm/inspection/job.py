@@ -124,8 +124,8 @@ class OpenInspectionJob:
             sums.add(tile)
             index = np.arange(start, start + len(tile))
             own = index if rows.places is None else rows.places[index]
-            sample.add(start, keys_of(block.index, own), tile.labels)
-            lowest.add(start, tile.log_densities, tile.labels)
+            sample.add(start, keys_of(block.index, own), tile.owners)
+            lowest.add(start, tile.log_densities, tile.owners)
         return sums.sums(len(rows), sample.kept(rows, block.index), lowest.kept(rows, block.index))
 
     def _tile(self, rows: Rows, start: int, *, gaps: bool) -> Tile:
@@ -137,8 +137,14 @@ class OpenInspectionJob:
         except RowError as error:  # which knows the place in the tile
             raise error.after(start) from None
         labels = posteriors.argmax(axis=1)
+        labelled = weights
+        if self.job.parameters.leaves_rows_out:
+            # Of the rows that are noise nobody has the label.
+            shares = posteriors[np.arange(len(labels)), labels]
+            owned = shares >= 1.0 - posteriors.sum(axis=1)
+            labelled = owned.astype(np.float64) if weights is None else weights * owned
         complete = ~np.isnan(values).any(axis=1) if gaps else None
-        return Tile(values, weights, posteriors, densities, labels, complete)
+        return Tile(values, weights, labelled, posteriors, densities, labels, complete)
 
 
 def inspection_of(sums: InspectionSums, job: InspectionJob, source: Source) -> Inspection:

@@ -56,6 +56,8 @@ class Tile:
     ----------
     values : (t, D) real
     weights : (t,) float64 or None
+    label_weights : (t,) float64 or None
+        The same, but 0 of rows that are noise rather than of their label.
     posteriors : (t, K) float64
     log_densities : (t,) float64
     labels : (t,) integer
@@ -65,6 +67,7 @@ class Tile:
 
     values: NDArray[Any]
     weights: Floats | None
+    label_weights: Floats | None
     posteriors: Floats
     log_densities: Floats
     labels: NDArray[np.intp]
@@ -72,6 +75,13 @@ class Tile:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def owners(self) -> NDArray[np.intp]:
+        """The labels; -1 of rows that are noise."""
+        if self.label_weights is self.weights or self.label_weights is None:
+            return self.labels
+        return np.where(self.label_weights > 0.0, self.labels, -1)
 
     def weigh(self, values: Floats) -> Floats:
         """Multiply what belongs to the rows by their weights."""
@@ -134,10 +144,11 @@ class TileSums:
     def _add_labelled(self, tile: Tile) -> None:
         """Add up what rows of a label have, by how certain that is."""
         k, c = self.certainty.shape
-        self.labelled += np.bincount(tile.labels, tile.weights, k)
+        self.labelled += np.bincount(tile.labels, tile.label_weights, k)
         largest = tile.posteriors[np.arange(len(tile)), tile.labels]
         bins = _bins(largest, 0.0, float(c), c)
-        self.certainty += np.bincount(tile.labels * c + bins, tile.weights, k * c).reshape(k, c)
+        bins += tile.labels * c
+        self.certainty += np.bincount(bins, tile.label_weights, k * c).reshape(k, c)
 
     def _add_shared(self, tile: Tile) -> None:
         """Add up what rows have of each component, and of each pair."""
@@ -198,7 +209,7 @@ class TileSums:
         bins = _bins(columns, self._low[:, None], self._per_unit[:, None], f)
         bins += tile.labels * f
         for j in range(d):
-            own, weights = bins[j], tile.weights
+            own, weights = bins[j], tile.label_weights
             if known is not None:
                 own = own[known[j]]
                 weights = None if weights is None else weights[known[j]]

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.chart import Chart, Lengths
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.prior import Prior
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.rows import Rows
 
@@ -274,6 +275,18 @@ class Frozen(MixtureModel):
     def of_sample(self, weight: float) -> Self:
         """See `MixtureModel.of_sample`."""
         return replace(self, base=self.base.of_sample(weight))
+
+    def settled_prior(self, n_features: int) -> Prior | None:
+        """That of the model that it freezes."""
+        return self.base.settled_prior(n_features)
+
+    def start_rows(self, rows: Rows) -> Rows:
+        """As the model that it freezes."""
+        return self.base.start_rows(rows)
+
+    def starting(self, parameters: MixtureParameters) -> MixtureParameters:
+        """As the model that it freezes."""
+        return self.base.starting(parameters)
 
     def of_mixture(self, family: CovarianceFamily, n_components: int) -> Self:
         """The same model, of the same mixtures: what is given has a shape.

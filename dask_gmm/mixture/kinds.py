@@ -6,16 +6,22 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import InputError
+from dask_gmm.mixture.noise import NoisyParameters
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+from dask_gmm.mixture.student import StudentParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike
 
-__all__ = ["of_kind"]
+__all__ = ["PARAMETER_CLASSES", "of_kind"]
 
-_CLASSES: tuple[type[MixtureParameters], ...] = (MixtureParameters,)
+PARAMETER_CLASSES: tuple[type[MixtureParameters], ...] = (
+    MixtureParameters,
+    NoisyParameters,
+    StudentParameters,
+)
 """A new kind is one more class here."""
 
 
@@ -38,7 +44,7 @@ def of_kind(
     InputError
         There is no such kind.
     """
-    classes = {cls.kind: cls for cls in _CLASSES}
+    classes = {cls.kind: cls for cls in PARAMETER_CLASSES}
     if kind not in classes:
         raise InputError(
             f"This version of dask_gmm knows no mixtures of the kind {kind!r}: use the version "

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.chart import Chart
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.prior import Prior
     from dask_gmm.rows import Rows
 
 __all__ = ["MaximumLikelihood", "MixtureModel", "maximizer", "mode"]
@@ -103,6 +104,10 @@ class MixtureModel(ABC):
         """
         return self
 
+    def settled_prior(self, n_features: int) -> Prior | None:
+        """The prior with all its numbers, of a model that has one and is settled."""
+        return None
+
     def of_all(self, weight: float) -> Self:
         """The same model, told what all rows weigh together, as far as a sample tells.
 
@@ -117,6 +122,17 @@ class MixtureModel(ABC):
         Its objective per row is that of all rows where the sample's likelihood is.
         """
         return self
+
+    def start_rows(self, rows: Rows) -> Rows:
+        """Those rows of the sample that a start's components are looked for among."""
+        return rows
+
+    def starting(self, parameters: MixtureParameters) -> MixtureParameters:
+        """What a fit sets out from where its start has these weights, means and covariances.
+
+        Parameters of models that have more than those get the rest.
+        """
+        return parameters
 
     @abstractmethod
     def update(

@@ -54,6 +54,12 @@ class MixtureParameters:
 
     kind: ClassVar[str] = "gaussian"
     """What model files call parameters of this class."""
+    words: ClassVar[str] = "Gaussian mixture"
+    """What people call it."""
+    gaussian: ClassVar[bool] = True
+    """Whether components are Gaussians of these means and covariances."""
+    leaves_rows_out: ClassVar[bool] = False
+    """Whether a row may belong to none of the components; its label is -1."""
 
     family: CovarianceFamily
     weights: NDArray[np.float64]
@@ -165,6 +171,26 @@ class MixtureParameters:
         """The arrays that a subclass has beside, by their names."""
         of_all = {f.name for f in fields(MixtureParameters)}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in of_all}
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What there is to say of the arrays that a subclass has beside: names and words."""
+        return ()
+
+    def drawn_beside(
+        self, n_samples: int, random_state: np.random.RandomState
+    ) -> NDArray[np.float64]:
+        """Of so many rows to draw, those that come from none of the components: here (0, D)."""
+        return np.empty((0, self.n_features))
+
+    def tail_scales(
+        self, component: int, n_samples: int, random_state: np.random.RandomState
+    ) -> NDArray[np.float64] | None:
+        """What the distances of drawn rows from a component's mean are multiplied by, (n,).
+
+        None where nothing is: of Gaussians.
+        """
+        return None
 
     def _arrays(self) -> tuple[NDArray[np.float64], ...]:
         own = (self.weights, self.means, self.covariances, self.precisions_cholesky)

@@ -28,7 +28,9 @@ def sample_mixture(
     Returns
     -------
     rows : (n_samples, D) float64
+        Those that come from no component, noise, are the last.
     labels : (n_samples,) int64
+        -1 for noise.
 
     Raises
     ------
@@ -49,7 +51,8 @@ def sample_mixture(
         )
     k, d = parameters.means.shape
     weights = parameters.weights / parameters.weights.sum()
-    counts = random_state.multinomial(n_samples, weights)
+    beside = parameters.drawn_beside(n_samples, random_state)
+    counts = random_state.multinomial(n_samples - len(beside), weights)
     rows = np.empty((n_samples, d))
     end = 0
     for j, count in enumerate(counts):
@@ -57,6 +60,11 @@ def sample_mixture(
         if count == 0:
             continue
         white = random_state.standard_normal(size=(count, d))
+        scales = parameters.tail_scales(j, int(count), random_state)
+        if scales is not None:
+            white *= scales[:, None]
         part = parameters.form.colour(parameters.precisions_cholesky, j, white)
         np.add(parameters.means[j], part, out=rows[begin:end])
-    return rows, np.repeat(np.arange(k, dtype=np.int64), counts)
+    rows[end:] = beside
+    labels = np.repeat(np.arange(k, dtype=np.int64), counts)
+    return rows, np.concatenate([labels, np.full(len(beside), -1, dtype=np.int64)])

@@ -76,7 +76,7 @@ def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "model": {
-            "type": "Gaussian mixture",
+            "type": parameters.words,
             "n_components": parameters.n_components,
             "n_features": parameters.n_features,
             "covariance_type": parameters.family.name,

@@ -220,9 +220,15 @@ def shown(gm: Fitted, inspection: Inspection | None = None) -> Shown:
     sklearn.exceptions.NotFittedError (a ValueError)
         It is not fitted.
     InputError
-        The inspection is another mixture's, or `covariance_type` was changed after the fit.
+        The inspection is another mixture's, or `covariance_type` was changed after the fit; or
+        the components are t distributions.
     """
     check_fitted(gm)
+    if hasattr(gm, "degrees_of_freedom_") and not hasattr(gm, "mean_precision_"):
+        raise InputError(
+            "Figures are of Gaussian components, and these are t distributions: draw a "
+            "GaussianMixture (fitted with noise=True, if there are outliers)."
+        )
     weights, means, covariances = (
         np.asarray(a, np.float64) for a in (gm.weights_, gm.means_, gm.covariances_)
     )

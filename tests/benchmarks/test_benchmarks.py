@@ -61,6 +61,7 @@ BENCHMARKS = {
         "before",
         "--json",
     ),
+    "bench_models": ("--tiny", "--rounds", "1", "--json"),
     "bench_missing": ("--tiny", "--rounds", "1", "--json"),
     "bench_faults": ("--only", "commits, unheard", "gone", "--json"),
     "bench_fit": ("--tiny", "--rounds", "1", "--json", RECORD, "--markdown", TABLE),

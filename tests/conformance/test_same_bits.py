@@ -167,31 +167,6 @@ def test_scaled_rows(store: str, two_processes: Client, scaling: str) -> None:
     assert gm.scaling_.fingerprint == one.scaling_.fingerprint
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("acceleration", [None, "variance-reduced"])
-def test_under_a_prior(store: str, mortal_processes: Client, acceleration: str | None) -> None:
-    """In process and on a cluster that loses a worker on the way; one read of each block a pass."""
-    how = {"prior": "fraley-raftery", "acceleration": acceleration, "search": "off"}
-    expected, here = fit(store, **how)
-    victim = next(iter(mortal_processes.run(os.getpid).values()))
-    killed: list[int] = []
-
-    def kill_in_mid_pass(event: Any) -> None:
-        progress = getattr(event, "progress", None)
-        if not killed and getattr(event, "number", 0) == 2 and progress is not None:
-            os.kill(victim, signal.SIGKILL)
-            killed.append(progress.blocks_done)
-
-    before = read_counter()
-    assert fit(store, cache=0, **how)[0] == expected
-    assert (read_counter() - before).gets == N_BLOCKS + here.n_passes_ * N_BLOCKS
-    with mortal_processes.as_current():
-        found, gm = fit(store, callbacks=[kill_in_mid_pass], **how)
-    assert killed
-    assert found == expected
-    assert gm.prior_ == here.prior_
-
-
 BLOCK_BYTES = 500 * 5 * 8
 
 
@@ -247,29 +222,6 @@ def test_a_killed_worker_changes_no_bit(
     assert found == expected
     assert gm.history_[1].rows == gm.n_rows_
     assert gm.history_[-1].blocks_from_cache > 0
-
-
-@pytest.mark.slow
-def test_models_that_have_only_an_objective(store: str, mortal_processes: Client) -> None:
-    """Frozen parts: one read a pass, the same bits on a cluster of which a worker is killed."""
-    asked: dict[str, Any] = {"frozen": "means", "means_init": rows()[:4], "cache": 0}
-    before = read_counter()
-    expected, alone = fit(store, **asked)
-    assert alone.acceleration_ == "squarem"
-    assert (read_counter() - before).gets == N_BLOCKS + alone.n_passes_ * N_BLOCKS
-    victim = next(iter(mortal_processes.run(os.getpid).values()))
-
-    def kill_in_mid_pass(event: Any) -> None:
-        nonlocal victim
-        if victim and getattr(event, "number", 0) == 2 and getattr(event, "progress", None):
-            os.kill(victim, signal.SIGKILL)
-            victim = 0
-
-    with mortal_processes.as_current():
-        found, gm = fit(store, **asked, callbacks=[kill_in_mid_pass])
-    assert not victim, "no progress was reported in the second pass"
-    assert found == expected
-    assert gm.history_[1].rows == gm.n_rows_
 
 
 @pytest.mark.slow

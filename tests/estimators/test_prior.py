@@ -26,7 +26,6 @@ from dask_gmm.mixture.prior import prior_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from distributed import Client
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -269,15 +268,3 @@ def test_a_search_under_a_prior_ends_no_lower(rows: Array) -> None:
         gm = GaussianMixture(6, random_state=0, search=search, **how)
         ends.append(gm.fit(lazy).lower_bound_)
     assert ends[1] >= ends[0] - 1e-5
-
-
-@pytest.mark.slow
-def test_the_same_bits_on_a_cluster(two_processes: Client, rows: Array) -> None:
-    lazy = da.from_array(rows, chunks=(1000, 2))
-    for how in ({"acceleration": None}, {"acceleration": "variance-reduced", "init_size": 3000}):
-        here = fit(lazy, prior=Prior(), max_iter=20, **how)
-        with two_processes.as_current():
-            there = fit(lazy, prior=Prior(), max_iter=20, **how)
-        assert np.array_equal(here.covariances_, there.covariances_)
-        assert here.lower_bounds_ == there.lower_bounds_
-        assert here.prior_ == there.prior_

@@ -156,7 +156,7 @@ def test_sums_become_statistics(family: str, d: int, single: bool) -> None:
             rng = np.random.default_rng(seed)
             scale = 10.0 ** rng.integers(-1, 4)
             run = prepared(family, d, width, single=single, seed=seed, scale=scale)
-            design, member = run._design, run._members[0]
+            design, member = run.design, run._members[0]
             own = Moments.of_rows(rng, d, design.dense, scale)
             shares = design.shares_products and seed % 2 == 0
             products = Moments.of_rows(rng, d, design.dense, scale) if shares else None
@@ -202,7 +202,7 @@ def test_sums_become_statistics(family: str, d: int, single: bool) -> None:
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_a_moment_beyond_float64_is_said(family: str, value: float) -> None:
     run = prepared(family, 3, this_cpu().widths[0], single=False, seed=0, scale=1.0)
-    design, sums = run._design, run._members[0]["sums"]
+    design, sums = run.design, run._members[0]["sums"]
     sums[: K * design.sums] = packed(
         design, Moments.of_rows(np.random.default_rng(1), 3, design.dense, 1.0), None,
         np.random.default_rng(2),

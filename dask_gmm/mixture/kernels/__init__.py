@@ -5,13 +5,14 @@ from __future__ import annotations
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.kernels.base import Candidate, EStep, Kernel, Predictor
 from dask_gmm.mixture.kernels.blas import BlasKernel
-from dask_gmm.mixture.kernels.installed import COMPILED, FASTEST
+from dask_gmm.mixture.kernels.installed import COMPILED, FASTEST, STUDENT
 from dask_gmm.mixture.kernels.marginal import MarginalKernel
 from dask_gmm.mixture.kernels.reference import ReferenceKernel
 
 __all__ = [
     "FASTEST",
     "KERNELS",
+    "STUDENT",
     "Candidate",
     "EStep",
     "Kernel",

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["BlasKernel", "whitening_bytes"]
+__all__ = ["LONGEST_TILE", "BlasKernel", "Member", "normalise", "tiles", "whitening_bytes"]
 
 LARGEST_CANCELLATION = 1e-10
 """Predicted error above which a candidate is evaluated by whitening."""
@@ -63,7 +63,7 @@ WHITENING_FROM = 64
 """Features from which whitening is the faster scheme for full covariances (measured)."""
 
 _SHORTEST_TILE = 192
-_LONGEST_TILE = 4160
+LONGEST_TILE = 4160
 _USUAL_TILE = 832
 _LONGEST_WHITENING_TILE = 960
 _TILE_BYTES = 4 << 20
@@ -118,7 +118,7 @@ class _BlasEStep(EStep):
         for candidate in self.candidates:
             checked_values(rows.values, candidate.parameters.n_features)
         with np.errstate(all="ignore"):
-            members = [_Member(candidate) for candidate in self.candidates]
+            members = [Member(candidate) for candidate in self.candidates]
             if kept is not None:
                 members[0].kept = kept
             for group in _groups(members):
@@ -135,7 +135,7 @@ class _BlasPredictor(Predictor):
         out = np.empty(len(values))
         with np.errstate(all="ignore"):
             for where, joint, peak in _scan(values, self.parameters):
-                out[where], _ = _normalise(joint, peak)
+                out[where], _ = normalise(joint, peak)
         return out
 
     def posteriors(self, values: NDArray[Any]) -> NDArray[np.float64]:
@@ -151,7 +151,7 @@ class _BlasPredictor(Predictor):
         )
         with np.errstate(all="ignore"):
             for where, joint, peak in _scan(values, self.parameters):
-                densities[where], total = _normalise(joint, peak)
+                densities[where], total = normalise(joint, peak)
                 np.divide(joint.T, total[:, None], out=out[where])
         return out, densities
 
@@ -180,7 +180,7 @@ def _tile_rows(n_components: int, size: int) -> int:
     if tile < _SHORTEST_TILE:
         fitting = _TILE_BYTES // (8 * (size + 2 * n_components)) // 64 * 64
         tile = min(_USUAL_TILE, max(_SHORTEST_TILE, fitting))
-    return min(tile, _LONGEST_TILE)
+    return min(tile, LONGEST_TILE)
 
 
 def _whitening_tile(n_features: int) -> int:
@@ -207,7 +207,7 @@ def _choose(candidate: Candidate) -> Scheme:
 
 
 @dataclass(eq=False)
-class _Member:
+class Member:
     """A candidate in the middle of a call: its scheme, its scratch space, its running sums."""
 
     candidate: Candidate
@@ -224,6 +224,7 @@ class _Member:
 
     @property
     def parameters(self) -> MixtureParameters:
+        """The candidate's."""
         return self.candidate.parameters
 
     def evaluate(
@@ -258,30 +259,30 @@ class _Member:
         return total
 
 
-def _groups(members: Sequence[_Member]) -> list[list[_Member]]:
+def _groups(members: Sequence[Member]) -> list[list[Member]]:
     """Members whose schemes read the same features, in order of appearance."""
-    groups: dict[tuple[object, ...], list[_Member]] = {}
+    groups: dict[tuple[object, ...], list[Member]] = {}
     for member in members:
         groups.setdefault(member.scheme.features.key, []).append(member)
     return list(groups.values())
 
 
-def _tiles(values: NDArray[Any], features: FeatureMap) -> Iterator[tuple[int, NDArray[Any], Array]]:
+def tiles(values: NDArray[Any], features: FeatureMap) -> Iterator[tuple[int, NDArray[Any], Array]]:
     """Each tile's first index, its rows as they came, and its features."""
     for start in range(0, len(values), features.tile_rows):
         tile = values[start : start + features.tile_rows]
         yield start, tile, features.fill(tile)
 
 
-def _gather(rows: Rows, members: Sequence[_Member]) -> None:
+def _gather(rows: Rows, members: Sequence[Member]) -> None:
     """Run all members over the rows, one filling of the features for all of them."""
-    for start, tile, features in _tiles(rows.values, members[0].scheme.features):
+    for start, tile, features in tiles(rows.values, members[0].scheme.features):
         weights = rows.weights
         if weights is not None:
             weights = np.ascontiguousarray(weights[start : start + len(tile)])
         for member in members:
             joint, peak, scheme, seen = member.evaluate(tile, start, features)
-            log_density, total = _normalise(joint, peak)
+            log_density, total = normalise(joint, peak)
             if member.kept is not None:
                 member.kept[start : start + len(tile)] = log_density
             np.divide(1.0 if weights is None else weights, total, out=total)
@@ -295,13 +296,13 @@ def _scan(
     values: NDArray[Any], parameters: MixtureParameters
 ) -> Iterator[tuple[slice, Array, Array]]:
     """Each tile's place, its log-densities [K][t] and their maxima, valid until the next."""
-    member = _Member(Candidate(parameters))
-    for start, tile, features in _tiles(values, member.scheme.features):
+    member = Member(Candidate(parameters))
+    for start, tile, features in tiles(values, member.scheme.features):
         joint, peak, _, _ = member.evaluate(tile, start, features)
         yield slice(start, start + len(tile)), joint, peak
 
 
-def _normalise(joint: Array, peak: Array) -> tuple[Array, Array]:
+def normalise(joint: Array, peak: Array) -> tuple[Array, Array]:
     """Turn log-densities [K][t] into densities relative to the largest of each row, in place.
 
     Returns

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.kernels.base import Kernel
 from dask_gmm.mixture.kernels.blas import BlasKernel
+from dask_gmm.mixture.kernels.student import StudentKernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.kernels.base import Candidate, EStep, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
 
-__all__ = ["COMPILED", "FASTEST", "InstalledKernel"]
+__all__ = ["COMPILED", "FASTEST", "STUDENT", "InstalledKernel"]
 
 
 @dataclass(frozen=True)
@@ -76,5 +77,19 @@ class InstalledKernel(Kernel):
         return self.here().workspace_bytes(n_features, n_components, forms)
 
 
+@dataclass(frozen=True)
+class InstalledStudentKernel(InstalledKernel):
+    """The same for mixtures of t distributions."""
+
+    def here(self) -> Kernel:
+        """Return the kernel that it is in this process."""
+        if find_spec("llvmlite") is None:
+            return StudentKernel()
+        from dask_gmm.mixture.kernels.compiled.student import CompiledStudentKernel
+
+        return CompiledStudentKernel()
+
+
 COMPILED = InstalledKernel(or_blas=False)
 FASTEST = InstalledKernel()
+STUDENT = InstalledStudentKernel()

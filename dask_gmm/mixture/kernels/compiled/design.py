@@ -54,6 +54,8 @@ class Design:
         Rows of a tile, a multiple of `step`.
     registers : int
         Vector registers of the CPU.
+    tails : bool
+        Whether components are t distributions; see `tails`.
     """
 
     form: str
@@ -62,6 +64,7 @@ class Design:
     lanes: Lanes
     tile: int
     registers: int
+    tails: bool = False
 
     @property
     def dense(self) -> bool:
@@ -166,6 +169,8 @@ class Design:
     @property
     def shares_products(self) -> bool:
         """Whether a program can gather the moments of all components at once; see `products`."""
+        if self.tails:  # what their moments count for is not what was added up as N_k
+            return False
         return not self.short_rows and self.n_features <= WIDEST_SHARED.get(self.form, 0)
 
     @property
@@ -210,7 +215,7 @@ class Design:
     @property
     def eliminates(self) -> bool:
         """Whether components may be ruled out before all panels are worked through."""
-        return self.form == "full" and self.n_features >= 16
+        return self.form == "full" and self.n_features >= 16 and not self.tails
 
     @property
     def leading(self) -> int:

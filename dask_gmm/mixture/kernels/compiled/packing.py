@@ -17,6 +17,7 @@ from dask_gmm.mixture.kernels.compiled.design import GROUP
 from dask_gmm.mixture.kernels.differences import negligible
 from dask_gmm.mixture.kernels.schemes import cancellation, log_constants
 from dask_gmm.mixture.rounding import rounding
+from dask_gmm.mixture.student import StudentParameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +50,11 @@ def pack(design: Design, candidate: Candidate, centre: Array) -> Packed:
     offset = parameters.means - centre
     grouped = -(-k // GROUP) * GROUP
     constants = np.zeros(grouped)
-    constants[:k] = log_constants(parameters)
+    tails: Packed = {}
+    if isinstance(parameters, StudentParameters):
+        tails = _tails(parameters)
+    else:
+        constants[:k] = log_constants(parameters)
     references = np.zeros((k, design.padded))
     references[:, :d] = candidate.reference - centre
     factors = np.zeros(0)
@@ -70,6 +75,20 @@ def pack(design: Design, candidate: Candidate, centre: Array) -> Packed:
         "constants": constants,
         "thresholds": negligible(parameters.weights, single=design.lanes.single),
         "references": references,
+        **tails,
+    }
+
+
+def _tails(parameters: StudentParameters) -> Packed:
+    """What makes t distributions of half squared distances, negative as they come."""
+    degrees, d = parameters.degrees_of_freedom, parameters.n_features
+    ratios = (degrees + d) / degrees
+    return {
+        "stretches": -2.0 / degrees,
+        "powers": -0.5 * (degrees + d),
+        "heights": log_constants(parameters) + parameters.log_constants,
+        "ratios": ratios,
+        "tops": np.log(ratios),
     }
 
 

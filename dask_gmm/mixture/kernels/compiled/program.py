@@ -13,6 +13,7 @@ from dask_gmm.mixture.kernels.compiled.load import load_tile
 from dask_gmm.mixture.kernels.compiled.moments import finish
 from dask_gmm.mixture.kernels.compiled.mstep import add_moments, flush
 from dask_gmm.mixture.kernels.compiled.records import Block, Member
+from dask_gmm.mixture.kernels.compiled.tails import add_tails, scale_shares
 from dask_gmm.mixture.kernels.compiled.vector import I64, POINTER, Code, Value
 
 if TYPE_CHECKING:
@@ -60,6 +61,13 @@ def write_program(design: Design, triple: str) -> Any:
         ),
         "flush": tile.function("flush", lambda c, _b, m, _end: flush(c, design, m)),
     }
+    if design.tails:
+        steps["add_tails"] = tile.function(
+            "add_tails", lambda c, _b, m, end: add_tails(c, design, m, end)
+        )
+        steps["scale_shares"] = tile.function(
+            "scale_shares", lambda c, _b, m, end: scale_shares(c, design, m, end)
+        )
     for name, reduction in _REDUCTIONS.items():
         steps["reduce"] = tile.function(
             f"{name}_of_tile", lambda c, b, m, end, r=reduction: r(c, design, b, m, end)
@@ -123,7 +131,11 @@ def _write_entry(module: Any, design: Design, name: str, steps: Mapping[str, Any
             if not design.short_rows:
                 _clear_masks(code, design, member, count)
             call("log_joint", member, start, count)
+            if design.tails:
+                call("add_tails", member, start, count)
             wrong = call("reduce", member, start, count)
+            if gathering and design.tails:
+                call("scale_shares", member, start, count)
             if gathering:
                 call("add_moments", member, start, count)
             fresh = Value(

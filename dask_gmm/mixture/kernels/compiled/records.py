@@ -146,6 +146,10 @@ def _sums(design: Design, k: int) -> int:
     return (_grouped(k) if design.shares_products else k) * design.sums
 
 
+def _tails(design: Design, n: int) -> int:
+    return n if design.tails else 0
+
+
 class Block(Record):
     """The block of rows, and the tile of it that is in work.
 
@@ -221,3 +225,15 @@ class Member(Record):
     output = Numbers(kind="double")
     # (K, D): how far below the references the candidate wants its moments; for float32
     shifts = Numbers(lambda d, k: k * d.n_features if d.lanes.single else None, kind="double")
+    # Of t distributions, (K,) each: see `tails`.
+    stretches = Numbers(_tails)
+    powers = Numbers(_tails)
+    heights = Numbers(_tails)
+    ratios = Numbers(_tails)
+    tops = Numbers(_tails)
+    # [K][pitch]: 1/(1 + δ²/ν) and log(1 + δ²/ν)
+    inverses = Numbers(lambda d, k: _tails(d, k * d.pitch))
+    logarithms = Numbers(lambda d, k: _tails(d, k * d.pitch))
+    # [K][lanes]: Σ w r u and Σ w r (log u − u)
+    scaled_counts = Numbers(lambda d, k: _tails(d, k * d.lanes.count), gathered=True)
+    log_scales = Numbers(lambda d, k: _tails(d, k * d.lanes.count), gathered=True)

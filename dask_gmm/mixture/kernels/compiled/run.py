@@ -55,7 +55,7 @@ class Run:
     """
 
     def __init__(self, design: Design, candidates: Sequence[Candidate], centre: Array) -> None:
-        self._design = design
+        self.design = design
         self._program = program(design)
         self._components = [c.parameters.n_components for c in candidates]
         self._numbers_of_sums = [
@@ -89,7 +89,7 @@ class Run:
 
     def output(self, n_rows: int) -> Array:
         """Memory for a number for each of some rows."""
-        return np.empty(room(n_rows, self._design))
+        return np.empty(room(n_rows, self.design))
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -128,7 +128,7 @@ class Run:
             A row is too far out for float32 arithmetic.
         """
         self.clear()
-        single, lanes = self._design.lanes.single, self._design.lanes.count
+        single, lanes = self.design.lanes.single, self.design.lanes.count
         weighed = entry.startswith("statistics")
         self._tile["numbers"][:lanes] = least_exponent(single, to_be_weighed=weighed)
         members, at = self._records, self._records_at
@@ -139,7 +139,7 @@ class Run:
         if entry == "statistics_and_log_densities":  # of others the last sums may lie there
             members[:, Member.output.place] = 0
         as_they_are = weights is None or (exponent == 0 and weights.flags.c_contiguous)
-        for start, part in _readable(rows, self._design, whole=as_they_are):
+        for start, part in _readable(rows, self.design, whole=as_they_are):
             own = None if weights is None else weights[start : start + len(part)]
             if own is not None and not as_they_are:
                 own = np.ldexp(own, -exponent)  # a copy, one after the other
@@ -165,22 +165,29 @@ class Run:
         member = self._records_at + j * self._records.strides[0]
         return sums, self._program.run("finish", self._block_at, member, 1)
 
+    def tails(self, j: int) -> tuple[Array, Array]:
+        """Σ w r u and Σ w r (log u − u) of candidate `j`, (K,) each; of designs with tails."""
+        member, lanes = self._members[j], self.design.lanes.count
+        by_lane = (member[name].reshape(-1, lanes) for name in ("scaled_counts", "log_scales"))
+        counts, logs = (lanes_of.sum(axis=1, dtype=np.float64) for lanes_of in by_lane)
+        return counts, logs
+
     def _references(self, member: dict[str, NDArray[Any]]) -> Array:
         """c_k − c as the program has it, (K, D) float64."""
-        stored = member["references"].reshape(-1, self._design.padded)
-        return np.asarray(stored[:, : self._design.n_features], dtype=np.float64)
+        stored = member["references"].reshape(-1, self.design.padded)
+        return np.asarray(stored[:, : self.design.n_features], dtype=np.float64)
 
     def _refuse(self, entry: str, rows: NDArray[Any], start: int) -> None:
-        tile = rows[start : start + self._design.tile]
+        tile = rows[start : start + self.design.tile]
         check_finite(tile, start)
-        if self._design.lanes.single:
+        if self.design.lanes.single:
             raise RowsOutOfRangeError
         # One more time for this tile alone and each candidate: the peaks say which row it is.
         copy = np.ascontiguousarray(tile, dtype=self._row_type())
         self._turn_to(copy, None)
         for j, k in enumerate(self._components):
             alone = self._records[j : j + 1].copy()
-            spare = np.empty((room(len(tile), self._design), k))
+            spare = np.empty((room(len(tile), self.design), k))
             alone[0, Member.output.place] = spare.ctypes.data
             self._program.run(entry, self._block_at, alone.ctypes.data, 1)
             bad = self._tile["peak"][: len(tile)] == -np.inf
@@ -189,7 +196,7 @@ class Run:
         raise beyond_range(tile, start, np.zeros(len(tile), dtype=bool))
 
     def _row_type(self) -> Any:
-        return np.float32 if self._design.single_rows else np.float64
+        return np.float32 if self.design.single_rows else np.float64
 
     def _turn_to(self, rows: NDArray[Any], weights: Array | None) -> None:
         """Write into the block's record where the rows are."""
@@ -202,7 +209,7 @@ class Run:
     def _candidate_record(self, j: int, sharing: bool) -> list[int]:
         given = {name: array.ctypes.data for name, array in self._members[j].items()}
         fields = {"n_components": self._components[j], "output": 0, "sharing": int(sharing)}
-        if not self._design.lanes.single:
+        if not self.design.lanes.single:
             fields |= {"totals": given["sums"], "shifts": 0}
         return [{**given, **fields}[field.name] for field in Member.fields]
 

@@ -1,0 +1,179 @@
+"""What a user asks of noise and of t distributions, and what is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import zarr
+from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
+from sklearn.utils._param_validation import InvalidParameterError
+
+from dask_gmm import GaussianMixture, StudentTMixture, load_mixture, select_gaussian_mixture
+from dask_gmm.errors import InputError, ModelFileError
+from dask_gmm.plotting import plot_residuals
+from tests.marks import quick_ones
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@pytest.fixture(scope="module")
+def clusters() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Two clouds and noise, a fifth of the rows; and which row is which (-1: noise)."""
+    rng = np.random.default_rng(0)
+    rows = np.vstack(
+        [
+            rng.normal(size=(2000, 2)),
+            0.4 * rng.normal(size=(1500, 2)) + [6, 0],
+            rng.uniform(-40, 40, size=(900, 2)),
+        ]
+    )
+    return rows, np.repeat([0, 1, -1], [2000, 1500, 900])
+
+
+def in_order(labels: NDArray[Any], means: NDArray[Any]) -> NDArray[np.int64]:
+    """Labels by the order of the first feature's means."""
+    rank = means[:, 0].argsort().argsort()
+    return np.where(labels < 0, -1, rank[np.maximum(labels, 0)])
+
+
+@pytest.mark.parametrize("family", quick_ones(["full", "tied", "diag", "spherical"], ["tied"]))
+def test_noise_is_found(
+    family: str, clusters: tuple[NDArray[np.float64], NDArray[np.int64]]
+) -> None:
+    rows, truth = clusters
+    gm = GaussianMixture(
+        2, covariance_type=family, noise=True, random_state=0, tol=1e-6, max_iter=200
+    ).fit(rows)
+    assert float(gm.noise_weight_) == pytest.approx(900 / 4400, abs=0.02)
+    found = in_order(gm.predict(rows), gm.means_)
+    assert np.mean(found == truth) > 0.97
+    np.testing.assert_allclose(np.sort(gm.means_[:, 0]), [0.0, 6.0], atol=0.15)
+    assert gm.n_iter_ < 30, "the start was led astray"
+    assert gm.bic(rows) < GaussianMixture(3, random_state=0).fit(rows).bic(rows)
+
+
+def test_a_selection_beside_noise_is_not_misled(
+    clusters: tuple[NDArray[np.float64], NDArray[np.int64]],
+) -> None:
+    rows, _ = clusters
+    asked: dict[str, Any] = {"covariance_types": "full", "random_state": 0}
+    found = select_gaussian_mixture(rows, range(1, 5), noise=True, **asked)
+    assert found.best_n_components == 2
+    assert float(found.best_model.noise_weight_) == pytest.approx(0.2, abs=0.02)
+    assert select_gaussian_mixture(rows, range(1, 5), **asked).best_n_components > 2
+
+
+def test_a_box_that_is_given(clusters: tuple[NDArray[np.float64], NDArray[np.int64]]) -> None:
+    rows, _ = clusters
+    wide = [[-80.0, -80.0], [80.0, 80.0]]
+    gm = GaussianMixture(2, noise=wide, random_state=0, max_iter=200).fit(rows)
+    np.testing.assert_array_equal(gm.noise_box_, wide)
+    # Four times the volume: less of what is far out is noise, and all the more is a component's.
+    assert gm.score(rows) < GaussianMixture(2, noise=True, random_state=0).fit(rows).score(rows)
+
+
+def test_an_inspection_knows_noise(
+    clusters: tuple[NDArray[np.float64], NDArray[np.int64]],
+) -> None:
+    rows, _ = clusters
+    gm = GaussianMixture(2, noise=True, random_state=0, max_iter=200).fit(rows)
+    found, labels = gm.inspect(rows), gm.predict(rows)
+    np.testing.assert_array_equal(found.labelled, np.bincount(labels[labels >= 0]))
+    np.testing.assert_allclose(found.counts, gm.predict_proba(rows).sum(axis=0))
+    assert set(np.unique(found.sample_labels)) == {-1, 0, 1}
+
+
+def test_labels_on_disk_have_a_sign(
+    clusters: tuple[NDArray[np.float64], NDArray[np.int64]], tmp_path: Path
+) -> None:
+    rows, _ = clusters
+    gm = GaussianMixture(2, noise=True, random_state=0).fit(rows)
+    store = zarr.create_array(str(tmp_path / "x.zarr"), data=rows, chunks=(1000, 2))
+    gm.predict_to(str(tmp_path / "x.zarr"), str(tmp_path / "labels.zarr"))
+    labels: Any = zarr.open_array(str(tmp_path / "labels.zarr"))
+    assert labels.dtype == np.int8
+    np.testing.assert_array_equal(labels[:], gm.predict(store[:]))
+
+
+def test_heavy_tails_are_told_from_light_ones() -> None:
+    rng = np.random.default_rng(1)
+    scales = np.sqrt(3 / rng.chisquare(3, size=(4000, 1)))
+    rows = np.vstack([rng.normal(size=(4000, 2)) * scales, rng.normal((9, 0), 0.7, (4000, 2))])
+    tm = StudentTMixture(2, random_state=0, tol=1e-6, max_iter=500).fit(rows)
+    heavy, light = tm.means_[:, 0].argsort()
+    assert 2.5 < tm.degrees_of_freedom_[heavy] < 3.6
+    assert tm.degrees_of_freedom_[light] > 15
+    np.testing.assert_allclose(tm.covariances_[heavy], np.eye(2), atol=0.12)
+    shared = StudentTMixture(2, degrees_of_freedom="shared", random_state=0).fit(rows)
+    assert len(set(shared.degrees_of_freedom_)) == 1
+    fixed = StudentTMixture(2, degrees_of_freedom=4, random_state=0).fit(rows)
+    assert fixed.degrees_of_freedom_.tolist() == [4.0, 4.0]
+    assert (
+        tm.score(rows)
+        > shared.score(rows)
+        > GaussianMixture(2, random_state=0).fit(rows).score(rows)
+    )
+    drawn, of = tm.sample(40_000)
+    spread = np.median(np.abs(drawn[of == heavy] - tm.means_[heavy]), axis=0)
+    np.testing.assert_allclose(spread, 0.765, atol=0.05)  # the median of |t| with three degrees
+
+
+def test_what_is_refused(
+    clusters: tuple[NDArray[np.float64], NDArray[np.int64]], tmp_path: Path
+) -> None:
+    rows, _ = clusters
+    together: list[dict[str, Any]] = [
+        {"missing": "marginalize"},
+        {"on_collapse": "merge"},
+        {"on_collapse": "reseed"},
+    ]
+    for wrong in together:
+        with pytest.raises(InputError, match="and noise do not go together"):
+            GaussianMixture(2, noise=True, **wrong).fit(rows)
+    unsound: list[dict[str, Any]] = [{"acceleration": "variance-reduced"}, {"search": "thorough"}]
+    for wrong in unsound:
+        with pytest.raises(InputError, match="does not go with this model"):
+            GaussianMixture(2, noise=True, **wrong).fit(rows)
+    with pytest.raises(InputError, match=r"of shape \(2, 2\)"):
+        GaussianMixture(2, noise=[[0, 1]]).fit(rows)
+    for given in ("x", 3):
+        with pytest.raises(InvalidParameterError, match="noise"):
+            GaussianMixture(2, noise=given).fit(rows)
+    degrees: list[Any] = [0.0, -1, "some"]
+    for few in degrees:
+        with pytest.raises(InvalidParameterError, match="degrees_of_freedom"):
+            StudentTMixture(2, degrees_of_freedom=few).fit(rows)
+    tm = StudentTMixture(2, random_state=0).fit(rows)
+    gm = GaussianMixture(2, noise=True, random_state=0).fit(rows)
+    for call in (lambda: tm.inspect(rows), lambda: tm.report(str(tmp_path / "r.html"))):
+        with pytest.raises(InputError, match="is for Gaussian components"):
+            call()
+    with pytest.raises(InputError, match="Figures are of Gaussian components"):
+        plot_residuals(tm, gm.inspect(rows))
+    for mixture in (tm, gm):
+        with pytest.raises(InputError, match="scikit-learn has no class"):
+            mixture.to_sklearn()
+        with pytest.raises(InputError, match="impute is for Gaussian mixtures"):
+            mixture.impute(rows)
+    with pytest.raises(InputError, match="is no StudentTMixture"):
+        StudentTMixture.from_sklearn(SklearnGaussianMixture(1).fit(rows))
+    tm.save(str(tmp_path / "t.zarr"))
+    with pytest.raises(ModelFileError, match=r"dask_gmm\.load_mixture reads any"):
+        GaussianMixture.load(str(tmp_path / "t.zarr"))
+    assert isinstance(load_mixture(str(tmp_path / "t.zarr")), StudentTMixture)
+
+
+def test_in_words(clusters: tuple[NDArray[np.float64], NDArray[np.int64]]) -> None:
+    rows, _ = clusters
+    gm = GaussianMixture(2, noise=True, random_state=0).fit(rows)
+    assert gm.summary().startswith("Gaussian mixture beside uniform noise: 2 components")
+    assert "Noise: 0.2" in gm.summary()
+    tm = StudentTMixture(2, degrees_of_freedom=3, random_state=0).fit(rows)
+    assert tm.summary().startswith("Mixture of t distributions: 2 components")
+    assert "Degrees of freedom: 3." in tm.summary()
+    assert tm.model_card()["model"]["type"] == "mixture of t distributions"
