@@ -71,9 +71,13 @@ class FittingMixture(FittedMixture):
         """
 
     def _settings(
-        self, family: CovarianceFamily, n_features: int, scaling: ScalingRequest | None
+        self,
+        family: CovarianceFamily,
+        n_features: int,
+        scaling: ScalingRequest | None,
+        warm: WarmStart | None = None,
     ) -> FitSettings:
-        """All that a fit is asked to do."""
+        """All that a fit is asked to do, which may go on from a warm start."""
         model = self._model(family, n_features)
         given = check_given(
             family,
@@ -237,7 +241,8 @@ class FittingMixture(FittedMixture):
             scaling.begin(n_features, source.feature_names)  # refuses features that are not there
             n_features = scaling.n_outputs(n_features)
             refuse_given_components(self, scaling)
-        settings = self._settings(family, n_features, scaling)
+        warm = self._warm_start(source, scaling)
+        settings = self._settings(family, n_features, scaling, warm)
         backend = choose_backend(source)
         with observed(self._observers(), FIT, source, backend) as observers:
             report = fit_mixture(
@@ -246,7 +251,7 @@ class FittingMixture(FittedMixture):
                 settings,
                 random_state=check_random_state(self.random_state),
                 observers=observers,
-                warm=self._warm_start(source, scaling),
+                warm=warm,
                 checkpoint=checkpoint,
             )
         self._keep(report, source.dtype)
