@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         select_gaussian_mixture,
     )
     from dask_gmm.fitting.timeline import Timeline
+    from dask_gmm.mixture.prior import Prior
     from dask_gmm.progress import ProgressBar
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Criteria",
     "EqualPerArray",
     "GaussianMixture",
+    "Prior",
     "ProgressBar",
     "Selection",
     "SelectionRow",
@@ -51,6 +53,10 @@ def __getattr__(name: str) -> Any:
         from dask_gmm.progress import ProgressBar
 
         return ProgressBar
+    if name == "Prior":
+        from dask_gmm.mixture.prior import Prior
+
+        return Prior
     if name == "Timeline":
         from dask_gmm.fitting.timeline import Timeline
 

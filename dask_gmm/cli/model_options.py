@@ -8,9 +8,18 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.options import option, stack
-from dask_gmm.cli.values import BYTES, CACHE, COMPONENTS, COUNTS, DEGREES, SEARCH, TRANSFORM
+from dask_gmm.cli.values import (
+    BYTES,
+    CACHE,
+    COMPONENTS,
+    COUNTS,
+    DEGREES,
+    FREEZE,
+    SEARCH,
+    TRANSFORM,
+)
 
-__all__ = ["covariance_choice", "fit_options", "selection_options"]
+__all__ = ["covariance_choice", "fit_options", "selection_options", "start_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,11 +35,19 @@ class _CovarianceType(click.Choice[str]):
         return value if value in COVARIANCE_TYPES else super().convert(value, param, ctx)
 
 
-covariance_choice = _CovarianceType(["full", "tied", "diag", "spherical"])
+_NAMES = (
+    *("full", "tied", "diag", "spherical"),
+    *("EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV"),
+    *("EVV", "VVV"),
+)
+covariance_choice = _CovarianceType(_NAMES)
+_COVARIANCES_CHOICE = _CovarianceType((*_NAMES, "mclust"))
 COVARIANCE_HELP = (
     "What the components' covariances may be: 'full' any, 'tied' one shared by all, 'diag' without "
     "correlations, 'spherical' one variance each. Use diag for hundreds of features: full costs "
-    "features squared."
+    "features squared. Or one of mclust's fourteen families, EII to VVV: a letter each for volume, "
+    "shape and orientation, E for equal, V for varying, I for round or along the features (VEV: of "
+    "one shape, each of its own size and direction)."
 )
 
 
@@ -50,6 +67,7 @@ def fit_options() -> Callable[[F], F]:
             "--covariance",
             type=covariance_choice,
             default="full",
+            metavar="NAME",
             section="Model",
             help=COVARIANCE_HELP,
         ),
@@ -90,6 +108,29 @@ def _bayesian_options() -> tuple[Callable[[Any], Any], ...]:
     )
 
 
+def start_options() -> Callable[[F], F]:
+    """Declare where a fit begins, and what it leaves as it is there."""
+    return stack(
+        option(
+            "--start-from",
+            metavar="MODEL",
+            section="Model",
+            help="A fitted model to go on from, a path or URL, instead of a start of its own: as "
+            "many components (-k) of the same --covariance, of rows that are scaled alike.",
+        ),
+        option(
+            "--freeze",
+            type=FREEZE,
+            multiple=True,
+            metavar="PART",
+            section="Model",
+            help="What stays as it is in the model of --start-from: weights, means or covariances; "
+            "a component, by its number from 0 on; or a part of some components, as means=0,3. "
+            "Repeatable. BIC counts what is free.",
+        ),
+    )
+
+
 def selection_options() -> Callable[[F], F]:
     """Declare the grid of a selection and the settings of its fits."""
     return stack(
@@ -105,11 +146,13 @@ def selection_options() -> Callable[[F], F]:
         ),
         option(
             "--covariance",
-            type=covariance_choice,
+            type=_COVARIANCES_CHOICE,
             multiple=True,
             default=("full",),
+            metavar="NAME",
             section="Model",
-            help=COVARIANCE_HELP + " Repeatable: each is tried with each number of components.",
+            help=COVARIANCE_HELP + " 'mclust' stands for all fourteen. Repeatable: each is tried "
+            "with each number of components.",
         ),
         option(
             "--criterion",
@@ -178,6 +221,16 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             section="Model",
             help="Added to every variance, in squared units of the data (of the scaled rows, if "
             "they are). Raise it when a component collapses onto a few rows.",
+        ),
+        option(
+            "--prior",
+            type=click.Choice(["none", "fraley-raftery"]),
+            default="none",
+            section="Model",
+            help="What is thought of the components before the data are seen. 'fraley-raftery' is "
+            "mclust's weak prior on means and covariances, by the mean and covariance of a sample: "
+            "a component that closes in on a few rows stays as wide as they make likely, instead "
+            "of collapsing. The fit then maximises the posterior; BIC is as without a prior.",
         ),
         option(
             "--noise/--no-noise",

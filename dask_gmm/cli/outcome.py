@@ -9,7 +9,7 @@ from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
 from dask_gmm.quantities import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators.fitting import FittingMixture
@@ -45,7 +45,6 @@ def record_of(mixture: FittingMixture) -> FitRecord:
 def fit_story(mixture: FittingMixture) -> list[tuple[str, str]]:
     """Return how a fit went, as facts."""
     from dask_gmm.cli.tables import how_read
-    from dask_gmm.estimators.attributes import parameters_of
 
     record = record_of(mixture)
     iterations = plural(mixture.n_iter_, "iteration")
@@ -62,7 +61,7 @@ def fit_story(mixture: FittingMixture) -> list[tuple[str, str]]:
             ended += ": lower --tol"
     facts = [
         ("outcome", ended),
-        (parameters_of(mixture).objective_name, f"{mixture._bound_per_row():.6f} nats a row"),
+        (_height(mixture), f"{mixture._bound_per_row():.6f} nats a row"),
         ("reads", reads_in_words(record)),
         ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
         ("decoded", how_read(record.bytes_read, record.seconds)),
@@ -77,6 +76,35 @@ def fit_story(mixture: FittingMixture) -> list[tuple[str, str]]:
     if record.resubmitted:
         facts.append(("recovered", f"{record.resubmitted} units were lost and computed again"))
     return facts
+
+
+def height_of(prior: object) -> str:
+    """Name what a fit under a prior, or without one, has maximised."""
+    return "log-likelihood" if prior is None else "log-posterior"
+
+
+def prior_in_words(prior: Mapping[str, Any]) -> str:
+    """Say in a line what a prior counts for, of its numbers as a model file has them."""
+    kappa, dof = prior["shrinkage"], prior["degrees_of_freedom"]
+    parts = []
+    if max(kappa) if isinstance(kappa, list) else kappa:
+        each = "their own for each component" if isinstance(kappa, list) else f"{kappa:g}"
+        parts.append(f"means (shrinkage {each})")
+    if dof is not None:
+        parts.append(f"covariances ({dof:g} degrees of freedom)")
+    alpha = prior["concentration"]
+    if isinstance(alpha, list) or alpha != 1.0:
+        parts.append("weights")
+    return f"on {', '.join(parts)}" if parts else "flat"
+
+
+def _height(mixture: FittingMixture) -> str:
+    """Name what a fit has raised."""
+    from dask_gmm.mixture.variational import VariationalPosterior
+
+    if isinstance(mixture._parameters(), VariationalPosterior):
+        return VariationalPosterior.objective_name
+    return height_of(getattr(mixture, "prior", None))
 
 
 def incomplete(mixture: FittingMixture) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_gmm.cli.options import Command, option, output_options, storage_options
+from dask_gmm.cli.outcome import height_of, prior_in_words
 from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
 from dask_gmm.cli.settings import check_storage_options, options_for
 from dask_gmm.quantities import plural, show_bytes, show_seconds
@@ -246,7 +247,10 @@ def _checkpoint_facts(found: Found) -> list[tuple[str, str]]:
         what += f", among {len(settings['points'])} mixtures by {settings['criterion']}"
     facts = [("checkpoint", what), ("stands", f"{after}; it {ended}")]
     if about["objective"] is not None:
-        facts.append((found.parameters.objective_name, f"{about['objective']:.6f} nats a row"))
+        height = height_of(settings.get("prior"))
+        if found.parameters.objective_name == "lower bound":
+            height = found.parameters.objective_name
+        facts.append((height, f"{about['objective']:.6f} nats a row"))
     if about["remaining_gain"] is not None:
         facts.append(("left", f"about {about['remaining_gain']:.1e} nats a row"))
     facts.append(("took", show_seconds(about["seconds"])))
@@ -259,7 +263,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
     p, fit = file.parameters, file.fit
     mixture = (
         f"{p.n_components} components in {p.n_features} features, {p.family.name} covariance, "
-        f"{p.n_parameters:,} free parameters"
+        f"{p.n_parameters - fit.get('n_frozen', 0):,} free parameters"
     )
     facts = [("mixture", mixture)]
     rows = f" to {fit['n_rows']:,} rows" if fit.get("n_rows") else ""
@@ -276,7 +280,12 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         facts.append(("origin", outcome))
     bound = fit.get("lower_bound_per_row", fit.get("lower_bound"))
     if bound is not None:
-        facts.append((p.objective_name, f"{bound:.6f} nats a row"))
+        height = height_of(fit.get("prior"))
+        if "lower_bound_per_row" in fit:
+            height = p.objective_name
+        facts.append((height, f"{bound:.6f} nats a row"))
+    if fit.get("prior") is not None:
+        facts.append(("prior", prior_in_words(fit["prior"])))
     facts += p.facts
     if file.record is not None:
         facts += _record_facts(file.record)

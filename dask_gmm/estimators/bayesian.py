@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.fit import FitReport
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.scaling import ScalingRequest
 
 __all__ = ["BayesianGaussianMixture"]
@@ -319,7 +320,7 @@ class BayesianGaussianMixture(FittingMixture):
             tol_per_row=self.tol_per_row,
         )
 
-    def _given(self, family: CovarianceFamily, n_features: int) -> GivenParameters:
+    def _given(self, model: MixtureModel, n_features: int) -> GivenParameters:
         return GivenParameters()
 
     def _strategy(self) -> dict[str, Any]:

@@ -501,6 +501,8 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.
 
         Where rows are scaled first a pipeline of that, ``scaling``, and such a mixture, ``gmm``.
+        A mixture of one of mclust's families becomes one of the covariance type of its shapes:
+        the densities are the same, and `bic` there counts covariances as if they were free.
 
         Examples
         --------
@@ -518,8 +520,12 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         parameters = self._parameters()
         if parameters.more and not isinstance(parameters, VariationalPosterior):
             raise InputError(f"scikit-learn has no class for a {parameters.words}.")
+        parameters = self._parameters()
+        if parameters.more and not isinstance(parameters, VariationalPosterior):
+            raise InputError(f"scikit-learn has no class for a {parameters.words}.")
         shared = self._theirs().get_params()
         other = self._theirs(**{name: v for name, v in self.get_params().items() if name in shared})
+        other.set_params(covariance_type=parameters.form.name)
         copy_fitted(self, other)
         if self._scaling is None:
             return other
@@ -558,7 +564,7 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None
         gm.n_incomplete_rows_, gm.scaling_ = 0, None
-        gm.acceleration_, gm.remaining_gain_ = None, None
+        gm.acceleration_, gm.remaining_gain_, gm.prior_, gm.n_frozen_ = None, None, None, 0
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm
 
@@ -569,8 +575,11 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         return float(self.lower_bound_)
 
     def _n_parameters(self) -> int:
-        """Free parameters of the fitted mixture; scikit-learn's name, used by its tests."""
-        return self._parameters().n_parameters
+        """Free parameters of the fitted mixture; scikit-learn's name, used by its tests.
+
+        Not counted are those that a fit was told to leave as they were.
+        """
+        return self._parameters().n_parameters - int(getattr(self, "n_frozen_", 0))
 
     def __dask_tokenize__(self) -> object:
         """Name the mixture for Dask: by its parameters and what was fitted, not how long it took.

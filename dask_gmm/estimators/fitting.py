@@ -72,19 +72,24 @@ class FittingMixture(FittedMixture):
         """
 
     def _settings(
-        self, family: CovarianceFamily, n_features: int, scaling: ScalingRequest | None
+        self,
+        family: CovarianceFamily,
+        n_features: int,
+        scaling: ScalingRequest | None,
+        warm: WarmStart | None = None,
     ) -> FitSettings:
-        """All that a fit is asked to do."""
+        """All that a fit is asked to do, which may go on from a warm start."""
+        model = self._model(family, n_features)
         return FitSettings(
             n_components=self.n_components,
-            model=self._model(family, n_features),
+            model=model,
             tol=self.tol,
             max_iter=self.max_iter,
             n_init=self.n_init,
             init_params=self.init_params,
             init_size=None if isinstance(self.init_size, str) else self.init_size,
             kernel=self._kernel(),
-            given=self._given(family, n_features),
+            given=self._given(model, n_features),
             cache=cache_size(self.cache),
             max_passes=self.max_passes,
             max_bytes=self.max_bytes,
@@ -93,7 +98,7 @@ class FittingMixture(FittedMixture):
             **self._strategy(),
         )
 
-    def _given(self, family: CovarianceFamily, n_features: int) -> GivenParameters:
+    def _given(self, model: MixtureModel, n_features: int) -> GivenParameters:
         """The starting values that were given.
 
         Raises
@@ -101,11 +106,11 @@ class FittingMixture(FittedMixture):
         InputError
         """
         return check_given(
-            family,
+            model.family,
             self.n_components,
             n_features,
             self.weights_init,
-            self.means_init,
+            model.places if self.means_init is None else self.means_init,
             self.precisions_init,
         )
 
@@ -260,7 +265,8 @@ class FittingMixture(FittedMixture):
             scaling.begin(n_features, source.feature_names)  # refuses features that are not there
             n_features = scaling.n_outputs(n_features)
             self._check_scaled(scaling)
-        settings = self._settings(family, n_features, scaling)
+        warm = self._warm_start(source, scaling)
+        settings = self._settings(family, n_features, scaling, warm)
         backend = choose_backend(source)
         with observed(self._observers(), FIT, source, backend) as observers:
             report = fit_mixture(
@@ -269,7 +275,7 @@ class FittingMixture(FittedMixture):
                 settings,
                 random_state=check_random_state(self.random_state),
                 observers=observers,
-                warm=self._warm_start(source, scaling),
+                warm=warm,
                 checkpoint=checkpoint,
             )
         self._keep(report, source.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,24 +12,33 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from dask_gmm.data.missing import MISSING
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.fitting import FittingMixture
+from dask_gmm.estimators.inputs import refuse_with_frozen, refuse_with_prior
 from dask_gmm.fitting.collapse import ON_COLLAPSE
 from dask_gmm.fitting.search.choice import SEARCHES
 from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES
+from dask_gmm.mixture.frozen import Frozen, FrozenParts, arrays_of
 from dask_gmm.mixture.kernels import KERNELS
 from dask_gmm.mixture.kernels.noisy import NoisyKernel
 from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.mixture.noise import NoisyParameters, UniformNoise, box_of
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.mixture.posterior import MaximumAPosteriori
+from dask_gmm.mixture.prior import PRIORS, Prior, check_prior, prior_of
 from dask_gmm.scaling.request import FROM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import DTypeLike
+
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.fit import FitReport
+    from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
+    from dask_gmm.scaling import ScalingRequest
 
 __all__ = ["GaussianMixture"]
 
@@ -50,14 +60,38 @@ class GaussianMixture(FittingMixture):
     ----------
     n_components : int, default=1
         K, the number of components.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What the components' covariances share.
+    covariance_type : str, default='full'
+        What the components' covariances share: 'full', 'tied', 'diag', 'spherical', or one of
+        mclust's fourteen families, whose letters say whether volume, shape and orientation are
+        equal (E), vary (V) or are those of the identity (I): 'EII', 'VII', 'EEI', 'VEI', 'EVI',
+        'VVI', 'EEE', 'VEE', 'EVE', 'VVE', 'EEV', 'VEV', 'EVV', 'VVV' (Celeux & Govaert 1995). VVV
+        is full, EEE tied, VVI diag and VII spherical, to the bit. All but these add `reg_covar` to
+        the scatter, so that what is equal stays equal. Attributes have the shapes of the form: of
+        spherical for EII, of diag for names that end in I, else of full.
     tol : float, default=1e-3
         Nats per row. An accelerated fit has converged when the optimum is estimated to be less
         than this above it; plain EM when an iteration changes the mean log-likelihood by less,
         and there real, overlapping data often gain much more by going on: try 1e-5.
     reg_covar : float, default=1e-6
         Added to every variance, in squared units of the data (of the scaled rows, if they are).
+    prior : None, 'fraley-raftery' or Prior, default=None
+        A conjugate prior on weights, means and covariances: the fit maximises the log-posterior
+        (maximum a posteriori) instead of the likelihood, and no component collapses onto a few
+        rows. By name the default of Fraley & Raftery (2007), as in mclust: weak, and taken from the
+        mean and covariance of the sample for the start, all rows where they fit in it. Others are
+        a `dask_gmm.Prior`, as is the one by which a given mixture is adapted to other data
+        (`Prior.adapting`). With (K, D) means a fit begins at these, if `means_init` gives none.
+        BIC and its kin are those of Fraley & Raftery: the log-likelihood at the mode of the
+        posterior, with the same number of parameters.
+    frozen : str, int, sequence of these, or dict, optional
+        What a fit leaves as it is given: 'weights', 'means', 'covariances', of all components; the
+        numbers of components, which keep all three; or by each part's name the numbers, as in
+        ``{"means": [0, 1], "covariances": True}``. What is frozen has to be given whole, by
+        `weights_init`, `means_init` or `precisions_init`, or by the fit that a warm start
+        continues, and comes out with the same bits. Weights that are free share what the frozen
+        ones leave; covariances are estimated about the means there are. BIC and AIC count the
+        parameters that are free. A covariance that components share is frozen whole or not at all.
+        Fits to data that are read are accelerated by 'squarem'.
     max_iter : int, default=100
         Most iterations, each one read of the data.
     noise : bool or array-like of shape (2, D), default=False
@@ -219,7 +253,9 @@ class GaussianMixture(FittingMixture):
     n_iter_ : int
         Iterations of the best start: M-steps of plain EM, or passes whose step was accepted.
     lower_bound_ : float
-        Mean log-likelihood of the best fit, in nats per row, before its last M-step.
+        Mean log-likelihood of the best fit, in nats per row, before its last M-step. With a prior
+        the log-posterior, which is what does not fall: there is the logarithm of the prior's
+        density in it, divided by Σ_n w_n, without its normalising constants.
     lower_bounds_ : list of float
         The same for each of its iterations.
     n_features_in_ : int
@@ -229,6 +265,10 @@ class GaussianMixture(FittingMixture):
         What rows are scaled by before the mixture sees them: `scaling_.transform(X)` are scaled
         rows, `scaling_.inverse(Z)` the way back; `standard` has `center` and `scale`, `principal`
         the `components`, their `variance` and its `share`.
+    n_frozen_ : int
+        Parameters of the mixture that were left as given, which BIC and AIC do not count.
+    prior_ : Prior or None
+        The prior with the numbers that were taken from the data.
     n_rows_ : int or None
         Rows that were fitted; not counted those that were left out, of weight zero or by `missing`.
     n_incomplete_rows_ : int
@@ -273,6 +313,8 @@ class GaussianMixture(FittingMixture):
         "noise": ["boolean", "array-like"],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "prior": [None, StrOptions(set(PRIORS)), Prior],
+        "frozen": [None, str, Integral, "array-like", dict],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "init_params": [
@@ -318,6 +360,8 @@ class GaussianMixture(FittingMixture):
         noise: Any = False,
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
+        prior: Prior | str | None = None,
+        frozen: Any = None,
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str = "kmeans",
@@ -357,6 +401,8 @@ class GaussianMixture(FittingMixture):
         self.noise = noise
         self.tol = tol
         self.reg_covar = reg_covar
+        self.prior = prior
+        self.frozen = frozen
         self.max_iter = max_iter
         self.n_init = n_init
         self.init_params = init_params
@@ -392,7 +438,7 @@ class GaussianMixture(FittingMixture):
         self.callbacks = callbacks
 
     def _model(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
-        model = MaximumLikelihood(family, self.reg_covar)
+        model = self._of_gaussians(family, n_features)
         if not self._noisy:
             return model
         for name, refused in (("missing", ("marginalize",)), ("on_collapse", ("reseed", "merge"))):
@@ -403,6 +449,40 @@ class GaussianMixture(FittingMixture):
                 )
         given = not isinstance(self.noise, bool | np.bool_)
         return UniformNoise.beside(model, box_of(self.noise, n_features) if given else None)
+
+    def _of_gaussians(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
+        """What is maximised over the mixture of Gaussians, be there noise beside it or not."""
+        prior = prior_of(self.prior)
+        if prior is None:
+            return MaximumLikelihood(family, self.reg_covar)
+        check_prior(prior, family, self.n_components, n_features)
+        refuse_with_prior(self, prior)
+        return MaximumAPosteriori(family, self.reg_covar, prior, self.n_components)
+
+    def _settings(
+        self,
+        family: CovarianceFamily,
+        n_features: int,
+        scaling: ScalingRequest | None,
+        warm: WarmStart | None = None,
+    ) -> FitSettings:
+        settings = super()._settings(family, n_features, scaling, warm)
+        parts = FrozenParts.of(self.frozen, self.n_components)
+        if parts is None:
+            return settings
+        refuse_with_frozen(self)
+        parts.check(family, self.n_components, n_features)
+        at = settings.given.arrays(family) if warm is None else arrays_of(warm.parameters)
+        return replace(settings, model=Frozen.around(settings.model, parts, *at))
+
+    def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
+        super()._keep(report, dtype)
+        model, parameters = report.model, report.best.parameters
+        self.n_frozen_ = 0
+        if isinstance(model, Frozen):
+            free = model.n_free(parameters.n_components, parameters.n_features)
+            self.n_frozen_ = parameters.n_parameters - free
+        self.prior_ = None if model is None else model.settled_prior(parameters.n_features)
 
     @property
     def _noisy(self) -> bool:

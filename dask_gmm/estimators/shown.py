@@ -40,7 +40,7 @@ def glance_of(gm: Any) -> MixtureGlance:
     parameters: MixtureParameters = gm._parameters()
     scaling, names = gm._scaling, feature_names(gm)
     more = tuple(f"{name[0].upper()}{name[1:]}: {words}." for name, words in parameters.facts)
-    about = (_what(parameters), *_ending(gm), *more)
+    about = (_what(parameters, int(getattr(gm, "n_frozen_", 0))), *_ending(gm), *more)
     settings = repr(gm)
     if scaling is not None and not scaling.linear:
         k, d = parameters.means.shape
@@ -69,11 +69,11 @@ def glance_of(gm: Any) -> MixtureGlance:
     return MixtureGlance(parameters.weights, means, widths, shown, about, units, settings)
 
 
-def _what(parameters: MixtureParameters) -> str:
+def _what(parameters: MixtureParameters, n_frozen: int) -> str:
     k, d = parameters.means.shape
     words = parameters.words[0].upper() + parameters.words[1:]
     family = f"{parameters.family.name} covariance"
-    beside = f"{parameters.n_parameters:,} free parameters"
+    beside = f"{parameters.n_parameters - n_frozen:,} free parameters"
     if isinstance(parameters, VariationalPosterior):
         beside = f"{parameters.n_needed} of a weight above {NEEDED:.1%}"
     return f"{words}: {plural(k, 'component')} in {plural(d, 'feature')}, {family}, {beside}"
@@ -92,5 +92,6 @@ def _ending(gm: Any) -> tuple[str, ...]:
             n_incomplete=gm.n_incomplete_rows_,
             lower_bound=gm._bound_per_row(),
             remaining_gain=gm.remaining_gain_,
+            posterior=getattr(gm, "prior_", None) is not None,
         ),
     )

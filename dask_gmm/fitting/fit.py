@@ -73,7 +73,7 @@ class FitReport:
     scaling : Scaling or None
         What rows were scaled by.
     model : MixtureModel or None
-        What was maximised, with what data have settled.
+        What was maximised, with all that it leaves to the data.
     """
 
     best: FitResult

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.form import CovarianceForm
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.rows import Rows
@@ -60,6 +61,14 @@ class GivenParameters:
     def any(self) -> bool:
         """Whether anything is given."""
         return any(v is not None for v in (self.weights, self.means, self.precisions))
+
+    def arrays(self, family: CovarianceFamily) -> tuple[Array | None, Array | None, Array | None]:
+        """Weights, means and precision Cholesky factors, to the last bit as in a start."""
+        weights = None if self.weights is None else self.weights / self.weights.sum()
+        factors = None
+        if self.precisions is not None:
+            factors = frozen_array(family.form.factor_precisions(self.precisions))
+        return weights, self.means, factors
 
 
 def initial_parameters(
@@ -116,7 +125,7 @@ def start_from(
     with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares are too large
         form = model.family.form
         statistics = responsibility_statistics(rows, pieces, n_components, form)
-        computed = model.update(statistics)
+        computed = model.of_sample(rows.total_weight).update(statistics)
         if form.shared and init_params in ("k-means++", "random_from_data"):
             computed = _pooled_start(rows, statistics, computed, model)
     return computed

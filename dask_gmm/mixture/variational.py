@@ -203,7 +203,6 @@ class VariationalBayes(MixtureModel):
         Nats per row; a smaller change of the bound is none, whatever `tol`. See `tolerance`.
     """
 
-    needs_rows: ClassVar[bool] = True
     conjugate: ClassVar[bool] = False
 
     dirichlet_process: bool = True
@@ -213,6 +212,11 @@ class VariationalBayes(MixtureModel):
     mean_prior: Array | None = None
     covariance_prior: Array | None = None
     tol_per_row: float = 0.0
+
+    @property
+    def needs_rows(self) -> bool:
+        """Where a prior is left to the data."""
+        return self.mean_prior is None or self.covariance_prior is None
 
     def settled(self, rows: Rows) -> Self:
         """The same with the data's mean and covariance where a prior is left to them.

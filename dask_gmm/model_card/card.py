@@ -26,6 +26,7 @@ FORMAT, FORMAT_VERSION = "dask-gmm-model-card", 1
 _HOW = (
     "tol",
     "reg_covar",
+    "prior",
     "max_iter",
     "max_passes",
     "max_bytes",
@@ -82,7 +83,7 @@ def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
             "n_components": parameters.n_components,
             "n_features": parameters.n_features,
             "covariance_type": parameters.family.name,
-            "n_parameters": parameters.n_parameters,
+            "n_parameters": parameters.n_parameters - fit.get("n_frozen", 0),
             "digest": model.digest,
             "parameters_digest": parameters.fingerprint,
             "priors": {k: v.tolist() for k, v in sorted(model.priors.items())} or None,
@@ -146,6 +147,7 @@ def _fit(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
     settings = {name: model.settings.get(name) for name in _HOW}
     found: dict[str, Any] = {
         "settings": settings,
+        "prior": model.fit.get("prior"),
         "acceleration": model.fit.get("acceleration"),
         "n_iter": model.fit.get("n_iter"),
         "n_passes": model.fit.get("n_passes"),
@@ -172,17 +174,19 @@ def _fit(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
 def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
     fit, p = model.fit, model.parameters
     bound, rows = fit.get("lower_bound"), fit.get("n_rows")
-    if _bayesian(model):  # what it has raised is no likelihood
-        bound = None
-    bic = None
+    bic, posterior = None, fit.get("prior") is not None
+    if posterior or _bayesian(model):
+        bound = None  # what is known is the log-posterior, or a lower bound of the evidence
     if bound is not None and rows and record is not None and record.weighted is False:
-        bic = -2.0 * rows * bound + p.n_parameters * math.log(rows)
+        free = p.n_parameters - fit.get("n_frozen", 0)
+        bic = -2.0 * rows * bound + free * math.log(rows)
     return {
         "outcome": fit.get("outcome"),
         "converged": fit.get("converged"),
         "log_likelihood_per_row": bound,
         "lower_bound_per_row": fit.get("lower_bound_per_row"),
         "evidence_bound": fit.get("evidence_bound"),
+        "log_posterior_per_row": fit.get("lower_bound") if posterior else None,
         "remaining_gain_per_row": fit.get("remaining_gain"),
         "bic": bic,
         "weights": {
@@ -241,6 +245,11 @@ def _limitations(model: ModelFile) -> list[str]:
         found.append(
             "Rows that miss a value were left out: the mixture is one of complete rows, which may "
             "differ from the others."
+        )
+    if fit.get("prior") is not None:
+        found.append(
+            "It is the mode of a posterior: a prior draws components that have few rows to what "
+            "was thought before."
         )
     if fit.get("outcome") == "collapsed":
         found.append("A component collapsed: the parameters are those before its last iteration.")

@@ -69,6 +69,8 @@ class Evidence:
         The model card, where the estimator makes one.
     selection : Selection or None
         With `criterion`, `table`, `best`, `value(row)`.
+    n_frozen : int
+        Parameters that were left as they were given.
     """
 
     parameters: MixtureParameters
@@ -89,6 +91,7 @@ class Evidence:
     inspection: Inspection | None = None
     card: Mapping[str, Any] | None = None
     selection: Any = None
+    n_frozen: int = 0
 
     @classmethod
     def of(cls, gm: Any, inspection: Inspection | None = None, selection: Any = None) -> Evidence:
@@ -122,7 +125,13 @@ class Evidence:
             inspection=inspection,
             card=gm.model_card() if hasattr(gm, "model_card") else None,
             selection=selection,
+            n_frozen=int(getattr(gm, "n_frozen_", 0)),
         )
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters."""
+        return self.parameters.n_parameters - self.n_frozen
 
     @property
     def n_components(self) -> int:
@@ -193,6 +202,13 @@ class Evidence:
         if self.scaling is None or self.scaling.principal is not None:
             return self.names, rows
         return self.data_names, self.scaling.inverse(rows)
+
+    @property
+    def height(self) -> str:
+        """What `lower_bound` is: with a prior no likelihood."""
+        if self.setting("prior") is not None:
+            return "log-posterior"
+        return self.parameters.objective_name
 
     def setting(self, name: str, default: Any = None) -> Any:
         """One of the estimator's arguments."""
