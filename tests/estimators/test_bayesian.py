@@ -35,7 +35,9 @@ def rows(n: int = 600, d: int = 2) -> NDArray[np.float64]:
 
 
 def fit(X: Any, **given: Any) -> BayesianGaussianMixture:
-    return BayesianGaussianMixture(**{"n_components": 6, "random_state": 0, **given}).fit(X)
+    found = BayesianGaussianMixture(**{"n_components": 6, "random_state": 0, **given})
+    found.fit(X)
+    return found
 
 
 def test_parameters_are_scikit_learns_and_ours() -> None:
