@@ -17,6 +17,7 @@ from dask_gmm.estimators.shown import feature_names
 from dask_gmm.estimators.using import features_asked, given_values, named, open_given
 from dask_gmm.fitting.regression import Regressed
 from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
+from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.restricted import closed_family, conditional_mixture, marginal_mixture
 from dask_gmm.scaling.features import scaling_of, without_components
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.data.source import Source
-    from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.scaling import Scaling
 
 __all__ = ["ConditioningMixture"]
@@ -287,14 +287,15 @@ class ConditioningMixture(JudgingMixture):
         Raises
         ------
         InputError
-            It is no mixture of Gaussians, or one of fewer principal components than features.
+            It is no mixture of Gaussians alone, or one of fewer principal components than features.
         """
-        if self._kind != "gaussian":
+        parameters = self._parameters()
+        if parameters.kind != MixtureParameters.kind:
             raise InputError(
-                f"Marginals, conditionals and regressions are of Gaussian mixtures, and "
-                f"{type(self).__name__} is of the kind {self._kind!r}: use GaussianMixture."
+                f"Marginals, conditionals and regressions are of mixtures of Gaussians alone, and "
+                f"this is of the kind {parameters.kind!r}: fit a GaussianMixture without noise."
             )
-        return without_components(self._parameters(), self._scaling)
+        return without_components(parameters, self._scaling)
 
     def _regression(
         self,

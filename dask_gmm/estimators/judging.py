@@ -96,7 +96,8 @@ class JudgingMixture(WritingMixture):
         Returns
         -------
         labels : ndarray, dask.array or DataArray of int64, shape of the samples, then k
-            The most probable first; of equals the lowest. -1 for rows that take no part.
+            The most probable first; of equals the lowest. -1 for rows that take no part. Beside
+            noise those of the components alone: what their posteriors lack is the noise's.
         posteriors : the same of float32 or float64
             As of `predict_proba`. Both lazy, labelled (k along ``rank``), or of many arrays pairs,
             as of `predict`. Of lazy ones ``dask.compute(labels, posteriors)`` reads the data once.
@@ -191,11 +192,6 @@ class JudgingMixture(WritingMixture):
             if sample_weight is not None or where is not None:
                 raise InputError(
                     "sample_weight= and where= belong to rows, and none are given: add X."
-                )
-            if self._kind != "gaussian":
-                raise InputError(
-                    f"Rows are drawn for a threshold from Gaussian mixtures, and "
-                    f"{type(self).__name__} is of the kind {self._kind!r}: add X, read once."
                 )
             seed = 0 if self.random_state is None else self.random_state  # the same each time
             rng = check_random_state(seed)

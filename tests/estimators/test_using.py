@@ -16,7 +16,7 @@ import zarr
 from scipy import sparse
 from scipy.stats import chi2, multivariate_normal
 
-from dask_gmm import AnomalyThreshold, GaussianMixture
+from dask_gmm import AnomalyThreshold, GaussianMixture, StudentTMixture
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import FamilyWarning, InputError, NonFiniteError
 from tests.equal_shape import EqualShape
@@ -367,13 +367,26 @@ def test_mistakes(mistake: Callable[[Any], Any], said: str, named: GaussianMixtu
         mistake(named)
 
 
-def test_mixtures_of_another_kind(gm: GaussianMixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GaussianMixture, "_kind", "other")
-    for asked in (lambda: gm.marginal([0]), lambda: gm.predict_regression(ROWS, given=[0])):
-        with pytest.raises(InputError, match="of the kind 'other': use GaussianMixture"):
-            asked()
-    with pytest.raises(InputError, match="add X, read once"):
-        gm.anomaly_threshold()
+def test_mixtures_of_other_kinds() -> None:
+    student = StudentTMixture(2, random_state=0, max_iter=3, tol=9.0).fit(ROWS)
+    noisy = fitted(noise=True, tol=9.0)
+    for mixture in (student, noisy):
+        for asked in ("marginal", "conditional"):
+            with pytest.raises(
+                InputError, match=r"of the kind '.*': fit a GaussianMixture without"
+            ):
+                getattr(mixture, asked)([0] if asked == "marginal" else {0: 1.0})
+        with pytest.raises(InputError, match="mixtures of Gaussians alone"):
+            mixture.predict_regression(ROWS, given=[0])
+        found = mixture.anomaly_threshold(ROWS, false_alarm_rate=0.01)
+        assert mixture.predict_anomaly(ROWS, found).sum() == 12
+        drawn = mixture.anomaly_threshold(false_alarm_rate=0.05, n_samples=20_000)
+        below = np.mean(mixture.score_samples(mixture.sample(20_000)[0]) < drawn.log_density)
+        assert abs(below - 0.05) < 0.01
+        labels, posteriors = mixture.top_k(ROWS, 2)
+        np.testing.assert_array_equal(
+            posteriors, np.take_along_axis(mixture.predict_proba(ROWS), labels, 1)
+        )
 
 
 def test_names_where_there_are_none(gm: GaussianMixture) -> None:
