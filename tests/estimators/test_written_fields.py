@@ -15,16 +15,19 @@ import zarr
 
 from dask_gmm import GaussianMixture
 from dask_gmm.data.sink import OpenBlockWriter, Output
-from dask_gmm.data.stores import read_counter
+from dask_gmm.data.stores import read_counter, writable_store
 from dask_gmm.errors import InputError, OutputExistsError, StoreError
 from dask_gmm.fitting.events import OutputResumed
 from tests.marks import quick_ones
+from tests.object_store import object_store  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from distributed import Client
+
+    from tests.object_store import ObjectStoreServer
 
 da: Any = dask.array  # most of it is untyped
 ROWS = np.random.default_rng(0).standard_normal((1000, 3))
@@ -98,7 +101,7 @@ def test_one_read_and_the_same_bits(
         assert list(opened["target"].values) == ["feature 1", "feature 2"]
 
 
-def fail_after(n: int, gm: GaussianMixture, X: Any, output: Path, write: str, **how: Any) -> None:
+def fail_after(n: int, gm: GaussianMixture, X: Any, output: Any, write: str, **how: Any) -> None:
     """Write n blocks of each array, one after the other, and have the next one fail."""
     original, written = OpenBlockWriter.write, list[int]()
 
@@ -114,7 +117,7 @@ def fail_after(n: int, gm: GaussianMixture, X: Any, output: Path, write: str, **
             WRITES[write](gm, X, output, **how)
 
 
-def resumed(gm: GaussianMixture, X: Any, output: Path, write: str, **how: Any) -> int:
+def resumed(gm: GaussianMixture, X: Any, output: Any, write: str, **how: Any) -> int:
     """Go on; return the blocks that were finished before."""
     events: list[Any] = []
     gm.set_params(callbacks=[events.append])
@@ -221,3 +224,24 @@ def test_coordinates_come_along(tmp_path: Path) -> None:
     mean, std = gm.predict_regression(X, given="u", targets=["w"], return_std=True)
     xr.testing.assert_equal(opened["mean"], mean)
     xr.testing.assert_equal(opened["std"], std)
+
+
+@pytest.mark.slow
+def test_in_an_object_store(
+    gm: GaussianMixture,
+    x: str,
+    object_store: ObjectStoreServer,  # noqa: F811
+) -> None:
+    """There it is written in place, and what was begun is gone on with."""
+    options: Any = {"storage_options": object_store.options}
+    for write in ("ranks", "regression"):
+        output = object_store.url(f"{write}.zarr")
+        fail_after(7, gm, x, output, write, **options)
+        assert resumed(gm, x, output, write, **options) == 7
+        for name, values in expected(write, gm).items():
+            store = writable_store(f"{output}/{name}", object_store.options)
+            found = np.asarray(zarr.open_array(store, mode="r")[...])
+            np.testing.assert_array_equal(found, values.reshape(found.shape))
+        with pytest.raises(OutputExistsError):
+            WRITES[write](gm, x, output, **options)
+        assert resumed(gm, x, output, write, overwrite=True, **options) == 0
