@@ -293,7 +293,7 @@ class ConditioningMixture(JudgingMixture):
         if parameters.kind != MixtureParameters.kind:
             raise InputError(
                 f"Marginals, conditionals and regressions are of mixtures of Gaussians alone, and "
-                f"this is of the kind {parameters.kind!r}: fit a GaussianMixture without noise."
+                f"this is a {parameters.words}: fit a GaussianMixture without noise."
             )
         return without_components(parameters, self._scaling)
 

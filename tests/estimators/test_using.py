@@ -372,9 +372,7 @@ def test_mixtures_of_other_kinds() -> None:
     noisy = fitted(noise=True, tol=9.0)
     for mixture in (student, noisy):
         for asked in ("marginal", "conditional"):
-            with pytest.raises(
-                InputError, match=r"of the kind '.*': fit a GaussianMixture without"
-            ):
+            with pytest.raises(InputError, match="fit a GaussianMixture without noise"):
                 getattr(mixture, asked)([0] if asked == "marginal" else {0: 1.0})
         with pytest.raises(InputError, match="mixtures of Gaussians alone"):
             mixture.predict_regression(ROWS, given=[0])
