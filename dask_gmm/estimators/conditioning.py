@@ -364,7 +364,7 @@ class ConditioningMixture(JudgingMixture):
         gm.lower_bound_, gm.lower_bounds_ = -np.inf, []
         gm.n_rows_, gm.n_passes_, gm.n_incomplete_rows_ = None, None, 0
         gm.history_, gm.record_ = (), None
-        gm.acceleration_, gm.remaining_gain_ = None, None
+        gm.acceleration_, gm.remaining_gain_, gm.prior_ = None, None, None
         return gm
 
     def _settings_for(
@@ -377,6 +377,8 @@ class ConditioningMixture(JudgingMixture):
         found["covariance_type"] = parameters.family.name
         for name in ("weights_init", "means_init", "precisions_init", "n_pca"):
             found[name] = None
+        if "prior" in found and not isinstance(found["prior"], str):
+            found["prior"] = None  # its numbers are of all features
         if scaling is None or scaling.standard is None:
             found["standardize"] = False
         elementwise = None if scaling is None else scaling.elementwise

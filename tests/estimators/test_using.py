@@ -16,7 +16,7 @@ import zarr
 from scipy import sparse
 from scipy.stats import chi2, multivariate_normal
 
-from dask_gmm import AnomalyThreshold, GaussianMixture, StudentTMixture
+from dask_gmm import AnomalyThreshold, GaussianMixture, Prior, StudentTMixture
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import FamilyWarning, InputError, NonFiniteError
 from tests.equal_shape import EqualShape
@@ -117,8 +117,10 @@ def test_settings_go_along() -> None:
     transform = {"b": "log1p", "d": ("arcsinh", 3.0)}
     X = xr.Dataset({name: ("n", np.abs(ROWS[:, i])) for i, name in enumerate(NAMES)})
     gm = fitted(X, features=NAMES, feature_transform=transform, missing="marginalize")
+    gm.set_params(prior=Prior(concentration=2.0))  # whose numbers may be of all features
     made = gm.conditional({"a": 0.1, "b": 2.0})
     found = made.get_params()
+    assert found["prior"] is None
     assert found["features"] == ["c", "d"]
     assert found["feature_transform"] == {1: ("arcsinh", 3.0)}
     assert found["missing"] == "marginalize"
