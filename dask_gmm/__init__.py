@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dask_gmm.estimators import (
+        AnomalyThreshold,
         Criteria,
         EqualPerArray,
         GaussianMixture,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dask_gmm.progress import ProgressBar
 
 __all__ = [
+    "AnomalyThreshold",
     "Criteria",
     "EqualPerArray",
     "GaussianMixture",
