@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dask_gmm.estimators import (
+        AnomalyThreshold,
         BayesianGaussianMixture,
         Criteria,
         EqualPerArray,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dask_gmm.progress import ProgressBar
 
 __all__ = [
+    "AnomalyThreshold",
     "BayesianGaussianMixture",
     "Criteria",
     "EqualPerArray",

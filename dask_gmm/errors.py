@@ -391,3 +391,7 @@ class MixedClusterWarning(UserWarning):
 
 class ProgressWarning(UserWarning):
     """The display of a fit's progress failed and is gone; the fit goes on."""
+
+
+class FamilyWarning(UserWarning):
+    """A mixture made of another is not of its covariance family, which has none of such."""

@@ -23,6 +23,7 @@ from dask_gmm.cli.impute import impute
 from dask_gmm.cli.manifest import manifest
 from dask_gmm.cli.plan import plan
 from dask_gmm.cli.predict import predict, score
+from dask_gmm.cli.regress import regress
 from dask_gmm.cli.report import report
 from dask_gmm.cli.select import select
 from dask_gmm.cli.session import DONE, FAILED, Session
@@ -160,7 +161,7 @@ def main() -> None:
 
 
 for _command in (
-    *(demo, plan, fit, select, show, report, predict, impute, score, simulate, manifest, doctor),
-    certificates,
+    *(demo, plan, fit, select, show, report, predict, impute, regress, score, simulate),
+    *(manifest, doctor, certificates),
 ):
     main.add_command(_command)

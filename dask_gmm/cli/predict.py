@@ -55,6 +55,14 @@ __all__ = ["predict", "score"]
             "dask-gmm predict points.zarr -m model.zarr -o posteriors.zarr --probabilities",
         ),
         (
+            "of a model of many components the three most probable ones",
+            "dask-gmm predict points.zarr -m model.zarr -o top.zarr --top-k 3",
+        ),
+        (
+            "rows that the model hardly explains: one in a thousand of its own would be called so",
+            "dask-gmm predict points.zarr -m model.zarr -o flags.zarr --false-alarm-rate 0.001",
+        ),
+        (
             "segment an image in a bucket, on 8 local workers",
             """dask-gmm predict s3://bucket/scene.zarr --feature-axis 0 -m model.zarr \\
     -o s3://bucket/labels.zarr --workers 8""",
@@ -79,6 +87,32 @@ __all__ = ["predict", "score"]
     section="Model",
     help="Write the K posterior probabilities of each row instead of its label: 8·K bytes a row "
     "instead of one.",
+)
+@option(
+    "--top-k",
+    type=click.IntRange(1),
+    metavar="N",
+    section="Model",
+    help="Write the N most probable components of each row and their posteriors instead, the most "
+    "probable first: where K is large a fraction of all posteriors. A group with the arrays "
+    "'labels' and 'posteriors', or columns 'label_0', 'posterior_0' and so on.",
+)
+@option(
+    "--anomaly-threshold",
+    type=float,
+    metavar="NATS",
+    section="Model",
+    help="Write the log-density of each row and whether it lies below this instead: a group with "
+    "the arrays 'log_density' and 'anomaly', or such columns. 'dask-gmm score --false-alarm-rate' "
+    "finds one by data.",
+)
+@option(
+    "--false-alarm-rate",
+    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    metavar="PART",
+    section="Model",
+    help="The same, with the threshold below which that part of the rows lies which the model "
+    "itself would draw (it draws some, and reads nothing more).",
 )
 @option(
     "--keep",
@@ -117,6 +151,9 @@ def predict(
     /,
     model: str,
     probabilities: bool,
+    top_k: int | None,
+    anomaly_threshold: float | None,
+    false_alarm_rate: float | None,
     keep: tuple[str, ...] | None,
     output: str,
     proportions: str | None,
@@ -132,11 +169,41 @@ def predict(
     at once.
     """
     data, compute = DataPlace.take(values), Compute.take(values)
+    instead = {
+        "--probabilities": probabilities,
+        "--top-k": top_k is not None,
+        "--anomaly-threshold": anomaly_threshold is not None,
+        "--false-alarm-rate": false_alarm_rate is not None,
+    }
+    several = [name for name, asked in instead.items() if asked]
+    if len(several) > 1:
+        raise click.UsageError(f"{' and '.join(several)} each say what to write: give one.")
+    fields: tuple[str, ...] = () if top_k is None else ("labels", "posteriors")
+    if anomaly_threshold is not None or false_alarm_rate is not None:
+        fields = ("log_density", "anomaly")
+    found: dict[str, float] = {}
 
     def write(mixture: FittingMixture, **options: Any) -> int:
+        threshold = anomaly_threshold
+        if false_alarm_rate is not None:
+            drawn = mixture.anomaly_threshold(false_alarm_rate=false_alarm_rate)
+            threshold = drawn.log_density
+        if threshold is not None:
+            found["anomaly_threshold"] = threshold
         return mixture.predict_to(
-            data.data, output, where=data.where, probabilities=probabilities, keep=keep, **options
+            data.data,
+            output,
+            where=data.where,
+            probabilities=probabilities,
+            top_k=top_k,
+            anomaly_threshold=threshold,
+            keep=keep,
+            **options,
         )
+
+    what = "posteriors" if probabilities else "labels"
+    if fields:
+        what = "anomalies" if top_k is None else f"top {top_k}"
 
     write_rows(
         session,
@@ -146,14 +213,17 @@ def predict(
         output,
         write,
         doing="labelling",
-        what="posteriors" if probabilities else "labels",
+        what=what,
+        fields=fields,
         header={
             "command": "predict",
             **data.described(),
             "model": model,
             "output": output,
             "probabilities": probabilities,
+            "top_k": top_k,
         },
+        found=found,
         overwrite=overwrite,
         resume=resume,
         proportions=proportions,
@@ -165,6 +235,10 @@ def predict(
     short_help="Print log-likelihood, BIC and AIC of data under a model.",
     examples=[
         ("how well a model describes data", "dask-gmm score points.zarr --model model.zarr"),
+        (
+            "and the log-density below which one row in a thousand lies",
+            "dask-gmm score points.zarr -m model.zarr --false-alarm-rate 0.001",
+        ),
         (
             "data it was not fitted to, for a script",
             "dask-gmm score held-out.zarr -m model.zarr --json | jq .score",
@@ -184,6 +258,14 @@ def predict(
     help="The likelihood of the rows as they are, where the model is one of scaled rows (of a fit "
     "with --transform, --standardize or --n-pca): to compare models that scale differently.",
 )
+@option(
+    "--false-alarm-rate",
+    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    metavar="PART",
+    section="Model",
+    help="Print also the log-density below which that part of DATA lies, from one more read: the "
+    "threshold of 'dask-gmm predict --anomaly-threshold'.",
+)
 @compute_options()
 @output_options
 @click.pass_obj
@@ -193,6 +275,7 @@ def score(
     model: str,
     n_effective: float | None,
     original_units: bool,
+    false_alarm_rate: float | None,
     **values: Any,
 ) -> None:
     """Print the log-likelihood, BIC and AIC of DATA under a model, from one read of DATA.
@@ -218,11 +301,16 @@ def score(
     with computing(compute, session), observing(session, "scoring") as observe:
         mixture.set_params(callbacks=[observe])
         rows: dict[str, Any] = {"sample_weight": data.sample_weight, "where": data.where}
-        rows["original_units"] = original_units
+        units = {"original_units": original_units}
         if bayesian:
-            found = _without_criteria(mixture._likelihood(data.data, **rows))
+            found = _without_criteria(mixture._likelihood(data.data, **rows, **units))
         else:
-            found = mixture.criteria(data.data, n_effective=n_effective, **rows)
+            found = mixture.criteria(data.data, n_effective=n_effective, **rows, **units)
+        threshold = None
+        if false_alarm_rate is not None:
+            threshold = mixture.anomaly_threshold(
+                data.data, false_alarm_rate=false_alarm_rate, **rows
+            )
     if session.json:
         session.emit(
             {
@@ -236,6 +324,7 @@ def score(
                 "log_likelihood": found.log_likelihood,
                 "bic": None if bayesian else found.bic,
                 "aic": None if bayesian else found.aic,
+                **({} if threshold is None else {"anomaly_threshold": threshold.log_density}),
             }
         )
         return
@@ -246,6 +335,9 @@ def score(
     ]
     if not bayesian:
         facts += [("BIC", f"{found.bic:,.3f}"), ("AIC", f"{found.aic:,.3f}")]
+    if threshold is not None:
+        part = f"{100 * threshold.false_alarm_rate:.4g} % of the rows lie below"
+        facts.append(("anomaly threshold", f"{threshold.log_density:.6f} nats; {part}"))
     if mixture.scaling_ is not None:
         of = "the data's rows" if original_units else "the scaled rows; see --original-units"
         facts.append(("likelihood of", of))

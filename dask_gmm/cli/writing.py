@@ -9,7 +9,7 @@ from dask_gmm.cli.options import option
 from dask_gmm.cli.settings import check_storage_options, options_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.settings import Compute, DataPlace
@@ -60,7 +60,10 @@ def write_rows(
     doing: str,
     what: str,
     name: str | None = None,
+    fields: Sequence[str] = (),
+    load: Callable[[str, DataPlace], tuple[GaussianMixture, Source]] = load_for,
     header: dict[str, Any],
+    found: Mapping[str, float] | None = None,
     overwrite: bool,
     resume: bool | None,
     proportions: str | None = None,
@@ -75,8 +78,14 @@ def write_rows(
         What the progress line and the summary call it.
     name : str, optional
         Of the array, where it goes into a group; `what` by default.
+    fields : sequence of str
+        Of the arrays, where there are several, which always go into a group.
+    load : callable
+        Loads a model and points it at data.
     header : dict
         Of the JSON.
+    found : mapping, optional
+        What `write` has found out by its end, for the JSON and the summary.
     proportions : str, optional
         File for the table of components' proportions in each of many arrays.
     """
@@ -92,22 +101,24 @@ def write_rows(
 
     check_storage_options(data.storage_options, data.data, data.where, model, output)
     refuse_overlap(output, data.data, model)
-    mixture, source = load_for(model, data)
+    mixture, source = load(model, data)
     # Where it must go on it deletes nothing, and a complete one is what it may find.
     replaces = overwrite or bool(resume)
-    many = is_many(source) and not has_parquet_suffix(output)
+    many = is_many(source) and not (fields or has_parquet_suffix(output))
     if proportions is not None:
         check_proportions(proportions, source, output)
-    place = _checked_place(output, data, source, name or what, replaces=replaces)
-    check_weights_stay(place, source)
+    place = _checked_place(
+        output, data, source, fields or (name or what,), replaces=replaces, grouped=bool(fields)
+    )
+    check_weights_stay(output if fields else place, source)
     begun = time.perf_counter()
-    found, computed = 0, 0
+    skipped, computed = 0, 0
 
     def count(event: Event) -> None:
-        nonlocal found, computed
+        nonlocal skipped, computed
         match event:
             case OutputResumed():
-                found = event.blocks
+                skipped = event.blocks
             case PassAdvanced():
                 computed = event.progress.rows_done
 
@@ -128,9 +139,10 @@ def write_rows(
     if session.json:
         result = {
             **header,
+            **(found or {}),
             "n_rows": rows,
             "n_rows_computed": computed,
-            "blocks_skipped": found,
+            "blocks_skipped": skipped,
             "seconds": seconds,
         }
         shares = {} if table is None else {"proportions": proportions_json(*table[:2])}
@@ -139,8 +151,9 @@ def write_rows(
     facts = [(what, place), ("rows", f"{rows:,} in {show_seconds(seconds)}")]
     if computed:
         facts[1] = ("rows", f"{facts[1][1]} ({show_count(computed / seconds)} rows/s)")
-    if found:
-        facts.append(("skipped", f"{found:,} blocks that were finished before"))
+    if skipped:
+        facts.append(("skipped", f"{skipped:,} blocks that were finished before"))
+    facts += [(key.replace("_", " "), f"{value:.6g}") for key, value in (found or {}).items()]
     if proportions is not None:
         facts.append(("proportions", proportions))
     session.out.print(key_values(facts))
@@ -149,13 +162,20 @@ def write_rows(
 
 
 def _checked_place(
-    output: str, data: DataPlace, source: Source, name: str, *, replaces: bool
+    output: str,
+    data: DataPlace,
+    source: Source,
+    names: Sequence[str],
+    *,
+    replaces: bool,
+    grouped: bool,
 ) -> str:
     """Return where an output goes, once it is known that it can be written there."""
     from dask_gmm.cli.outputs import check_array_output, check_group_output, check_table_output
     from dask_gmm.data.concatenated_source import is_many
     from dask_gmm.data.coordinates import output_place
     from dask_gmm.data.tables.arrow import has_parquet_suffix
+    from dask_gmm.data.urls import join_url, normalize_url
 
     if has_parquet_suffix(output):
         check_table_output(output)
@@ -163,9 +183,14 @@ def _checked_place(
     if is_many(source):
         check_group_output(output, data.storage_options, overwrite=replaces)
         return output
-    place = output_place(output, data.data, source, name)
-    check_array_output(place, data.storage_options, overwrite=replaces, beside=True)
-    return place
+    if not grouped:
+        place = output_place(output, data.data, source, names[0])
+        check_array_output(place, data.storage_options, overwrite=replaces, beside=True)
+        return place
+    for name in names:
+        place = join_url(normalize_url(output), name)
+        check_array_output(place, data.storage_options, overwrite=replaces, beside=True)
+    return f"{output} ({', '.join(names)})"
 
 
 def _written_table(output: str, data: DataPlace, path: str | None) -> tuple[Any, Any, Any]:

@@ -64,7 +64,14 @@ PART_BYTES = 16 * 2**20
 # -- in memory and lazily --------------------------------------------------------------------------
 
 
-def labelled(X: Any, source: Source, values: Any, name: str, tail: str = "") -> Any:
+def labelled(
+    X: Any,
+    source: Source,
+    values: Any,
+    name: str,
+    tail: str | Sequence[str] = (),
+    labels: Sequence[str] = (),
+) -> Any:
     """Return values of the samples as a DataArray where X is one, or a Dataset; else as they are.
 
     Parameters
@@ -73,17 +80,23 @@ def labelled(X: Any, source: Source, values: Any, name: str, tail: str = "") -> 
         What `source` describes.
     source : Source
     values : ndarray or dask.array.Array
-        Of the samples' shape, and with `tail` another axis.
+        Of the samples' shape, and with `tail` other axes.
     name : str
         Of the DataArray.
-    tail : str
-        Name of the last dimension, which the samples do not have.
+    tail : str or sequence of str
+        Names of the last dimensions, which the samples do not have.
+    labels : sequence of str
+        Coordinates along each of these; none by default.
     """
     dims = _sample_dims(X, source)
     if dims is None:
         return values
-    names = (*dims, unlike(tail, [str(dim) for dim in dims])) if tail else dims
-    return _data_array(X, values, names, _along(X, dims).coords, name)
+    names: tuple[Hashable, ...] = dims
+    for own in (tail,) if isinstance(tail, str) else tail:
+        names = (*names, unlike(own, [str(dim) for dim in names])) if own else names
+    found = _data_array(X, values, names, _along(X, dims).coords, name)
+    own_dims = names[len(dims) :] if labels else ()
+    return found.assign_coords({dim: list(labels) for dim in own_dims})
 
 
 def labelled_rows(X: Any, source: Source, values: Any, name: str) -> Any:
@@ -238,6 +251,7 @@ class OutputPlace:
         *,
         overwrite: bool,
         of_rows: bool = False,
+        beside: Mapping[str, Sequence[str]] | None = None,
     ) -> OutputPlace:
         """Look at the place of an output; what is to be overwritten is no longer listed there.
 
@@ -255,6 +269,9 @@ class OutputPlace:
             Whether an output that is there may be replaced.
         of_rows : bool
             Whether the output has the features too, whose coordinates then are written with it.
+        beside : mapping of str to sequence of str, optional
+            That the output is one of several, in a group also where samples have no labels; and
+            coordinates of other dimensions, by these.
 
         Raises
         ------
@@ -264,12 +281,23 @@ class OutputPlace:
             It would destroy the data.
         """
         place = output_place(url, X, source, name)
+        has_labels = _has_labels(X, source)
+        if beside is not None and not has_labels:
+            place = join_url(normalize_url(url), name)
         refuse_the_input(source, place, in_place=scheme_of(normalize_url(place)) != "file")
-        if not _has_labels(X, source):
+        if beside is None and not has_labels:
             return OutputPlace(place)
         pairs = check_options(dict(options) if options else None)
-        coordinates = tuple(_coordinates_of(X, source, of_rows=of_rows))
-        group = _Group(normalize_url(url), pairs, name, coordinates, _mapping_of(X, source))
+        own = [_of_names(dim, labels) for dim, labels in (beside or {}).items()]
+        samples = _coordinates_of(X, source, of_rows=of_rows) if has_labels else ()
+        coordinates = (*samples, *own)
+        group = _Group(
+            normalize_url(url),
+            pairs,
+            name,
+            coordinates,
+            _mapping_of(X, source) if has_labels else None,
+        )
         if name in [coordinate.name for coordinate in group.coordinates]:
             raise InputError(
                 f"{source.name} has a coordinate {name!r}, which is what the output is called in "

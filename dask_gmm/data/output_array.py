@@ -203,7 +203,9 @@ def new_document(
 
 
 def _fill_value(dtype: np.dtype[Any]) -> Any:
-    """Return a value that no label and no probability has."""
+    """Return a value that no label and no probability has; flags have no third one."""
+    if dtype.kind == "b":
+        return False
     if dtype.kind == "f":
         return float("nan")
     if dtype.kind == "i":

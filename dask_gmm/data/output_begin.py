@@ -145,6 +145,7 @@ def begin_output(
     overwrite: bool = False,
     resume: str = "auto",
     source: Source | None = None,
+    tail: Sequence[str] | None = None,
 ) -> Output:
     """Create a Zarr v3 array to write labels or posteriors to, or go on with one that was begun.
 
@@ -174,6 +175,9 @@ def begin_output(
         The input, which is refused as the output, however its path is spelled. A Dask
         collection may be made of anything: it is refused where an object-store output would
         delete an array that `dask.array.from_zarr` reads, and nothing else is known of it.
+    tail : sequence of str, optional
+        Names of the axes behind those of the samples, of an output that is one of several, whose
+        axes all have names; by default one of components, or of features, if the source's have.
 
     Returns
     -------
@@ -198,7 +202,8 @@ def begin_output(
     local = scheme_of(url) == "file"
     refuse_the_input(source, url, in_place=not local)
     begin = Beginning(url, pairs, recipe, overwrite, resume)
-    names = _dimension_names(source, len(shape), of_rows=recipe.parts.get("values") == IMPUTED_ROWS)
+    of_rows = recipe.parts.get("values") == IMPUTED_ROWS
+    names = _dimension_names(source, len(shape), tail, of_rows=of_rows)
     document = new_document(shape, chunks, np.dtype(dtype), names)
     try:
         begun: Output
@@ -423,16 +428,21 @@ def advice(url: str, place: str) -> str:
 
 
 def _dimension_names(
-    source: Source | None, n_axes: int, *, of_rows: bool = False
+    source: Source | None, n_axes: int, tail: Sequence[str] | None, *, of_rows: bool = False
 ) -> list[str] | None:
     """Name the output's axes as the input does, so that xarray opens it among its like."""
-    if source is None or source.axis_names is None:
+    if source is None or (source.axis_names is None and tail is None):
         return None
-    names = [n for axis, n in enumerate(source.axis_names) if axis != source.feature_axis]
-    if len(names) == n_axes:
-        return names
-    tail = source.axis_names[source.feature_axis] if of_rows else unlike("component", names)
-    return [*names, tail]
+    if source.axis_names is None:
+        n_samples = n_axes - len(tail or ())
+        names = ["row"] if n_samples == 1 else [f"axis_{axis}" for axis in range(n_samples)]
+    else:
+        names = [n for axis, n in enumerate(source.axis_names) if axis != source.feature_axis]
+        if of_rows and len(names) < n_axes:
+            return [*names, source.axis_names[source.feature_axis]]
+    for name in tail or ("component",) * (n_axes - len(names)):
+        names = [*names, unlike(name, names)]
+    return names
 
 
 def refuse_the_input(source: Source | None, url: str, *, in_place: bool) -> None:

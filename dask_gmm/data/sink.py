@@ -153,7 +153,7 @@ class OpenBlockWriter:
         block : BlockRef
             A block of the source that the output was made for.
         values : ndarray of shape (n,), (n, K), the block's sample shape, or that and K
-            One value, or K values, per row of the block.
+            One value, or K values (or a matrix), per row of the block.
 
         Raises
         ------
@@ -167,8 +167,8 @@ class OpenBlockWriter:
             slice(a, b) for a, b in zip(block.start, block.stop, strict=True)
         )
         shape = tuple(b - a for a, b in zip(block.start, block.stop, strict=True))
-        if len(shape) < array.ndim:
-            region, shape = (*region, slice(None)), (*shape, array.shape[-1])
+        tail = array.shape[len(shape) :]
+        region, shape = (*region, *(slice(None) for _ in tail)), (*shape, *tail)
         if block.rows is None or values.size != math.prod(shape):
             raise InputError(
                 f"Block {block.index} of {url} takes values of shape {shape}, got {values.shape}."

@@ -8,8 +8,10 @@ from dask_gmm.estimators.loading import load_mixture
 from dask_gmm.estimators.selection import select_gaussian_mixture
 from dask_gmm.estimators.selection_table import Selection, SelectionRow
 from dask_gmm.estimators.student_mixture import StudentTMixture
+from dask_gmm.fitting.anomalies import AnomalyThreshold
 
 __all__ = [
+    "AnomalyThreshold",
     "BayesianGaussianMixture",
     "Criteria",
     "EqualPerArray",

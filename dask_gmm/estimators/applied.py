@@ -17,10 +17,13 @@ from dask_gmm.data.scaled_source import scaled
 from dask_gmm.data.taking_part import with_missing
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
+from dask_gmm.estimators.fields import handed_back
 from dask_gmm.estimators.inputs import open_input
 from dask_gmm.estimators.of_many import computed, of_each, proportions_of
 from dask_gmm.execution import choose_backend
+from dask_gmm.fitting.anomalies import Anomalies
 from dask_gmm.fitting.events import PassAdvanced, PassStarted
+from dask_gmm.fitting.fields import FieldsFunction
 from dask_gmm.fitting.imputing import Imputed
 from dask_gmm.fitting.passes import first_pass
 from dask_gmm.fitting.prediction import (
@@ -31,6 +34,7 @@ from dask_gmm.fitting.prediction import (
     SharedRowFunction,
     UnscaledLogDensities,
 )
+from dask_gmm.fitting.regression import Regressed
 from dask_gmm.fitting.verbose import VerboseObserver
 from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
 from dask_gmm.mixture.variational import VariationalPosterior
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
     Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
-__all__ = ["RESULTS", "AppliedMixture", "Watched", "for_each_row"]
+__all__ = ["RESULTS", "AppliedMixture", "Watched", "for_each_row", "real_of"]
 
 #: What is computed of the rows, by the name that it has as a DataArray, and in a group.
 RESULTS: dict[type[RowFunction], str] = {
@@ -65,6 +69,7 @@ RESULTS: dict[type[RowFunction], str] = {
     LogDensities: "log_density",
     UnscaledLogDensities: "log_density",
     Imputed: "imputed",
+    Anomalies: "anomaly",
 }
 
 
@@ -178,7 +183,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         source = open_input(self, X, where=where, reset=False)
-        function = Posteriors(self._parameters(), self._kernel(), _real(source))
+        function = Posteriors(self._parameters(), self._kernel(), real_of(source))
         posteriors: NDArray[np.floating[Any]] | da.Array | xr.DataArray = self._map(
             X, source, function
         )
@@ -373,7 +378,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
                 "A mixture of principal components cannot fill gaps: of a row with a gap no "
                 "component is known. Fit one without n_pca."
             )
-        return Imputed(self._parameters(), kernel, _real(source), seed, shape, scaling)
+        return Imputed(self._parameters(), kernel, real_of(source), seed, shape, scaling)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -382,6 +387,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         tail = "component" if isinstance(function, Posteriors) else ""
 
         def finish(array: Any, own: Source, values: Any) -> Any:
+            if isinstance(function, FieldsFunction):
+                return handed_back(array, own, values, function.fields)
             return labelled(array, own, values, RESULTS[type(function)], tail)
 
         if is_many(source):
@@ -396,6 +403,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         k, placed = None, isinstance(function, Imputed)
         if isinstance(function, Posteriors):
             k = function.parameters.n_components
+        elif isinstance(function, FieldsFunction):
+            k = function.n_outputs
         elif placed:
             k = source.n_features
         source = self._rows_for(for_each_row(source), function)
@@ -442,7 +451,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     def _rows_for(self, source: Source, function: RowFunction) -> Source:
         """The source of the rows that a function takes: scaled ones, if it does not scale them."""
-        own = isinstance(function, Imputed | UnscaledLogDensities)
+        own = isinstance(function, Imputed | UnscaledLogDensities | Regressed)
         return source if own else scaled(source, self._scaling)
 
     def _observers(self) -> tuple[Observer, ...]:
@@ -485,6 +494,6 @@ def for_each_row(source: Source) -> Source:
     return with_missing(source, "error") if source.missing == "marginalize" else source
 
 
-def _real(source: Source) -> type[np.floating[Any]]:
+def real_of(source: Source) -> type[np.floating[Any]]:
     """Type of probabilities: float32 for float32 data, as in scikit-learn, else float64."""
     return np.float32 if source.dtype == np.float32 else np.float64

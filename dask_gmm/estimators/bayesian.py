@@ -110,7 +110,7 @@ class BayesianGaussianMixture(FittingMixture):
     mean_precision_prior : float, optional
         β_0: how many rows the prior's mean counts for; 1 by default.
     mean_prior : array-like of shape (D,), optional
-        The prior's mean; the data's by default (`priors_from`).
+        The prior's mean; the data's by default (see the notes).
     degrees_of_freedom_prior : float, optional
         ν_0 > D − 1 of the Wishart prior of precisions; D by default.
     covariance_prior : float or array-like, optional

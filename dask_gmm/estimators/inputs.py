@@ -212,10 +212,12 @@ def open_input(
     *,
     reset: bool,
     checkpoint: Checkpoint | None = None,
+    fewest_rows: int | None = None,
 ) -> Source:
     """Describe the data that an estimator is given, and check or set its features.
 
-    Storage options that the checkpoint takes may mean nothing to the data.
+    Of rows and columns in memory there are `fewest_rows` at least: two for a fit, else one. Storage
+    options that the checkpoint takes may mean nothing to the data.
 
     Two-dimensional data in memory go through scikit-learn's own validation, so that its users
     meet its messages and feature names; everything else is opened by its metadata.
@@ -240,7 +242,8 @@ def open_input(
         columns = None
     in_memory = not (many or _is_lazy(X)) and _is_plain(X, estimator.feature_axis)
     if in_memory:
-        source: Source = open_memory(X, _plain_rows(estimator, X, reset=reset))
+        fewest = fewest_rows or (2 if reset else 1)
+        source: Source = open_memory(X, _plain_rows(estimator, X, fewest, reset=reset))
         layout = frame_layout(X)
         if layout is not None and estimator.feature_axis not in (0, -2):
             source = replace(source, feature_names=layout.names)  # type: ignore[type-var]
@@ -271,7 +274,7 @@ def open_input(
     return with_missing(source, estimator.missing)
 
 
-def _plain_rows(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
+def _plain_rows(estimator: Any, X: Any, fewest: int, *, reset: bool) -> NDArray[Any]:
     """Return rows and columns in memory as scikit-learn checks them, and check or set features."""
     values = plain_array(X, "X")
     values = values.T if estimator.feature_axis in (0, -2) else values
@@ -281,7 +284,7 @@ def _plain_rows(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
     integers = own_type and values.dtype.kind in "iub"
     checks: dict[str, Any] = {
         "dtype": None if integers else [np.float64, np.float32],
-        "ensure_min_samples": 2 if reset else 1,
+        "ensure_min_samples": fewest,
         "ensure_all_finite": False,  # the kernels look as they read: no pass for it alone
     }
     if frame and estimator.feature_axis not in (0, -2):

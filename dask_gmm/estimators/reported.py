@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import check_gaussian
-from dask_gmm.estimators.written import WritingMixture
+from dask_gmm.estimators.conditioning import ConditioningMixture
 
 if TYPE_CHECKING:
     import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ReportingMixture", "report_of"]
 
 
-class ReportingMixture(WritingMixture):
+class ReportingMixture(ConditioningMixture):
     """A mixture that says in a page how it was fitted and what to worry about."""
 
     def report(

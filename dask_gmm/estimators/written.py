@@ -17,12 +17,16 @@ from dask_gmm.data.output_group import GroupLayout, begin_group
 from dask_gmm.data.provenance import IMPUTED_ROWS, check_unchanged, known_by, recipe_of
 from dask_gmm.data.tables.arrow import has_parquet_suffix
 from dask_gmm.data.tables.output import begin_table, kept_columns, layout_of
+from dask_gmm.data.tables.writer import LABEL, posterior_names
 from dask_gmm.data.taking_part import with_missing
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.applied import RESULTS, AppliedMixture, Watched, for_each_row
 from dask_gmm.estimators.inputs import open_input
 from dask_gmm.estimators.of_many import write_group
+from dask_gmm.estimators.using import checked_top_k, threshold_from
+from dask_gmm.estimators.written_fields import write_fields
 from dask_gmm.execution import choose_backend
+from dask_gmm.fitting.anomalies import ScoredAnomalies
 from dask_gmm.fitting.events import OutputResumed
 from dask_gmm.fitting.imputing import Imputed
 from dask_gmm.fitting.prediction import (
@@ -31,6 +35,8 @@ from dask_gmm.fitting.prediction import (
     RowFunction,
     WriteJob,
 )
+from dask_gmm.fitting.ranking import TopComponents
+from dask_gmm.fitting.regression import Regressed
 from dask_gmm.interrupts import allowed, held
 from dask_gmm.progress.observers import observed
 
@@ -42,18 +48,23 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import DTypeLike
 
+    from dask_gmm.data.output_fields import FieldsOutput
     from dask_gmm.data.output_group import GroupOutput
     from dask_gmm.data.provenance import Recipe
     from dask_gmm.data.sink import Output
     from dask_gmm.data.source import Source
     from dask_gmm.data.tables.output import TableOutput
     from dask_gmm.data.tables.writer import Kept
+    from dask_gmm.fitting.anomalies import AnomalyThreshold
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.fields import FieldsFunction
 
     Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
 __all__ = ["WritingMixture"]
+
+_DOING: dict[type[RowFunction], str] = {Imputed: "imputing", Regressed: "regressing"}
 
 
 class WritingMixture(AppliedMixture):
@@ -66,6 +77,8 @@ class WritingMixture(AppliedMixture):
         *,
         where: Any = None,
         probabilities: bool = False,
+        top_k: int | None = None,
+        anomaly_threshold: float | AnomalyThreshold | None = None,
         dtype: DTypeLike | None = None,
         keep: Sequence[str] | None = None,
         overwrite: bool = False,
@@ -110,6 +123,14 @@ class WritingMixture(AppliedMixture):
             or where the type has no sign its largest number; null in a table.
         probabilities : bool, default=False
             Posteriors instead of labels; in a table beside them.
+        top_k : int, optional
+            The labels of the k most probable components and their posteriors instead, as `top_k`
+            gives them: into a group at `output`, as ``labels`` and ``posteriors`` (float32); in a
+            table ``label_0``, ``posterior_0`` and so on. Where K is large they are a fraction of
+            all posteriors.
+        anomaly_threshold : float or AnomalyThreshold, optional
+            Log-densities instead, and whether they lie below this (`anomaly_threshold` finds it):
+            into a group at `output`, as ``log_density`` and ``anomaly``, or as such columns.
         dtype : numpy dtype, optional
             uint8 for labels of up to 255 components, else int32; int8 for up to 128 where `where`
             or `missing='drop'` may leave rows out, whose label is -1; float64 for posteriors.
@@ -160,9 +181,15 @@ class WritingMixture(AppliedMixture):
         array([1, 1, 1, 0, 0, 0], dtype=uint8)
         """
         check_is_fitted(self)
-        source = for_each_row(open_input(self, X, where=where, reset=False))
         parameters = self._parameters()
         k = parameters.n_components
+        several = self._several(
+            probabilities=probabilities, top_k=top_k, threshold=anomaly_threshold, dtype=dtype
+        )
+        source = for_each_row(open_input(self, X, where=where, reset=False))
+        if several is not None:
+            how = {"options": storage_options, "overwrite": overwrite, "resume": resume}
+            return self._write_fields(X, source, several, output, how, keep)
         tail = (k,) if probabilities else ()
         signed = source.weights is not None or source.missing == "drop"
         signed = signed or parameters.leaves_rows_out
@@ -173,7 +200,8 @@ class WritingMixture(AppliedMixture):
             parameters, self._kernel(), kind
         )
         if has_parquet_suffix(os.fspath(output)):
-            kept = kept_columns(source, X, keep, k if probabilities else None)
+            own = (LABEL, *(posterior_names(k) if probabilities else ()))
+            kept = kept_columns(source, X, keep, own)
             how = {"options": storage_options, "overwrite": overwrite, "resume": resume}
             return self._write_table(source, function, os.fspath(output), kept, how)
         if keep is not None:
@@ -335,6 +363,58 @@ class WritingMixture(AppliedMixture):
             place.end()
         return prod(shape[: len(source.sample_shape)])
 
+    def _several(
+        self,
+        *,
+        probabilities: bool,
+        top_k: int | None,
+        threshold: float | AnomalyThreshold | None,
+        dtype: DTypeLike | None,
+    ) -> FieldsFunction | None:
+        """What is written where that is of several kinds; None for labels or posteriors alone.
+
+        Raises
+        ------
+        InputError
+            Several things are asked for at a time.
+        """
+        if top_k is None and threshold is None:
+            return None
+        asked = {
+            "probabilities": probabilities,
+            "top_k": top_k is not None,
+            "anomaly_threshold": threshold is not None,
+            "dtype": dtype is not None,
+        }
+        given = [name for name, there in asked.items() if there]
+        if len(given) > 1:
+            raise InputError(
+                f"{' and '.join(given)} do not go together in predict_to: write one, and the other "
+                f"to an output of its own."
+            )
+        p, kernel = self._parameters(), self._kernel()
+        if top_k is None:
+            return ScoredAnomalies(p, kernel, threshold=threshold_from(threshold))
+        k = checked_top_k(top_k, p.n_components)
+        labels = np.dtype(_label_type(p.n_components, signed=True)).name
+        return TopComponents(p, kernel, k=k, label_dtype=labels, posterior_dtype="float32")
+
+    def _write_fields(
+        self,
+        X: Any,
+        source: Source,
+        function: FieldsFunction,
+        output: str | os.PathLike[str],
+        how: Mapping[str, Any],
+        keep: Sequence[str] | None = None,
+    ) -> int:
+        """Write what a function says of each row that is of several kinds; return the rows."""
+
+        def recipe(values: str, described: dict[str, Any]) -> Recipe:
+            return self._recipe(source, function, values, described)
+
+        return write_fields(X, source, function, output, recipe, self._write, how=how, keep=keep)
+
     def _write_table(
         self,
         source: Source,
@@ -394,9 +474,11 @@ class WritingMixture(AppliedMixture):
             output=described,
         )
 
-    def _write(self, source: Source, job: WriteJob, output: Output | TableOutput) -> None:
+    def _write(
+        self, source: Source, job: WriteJob, output: Output | FieldsOutput | TableOutput
+    ) -> None:
         """Write what an output lacks, and call it complete."""
-        doing = "imputing" if isinstance(job.function, Imputed) else "labelling"
+        doing = _DOING.get(type(job.function), "labelling")
         backend = choose_backend(source)
         with observed(self._observers(), doing, source, backend) as observers:
             _tell_of_resumed(observers, source, output)
@@ -417,7 +499,9 @@ class WritingMixture(AppliedMixture):
 
 
 def _tell_of_resumed(
-    observers: Sequence[Observer], source: Source, output: Output | GroupOutput | TableOutput
+    observers: Sequence[Observer],
+    source: Source,
+    output: Output | FieldsOutput | GroupOutput | TableOutput,
 ) -> None:
     if output.n_finished or output.complete:
         done = source.n_blocks if output.complete else output.n_finished

@@ -15,6 +15,7 @@ from dask_gmm.mixture.kernels import FASTEST
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
+    from dask_gmm.data.output_fields import FieldsWriter, OpenFieldsWriter
     from dask_gmm.data.sink import BlockWriter, OpenBlockWriter
     from dask_gmm.data.source import BlockRef
     from dask_gmm.data.tables.writer import OpenTableWriter, TableWriter
@@ -204,13 +205,13 @@ class WriteJob:
     Attributes
     ----------
     function : RowFunction
-    writer : BlockWriter or TableWriter
+    writer : BlockWriter, FieldsWriter or TableWriter
     output_bytes, n_rows : int
         Of the largest block.
     """
 
     function: RowFunction
-    writer: BlockWriter | TableWriter
+    writer: BlockWriter | FieldsWriter | TableWriter
     output_bytes: int
     n_rows: int = 0
 
@@ -237,7 +238,7 @@ class OpenWriteJob:
     """A `WriteJob` with its function and its output open."""
 
     function: OpenRowFunction
-    writer: OpenBlockWriter | OpenTableWriter
+    writer: OpenBlockWriter | OpenFieldsWriter | OpenTableWriter
 
     def __call__(self, rows: Rows, block: BlockRef) -> Written:
         """Write the block's values and return how many rows they belong to."""

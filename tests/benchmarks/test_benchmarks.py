@@ -34,6 +34,7 @@ BENCHMARKS = {
     ),
     "bench_checkpoint": ("--tiny", "--rounds", "1", "--json"),
     "bench_decoding": ("--mib", "1", "--rounds", "1", "--json"),
+    "bench_using": ("--tiny", "--rounds", "1", "--json"),
     "bench_kernels": ("--tiny", "--rounds", "1", "--json"),
     "bench_optimum": (
         "--rows",

@@ -20,6 +20,7 @@ COMMANDS: dict[str, list[Any]] = {
     "select": ["POINTS", "--components", "1:2"],
     "predict": ["POINTS", "-m", "MODEL", "-o", "OUT/labels.zarr"],
     "impute": ["POINTS", "-m", "MODEL", "-o", "OUT/imputed.zarr"],
+    "regress": ["POINTS", "-m", "MODEL", "--given", 0, "-o", "OUT/expected.zarr"],
     "score": ["POINTS", "-m", "MODEL"],
     "report": ["MODEL", "POINTS", "-o", "OUT/report.html"],
     "simulate": ["OUT/new.zarr", "-n", 1000, "-d", 2, "-k", 2],
@@ -34,7 +35,7 @@ def test_all_commands_that_show_progress_are_tested() -> None:
     folder = Path(dask_gmm.cli.__file__).parent
     users = {p.stem for p in folder.rglob("*.py") if "observing(" in p.read_text()}
     shared = {
-        "writing": {"predict", "impute"},
+        "writing": {"predict", "impute", "regress"},
         "examination": {"doctor"},
         "predict": {"score"},
         "reporting": {"report"},

@@ -26,6 +26,8 @@ from tests.marks import quick_ones
 from tests.object_store import CREDENTIALS, object_store  # noqa: F401
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dask_gmm.execution import Plan
     from tests.object_store import ObjectStoreServer
 
@@ -245,3 +247,53 @@ def test_object_store(
         gm.predict_to(url, output, storage_options=object_store.options)
     labels = zarr.open_array(writable_store(output, object_store.options), mode="r")
     np.testing.assert_array_equal(labels[...], gm.predict(rows()))
+
+
+# -- what a fitted model says of rows --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(store: str) -> GaussianMixture:
+    return fit(store, n_init=1, max_iter=3)[1]
+
+
+def said(model: GaussianMixture, X: Any, output: Any) -> list[bytes]:
+    """Write expectations of rows, find a threshold, and return every bit of both."""
+    model.predict_regression_to(X, output, given=[4, 1], overwrite=True)
+    arrays = [zarr.open_array(f"{output}/{name}", mode="r")[...] for name in ("mean", "std")]
+    threshold = model.anomaly_threshold(X, false_alarm_rate=0.01)
+    return [*(np.asarray(array).tobytes() for array in arrays), repr(threshold).encode()]
+
+
+def test_what_a_model_says_of_rows(
+    store: str, model: GaussianMixture, two_processes: Client, tmp_path: Path
+) -> None:
+    before = read_counter()
+    here = said(model, store, tmp_path / "here.zarr")
+    assert (read_counter() - before).gets == 2 * N_BLOCKS, "one read for each"
+    with two_processes.as_current():
+        assert said(model, store, tmp_path / "there.zarr") == here
+    lazily = model.predict_regression(store, given=[4, 1], return_std=True)
+    assert [np.asarray(values).tobytes() for values in dask.base.compute(*lazily)] == here[:2]
+    other = dask.array.from_zarr(store).rechunk((333, 5))
+    assert repr(model.anomaly_threshold(other, false_alarm_rate=0.01)).encode() == here[2]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing_that_is_said(
+    store: str, model: GaussianMixture, mortal_processes: Client, tmp_path: Path
+) -> None:
+    expected = said(model, store, tmp_path / "here.zarr")
+    victims = list(mortal_processes.run(os.getpid).values())
+
+    def kill_one(event: Any) -> None:
+        if getattr(event, "progress", None) is not None and len(victims) == 2:
+            os.kill(victims.pop(), signal.SIGKILL)
+
+    model.set_params(callbacks=[kill_one])
+    try:
+        with mortal_processes.as_current():
+            assert said(model, store, tmp_path / "there.zarr") == expected
+    finally:
+        model.set_params(callbacks=None)
+    assert len(victims) == 1, "nobody was killed"

@@ -45,12 +45,11 @@ from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.tables.parts import LocalParts, Parts, parts_of
 from dask_gmm.data.tables.places import place_of
 from dask_gmm.data.tables.writer import (
-    LABEL,
     Kept,
     KeptColumns,
     KeptRows,
     TableWriter,
-    posterior_names,
+    ValueColumns,
 )
 from dask_gmm.data.urls import Options, check_options, normalize_url, scheme_of
 from dask_gmm.errors import CorruptChunkError, InputError, OutputExistsError, StoreError
@@ -125,7 +124,9 @@ def layout_of(source: Source) -> tuple[OutputFile, ...]:
     )
 
 
-def kept_columns(source: Source, X: Any, keep: Sequence[str] | None, k: int | None) -> Kept | None:
+def kept_columns(
+    source: Source, X: Any, keep: Sequence[str] | None, own: Sequence[str]
+) -> Kept | None:
     """Return the columns that pass through from a table to its output.
 
     Parameters
@@ -134,8 +135,8 @@ def kept_columns(source: Source, X: Any, keep: Sequence[str] | None, k: int | No
     X : object
         What it was opened from.
     keep : sequence of str or None
-    k : int or None
-        Columns of posteriors.
+    own : sequence of str
+        The names of the output's own columns.
 
     Raises
     ------
@@ -145,7 +146,7 @@ def kept_columns(source: Source, X: Any, keep: Sequence[str] | None, k: int | No
     names = check_names(keep, "keep")
     if names is None:
         return None
-    taken = {LABEL, *posterior_names(k or 0)} & set(names)
+    taken = set(own) & set(names)
     if taken:
         raise InputError(
             f"The column {min(taken)!r} cannot be kept, as the output has one of that name: rename "
@@ -191,6 +192,7 @@ def begin_table(
     overwrite: bool = False,
     resume: str = "auto",
     source: Source,
+    columns: ValueColumns | None = None,
 ) -> TableOutput:
     """Begin a table of labels or posteriors, or go on with one; as `output_begin.begin_output`.
 
@@ -212,6 +214,8 @@ def begin_table(
     resume : {"auto", "must", "never"}, default="auto"
     source : Source
         Refused as the output.
+    columns : ValueColumns, optional
+        What values are, where they are neither labels nor posteriors.
 
     Raises
     ------
@@ -229,7 +233,8 @@ def begin_table(
     else:
         bare_object_store(spec, probing=True)  # mistakes in its address are found here
     refuse_the_input(source, url, in_place=not local)
-    begin = _BeginTable(url, pairs, recipe, overwrite, resume, tuple(files), label_dtype.name, keep)
+    what = label_dtype.name, keep, columns
+    begin = _BeginTable(url, pairs, recipe, overwrite, resume, tuple(files), *what)
     try:
         found: TableOutput
         if local:
@@ -249,6 +254,7 @@ class _BeginTable(Beginning):
     files: tuple[OutputFile, ...]
     label_dtype: str
     keep: Kept | None
+    columns: ValueColumns | None
 
     def in_store(self) -> TableOutput:
         """Begin, or go on with, a table in an object store."""
@@ -320,6 +326,7 @@ class _BeginTable(Beginning):
             self.keep,
             self.witnesses(done),
             advice(self.url, place),
+            self.columns,
         )
         return TableOutput(
             writer, claim, self.recipe, self.files, finished=done, complete=finished is None

@@ -36,6 +36,7 @@ __all__ = [
     "KeptRows",
     "OpenTableWriter",
     "TableWriter",
+    "ValueColumns",
     "posterior_names",
 ]
 
@@ -116,6 +117,33 @@ class KeptRows(Kept):
 
 
 @dataclass(frozen=True)
+class ValueColumns:
+    """Values of rows as columns of their own, one for each.
+
+    Attributes
+    ----------
+    names, dtypes : tuple of str
+    """
+
+    names: tuple[str, ...]
+    dtypes: tuple[str, ...]
+
+    def of(self, values: NDArray[Any], arrow: Any) -> dict[str, Any]:
+        """Return the columns of (n, C) values; NaN stands for none, which is null."""
+        found = {}
+        for name, dtype, own in zip(self.names, self.dtypes, values.T, strict=True):
+            absent = np.isnan(own)
+            filled = np.where(absent, 0.0, own).astype(dtype)
+            found[name] = arrow.array(filled, mask=absent if absent.any() else None)
+        return found
+
+    def in_part(self, part: Any) -> NDArray[np.float64]:
+        """Return the values that columns were made of, (n, C)."""
+        columns = [part.column(name).cast("float64").fill_null(math.nan) for name in self.names]
+        return np.stack([column.to_numpy() for column in columns], axis=1)
+
+
+@dataclass(frozen=True)
 class TableWriter:
     """How to write blocks of values to a table; small, picklable, without credentials.
 
@@ -137,6 +165,8 @@ class TableWriter:
         Blocks that are there already. They are computed and compared, not written.
     advice : str
         A sentence for errors.
+    columns : ValueColumns or None
+        What values are, where they are neither labels nor posteriors.
     """
 
     url: str
@@ -147,6 +177,7 @@ class TableWriter:
     keep: Kept | None = None
     witnesses: tuple[int, ...] = ()
     advice: str = ""
+    columns: ValueColumns | None = None
 
     @property
     def parts(self) -> LocalParts | RemoteParts:
@@ -212,7 +243,12 @@ class OpenTableWriter:
                 writer.check_mine()
                 self._looked = time.monotonic()
             if block.index in writer.witnesses:
-                there = _values_in(writer.parts.read(block.index), writer.label_dtype)
+                part = writer.parts.read(block.index)
+                there = (
+                    _values_in(part, writer.label_dtype)
+                    if writer.columns is None
+                    else writer.columns.in_part(part)
+                )
                 compare(there, values, place)
             else:
                 self._write(block, values)
@@ -228,6 +264,10 @@ class OpenTableWriter:
         if writer.keep is not None:
             kept = writer.keep.of(block)
             columns = dict(zip(kept.column_names, kept.columns, strict=True))
+        if writer.columns is not None:
+            columns |= writer.columns.of(values, pyarrow)
+            writer.parts.write(block.index, pyarrow.table(columns))
+            return
         if values.ndim == 1:
             labels, absent = values, values == no_label(writer.label_dtype)
         else:
