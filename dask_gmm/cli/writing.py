@@ -61,7 +61,7 @@ def write_rows(
     what: str,
     name: str | None = None,
     fields: Sequence[str] = (),
-    load: Callable[[str, DataPlace], tuple[GaussianMixture, Source]] = load_for,
+    load: Callable[[str, DataPlace], tuple[FittingMixture, Source]] = load_for,
     header: dict[str, Any],
     found: Mapping[str, float] | None = None,
     overwrite: bool,
