@@ -284,12 +284,16 @@ class EMSettings(_Fits):
                     "--bayesian process or --bayesian distribution."
                 )
             return
-        if self.degrees_of_freedom is not None or self.noise:
-            other = "--noise" if self.noise else "--degrees-of-freedom"
-            raise click.UsageError(
-                f"{other} is for maximum likelihood, and --bayesian has none of it: leave one of "
-                f"the two out."
-            )
+        for option, asked in (
+            ("--degrees-of-freedom", self.degrees_of_freedom is not None),
+            ("--noise", self.noise),
+            ("--prior", self.common_arguments()["prior"] is not None),
+        ):
+            if asked:
+                raise click.UsageError(
+                    f"{option} is for estimates of the parameters, and --bayesian has none of it: "
+                    f"leave one of the two out."
+                )
         for option, given, may in (
             ("--acceleration", self.acceleration, ("auto", "squarem", "none")),
             ("--search", self.search, ("auto", "off", 0)),
@@ -319,7 +323,7 @@ class EMSettings(_Fits):
             "covariance_type": self.covariance,
         }
         if self.bayesian != "no":
-            for name in ("search", "on_collapse", "noise"):
+            for name in ("search", "on_collapse", "noise", "prior"):
                 arguments.pop(name, None)
             return {
                 **arguments,

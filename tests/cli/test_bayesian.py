@@ -59,6 +59,8 @@ def test_it_says_what_it_has_raised(points: Path, model: Path, run: Run, tmp_pat
         (("--bayesian", "process", "--search", "thorough"), "--search thorough is for maximum"),
         (("--bayesian", "process", "--on-collapse", "merge"), "--on-collapse merge is for"),
         (("--bayesian", "process", "--acceleration", "variance-reduced"), "auto or squarem"),
+        (("--bayesian", "process", "--noise"), "--noise is for estimates"),
+        (("--bayesian", "process", "--prior", "fraley-raftery"), "--prior is for estimates"),
         (("--bayesian", "yes"), "'process'"),
     ],
 )
