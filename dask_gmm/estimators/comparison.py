@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.shown import feature_names, is_mixture
-from dask_gmm.glance.comparison import comparison_html, comparison_text
+from dask_gmm.glance.comparison import ComparisonGlance, comparison_html, comparison_text
 from dask_gmm.mixture.divergence import affinities, relative_entropies, wasserstein_squares
 from dask_gmm.mixture.form import FORMS
 from dask_gmm.mixture.parameters import MixtureParameters
@@ -125,11 +125,28 @@ class MixtureComparison:
         return np.array([*(m.second for m in self.matches), *self.only_second], dtype=np.int64)
 
     def __repr__(self) -> str:
-        return comparison_text(self)
+        return comparison_text(self._glance())
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return comparison_html(self)
+        return comparison_html(self._glance())
+
+    def _glance(self) -> ComparisonGlance:
+        k = len(self.matches)
+        one, other = k + len(self.only_first), k + len(self.only_second)
+        named = (
+            ("KL(first‖second)", self.forward),
+            ("KL(second‖first)", self.backward),
+            ("symmetric KL", self.symmetric_kl),
+            ("Hellinger", self.hellinger),
+        )
+        return ComparisonGlance(
+            about=f"Two Gaussian mixtures, of {one} and {other} components; KL in nats, lengths in "
+            f"{self.units}",
+            divergences=tuple((name, *astuple(found)) for name, found in named),
+            pairs=tuple(astuple(match) for match in self.matches),
+            alone=(self.only_first, self.only_second),
+        )
 
 
 def compare(
@@ -186,8 +203,8 @@ def compare(
         drawn = -1
     if isinstance(n_samples, bool) or drawn < 0 or drawn == 1:
         raise InputError(
-            f"n_samples={n_samples!r} is no number of rows to draw: give 2 or more, or 0 for bounds "
-            f"alone."
+            f"n_samples={n_samples!r} is no number of rows to draw: give 2 or more, or 0 for "
+            f"bounds alone."
         )
     one, other = _Compared.of(first, "first"), _Compared.of(second, "second")
     a, b, units = _in_common(one, other)
@@ -307,14 +324,11 @@ def _in_common(a: _Compared, b: _Compared) -> tuple[MixtureParameters, MixturePa
     if same and order is None:
         return a.parameters, b.parameters, _SCALED
     raise InputError(
-        f"The mixtures are of rows that were scaled differently, and the {_lost(a, b)} has no "
+        f"The mixtures are of rows that were scaled differently, and the "
+        f"{'second' if a.comes_back else 'first'} has no "
         f"Gaussians in the data's units (log1p, arcsinh, or fewer principal components than "
         f"features): fit both with the same scaling_, as warm_start does, or with none."
     )
-
-
-def _lost(a: _Compared, b: _Compared) -> str:
-    return "first" if not a.comes_back else "second"
 
 
 def _matched_features(a: _Compared, b: _Compared) -> NDArray[np.intp] | None:

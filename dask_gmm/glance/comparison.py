@@ -1,11 +1,12 @@
-"""Two mixtures held against each other, as cards and as text."""
+"""Two mixtures held against each other, as a card and as text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dask_gmm.glance.numbers import short
-from dask_gmm.glance.page import card, dim, sentences, table
+from dask_gmm.glance.page import card, dim, escaped, sentences, table
 from dask_gmm.quantities import plural
 
 if TYPE_CHECKING:
@@ -14,140 +15,92 @@ if TYPE_CHECKING:
 __all__ = ["ComparisonGlance", "comparison_html", "comparison_text"]
 
 PAIRS_SHOWN = 20
+_PAIR = ["first", "second", "weight", "its weight", "symmetric KL", "Hellinger", "Wasserstein"]
+_WHOLE = ["", "at least", "at most", "estimate", "± error"]
 
 
-class _Divergence(Protocol):
-    @property
-    def lower(self) -> float: ...
-    @property
-    def upper(self) -> float: ...
-    @property
-    def estimate(self) -> float | None: ...
-    @property
-    def standard_error(self) -> float | None: ...
+@dataclass(frozen=True)
+class ComparisonGlance:
+    """What is shown of a comparison.
 
+    Attributes
+    ----------
+    about : str
+        Of what, and in which units.
+    divergences : sequence of (str, float, float, float or None, float or None)
+        Name, bounds, estimate and its standard error.
+    pairs : sequence of (int, int, float, float, float, float, float)
+        Both components and their weights, and how far they are apart: symmetric KL, Hellinger and
+        Wasserstein.
+    alone : (sequence of int, sequence of int)
+        Components without a counterpart, of the first mixture and of the second.
+    """
 
-class _Match(Protocol):
-    @property
-    def first(self) -> int: ...
-    @property
-    def second(self) -> int: ...
-    @property
-    def first_weight(self) -> float: ...
-    @property
-    def second_weight(self) -> float: ...
-    @property
-    def symmetric_kl(self) -> float: ...
-    @property
-    def hellinger(self) -> float: ...
-    @property
-    def wasserstein(self) -> float: ...
-
-
-class ComparisonGlance(Protocol):
-    """What is shown of a comparison."""
+    about: str
+    divergences: Sequence[tuple[str, float, float, float | None, float | None]]
+    pairs: Sequence[tuple[int, int, float, float, float, float, float]]
+    alone: tuple[Sequence[int], Sequence[int]]
 
     @property
-    def matches(self) -> Sequence[_Match]: ...
+    def whole_rows(self) -> list[list[str]]:
+        """A row of cells for each divergence."""
+        rows = []
+        for name, lower, upper, estimate, error in self.divergences:
+            drawn = ["" if value is None else short(value) for value in (estimate, error)]
+            rows.append([name, short(lower), short(upper), *drawn])
+        return rows
+
     @property
-    def only_first(self) -> Sequence[int]: ...
+    def pair_rows(self) -> list[list[str]]:
+        """A row of cells for each of the first pairs."""
+        return [
+            [str(i), str(j), f"{one:.4f}", f"{other:.4f}", short(kl), f"{h:.4f}", short(length)]
+            for i, j, one, other, kl, h, length in self.pairs[:PAIRS_SHOWN]
+        ]
+
     @property
-    def only_second(self) -> Sequence[int]: ...
-    @property
-    def forward(self) -> _Divergence: ...
-    @property
-    def backward(self) -> _Divergence: ...
-    @property
-    def symmetric_kl(self) -> _Divergence: ...
-    @property
-    def hellinger(self) -> _Divergence: ...
-    @property
-    def units(self) -> str: ...
+    def left_out(self) -> list[str]:
+        """What is not in the tables, in sentences."""
+        lines = []
+        if len(self.pairs) > PAIRS_SHOWN:
+            more = plural(len(self.pairs) - PAIRS_SHOWN, "more pair")
+            lines.append(f"… and {more}: matches has all.")
+        for which, those in zip(("first", "second"), self.alone, strict=True):
+            if those:
+                more = ", …" if len(those) > PAIRS_SHOWN else ""
+                named = ", ".join(map(str, those[:PAIRS_SHOWN])) + more
+                lines.append(f"Without a counterpart, of the {which}: {named}.")
+        return lines
 
 
-_HEAD = ["first", "second", "weight", "weight", "symmetric KL", "Hellinger", "Wasserstein"]
-_WHOLE = ["divergence", "at least", "at most", "estimate", "± error"]
-
-
-def comparison_text(found: ComparisonGlance) -> str:
+def comparison_text(glance: ComparisonGlance) -> str:
     """Return a comparison as lines for a terminal."""
-    pairs = [_HEAD, *(_pair(match) for match in found.matches[:PAIRS_SHOWN])]
-    return "\n".join(
-        [_headline(found), "", *_lines(_divergences(found)), "", *_lines(pairs), *_left(found)]
-    )
+    whole, pairs = _lines([_WHOLE, *glance.whole_rows]), _lines([_PAIR, *glance.pair_rows])
+    return "\n".join([glance.about, "", *whole, "", *pairs, *glance.left_out])
 
 
-def comparison_html(found: ComparisonGlance) -> str:
+def comparison_html(glance: ComparisonGlance) -> str:
     """Return the same as a card for a notebook."""
-    whole = [(row[0], row[1:], False) for row in _divergences(found)[1:]]
-    pairs = [(cells[0], cells[1:], False) for cells in map(_pair, found.matches[:PAIRS_SHOWN])]
+    whole, pairs = (
+        [(escaped(row[0]), [escaped(cell) for cell in row[1:]], False) for row in rows]
+        for rows in (glance.whole_rows, glance.pair_rows)
+    )
     return card(
         "Comparison of two Gaussian mixtures",
-        sentences([_headline(found)]),
+        sentences([glance.about]),
         table("Of the mixtures", _WHOLE, whole),
-        table("Of the components that were matched", _HEAD, pairs),
-        *(dim(line) for line in _left(found)),
+        table("Of the components that were matched", _PAIR, pairs),
+        *(dim(line) for line in glance.left_out),
     )
-
-
-def _headline(found: ComparisonGlance) -> str:
-    k = len(found.matches)
-    counts = f"{k + len(found.only_first)} and {k + len(found.only_second)}"
-    return f"Two Gaussian mixtures, of {counts} components; KL in nats, lengths in {found.units}"
-
-
-def _divergences(found: ComparisonGlance) -> list[list[str]]:
-    named = (
-        ("KL(first‖second)", found.forward),
-        ("KL(second‖first)", found.backward),
-        ("symmetric KL", found.symmetric_kl),
-        ("Hellinger", found.hellinger),
-    )
-    rows = [_WHOLE]
-    for name, one in named:
-        drawn = (
-            [short(one.estimate), _error(one.standard_error)]
-            if one.estimate is not None
-            else ["", ""]
-        )
-        rows.append([name, short(one.lower), short(one.upper), *drawn])
-    return rows
-
-
-def _error(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g}"
-
-
-def _pair(match: _Match) -> list[str]:
-    return [
-        str(match.first),
-        str(match.second),
-        f"{match.first_weight:.4f}",
-        f"{match.second_weight:.4f}",
-        short(match.symmetric_kl),
-        f"{match.hellinger:.4f}",
-        short(match.wasserstein),
-    ]
-
-
-def _left(found: ComparisonGlance) -> list[str]:
-    lines = []
-    if len(found.matches) > PAIRS_SHOWN:
-        lines.append(
-            f"… and {plural(len(found.matches) - PAIRS_SHOWN, 'more pair')}: matches has all."
-        )
-    for which, those in (("first", found.only_first), ("second", found.only_second)):
-        if those:
-            named = ", ".join(map(str, those[:PAIRS_SHOWN])) + (
-                ", …" if len(those) > PAIRS_SHOWN else ""
-            )
-            lines.append(f"Without a counterpart, of the {which}: {named}.")
-    return lines
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells, the first aligned at the left where it is a name."""
+    """Return rows of cells with their right edges aligned, the first cells with their left."""
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
-        "  ".join(cell.rjust(n) for cell, n in zip(row, wide, strict=True)).rstrip() for row in rows
+        "  ".join(
+            cell.rjust(n) if i else cell.ljust(n)
+            for i, (cell, n) in enumerate(zip(row, wide, strict=True))
+        ).rstrip()
+        for row in rows
     ]

@@ -1,8 +1,8 @@
 """The reads that combine components into clusters: the entropy that each pair of them shares.
 
-A block is looked at in tiles, of which the kernel says responsibilities. What a tile adds to the gain
-of a pair of clusters comes from rows that both have a part in, and most pairs share few: which ones do
-is one product of small matrices, and only of those logarithms are taken.
+A block is looked at in tiles, of which the kernel says responsibilities. What a tile adds to the
+gain of a pair of clusters comes from rows that both have a part in, and most pairs share few: which
+ones do is one product of small matrices, and only of those logarithms are taken.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def combine(
     known.add(first.pairs, seen.gains, first.merges)
     posteriors, weights = _sampled(first, seen)
     merges, gains, certain = greedy_merges(known, posteriors, weights)
-    passes, merged, walked = 1, np.full(min(k - 1, 1), seen.weight), None
+    passes, merged, walked = 1, np.full(min(k - 1, 1), seen.weight), first.merges
     if k < 3:
         return Combined(merges, gains, merged, certain, seen.rows, seen.weight, passes)
     while passes < max_passes and not np.array_equal(merges, walked):
@@ -323,7 +323,6 @@ def combine(
         merges, gains, certain = greedy_merges(known, posteriors, weights)
     if not np.array_equal(merges, walked):
         # The last read was along another way: what it has told of that is exact.
-        assert walked is not None
         same = (merges == walked).all(axis=1)
         certain = int(np.argmin(same))
         merges, gains = walked, _gains_along(known, walked, k)

@@ -1,9 +1,9 @@
 """Clusters made of several components: a hierarchy by the entropy of what rows belong to.
 
 Baudry, Raftery, Celeux, Lo & Gottardo, "Combining mixture components for clustering", Journal of
-Computational and Graphical Statistics 19(2), 2010. With t_nA = Σ_{k in A} r_nk, the probability that
-row n belongs to cluster A, the entropy of a partition is −Σ_n w_n Σ_A t_nA log t_nA. To merge A and B
-lowers it by their *gain*,
+Computational and Graphical Statistics 19(2), 2010. With t_nA = Σ_{k in A} r_nk, the probability
+that row n belongs to cluster A, the entropy of a partition is −Σ_n w_n Σ_A t_nA log t_nA. To merge
+A and B lowers it by their *gain*,
 
     Δ(A, B) = Σ_n w_n [(t_A + t_B) log(t_A + t_B) − t_A log t_A − t_B log t_B] ≥ 0,
 
@@ -81,7 +81,7 @@ def first_pairs(n_components: int) -> Integers:
 
 
 def pairs_along(merges: Integers, n_components: int) -> Integers:
-    """The pairs of nodes that a hierarchy adds to `first_pairs`: each new one with all beside it."""
+    """The pairs that a hierarchy adds to `first_pairs`: each new node with all beside it, (P, 2)."""
     alive, found = list(range(n_components)), []
     for m, (a, b) in enumerate(merges.tolist()):
         alive = [node for node in alive if node not in (a, b)]
@@ -236,7 +236,7 @@ class _Guess:
 
 
 def _times_log(values: Array) -> Array:
-    """x log x, 0 at 0."""
+    """Return x log x, 0 at 0."""
     return values * np.log(np.maximum(values, np.finfo(np.float64).tiny))
 
 

@@ -77,9 +77,8 @@ class _Covariances:
 
 def entropies(mixture: MixtureParameters) -> Array:
     """Differential entropy of each component, ½ (D log 2πe + log|Σ_k|), in nats; (K,)."""
-    return _Covariances.of(mixture).half_logs + 0.5 * mixture.n_features * np.log(
-        2.0 * np.pi * np.e
-    )
+    of_unit = 0.5 * mixture.n_features * float(np.log(2.0 * np.pi * np.e))
+    return _Covariances.of(mixture).half_logs + of_unit
 
 
 def relative_entropies(first: MixtureParameters, second: MixtureParameters) -> Array:
@@ -137,7 +136,7 @@ def _with_sum(
 
 
 def affinities(first: MixtureParameters, second: MixtureParameters) -> Array:
-    """−log ∫ √(f_i g_j), Bhattacharyya's distance, of each pair of components; (I, J), 0 or more."""
+    """Bhattacharyya's distance −log ∫ √(f_i g_j) of each pair of components; (I, J), 0 or more."""
     squares, logs = _with_sum(first, second, 0.5)
     one, other = _Covariances.of(first).half_logs, _Covariances.of(second).half_logs
     found = 0.125 * squares + 0.5 * (logs - one[:, None] - other[None, :])
@@ -145,9 +144,10 @@ def affinities(first: MixtureParameters, second: MixtureParameters) -> Array:
 
 
 def log_overlaps(first: MixtureParameters, second: MixtureParameters) -> Array:
-    """log ∫ f_i g_j of each pair of components, (I, J)."""
+    """Log-overlap log ∫ f_i g_j of each pair of components, (I, J)."""
     squares, logs = _with_sum(first, second, 1.0)
-    return -0.5 * (squares + logs + first.n_features * np.log(2.0 * np.pi))
+    found: Array = -0.5 * (squares + logs + first.n_features * np.log(2.0 * np.pi))
+    return found
 
 
 def wasserstein_squares(

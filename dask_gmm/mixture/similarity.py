@@ -25,7 +25,7 @@ The affinity ∫ √(f g), of which Hellinger's distance is √(1 − affinity):
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment, linprog
@@ -224,7 +224,8 @@ def transports(pi: Array, omega: Array, gain: Array) -> list[Array]:
     # One of the equations follows from the others, and might contradict them in its last digit.
     sums = np.concatenate([pi / pi.sum(), omega / omega.sum()])
     scale = max(1.0, float(np.abs(gain).max(initial=0.0)))
-    best = linprog(-gain.ravel() / scale, A_eq=equal[:-1], b_eq=sums[:-1], method="highs")
+    solve: Any = linprog  # whose types know no sparse arrays
+    best = solve(-gain.ravel() / scale, A_eq=equal[:-1], b_eq=sums[:-1], method="highs")
     if best.x is not None:
         found.append(_filled(pi, omega, np.maximum(best.x.reshape(gain.shape), 0.0)))
     return found
@@ -288,7 +289,7 @@ def _distance(affinity: float) -> float:
 def _drawn(
     f: MixtureParameters, g: MixtureParameters, n_samples: int, seed: np.random.RandomState
 ) -> Array:
-    """log f − log g at rows drawn from f, (n_samples,)."""
+    """Log-ratio log f − log g at rows drawn from f, (n_samples,)."""
     step = max(1, min(n_samples, _ROWS_BYTES // (8 * f.n_features)))
     found = np.empty(n_samples)
     for start in range(0, n_samples, step):
@@ -310,13 +311,12 @@ def _hellinger_estimate(of_first: Array, of_second: Array) -> tuple[float, float
     At rows of the even mixture m = (f + g)/2 the affinity is the mean of √(f g)/m, which is
     1/cosh(½ (log f − log g)), between 0 and 1: stratified, half of them from each.
     """
-    means, errors = [], []
-    for ratios in (of_first, of_second):
-        mean, error = _mean(1.0 / np.cosh(np.clip(0.5 * ratios, -700.0, 700.0)))
-        means.append(mean)
-        errors.append(error)
-    affinity = 0.5 * sum(means)
-    error = 0.5 * float(np.hypot(*errors))
+    (one, its_error), (other, other_error) = (
+        _mean(1.0 / np.cosh(np.clip(0.5 * ratios, -700.0, 700.0)))
+        for ratios in (of_first, of_second)
+    )
+    affinity = 0.5 * (one + other)
+    error = 0.5 * float(np.hypot(its_error, other_error))
     distance = _distance(affinity)
     # dh = −da / 2h; where h is about 0 the error is that of a root of something about 0.
     root = float(np.sqrt(error))
