@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dask_gmm.estimators import (
+        ComponentMatch,
+        ComponentMerging,
         Criteria,
+        Divergence,
         EqualPerArray,
         GaussianMixture,
+        MixtureComparison,
         Selection,
         SelectionRow,
         StudentTMixture,
+        compare,
         load_mixture,
         select_gaussian_mixture,
     )
@@ -19,14 +24,19 @@ if TYPE_CHECKING:
     from dask_gmm.progress import ProgressBar
 
 __all__ = [
+    "ComponentMatch",
+    "ComponentMerging",
     "Criteria",
+    "Divergence",
     "EqualPerArray",
     "GaussianMixture",
+    "MixtureComparison",
     "ProgressBar",
     "Selection",
     "SelectionRow",
     "StudentTMixture",
     "Timeline",
+    "compare",
     "load_mixture",
     "select_gaussian_mixture",
 ]

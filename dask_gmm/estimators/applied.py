@@ -20,6 +20,7 @@ from dask_gmm.estimators.attributes import parameters_of
 from dask_gmm.estimators.inputs import open_input
 from dask_gmm.estimators.of_many import computed, of_each, proportions_of
 from dask_gmm.execution import choose_backend
+from dask_gmm.fitting.cluster_prediction import ClusterLabels, ClusterPosteriors
 from dask_gmm.fitting.events import PassAdvanced, PassStarted
 from dask_gmm.fitting.imputing import Imputed
 from dask_gmm.fitting.passes import first_pass
@@ -55,12 +56,14 @@ if TYPE_CHECKING:
     Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
-__all__ = ["RESULTS", "AppliedMixture", "Watched", "for_each_row"]
+__all__ = ["RESULTS", "AppliedMixture", "Watched", "for_each_row", "real_of"]
 
 #: What is computed of the rows, by the name that it has as a DataArray, and in a group.
 RESULTS: dict[type[RowFunction], str] = {
     Labels: "labels",
     Posteriors: "posteriors",
+    ClusterLabels: "labels",
+    ClusterPosteriors: "posteriors",
     LogDensities: "log_density",
     UnscaledLogDensities: "log_density",
     Imputed: "imputed",
@@ -177,7 +180,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         source = open_input(self, X, where=where, reset=False)
-        function = Posteriors(self._parameters(), self._kernel(), _real(source))
+        function = Posteriors(self._parameters(), self._kernel(), real_of(source))
         posteriors: NDArray[np.floating[Any]] | da.Array | xr.DataArray = self._map(
             X, source, function
         )
@@ -373,13 +376,15 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
                 "A mixture of principal components cannot fill gaps: of a row with a gap no "
                 "component is known. Fit one without n_pca."
             )
-        return Imputed(self._parameters(), kernel, _real(source), seed, shape, scaling)
+        return Imputed(self._parameters(), kernel, real_of(source), seed, shape, scaling)
 
     # -- inside ----------------------------------------------------------------------------------
 
     def _map(self, X: Any, source: Source, function: RowFunction) -> Any:
         """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
         tail = "component" if isinstance(function, Posteriors) else ""
+        if isinstance(function, ClusterPosteriors):
+            tail = "cluster"
 
         def finish(array: Any, own: Source, values: Any) -> Any:
             return labelled(array, own, values, RESULTS[type(function)], tail)
@@ -393,10 +398,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         return computed([lazy])[0] if source.in_memory else lazy
 
     def _lazily(self, source: Source, function: RowFunction) -> da.Array:
-        k, placed = None, isinstance(function, Imputed)
-        if isinstance(function, Posteriors):
-            k = function.parameters.n_components
-        elif placed:
+        k, placed = function.n_outputs, isinstance(function, Imputed)
+        if placed:
             k = source.n_features
         source = self._rows_for(for_each_row(source), function)
         kind = np.dtype(function.dtype)
@@ -485,6 +488,6 @@ def for_each_row(source: Source) -> Source:
     return with_missing(source, "error") if source.missing == "marginalize" else source
 
 
-def _real(source: Source) -> type[np.floating[Any]]:
+def real_of(source: Source) -> type[np.floating[Any]]:
     """Type of probabilities: float32 for float32 data, as in scikit-learn, else float64."""
     return np.float32 if source.dtype == np.float32 else np.float64

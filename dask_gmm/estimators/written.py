@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
-__all__ = ["WritingMixture"]
+__all__ = ["WritingMixture", "check_output_dtype", "label_type"]
 
 
 class WritingMixture(AppliedMixture):
@@ -165,10 +165,9 @@ class WritingMixture(AppliedMixture):
         k = parameters.n_components
         tail = (k,) if probabilities else ()
         signed = source.weights is not None or source.missing == "drop"
-        signed = signed or parameters.leaves_rows_out
-        label_type = _label_type(k, signed=signed)
-        kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
-        _check_output_dtype(kind, k, probabilities=probabilities)
+        smallest = label_type(k, signed=signed or parameters.leaves_rows_out)
+        kind = np.dtype(dtype or (np.float64 if probabilities else smallest))
+        check_output_dtype(kind, k, probabilities=probabilities)
         function: RowFunction = (Posteriors if probabilities else Labels)(
             parameters, self._kernel(), kind
         )
@@ -410,7 +409,7 @@ class WritingMixture(AppliedMixture):
 
     def _model_known_by(self, function: RowFunction) -> str:
         """What tells the mixture, and what rows are scaled by, from others."""
-        fingerprint = function.parameters.fingerprint
+        fingerprint = function.known_by
         if self._scaling is None:
             return fingerprint
         return f"{fingerprint} of rows scaled by {self._scaling.fingerprint}"
@@ -425,7 +424,7 @@ def _tell_of_resumed(
             observer(OutputResumed(output.writer.url, done, source.n_blocks))
 
 
-def _label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:
+def label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:
     """Smallest type for the labels of k components; with a sign where -1 is one of them.
 
     255 is uint8's mark for "not written", -1 that of a type with a sign.
@@ -434,7 +433,7 @@ def _label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:
     return small if k <= most else np.int32
 
 
-def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
+def check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
     """Refuse a type that cannot hold the values, and the mark for those not written."""
     if probabilities:
         if kind.kind != "f":

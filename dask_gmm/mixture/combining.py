@@ -81,7 +81,7 @@ def first_pairs(n_components: int) -> Integers:
 
 
 def pairs_along(merges: Integers, n_components: int) -> Integers:
-    """The pairs that a hierarchy adds to `first_pairs`: each new node with all beside it, (P, 2)."""
+    """Pairs that a hierarchy adds to `first_pairs`: each new node with all beside it; (P, 2)."""
     alive, found = list(range(n_components)), []
     for m, (a, b) in enumerate(merges.tolist()):
         alive = [node for node in alive if node not in (a, b)]
