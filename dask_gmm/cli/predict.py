@@ -19,13 +19,13 @@ from dask_gmm.cli.options import (
     weights_option,
     where_option,
 )
-from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options
+from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options, options_for
 from dask_gmm.cli.values import NAMES
 from dask_gmm.cli.writing import load_for, output_resume_option, write_rows
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators import ComponentMerging, GaussianMixture
 
 __all__ = ["predict", "score"]
 
@@ -62,6 +62,10 @@ __all__ = ["predict", "score"]
             "dask-gmm predict stars.parquet -m model.zarr -o labels.parquet --keep id,field",
         ),
         (
+            "by clusters of several components, which 'dask-gmm merge' has written",
+            "dask-gmm predict points.zarr -m model.zarr --clusters clusters.json -o labels.zarr",
+        ),
+        (
             "go on after an interruption: the same command again, or, to be sure of it",
             "dask-gmm predict points.zarr -m model.zarr -o labels.zarr --resume",
         ),
@@ -77,6 +81,20 @@ __all__ = ["predict", "score"]
     section="Model",
     help="Write the K posterior probabilities of each row instead of its label: 8·K bytes a row "
     "instead of one.",
+)
+@option(
+    "--clusters",
+    metavar="FILE.json",
+    section="Model",
+    help="Label rows by clusters of components: path or URL of a file that 'dask-gmm merge "
+    "--output' has written.",
+)
+@option(
+    "--n-clusters",
+    type=click.IntRange(1),
+    metavar="N",
+    section="Model",
+    help="So many of them, instead of the number that the file has chosen.",
 )
 @option(
     "--keep",
@@ -115,6 +133,8 @@ def predict(
     /,
     model: str,
     probabilities: bool,
+    clusters: str | None,
+    n_clusters: int | None,
     keep: tuple[str, ...] | None,
     output: str,
     proportions: str | None,
@@ -130,11 +150,17 @@ def predict(
     at once.
     """
     data, compute = DataPlace.take(values), Compute.take(values)
+    if n_clusters is not None and clusters is None:
+        raise click.UsageError("--n-clusters is of a file of clusters: name it with --clusters.")
 
     def write(mixture: GaussianMixture, **options: Any) -> int:
-        return mixture.predict_to(
+        labelling: Any = mixture
+        if clusters is not None:
+            labelling = _merging(clusters, n_clusters, mixture, data)
+        rows: int = labelling.predict_to(
             data.data, output, where=data.where, probabilities=probabilities, keep=keep, **options
         )
+        return rows
 
     write_rows(
         session,
@@ -151,11 +177,23 @@ def predict(
             "model": model,
             "output": output,
             "probabilities": probabilities,
+            **({} if clusters is None else {"clusters": clusters, "n_clusters": n_clusters}),
         },
         overwrite=overwrite,
         resume=resume,
         proportions=proportions,
     )
+
+
+def _merging(
+    clusters: str, n_clusters: int | None, mixture: GaussianMixture, data: DataPlace
+) -> ComponentMerging:
+    """Return the clusters of a file, as many as are asked for."""
+    from dask_gmm.estimators import ComponentMerging
+
+    options = options_for(clusters, data.storage_options) or None
+    found = ComponentMerging.load(clusters, mixture, storage_options=options)
+    return found if n_clusters is None else found.with_clusters(n_clusters)
 
 
 @click.command(

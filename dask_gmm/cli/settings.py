@@ -204,6 +204,7 @@ class _Fits:
     reg_covar: float
     noise: bool
     on_collapse: str
+    order: int | str | None
     seed: int | None
     cache: int | str
     acceleration: str
@@ -231,6 +232,7 @@ class _Fits:
             "reg_covar": self.reg_covar,
             "noise": self.noise,
             "on_collapse": self.on_collapse,
+            "order": self.order,
             "random_state": self.seed,
             "cache": self.cache,
             "acceleration": None if self.acceleration == "none" else self.acceleration,

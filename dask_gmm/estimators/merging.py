@@ -112,7 +112,8 @@ class ComponentMerging:
     def weights(self) -> Floats:
         """The weight of each of the `n_clusters` clusters, (C,): the sum of its components'."""
         weights: Floats = self.model._parameters().weights
-        return np.bincount(self.labels, weights, self.n_clusters)
+        found: Floats = np.bincount(self.labels, weights, self.n_clusters)  # type: ignore[assignment]
+        return found
 
     def labels_of(self, n_clusters: int | None = None) -> Integers:
         """Return the cluster of each component, (K,) int64; numbered by their first components.
@@ -392,6 +393,20 @@ class ComponentMerging:
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         return merging_html(self._glance())
+
+    def levels(self) -> list[tuple[list[str], bool]]:
+        """Return a row of cells for each number of clusters, and whether it is the chosen one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dask_gmm import GaussianMixture
+        >>> X = np.random.default_rng(0).uniform(0, 4, (500, 2))
+        >>> merging = GaussianMixture(n_components=3, random_state=0).fit(X).merge(X, 2)
+        >>> [chosen for cells, chosen in merging.levels()]
+        [False, True, False]
+        """
+        return self._glance().rows
 
     def _glance(self) -> MergingGlance:
         return MergingGlance(

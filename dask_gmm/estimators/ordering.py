@@ -104,11 +104,12 @@ def _feature(order: Any, names: Sequence[str] | None, n_features: int) -> int:
             f"order={order!r} is no order of components: give 'weight', 'principal', or a feature "
             f"by its name or number."
         )
-    if not 0 <= order < n_features:
+    number = int(order)
+    if not 0 <= number < n_features:
         raise InputError(
             f"order={order!r} names no feature: the data have {n_features:,}, from 0 on."
         )
-    return int(order)
+    return number
 
 
 def _permutation(order: Any, n_components: int) -> NDArray[np.intp]:

@@ -222,7 +222,8 @@ class ShapedMixture(ReportingMixture):
         array([0, 1, 0, 0])
         """
         check_is_fitted(self)
-        whole = isinstance(max_passes, Integral) and not isinstance(max_passes, bool)
+        asked: Any = max_passes
+        whole = isinstance(asked, Integral) and not isinstance(asked, bool)
         if not whole or max_passes < 2:
             raise InputError(
                 f"max_passes={max_passes!r} is no number of reads that merging can do with: give 2 "

@@ -75,7 +75,7 @@ class MergingGlance:
         """A row of cells for each number of clusters, the fewest first; whether it is chosen."""
         k, found = len(self.entropies), []
         weight = self.weight or 1.0
-        for count in range(1, min(k, LEVELS_SHOWN) + 1):
+        for count in range(1, k + 1):
             entropy = self.entropies[count - 1]
             cells = [str(count), f"{entropy:,.6g}", f"{entropy / weight:.4f}"]
             cells += (
@@ -116,7 +116,7 @@ def _members(members: Sequence[int]) -> str:
 def merging_text(glance: MergingGlance) -> str:
     """Return it as lines for a terminal; a star marks what was chosen."""
     rows = [[*_HEAD, ""]]
-    rows += [[*cells, "*" if chosen else ""] for cells, chosen in glance.rows]
+    rows += [[*cells, "*" if chosen else ""] for cells, chosen in glance.rows[:LEVELS_SHOWN]]
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -133,7 +133,7 @@ def merging_html(glance: MergingGlance) -> str:
     """Return the same as a card for a notebook."""
     rows = [
         (escaped(cells[0]), [escaped(cell) for cell in cells[1:]], chosen)
-        for cells, chosen in glance.rows
+        for cells, chosen in glance.rows[:LEVELS_SHOWN]
     ]
     return card(
         "Components combined into clusters",
