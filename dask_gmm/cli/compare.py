@@ -69,15 +69,15 @@ def compare(
     a closed form: bounds hold for certain, and estimates come from rows drawn from the models. No
     data are read. Models of scaled rows are compared in the data's units where they have some.
     """
-    from dask_gmm.estimators import GaussianMixture
     from dask_gmm.estimators import compare as held_against
+    from dask_gmm.estimators import load_mixture
 
     options = dict(storage_option)
     check_storage_options(options, first, second)
     if samples == 1:
         raise click.UsageError("--samples 1 has no error: draw 2 or more, or 0 for bounds alone.")
     one, other = (
-        GaussianMixture.load(url, storage_options=options_for(url, options) or None)
+        load_mixture(url, storage_options=options_for(url, options) or None)
         for url in (first, second)
     )
     found = held_against(one, other, n_samples=samples, random_state=seed)

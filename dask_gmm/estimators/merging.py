@@ -71,15 +71,15 @@ class ComponentMerging:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from dask_gmm import GaussianMixture
-    >>> rng = np.random.default_rng(0)
-    >>> X = np.concatenate([rng.uniform(0, 4, (500, 2)), rng.normal(9, 1, (500, 2))])
-    >>> merging = GaussianMixture(n_components=4, random_state=0).fit(X).merge(X)
-    >>> merging.n_clusters, merging.n_passes
-    (2, 2)
-    >>> np.bincount(merging.predict(X))
-    array([500, 500])
+    >>> means = [[0.0], [1.0], [10.0], [11.0], [20.0], [21.0]]
+    >>> gm = GaussianMixture.from_parameters([1 / 6] * 6, means, [1.0] * 6, random_state=0)
+    >>> X, _ = gm.sample(600)
+    >>> merging = gm.merge(X)
+    >>> merging.n_clusters, merging.labels, merging.n_passes
+    (3, array([0, 0, 1, 1, 2, 2]), 2)
+    >>> merging.predict([[0.4], [10.3], [20.8]])
+    array([0, 1, 2])
     """
 
     n_clusters: int
@@ -173,13 +173,13 @@ class ComponentMerging:
 
         Examples
         --------
-        >>> import numpy as np
         >>> from dask_gmm import GaussianMixture
-        >>> rng = np.random.default_rng(0)
-        >>> X = np.concatenate([rng.uniform(0, 4, (500, 2)), rng.normal(9, 1, (500, 2))])
-        >>> merging = GaussianMixture(n_components=4, random_state=0).fit(X).merge(X)
+        >>> means = [[0.0], [1.0], [10.0], [11.0], [20.0], [21.0]]
+        >>> gm = GaussianMixture.from_parameters([1 / 6] * 6, means, [1.0] * 6, random_state=0)
+        >>> X, _ = gm.sample(600)
+        >>> merging = gm.merge(X, n_clusters=5)
         >>> merging.elbow(), merging.elbow("elbow-rows")
-        (2, 2)
+        (3, 3)
         """
         return chosen_count(self._combined, by)
 

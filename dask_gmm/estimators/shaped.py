@@ -30,6 +30,7 @@ from dask_gmm.fitting.events import PassAdvanced, PassStarted
 from dask_gmm.fitting.given import given_mixture
 from dask_gmm.fitting.passes import first_pass
 from dask_gmm.inspection.combining import CombiningJob, combine
+from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.progress.observers import observed
 
 if TYPE_CHECKING:
@@ -103,6 +104,11 @@ class ShapedMixture(ReportingMixture):
         >>> gm.predict([[0.5, 0.0], [4.0, 6.0]])
         array([0, 1])
         """
+        if cls._kind != MixtureParameters.kind:
+            raise InputError(
+                f"{cls.__name__} has more parameters than weights, means and covariances: "
+                f"GaussianMixture.from_parameters makes a mixture of these."
+            )
         parameters = given_mixture(covariance_type, weights, means, covariances, precisions)
         if "n_components" in settings:
             raise InputError("n_components follows from the means: leave it out.")
@@ -213,13 +219,12 @@ class ShapedMixture(ReportingMixture):
 
         Examples
         --------
-        >>> import numpy as np
         >>> from dask_gmm import GaussianMixture
-        >>> rng = np.random.default_rng(0)
-        >>> X = np.concatenate([rng.uniform(0, 4, (500, 2)), rng.normal(9, 1, (500, 2))])
-        >>> gm = GaussianMixture(n_components=4, random_state=0).fit(X)
+        >>> means = [[0.0], [1.0], [10.0], [11.0], [20.0], [21.0]]
+        >>> gm = GaussianMixture.from_parameters([1 / 6] * 6, means, [1.0] * 6, random_state=0)
+        >>> X, _ = gm.sample(600)
         >>> gm.merge(X).labels
-        array([0, 1, 0, 0])
+        array([0, 0, 1, 1, 2, 2])
         """
         check_is_fitted(self)
         asked: Any = max_passes

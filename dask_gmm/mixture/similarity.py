@@ -71,6 +71,13 @@ class Divergence:
         The mean over rows drawn from the mixtures; None where none were.
     standard_error : float or None
         Of the estimate.
+
+    Examples
+    --------
+    >>> from dask_gmm import GaussianMixture, compare
+    >>> gm = GaussianMixture.from_parameters([1.0], [[0.0]], covariances=[[[1.0]]])
+    >>> compare(gm, gm).hellinger
+    Divergence(lower=0.0, upper=0.0, estimate=0.0, standard_error=0.0)
     """
 
     lower: float

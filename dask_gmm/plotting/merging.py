@@ -71,13 +71,12 @@ def plot_merging(merging: Merged, *, rows: bool = False, ax: Axes | None = None)
 
     Examples
     --------
-    >>> import numpy as np
     >>> from dask_gmm import GaussianMixture
     >>> from dask_gmm.plotting import plot_merging
-    >>> rng = np.random.default_rng(0)
-    >>> X = np.concatenate([rng.uniform(0, 4, (500, 2)), rng.normal(9, 1, (500, 2))])
-    >>> merging = GaussianMixture(n_components=4, random_state=0).fit(X).merge(X)
-    >>> ax = plot_merging(merging)
+    >>> means = [[0.0], [1.0], [10.0], [11.0], [20.0], [21.0]]
+    >>> gm = GaussianMixture.from_parameters([1 / 6] * 6, means, [1.0] * 6, random_state=0)
+    >>> X, _ = gm.sample(600)
+    >>> ax = plot_merging(gm.merge(X))
     >>> ax.figure.savefig("merging.png")
     """
     if not all(hasattr(merging, name) for name in _NAMES):
