@@ -191,8 +191,8 @@ class ShapedMixture(ReportingMixture):
         first has the gains of all pairs of components and a sample, which guess the way; the second
         has the gains of all pairs along it, and confirms it, or says where another read must go
         on. Where `max_passes` ends that, the last steps are those of the guess, with entropies of
-        all rows (`n_greedy` says how many steps are certain). A gain of less than about 1e-14 nats
-        a row is none.
+        all rows (`n_greedy` says how many steps are certain). Posteriors below 1e-9 are taken for
+        none, so that gains of less than about 2e-8 nats a row are.
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
 """The reads that combine components into clusters: the entropy that each pair of them shares.
 
 A block is looked at in tiles, of which the kernel says responsibilities. What a tile adds to the
-gain of a pair of clusters comes from rows that both have a part in, and most pairs share few: which
-ones do is one product of small matrices, and only of those logarithms are taken.
+gain of a pair of clusters comes from rows that both have a part in: for each cluster those rows are
+taken that it has some of, and not all, and logarithms of these alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dask_gmm.mixture.combining import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Combined", "CombiningJob", "CombiningSums", "combine"]
 
-#: What is less is in no digit of a sum: t log t of it is below 1e-14 nats.
-_NOTHING = 2.0**-52
-#: Of a pair that shares more rows of a tile than this part all rows are taken, without picking.
-_MANY = 0.25
+#: A part that is less, or lacks less to be all, is none: a gain from it is below 2.1e-8 nats.
+_NOTHING = 2.0**-30
+#: Where fewer pairs than that of a row and a cluster are something these alone are taken.
+_FEW = 0.3
 #: A row that has less of a third component says nothing of three clusters to a guess.
 _THIRD = 2.0**-20
-_TILE_ENTRIES, _FEWEST_ROWS, _MOST_ROWS = 2**16, 256, 4096
+_TILE_ENTRIES, _FEWEST_ROWS, _MOST_ROWS = 2**17, 256, 8192
 _SAMPLE_ROWS, _SAMPLE_BYTES = 4096, 2 * 2**20
 _KEYS, _PART = 2.0**64, 16.0  # of the rows so many times as many as are kept may be
 _TINY = float(np.finfo(np.float64).tiny)
@@ -133,13 +133,9 @@ class CombiningJob:
         return OpenCombiningJob(self, self.kernel.predictor(self.parameters))
 
     @property
-    def _n_nodes(self) -> int:
-        return self.parameters.n_components + len(self.merges)
-
-    @property
     def tile_rows(self) -> int:
         """Rows that are looked at together."""
-        rows = _TILE_ENTRIES // max(self._n_nodes, self.parameters.n_features)
+        rows = _TILE_ENTRIES // max(self.parameters.means.shape)
         return int(max(_FEWEST_ROWS, min(_MOST_ROWS, rows)))
 
     @property
@@ -151,11 +147,12 @@ class CombiningJob:
     @property
     def workspace_bytes(self) -> int:
         """Bytes one call needs besides the block and its result."""
-        p, t, n = self.parameters, self.tile_rows, self._n_nodes
-        kernel = self.kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
-        # Of each node its share, logarithms twice, whether it is there, as a number too.
-        tile = t * (8 * (p.n_components + 3 * n + 2 * p.n_features + 12) + 5 * n)
-        pairs = 16 * len(self.pairs) + 4 * n * n + n * p.n_components
+        p, t, k = self.parameters, self.tile_rows, self.parameters.n_components
+        kernel = self.kernel.workspace_bytes(p.n_features, [k], [p.form])
+        # Responsibilities, a copy and logarithms of them, those of pairs three times, and of the
+        # nodes where nothing is certain.
+        tile = 8 * t * (6 * k + k + len(self.merges) + 2 * p.n_features + 16)
+        pairs = 16 * len(self.pairs) + 9 * k * (k + len(self.merges))
         return int(kernel + p.nbytes + tile + pairs + 72 * (3 * self.most + 2 * t))
 
 
@@ -202,46 +199,58 @@ class _BlockSums:
     """The gains and the merged rows of a block, to which tiles are added one after another."""
 
     def __init__(self, job: CombiningJob) -> None:
-        self._k, self._merges, self._pairs = job.parameters.n_components, job.merges, job.pairs
+        self._k, self._merges = job.parameters.n_components, job.merges
         self._held = nodes_of(job.merges, self._k)
-        self.gains, self.merged = np.zeros(len(self._pairs)), np.zeros(len(job.merges))
+        self.gains, self.merged = np.zeros(len(job.pairs)), np.zeros(len(job.merges))
 
     def add(self, posteriors: Floats, weights: Floats | None) -> None:
         """Add what some rows have, (t, K) and (t,)."""
-        shares = np.empty((len(self._held), len(posteriors)))
-        shares[: self._k] = posteriors.T
-        for m, (a, b) in enumerate(self._merges.tolist()):
-            np.add(shares[a], shares[b], out=shares[self._k + m])
-        self._add_gains(shares, weights)
+        largest = posteriors.max(axis=1)
         if len(self._merges):
-            self._add_merged(shares, weights)
+            self._add_merged(posteriors, largest, weights)
+        (shared,) = np.nonzero(largest <= 1.0 - _NOTHING)  # of others no pair gains anything
+        if not shared.size:
+            return
+        shares = posteriors[shared].astype(np.float64, copy=False)
+        own = weights if weights is None else weights[shared]
+        found = (self._along if len(self._merges) else self._of_pairs)(shares, own)
+        start = 0
+        for gains in found:
+            self.gains[start : start + len(gains)] += gains
+            start += len(gains)
 
-    def _add_gains(self, shares: Floats, weights: Floats | None) -> None:
-        there = shares >= _NOTHING
-        own = np.maximum(shares, _TINY)
-        np.log(own, out=own)
-        own *= shares
-        counts = there.astype(np.float32)
-        together = counts @ counts.T  # whole numbers up to 2²⁴, so exact
-        many = _MANY * shares.shape[1]
-        a, b = self._pairs.T
-        for p in np.flatnonzero(together[a, b]).tolist():
-            i, j = self._pairs[p].tolist()
-            if together[i, j] > many:
-                both, alone, w = shares[i] + shares[j], own[i] + own[j], weights
-            else:
-                rows = np.flatnonzero(there[i] & there[j])
-                both = shares[i, rows] + shares[j, rows]
-                alone = own[i, rows] + own[j, rows]
-                w = None if weights is None else weights[rows]
-            terms = np.log(np.maximum(both, _TINY))
-            terms *= both
-            terms -= alone
-            self.gains[p] += float(terms.sum() if w is None else w @ terms)
+    def _of_pairs(self, shares: Floats, weights: Floats | None) -> Iterator[Floats]:
+        """Yield the gains of each component with those behind it, as `first_pairs` has them."""
+        logs = _times_log(shares)
+        for k in range(self._k - 1):
+            yield _gains(shares[:, k:], logs[:, k:], 0, weights)[1:]
 
-    def _add_merged(self, shares: Floats, weights: Floats | None) -> None:
+    def _along(self, shares: Floats, weights: Floats | None) -> Iterator[Floats]:
+        """Yield the gains of each new cluster with those beside it, as `pairs_along` has them.
+
+        A cluster takes the column of its first part. That of the other is zero, which gains
+        nothing, until half of them are, and those that are left move together.
+        """
+        logs = _times_log(shares)
+        alive, column = list(range(self._k)), list(range(self._k + len(self._merges)))
+        for m, (a, b) in enumerate(self._merges.tolist()):
+            place, gone = column[a], column[b]
+            shares[:, place] += shares[:, gone]
+            logs[:, place] = _times_log(shares[:, place])
+            shares[:, gone] = logs[:, gone] = 0.0
+            column[self._k + m] = place
+            alive = [node for node in alive if node not in (a, b)]
+            yield _gains(shares, logs, place, weights)[[column[node] for node in alive]]
+            alive.append(self._k + m)
+            if 2 * len(alive) <= shares.shape[1]:
+                left = [column[node] for node in alive]
+                shares, logs = shares[:, left], logs[:, left]
+                for place, node in enumerate(alive):
+                    column[node] = place
+
+    def _add_merged(self, posteriors: Floats, largest: Floats, weights: Floats | None) -> None:
         k = self._k
-        labels, largest = shares[:k].argmax(axis=0), shares[:k].max(axis=0)
+        labels = posteriors.argmax(axis=1)
         certain = largest >= 0.5  # whatever else is merged, the label goes with the component
         counted = np.bincount(labels[certain], None if weights is None else weights[certain], k)
         self.merged += self._held[k:] @ counted
@@ -249,11 +258,58 @@ class _BlockSums:
         if not rest.size:
             return
         w = None if weights is None else weights[rest]
-        alive, mine = list(range(k)), shares[:, rest]
+        shares = posteriors[rest] @ self._held.T.astype(np.float64)
+        alive = list(range(k))
         for m, (a, b) in enumerate(self._merges.tolist()):
-            winners = np.array(alive)[mine[alive].argmax(axis=0)]
+            winners = np.array(alive)[shares[:, alive].argmax(axis=1)]
             self.merged[m] += _total((winners == a) | (winners == b), w)
             alive = [k + m if node == min(a, b) else node for node in alive if node != max(a, b)]
+
+
+def _gains(shares: Floats, logs: Floats, one: int, weights: Floats | None) -> Floats:
+    """The gains of a cluster with each, from the rows that it has a part in; with itself nothing.
+
+    Parameters
+    ----------
+    shares, logs : (t, C) float64
+        t and t log t.
+    one : int
+    weights : (t,) float64 or None
+
+    Returns
+    -------
+    (C,) float64
+    """
+    mine = shares[:, one]
+    (rows,) = np.nonzero((mine >= _NOTHING) & (mine <= 1.0 - _NOTHING))
+    if not rows.size:
+        return np.zeros(shares.shape[1])
+    both, own = shares[rows], logs[rows, one]
+    there = both >= _NOTHING
+    if np.count_nonzero(there) < _FEW * there.size:
+        row, column = np.nonzero(there)
+        terms = both[row, column] + mine[rows][row]
+        terms *= np.log(terms)
+        terms -= logs[rows[row], column]
+        terms -= own[row]
+        if weights is not None:
+            terms *= weights[rows[row]]
+        return np.bincount(column, terms, shares.shape[1])
+    both += mine[rows, None]
+    terms = np.log(both)
+    terms *= both
+    terms -= logs[rows]
+    terms -= own[:, None]
+    found: Floats = (np.ones(rows.size) if weights is None else weights[rows]) @ terms
+    return found
+
+
+def _times_log(values: Floats) -> Floats:
+    """Return t log t, 0 at 0."""
+    found = np.maximum(values, _TINY)
+    np.log(found, out=found)
+    found *= values
+    return found
 
 
 @dataclass(frozen=True, eq=False)
