@@ -104,7 +104,7 @@ class ShapedMixture(ReportingMixture):
         >>> gm.predict([[0.5, 0.0], [4.0, 6.0]])
         array([0, 1])
         """
-        if cls._kind != MixtureParameters.kind:
+        if MixtureParameters.kind not in cls._kinds:
             raise InputError(
                 f"{cls.__name__} has more parameters than weights, means and covariances: "
                 f"GaussianMixture.from_parameters makes a mixture of these."
@@ -122,6 +122,10 @@ class ShapedMixture(ReportingMixture):
             raise InputError(
                 "Given parameters are of rows as they are, and feature_transform, standardize and "
                 "n_pca say how a fit scales them: leave these out, or fit."
+            )
+        if getattr(gm, "_noisy", False):
+            raise InputError(
+                "Noise is fitted, and given parameters have none: leave noise out, or fit."
             )
         names = _checked_names(feature_names, parameters.n_features)
         order = getattr(gm, "order", None)
@@ -234,7 +238,14 @@ class ShapedMixture(ReportingMixture):
                 f"max_passes={max_passes!r} is no number of reads that merging can do with: give 2 "
                 f"or more."
             )
-        check_count(n_clusters, self._parameters().n_components)
+        parameters = self._parameters()
+        if parameters.leaves_rows_out:
+            raise InputError(
+                "Components are merged by what rows belong to, and rows may belong to none of this "
+                "mixture's: merge those of GaussianMixture.from_parameters(weights_, means_, "
+                "covariances_), or fit with noise=False."
+            )
+        check_count(n_clusters, parameters.n_components)
         source = open_input(self, X, sample_weight, where, reset=False)
         found = self._combined(source, int(max_passes))
         self._check_any(found.n_rows, source)

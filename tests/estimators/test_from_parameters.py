@@ -13,7 +13,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture as Theirs
 
-from dask_gmm import GaussianMixture
+from dask_gmm import GaussianMixture, StudentTMixture
 from dask_gmm.errors import InputError
 from dask_gmm.model_card import card_schema
 from tests.equal_shape import EqualShape
@@ -101,6 +101,10 @@ def test_settings_and_orders() -> None:
         GaussianMixture.from_parameters(**GIVEN, n_components=2)
     with pytest.raises(InputError, match="rows as they are"):
         GaussianMixture.from_parameters(**GIVEN, standardize=True)
+    with pytest.raises(InputError, match="given parameters have none"):
+        GaussianMixture.from_parameters(**GIVEN, noise=True)
+    with pytest.raises(InputError, match="StudentTMixture has more parameters"):
+        StudentTMixture.from_parameters(**GIVEN)
     with pytest.raises(ValueError, match="'tol' parameter"):
         GaussianMixture.from_parameters(**GIVEN, tol="small")
     with pytest.raises(TypeError, match="unexpected keyword"):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from dask_gmm import GaussianMixture, select_gaussian_mixture
+from dask_gmm import GaussianMixture, StudentTMixture, compare, select_gaussian_mixture
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.ordering import by_principal_axis
 from tests.mixture.mixtures import FORMS, made, moved
@@ -142,6 +142,25 @@ def test_reordered() -> None:
     for bad in ([0, 1], [0, 0, 1], [0.0, 1.0, 2.0], [[0, 1, 2]], np.array(["a"] * 3), [0, [1], 2]):
         with pytest.raises(InputError, match="no order of 3 components"):
             gm.reordered(bad)
+
+
+def test_noise_and_tails_go_with_their_components() -> None:
+    rows = np.concatenate([X, np.random.default_rng(3).uniform(-60, 60, (60, 2))])
+    noisy = GaussianMixture(2, noise=True, random_state=0).fit(rows)
+    turned = noisy.reordered([1, 0])
+    assert np.array_equal(turned.noise_box_, noisy.noise_box_)
+    np.testing.assert_allclose(turned.score_samples(rows), noisy.score_samples(rows), rtol=1e-12)
+    tailed = StudentTMixture(3, random_state=0, max_iter=5).fit(rows)
+    other = tailed.reordered([2, 0, 1])
+    assert np.array_equal(other.degrees_of_freedom_, tailed.degrees_of_freedom_[[2, 0, 1]])
+    np.testing.assert_allclose(other.score_samples(rows), tailed.score_samples(rows), rtol=1e-12)
+    found = tailed.merge(rows, 2)
+    assert np.array_equal(found.predict_proba(rows).sum(axis=1).round(9), np.ones(len(rows)))
+    with pytest.raises(InputError, match="rows may belong to none"):
+        noisy.merge(rows)
+    for mixture, kind in ((noisy, "noisy"), (tailed, "student")):
+        with pytest.raises(InputError, match=f"the second is a {kind} mixture"):
+            compare(plain(), mixture)
 
 
 @given(number=st.integers(0, 10_000), form=st.sampled_from(FORMS), d=st.integers(1, 4))
