@@ -114,7 +114,7 @@ class NoisyParameters(MixtureParameters):
         """The part of the rows that is noise."""
         return (("noise", f"{float(self.noise_weight):.3g} of the rows"),)
 
-    def _more_reordered(self, order: NDArray[np.intp]) -> dict[str, Array]:
+    def _more_reordered(self, order: NDArray[np.intp]) -> dict[str, Any]:
         """Nothing: noise and its box are no component's."""
         return {}
 

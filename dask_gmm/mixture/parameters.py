@@ -209,7 +209,7 @@ class MixtureParameters:
             **self._more_reordered(order),
         )
 
-    def _more_reordered(self, order: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
+    def _more_reordered(self, order: NDArray[np.intp]) -> dict[str, Any]:
         """The arrays of a subclass in another order: those whose first axis is the components'.
 
         A subclass that has others of that length overrides it.

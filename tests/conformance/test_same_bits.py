@@ -270,7 +270,7 @@ def merged(store: str) -> list[bytes]:
         return merge(store)
 
 
-@pytest.mark.parametrize("unit_level", [0, 2, 6])
+@pytest.mark.parametrize("unit_level", quick_ones([0, 2, 6], [2]))
 def test_merging_on_threads_in_any_units(
     store: str, merged: list[bytes], unit_level: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +290,14 @@ def test_merging_on_two_processes_takes_two_reads(
     before = total()
     with two_processes.as_current():
         assert merge(store) == merged
-        assert total() - before == 2 * N_BLOCKS
+    assert total() - before == 2 * N_BLOCKS
+
+
+@pytest.mark.slow
+def test_merging_a_graph_and_labelling_it(
+    store: str, merged: list[bytes], two_processes: Client
+) -> None:
+    with two_processes.as_current():
         lazy: Any = dask.array.from_zarr(store)
         assert merge(lazy) == merged
         clusters = overlapping().merge(store, 4).predict(lazy)
