@@ -36,9 +36,8 @@ __all__ = ["merge"]
     examples=[
         ("how many clusters do the components make?", "dask-gmm merge model.zarr points.zarr"),
         (
-            "write them down, and label rows by them",
-            """dask-gmm merge model.zarr points.zarr -o clusters.json
-dask-gmm predict points.zarr -m model.zarr --clusters clusters.json -o labels.zarr""",
+            "write them down, for predict --clusters",
+            "dask-gmm merge model.zarr points.zarr -o clusters.json",
         ),
         (
             "five of them, of data in a bucket, on 8 local workers",

@@ -294,7 +294,9 @@ def _gains(shares: Floats, logs: Floats, one: int, weights: Floats | None) -> Fl
         terms -= own[row]
         if weights is not None:
             terms *= weights[rows[row]]
-        return np.bincount(column, terms, shares.shape[1])
+        sums: Any = np.bincount(column, terms, shares.shape[1])
+        few: Floats = sums
+        return few
     both += mine[rows, None]
     terms = np.log(both)
     terms *= both

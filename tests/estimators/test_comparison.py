@@ -27,7 +27,10 @@ def of(form: str, k: int, d: int, seed: int, **more: Any) -> GaussianMixture:
 
 
 def fit(rows: Any = X, k: int = 3, **settings: Any) -> GaussianMixture:
-    return GaussianMixture(k, **{"random_state": 0, "max_iter": 30, **settings}).fit(rows)
+    gm: GaussianMixture = GaussianMixture(k, **{"random_state": 0, "max_iter": 30, **settings}).fit(
+        rows
+    )
+    return gm
 
 
 def test_a_mixture_and_itself() -> None:

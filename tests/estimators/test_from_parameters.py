@@ -150,7 +150,11 @@ def test_numbers_that_are_no_mixture(given: dict[str, Any], said: str) -> None:
 
 
 def test_a_shape_of_two_families_is_to_be_said() -> None:
-    square = {"weights": [0.5, 0.5], "means": [[0.0, 0.0], [5.0, 5.0]], "covariances": np.eye(2)}
+    square: dict[str, Any] = {
+        "weights": [0.5, 0.5],
+        "means": [[0.0, 0.0], [5.0, 5.0]],
+        "covariances": np.eye(2),
+    }
     with pytest.raises(InputError, match=r"may be 'tied' or 'diag'.*by covariance_type"):
         GaussianMixture.from_parameters(**square)
     with pytest.raises(InputError, match="'diag covariance' should be positive"):

@@ -31,7 +31,8 @@ X = np.concatenate([SQUARE, CLOUD])[RNG.permutation(1000)]
 
 @cache
 def fitted() -> GaussianMixture:
-    return GaussianMixture(5, random_state=0, max_iter=20, tol=1e-2).fit(X)
+    gm: GaussianMixture = GaussianMixture(5, random_state=0, max_iter=20, tol=1e-2).fit(X)
+    return gm
 
 
 @cache
@@ -105,7 +106,8 @@ def test_the_curve_is_that_of_the_data_given(tmp_path: Path) -> None:
     assert (doubled.n_rows, doubled.weight) == (500, 1000.0)
     store = tmp_path / "rows.zarr"
     zarr.create_array(store, data=X, chunks=(100, 2))
-    before, started = read_counter(), []
+    before = read_counter()
+    started: list[Any] = []
     gm = GaussianMixture.from_sklearn(fitted().to_sklearn()).set_params(
         callbacks=[started.append], cache=0
     )
@@ -129,14 +131,15 @@ def test_outputs(tmp_path: Path) -> None:
     zarr.create_array(store, data=X, chunks=(300, 2))
     found, labels = merged(), tmp_path / "labels.zarr"
     assert found.predict_to(str(store), labels) == 1000
-    written = zarr.open_array(labels)[:]
+    written = np.asarray(zarr.open_array(labels)[:])
     assert np.array_equal(written, found.predict(X))
     assert written.dtype == np.uint8
     with pytest.raises(OutputExistsError, match="label"):  # those of other clusters
         found.with_clusters(3).predict_to(str(store), labels)
     shares = tmp_path / "shares.zarr"
     found.predict_to(str(store), shares, probabilities=True, dtype="float32")
-    np.testing.assert_allclose(zarr.open_array(shares)[:], found.predict_proba(X), atol=1e-6)
+    shared = np.asarray(zarr.open_array(shares)[:])
+    np.testing.assert_allclose(shared, found.predict_proba(X), atol=1e-6)
     table = tmp_path / "labels.parquet"
     found.predict_to(str(store), table, probabilities=True)
     import pyarrow.parquet as pq

@@ -33,11 +33,13 @@ X = np.concatenate([RNG.normal(c, 1.0, (n, 2)) for n, c in zip(SIZES, CENTRES, s
 
 @cache
 def plain() -> GaussianMixture:
-    return GaussianMixture(3, random_state=1).fit(X)
+    gm: GaussianMixture = GaussianMixture(3, random_state=1).fit(X)
+    return gm
 
 
 def fitted(order: Any, **more: Any) -> GaussianMixture:
-    return GaussianMixture(3, order=order, **{"random_state": 1, **more}).fit(X)
+    gm: GaussianMixture = GaussianMixture(3, order=order, **{"random_state": 1, **more}).fit(X)
+    return gm
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_what_is_no_order_is_refused_before_the_fit(order: Any, said: str) -> No
     with pytest.raises(InputError, match=said):
         select_gaussian_mixture(X, 2, "diag", order=order)
     with pytest.raises(InputError, match="is no order"):
-        GaussianMixture(3, order=True).fit(X)  # type: ignore[arg-type]
+        GaussianMixture(3, order=True).fit(X)
     with pytest.raises(ValueError, match="'order' parameter"):
         GaussianMixture(3, order=[2, 1, 0]).fit(X)  # type: ignore[arg-type]
 
@@ -119,8 +121,11 @@ def test_warm_starts_and_selections_are_sorted_too() -> None:
 def test_notes_say_that_they_count_as_the_fit_did() -> None:
     """A component of one row is given to another on the way."""
     rows = np.concatenate([X, [[1e3, 1e3]]])
-    starts = {"weights_init": [0.1, 0.3, 0.3, 0.3], "means_init": [[1e3, 1e3], *CENTRES]}
-    settings = {"reg_covar": 0.0, "on_collapse": "merge", "acceleration": None}
+    starts: dict[str, Any] = {
+        "weights_init": [0.1, 0.3, 0.3, 0.3],
+        "means_init": [[1e3, 1e3], *CENTRES],
+    }
+    settings: dict[str, Any] = {"reg_covar": 0.0, "on_collapse": "merge", "acceleration": None}
     gm = GaussianMixture(
         4, order="weight", precisions_init=np.tile(np.eye(2), (4, 1, 1)), **starts, **settings
     )

@@ -145,6 +145,7 @@ def test_values_add_up_and_keep_the_same_rows(edges: list[int], weighted: bool) 
     assert total.weight == pytest.approx(whole.weight)
     assert total.several == pytest.approx(whole.several)
     assert whole.sample is not None
+    assert total.sample is not None
     assert len(whole.sample) == len(total.sample) > 0
 
 
