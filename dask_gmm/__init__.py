@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         select_gaussian_mixture,
     )
     from dask_gmm.fitting.timeline import Timeline
+    from dask_gmm.mixture.prior import Prior
     from dask_gmm.progress import ProgressBar
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "EqualPerArray",
     "GaussianMixture",
     "MixtureComparison",
+    "Prior",
     "ProgressBar",
     "Selection",
     "SelectionRow",
@@ -59,6 +61,10 @@ def __getattr__(name: str) -> Any:
         from dask_gmm.progress import ProgressBar
 
         return ProgressBar
+    if name == "Prior":
+        from dask_gmm.mixture.prior import Prior
+
+        return Prior
     if name == "Timeline":
         from dask_gmm.fitting.timeline import Timeline
 

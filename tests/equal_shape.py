@@ -1,7 +1,8 @@
-"""A covariance family that exists only here: mclust's VEI, ellipsoids of one shape on the axes.
+"""A covariance family that exists only here: what a new one takes is this class, and one call.
 
 Σ_k = λ_k A with A diagonal and |A| = 1: each component has a volume of its own, all have one shape
-(Celeux & Govaert 1995, model [λ_k B]). It is what a new family takes: this class, and one call.
+(Celeux & Govaert 1995, model [λ_k B]). The package has it too, as VEI, and by another algorithm:
+each is the other's oracle (`tests.mixture.test_parsimonious`).
 """
 
 from __future__ import annotations

@@ -35,11 +35,19 @@ class _CovarianceType(click.Choice[str]):
         return value if value in COVARIANCE_TYPES else super().convert(value, param, ctx)
 
 
-covariance_choice = _CovarianceType(["full", "tied", "diag", "spherical"])
+_NAMES = (
+    *("full", "tied", "diag", "spherical"),
+    *("EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV"),
+    *("EVV", "VVV"),
+)
+covariance_choice = _CovarianceType(_NAMES)
+_COVARIANCES_CHOICE = _CovarianceType((*_NAMES, "mclust"))
 COVARIANCE_HELP = (
     "What the components' covariances may be: 'full' any, 'tied' one shared by all, 'diag' without "
     "correlations, 'spherical' one variance each. Use diag for hundreds of features: full costs "
-    "features squared."
+    "features squared. Or one of mclust's fourteen families, EII to VVV: a letter each for volume, "
+    "shape and orientation, E for equal, V for varying, I for round or along the features (VEV: of "
+    "one shape, each of its own size and direction)."
 )
 
 
@@ -59,6 +67,7 @@ def fit_options() -> Callable[[F], F]:
             "--covariance",
             type=covariance_choice,
             default="full",
+            metavar="NAME",
             section="Model",
             help=COVARIANCE_HELP,
         ),
@@ -90,11 +99,13 @@ def selection_options() -> Callable[[F], F]:
         ),
         option(
             "--covariance",
-            type=covariance_choice,
+            type=_COVARIANCES_CHOICE,
             multiple=True,
             default=("full",),
+            metavar="NAME",
             section="Model",
-            help=COVARIANCE_HELP + " Repeatable: each is tried with each number of components.",
+            help=COVARIANCE_HELP + " 'mclust' stands for all fourteen. Repeatable: each is tried "
+            "with each number of components.",
         ),
         option(
             "--criterion",
@@ -163,6 +174,16 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             section="Model",
             help="Added to every variance, in squared units of the data (of the scaled rows, if "
             "they are). Raise it when a component collapses onto a few rows.",
+        ),
+        option(
+            "--prior",
+            type=click.Choice(["none", "fraley-raftery"]),
+            default="none",
+            section="Model",
+            help="What is thought of the components before the data are seen. 'fraley-raftery' is "
+            "mclust's weak prior on means and covariances, by the mean and covariance of a sample: "
+            "a component that closes in on a few rows stays as wide as they make likely, instead "
+            "of collapsing. The fit then maximises the posterior; BIC is as without a prior.",
         ),
         option(
             "--noise/--no-noise",

@@ -9,7 +9,7 @@ from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
 from dask_gmm.quantities import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from dask_gmm.cli.session import Session
     from dask_gmm.estimators import GaussianMixture
@@ -61,7 +61,7 @@ def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
             ended += ": lower --tol"
     facts = [
         ("outcome", ended),
-        ("log-likelihood", f"{mixture.lower_bound_:.6f} nats a row"),
+        (height_of(mixture.prior), f"{mixture.lower_bound_:.6f} nats a row"),
         ("reads", reads_in_words(record)),
         ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
         ("decoded", how_read(record.bytes_read, record.seconds)),
@@ -76,6 +76,26 @@ def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
     if record.resubmitted:
         facts.append(("recovered", f"{record.resubmitted} units were lost and computed again"))
     return facts
+
+
+def height_of(prior: object) -> str:
+    """Name what a fit under a prior, or without one, has maximised."""
+    return "log-likelihood" if prior is None else "log-posterior"
+
+
+def prior_in_words(prior: Mapping[str, Any]) -> str:
+    """Say in a line what a prior counts for, of its numbers as a model file has them."""
+    kappa, dof = prior["shrinkage"], prior["degrees_of_freedom"]
+    parts = []
+    if max(kappa) if isinstance(kappa, list) else kappa:
+        each = "their own for each component" if isinstance(kappa, list) else f"{kappa:g}"
+        parts.append(f"means (shrinkage {each})")
+    if dof is not None:
+        parts.append(f"covariances ({dof:g} degrees of freedom)")
+    alpha = prior["concentration"]
+    if isinstance(alpha, list) or alpha != 1.0:
+        parts.append("weights")
+    return f"on {', '.join(parts)}" if parts else "flat"
 
 
 def incomplete(mixture: GaussianMixture) -> str:

@@ -48,6 +48,10 @@ __all__ = ["select"]
     --n-init 5 --workers 4 -o best.zarr""",
         ),
         (
+            "all of mclust's families of covariances, in the reads of the slowest",
+            "dask-gmm select points.zarr -k 2:12 --covariance mclust -o best.zarr",
+        ),
+        (
             "by rows that no fit has seen; the table for a script",
             "dask-gmm select points.zarr -k 4:32:4 --criterion heldout --json | jq .table",
         ),

@@ -202,6 +202,7 @@ class _Fits:
     n_init: int
     init_params: str
     reg_covar: float
+    prior: str
     noise: bool
     on_collapse: str
     order: int | str | None
@@ -230,6 +231,7 @@ class _Fits:
             "n_init": self.n_init,
             "init_params": self.init_params,
             "reg_covar": self.reg_covar,
+            "prior": None if self.prior == "none" else self.prior,
             "noise": self.noise,
             "on_collapse": self.on_collapse,
             "order": self.order,

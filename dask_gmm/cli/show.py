@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_gmm.cli.options import Command, option, output_options, storage_options
+from dask_gmm.cli.outcome import height_of, prior_in_words
 from dask_gmm.cli.scaling import scaling_facts, scaling_json, unscaled_json
 from dask_gmm.cli.settings import check_storage_options, options_for
 from dask_gmm.quantities import plural, show_bytes, show_seconds
@@ -246,7 +247,8 @@ def _checkpoint_facts(found: Found) -> list[tuple[str, str]]:
         what += f", among {len(settings['points'])} mixtures by {settings['criterion']}"
     facts = [("checkpoint", what), ("stands", f"{after}; it {ended}")]
     if about["objective"] is not None:
-        facts.append(("log-likelihood", f"{about['objective']:.6f} nats a row"))
+        height = height_of(settings.get("prior"))
+        facts.append((height, f"{about['objective']:.6f} nats a row"))
     if about["remaining_gain"] is not None:
         facts.append(("left", f"about {about['remaining_gain']:.1e} nats a row"))
     facts.append(("took", show_seconds(about["seconds"])))
@@ -276,7 +278,10 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
     else:
         facts.append(("origin", outcome))
     if fit.get("lower_bound") is not None:
-        facts.append(("log-likelihood", f"{fit['lower_bound']:.6f} nats a row"))
+        height = height_of(fit.get("prior"))
+        facts.append((height, f"{fit['lower_bound']:.6f} nats a row"))
+    if fit.get("prior") is not None:
+        facts.append(("prior", prior_in_words(fit["prior"])))
     facts += p.facts
     if file.record is not None:
         facts += _record_facts(file.record)

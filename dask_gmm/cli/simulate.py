@@ -101,8 +101,10 @@ def truth_of(url: str) -> str:
     "--covariance",
     type=covariance_choice,
     default="full",
+    metavar="NAME",
     section="Mixture",
-    help="What the components' covariances are like.",
+    help="What the components' covariances are like: full, tied, diag, spherical, or one of "
+    "mclust's families, EII to VVV.",
 )
 @option(
     "--separation",

@@ -10,6 +10,7 @@ import numpy as np
 
 from dask_gmm.errors import ModelFileError
 from dask_gmm.estimators.attributes import copy_parameters, set_parameters
+from dask_gmm.mixture.prior import Prior
 from dask_gmm.model_file import ModelFile, fingerprint
 
 # Where to look for data is the business of whoever loads a model, not of the model.
@@ -55,6 +56,7 @@ def to_model_file(gm: Any) -> ModelFile:
     }
     settings = {name: _plain(value) for name, value in gm.get_params().items()}
     settings["feature_transform"] = _plain_transform(gm.feature_transform)
+    settings |= _plain_prior(gm, fit)
     settings = {
         name: value for name, value in settings.items() if name not in _UNSAVED and _is_json(value)
     }
@@ -83,6 +85,9 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
     known = set(gm.get_params()) - _UNSAVED
     settings = {key: value for key, value in model.settings.items() if key in known}
     settings["feature_transform"] = _transform_of(settings.get("feature_transform"))
+    if "prior" in known:
+        settings["prior"] = _prior_of(settings.get("prior"))
+        gm.prior_ = _prior_of(model.fit.get("prior"))
     gm.set_params(**settings)
     try:
         if gm.covariance_type != model.parameters.family.name:
@@ -141,6 +146,20 @@ def _finite(value: float | None) -> float | None:
 def _plain(value: Any) -> Any:
     """NumPy's scalars, which grid searches hand out, as Python's."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _plain_prior(gm: Any, fit: dict[str, Any]) -> dict[str, Any]:
+    """A prior as settings have it, and the fit's own numbers of it; nothing of those without."""
+    asked = getattr(gm, "prior", None)
+    used = getattr(gm, "prior_", None)
+    if isinstance(used, Prior):
+        fit["prior"] = used.described()
+    return {"prior": asked.described()} if isinstance(asked, Prior) else {}
+
+
+def _prior_of(stored: Any) -> Any:
+    """The prior that a model file has: None, a name, or its numbers."""
+    return Prior(**stored) if isinstance(stored, Mapping) else stored
 
 
 def _plain_transform(transform: Any) -> Any:

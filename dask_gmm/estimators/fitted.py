@@ -490,6 +490,8 @@ class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.
 
         Where rows are scaled first a pipeline of that, ``scaling``, and such a mixture, ``gmm``.
+        A mixture of one of mclust's families becomes one of the covariance type of its shapes:
+        the densities are the same, and `bic` there counts covariances as if they were free.
 
         Examples
         --------
@@ -511,6 +513,7 @@ class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
         other = SklearnGaussianMixture(
             **{name: v for name, v in self.get_params().items() if name in shared}
         )
+        other.set_params(covariance_type=self._parameters().form.name)
         copy_fitted(self, other)
         if self._scaling is None:
             return other
@@ -544,7 +547,7 @@ class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None
         gm.n_incomplete_rows_, gm.scaling_ = 0, None
-        gm.acceleration_, gm.remaining_gain_ = None, None
+        gm.acceleration_, gm.remaining_gain_, gm.prior_ = None, None, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm
 

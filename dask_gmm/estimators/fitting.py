@@ -76,17 +76,18 @@ class FittingMixture(FittedMixture):
         self, family: CovarianceFamily, n_features: int, scaling: ScalingRequest | None
     ) -> FitSettings:
         """All that a fit is asked to do."""
+        model = self._model(family, n_features)
         given = check_given(
             family,
             self.n_components,
             n_features,
             self.weights_init,
-            self.means_init,
+            model.places if self.means_init is None else self.means_init,
             self.precisions_init,
         )
         return FitSettings(
             n_components=self.n_components,
-            model=self._model(family, n_features),
+            model=model,
             tol=self.tol,
             max_iter=self.max_iter,
             n_init=self.n_init,

@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from dask_gmm.data.missing import MISSING
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.fitting import FittingMixture
+from dask_gmm.estimators.inputs import refuse_with_prior
 from dask_gmm.fitting.collapse import ON_COLLAPSE
 from dask_gmm.fitting.search.choice import SEARCHES
 from dask_gmm.fitting.strategies import ACCELERATIONS
@@ -20,12 +21,17 @@ from dask_gmm.mixture.kernels.noisy import NoisyKernel
 from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.mixture.noise import NoisyParameters, UniformNoise, box_of
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.mixture.posterior import MaximumAPosteriori
+from dask_gmm.mixture.prior import PRIORS, Prior, check_prior, prior_of
 from dask_gmm.scaling.request import FROM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import DTypeLike
+
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.fit import FitReport
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
@@ -50,14 +56,29 @@ class GaussianMixture(FittingMixture):
     ----------
     n_components : int, default=1
         K, the number of components.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What the components' covariances share.
+    covariance_type : str, default='full'
+        What the components' covariances share: 'full', 'tied', 'diag', 'spherical', or one of
+        mclust's fourteen families, whose letters say whether volume, shape and orientation are
+        equal (E), vary (V) or are those of the identity (I): 'EII', 'VII', 'EEI', 'VEI', 'EVI',
+        'VVI', 'EEE', 'VEE', 'EVE', 'VVE', 'EEV', 'VEV', 'EVV', 'VVV' (Celeux & Govaert 1995). VVV
+        is full, EEE tied, VVI diag and VII spherical, to the bit. All but these add `reg_covar` to
+        the scatter, so that what is equal stays equal. Attributes have the shapes of the form: of
+        spherical for EII, of diag for names that end in I, else of full.
     tol : float, default=1e-3
         Nats per row. An accelerated fit has converged when the optimum is estimated to be less
         than this above it; plain EM when an iteration changes the mean log-likelihood by less,
         and there real, overlapping data often gain much more by going on: try 1e-5.
     reg_covar : float, default=1e-6
         Added to every variance, in squared units of the data (of the scaled rows, if they are).
+    prior : None, 'fraley-raftery' or Prior, default=None
+        A conjugate prior on weights, means and covariances: the fit maximises the log-posterior
+        (maximum a posteriori) instead of the likelihood, and no component collapses onto a few
+        rows. By name the default of Fraley & Raftery (2007), as in mclust: weak, and taken from the
+        mean and covariance of the sample for the start, all rows where they fit in it. Others are
+        a `dask_gmm.Prior`, as is the one by which a given mixture is adapted to other data
+        (`Prior.adapting`). With (K, D) means a fit begins at these, if `means_init` gives none.
+        BIC and its kin are those of Fraley & Raftery: the log-likelihood at the mode of the
+        posterior, with the same number of parameters.
     max_iter : int, default=100
         Most iterations, each one read of the data.
     noise : bool or array-like of shape (2, D), default=False
@@ -225,7 +246,9 @@ class GaussianMixture(FittingMixture):
     n_iter_ : int
         Iterations of the best start: M-steps of plain EM, or passes whose step was accepted.
     lower_bound_ : float
-        Mean log-likelihood of the best fit, in nats per row, before its last M-step.
+        Mean log-likelihood of the best fit, in nats per row, before its last M-step. With a prior
+        the log-posterior, which is what does not fall: there is the logarithm of the prior's
+        density in it, divided by Σ_n w_n, without its normalising constants.
     lower_bounds_ : list of float
         The same for each of its iterations.
     n_features_in_ : int
@@ -235,6 +258,8 @@ class GaussianMixture(FittingMixture):
         What rows are scaled by before the mixture sees them: `scaling_.transform(X)` are scaled
         rows, `scaling_.inverse(Z)` the way back; `standard` has `center` and `scale`, `principal`
         the `components`, their `variance` and its `share`.
+    prior_ : Prior or None
+        The prior with the numbers that were taken from the data.
     n_rows_ : int or None
         Rows that were fitted; not counted those that were left out, of weight zero or by `missing`.
     n_incomplete_rows_ : int
@@ -279,6 +304,7 @@ class GaussianMixture(FittingMixture):
         "noise": ["boolean", "array-like"],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "prior": [None, StrOptions(set(PRIORS)), Prior],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "init_params": [
@@ -325,6 +351,7 @@ class GaussianMixture(FittingMixture):
         noise: Any = False,
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
+        prior: Prior | str | None = None,
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str = "kmeans",
@@ -365,6 +392,7 @@ class GaussianMixture(FittingMixture):
         self.noise = noise
         self.tol = tol
         self.reg_covar = reg_covar
+        self.prior = prior
         self.max_iter = max_iter
         self.n_init = n_init
         self.init_params = init_params
@@ -401,7 +429,7 @@ class GaussianMixture(FittingMixture):
         self.callbacks = callbacks
 
     def _model(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
-        model = MaximumLikelihood(family, self.reg_covar)
+        model = self._of_gaussians(family, n_features)
         if not self._noisy:
             return model
         for name, refused in (("missing", ("marginalize",)), ("on_collapse", ("reseed", "merge"))):
@@ -412,6 +440,20 @@ class GaussianMixture(FittingMixture):
                 )
         given = not isinstance(self.noise, bool | np.bool_)
         return UniformNoise.beside(model, box_of(self.noise, n_features) if given else None)
+
+    def _of_gaussians(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
+        """What is maximised over the mixture of Gaussians, be there noise beside it or not."""
+        prior = prior_of(self.prior)
+        if prior is None:
+            return MaximumLikelihood(family, self.reg_covar)
+        check_prior(prior, family, self.n_components, n_features)
+        refuse_with_prior(self, prior)
+        return MaximumAPosteriori(family, self.reg_covar, prior, self.n_components)
+
+    def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
+        super()._keep(report, dtype)
+        n_features = report.best.parameters.n_features
+        self.prior_ = None if report.model is None else report.model.settled_prior(n_features)
 
     @property
     def _noisy(self) -> bool:

@@ -39,6 +39,7 @@ from dask_gmm.data.taking_part import with_missing
 from dask_gmm.data.urls import check_options, scheme_of
 from dask_gmm.errors import InputError
 from dask_gmm.fitting.checkpoint import Checkpoint
+from dask_gmm.fitting.search.choice import asked_search
 from dask_gmm.scaling import ScalingRequest
 
 if TYPE_CHECKING:
@@ -46,12 +47,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.prior import Prior
+
 __all__ = [
     "check_n_effective",
     "checkpoint_at",
     "keeping_features",
     "open_input",
     "refuse_given_components",
+    "refuse_with_prior",
     "scaling_asked",
 ]
 
@@ -139,6 +143,33 @@ def refuse_given_components(estimator: Any, scaling: ScalingRequest) -> None:
         raise InputError(
             f"means_init and precisions_init are of the principal components, and "
             f"n_pca={scaling.n_pca} leaves their number to the data: give a whole number."
+        )
+
+
+def refuse_with_prior(estimator: Any, prior: Prior) -> None:
+    """Refuse what cannot be asked for beside a prior.
+
+    Raises
+    ------
+    InputError
+    """
+    arrays = (prior.mean, prior.scale)
+    if isinstance(estimator.n_pca, float) and any(isinstance(a, np.ndarray) for a in arrays):
+        raise InputError(
+            f"The prior's mean and scale are of the principal components, and "
+            f"n_pca={estimator.n_pca} leaves their number to the data: give a whole number."
+        )
+    if not prior.of_each:
+        return
+    if estimator.on_collapse in ("reseed", "merge"):
+        raise InputError(
+            f"on_collapse={estimator.on_collapse!r} moves components about, and the prior is one "
+            f"for each of them: take on_collapse='stop', or a prior that all have in common."
+        )
+    if asked_search(estimator.search) not in ("auto", "off"):
+        raise InputError(
+            f"search={estimator.search!r} moves components about, and the prior is one for each "
+            f"of them: take search='off', or a prior that all have in common."
         )
 
 

@@ -27,6 +27,8 @@ from dask_gmm.fitting.fit import FitReport
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.parsimonious import ALL_OF_MCLUST, MCLUST, MCLUST_IN_ONE_DIMENSION
+from dask_gmm.mixture.prior import check_prior, prior_of
 from dask_gmm.progress.observers import observed
 from dask_gmm.progress.run import SELECTION
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.selection import SelectionReport
     from dask_gmm.fitting.settings import FitSettings
+    from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.prior import Prior
 
 __all__ = ["select_gaussian_mixture"]
 
@@ -60,6 +64,7 @@ def select_gaussian_mixture(
     n_init: int = 1,
     tol: float = 1e-3,
     reg_covar: float = 1e-6,
+    prior: Prior | str | None = None,
     max_iter: int = 100,
     init_params: str = "kmeans",
     init_size: int | str = "auto",
@@ -106,7 +111,10 @@ def select_gaussian_mixture(
     X : as for `GaussianMixture.fit`
     n_components : int or iterable of int, default=range(2, 21)
     covariance_types : str or iterable of str, default=("full", "diag")
-        Of 'full', 'tied', 'diag', 'spherical'.
+        As for `GaussianMixture`. 'mclust' stands for all of mclust's fourteen families, 'EII' to
+        'VVV', in its order; of data with a single feature for 'EII' and 'VII', its E and V, as the
+        others are the same there. They share every read, of which there are as many as the slowest
+        of them needs.
     sample_weight, where : as for `GaussianMixture.fit`, optional
     criterion : {'bic', 'aic', 'icl', 'heldout'}, default='bic'
         BIC (Schwarz 1978), AIC (Akaike 1974), ICL (Biernacki, Celeux & Govaert 2000: BIC plus
@@ -136,6 +144,10 @@ def select_gaussian_mixture(
         As for `GaussianMixture`. A budget ends all mixtures that still run.
     tol, reg_covar, max_iter, init_params, on_collapse, order, random_state
         As for `GaussianMixture`.
+    prior : None, 'fraley-raftery' or Prior, default=None
+        As for `GaussianMixture`, one for all components; what it takes from the data it takes from
+        the one sample, for each mixture by its number of components. Criteria are of the
+        log-likelihood at the mode of each posterior (Fraley & Raftery 2007).
     feature_axis, array, arrays, features, columns, storage_options, missing_chunks, missing
         As for `GaussianMixture`.
     feature_transform, standardize, n_pca, whiten, scaling_from
@@ -171,6 +183,12 @@ def select_gaussian_mixture(
     >>> found = select_gaussian_mixture(X, range(1, 6), random_state=0)
     >>> found.best_n_components
     3
+
+    All of mclust's families in the same reads:
+
+    >>> found = select_gaussian_mixture(X, [2, 3], "mclust", random_state=0)
+    >>> len(found.table), found.best_n_components, found.best_covariance_type
+    (28, 3, 'EII')
     """
     counts, kinds = _counts(n_components), _kinds(covariance_types)
     fraction = _fraction(criterion, heldout_fraction)
@@ -178,6 +196,7 @@ def select_gaussian_mixture(
         "noise": noise,
         "tol": tol,
         "reg_covar": reg_covar,
+        "prior": prior,
         "max_iter": max_iter,
         "n_init": n_init,
         "init_params": init_params,
@@ -216,8 +235,10 @@ def select_gaussian_mixture(
     if scaling is not None:
         scaling.begin(source.n_features, source.feature_names)  # refuses features not there
     check_order(order, feature_names(model) or source.feature_names, source.n_features)
-    points = tuple(GridPoint(k, covariance_family(kind)) for kind in kinds for k in counts)
-    settings = _fit_settings(model, points[0], source)
+    n_features = source.n_features if scaling is None else scaling.n_outputs(source.n_features)
+    families = _families(kinds, n_features)
+    points = tuple(GridPoint(k, family) for family in families for k in counts)
+    settings = _fit_settings(model, points, source)
     backend = choose_backend(source)
     with observed(callbacks, SELECTION, source, backend) as observers:
         report = select_mixture(
@@ -262,8 +283,16 @@ def _kinds(covariance_types: str | Iterable[str]) -> tuple[str, ...]:
     if not given:
         raise InputError("covariance_types is empty: give at least one, such as 'full'.")
     for kind in given:
-        covariance_family(kind)
+        if kind != ALL_OF_MCLUST:
+            covariance_family(kind)
     return tuple(dict.fromkeys(given))
+
+
+def _families(kinds: tuple[str, ...], n_features: int) -> tuple[CovarianceFamily, ...]:
+    """The families of some covariance types, each once."""
+    all_of_them = MCLUST if n_features > 1 else MCLUST_IN_ONE_DIMENSION
+    names = [name for kind in kinds for name in (all_of_them if kind == ALL_OF_MCLUST else (kind,))]
+    return tuple(covariance_family(name) for name in dict.fromkeys(names))
 
 
 def _fraction(criterion: str, heldout_fraction: float | None) -> float | None:
@@ -283,11 +312,33 @@ def _fraction(criterion: str, heldout_fraction: float | None) -> float | None:
     return float(fraction)
 
 
-def _fit_settings(model: GaussianMixture, point: GridPoint, source: Source) -> FitSettings:
+def _fit_settings(
+    model: GaussianMixture, points: Sequence[GridPoint], source: Source
+) -> FitSettings:
     """What all points share."""
-    scaling = scaling_asked(model)
+    scaling, point, prior = scaling_asked(model), points[0], prior_of(model.prior)
+    if prior is not None:
+        _check_prior(prior, points, source.n_features)
+        # Who has matrices asks the sample for one, of which the others take the diagonal.
+        point = next((p for p in points if p.family.form.dense_factors), point)
     settings = model._settings(point.family, source.n_features, scaling)
-    return replace(settings, n_components=point.n_components)
+    return replace(settings, n_components=points[0].n_components)
+
+
+def _check_prior(prior: Prior, points: Sequence[GridPoint], n_features: int) -> None:
+    """Refuse a prior that is not one for every mixture of a grid.
+
+    Raises
+    ------
+    InputError
+    """
+    if prior.of_each:
+        raise InputError(
+            "The prior is one for each of so many components, and a grid has mixtures of several "
+            "numbers: give one that all components have in common, or fit a GaussianMixture."
+        )
+    for point in points:
+        check_prior(prior, point.family, point.n_components, n_features)
 
 
 def _make_best(
@@ -310,6 +361,7 @@ def _make_best(
         report.record,
         report.winner.acceleration,
         report.scaling,
+        report.model,
     )
     fitted = model._in_order(fitted, source)
     model._keep(fitted, source.dtype)

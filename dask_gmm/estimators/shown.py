@@ -90,5 +90,6 @@ def _ending(gm: Any) -> tuple[str, ...]:
             n_incomplete=gm.n_incomplete_rows_,
             lower_bound=gm.lower_bound_,
             remaining_gain=gm.remaining_gain_,
+            posterior=getattr(gm, "prior_", None) is not None,
         ),
     )

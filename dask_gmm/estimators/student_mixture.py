@@ -40,8 +40,8 @@ class StudentTMixture(FittingMixture):
     ----------
     n_components : int, default=1
         K, the number of components.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What the components' scale matrices share.
+    covariance_type : str, default='full'
+        What the components' scale matrices share, as for `GaussianMixture`.
     degrees_of_freedom : {'each', 'shared'} or float, default='each'
         Whether each component has degrees of freedom of its own, all have the same, or they are
         fixed at a number: 1 gives Cauchy distributions. Estimates lie between 0.5 and a million.

@@ -43,6 +43,7 @@ from dask_gmm.fitting.sampling import SampleRecipe, draw_sample
 from dask_gmm.fitting.state import from_bytes, saved, to_bytes
 from dask_gmm.interrupts import held, outcome
 from dask_gmm.mixture.family import CovarianceFamily
+from dask_gmm.mixture.prior import Prior
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -508,6 +509,8 @@ def _plain(value: object) -> Any:
     """A value as JSON has it; of arrays and all else a digest."""
     if isinstance(value, CovarianceFamily):
         return value.name
+    if isinstance(value, Prior):
+        return repr(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     content = np.asarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode()

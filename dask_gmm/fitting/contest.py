@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.grid_starts import GridPoint, GridStart
     from dask_gmm.fitting.loop import FitResult, FitState, Fitting
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -75,12 +76,15 @@ class Judged:
         How many those were.
     heldout : float or None
         Mean log-density of the rows held out, in nats; None without such rows.
+    beside : float
+        What is maximised beside the log-likelihood, a prior's logarithm, in nats.
     """
 
     parameters: MixtureParameters
     criteria: InformationCriteria
     rows: int
     heldout: float | None
+    beside: float = 0.0
 
     @classmethod
     def of(
@@ -88,11 +92,12 @@ class Judged:
         parameters: MixtureParameters,
         statistics: SufficientStatistics,
         n_effective: float | None = None,
+        model: MixtureModel | None = None,
     ) -> Judged:
         """Judge `parameters` by the statistics of an E-step at them.
 
         `n_effective` is the number of observations that all rows stand for, those held out
-        included; their weight by default.
+        included; their weight by default. `model` is what is maximised, by default the likelihood.
         """
         score, n = None, n_effective
         if isinstance(statistics, ScoredStatistics):
@@ -101,7 +106,16 @@ class Judged:
             if n is not None:
                 n *= statistics.weight / (statistics.weight + held_out.weight)
         criteria = information_criteria(statistics, parameters, n)
-        return cls(parameters, criteria, statistics.rows, score)
+        beside = 0.0
+        if model is not None:
+            height = model.objective(statistics, parameters)
+            beside = (height - statistics.mean_log_likelihood) * criteria.n_effective
+        return cls(parameters, criteria, statistics.rows, score, beside)
+
+    @property
+    def height(self) -> float:
+        """What is maximised, in nats: the log-likelihood and what the model has beside it."""
+        return self.criteria.log_likelihood + self.beside
 
     def value(self, criterion: str) -> float:
         """The criterion as a number of which less is better."""
@@ -162,9 +176,9 @@ class Standing:
         return self.origins[0]
 
     @property
-    def likelihood(self) -> float:
-        """Log-likelihood where it stands, in nats; -inf before the first pass."""
-        return -np.inf if self.judged is None else self.judged.criteria.log_likelihood
+    def height(self) -> float:
+        """What is maximised where it stands, in nats; -inf before the first pass."""
+        return -np.inf if self.judged is None else self.judged.height
 
     def moved_to(self, judged: Judged) -> tuple[Standing, bool]:
         """The standing there, and whether that is so much lower that the mixture was mended."""
@@ -173,7 +187,7 @@ class Standing:
             return replace(self, judged=judged, gains=(np.inf,)), False
         if before.parameters is judged.parameters:  # about better centres
             return replace(self, judged=judged), False
-        gain = judged.criteria.log_likelihood - before.criteria.log_likelihood
+        gain = judged.height - before.height
         if gain < -_FALL * judged.criteria.n_effective:
             return replace(self, judged=judged, gains=(np.inf,), estimates=()), True
         gains = (*self.gains, max(gain, 0.0))[-GAINS_COMPARED:]
@@ -314,7 +328,7 @@ class _Turn:
         """Note what the pass says of one contestant; it goes on, ends, or drops out."""
         before, fitting = self.standings[i], self.contest.contestants[i].fitting
         seen = [
-            Judged.of(candidate.parameters, found, self.contest.n_effective)
+            Judged.of(candidate.parameters, found, self.contest.n_effective, fitting.model)
             for candidate, found in zip(proposed, statistics, strict=True)
         ]
         self.standings[i] = replace(
@@ -325,7 +339,7 @@ class _Turn:
             self.end(i, seen[0], before.fit.outcome)
             return
         if before.judged is None:
-            best = max(range(len(seen)), key=lambda j: seen[j].criteria.log_likelihood)
+            best = max(range(len(seen)), key=lambda j: seen[j].height)
             self.standings[i] = replace(self.standings[i], origins=(before.origins[best],))
             self._move(i, seen[best])
         fit = fitting.judge(before.fit, statistics)
@@ -405,9 +419,9 @@ class _Turn:
 
 
 def best_of(standings: Sequence[Standing]) -> Standing:
-    """The one with the largest likelihood, the first of equals; a collapsed one only of such."""
+    """The highest one, the first of equals; a collapsed one only of such."""
     sound = [s for s in standings if s.outcome is not Outcome.COLLAPSED] or list(standings)
-    return max(sound, key=lambda s: s.likelihood)
+    return max(sound, key=lambda s: s.height)
 
 
 def _running(state: ContestState) -> list[int]:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.passes import Evaluator
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.settings import FitSettings, WarmStart
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.scaling import Scaling
 
 __all__ = [
@@ -71,6 +72,8 @@ class FitReport:
         What was chosen.
     scaling : Scaling or None
         What rows were scaled by.
+    model : MixtureModel or None
+        What was maximised, with all that it leaves to the data.
     """
 
     best: FitResult
@@ -79,6 +82,7 @@ class FitReport:
     record: FitRecord
     acceleration: str | None = None
     scaling: Scaling | None = None
+    model: MixtureModel | None = None
 
     @property
     def n_incomplete(self) -> int:
@@ -196,6 +200,7 @@ def fit_mixture(
         keeper.finished(history),
         drawn.acceleration,
         drawn.scaling,
+        settings.model,
     )
     notify(_finished(report))
     return report

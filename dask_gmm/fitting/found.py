@@ -113,7 +113,7 @@ def _grid(about: Mapping[str, Any], progress: Progress) -> tuple[FoundPoint, ...
     criterion = settings["criterion"]
     best: dict[int, Standing] = {}
     for point, standing in zip(progress.entered, progress.states[0].standings, strict=True):
-        if point not in best or standing.likelihood > best[point].likelihood:
+        if point not in best or standing.height > best[point].height:
             best[point] = standing
     found = []
     for point, (k, family) in enumerate(settings["points"]):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.loop import Fitting
     from dask_gmm.fitting.sampling import Sample, SampleRecipe
     from dask_gmm.fitting.settings import FitSettings
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.scaling import Scaling
 
@@ -178,9 +179,13 @@ class GridSample:
             for group in [starts] if led and starts else [[start] for start in starts]:
                 yield point, self.strategy(point), group
 
+    def model_of(self, point: GridPoint) -> MixtureModel:
+        """What mixtures of a point are to maximise."""
+        return self._settings.model.of_mixture(point.family, point.n_components)
+
     def strategy(self, point: GridPoint) -> Fitting[Any]:
         """Return the strategy of a point, the same whenever it is asked for."""
-        model = self._settings.model.with_family(point.family)
+        model = self.model_of(point)
         mine = replace(self._settings, n_components=point.n_components, model=model)
         m_step = MStep(model, mine.on_collapse, self._rows.rows, mine.kernel)
         return make_strategy(mine, self.accelerations[point], m_step, self._rows)
@@ -260,7 +265,7 @@ class GridSample:
         def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:
             found: dict[GridPoint, list[MixtureParameters]] = {p: [] for p in points}
             for point in points:
-                model = settings.model.with_family(point.family)
+                model = settings.model.of_mixture(point.family, point.n_components)
                 for drawn in places:
                     with suppress(CollapsedComponentError):
                         start = drawn.start(point.n_components, model, random_state)

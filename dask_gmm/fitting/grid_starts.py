@@ -102,7 +102,7 @@ def starts_on_sample(
                         some,
                         pieces,
                         k,
-                        settings.model.with_family(point.family),
+                        settings.model.of_mixture(point.family, k),
                         settings.init_params,
                     )
                 except CollapsedComponentError:
@@ -158,9 +158,9 @@ def grid_starts(
             if larger is not None and found[larger]:
                 starts += _merged_start(found[larger][0].parameters, point, sample, settings)
             if fits_the_sample(settings, accelerations[point], computed=True):
-                found[point] = _fitted(starts, ends, sample, settings)
+                found[point] = _fitted(point, starts, ends, sample, settings)
             else:
-                found[point] = _polished([*ends, *starts], sample, settings)
+                found[point] = _polished(point, [*ends, *starts], sample, settings)
             larger = point
             advanced()
     return found
@@ -184,7 +184,7 @@ def _searched_upwards(
         search, k = searches[point], point.n_components
         if search is None:
             continue
-        model = settings.model.with_family(point.family)
+        model = settings.model.of_mixture(point.family, point.n_components)
         starts = [(start, settings.init_params) for start in drawn[point]]
         if smaller is not None and smaller.n_components < k:
             grown = search.grown(sample, smaller, k, model)
@@ -210,7 +210,8 @@ def _merged_start(
     if statistics.n_components <= point.n_components:  # it has lost components itself
         return []
     try:
-        model = settings.model.with_family(point.family)
+        model = settings.model.of_mixture(point.family, point.n_components)
+        model = model.of_sample(sample.rows.total_weight)
         start = model.update(merge_down(statistics, point.n_components, model))
     except CollapsedComponentError:
         return []
@@ -218,6 +219,7 @@ def _merged_start(
 
 
 def _fitted(
+    point: GridPoint,
     starts: Sequence[tuple[MixtureParameters, str]],
     ends: Sequence[tuple[MixtureParameters, str]],
     sample: SampleRows,
@@ -227,6 +229,7 @@ def _fitted(
 
     Parameters
     ----------
+    point : GridPoint
     starts : sequence of (MixtureParameters, str)
         To be fitted to the sample, with their origins.
     ends : sequence of (MixtureParameters, str)
@@ -237,7 +240,8 @@ def _fitted(
     known = [*ends, *starts]
     if not known:
         return []
-    model, keep = settings.model.with_family(known[0][0].family), settings.n_init + bool(ends)
+    model = settings.model.of_mixture(point.family, point.n_components)
+    keep = settings.n_init + bool(ends)
     height = SampleObjective(sample, model)
     fitted = [GridStart(end, height(end).value, origin) for end, origin in ends]
     if starts:
@@ -256,12 +260,16 @@ def _fitted(
 
 
 def _polished(
-    starts: Sequence[tuple[MixtureParameters, str]], sample: SampleRows, settings: FitSettings
+    point: GridPoint,
+    starts: Sequence[tuple[MixtureParameters, str]],
+    sample: SampleRows,
+    settings: FitSettings,
 ) -> list[GridStart]:
     """The starts after some EM on the sample, the best `n_init` of them."""
     steps = min(settings.max_iter, POLISH_ITERATIONS)
-    tol, model = POLISH_TOL * settings.tol, settings.model
-    fittings = [PlainEM(tol, steps, MStep(model.with_family(p.family))) for p, _ in starts]
+    model = settings.model.of_mixture(point.family, point.n_components)
+    m_step = MStep(model.of_sample(sample.rows.total_weight))
+    fittings = [PlainEM(POLISH_TOL * settings.tol, steps, m_step) for _ in starts]
     states = run(
         fittings,
         [fitting.begin((p,)) for fitting, (p, _) in zip(fittings, starts, strict=True)],

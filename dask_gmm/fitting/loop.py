@@ -131,6 +131,11 @@ class Fitting(ABC, Generic[F]):
     Besides what the loop asks of it, it says of each turn what came of it, for others to build on.
     """
 
+    @property
+    def model(self) -> MixtureModel | None:
+        """What it maximises; None for the likelihood."""
+        return None
+
     @abstractmethod
     def begin(self, starts: Sequence[MixtureParameters], previous_bound: float = -np.inf) -> F:
         """Return the state before the first pass.
@@ -319,6 +324,11 @@ class PlainEM(Fitting[PlainState]):
     tol: float
     max_iter: int
     m_step: MStep
+
+    @property
+    def model(self) -> MixtureModel:
+        """Its M-step's."""
+        return self.m_step.model
 
     def begin(
         self, starts: Sequence[MixtureParameters], previous_bound: float = -np.inf

@@ -124,10 +124,13 @@ class Sample:
         Weights are those of the rows that each one stands for.
     complete : bool
         Whether these are all rows of the source.
+    stands_for : float
+        Σ_n w_n of all rows, as far as the blocks drawn from tell.
     """
 
     rows: Rows
     complete: bool
+    stands_for: float
 
     @cached_property
     def to_start_from(self) -> Rows:
@@ -189,7 +192,15 @@ class Drawn:
     def sample(self, source: Source, blocks: Sequence[int]) -> Sample:
         """Return the sample that some blocks of a source gave."""
         rows = _joined(self.parts, source.n_features)
-        return Sample(rows, len(blocks) == source.n_blocks and self.rows == len(rows))
+        complete = len(blocks) == source.n_blocks and self.rows == len(rows)
+        # Weights drawn add up to those of their blocks, or of all blocks of each of many arrays.
+        met = float(self.rows) if rows.weights is None else rows.total_weight
+        if source.n_rows is None:
+            met *= source.n_blocks / max(len(blocks), 1)
+        elif not complete and (source.block_weights() is None or not is_many(source)):
+            held = sum(source.block(i).rows or 0 for i in blocks)
+            met *= source.n_rows / max(held, 1)
+        return Sample(rows, complete, met)
 
 
 @dataclass(frozen=True)
@@ -393,7 +404,8 @@ def draw_enough(
             f"read."
         )
     if more > 1 and found >= 2 * size:  # those with a weight lie together, and much was met at once
-        sample = Sample(sample.rows.take(slice(None, None, found // size)), False)
+        some = sample.rows.take(slice(None, None, found // size))
+        sample = Sample(some, False, sample.stands_for)
     return sample, tuple(results)
 
 

@@ -133,7 +133,8 @@ def _scaled_sample(sample: Sample, scaling: Scaling) -> Sample:
     if scaling.estimated is None:
         return sample
     values = scaling.estimated.apply(rows.values)
-    return Sample(Rows(values, rows.weights, complete=rows.complete), sample.complete)
+    scaled_rows = Rows(values, rows.weights, complete=rows.complete)
+    return Sample(scaled_rows, sample.complete, sample.stands_for)
 
 
 def _check_memory(request: ScalingRequest, source: Source) -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.mixture.kernels import Candidate
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.statistics import SufficientStatistics
     from dask_gmm.scaling import Scaling
 
@@ -131,6 +132,8 @@ class SelectionReport:
         Where the data came from and what it took.
     scaling : Scaling or None
         What rows were scaled by.
+    model : MixtureModel
+        What the winner maximises, with all that it leaves to the data.
     """
 
     results: tuple[PointResult, ...]
@@ -138,7 +141,8 @@ class SelectionReport:
     history: tuple[PassFinished, ...]
     n_rows: int
     record: FitRecord
-    scaling: Scaling | None = None
+    scaling: Scaling | None
+    model: MixtureModel
 
 
 def select_mixture(
@@ -263,6 +267,7 @@ def select_mixture(
         n_rows=evaluator.n_rows,
         record=record,
         scaling=sample.scaling,
+        model=sample.model_of(winner.point),
     )
 
 

@@ -52,7 +52,8 @@ class FitSettings:
         """The same with what the model leaves to the data, by the sample that has been drawn."""
         if sample is None:
             return self
-        return replace(self, model=self.model.settled(sample.rows))
+        model = self.model.settled(sample.rows).of_all(sample.stands_for)
+        return replace(self, model=model)
 
     @property
     def pinned(self) -> int | None:

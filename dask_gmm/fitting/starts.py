@@ -115,7 +115,8 @@ def start_from(
     """The start of a model that follows from `responsibilities`; see `initial_parameters`."""
     with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares are too large
         form = model.family.form
-        computed = model.update(responsibility_statistics(rows, pieces, n_components, form))
+        theirs = responsibility_statistics(rows, pieces, n_components, form)
+        computed = model.of_sample(rows.total_weight).update(theirs)
         if form.shared and init_params in ("k-means++", "random_from_data"):
             computed = _pooled_start(rows, computed, model.reg_covar)
     return computed

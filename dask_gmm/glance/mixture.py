@@ -108,6 +108,7 @@ def how_it_ended(
     n_incomplete: int,
     lower_bound: float,
     remaining_gain: float | None,
+    posterior: bool = False,
 ) -> str:
     """Say in a sentence what a fit was given and how it ended.
 
@@ -124,6 +125,8 @@ def how_it_ended(
         Nats per row; not finite where nothing was evaluated.
     remaining_gain : float or None
         Nats per row.
+    posterior : bool
+        Whether that is a log-posterior, as a prior took part, and no log-likelihood.
     """
     if outcome in _NO_FIT:
         return _NO_FIT[outcome]
@@ -133,7 +136,8 @@ def how_it_ended(
     taken = plural(n_iter, "iteration") if n_passes is None else plural(n_passes, "pass", "passes")
     said = f"Fitted{rows}: {_ENDINGS.get(outcome, outcome)} after {taken}"
     if np.isfinite(lower_bound):
-        said += f" at {lower_bound:.6g} nats a row"
+        said += " at a log-posterior of" if posterior else " at"
+        said += f" {lower_bound:.6g} nats a row"
     if remaining_gain is not None and np.isfinite(remaining_gain):
         left = f"perhaps {remaining_gain:.1e}" if remaining_gain > 1e-9 else "less than 1e-9"
         said += f"; {left} to gain"

@@ -5,8 +5,9 @@ gathered for the form into covariances. A new one is a class here or anywhere el
 `register_family`; kernels, starts, accelerated steps, merging, model files and the command line ask
 it for what they need and know none by name.
 
-In the notation of Celeux & Govaert (1995) and mclust, *full* is VVV, *tied* EEE, *diag* VVI and
-*spherical* VII.
+Here are scikit-learn's four. In the notation of Celeux & Govaert (1995) and mclust, *full* is VVV,
+*tied* EEE, *diag* VVI and *spherical* VII: those names, and mclust's other ten, are in
+`mixture.parsimonious`.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ class CovarianceFamily(ABC):
     """Whether each component's covariance follows from the moments of that component alone."""
     constrained: ClassVar[bool] = False
     """Whether not every set of covariances in its form is one of its own."""
+    pooled: ClassVar[bool] = False
+    """Whether all components have the same covariance, for which there is then one prior."""
+    full_rank: ClassVar[bool] = False
+    """Whether the scatter of each component must be of full rank for there to be a maximum."""
 
     @abstractmethod
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
@@ -167,6 +172,7 @@ class Full(CovarianceFamily):
 
     name = "full"
     form = FULL
+    full_rank = True
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         return n_components * n_features * (n_features + 1) // 2
@@ -186,6 +192,7 @@ class Tied(CovarianceFamily):
     name = "tied"
     form = TIED
     independent = False
+    pooled = True
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         return n_features * (n_features + 1) // 2
@@ -204,6 +211,7 @@ class Diagonal(CovarianceFamily):
 
     name = "diag"
     form = DIAGONAL
+    full_rank = True
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         return n_components * n_features
@@ -217,6 +225,7 @@ class Spherical(CovarianceFamily):
 
     name = "spherical"
     form = SPHERICAL
+    full_rank = True
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
         return n_components

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ __all__ = [
     "merge_down",
     "take_components",
 ]
+
+# Unions that are tried with all components, where each changes the covariances of all.
+_TRIED = 8
 
 
 def take_components(
@@ -107,12 +111,15 @@ def merge_down(
 ) -> SufficientStatistics:
     """Merge the cheapest pair again and again until `n_components` are left.
 
-    Takes K² evaluations of the cost for the first union and K for each further one.
+    Takes K² evaluations of the cost for the first union and K for each further one. Where
+    components depend on each other it takes K² for each, and eight of all components.
     """
     costs = _costs(statistics, model)
     while statistics.n_components > n_components:
         into, gone = _cheapest(costs)
         statistics = merge_components(statistics, into, gone)
+        if statistics.n_components == n_components:
+            break
         if not model.family.independent:  # the union has changed the covariances of all
             costs = _costs(statistics, model)
             continue
@@ -134,7 +141,7 @@ def _costs(statistics: SufficientStatistics, model: MixtureModel) -> npt.NDArray
     k = statistics.n_components
     costs = np.full((k, k), np.inf)
     if not statistics.form.shared:
-        for i, j in combinations(range(k), 2):
+        for i, j in _promising(statistics, list(combinations(range(k), 2)), model):
             costs[i, j] = _union_cost(statistics, i, j, model)
         return costs
     # A union adds (n_i n_j / n) d dᵀ / N to the shared covariance, d the distance of the means. By
@@ -164,15 +171,36 @@ def absorb_component(
         Which component took the rows, by its number before.
     """
     costs = np.full(statistics.n_components, np.inf)
-    for k in range(statistics.n_components):
-        if k != gone:
-            costs[k] = _union_cost(statistics, k, gone, model, own=False)
+    pairs = [(k, gone) for k in range(statistics.n_components) if k != gone]
+    for k, _ in _promising(statistics, pairs, model, own=False):
+        costs[k] = _union_cost(statistics, k, gone, model, own=False)
     # Of another one that has no covariance either the cost is no number.
     costs = np.where(np.isnan(costs), np.inf, costs)
     into = int(np.argmin(costs))
     if into == gone:
         into = 0 if gone else 1
     return merge_components(statistics, into, gone), into
+
+
+def _promising(
+    statistics: SufficientStatistics,
+    pairs: list[tuple[int, int]],
+    model: MixtureModel,
+    *,
+    own: bool = True,
+) -> list[tuple[int, int]]:
+    """Pairs whose unions are worth the M-step of all components.
+
+    Where a component's covariance does not follow from its own moments every union changes those of
+    all. Of many only those are tried that would cost least if covariances of the form were free, or
+    whose covariances then are none.
+    """
+    if model.family.independent or len(pairs) <= _TRIED:
+        return pairs
+    free = model.of_family(covariance_family(statistics.form.name))
+    costs = np.array([_union_cost(statistics, i, j, free, own=own) for i, j in pairs])
+    costs[~np.isfinite(costs)] = -np.inf
+    return [pairs[n] for n in np.argsort(costs, kind="stable")[:_TRIED]]
 
 
 def _union_cost(

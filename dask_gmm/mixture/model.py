@@ -45,11 +45,14 @@ from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dask_gmm.mixture.chart import Chart
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.prior import Prior
     from dask_gmm.rows import Rows
 
-__all__ = ["MaximumLikelihood", "MixtureModel", "maximizer"]
+__all__ = ["MaximumLikelihood", "MixtureModel", "maximizer", "mode"]
 
 _EPS = float(np.finfo(np.float64).eps)
 # Less of the data than this (times N) is no component: its moments are rounding and noise.
@@ -67,8 +70,6 @@ class MixtureModel(ABC):
         Added to the diagonal of every covariance, in squared units of the data; ≥ 0.
     """
 
-    needs_rows: ClassVar[bool] = False
-    """Whether it is settled by rows of the data (`settled`), so that a fit has to draw a sample."""
     conjugate: ClassVar[bool] = True
     """Whether the M-step maximises `expected_log_density` of the rows' moments and `regulariser`'s.
 
@@ -80,6 +81,16 @@ class MixtureModel(ABC):
     family: CovarianceFamily
     reg_covar: float
 
+    @property
+    def needs_rows(self) -> bool:
+        """Whether it is settled by rows of the data (`settled`): a fit then draws a sample."""
+        return False
+
+    @property
+    def places(self) -> NDArray[np.float64] | None:
+        """Means, (K, D), of a model that says which component is where: fits begin there."""
+        return None
+
     def settled(self, rows: Rows) -> Self:
         """The same model, with what it leaves to the data taken from some of their rows.
 
@@ -90,6 +101,25 @@ class MixtureModel(ABC):
         ----------
         rows : Rows
             As the mixture sees them: scaled, weighted, perhaps with gaps.
+        """
+        return self
+
+    def settled_prior(self, n_features: int) -> Prior | None:
+        """The prior with all its numbers, of a model that has one and is settled."""
+        return None
+
+    def of_all(self, weight: float) -> Self:
+        """The same model, told what all rows weigh together, as far as a sample tells.
+
+        What stands beside the likelihood of all rows counts for so much less per row the more
+        there are; `of_sample` is then what it is beside the likelihood of some.
+        """
+        return self
+
+    def of_sample(self, weight: float) -> Self:
+        """The same model for rows of a sample that weigh so much: in its place for all rows.
+
+        Its objective per row is that of all rows where the sample's likelihood is.
         """
         return self
 
@@ -144,11 +174,14 @@ class MixtureModel(ABC):
         and their expected log-density is what the objective has beside the log-likelihood, for
         steps that begin where the statistics were gathered. Here it is the noise of `reg_covar`.
         """
-        form, counts = statistics.form, statistics.counts / (statistics.weight or 1.0)
-        k, d = statistics.reference.shape
+        return self.noise(statistics, statistics.counts / (statistics.weight or 1.0))
+
+    def noise(self, statistics: SufficientStatistics, shares: NDArray[np.float64]) -> Moments:
+        """Moments of the noise of `reg_covar` on so large a part of the rows, (K,)."""
+        form, (k, d) = statistics.form, statistics.reference.shape
         second = np.zeros(form.second_moment_shape(k, d))
         for component in range(k):
-            noise = np.sqrt(self.reg_covar * counts[component]) * np.eye(d)
+            noise = np.sqrt(self.reg_covar * shares[component]) * np.eye(d)
             form.add_moment(second, component, form.component_moment(noise, noise))
         return Moments(form, statistics.reference, np.zeros(k), np.zeros((k, d)), second)
 
@@ -157,8 +190,12 @@ class MixtureModel(ABC):
         """Coordinates of its parameters, in which steps are extrapolated."""
         return LOG_CHOLESKY
 
-    def with_family(self, family: CovarianceFamily) -> Self:
-        """The same model of mixtures of another family."""
+    def of_family(self, family: CovarianceFamily) -> Self:
+        """The same model of mixtures of another family, of as many components."""
+        return replace(self, family=family)
+
+    def of_mixture(self, family: CovarianceFamily, n_components: int) -> Self:
+        """The same model of mixtures of another family, or of so many components."""
         return replace(self, family=family)
 
     def centring_error(self, statistics: SufficientStatistics) -> float:
@@ -225,6 +262,11 @@ def maximizer(moments: Moments, family: CovarianceFamily) -> MixtureParameters |
     """
     if not np.all(moments.counts > _LEAST_SHARE):
         return None
+    if moments.weighing is not None or moments.volumes is not None:
+        try:
+            return mode(moments, family)
+        except (CollapsedComponentError, InputError):
+            return None
     statistics = SufficientStatistics.create(
         moments.form,
         moments.reference,
@@ -239,3 +281,44 @@ def maximizer(moments: Moments, family: CovarianceFamily) -> MixtureParameters |
         return MaximumLikelihood(family).update(statistics)
     except (CollapsedComponentError, InputError):
         return None
+
+
+def mode(moments: Moments, family: CovarianceFamily, reg_covar: float = 0.0) -> MixtureParameters:
+    """The maximum of `expected_log_density` of moments with a prior's among them.
+
+    With b_k before log|Σ_k|^(-1/2) it is that of rows whose scatter about μ_k counts for b_k of
+    them: any family estimates it.
+
+    Parameters
+    ----------
+    moments : Moments
+        In any unit of weight; what stands before a mean is positive.
+    family : CovarianceFamily
+    reg_covar : float
+        Added to every variance.
+
+    Raises
+    ------
+    CollapsedComponentError
+        A covariance is not positive definite, or a component has no weight.
+    InputError
+        A covariance is not finite: squares have overflowed.
+    """
+    counts = moments.counts
+    weighing = counts if moments.weighing is None else moments.weighing
+    volumes = counts if moments.volumes is None else moments.volumes
+    for what, numbers in (("rows", weighing), ("scatter", volumes)):
+        if not np.all(numbers > 0.0):
+            raise CollapsedComponentError(
+                f"Component {int(np.argmin(numbers))} has no {what} left, and the prior gives it "
+                f"none."
+            )
+    means = moments.reference + moments.first / counts[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares overflow
+        scatter = moments.about(means).second
+        nowhere = np.zeros_like(means)
+        covariances = family.estimate(volumes, nowhere, scatter, reg_covar)
+    arrays = (weighing / weighing.sum(), means, covariances, family.form.factor(covariances))
+    for array in arrays:
+        array.setflags(write=False)
+    return MixtureParameters(family, *arrays)

@@ -45,6 +45,9 @@ class Moments:
         n_k.
     first : (K, D) float64
     second : float64, the form's `second_moment_shape`
+    weighing, volumes : (K,) float64 or None
+        What stands before log π_k and before log|Σ_k|^(-1/2) in `expected_log_density`. Of rows
+        both are n_k, which is what None means; a prior's are its own.
     """
 
     form: CovarianceForm
@@ -52,6 +55,8 @@ class Moments:
     counts: Array
     first: Array
     second: Array
+    weighing: Array | None = None
+    volumes: Array | None = None
 
     def __add__(self, other: Moments) -> Moments:
         return self.plus(other, 1.0)
@@ -67,6 +72,20 @@ class Moments:
             self.counts + factor * other.counts,
             self.first + factor * other.first,
             self.second + factor * other.second,
+            _sum(self.counts, self.weighing, other.counts, other.weighing, factor),
+            _sum(self.counts, self.volumes, other.counts, other.volumes, factor),
+        )
+
+    def times(self, factor: float) -> Moments:
+        """Return these moments times a number."""
+        return Moments(
+            self.form,
+            self.reference,
+            factor * self.counts,
+            factor * self.first,
+            factor * self.second,
+            None if self.weighing is None else factor * self.weighing,
+            None if self.volumes is None else factor * self.volumes,
         )
 
     def about(self, reference: Array) -> Moments:
@@ -82,14 +101,16 @@ class Moments:
             moment += self.counts[k] * self.form.component_moment(d, d)
             self.form.add_moment(second, k, moment)
         first = self.first + self.counts[:, None] * shift
-        return Moments(self.form, reference, self.counts, first, second)
+        return Moments(
+            self.form, reference, self.counts, first, second, self.weighing, self.volumes
+        )
 
     def vector(self) -> Array:
         """All numbers in a row: counts, first, second."""
         return np.concatenate([self.counts, self.first.ravel(), self.second.ravel()])
 
     def of_vector(self, vector: Array) -> Moments:
-        """Moments of the same form, about the same reference, with these numbers (`vector`)."""
+        """Moments of rows, of the same form and reference, with these numbers (`vector`)."""
         k, end = len(self.counts), len(self.counts) + self.first.size
         return Moments(
             self.form,
@@ -98,6 +119,16 @@ class Moments:
             vector[k:end].reshape(self.first.shape),
             vector[end:].reshape(self.second.shape),
         )
+
+
+def _sum(
+    counts: Array, own: Array | None, others: Array, theirs: Array | None, factor: float
+) -> Array | None:
+    """The sum of what two moments have before a logarithm; None where both are those of rows."""
+    if own is None and theirs is None:
+        return None
+    own, theirs = counts if own is None else own, others if theirs is None else theirs
+    return own + factor * theirs
 
 
 def per_row(statistics: SufficientStatistics) -> Moments:
@@ -137,6 +168,9 @@ def expected_log_density(moments: Moments, parameters: MixtureParameters) -> flo
     This is <s, T(θ)>, linear in the moments s: T(θ) are the natural parameters of the complete
     data. With C_k about c_k and d = μ_k − c_k the squares add up to
     tr(Σ_k⁻¹ C_k) − 2 dᵀΣ_k⁻¹G_k + n_k dᵀΣ_k⁻¹d.
+
+    Of a prior (`Moments.weighing`, `Moments.volumes`) it is the logarithm of its density up to a
+    constant.
     """
     form, factors = parameters.form, parameters.precisions_cholesky
     k, d = parameters.means.shape
@@ -145,8 +179,10 @@ def expected_log_density(moments: Moments, parameters: MixtureParameters) -> flo
     squares = float(np.sum(parameters.precisions * moments.second))
     squares += float(np.sum(shift * (moments.counts[:, None] * shift - 2.0 * first)))
     constant = form.log_determinant(factors, k, d) - 0.5 * d * _LOG_2_PI
-    weights = float(np.sum(xlogy(moments.counts, parameters.weights)))
-    return weights + float(moments.counts @ constant) - 0.5 * squares
+    weighing = moments.counts if moments.weighing is None else moments.weighing
+    volumes = moments.counts if moments.volumes is None else moments.volumes
+    weights = float(np.sum(xlogy(weighing, parameters.weights)))
+    return weights + float(volumes @ constant) - 0.5 * squares
 
 
 def natural_parameters(parameters: MixtureParameters, reference: Array) -> Array:

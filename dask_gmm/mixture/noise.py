@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.chart import Chart, Lengths
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.moments import Moments
+    from dask_gmm.mixture.prior import Prior
     from dask_gmm.rows import Rows
 
     Array = NDArray[np.float64]
@@ -220,7 +221,7 @@ class UniformNoise(MixtureModel):
         return cls(inner.family, inner.reg_covar, inner, box)
 
     @property
-    def needs_rows(self) -> bool:  # type: ignore[override]
+    def needs_rows(self) -> bool:
         """Whether the box, or what the inner model leaves to the data, is not known yet."""
         return self.box is None or self.inner.needs_rows
 
@@ -245,9 +246,31 @@ class UniformNoise(MixtureModel):
             )
         return replace(settled, box=box)
 
-    def with_family(self, family: CovarianceFamily) -> Self:
+    def of_family(self, family: CovarianceFamily) -> Self:
         """The same with mixtures of another family."""
-        return replace(self, family=family, inner=self.inner.with_family(family))
+        return replace(self, family=family, inner=self.inner.of_family(family))
+
+    def of_mixture(self, family: CovarianceFamily, n_components: int) -> Self:
+        """The same with mixtures of another family, or of so many components."""
+        inner = self.inner.of_mixture(family, n_components)
+        return replace(self, family=family, inner=inner)
+
+    @property
+    def places(self) -> NDArray[np.float64] | None:
+        """The inner model's."""
+        return self.inner.places
+
+    def settled_prior(self, n_features: int) -> Prior | None:
+        """The inner model's."""
+        return self.inner.settled_prior(n_features)
+
+    def of_all(self, weight: float) -> Self:
+        """The inner model is told, too."""
+        return replace(self, inner=self.inner.of_all(weight))
+
+    def of_sample(self, weight: float) -> Self:
+        """The inner model's part of what it has beside the likelihood."""
+        return replace(self, inner=self.inner.of_sample(weight))
 
     def start_rows(self, rows: Rows) -> Rows:
         """Those that hardly look like noise by their neighbours; all where that cannot be told.

@@ -26,6 +26,7 @@ _NO_FIT = ("simulated", "given")
 _HOW = (
     "tol",
     "reg_covar",
+    "prior",
     "max_iter",
     "max_passes",
     "max_bytes",
@@ -143,6 +144,7 @@ def _fit(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
     settings = {name: model.settings.get(name) for name in _HOW}
     found: dict[str, Any] = {
         "settings": settings,
+        "prior": model.fit.get("prior"),
         "acceleration": model.fit.get("acceleration"),
         "n_iter": model.fit.get("n_iter"),
         "n_passes": model.fit.get("n_passes"),
@@ -169,13 +171,16 @@ def _fit(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
 def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
     fit, p = model.fit, model.parameters
     bound, rows = fit.get("lower_bound"), fit.get("n_rows")
-    bic = None
+    bic, posterior = None, fit.get("prior") is not None
+    if posterior:
+        bound = None  # what is known is the log-posterior
     if bound is not None and rows and record is not None and record.weighted is False:
         bic = -2.0 * rows * bound + p.n_parameters * math.log(rows)
     return {
         "outcome": fit.get("outcome"),
         "converged": fit.get("converged"),
         "log_likelihood_per_row": bound,
+        "log_posterior_per_row": fit.get("lower_bound") if posterior else None,
         "remaining_gain_per_row": fit.get("remaining_gain"),
         "bic": bic,
         "weights": {
@@ -229,6 +234,11 @@ def _limitations(model: ModelFile) -> list[str]:
         found.append(
             "Rows that miss a value were left out: the mixture is one of complete rows, which may "
             "differ from the others."
+        )
+    if fit.get("prior") is not None:
+        found.append(
+            "It is the mode of a posterior: a prior draws components that have few rows to what "
+            "was thought before."
         )
     if fit.get("outcome") == "collapsed":
         found.append("A component collapsed: the parameters are those before its last iteration.")

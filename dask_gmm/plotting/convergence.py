@@ -114,6 +114,10 @@ class _Course:
     ended : float or None
         What it says in the end.
     title : str
+    least : float
+        The least span of the axis.
+    height : str
+        What was maximised.
     """
 
     axis: str
@@ -124,6 +128,7 @@ class _Course:
     ended: float | None
     title: str
     least: float
+    height: str
 
 
 def _course(gm: Any, by: str) -> _Course:
@@ -143,7 +148,8 @@ def _course(gm: Any, by: str) -> _Course:
         title = f"{outcome or 'fitted'} after {plural(n, 'iteration')}"
         x = np.arange(1.0, n + 1)
         least = _least(gm, bounds)
-        return _Course("iteration", x, bounds, np.zeros(n, bool), none, None, title, least)
+        flat = np.zeros(n, bool)
+        return _Course("iteration", x, bounds, flat, none, None, title, least, _height(gm))
     judged = [p.judgement for p in history]
     rejected = np.array([j.kind is StepKind.REJECTED for j in judged])
     left = np.array([np.nan if j.remaining_gain is None else j.remaining_gain for j in judged])
@@ -154,7 +160,12 @@ def _course(gm: Any, by: str) -> _Course:
     title = f"{outcome or 'fitted'} after {plural(n, 'pass', 'passes')}{extra}"
     objective = np.array([j.objective for j in judged], np.float64)
     ended, least = getattr(gm, "remaining_gain_", None), _least(gm, objective[~rejected])
-    return _Course(axis, x, objective, rejected, left, ended, title, least)
+    return _Course(axis, x, objective, rejected, left, ended, title, least, _height(gm))
+
+
+def _height(gm: Any) -> str:
+    """Name what was maximised; with a prior it is no likelihood."""
+    return "log-likelihood" if getattr(gm, "prior", None) is None else "log-posterior"
 
 
 def _least(gm: Any, objective: Array) -> float:
@@ -191,7 +202,7 @@ def _objective(ax: Axes, course: _Course) -> None:
         ax.plot(course.x[bad], y[bad], "x", color=_VERMILION, label="rejected", mew=1.2)
     if bad.any():
         ax.legend(loc="lower right", fontsize=small())
-    ax.set_ylabel("log-likelihood\nin nats per row")
+    ax.set_ylabel(f"{course.height}\nin nats per row")
     ax.set_title(course.title, loc="left")
     if not course.axis.startswith("seconds"):
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))

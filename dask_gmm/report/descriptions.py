@@ -67,7 +67,7 @@ def _of_convergence(evidence: Evidence) -> str:
     text = f"{plural(len(evidence.history), 'pass', 'passes')}, {rejected:,} of them rejected. "
     if kept:
         text += (
-            f"The mean log-likelihood went from {number(kept[0], 6)} to {number(kept[-1], 6)} "
+            f"The mean {evidence.height} went from {number(kept[0], 6)} to {number(kept[-1], 6)} "
             f"nats a row. "
         )
     gain = evidence.remaining_gain

@@ -192,6 +192,11 @@ class Evidence:
             return self.names, rows
         return self.data_names, self.scaling.inverse(rows)
 
+    @property
+    def height(self) -> str:
+        """What `lower_bound` is: with a prior no likelihood."""
+        return "log-likelihood" if self.setting("prior") is None else "log-posterior"
+
     def setting(self, name: str, default: Any = None) -> Any:
         """One of the estimator's arguments."""
         return self.settings.get(name, default)

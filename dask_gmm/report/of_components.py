@@ -94,7 +94,7 @@ def few_rows(evidence: Evidence) -> Iterator[Finding]:
         return
     k, family = evidence.n_components, evidence.parameters.family
     each = d + family.degrees_of_freedom(k, d) / k
-    least = d + 1 if evidence.family == "full" else 2
+    least = d + 1 if family.form.dense_factors and family.full_rank else 2
     starving = np.flatnonzero(rows < least)
     if starving.size:
         yield Finding(

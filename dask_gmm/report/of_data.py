@@ -87,7 +87,7 @@ def scales(evidence: Evidence) -> Iterator[Finding]:
     if evidence.n_features < 2 or not wide.min() > 0.0:
         return
     ratio = float(wide.max() / wide.min())
-    round_ones = evidence.family == "spherical"
+    round_ones = evidence.parameters.form.name == "spherical"
     if evidence.n_components < 2 and not round_ones:
         return  # there is nothing to start
     if ratio <= (_SPHERICAL_SCALES if round_ones else _SCALES):

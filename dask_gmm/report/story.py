@@ -21,6 +21,20 @@ _FAMILIES = {
     "tied": "which share one covariance matrix (tied)",
     "diag": "each with a variance of its own along each feature and no correlations (diag)",
     "spherical": "each round, with one variance of its own (spherical)",
+    "EII": "all round and of one width (EII)",
+    "VII": "each round, with one variance of its own (VII)",
+    "EEI": "which share one variance along each feature and have no correlations (EEI)",
+    "VEI": "of one shape along the features, each of its own size, without correlations (VEI)",
+    "EVI": "of one size, each of its own shape along the features, without correlations (EVI)",
+    "VVI": "each with a variance of its own along each feature and no correlations (VVI)",
+    "EEE": "which share one covariance matrix (EEE)",
+    "VEE": "of one shape and direction, each of its own size (VEE)",
+    "EVE": "of one size and the same axes, each of its own shape (EVE)",
+    "VVE": "of the same axes, each of its own size and shape (VVE)",
+    "EEV": "of one size and shape, each in its own direction (EEV)",
+    "VEV": "of one shape, each of its own size and in its own direction (VEV)",
+    "EVV": "of one size, each of its own shape and in its own direction (EVV)",
+    "VVV": "each with a covariance matrix of its own (VVV)",
 }
 _ENDINGS = {
     "converged": "It converged after {n}",
@@ -56,7 +70,7 @@ def at_a_glance(evidence: Evidence, worries: int) -> list[tuple[str, str]]:
         ("component" if evidence.n_components == 1 else "components", str(evidence.n_components)),
         ("feature" if evidence.n_features == 1 else "features", str(evidence.n_features)),
         ("rows", rows),
-        ("log-likelihood, nats a row", number(evidence.lower_bound, 5)),
+        (f"{evidence.height}, nats a row", number(evidence.lower_bound, 5)),
     ]
     record = evidence.record
     if record is not None:
@@ -110,8 +124,14 @@ def _ended(evidence: Evidence) -> Iterator[str]:
         return
     iterations = plural(evidence.n_iter, "iteration")
     ending = _ENDINGS.get(evidence.outcome, "It ended after {n}").format(n=iterations)
-    bound = f"at a mean log-likelihood of {number(evidence.lower_bound, 6)} nats a row"
+    bound = f"at a mean {evidence.height} of {number(evidence.lower_bound, 6)} nats a row"
     yield f"{ending}, {bound}; {_away(evidence)}."
+    if evidence.setting("prior") is not None:
+        yield (
+            "It was fitted under a prior (maximum a posteriori), whose logarithm is part of that: "
+            "it draws weights, means and covariances to what was thought before, the more the "
+            "fewer rows a component has."
+        )
     yield (
         "A higher log-likelihood makes the rows more probable; it compares mixtures of the same "
         "rows in the same units, and says nothing by itself."

@@ -30,6 +30,25 @@ def test_select_finds_what_the_library_finds(points: Path, tmp_path: Path, run: 
     np.testing.assert_array_equal(model.means_, theirs.best_model.means_)
 
 
+def test_a_prior_from_the_shell(points: Path, tmp_path: Path, run: Run) -> None:
+    words = ("--prior", "fraley-raftery", "--reg-covar", 0, "--seed", 0)
+    done = run("fit", points, "-k", 3, *words, "-o", tmp_path / "one.zarr")
+    assert done.exit_code == 0, done.stderr
+    assert "log-posterior" in done.stdout
+    shown = run("show", tmp_path / "one.zarr").stdout
+    assert "means (shrinkage 0.01), covariances (5 degrees of freedom)" in shown
+    assert "log-posterior" in shown
+    one = GaussianMixture.load(tmp_path / "one.zarr")
+    found = run("select", points, "-k", "3", *words, "-o", tmp_path / "best.zarr")
+    assert found.exit_code == 0, found.stderr
+    best = GaussianMixture.load(tmp_path / "best.zarr")
+    assert best.prior == one.prior == "fraley-raftery"
+    assert best.prior_ == one.prior_
+    wrong = run("fit", points, "-k", 3, "--prior", "jeffreys")
+    assert wrong.exit_code == 2
+    assert "fraley-raftery" in wrong.stderr
+
+
 def test_select_prints_a_table_and_how_it_went(points: Path, run: Run) -> None:
     done = run("select", points, "-k", "2,3", "--seed", 0, "--heldout", 0.2)
     assert done.exit_code == 0, done.stderr

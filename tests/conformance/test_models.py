@@ -21,7 +21,7 @@ import zarr
 from sklearn.base import clone
 
 import dask_gmm
-from dask_gmm import GaussianMixture, StudentTMixture
+from dask_gmm import GaussianMixture, Prior, StudentTMixture
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import InputError
 from tests.marks import quick_ones
@@ -37,6 +37,9 @@ MODELS: dict[str, Callable[..., Any]] = {
     "likelihood": partial(GaussianMixture, 3),
     "noise": partial(GaussianMixture, 3, noise=True),
     "t": partial(StudentTMixture, 3),
+    "prior": partial(GaussianMixture, 3, prior="fraley-raftery"),
+    "prior and noise": partial(GaussianMixture, 3, prior=Prior(shrinkage=20.0), noise=True),
+    "VVE": partial(GaussianMixture, 3, covariance_type="VVE", search="off"),
 }
 QUICK = ("noise", "t")
 BLOCKS, BLOCK_ROWS, D = 23, 300, 3

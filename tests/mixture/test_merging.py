@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dask_gmm.mixture import merging
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate, get_kernel
 from dask_gmm.mixture.merging import (
     absorb_component,
@@ -18,6 +22,10 @@ from dask_gmm.mixture.merging import (
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.mixture.problems import FAMILIES, draw, likelihood, maximize, random_mixture
+
+if TYPE_CHECKING:
+    from dask_gmm.mixture.model import MixtureModel
+    from dask_gmm.mixture.statistics import SufficientStatistics
 
 KERNEL = get_kernel("reference")
 
@@ -106,3 +114,42 @@ def test_components_taken_alone_are_theirs() -> None:
     some = take_components(statistics, [2, 0])
     np.testing.assert_array_equal(some.counts, statistics.counts[[2, 0]])
     np.testing.assert_array_equal(some.second, statistics.second[[2, 0]])
+
+
+@pytest.mark.parametrize("family", ["EII", "VEI", "VEE"])
+def test_of_many_unions_the_promising_are_enough(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each union changes all covariances, eight are tried; the best of all is among them."""
+    full = random_mixture(11, "full", 8, 3, spread=1.5)
+    kind = covariance_family(family)
+    moments = np.einsum("k,kij->kij", full.weights, full.covariances)
+    second = {
+        "full": moments,
+        "diag": np.diagonal(moments, axis1=1, axis2=2),
+        "spherical": np.trace(moments, axis1=1, axis2=2),
+    }[kind.form.name]
+    covariances = kind.estimate(full.weights, np.zeros((8, 3)), second, 0.0)
+    p = MixtureParameters.create(kind, full.weights, full.means, covariances)
+    (found,) = get_kernel("blas").statistics(Rows(draw(12, full, 3000)), [Candidate(p)])
+    evaluated: list[bool] = []
+    model, whole = likelihood(family, 1e-6), merging._log_volume
+
+    def counted(statistics: SufficientStatistics, of: MixtureModel) -> float:
+        evaluated.append(of.family is kind)
+        return whole(statistics, of)
+
+    monkeypatch.setattr(merging, "_log_volume", counted)
+    quick = merge_down(found, 7, model)
+    assert sum(evaluated) == 8
+    monkeypatch.setattr(merging, "_TRIED", 1000)
+    evaluated.clear()
+    thorough = merge_down(found, 7, model)
+    assert sum(evaluated) == 28
+    np.testing.assert_array_equal(quick.counts, thorough.counts)
+    np.testing.assert_array_equal(quick.second, thorough.second)
+    for gone in (0, 5):
+        monkeypatch.setattr(merging, "_TRIED", 3)
+        few = absorb_component(found, gone, model)[1]
+        monkeypatch.setattr(merging, "_TRIED", 1000)
+        assert absorb_component(found, gone, model)[1] == few

@@ -33,6 +33,7 @@ FITS: dict[str, dict[str, Any]] = {
     "components": {"n_pca": 1},
     "gaps": {"missing": "marginalize"},
     "dropped": {"missing": "drop"},
+    "prior": {"prior": "fraley-raftery"},
     "stopped": {"max_iter": 1, "tol": 0.0},
 }
 

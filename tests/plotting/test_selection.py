@@ -10,6 +10,7 @@ import pytest
 
 from dask_gmm import select_gaussian_mixture
 from dask_gmm.errors import InputError
+from dask_gmm.mixture.parsimonious import MCLUST
 from dask_gmm.plotting import plot_selection
 from tests.plotting.legible import faults
 
@@ -92,6 +93,23 @@ def test_a_selection_of_the_packages_own(criterion: str) -> None:
     ax: Any = plot_selection(found)
     assert faults(ax.figure) == []
     assert min(lines(ax, kind)[:, 1].min() for kind in kinds) == 0.0
+
+
+def test_fourteen_families_have_room() -> None:
+    """And each a look of its own, with all that a legend may have to say."""
+    rows = [
+        Row(K, kind, 1e6 + 40.0 * i + 1000.0 * (K - 3) ** 2)
+        for i, kind in enumerate(MCLUST)
+        for K in (1, 2, 3, 4)
+    ]
+    rows[5] = Row(2, "VII", float("nan"), outcome="collapsed")
+    rows[9] = Row(2, "EEI", 2e6, outcome="dropped")
+    ax: Any = plot_selection(Chosen("bic", tuple(rows), rows[2]))
+    assert faults(ax.figure) == []
+    legend = ax.get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == [*MCLUST, "not finished", "collapsed"]
+    looks = {(line.get_color(), line.get_marker()) for line in legend.get_lines()[:14]}
+    assert len(looks) == 14
 
 
 def test_one_mixture_is_a_selection_too() -> None:

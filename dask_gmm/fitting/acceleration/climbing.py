@@ -93,18 +93,26 @@ def half_a_square(chart: Chart, at: MixtureParameters, update: MixtureParameters
 
 @dataclass(frozen=True)
 class SampleObjective:
-    """The sample's own log-likelihood, regularised like the fit."""
+    """The sample's own log-likelihood, regularised like the fit.
+
+    Attributes
+    ----------
+    sample : SampleRows
+    model : MixtureModel
+        Of all rows.
+    """
 
     sample: SampleRows
     model: MixtureModel
 
     def __call__(self, parameters: MixtureParameters) -> Point:
         """Evaluate the objective: one E-step over the sample."""
+        model = self.model.of_sample(self.sample.rows.total_weight)
         found = self.sample.statistics(parameters)
-        value = self.model.objective(found, parameters)
-        if not self.model.conjugate:
-            return Point.by_model(parameters, value, self.model, found)
-        return Point.of(parameters, value, per_row(found) + self.model.regulariser(found))
+        value = model.objective(found, parameters)
+        if not model.conjugate:
+            return Point.by_model(parameters, value, model, found)
+        return Point.of(parameters, value, per_row(found) + model.regulariser(found))
 
 
 @dataclass(frozen=True)

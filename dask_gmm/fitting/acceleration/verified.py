@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.fitting.collapse import MStep
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.moments import Moments
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
@@ -208,6 +209,11 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
     max_iter: int
     m_step: MStep
     by_change: bool = False
+
+    @property
+    def model(self) -> MixtureModel:
+        """That of its plain steps."""
+        return self.m_step.model
 
     # -- what a subclass decides -----------------------------------------------------------------
 

@@ -665,4 +665,5 @@ def _removals(parameters: MixtureParameters, ground: Ground, model: MixtureModel
     weighted = posteriors if weights is None else posteriors * weights[:, None]
     statistics = ground.fitted.statistics(parameters)
     shared = weighted.T @ posteriors
+    model = model.of_sample(ground.fitted.rows.total_weight)
     return cheapest_removals(parameters, statistics, posteriors, weights, shared, model)

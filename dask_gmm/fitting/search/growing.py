@@ -40,6 +40,7 @@ def grown(
     MixtureParameters or None
         None where no component can be split.
     """
+    model = model.of_sample(ground.fitted.rows.total_weight)
     while (lacking := n_components - parameters.n_components) > 0:
         splits = sorted(splits_of(ground, parameters, model), key=lambda split: -split.gain)
         larger = with_halves(parameters, splits[:lacking]) if splits else None

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.loop import FitResult
     from dask_gmm.mixture.kernels import Candidate
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -149,6 +150,11 @@ class FitWithRivals(Fitting[RivalsState]):
     led: VerifiedEM[Any]
     complete: SampleRows
     notify: Observer = _nobody
+
+    @property
+    def model(self) -> MixtureModel:
+        """That of the strategy."""
+        return self.led.m_step.model
 
     def begin(
         self, starts: Sequence[MixtureParameters], previous_bound: float = float("-inf")

@@ -110,11 +110,13 @@ def search(
     advanced : callable
         Called now and then with the moves tried and accepted, and the gain so far.
     """
+    model = model.of_sample(ground.fitted.rows.total_weight)
     return _Search(ground, model, budget, advanced).run(start)
 
 
 def splits_of(ground: Ground, parameters: MixtureParameters, model: MixtureModel) -> list[Split]:
     """Return the split of each component that has one."""
+    model = model.of_sample(ground.fitted.rows.total_weight)
     return _Splits(ground.fitted, model).of(_View.of(ground, parameters))
 
 

@@ -6,8 +6,9 @@ least and most of it are eigenvectors of E[|z|² z zᵀ] of the whitened rows z;
 many of them far out. Each way to begin divides the rows in two; all of them are fitted by EM to the
 rows at the same time, and the best end is the split.
 
-Where covariances do not follow from the rows of each component alone ("tied"), both halves keep
-that of the component: what another one would gain these rows, others would lose.
+Where all components share one covariance ("tied"), both halves keep it: what another one would gain
+these rows, others would lose. Where they share less, as shape or orientation, the halves have free
+covariances of the form, and share it with all when they are put in place (`parts.mixture`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.fitting.search.parts import climb_together
 from dask_gmm.fitting.starts import responsibility_statistics
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -134,6 +136,8 @@ def _update(one: MixtureParameters, model: MixtureModel) -> Update:
     """The M-step of the two that take a component's place."""
     if one.family.independent:
         return model.update
+    if not one.form.shared:
+        return model.of_family(covariance_family(one.form.name)).update
     both = np.zeros(2, dtype=np.intp)
     covariances = one.form.take(one.covariances, both)
 

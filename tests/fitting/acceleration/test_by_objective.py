@@ -27,10 +27,11 @@ from dask_gmm.fitting.starts import GivenParameters
 from dask_gmm.fitting.strategies import choose_acceleration
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import FASTEST
+from dask_gmm.mixture.posterior import MaximumAPosteriori
+from dask_gmm.mixture.prior import Prior
 from dask_gmm.rows import Rows
 from tests.fitting.acceleration.problems import Passes, overlapping
 from tests.fitting.runs import fit
-from tests.fitting.test_map_model import MaximumAPosteriori
 from tests.mixture.problems import by_objective, draw, likelihood, random_mixture
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ class Posterior(MaximumAPosteriori):
 
 
 def posterior(count: float, family: str = "full") -> Posterior:
-    return Posterior(covariance_family(family), 0.0, count, np.zeros(2), 2.0)
+    prior = Prior(
+        concentration=1.0 + count,
+        mean=np.zeros(2),
+        shrinkage=count,
+        degrees_of_freedom=2.0 + count,
+        scale=2.0 * count,
+    )
+    return Posterior(covariance_family(family), 0.0, prior, 3)
 
 
 def settings_of(model: Any, **given: Any) -> FitSettings:

@@ -10,6 +10,7 @@ from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.search.ground import Ground
 from dask_gmm.fitting.search.search import SearchBudget, SearchEnd, search
+from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
@@ -38,10 +39,10 @@ def around(means: NDArray[np.float64], family: str) -> MixtureParameters:
         "full": np.stack([np.eye(d)] * k),
         "tied": np.eye(d),
         "diag": np.ones((k, d)),
-        "equal-shape": np.ones((k, d)),
         "spherical": np.ones(k),
     }
-    return MixtureParameters.create(family, np.full(k, 1.0 / k), means, kinds[family])
+    form = covariance_family(family).form
+    return MixtureParameters.create(family, np.full(k, 1.0 / k), means, kinds[form.name])
 
 
 def optimum(sample: SampleRows, start: MixtureParameters) -> tuple[float, MixtureParameters]:

@@ -28,7 +28,8 @@ from tests.fitting.search.problems import (
 )
 from tests.mixture.problems import FAMILIES, likelihood
 
-EVERY_FAMILY = [*FAMILIES, equal_shape.EQUAL_SHAPE.name]
+MORE = [pytest.param(name, marks=pytest.mark.slow) for name in ("EII", "VEE")]
+EVERY_FAMILY = [*FAMILIES, equal_shape.EQUAL_SHAPE.name, *MORE]
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
