@@ -240,6 +240,11 @@ class FittingMixture(FittedMixture):
             n_features = scaling.n_outputs(n_features)
             refuse_given_components(self, scaling)
         check_order(self._order, feature_names(self) or source.feature_names, source.n_features)
+        if self._order is not None and getattr(getattr(self, "prior", None), "of_each", False):
+            raise InputError(
+                f"order={self._order!r} would part components from priors of their own: leave it "
+                f"out, they are in the order of the prior."
+            )
         settings = self._settings(family, n_features, scaling)
         backend = choose_backend(source)
         with observed(self._observers(), FIT, source, backend) as observers:

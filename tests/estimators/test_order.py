@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from dask_gmm import GaussianMixture, StudentTMixture, compare, select_gaussian_mixture
+from dask_gmm import (
+    GaussianMixture,
+    Prior,
+    StudentTMixture,
+    compare,
+    select_gaussian_mixture,
+)
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.ordering import by_principal_axis
 from tests.mixture.mixtures import FORMS, made, moved
@@ -108,6 +114,14 @@ def test_it_is_kept_and_part_of_no_checkpoint(tmp_path: Path) -> None:
     )
     assert np.array_equal(again.means_, gm.means_)
     assert np.array_equal(np.sort(again.weights_), np.sort(first.weights_))
+
+
+def test_priors_of_single_components_keep_their_order() -> None:
+    gm = GaussianMixture(3, order="weight", prior=Prior.adapting(plain()))
+    with pytest.raises(InputError, match="would part components from priors of their own"):
+        gm.fit(X)
+    gm.set_params(prior="fraley-raftery", random_state=1).fit(X)
+    assert np.all(np.diff(gm.weights_) < 0)
 
 
 def test_warm_starts_and_selections_are_sorted_too() -> None:
