@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dask_gmm.cli.model_options import fit_options
+from dask_gmm.cli.model_options import fit_options, start_options
 from dask_gmm.cli.options import (
     Command,
     checkpoint_options,
@@ -23,6 +23,7 @@ from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, EMSetting
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
+    from dask_gmm.estimators import GaussianMixture, StudentTMixture
     from dask_gmm.estimators.fitting import FittingMixture
 
 __all__ = ["fit"]
@@ -76,6 +77,11 @@ __all__ = ["fit"]
     --scheduler tcp://10.0.0.1:8786 -o s3://bucket/model.zarr""",
         ),
         (
+            "new data, by the components of a model that stay as they are: their weights alone",
+            """dask-gmm fit today.zarr -k 8 --start-from model.zarr --freeze means \\
+    --freeze covariances -o today-model.zarr""",
+        ),
+        (
             "for hours: if it dies, the same command goes on from the last pass",
             """dask-gmm fit s3://bucket/points.zarr -k 64 --workers 8 \\
     --checkpoint s3://bucket/points.checkpoint -o s3://bucket/model.zarr""",
@@ -87,6 +93,7 @@ __all__ = ["fit"]
 @where_option
 @missing_option("error")
 @fit_options()
+@start_options()
 @compute_options()
 @checkpoint_options
 @model_output_options("the model to write")
@@ -98,6 +105,8 @@ def fit(
     output: str | None,
     report: str | None,
     overwrite: bool,
+    start_from: str | None,
+    freeze: tuple[tuple[str | None, tuple[int, ...] | None], ...],
     **values: Any,
 ) -> int:
     """Fit a Gaussian mixture to the rows of DATA.
@@ -110,11 +119,19 @@ def fit(
     from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.reporting import check_report, watching, write_report
-    from dask_gmm.estimators import GaussianMixture, StudentTMixture
 
+    if freeze and start_from is None:
+        raise click.UsageError(
+            "--freeze leaves parts of a model as they are: name it, --start-from."
+        )
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
     student, arguments = settings.degrees_of_freedom is not None, settings.estimator_arguments()
+    if student and freeze:
+        raise click.UsageError(
+            "--freeze is of Gaussian components, and --degrees-of-freedom fits t distributions: "
+            "leave one of the two out."
+        )
     if student and report is not None:
         raise click.UsageError(
             "--report is of Gaussian components, and --degrees-of-freedom fits t distributions: "
@@ -127,13 +144,16 @@ def fit(
     timeline = watching(report)
     with computing(compute, session):
         with observing(session) as observe:
-            mixture = (StudentTMixture if student else GaussianMixture)(
+            mixture = _begun_at(start_from, settings, data)
+            mixture.set_params(
                 **arguments,
                 **data.estimator_arguments(checkpoint.url),
+                **({"frozen": _frozen(freeze)} if freeze else {}),
                 callbacks=[observe, *timeline],
             )
             rows = {"sample_weight": data.sample_weight, "where": data.where}
             mixture.fit(data.data, **rows, **checkpoint.arguments())
+            mixture.set_params(warm_start=False)
             if output is not None:
                 save_model(mixture, output, data.storage_options, overwrite=overwrite)
         if report is not None:
@@ -144,6 +164,52 @@ def fit(
                 raise
     _report(session, mixture, data, output, report)
     return DONE if mixture.converged_ else NOT_CONVERGED
+
+
+def _begun_at(
+    model: str | None, settings: EMSettings, data: DataPlace
+) -> GaussianMixture | StudentTMixture:
+    """A mixture to fit, which may go on from a model that is there.
+
+    Raises
+    ------
+    InputError
+        The model has other components than are asked for.
+    """
+    from dask_gmm.cli.settings import options_for
+    from dask_gmm.errors import InputError
+    from dask_gmm.estimators import GaussianMixture, StudentTMixture
+
+    kind = GaussianMixture if settings.degrees_of_freedom is None else StudentTMixture
+    if model is None:
+        return kind()
+    options = options_for(model, data.storage_options)
+    mixture = kind.load(model, storage_options=options or None)
+    found = (mixture.n_components, mixture.covariance_type)
+    if found != (settings.components, settings.covariance):
+        raise InputError(
+            f"{model} has {len(mixture.weights_)} components of covariance {found[1]}, and a fit "
+            f"that goes on from it has as many: give -k {len(mixture.weights_)} --covariance "
+            f"{found[1]}."
+        )
+    fresh = kind().get_params()
+    mixture.set_params(**{**fresh, "warm_start": True})
+    return mixture
+
+
+def _frozen(
+    asked: tuple[tuple[str | None, tuple[int, ...] | None], ...],
+) -> dict[str, Any] | None:
+    """What the library calls that."""
+    from dask_gmm.mixture.frozen import PARTS
+
+    found: dict[str, Any] = {}
+    for part, numbers in asked:
+        for name in PARTS if part is None else (part,):
+            before = found.get(name, [])
+            every = numbers is None or before is True
+            found[name] = True if every else sorted({*before, *(numbers or ())})
+    return found or None
 
 
 def _report(

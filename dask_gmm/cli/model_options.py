@@ -14,12 +14,13 @@ from dask_gmm.cli.values import (
     COMPONENTS,
     COUNTS,
     DEGREES,
+    FREEZE,
     ORDER,
     SEARCH,
     TRANSFORM,
 )
 
-__all__ = ["covariance_choice", "fit_options", "selection_options"]
+__all__ = ["covariance_choice", "fit_options", "selection_options", "start_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,6 +82,29 @@ def fit_options() -> Callable[[F], F]:
             "one for all, a number fixes them (4 is robust, 1 a Cauchy distribution).",
         ),
         *_em_options(),
+    )
+
+
+def start_options() -> Callable[[F], F]:
+    """Declare where a fit begins, and what it leaves as it is there."""
+    return stack(
+        option(
+            "--start-from",
+            metavar="MODEL",
+            section="Model",
+            help="A fitted model to go on from, a path or URL, instead of a start of its own: as "
+            "many components (-k) of the same --covariance, of rows that are scaled alike.",
+        ),
+        option(
+            "--freeze",
+            type=FREEZE,
+            multiple=True,
+            metavar="PART",
+            section="Model",
+            help="What stays as it is in the model of --start-from: weights, means or covariances; "
+            "a component, by its number from 0 on; or a part of some components, as means=0,3. "
+            "Repeatable. BIC counts what is free.",
+        ),
     )
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "COUNT",
     "COUNTS",
     "DEGREES",
+    "FREEZE",
     "NAMES",
     "ORDER",
     "SEARCH",
@@ -245,6 +246,31 @@ class _Transform(_ParamType):
         return (int(feature) if feature.lstrip("-").isdigit() else feature), asked
 
 
+class _Freeze(_ParamType):
+    """A part (``means``), a component (``3``), or a part of some components (``means=0,3``)."""
+
+    name = "part"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | None, tuple[int, ...] | None]:
+        if isinstance(value, tuple):
+            return value
+        part, equals, numbers = value.strip().partition("=")
+        if not equals and part[:1].isdigit():
+            part, numbers = "", part
+        found = [number.strip() for number in numbers.split(",")] if numbers else []
+        sound = part in ("", "weights", "means", "covariances") and (bool(found) or not equals)
+        if not sound or not all(number.isdecimal() for number in found) or not (part or found):
+            self.fail(
+                f"{value!r} is no part of a mixture: write weights, means or covariances, the "
+                f"number of a component, or means=0,3 for those of some components.",
+                param,
+                ctx,
+            )
+        return part or None, tuple(map(int, found)) or None
+
+
 class _Components(_ParamType):
     """A whole number of principal components, or a part of the variance."""
 
@@ -347,6 +373,7 @@ SEARCH = _Search()
 COUNT = _Count()
 COUNTS = _Counts()
 CHUNK = _Chunk()
+FREEZE = _Freeze()
 COMPONENTS = _Components()
 NAMES = _Names()
 STORAGE_OPTION = _StorageOption()

@@ -54,6 +54,8 @@ def to_model_file(gm: Any) -> ModelFile:
         "acceleration": gm.acceleration_,
         "remaining_gain": _finite(gm.remaining_gain_),
     }
+    if getattr(gm, "n_frozen_", 0):
+        fit["n_frozen"] = gm.n_frozen_
     settings = {name: _plain(value) for name, value in gm.get_params().items()}
     settings["feature_transform"] = _plain_transform(gm.feature_transform)
     settings |= _plain_prior(gm, fit)
@@ -88,6 +90,8 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
     if "prior" in known:
         settings["prior"] = _prior_of(settings.get("prior"))
         gm.prior_ = _prior_of(model.fit.get("prior"))
+    if "frozen" in known:
+        gm.n_frozen_ = int(model.fit.get("n_frozen", 0))
     gm.set_params(**settings)
     try:
         if gm.covariance_type != model.parameters.family.name:

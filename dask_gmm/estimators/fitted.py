@@ -254,7 +254,7 @@ class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
                 "The log-likelihood of these rows is too large for float64: they lie beyond 1e150 "
                 "standard deviations from the mixture. Are they in the units of its fit?"
             )
-        n, p = found.weight if n_effective is None else float(n_effective), parameters.n_parameters
+        n, p = found.weight if n_effective is None else float(n_effective), self._n_parameters()
         total = found.total if n_effective is None else n / found.weight * found.total
         return Criteria(
             n_rows=found.rows,
@@ -547,15 +547,18 @@ class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
         copy_fitted(model, gm)
         gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None
         gm.n_incomplete_rows_, gm.scaling_ = 0, None
-        gm.acceleration_, gm.remaining_gain_, gm.prior_ = None, None, None
+        gm.acceleration_, gm.remaining_gain_, gm.prior_, gm.n_frozen_ = None, None, None, 0
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm
 
     # -- inside ----------------------------------------------------------------------------------
 
     def _n_parameters(self) -> int:
-        """Free parameters of the fitted mixture; scikit-learn's name, used by its tests."""
-        return self._parameters().n_parameters
+        """Free parameters of the fitted mixture; scikit-learn's name, used by its tests.
+
+        Not counted are those that a fit was told to leave as they were.
+        """
+        return self._parameters().n_parameters - int(getattr(self, "n_frozen_", 0))
 
     def __dask_tokenize__(self) -> object:
         """Name the mixture for Dask: by its parameters and what was fitted, not how long it took.

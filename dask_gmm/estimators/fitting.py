@@ -19,7 +19,7 @@ from dask_gmm.estimators.inputs import (
     refuse_given_components,
     scaling_asked,
 )
-from dask_gmm.estimators.ordering import check_order, in_order
+from dask_gmm.estimators.ordering import check_order, in_order, refuse_with_order
 from dask_gmm.estimators.shown import feature_names
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_size
@@ -73,9 +73,13 @@ class FittingMixture(FittedMixture):
         """
 
     def _settings(
-        self, family: CovarianceFamily, n_features: int, scaling: ScalingRequest | None
+        self,
+        family: CovarianceFamily,
+        n_features: int,
+        scaling: ScalingRequest | None,
+        warm: WarmStart | None = None,
     ) -> FitSettings:
-        """All that a fit is asked to do."""
+        """All that a fit is asked to do, which may go on from a warm start."""
         model = self._model(family, n_features)
         given = check_given(
             family,
@@ -239,13 +243,11 @@ class FittingMixture(FittedMixture):
             scaling.begin(n_features, source.feature_names)  # refuses features that are not there
             n_features = scaling.n_outputs(n_features)
             refuse_given_components(self, scaling)
-        check_order(self._order, feature_names(self) or source.feature_names, source.n_features)
-        if self._order is not None and getattr(getattr(self, "prior", None), "of_each", False):
-            raise InputError(
-                f"order={self._order!r} would part components from priors of their own: leave it "
-                f"out, they are in the order of the prior."
-            )
-        settings = self._settings(family, n_features, scaling)
+        names = feature_names(self) or source.feature_names
+        check_order(self._order, names, source.n_features)
+        refuse_with_order(self, self._order)
+        warm = self._warm_start(source, scaling)
+        settings = self._settings(family, n_features, scaling, warm)
         backend = choose_backend(source)
         with observed(self._observers(), FIT, source, backend) as observers:
             report = fit_mixture(
@@ -254,7 +256,7 @@ class FittingMixture(FittedMixture):
                 settings,
                 random_state=check_random_state(self.random_state),
                 observers=observers,
-                warm=self._warm_start(source, scaling),
+                warm=warm,
                 checkpoint=checkpoint,
             )
         report = self._in_order(report, source)

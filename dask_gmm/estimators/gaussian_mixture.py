@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,11 +12,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from dask_gmm.data.missing import MISSING
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.fitting import FittingMixture
-from dask_gmm.estimators.inputs import refuse_with_prior
+from dask_gmm.estimators.inputs import refuse_with_frozen, refuse_with_prior
 from dask_gmm.fitting.collapse import ON_COLLAPSE
 from dask_gmm.fitting.search.choice import SEARCHES
 from dask_gmm.fitting.strategies import ACCELERATIONS
 from dask_gmm.mixture.family import COVARIANCE_TYPES
+from dask_gmm.mixture.frozen import Frozen, FrozenParts, arrays_of
 from dask_gmm.mixture.kernels import KERNELS
 from dask_gmm.mixture.kernels.noisy import NoisyKernel
 from dask_gmm.mixture.model import MaximumLikelihood
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 
     from dask_gmm.fitting.events import Observer
     from dask_gmm.fitting.fit import FitReport
+    from dask_gmm.fitting.settings import FitSettings, WarmStart
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
+    from dask_gmm.scaling import ScalingRequest
 
 __all__ = ["GaussianMixture"]
 
@@ -79,6 +83,15 @@ class GaussianMixture(FittingMixture):
         (`Prior.adapting`). With (K, D) means a fit begins at these, if `means_init` gives none.
         BIC and its kin are those of Fraley & Raftery: the log-likelihood at the mode of the
         posterior, with the same number of parameters.
+    frozen : str, int, sequence of these, or dict, optional
+        What a fit leaves as it is given: 'weights', 'means', 'covariances', of all components; the
+        numbers of components, which keep all three; or by each part's name the numbers, as in
+        ``{"means": [0, 1], "covariances": True}``. What is frozen has to be given whole, by
+        `weights_init`, `means_init` or `precisions_init`, or by the fit that a warm start
+        continues, and comes out with the same bits. Weights that are free share what the frozen
+        ones leave; covariances are estimated about the means there are. BIC and AIC count the
+        parameters that are free. A covariance that components share is frozen whole or not at all.
+        Fits to data that are read are accelerated by 'squarem'.
     max_iter : int, default=100
         Most iterations, each one read of the data.
     noise : bool or array-like of shape (2, D), default=False
@@ -258,6 +271,8 @@ class GaussianMixture(FittingMixture):
         What rows are scaled by before the mixture sees them: `scaling_.transform(X)` are scaled
         rows, `scaling_.inverse(Z)` the way back; `standard` has `center` and `scale`, `principal`
         the `components`, their `variance` and its `share`.
+    n_frozen_ : int
+        Parameters of the mixture that were left as given, which BIC and AIC do not count.
     prior_ : Prior or None
         The prior with the numbers that were taken from the data.
     n_rows_ : int or None
@@ -305,6 +320,7 @@ class GaussianMixture(FittingMixture):
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "prior": [None, StrOptions(set(PRIORS)), Prior],
+        "frozen": [None, str, Integral, "array-like", dict],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "init_params": [
@@ -352,6 +368,7 @@ class GaussianMixture(FittingMixture):
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         prior: Prior | str | None = None,
+        frozen: Any = None,
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str = "kmeans",
@@ -393,6 +410,7 @@ class GaussianMixture(FittingMixture):
         self.tol = tol
         self.reg_covar = reg_covar
         self.prior = prior
+        self.frozen = frozen
         self.max_iter = max_iter
         self.n_init = n_init
         self.init_params = init_params
@@ -450,10 +468,30 @@ class GaussianMixture(FittingMixture):
         refuse_with_prior(self, prior)
         return MaximumAPosteriori(family, self.reg_covar, prior, self.n_components)
 
+    def _settings(
+        self,
+        family: CovarianceFamily,
+        n_features: int,
+        scaling: ScalingRequest | None,
+        warm: WarmStart | None = None,
+    ) -> FitSettings:
+        settings = super()._settings(family, n_features, scaling, warm)
+        parts = FrozenParts.of(self.frozen, self.n_components)
+        if parts is None:
+            return settings
+        refuse_with_frozen(self)
+        parts.check(family, self.n_components, n_features)
+        at = settings.given.arrays(family) if warm is None else arrays_of(warm.parameters)
+        return replace(settings, model=Frozen.around(settings.model, parts, *at))
+
     def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
         super()._keep(report, dtype)
-        n_features = report.best.parameters.n_features
-        self.prior_ = None if report.model is None else report.model.settled_prior(n_features)
+        model, parameters = report.model, report.best.parameters
+        self.n_frozen_ = 0
+        if isinstance(model, Frozen):
+            free = model.n_free(parameters.n_components, parameters.n_features)
+            self.n_frozen_ = parameters.n_parameters - free
+        self.prior_ = None if model is None else model.settled_prior(parameters.n_features)
 
     @property
     def _noisy(self) -> bool:

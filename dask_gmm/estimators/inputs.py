@@ -55,6 +55,7 @@ __all__ = [
     "keeping_features",
     "open_input",
     "refuse_given_components",
+    "refuse_with_frozen",
     "refuse_with_prior",
     "scaling_asked",
 ]
@@ -170,6 +171,20 @@ def refuse_with_prior(estimator: Any, prior: Prior) -> None:
         raise InputError(
             f"search={estimator.search!r} moves components about, and the prior is one for each "
             f"of them: take search='off', or a prior that all have in common."
+        )
+
+
+def refuse_with_frozen(estimator: Any) -> None:
+    """Refuse what cannot be asked for beside parts that stay as they are given.
+
+    Raises
+    ------
+    InputError
+    """
+    if estimator.on_collapse in ("reseed", "merge"):
+        raise InputError(
+            f"on_collapse={estimator.on_collapse!r} moves components about, and frozen says which "
+            f"of them stay: take on_collapse='stop'."
         )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.scaling import Scaling
 
-__all__ = ["check_order", "in_order", "order_of"]
+__all__ = ["check_order", "in_order", "order_of", "refuse_with_order"]
 
 _WEIGHT, _PRINCIPAL = "weight", "principal"
 _MOST_NAMES = 10
@@ -43,6 +43,29 @@ def check_order(order: object, names: Sequence[str] | None, n_features: int) -> 
     """
     if order is not None and order not in (_WEIGHT, _PRINCIPAL):
         _feature(order, names, n_features)
+
+
+def refuse_with_order(estimator: Any, order: object) -> None:
+    """Refuse an order where something is said of single components by their numbers.
+
+    Raises
+    ------
+    InputError
+    """
+    if order is None:
+        return
+    if getattr(getattr(estimator, "prior", None), "of_each", False):
+        raise InputError(
+            f"order={order!r} would part components from priors of their own: leave it out, they "
+            f"are in the order of the prior."
+        )
+    frozen = getattr(estimator, "frozen", None)
+    whole = [frozen] if frozen is None or isinstance(frozen, str | Integral) else frozen
+    if isinstance(frozen, dict) or not all(p is None or isinstance(p, str) for p in list(whole)):
+        raise InputError(
+            f"order={order!r} would number the components anew that frozen names: leave it out, or "
+            f"sort the mixture afterwards by reordered."
+        )
 
 
 def order_of(

@@ -39,7 +39,7 @@ def glance_of(gm: Any) -> MixtureGlance:
     parameters: MixtureParameters = gm._parameters()
     scaling, names = gm._scaling, feature_names(gm)
     more = tuple(f"{name[0].upper()}{name[1:]}: {words}." for name, words in parameters.facts)
-    about = (_what(parameters), *_ending(gm), *more)
+    about = (_what(parameters, int(getattr(gm, "n_frozen_", 0))), *_ending(gm), *more)
     settings = repr(gm)
     if scaling is not None and not scaling.linear:
         k, d = parameters.means.shape
@@ -68,12 +68,13 @@ def glance_of(gm: Any) -> MixtureGlance:
     return MixtureGlance(parameters.weights, means, widths, shown, about, units, settings)
 
 
-def _what(parameters: MixtureParameters) -> str:
+def _what(parameters: MixtureParameters, n_frozen: int) -> str:
     k, d = parameters.means.shape
     words = parameters.words[0].upper() + parameters.words[1:]
     return (
         f"{words}: {plural(k, 'component')} in {plural(d, 'feature')}, "
-        f"{parameters.family.name} covariance, {parameters.n_parameters:,} free parameters"
+        f"{parameters.family.name} covariance, "
+        f"{parameters.n_parameters - n_frozen:,} free parameters"
     )
 
 

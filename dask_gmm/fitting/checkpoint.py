@@ -43,6 +43,7 @@ from dask_gmm.fitting.sampling import SampleRecipe, draw_sample
 from dask_gmm.fitting.state import from_bytes, saved, to_bytes
 from dask_gmm.interrupts import held, outcome
 from dask_gmm.mixture.family import CovarianceFamily
+from dask_gmm.mixture.frozen import FrozenParts
 from dask_gmm.mixture.prior import Prior
 
 if TYPE_CHECKING:
@@ -509,7 +510,7 @@ def _plain(value: object) -> Any:
     """A value as JSON has it; of arrays and all else a digest."""
     if isinstance(value, CovarianceFamily):
         return value.name
-    if isinstance(value, Prior):
+    if isinstance(value, Prior | FrozenParts):
         return repr(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value

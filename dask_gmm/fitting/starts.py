@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.form import CovarianceForm
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.rows import Rows
@@ -60,6 +61,14 @@ class GivenParameters:
     def any(self) -> bool:
         """Whether anything is given."""
         return any(v is not None for v in (self.weights, self.means, self.precisions))
+
+    def arrays(self, family: CovarianceFamily) -> tuple[Array | None, Array | None, Array | None]:
+        """Weights, means and precision Cholesky factors, to the last bit as in a start."""
+        weights = None if self.weights is None else self.weights / self.weights.sum()
+        factors = None
+        if self.precisions is not None:
+            factors = frozen_array(family.form.factor_precisions(self.precisions))
+        return weights, self.means, factors
 
 
 def initial_parameters(

@@ -81,7 +81,7 @@ def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
             "n_components": parameters.n_components,
             "n_features": parameters.n_features,
             "covariance_type": parameters.family.name,
-            "n_parameters": parameters.n_parameters,
+            "n_parameters": parameters.n_parameters - fit.get("n_frozen", 0),
             "digest": model.digest,
             "parameters_digest": parameters.fingerprint,
         },
@@ -175,7 +175,8 @@ def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
     if posterior:
         bound = None  # what is known is the log-posterior
     if bound is not None and rows and record is not None and record.weighted is False:
-        bic = -2.0 * rows * bound + p.n_parameters * math.log(rows)
+        free = p.n_parameters - fit.get("n_frozen", 0)
+        bic = -2.0 * rows * bound + free * math.log(rows)
     return {
         "outcome": fit.get("outcome"),
         "converged": fit.get("converged"),

@@ -69,6 +69,8 @@ class Evidence:
         The model card, where the estimator makes one.
     selection : Selection or None
         With `criterion`, `table`, `best`, `value(row)`.
+    n_frozen : int
+        Parameters that were left as they were given.
     """
 
     parameters: MixtureParameters
@@ -89,6 +91,7 @@ class Evidence:
     inspection: Inspection | None = None
     card: Mapping[str, Any] | None = None
     selection: Any = None
+    n_frozen: int = 0
 
     @classmethod
     def of(cls, gm: Any, inspection: Inspection | None = None, selection: Any = None) -> Evidence:
@@ -120,7 +123,13 @@ class Evidence:
             inspection=inspection,
             card=gm.model_card() if hasattr(gm, "model_card") else None,
             selection=selection,
+            n_frozen=int(getattr(gm, "n_frozen_", 0)),
         )
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters."""
+        return self.parameters.n_parameters - self.n_frozen
 
     @property
     def n_components(self) -> int:

@@ -106,7 +106,7 @@ def small_sample(evidence: Evidence) -> Iterator[Finding]:
     record = evidence.record
     if record is None or not record.sample_rows:
         return
-    n, p = record.sample_rows, evidence.parameters.n_parameters
+    n, p = record.sample_rows, evidence.n_parameters
     all_rows = evidence.n_rows if evidence.n_rows is not None else record.n_rows
     if n < _FEWEST_ROWS * p and all_rows is not None and n < all_rows:
         yield Finding(

@@ -40,7 +40,7 @@ _SHOWN_VALUES = 8
 
 def few_data(evidence: Evidence) -> Iterator[Finding]:
     """There are few rows for so many parameters."""
-    n, p = evidence.n_rows, evidence.parameters.n_parameters
+    n, p = evidence.n_rows, evidence.n_parameters
     if n is not None and n < _ROWS_PER_PARAMETER * p:
         yield Finding(
             "few_data",

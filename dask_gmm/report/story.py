@@ -96,7 +96,7 @@ def _fitted(evidence: Evidence) -> Iterator[str]:
     yield (
         f"A mixture of {count}, {family}, {made} "
         f"{plural(d, 'feature')} ({listed(evidence.names)}). It has "
-        f"{plural(evidence.parameters.n_parameters, 'free parameter')}.{source}"
+        f"{plural(evidence.n_parameters, 'free parameter')}.{source}"
     )
     scaling = evidence.scaling
     if scaling is not None:

@@ -19,10 +19,12 @@ row: that is its limit. The strategies are those that `GaussianMixture` runs.
 Reads are counted up to the first pass whose log-likelihood is within 1e-3 (1e-6) nats per row of
 the limit. "Same start" gives variance-reduced EM that one start; "best of 5" is what a fit does by
 default without the search, "searched" with it; "without anchors" is "same start" without what
-variance-reduced EM does on plateaus. A fit that goes to another optimum is counted as better or
-worse if it ends more than 1e-4 off plain EM's limit; its reads then are those to its own. That is
-where EM ends that goes on from there with Anderson steps that rise, over all rows in memory, until
-an EM step gains less than 1e-10 or 4000 have been made. "Short" is what that gains.
+variance-reduced EM does on plateaus. "By objective" is SQUAREM as it fits models that have only an
+objective, here the likelihood without its moments, from the same start or, as a fit from a store
+does, from the best of five ends on the sample. A fit that goes to another optimum is counted as
+better or worse if it ends more than 1e-4 off plain EM's limit; its reads then are those to its own.
+That is where EM ends that goes on from there with Anderson steps that rise, over all rows in
+memory, until an EM step gains less than 1e-10 or 4000 have been made. "Short" is what that gains.
 
 The crowded sets are plateau after plateau. They are not among the default ones, as plain EM takes
 thousands of passes there: leave it out, and every fit has a limit of its own.
@@ -44,9 +46,10 @@ from dask.system import CPU_COUNT
 from sklearn.datasets import load_sample_image
 from threadpoolctl import threadpool_limits
 
+from dask_gmm.fitting.acceleration.by_objective import SquaremByObjective
 from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
-from dask_gmm.fitting.acceleration.sample_fit import fit_sample, thinned
+from dask_gmm.fitting.acceleration.sample_fit import fit_sample, standing_for, thinned
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.collapse import MStep
@@ -61,6 +64,7 @@ from dask_gmm.mixture.kernels import get_kernel
 from dask_gmm.mixture.model import MaximumLikelihood
 from dask_gmm.rows import Rows
 from tests.fitting.runs import fit
+from tests.mixture.problems import by_objective
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,7 +86,7 @@ BLOCK = 65_536
 LEVELS = (1e-3, 1e-6)
 CLIMBED, MOST_CLIMBED = 1e-10, 4000
 DEFAULT = ("plain", "squarem", "same start", "best of 5")
-CONTESTANTS = (*DEFAULT, "without anchors", "searched")
+CONTESTANTS = (*DEFAULT, "without anchors", "searched", "by objective", "best of 5 by objective")
 
 
 @dataclass(frozen=True)
@@ -295,6 +299,7 @@ def measure(
     starts = [start() for _ in range(5)]
 
     m_step = MStep(model)
+    blind = SquaremByObjective(tol, 1000, MStep(by_objective(family.name, REG)))
 
     def led(
         count: int, way: type[VarianceReducedEM] = VarianceReducedEM, search: str = "off"
@@ -314,6 +319,16 @@ def measure(
         "same start": lambda: led(1),
         "best of 5": lambda: led(5),
         "searched": lambda: led(5, search="auto"),
+        "by objective": lambda: (blind, (starts[0],), None),
+        "best of 5 by objective": lambda: (
+            blind,
+            fit_sample(
+                SampleRows(standing_for(Rows(sample), len(rows)), n_threads=CPU_COUNT),
+                starts,
+                by_objective(family.name, REG),
+            ),
+            None,
+        ),
     }
     limit, runs = None, []
     for strategy in chosen or DEFAULT:

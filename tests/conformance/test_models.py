@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from distributed import Client
     from numpy.typing import NDArray
 
+CENTRES = np.array([[0.0, 0, 0], [6, 1, 0], [0, -6, 2]])
+WEIGHTS = [0.4, 0.3, 0.3]
 MODELS: dict[str, Callable[..., Any]] = {
     "likelihood": partial(GaussianMixture, 3),
     "noise": partial(GaussianMixture, 3, noise=True),
@@ -40,6 +42,20 @@ MODELS: dict[str, Callable[..., Any]] = {
     "prior": partial(GaussianMixture, 3, prior="fraley-raftery"),
     "prior and noise": partial(GaussianMixture, 3, prior=Prior(shrinkage=20.0), noise=True),
     "VVE": partial(GaussianMixture, 3, covariance_type="VVE", search="off"),
+    "frozen": partial(
+        GaussianMixture,
+        3,
+        frozen={"means": [0, 2], "weights": [1]},
+        weights_init=WEIGHTS,
+        means_init=CENTRES.tolist(),
+    ),
+    "adapted": partial(
+        GaussianMixture,
+        3,
+        prior=Prior.adapting(CENTRES),
+        frozen="weights",
+        weights_init=WEIGHTS,
+    ),
 }
 QUICK = ("noise", "t")
 BLOCKS, BLOCK_ROWS, D = 23, 300, 3
@@ -50,8 +66,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 def rows(n: int = BLOCKS * BLOCK_ROWS - 77) -> NDArray[np.float64]:
     """Three clouds with tails, and a few rows that belong nowhere."""
     rng = np.random.default_rng(3)
-    centres = np.array([[0.0, 0, 0], [6, 1, 0], [0, -6, 2]])
-    found: NDArray[np.float64] = centres[rng.integers(3, size=n)] + rng.standard_t(6, size=(n, D))
+    found: NDArray[np.float64] = CENTRES[rng.integers(3, size=n)] + rng.standard_t(6, size=(n, D))
     found[::25] = rng.uniform(-25, 25, size=found[::25].shape)
     return found
 

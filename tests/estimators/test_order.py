@@ -120,6 +120,9 @@ def test_priors_of_single_components_keep_their_order() -> None:
     gm = GaussianMixture(3, order="weight", prior=Prior.adapting(plain()))
     with pytest.raises(InputError, match="would part components from priors of their own"):
         gm.fit(X)
+    kept = GaussianMixture(3, order="weight", frozen={"means": [0]}, means_init=CENTRES)
+    with pytest.raises(InputError, match="would number the components anew that frozen names"):
+        kept.fit(X)
     gm.set_params(prior="fraley-raftery", random_state=1).fit(X)
     assert np.all(np.diff(gm.weights_) < 0)
 

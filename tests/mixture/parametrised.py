@@ -43,7 +43,8 @@ def covariances_at(name: str, free: Array, k: int, d: int) -> Array:
             upper = np.zeros((d, d))
             upper[np.triu_indices(d, 1)] = angles[j % orientations]
             skew = upper - upper.T
-            axes = np.linalg.solve(np.eye(d) - skew, np.eye(d) + skew)  # Cayley's
+            turned = np.linalg.solve(np.eye(d) - skew, np.eye(d) + skew)
+            axes = np.asarray(turned, dtype=np.float64)  # Cayley's
         found[j] = sizes[j % volumes] * (axes * shape) @ axes.T
     return found
 
