@@ -186,7 +186,7 @@ def test_noise_and_tails_go_with_their_components() -> None:
 
 
 @given(number=st.integers(0, 10_000), form=st.sampled_from(FORMS), d=st.integers(1, 4))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_orders_follow_from_the_mixture_alone(number: int, form: str, d: int) -> None:
     p = made(form, 5, d, number)
     shuffled = p.reordered(np.random.default_rng(number).permutation(5))
