@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dask_gmm.estimators import (
         AnomalyThreshold,
+        ComponentMatch,
+        ComponentMerging,
         Criteria,
+        Divergence,
         EqualPerArray,
         GaussianMixture,
+        MixtureComparison,
         Selection,
         SelectionRow,
         StudentTMixture,
+        compare,
         load_mixture,
         select_gaussian_mixture,
     )
@@ -22,15 +27,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnomalyThreshold",
+    "ComponentMatch",
+    "ComponentMerging",
     "Criteria",
+    "Divergence",
     "EqualPerArray",
     "GaussianMixture",
+    "MixtureComparison",
     "Prior",
     "ProgressBar",
     "Selection",
     "SelectionRow",
     "StudentTMixture",
     "Timeline",
+    "compare",
     "load_mixture",
     "select_gaussian_mixture",
 ]

@@ -271,6 +271,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         "max_passes": "stopped by --max-passes",
         "max_bytes": "stopped by --max-bytes",
         "simulated": "the truth of simulated data",
+        "given": "made of parameters that were given",
     }.get(str(fit.get("outcome")), str(fit.get("outcome")))
     if fit.get("n_iter"):
         facts.append(("fitted", f"{outcome} after {plural(fit['n_iter'], 'iteration')}{rows}"))

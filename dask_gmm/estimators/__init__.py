@@ -1,9 +1,16 @@
 """The estimators: scikit-learn's surface over sources, backends and fits."""
 
 from dask_gmm.data.concatenated_weights import EqualPerArray
+from dask_gmm.estimators.comparison import (
+    ComponentMatch,
+    Divergence,
+    MixtureComparison,
+    compare,
+)
 from dask_gmm.estimators.fitted import Criteria
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.loading import load_mixture
+from dask_gmm.estimators.merging import ComponentMerging
 from dask_gmm.estimators.selection import select_gaussian_mixture
 from dask_gmm.estimators.selection_table import Selection, SelectionRow
 from dask_gmm.estimators.student_mixture import StudentTMixture
@@ -11,12 +18,17 @@ from dask_gmm.fitting.anomalies import AnomalyThreshold
 
 __all__ = [
     "AnomalyThreshold",
+    "ComponentMatch",
+    "ComponentMerging",
     "Criteria",
+    "Divergence",
     "EqualPerArray",
     "GaussianMixture",
+    "MixtureComparison",
     "Selection",
     "SelectionRow",
     "StudentTMixture",
+    "compare",
     "load_mixture",
     "select_gaussian_mixture",
 ]

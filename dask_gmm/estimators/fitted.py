@@ -20,7 +20,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import check_gaussian
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
-from dask_gmm.estimators.reported import ReportingMixture
+from dask_gmm.estimators.shaped import ShapedMixture
 from dask_gmm.estimators.shown import feature_names, glance_of, is_mixture
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
@@ -99,7 +99,7 @@ class Criteria:
         return facts_table("Criteria of a Gaussian mixture", facts)
 
 
-class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
+class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
     """Everything that needs a fitted mixture and not how it was fitted.
 
     Fitting and constructor parameters are the subclass's; `GaussianMixture` documents them.

@@ -19,6 +19,8 @@ from dask_gmm.estimators.inputs import (
     refuse_given_components,
     scaling_asked,
 )
+from dask_gmm.estimators.ordering import check_order, in_order, refuse_with_order
+from dask_gmm.estimators.shown import feature_names
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_size
 from dask_gmm.fitting.events import Outcome
@@ -241,6 +243,9 @@ class FittingMixture(FittedMixture):
             scaling.begin(n_features, source.feature_names)  # refuses features that are not there
             n_features = scaling.n_outputs(n_features)
             refuse_given_components(self, scaling)
+        names = feature_names(self) or source.feature_names
+        check_order(self._order, names, source.n_features)
+        refuse_with_order(self, self._order)
         warm = self._warm_start(source, scaling)
         settings = self._settings(family, n_features, scaling, warm)
         backend = choose_backend(source)
@@ -254,9 +259,20 @@ class FittingMixture(FittedMixture):
                 warm=warm,
                 checkpoint=checkpoint,
             )
+        report = self._in_order(report, source)
         self._keep(report, source.dtype)
         warn_of_ending(report, settings)
         warn_of_rounded_integers(report, source.dtype)
+
+    @property
+    def _order(self) -> str | int | None:
+        """How components are to be numbered."""
+        found: str | int | None = getattr(self, "order", None)
+        return found
+
+    def _in_order(self, report: FitReport, source: Source) -> FitReport:
+        """What came of a fit, with the components in the order that was asked for."""
+        return in_order(report, self._order, feature_names(self) or source.feature_names)
 
     def _warm_start(self, source: Source, asked: ScalingRequest | None) -> WarmStart | None:
         if not (self.warm_start and hasattr(self, "converged_")):

@@ -194,6 +194,12 @@ class GaussianMixture(FittingMixture):
         A covariance that all components share ('tied') cannot be mended. An accelerated fit whose
         bold step collapses takes the plain one instead, and begins anew from a mended mixture; what
         collapses on the sample alone counts for nothing.
+    order : {'weight', 'principal'}, str or int, optional
+        How components are numbered when a fit has ended, so that labels of different fits can be
+        compared: the heaviest first; along the direction in which the means are spread most; or
+        along a feature, by its name or number, the lowest mean first. None leaves them as EM ended.
+        Nothing else of the fit depends on it; what is said of single components on the way
+        (warnings, `history_`) numbers them as the fit did. `reordered` sorts a fitted mixture.
     acceleration : {'auto', 'variance-reduced', 'squarem'} or None, default='auto'
         How many reads the fit takes. None is plain EM, scikit-learn's, to the last digit.
         'variance-reduced' fits the sample first (the best of 5 starts, or of `n_init` if those are
@@ -344,6 +350,7 @@ class GaussianMixture(FittingMixture):
         "kernel": [StrOptions({"auto", *KERNELS})],
         "cache": [Integral, str],
         "on_collapse": [StrOptions(set(ON_COLLAPSE))],
+        "order": [None, str, Integral],
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
         "search": [StrOptions(set(SEARCHES)), Interval(Integral, 0, None, closed="left")],
         "stopping": [StrOptions({"auto", "change"})],
@@ -389,6 +396,7 @@ class GaussianMixture(FittingMixture):
         kernel: str = "auto",
         cache: int | str = "auto",
         on_collapse: str = "stop",
+        order: str | int | None = None,
         acceleration: str | None = "auto",
         search: str | int = "auto",
         stopping: str = "auto",
@@ -430,6 +438,7 @@ class GaussianMixture(FittingMixture):
         self.kernel = kernel
         self.cache = cache
         self.on_collapse = on_collapse
+        self.order = order
         self.acceleration = acceleration
         self.search = search
         self.stopping = stopping

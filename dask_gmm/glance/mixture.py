@@ -41,6 +41,10 @@ _ENDINGS = {
     "max_bytes": "stopped by max_bytes before it converged",
     "collapsed": "stopped because a component collapsed",
 }
+_NO_FIT = {
+    "given": "Its parameters were given: it was fitted to no data.",
+    "simulated": "The truth that data were simulated from.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +128,8 @@ def how_it_ended(
     posterior : bool
         Whether that is a log-posterior, as a prior took part, and no log-likelihood.
     """
+    if outcome in _NO_FIT:
+        return _NO_FIT[outcome]
     rows = "" if n_rows is None else f" to {plural(n_rows, 'row')}"
     if n_incomplete:
         rows += f" ({n_incomplete:,} miss a value)" if rows else ""

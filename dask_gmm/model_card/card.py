@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["card_schema", "model_card"]
 
 FORMAT, FORMAT_VERSION = "dask-gmm-model-card", 1
+_NO_FIT = ("simulated", "given")
 
 # Settings that say which fit was made; the others say where data lie, or how much is printed.
 _HOW = (
@@ -242,12 +243,15 @@ def _limitations(model: ModelFile) -> list[str]:
         )
     if fit.get("outcome") == "collapsed":
         found.append("A component collapsed: the parameters are those before its last iteration.")
-    elif fit.get("converged") is False and fit.get("outcome") != "simulated":
+    elif fit.get("converged") is False and fit.get("outcome") not in _NO_FIT:
         found.append("The fit was stopped before it converged.")
-    found.append(
-        "EM ends in a local optimum: another start may end in another mixture, perhaps a better "
-        "one."
-    )
+    if fit.get("outcome") == "given":
+        found.append("Its parameters were given: no data that it was fitted to are known.")
+    elif fit.get("outcome") not in _NO_FIT:
+        found.append(
+            "EM ends in a local optimum: another start may end in another mixture, perhaps a "
+            "better one."
+        )
     return found
 
 

@@ -43,6 +43,10 @@ _ENDINGS = {
     "max_bytes": "It stopped after {n} because it was to read no more, before it converged",
     "collapsed": "It stopped after {n} because a component collapsed",
 }
+_NO_FIT = {
+    "given": "Its parameters were given; it was fitted to no data, and no likelihood is known.",
+    "simulated": "It is the truth that data were simulated from.",
+}
 _NEARLY_ALL = 0.9995
 _NOTHING = 0.01
 """Nats that change no probability of all rows by more than a hundredth."""
@@ -88,8 +92,9 @@ def _fitted(evidence: Evidence) -> Iterator[str]:
     source = "" if record is None else f" The data: {record.source}."
     family = _FAMILIES.get(evidence.family, f"with covariances of the family {evidence.family}")
     count = plural(evidence.n_components, "component")
+    made = "is one of" if evidence.outcome in _NO_FIT else f"was fitted to {rows} of"
     yield (
-        f"A mixture of {count}, {family}, was fitted to {rows} of "
+        f"A mixture of {count}, {family}, {made} "
         f"{plural(d, 'feature')} ({listed(evidence.names)}). It has "
         f"{plural(evidence.n_parameters, 'free parameter')}.{source}"
     )
@@ -114,6 +119,9 @@ def _fitted(evidence: Evidence) -> Iterator[str]:
 
 
 def _ended(evidence: Evidence) -> Iterator[str]:
+    if evidence.outcome in _NO_FIT:
+        yield _NO_FIT[evidence.outcome]
+        return
     iterations = plural(evidence.n_iter, "iteration")
     ending = _ENDINGS.get(evidence.outcome, "It ended after {n}").format(n=iterations)
     bound = f"at a mean {evidence.height} of {number(evidence.lower_bound, 6)} nats a row"

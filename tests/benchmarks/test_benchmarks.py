@@ -36,6 +36,7 @@ BENCHMARKS = {
     "bench_decoding": ("--mib", "1", "--rounds", "1", "--json"),
     "bench_using": ("--tiny", "--rounds", "1", "--json"),
     "bench_kernels": ("--tiny", "--rounds", "1", "--json"),
+    "bench_merging": ("--tiny", "--rounds", "1", "--json"),
     "bench_optimum": (
         "--rows",
         "4000",
