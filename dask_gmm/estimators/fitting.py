@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.estimators.applied import Labelled, LazyData
     from dask_gmm.fitting.checkpoint import Checkpoint
+    from dask_gmm.fitting.drift import Drift
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.kept import KeptStatistics
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.scaling import ScalingRequest
 
@@ -53,6 +55,8 @@ __all__ = ["FittingMixture"]
 
 class FittingMixture(FittedMixture):
     """What the estimators of mixtures have in common that are fitted; each says by which model."""
+
+    drift_: Drift | None
 
     @abstractmethod
     def _model(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
@@ -235,17 +239,40 @@ class FittingMixture(FittedMixture):
         return labels
 
     def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:
-        family, scaling = covariance_family(self.covariance_type), scaling_asked(self)
-        n_features = source.n_features
+        scaling, _ = self._scaling_for(source)
+        warm = self._warm_start(source, scaling)
+        settings = self._settings_for(source, warm)
+        report = self._fitted_to(source, settings, warm, checkpoint)
+        self._keep(report, source.dtype)
+        warn_of_ending(report, settings)
+        warn_of_rounded_integers(report, source.dtype)
+
+    def _settings_for(self, source: Source, warm: WarmStart | None = None) -> FitSettings:
+        """All that a fit to these rows is asked to do."""
+        scaling, n_features = self._scaling_for(source)
+        family = covariance_family(self.covariance_type)
+        return self._settings(family, n_features, scaling, warm)
+
+    def _scaling_for(self, source: Source) -> tuple[ScalingRequest | None, int]:
+        """What is to be done to these rows first, and how many features they have then."""
+        scaling, n_features = scaling_asked(self), source.n_features
         if scaling is not None:
             scaling.begin(n_features, source.feature_names)  # refuses features that are not there
             n_features = scaling.n_outputs(n_features)
             refuse_given_components(self, scaling)
-        warm = self._warm_start(source, scaling)
-        settings = self._settings(family, n_features, scaling, warm)
+        return scaling, n_features
+
+    def _fitted_to(
+        self,
+        source: Source,
+        settings: FitSettings,
+        warm: WarmStart | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> FitReport:
+        """What comes of a fit, watched by whoever watches."""
         backend = choose_backend(source)
         with observed(self._observers(), FIT, source, backend) as observers:
-            report = fit_mixture(
+            return fit_mixture(
                 source,
                 backend,
                 settings,
@@ -254,9 +281,6 @@ class FittingMixture(FittedMixture):
                 warm=warm,
                 checkpoint=checkpoint,
             )
-        self._keep(report, source.dtype)
-        warn_of_ending(report, settings)
-        warn_of_rounded_integers(report, source.dtype)
 
     def _warm_start(self, source: Source, asked: ScalingRequest | None) -> WarmStart | None:
         if not (self.warm_start and hasattr(self, "converged_")):
@@ -298,3 +322,5 @@ class FittingMixture(FittedMixture):
         self.outcome_ = best.outcome.value
         self.acceleration_ = report.acceleration
         self.remaining_gain_ = best.remaining_gain
+        self._kept: KeptStatistics | None = report.kept
+        self.n_updates_, self.drift_ = 0, None

@@ -20,8 +20,9 @@ from dask_gmm.estimators.inputs import (
 )
 from dask_gmm.estimators.selection_table import Selection, row_of
 from dask_gmm.execution import choose_backend
+from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.contest import CRITERIA
-from dask_gmm.fitting.fit import FitReport
+from dask_gmm.fitting.fit import FitReport, kept_of
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.mixture.family import covariance_family
@@ -346,6 +347,8 @@ def _make_best(
     """Turn the estimator into the winner, as its own `fit` would have left it."""
     best = report.winner.best
     assert best is not None
+    with single_threaded_blas():
+        kept = kept_of(best.result)
     model.set_params(
         n_components=report.winner.point.n_components,
         covariance_type=report.winner.point.family.name,
@@ -358,6 +361,7 @@ def _make_best(
         report.winner.acceleration,
         report.scaling,
         report.model,
+        kept,
     )
     model._keep(fitted, dtype)
     warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)
