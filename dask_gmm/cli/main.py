@@ -36,6 +36,7 @@ from dask_gmm.cli.signals import (
     signals_as_exceptions,
 )
 from dask_gmm.cli.simulate import simulate
+from dask_gmm.cli.update import update
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +161,7 @@ def main() -> None:
 
 
 for _command in (
-    *(demo, plan, fit, select, show, report, predict, impute, score, simulate, manifest, doctor),
-    certificates,
+    *(demo, plan, fit, select, update, show, report, predict, impute, score, simulate, manifest),
+    *(doctor, certificates),
 ):
     main.add_command(_command)
