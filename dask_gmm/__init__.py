@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dask_gmm.estimators import (
         Criteria,
+        Drift,
         EqualPerArray,
         GaussianMixture,
         Selection,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Criteria",
+    "Drift",
     "EqualPerArray",
     "GaussianMixture",
     "Prior",

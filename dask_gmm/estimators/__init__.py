@@ -7,9 +7,11 @@ from dask_gmm.estimators.loading import load_mixture
 from dask_gmm.estimators.selection import select_gaussian_mixture
 from dask_gmm.estimators.selection_table import Selection, SelectionRow
 from dask_gmm.estimators.student_mixture import StudentTMixture
+from dask_gmm.fitting.drift import Drift
 
 __all__ = [
     "Criteria",
+    "Drift",
     "EqualPerArray",
     "GaussianMixture",
     "Selection",
