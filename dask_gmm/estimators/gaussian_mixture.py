@@ -290,7 +290,7 @@ class GaussianMixture(StreamingMixture):
     drift_ : Drift or None
         How far rows that the last update has not read have drifted (`update`).
     outcome_ : str
-        'converged', 'max_iter', 'max_passes', 'max_bytes' or 'collapsed'.
+        'converged', 'max_iter', 'max_passes', 'max_bytes', 'collapsed', or 'stream' of batches.
     acceleration_ : str or None
         What was chosen: 'variance-reduced', 'squarem' or None.
     remaining_gain_ : float or None

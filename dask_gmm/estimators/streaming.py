@@ -272,8 +272,9 @@ class StreamingMixture(FittingMixture):
             raise InputError(
                 f"This mixture has no statistics for {what} to go on from: it comes from "
                 f"scikit-learn, from parameters or a file of an older version; it was fitted "
-                f"without a pass, or with noise; or its last M-step has collapsed, or mended a "
-                f"component. Fit it, with warm_start=True from where it is: fits keep them."
+                f"without a pass, with noise or with frozen parts; or its last M-step has "
+                f"collapsed, or mended a component. Fit it, with warm_start=True from where it is: "
+                f"fits keep them."
             )
         parameters = self._parameters()
         if parameters is not self._fitted and parameters != self._fitted:
@@ -408,9 +409,9 @@ def _refuse_model(model: MixtureModel, what: str) -> None:
     if model.conjugate and not model.needs_rows:
         return
     raise InputError(
-        f"{what} goes on from sums over rows, which is not enough for this model: noise and t "
-        f"components, and priors that are taken from the data, need the rows themselves. Fit all "
-        f"rows with warm_start=True, or leave noise= out and give a prior by its numbers."
+        f"{what} goes on from sums over rows, which is not enough for this model: noise and "
+        f"frozen parts, and priors that are taken from the data, need the rows themselves. Fit all "
+        f"rows with warm_start=True, or leave noise= and frozen= out, and give a prior by numbers."
     )
 
 

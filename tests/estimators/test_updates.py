@@ -23,6 +23,7 @@ from dask_gmm.errors import (
     InputError,
     ModelFileWarning,
 )
+from dask_gmm.mixture.prior import Prior
 from tests.marks import quick_ones
 from tests.mixture.problems import FAMILIES
 
@@ -336,3 +337,14 @@ def test_what_a_selection_has_found_can_be_updated() -> None:
     assert gm.n_components == 3
     gm.update(X[400:])
     assert gm.n_rows_ == 600
+
+
+def test_a_prior_goes_with_it_and_counts_once() -> None:
+    X = rows()
+    prior = Prior(concentration=2.0, mean=[0.0, 0.0], shrinkage=5.0, scale=np.eye(2))
+    gm = estimator(prior=prior).fit(X[:400]).update(X[400:])
+    assert_alike(gm, estimator(prior=prior).fit(X), 1e-5)
+    taken = estimator(prior="fraley-raftery", max_iter=3).fit(X)
+    refused(taken, "priors that are taken from the data", X)
+    frozen = estimator(frozen="means", means_init=CENTRES, max_iter=3).fit(X)
+    refused(frozen, "no statistics for update.*with frozen parts", X)
