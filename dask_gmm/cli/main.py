@@ -39,6 +39,7 @@ from dask_gmm.cli.signals import (
     signals_as_exceptions,
 )
 from dask_gmm.cli.simulate import simulate
+from dask_gmm.cli.update import update
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +164,7 @@ def main() -> None:
 
 
 for _command in (
-    *(demo, plan, fit, select, show, compare, report, predict, merge, impute, regress),
+    *(demo, plan, fit, select, update, show, compare, report, predict, merge, impute, regress),
     *(score, simulate),
     *(manifest, doctor, certificates),
 ):

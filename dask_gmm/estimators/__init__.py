@@ -15,6 +15,7 @@ from dask_gmm.estimators.selection import select_gaussian_mixture
 from dask_gmm.estimators.selection_table import Selection, SelectionRow
 from dask_gmm.estimators.student_mixture import StudentTMixture
 from dask_gmm.fitting.anomalies import AnomalyThreshold
+from dask_gmm.fitting.drift import Drift
 
 __all__ = [
     "AnomalyThreshold",
@@ -22,6 +23,7 @@ __all__ = [
     "ComponentMerging",
     "Criteria",
     "Divergence",
+    "Drift",
     "EqualPerArray",
     "GaussianMixture",
     "MixtureComparison",

@@ -43,6 +43,7 @@ def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> 
     for name in (*NAMES, *parameters.more):
         setattr(gm, f"{name}_", getattr(parameters, name).astype(kind))
     gm._fitted = parameters
+    gm._kept = None  # statistics of another mixture; whoever has those of this one sets them
 
 
 def copy_parameters(source: Any, target: Any) -> None:

@@ -413,8 +413,15 @@ class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "history_" in state:  # pickles of 0.1 have no record
-            self.__dict__.setdefault("record_", None)
+        if "history_" in state:  # pickles of older versions have no record
+            later: dict[str, Any] = {
+                "record_": None,
+                "_kept": None,
+                "n_updates_": 0,
+                "drift_": None,
+            }
+            for name, value in later.items():
+                self.__dict__.setdefault(name, value)
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -548,6 +555,7 @@ class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
         gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None
         gm.n_incomplete_rows_, gm.scaling_ = 0, None
         gm.acceleration_, gm.remaining_gain_, gm.prior_, gm.n_frozen_ = None, None, None, 0
+        gm._kept, gm.n_updates_, gm.drift_ = None, 0, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm
 

@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.estimators.applied import Labelled, LazyData
     from dask_gmm.fitting.checkpoint import Checkpoint
+    from dask_gmm.fitting.drift import Drift
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.kept import KeptStatistics
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.scaling import ScalingRequest
 
@@ -55,6 +57,8 @@ __all__ = ["FittingMixture"]
 
 class FittingMixture(FittedMixture):
     """What the estimators of mixtures have in common that are fitted; each says by which model."""
+
+    drift_: Drift | None
 
     @abstractmethod
     def _model(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
@@ -237,20 +241,43 @@ class FittingMixture(FittedMixture):
         return labels
 
     def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:
-        family, scaling = covariance_family(self.covariance_type), scaling_asked(self)
-        n_features = source.n_features
-        if scaling is not None:
-            scaling.begin(n_features, source.feature_names)  # refuses features that are not there
-            n_features = scaling.n_outputs(n_features)
-            refuse_given_components(self, scaling)
+        scaling, _ = self._scaling_for(source)
         names = feature_names(self) or source.feature_names
         check_order(self._order, names, source.n_features)
         refuse_with_order(self, self._order)
         warm = self._warm_start(source, scaling)
-        settings = self._settings(family, n_features, scaling, warm)
+        settings = self._fit_settings(source, warm)
+        report = self._in_order(self._fitted_to(source, settings, warm, checkpoint), source)
+        self._keep(report, source.dtype)
+        warn_of_ending(report, settings)
+        warn_of_rounded_integers(report, source.dtype)
+
+    def _fit_settings(self, source: Source, warm: WarmStart | None = None) -> FitSettings:
+        """All that a fit to these rows is asked to do."""
+        scaling, n_features = self._scaling_for(source)
+        family = covariance_family(self.covariance_type)
+        return self._settings(family, n_features, scaling, warm)
+
+    def _scaling_for(self, source: Source) -> tuple[ScalingRequest | None, int]:
+        """What is to be done to these rows first, and how many features they have then."""
+        scaling, n_features = scaling_asked(self), source.n_features
+        if scaling is not None:
+            scaling.begin(n_features, source.feature_names)  # refuses features that are not there
+            n_features = scaling.n_outputs(n_features)
+            refuse_given_components(self, scaling)
+        return scaling, n_features
+
+    def _fitted_to(
+        self,
+        source: Source,
+        settings: FitSettings,
+        warm: WarmStart | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> FitReport:
+        """What comes of a fit, watched by whoever watches."""
         backend = choose_backend(source)
         with observed(self._observers(), FIT, source, backend) as observers:
-            report = fit_mixture(
+            return fit_mixture(
                 source,
                 backend,
                 settings,
@@ -259,10 +286,6 @@ class FittingMixture(FittedMixture):
                 warm=warm,
                 checkpoint=checkpoint,
             )
-        report = self._in_order(report, source)
-        self._keep(report, source.dtype)
-        warn_of_ending(report, settings)
-        warn_of_rounded_integers(report, source.dtype)
 
     @property
     def _order(self) -> str | int | None:
@@ -314,3 +337,5 @@ class FittingMixture(FittedMixture):
         self.outcome_ = best.outcome.value
         self.acceleration_ = report.acceleration
         self.remaining_gain_ = best.remaining_gain
+        self._kept: KeptStatistics | None = report.kept
+        self.n_updates_, self.drift_ = 0, None

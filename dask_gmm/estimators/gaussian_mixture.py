@@ -11,8 +11,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from dask_gmm.data.missing import MISSING
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.fitting import FittingMixture
 from dask_gmm.estimators.inputs import refuse_with_frozen, refuse_with_prior
+from dask_gmm.estimators.streaming import StreamingMixture
 from dask_gmm.fitting.collapse import ON_COLLAPSE
 from dask_gmm.fitting.search.choice import SEARCHES
 from dask_gmm.fitting.strategies import ACCELERATIONS
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["GaussianMixture"]
 
 
-class GaussianMixture(FittingMixture):
+class GaussianMixture(StreamingMixture):
     """Gaussian mixture fitted by exact EM to data that need not fit in memory.
 
     Every iteration reads each block of the data once; restarts share their reads. Data may be NumPy
@@ -287,9 +287,16 @@ class GaussianMixture(FittingMixture):
         models that were saved by older versions, or came from scikit-learn.
     record_ : FitRecord or None
         Where the data came from and what the fit took: sample, starts, search, passes, bytes,
-        seconds. None for such models.
+        seconds. None for such models. After an update, or a batch, that of the last one, and in
+        `earlier` what it came to.
+    n_updates_ : int
+        Calls of `update` and `partial_fit` since the fit. `n_rows_` are all rows that the mixture
+        stands for; after `partial_fit` `lower_bounds_` are each batch's mean log-likelihood at the
+        mixture that it met, and `history_` is of the last call.
+    drift_ : Drift or None
+        How far rows that the last update has not read have drifted (`update`).
     outcome_ : str
-        'converged', 'max_iter', 'max_passes', 'max_bytes' or 'collapsed'.
+        'converged', 'max_iter', 'max_passes', 'max_bytes', 'collapsed', or 'stream' of batches.
     acceleration_ : str or None
         What was chosen: 'variance-reduced', 'squarem' or None.
     remaining_gain_ : float or None

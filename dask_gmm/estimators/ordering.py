@@ -106,7 +106,8 @@ def in_order(report: FitReport, order: object, names: Sequence[str] | None) -> F
     said = f"(Components are numbered here as in the fit; order={order!r} has sorted them since.)"
     mended = tuple(f"{note} {said}" for note in best.mended)
     parameters = best.parameters.reordered(found)
-    return replace(report, best=replace(best, parameters=parameters, mended=mended))
+    kept = None if report.kept is None else report.kept.taken(found)
+    return replace(report, best=replace(best, parameters=parameters, mended=mended), kept=kept)
 
 
 def _feature(order: Any, names: Sequence[str] | None, n_features: int) -> int:

@@ -22,8 +22,9 @@ from dask_gmm.estimators.ordering import check_order
 from dask_gmm.estimators.selection_table import Selection, row_of
 from dask_gmm.estimators.shown import feature_names
 from dask_gmm.execution import choose_backend
+from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.contest import CRITERIA
-from dask_gmm.fitting.fit import FitReport
+from dask_gmm.fitting.fit import FitReport, kept_of
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.mixture.family import covariance_family
@@ -350,6 +351,8 @@ def _make_best(
     """Turn the estimator into the winner, as its own `fit` would have left it."""
     best = report.winner.best
     assert best is not None
+    with single_threaded_blas():
+        kept = kept_of(best.result)
     model.set_params(
         n_components=report.winner.point.n_components,
         covariance_type=report.winner.point.family.name,
@@ -362,6 +365,7 @@ def _make_best(
         report.winner.acceleration,
         report.scaling,
         report.model,
+        kept,
     )
     fitted = model._in_order(fitted, source)
     model._keep(fitted, source.dtype)

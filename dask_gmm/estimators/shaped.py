@@ -174,6 +174,8 @@ class ShapedMixture(ReportingMixture):
         found = order_of(parameters, self._scaling, order, feature_names(self))
         gm: Any = copy.copy(self)
         set_parameters(gm, parameters.reordered(found), gm.means_.dtype)
+        kept = getattr(self, "_kept", None)
+        gm._kept = None if kept is None else kept.taken(found)
         result: Self = gm
         return result
 

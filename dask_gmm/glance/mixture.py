@@ -39,6 +39,7 @@ _ENDINGS = {
     "max_iter": "stopped by max_iter before it converged",
     "max_passes": "stopped by max_passes before it converged",
     "max_bytes": "stopped by max_bytes before it converged",
+    "stream": "took in a batch, goes on with those that come",
     "collapsed": "stopped because a component collapsed",
 }
 _NO_FIT = {

@@ -41,6 +41,7 @@ _ENDINGS = {
     "max_iter": "It stopped after {n}, at max_iter and before it converged",
     "max_passes": "It stopped after {n} because it was to make no more passes, before it converged",
     "max_bytes": "It stopped after {n} because it was to read no more, before it converged",
+    "stream": "It has taken in a batch of rows in {n} and goes on with those that come",
     "collapsed": "It stopped after {n} because a component collapsed",
 }
 _NO_FIT = {
