@@ -106,7 +106,7 @@ def in_order(report: FitReport, order: object, names: Sequence[str] | None) -> F
     said = f"(Components are numbered here as in the fit; order={order!r} has sorted them since.)"
     mended = tuple(f"{note} {said}" for note in best.mended)
     parameters = best.parameters.reordered(found)
-    kept = None if report.kept is None else report.kept.taken(found)
+    kept = None if report.kept is None else report.kept.taken(found.tolist())
     return replace(report, best=replace(best, parameters=parameters, mended=mended), kept=kept)
 
 

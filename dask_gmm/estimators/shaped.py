@@ -175,7 +175,7 @@ class ShapedMixture(ReportingMixture):
         gm: Any = copy.copy(self)
         set_parameters(gm, parameters.reordered(found), gm.means_.dtype)
         kept = getattr(self, "_kept", None)
-        gm._kept = None if kept is None else kept.taken(found)
+        gm._kept = None if kept is None else kept.taken(found.tolist())
         result: Self = gm
         return result
 

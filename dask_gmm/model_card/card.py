@@ -14,6 +14,8 @@ from dask_gmm.scaling.stored import arrays_of, described
 from dask_gmm.scaling.words import in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.model_file import ModelFile
     from dask_gmm.scaling import Scaling
