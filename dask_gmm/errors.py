@@ -365,6 +365,10 @@ class CollapsedComponentWarning(UserWarning):
     """A component collapsed during a fit, which ended at the last parameters before that."""
 
 
+class DriftWarning(UserWarning):
+    """An update has moved components so far that rows which it has not read would change hands."""
+
+
 class StaysHereWarning(UserWarning):
     """The input cannot travel to the workers of a cluster, so this process does the work alone."""
 

@@ -4,12 +4,14 @@ The root's attributes say what it is, which version wrote it, the fit's settings
 subgroup the arrays `weights`, `means`, `covariances`, `precisions_cholesky` and `lower_bounds` lie,
 as float64; of a mixture of scaled rows also what they are scaled by, `scaling` and arrays whose
 names begin with that; of a variational posterior also its `priors`, as arrays whose names begin
-with `prior_`. A save writes a new subgroup first and the root's one metadata object last, which is
-atomic on every store: whoever reads meanwhile, or after a save that broke off, finds the old model
-whole. On a disk each of the two is there to stay before the next step, so that a machine which goes
-down takes no model along. A digest over all of it tells a changed or damaged file; only
-`written_by` and `record`, how the fit went, have no part in it, as equal fits have equal digests.
-The record has a digest of its own: a mixture whose record is damaged is whole, and loaded without.
+with `prior_`; and where rows that come later can be added also `kept`, the statistics of those it
+was fitted to, as numbers and arrays of such names. A save writes a new subgroup first and the
+root's one metadata object last, which is atomic on every store: whoever reads meanwhile, or after a
+save that broke off, finds the old model whole. On a disk each of the two is there to stay before
+the next step, so that a machine which goes down takes no model along. A digest over all of it tells
+a changed or damaged file; only `written_by` and `record`, how the fit went, have no part in it, as
+equal fits have equal digests. The record has a digest of its own: a mixture whose record is damaged
+is whole, and loaded without. So have the statistics, which older versions do not read.
 """
 
 from __future__ import annotations
@@ -47,6 +49,10 @@ from dask_gmm.errors import (
     StoreNotFoundError,
 )
 from dask_gmm.execution.machine import machine_fingerprint
+from dask_gmm.fitting.stored_kept import ARRAYS as KEPT_ARRAYS
+from dask_gmm.fitting.stored_kept import arrays_of as kept_arrays
+from dask_gmm.fitting.stored_kept import described as described_kept
+from dask_gmm.fitting.stored_kept import kept_from
 from dask_gmm.fitting.stored_record import described as described_record
 from dask_gmm.fitting.stored_record import history_from, record_from
 from dask_gmm.interrupts import held
@@ -63,6 +69,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.fitting.events import PassFinished
     from dask_gmm.fitting.record import FitRecord
+    from dask_gmm.mixture.kept import KeptStatistics
     from dask_gmm.scaling import Scaling
 
 __all__ = ["ModelFile", "check_model_output", "fingerprint", "load_model", "save_model"]
@@ -103,6 +110,8 @@ class ModelFile:
         One record a pass.
     priors : mapping of str to float64
         Of a variational posterior; numbers are of shape ().
+    kept : KeptStatistics or None
+        Of the rows that were fitted, for those that come later.
     """
 
     parameters: MixtureParameters
@@ -114,10 +123,14 @@ class ModelFile:
     record: FitRecord | None = None
     history: tuple[PassFinished, ...] = ()
     priors: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    kept: KeptStatistics | None = None
 
     @property
     def digest(self) -> str:
-        """Hexadecimal SHA-256 over everything but `written_by`, `record` and `history`."""
+        """Hexadecimal SHA-256 of the mixture, its settings and how the fit ended.
+
+        So over everything but `written_by`, `record`, `history` and `kept`.
+        """
         texts = json.dumps([dict(self.settings), dict(self.fit)], sort_keys=True)
         whole = hashlib.sha256(f"{self.parameters.fingerprint}:{texts}".encode())
         whole.update(np.asarray(self.lower_bounds, dtype=np.float64).tobytes())
@@ -221,6 +234,8 @@ def save_model(
             attributes["parameters"] = {"kind": model.parameters.kind, "arrays": more}
         if model.priors:
             attributes["priors"] = sorted(model.priors)
+        if model.kept is not None:
+            attributes["kept"] = described_kept(model.kept)
         try:
             _write_arrays(root.create_group(name), model)
             if scheme_of(place) == "file":
@@ -290,7 +305,34 @@ def _load(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
             f"The model at {name} is not as it was saved: the file was changed or damaged. "
             f"Restore it or fit again."
         )
-    return _with_record(model, attributes.get("record"), name)
+    return _with_record(_with_kept(model, attributes, group, name), attributes.get("record"), name)
+
+
+def _with_kept(
+    model: ModelFile, attributes: Mapping[str, Any], group: zarr.Group, name: str
+) -> ModelFile:
+    """The model with the statistics that it has kept; older files have none."""
+    about = attributes.get("kept")
+    if about is None:
+        return model
+    try:
+        folder = group[str(attributes["arrays"])]
+        if not isinstance(folder, zarr.Group):
+            raise TypeError("its arrays are no group")
+        arrays = {part: _read(folder, f"kept_{part}") for part in KEPT_ARRAYS}
+        kept = kept_from(about, arrays, model.parameters)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a damaged array makes Zarr or NumPy say
+        warnings.warn(
+            f"The model at {name} is whole, but not the statistics that were kept for rows which "
+            f"come later ({first_line(error)}): update and partial_fit cannot go on from it. "
+            f"Restore the file, or fit again with warm_start=True.",
+            ModelFileWarning,
+            stacklevel=2,
+        )
+        return model
+    return replace(model, kept=kept)
 
 
 def _with_record(model: ModelFile, stored: Any, name: str) -> ModelFile:
@@ -323,6 +365,8 @@ def _write_arrays(group: zarr.Group, model: ModelFile) -> None:
     if model.scaling is not None:
         values |= {f"scaling_{name}": array for name, array in arrays_of(model.scaling).items()}
     values |= {f"prior_{name}": array for name, array in model.priors.items()}
+    if model.kept is not None:
+        values |= {f"kept_{part}": array for part, array in kept_arrays(model.kept).items()}
     for name in values:
         # One chunk, always written, even where it is all zeros: a missing chunk is a damaged file.
         value = values[name]

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from dask_gmm.cli.certificates import certificates
+from dask_gmm.cli.compare import compare
 from dask_gmm.cli.demo import demo
 from dask_gmm.cli.doctor import doctor
 from dask_gmm.cli.explain import explain
 from dask_gmm.cli.fit import fit
 from dask_gmm.cli.impute import impute
 from dask_gmm.cli.manifest import manifest
+from dask_gmm.cli.merge import merge
 from dask_gmm.cli.plan import plan
 from dask_gmm.cli.predict import predict, score
 from dask_gmm.cli.regress import regress
@@ -37,6 +39,7 @@ from dask_gmm.cli.signals import (
     signals_as_exceptions,
 )
 from dask_gmm.cli.simulate import simulate
+from dask_gmm.cli.update import update
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,7 +164,8 @@ def main() -> None:
 
 
 for _command in (
-    *(demo, plan, fit, select, show, report, predict, impute, regress, score, simulate),
+    *(demo, plan, fit, select, update, show, compare, report, predict, merge, impute, regress),
+    *(score, simulate),
     *(manifest, doctor, certificates),
 ):
     main.add_command(_command)

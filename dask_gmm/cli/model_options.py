@@ -15,6 +15,7 @@ from dask_gmm.cli.values import (
     COUNTS,
     DEGREES,
     FREEZE,
+    ORDER,
     SEARCH,
     TRANSFORM,
 )
@@ -246,6 +247,16 @@ def _em_options() -> tuple[Callable[[Any], Any], ...]:
             section="Model",
             help="When a component collapses: 'stop' with the last sound mixture, 'reseed' it "
             "where the mixture fits worst, 'merge' it into another, or fail ('raise').",
+        ),
+        option(
+            "--order",
+            type=ORDER,
+            metavar="HOW",
+            section="Model",
+            help="How components are numbered in the end, so that labels of several fits can be "
+            "compared: 'weight', the heaviest first; 'principal', along the direction in which "
+            "their means are spread most; or a feature by its name or number, the lowest mean "
+            "first. Default: as EM leaves them.",
         ),
         *_scaling_options(),
         option(

@@ -53,7 +53,9 @@ def fit_story(mixture: FittingMixture) -> list[tuple[str, str]]:
     else:
         limit = mixture.outcome_.replace("_", "-")
         ended = f"stopped after {iterations} without converging: raise --{limit} or --tol"
-        if mixture.outcome_ == "collapsed":
+        if mixture.outcome_ == "stream":
+            ended = f"took in {plural(mixture.n_updates_, 'batch', 'batches')}"
+        elif mixture.outcome_ == "collapsed":
             ended = f"stopped after {iterations} because a component collapsed"
     if mixture.remaining_gain_ is not None and isfinite(mixture.remaining_gain_):
         ended += f", at most about {mixture.remaining_gain_:.1e} nats a row below the optimum"

@@ -19,13 +19,13 @@ from dask_gmm.cli.options import (
     weights_option,
     where_option,
 )
-from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options
+from dask_gmm.cli.settings import Compute, DataPlace, check_storage_options, options_for
 from dask_gmm.cli.values import NAMES
 from dask_gmm.cli.writing import load_for, output_resume_option, write_rows
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import Criteria
+    from dask_gmm.estimators import ComponentMerging, Criteria
     from dask_gmm.estimators.fitting import FittingMixture
     from dask_gmm.fitting.passes import LogLikelihood
 
@@ -72,6 +72,10 @@ __all__ = ["predict", "score"]
             "dask-gmm predict stars.parquet -m model.zarr -o labels.parquet --keep id,field",
         ),
         (
+            "by clusters of several components, which 'dask-gmm merge' has written",
+            "dask-gmm predict points.zarr -m model.zarr --clusters clusters.json -o labels.zarr",
+        ),
+        (
             "go on after an interruption: the same command again, or, to be sure of it",
             "dask-gmm predict points.zarr -m model.zarr -o labels.zarr --resume",
         ),
@@ -115,6 +119,20 @@ __all__ = ["predict", "score"]
     "itself would draw (it draws some, and reads nothing more).",
 )
 @option(
+    "--clusters",
+    metavar="FILE.json",
+    section="Model",
+    help="Label rows by clusters of components: path or URL of a file that 'dask-gmm merge "
+    "--output' has written.",
+)
+@option(
+    "--n-clusters",
+    type=click.IntRange(1),
+    metavar="N",
+    section="Model",
+    help="So many of them, instead of the number that the file has chosen.",
+)
+@option(
     "--keep",
     type=NAMES,
     metavar="A,B,C",
@@ -154,6 +172,8 @@ def predict(
     top_k: int | None,
     anomaly_threshold: float | None,
     false_alarm_rate: float | None,
+    clusters: str | None,
+    n_clusters: int | None,
     keep: tuple[str, ...] | None,
     output: str,
     proportions: str | None,
@@ -175,6 +195,10 @@ def predict(
         "--anomaly-threshold": anomaly_threshold is not None,
         "--false-alarm-rate": false_alarm_rate is not None,
     }
+    if clusters is not None:
+        instead |= {"--clusters": True, "--probabilities": False}
+    if n_clusters is not None and clusters is None:
+        raise click.UsageError("--n-clusters is of a file of clusters: name it with --clusters.")
     several = [name for name, asked in instead.items() if asked]
     if len(several) > 1:
         raise click.UsageError(f"{' and '.join(several)} each say what to write: give one.")
@@ -184,6 +208,17 @@ def predict(
     found: dict[str, float] = {}
 
     def write(mixture: FittingMixture, **options: Any) -> int:
+        if clusters is not None:
+            merging = _merging(clusters, n_clusters, mixture, data)
+            rows: int = merging.predict_to(
+                data.data,
+                output,
+                where=data.where,
+                probabilities=probabilities,
+                keep=keep,
+                **options,
+            )
+            return rows
         threshold = anomaly_threshold
         if false_alarm_rate is not None:
             drawn = mixture.anomaly_threshold(false_alarm_rate=false_alarm_rate)
@@ -222,12 +257,24 @@ def predict(
             "output": output,
             "probabilities": probabilities,
             "top_k": top_k,
+            **({} if clusters is None else {"clusters": clusters, "n_clusters": n_clusters}),
         },
         found=found,
         overwrite=overwrite,
         resume=resume,
         proportions=proportions,
     )
+
+
+def _merging(
+    clusters: str, n_clusters: int | None, mixture: FittingMixture, data: DataPlace
+) -> ComponentMerging:
+    """Return the clusters of a file, as many as are asked for."""
+    from dask_gmm.estimators import ComponentMerging
+
+    options = options_for(clusters, data.storage_options) or None
+    found = ComponentMerging.load(clusters, mixture, storage_options=options)
+    return found if n_clusters is None else found.with_clusters(n_clusters)
 
 
 @click.command(

@@ -205,6 +205,7 @@ class _Fits:
     prior: str
     noise: bool
     on_collapse: str
+    order: int | str | None
     seed: int | None
     cache: int | str
     acceleration: str
@@ -233,6 +234,7 @@ class _Fits:
             "prior": None if self.prior == "none" else self.prior,
             "noise": self.noise,
             "on_collapse": self.on_collapse,
+            "order": self.order,
             "random_state": self.seed,
             "cache": self.cache,
             "acceleration": None if self.acceleration == "none" else self.acceleration,

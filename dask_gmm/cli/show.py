@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dask_gmm.cli.tables import Comparison
     from dask_gmm.data.contents import Contents
     from dask_gmm.fitting.found import Found
-    from dask_gmm.fitting.record import FitRecord
+    from dask_gmm.fitting.record import EarlierRun, FitRecord
     from dask_gmm.model_file import ModelFile
 
 __all__ = ["show"]
@@ -272,7 +272,9 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         "max_iter": "stopped without converging",
         "max_passes": "stopped by --max-passes",
         "max_bytes": "stopped by --max-bytes",
+        "stream": "goes on with each batch,",
         "simulated": "the truth of simulated data",
+        "given": "made of parameters that were given",
     }.get(str(fit.get("outcome")), str(fit.get("outcome")))
     if fit.get("n_iter"):
         facts.append(("fitted", f"{outcome} after {plural(fit['n_iter'], 'iteration')}{rows}"))
@@ -301,10 +303,17 @@ def _record_facts(record: FitRecord) -> list[tuple[str, str]]:
 
     begun = _when(record.begun)
     return [
+        *(("came after", _earlier(run)) for run in record.earlier),
         ("data", f"{record.source}, known by {record.data}"),
-        ("fit", f"begun {begun}, {show_seconds(record.seconds)} on {record.backend}"),
+        (record.kind, f"begun {begun}, {show_seconds(record.seconds)} on {record.backend}"),
         ("reads", reads_in_words(record)),
     ]
+
+
+def _earlier(run: EarlierRun) -> str:
+    """Say what an update, or a batch, has come to."""
+    rows = "" if run.n_rows is None else f" to {plural(run.n_rows, 'row')}"
+    return f"a {run.kind}{rows} of {run.source}, begun {_when(run.begun)}"
 
 
 def _when(seconds: float) -> str:

@@ -18,12 +18,14 @@ __all__ = [
     "BYTES",
     "CACHE",
     "CHUNK",
+    "CLUSTERS",
     "COMPONENTS",
     "COUNT",
     "COUNTS",
     "DEGREES",
     "FREEZE",
     "NAMES",
+    "ORDER",
     "SEARCH",
     "STORAGE_OPTION",
     "TRANSFORM",
@@ -135,6 +137,40 @@ class _Degrees(_ParamType):
             words = "write 'each', 'shared' or a positive number."
             self.fail(f"{value!r} are no degrees of freedom: {words}", param, ctx)
         return degrees
+
+
+class _Clusters(_ParamType):
+    """How many clusters: a number, or by which curve."""
+
+    name = "clusters"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        if isinstance(value, int) or value in ("elbow", "elbow-rows"):
+            return value  # type: ignore[no-any-return]
+        count = parse_count(value)
+        if count is None or count < 1:
+            self.fail(
+                f"{value!r} is no number of clusters: write one, such as 5, or 'elbow' or "
+                f"'elbow-rows'.",
+                param,
+                ctx,
+            )
+        return count
+
+
+class _Order(_ParamType):
+    """An order of components: a word, or a feature by its name or number."""
+
+    name = "order"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        if isinstance(value, str) and value.isdecimal():
+            return int(value)
+        return value  # type: ignore[no-any-return]
 
 
 class _Count(_ParamType):
@@ -331,6 +367,8 @@ AXIS = _Axis()
 BYTES = _Bytes()
 CACHE = _Cache()
 DEGREES = _Degrees()
+CLUSTERS = _Clusters()
+ORDER = _Order()
 SEARCH = _Search()
 COUNT = _Count()
 COUNTS = _Counts()

@@ -22,6 +22,7 @@ from dask_gmm.estimators.inputs import open_input
 from dask_gmm.estimators.of_many import computed, of_each, proportions_of
 from dask_gmm.execution import choose_backend
 from dask_gmm.fitting.anomalies import Anomalies
+from dask_gmm.fitting.cluster_prediction import ClusterLabels, ClusterPosteriors
 from dask_gmm.fitting.events import PassAdvanced, PassStarted
 from dask_gmm.fitting.fields import FieldsFunction
 from dask_gmm.fitting.imputing import Imputed
@@ -66,6 +67,8 @@ __all__ = ["RESULTS", "AppliedMixture", "Watched", "for_each_row", "real_of"]
 RESULTS: dict[type[RowFunction], str] = {
     Labels: "labels",
     Posteriors: "posteriors",
+    ClusterLabels: "labels",
+    ClusterPosteriors: "posteriors",
     LogDensities: "log_density",
     UnscaledLogDensities: "log_density",
     Imputed: "imputed",
@@ -385,6 +388,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
     def _map(self, X: Any, source: Source, function: RowFunction) -> Any:
         """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
         tail = "component" if isinstance(function, Posteriors) else ""
+        if isinstance(function, ClusterPosteriors):
+            tail = "cluster"
 
         def finish(array: Any, own: Source, values: Any) -> Any:
             if isinstance(function, FieldsFunction):
@@ -400,12 +405,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         return computed([lazy])[0] if source.in_memory else lazy
 
     def _lazily(self, source: Source, function: RowFunction) -> da.Array:
-        k, placed = None, isinstance(function, Imputed)
-        if isinstance(function, Posteriors):
-            k = function.parameters.n_components
-        elif isinstance(function, FieldsFunction):
-            k = function.n_outputs
-        elif placed:
+        k, placed = function.n_outputs, isinstance(function, Imputed)
+        if placed:
             k = source.n_features
         source = self._rows_for(for_each_row(source), function)
         kind = np.dtype(function.dtype)

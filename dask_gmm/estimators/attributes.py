@@ -49,6 +49,7 @@ def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> 
     gm._fitted = parameters
     if isinstance(parameters, VariationalPosterior):
         _set_posterior(gm, parameters)
+    gm._kept = None  # statistics of another mixture; whoever has those of this one sets them
 
 
 def copy_parameters(source: Any, target: Any) -> None:

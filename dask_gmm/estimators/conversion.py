@@ -11,6 +11,7 @@ import numpy as np
 
 from dask_gmm.errors import ModelFileError
 from dask_gmm.estimators.attributes import copy_parameters, set_parameters
+from dask_gmm.fitting.drift import Drift
 from dask_gmm.mixture.parameters import frozen_array
 from dask_gmm.mixture.prior import Prior
 from dask_gmm.mixture.variational import VariationalPosterior
@@ -76,6 +77,9 @@ def to_model_file(gm: Any) -> ModelFile:
         priors = {name: frozen_array(getattr(gm, f"{name}_")) for name in _PRIORS}
     if getattr(gm, "n_frozen_", 0):
         fit["n_frozen"] = gm.n_frozen_
+    if updates := getattr(gm, "n_updates_", 0):
+        drift = getattr(gm, "drift_", None)
+        fit |= {"n_updates": updates, "drift": None if drift is None else vars(drift)}
     settings = {name: _plain(value) for name, value in gm.get_params().items()}
     settings["feature_transform"] = _plain_transform(gm.feature_transform)
     settings |= _plain_prior(gm, fit)
@@ -93,6 +97,7 @@ def to_model_file(gm: Any) -> ModelFile:
         record=gm.record_,
         history=gm.history_,
         priors=priors,
+        kept=getattr(gm, "_kept", None),
     )
 
 
@@ -164,6 +169,9 @@ def _restore_fit(gm: Any, model: ModelFile) -> None:
     gm.history_, gm.record_ = model.history, model.record
     gm.acceleration_ = fit.get("acceleration")  # models of 0.1 do not say
     gm.remaining_gain_ = fit.get("remaining_gain")
+    gm._kept, gm.n_updates_ = model.kept, int(fit.get("n_updates", 0))
+    drift = fit.get("drift")
+    gm.drift_ = None if drift is None else Drift(**drift)
 
 
 def _finite(value: float | None) -> float | None:

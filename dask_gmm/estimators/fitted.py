@@ -20,7 +20,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import check_gaussian
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.inputs import check_n_effective, open_input
-from dask_gmm.estimators.reported import ReportingMixture
+from dask_gmm.estimators.shaped import ShapedMixture
 from dask_gmm.estimators.shown import feature_names, glance_of, is_mixture
 from dask_gmm.fitting.events import Outcome
 from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
@@ -100,7 +100,7 @@ class Criteria:
         return facts_table("Criteria of a Gaussian mixture", facts)
 
 
-class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
+class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
     """Everything that needs a fitted mixture and not how it was fitted.
 
     Fitting and constructor parameters are the subclass's; `GaussianMixture` documents them.
@@ -421,8 +421,15 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "history_" in state:  # pickles of 0.1 have no record
-            self.__dict__.setdefault("record_", None)
+        if "history_" in state:  # pickles of older versions have no record
+            later: dict[str, Any] = {
+                "record_": None,
+                "_kept": None,
+                "n_updates_": 0,
+                "drift_": None,
+            }
+            for name, value in later.items():
+                self.__dict__.setdefault(name, value)
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -565,6 +572,7 @@ class FittedMixture(DensityMixin, ReportingMixture):  # type: ignore[misc]
         gm.n_rows_, gm.n_passes_, gm.history_, gm.record_ = None, None, (), None
         gm.n_incomplete_rows_, gm.scaling_ = 0, None
         gm.acceleration_, gm.remaining_gain_, gm.prior_, gm.n_frozen_ = None, None, None, 0
+        gm._kept, gm.n_updates_, gm.drift_ = None, 0, None
         gm.outcome_ = (Outcome.CONVERGED if model.converged_ else Outcome.MAX_ITER).value
         return gm
 

@@ -19,6 +19,8 @@ from dask_gmm.estimators.inputs import (
     refuse_given_components,
     scaling_asked,
 )
+from dask_gmm.estimators.ordering import check_order, in_order, refuse_with_order
+from dask_gmm.estimators.shown import feature_names
 from dask_gmm.execution import choose_backend
 from dask_gmm.execution.pinned import cache_size
 from dask_gmm.fitting.events import Outcome
@@ -43,9 +45,11 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.estimators.applied import Labelled, LazyData
     from dask_gmm.fitting.checkpoint import Checkpoint
+    from dask_gmm.fitting.drift import Drift
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.starts import GivenParameters
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.kept import KeptStatistics
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.scaling import ScalingRequest
 
@@ -54,6 +58,8 @@ __all__ = ["FittingMixture"]
 
 class FittingMixture(FittedMixture):
     """What the estimators of mixtures have in common that are fitted; each says by which model."""
+
+    drift_: Drift | None
 
     @abstractmethod
     def _model(self, family: CovarianceFamily, n_features: int) -> MixtureModel:
@@ -259,17 +265,43 @@ class FittingMixture(FittedMixture):
         refuse_given_components(self, scaling)
 
     def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:
-        family, scaling = covariance_family(self.covariance_type), scaling_asked(self)
-        n_features = source.n_features
+        scaling, _ = self._scaling_for(source)
+        names = feature_names(self) or source.feature_names
+        check_order(self._order, names, source.n_features)
+        refuse_with_order(self, self._order)
+        warm = self._warm_start(source, scaling)
+        settings = self._fit_settings(source, warm)
+        report = self._in_order(self._fitted_to(source, settings, warm, checkpoint), source)
+        self._keep(report, source.dtype)
+        warn_of_ending(report, settings)
+        warn_of_rounded_integers(report, source.dtype)
+
+    def _fit_settings(self, source: Source, warm: WarmStart | None = None) -> FitSettings:
+        """All that a fit to these rows is asked to do."""
+        scaling, n_features = self._scaling_for(source)
+        family = covariance_family(self.covariance_type)
+        return self._settings(family, n_features, scaling, warm)
+
+    def _scaling_for(self, source: Source) -> tuple[ScalingRequest | None, int]:
+        """What is to be done to these rows first, and how many features they have then."""
+        scaling, n_features = scaling_asked(self), source.n_features
         if scaling is not None:
             scaling.begin(n_features, source.feature_names)  # refuses features that are not there
             n_features = scaling.n_outputs(n_features)
             self._check_scaled(scaling)
-        warm = self._warm_start(source, scaling)
-        settings = self._settings(family, n_features, scaling, warm)
+        return scaling, n_features
+
+    def _fitted_to(
+        self,
+        source: Source,
+        settings: FitSettings,
+        warm: WarmStart | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> FitReport:
+        """What comes of a fit, watched by whoever watches."""
         backend = choose_backend(source)
         with observed(self._observers(), FIT, source, backend) as observers:
-            report = fit_mixture(
+            return fit_mixture(
                 source,
                 backend,
                 settings,
@@ -278,9 +310,16 @@ class FittingMixture(FittedMixture):
                 warm=warm,
                 checkpoint=checkpoint,
             )
-        self._keep(report, source.dtype)
-        warn_of_ending(report, settings)
-        warn_of_rounded_integers(report, source.dtype)
+
+    @property
+    def _order(self) -> str | int | None:
+        """How components are to be numbered."""
+        found: str | int | None = getattr(self, "order", None)
+        return found
+
+    def _in_order(self, report: FitReport, source: Source) -> FitReport:
+        """What came of a fit, with the components in the order that was asked for."""
+        return in_order(report, self._order, feature_names(self) or source.feature_names)
 
     def _warm_start(self, source: Source, asked: ScalingRequest | None) -> WarmStart | None:
         if not (self.warm_start and hasattr(self, "converged_")):
@@ -322,3 +361,5 @@ class FittingMixture(FittedMixture):
         self.outcome_ = best.outcome.value
         self.acceleration_ = report.acceleration
         self.remaining_gain_ = best.remaining_gain
+        self._kept: KeptStatistics | None = report.kept
+        self.n_updates_, self.drift_ = 0, None

@@ -11,8 +11,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from dask_gmm.data.missing import MISSING
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.fitting import FittingMixture
 from dask_gmm.estimators.inputs import refuse_with_frozen, refuse_with_prior
+from dask_gmm.estimators.streaming import StreamingMixture
 from dask_gmm.fitting.collapse import ON_COLLAPSE
 from dask_gmm.fitting.search.choice import SEARCHES
 from dask_gmm.fitting.strategies import ACCELERATIONS
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["GaussianMixture"]
 
 
-class GaussianMixture(FittingMixture):
+class GaussianMixture(StreamingMixture):
     """Gaussian mixture fitted by exact EM to data that need not fit in memory.
 
     Every iteration reads each block of the data once; restarts share their reads. Data may be NumPy
@@ -194,6 +194,12 @@ class GaussianMixture(FittingMixture):
         A covariance that all components share ('tied') cannot be mended. An accelerated fit whose
         bold step collapses takes the plain one instead, and begins anew from a mended mixture; what
         collapses on the sample alone counts for nothing.
+    order : {'weight', 'principal'}, str or int, optional
+        How components are numbered when a fit has ended, so that labels of different fits can be
+        compared: the heaviest first; along the direction in which the means are spread most; or
+        along a feature, by its name or number, the lowest mean first. None leaves them as EM ended.
+        Nothing else of the fit depends on it; what is said of single components on the way
+        (warnings, `history_`) numbers them as the fit did. `reordered` sorts a fitted mixture.
     acceleration : {'auto', 'variance-reduced', 'squarem'} or None, default='auto'
         How many reads the fit takes. None is plain EM, scikit-learn's, to the last digit.
         'variance-reduced' fits the sample first (the best of 5 starts, or of `n_init` if those are
@@ -281,9 +287,16 @@ class GaussianMixture(FittingMixture):
         models that were saved by older versions, or came from scikit-learn.
     record_ : FitRecord or None
         Where the data came from and what the fit took: sample, starts, search, passes, bytes,
-        seconds. None for such models.
+        seconds. None for such models. After an update, or a batch, that of the last one, and in
+        `earlier` what it came to.
+    n_updates_ : int
+        Calls of `update` and `partial_fit` since the fit. `n_rows_` are all rows that the mixture
+        stands for; after `partial_fit` `lower_bounds_` are each batch's mean log-likelihood at the
+        mixture that it met, and `history_` is of the last call.
+    drift_ : Drift or None
+        How far rows that the last update has not read have drifted (`update`).
     outcome_ : str
-        'converged', 'max_iter', 'max_passes', 'max_bytes' or 'collapsed'.
+        'converged', 'max_iter', 'max_passes', 'max_bytes', 'collapsed', or 'stream' of batches.
     acceleration_ : str or None
         What was chosen: 'variance-reduced', 'squarem' or None.
     remaining_gain_ : float or None
@@ -344,6 +357,7 @@ class GaussianMixture(FittingMixture):
         "kernel": [StrOptions({"auto", *KERNELS})],
         "cache": [Integral, str],
         "on_collapse": [StrOptions(set(ON_COLLAPSE))],
+        "order": [None, str, Integral],
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
         "search": [StrOptions(set(SEARCHES)), Interval(Integral, 0, None, closed="left")],
         "stopping": [StrOptions({"auto", "change"})],
@@ -389,6 +403,7 @@ class GaussianMixture(FittingMixture):
         kernel: str = "auto",
         cache: int | str = "auto",
         on_collapse: str = "stop",
+        order: str | int | None = None,
         acceleration: str | None = "auto",
         search: str | int = "auto",
         stopping: str = "auto",
@@ -430,6 +445,7 @@ class GaussianMixture(FittingMixture):
         self.kernel = kernel
         self.cache = cache
         self.on_collapse = on_collapse
+        self.order = order
         self.acceleration = acceleration
         self.search = search
         self.stopping = stopping

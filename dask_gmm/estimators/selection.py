@@ -18,10 +18,13 @@ from dask_gmm.estimators.inputs import (
     open_input,
     scaling_asked,
 )
+from dask_gmm.estimators.ordering import check_order
 from dask_gmm.estimators.selection_table import Selection, row_of
+from dask_gmm.estimators.shown import feature_names
 from dask_gmm.execution import choose_backend
+from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.fitting.contest import CRITERIA
-from dask_gmm.fitting.fit import FitReport
+from dask_gmm.fitting.fit import FitReport, kept_of
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
 from dask_gmm.mixture.family import covariance_family
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
-    from numpy.typing import DTypeLike
 
     from dask_gmm.data.source import Source
     from dask_gmm.fitting.events import Observer
@@ -68,6 +70,7 @@ def select_gaussian_mixture(
     init_params: str = "kmeans",
     init_size: int | str = "auto",
     on_collapse: str = "stop",
+    order: str | int | None = None,
     acceleration: str | None = "auto",
     search: str | int = "auto",
     stopping: str = "auto",
@@ -140,7 +143,7 @@ def select_gaussian_mixture(
         rows two explain best, as the larger gives the smaller one by merging.
     stopping, max_passes, max_bytes
         As for `GaussianMixture`. A budget ends all mixtures that still run.
-    tol, reg_covar, max_iter, init_params, on_collapse, random_state
+    tol, reg_covar, max_iter, init_params, on_collapse, order, random_state
         As for `GaussianMixture`.
     prior : None, 'fraley-raftery' or Prior, default=None
         As for `GaussianMixture`, one for all components; what it takes from the data it takes from
@@ -200,6 +203,7 @@ def select_gaussian_mixture(
         "init_params": init_params,
         "init_size": init_size,
         "on_collapse": on_collapse,
+        "order": order,
         "acceleration": acceleration,
         "search": search,
         "stopping": stopping,
@@ -231,6 +235,7 @@ def select_gaussian_mixture(
     scaling = scaling_asked(model)
     if scaling is not None:
         scaling.begin(source.n_features, source.feature_names)  # refuses features not there
+    check_order(order, feature_names(model) or source.feature_names, source.n_features)
     n_features = source.n_features if scaling is None else scaling.n_outputs(source.n_features)
     families = _families(kinds, n_features)
     points = tuple(GridPoint(k, family) for family in families for k in counts)
@@ -248,7 +253,7 @@ def select_gaussian_mixture(
     model.set_params(callbacks=None)
     table = tuple(row_of(result) for result in report.results)
     best = table[report.results.index(report.winner)]
-    _make_best(model, report, settings, source.dtype)
+    _make_best(model, report, settings, source)
     return Selection(
         criterion=criterion,
         table=table,
@@ -341,11 +346,13 @@ def _make_best(
     model: GaussianMixture,
     report: SelectionReport,
     settings: FitSettings,
-    dtype: DTypeLike,
+    source: Source,
 ) -> None:
     """Turn the estimator into the winner, as its own `fit` would have left it."""
     best = report.winner.best
     assert best is not None
+    with single_threaded_blas():
+        kept = kept_of(best.result)
     model.set_params(
         n_components=report.winner.point.n_components,
         covariance_type=report.winner.point.family.name,
@@ -358,7 +365,9 @@ def _make_best(
         report.winner.acceleration,
         report.scaling,
         report.model,
+        kept,
     )
-    model._keep(fitted, dtype)
+    fitted = model._in_order(fitted, source)
+    model._keep(fitted, source.dtype)
     warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)
-    warn_of_rounded_integers(fitted, dtype, stacklevel=4)
+    warn_of_rounded_integers(fitted, source.dtype, stacklevel=4)

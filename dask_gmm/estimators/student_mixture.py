@@ -56,7 +56,7 @@ class StudentTMixture(FittingMixture):
     feature_transform, standardize, n_pca, whiten, scaling_from
         As of `GaussianMixture`: what rows become first. `standardize='robust'` goes well with
         outliers.
-    init_size, cache, stopping, max_passes, max_bytes, callbacks
+    init_size, cache, order, stopping, max_passes, max_bytes, callbacks
         As of `GaussianMixture`.
     on_collapse : {'stop', 'raise'}, default='stop'
         What to do when a scale matrix is no longer positive definite: end the fit at the last sound
@@ -118,6 +118,7 @@ class StudentTMixture(FittingMixture):
         ],
         "missing": [StrOptions({"error", "drop"})],
         "on_collapse": [StrOptions({"stop", "raise"})],
+        "order": [None, str, Integral],
         "acceleration": [StrOptions({"auto", "squarem"}), None],
         "n_init": [Interval(Integral, 1, None, closed="left")],
     }
@@ -156,6 +157,7 @@ class StudentTMixture(FittingMixture):
         init_size: int | str = "auto",
         cache: int | str = "auto",
         on_collapse: str = "stop",
+        order: str | int | None = None,
         acceleration: str | None = "auto",
         stopping: str = "auto",
         max_passes: int | None = None,
@@ -193,6 +195,7 @@ class StudentTMixture(FittingMixture):
         self.init_size = init_size
         self.cache = cache
         self.on_collapse = on_collapse
+        self.order = order
         self.acceleration = acceleration
         self.stopping = stopping
         self.max_passes = max_passes

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     Labelled: TypeAlias = xr.DataArray | xr.Dataset
     LazyData: TypeAlias = str | os.PathLike[str] | zarr.Array[Any] | zarr.Group | da.Array
 
-__all__ = ["WritingMixture"]
+__all__ = ["WritingMixture", "check_output_dtype", "label_type"]
 
 _DOING: dict[type[RowFunction], str] = {Imputed: "imputing", Regressed: "regressing"}
 
@@ -192,10 +192,9 @@ class WritingMixture(AppliedMixture):
             return self._write_fields(X, source, several, output, how, keep)
         tail = (k,) if probabilities else ()
         signed = source.weights is not None or source.missing == "drop"
-        signed = signed or parameters.leaves_rows_out
-        label_type = _label_type(k, signed=signed)
-        kind = np.dtype(dtype or (np.float64 if probabilities else label_type))
-        _check_output_dtype(kind, k, probabilities=probabilities)
+        smallest = label_type(k, signed=signed or parameters.leaves_rows_out)
+        kind = np.dtype(dtype or (np.float64 if probabilities else smallest))
+        check_output_dtype(kind, k, probabilities=probabilities)
         function: RowFunction = (Posteriors if probabilities else Labels)(
             parameters, self._kernel(), kind
         )
@@ -396,7 +395,7 @@ class WritingMixture(AppliedMixture):
         if top_k is None:
             return ScoredAnomalies(p, kernel, threshold=threshold_from(threshold))
         k = checked_top_k(top_k, p.n_components)
-        labels = np.dtype(_label_type(p.n_components, signed=True)).name
+        labels = np.dtype(label_type(p.n_components, signed=True)).name
         return TopComponents(p, kernel, k=k, label_dtype=labels, posterior_dtype="float32")
 
     def _write_fields(
@@ -492,7 +491,7 @@ class WritingMixture(AppliedMixture):
 
     def _model_known_by(self, function: RowFunction) -> str:
         """What tells the mixture, and what rows are scaled by, from others."""
-        fingerprint = function.parameters.fingerprint
+        fingerprint = function.known_by
         if self._scaling is None:
             return fingerprint
         return f"{fingerprint} of rows scaled by {self._scaling.fingerprint}"
@@ -509,7 +508,7 @@ def _tell_of_resumed(
             observer(OutputResumed(output.writer.url, done, source.n_blocks))
 
 
-def _label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:
+def label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:
     """Smallest type for the labels of k components; with a sign where -1 is one of them.
 
     255 is uint8's mark for "not written", -1 that of a type with a sign.
@@ -518,7 +517,7 @@ def _label_type(k: int, *, signed: bool) -> type[np.integer[Any]]:
     return small if k <= most else np.int32
 
 
-def _check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
+def check_output_dtype(kind: np.dtype[Any], k: int, *, probabilities: bool) -> None:
     """Refuse a type that cannot hold the values, and the mark for those not written."""
     if probabilities:
         if kind.kind != "f":

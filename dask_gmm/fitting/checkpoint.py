@@ -38,7 +38,7 @@ from dask_gmm.errors import (
 )
 from dask_gmm.execution.machine import machine_fingerprint
 from dask_gmm.fitting.events import CheckpointWritten, FitResumed, PassFinished
-from dask_gmm.fitting.record import FitRecord
+from dask_gmm.fitting.record import EarlierRun, FitRecord
 from dask_gmm.fitting.sampling import SampleRecipe, draw_sample
 from dask_gmm.fitting.state import from_bytes, saved, to_bytes
 from dask_gmm.interrupts import held, outcome
@@ -74,6 +74,7 @@ _PATIENCE, _LAST_COMMIT = 10.0, 60.0
 
 T = TypeVar("T")
 
+saved(EarlierRun)
 saved(FitRecord)
 saved(PassFinished)
 saved(SampleRecipe)
@@ -503,6 +504,8 @@ def settings_identity(settings: FitSettings, warm: WarmStart | None) -> dict[str
         asked["warm start"] = hashlib.sha256(to_bytes(warm.parameters)).hexdigest()[:16]
         if warm.scaling is not None:  # the same mixture in other units is another
             asked["warm start's scaling"] = warm.scaling.fingerprint[:16]
+        if warm.kept is not None:
+            asked["kept statistics"] = warm.kept.fingerprint[:16]
     return asked
 
 

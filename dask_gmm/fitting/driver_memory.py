@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["check_driver_memory", "check_grid_memory"]
 
 # Sets that each strategy holds from pass to pass, the statistics of its candidates included: plain
-# EM its mixture; SQUAREM its last two points, each with its moments and M-step, and a trial;
-# variance-reduced EM one point, a trial, a hedge and its last steps.
-_SETS = {None: 3, "squarem": 13, "variance-reduced": 16}
+# EM its mixture, the one before, and what was found there; SQUAREM its last two points, each with
+# its moments and M-step, what was found at the last, and a trial; variance-reduced EM one point, a
+# trial, a hedge and its last steps.
+_SETS = {None: 6, "squarem": 14, "variance-reduced": 17}
 # And on a plateau six more trials, their statistics and its anchors, each a mixture and moments.
 _SETS_ON_PLATEAU = {None: 0, "squarem": 0, "variance-reduced": 6 * 3 + 12 * 3}
 # In a grid plain EM also keeps the mixture that it was judged by; the others stand there anyway.

@@ -54,6 +54,8 @@ class Outcome(Enum):
     DROPPED = "dropped"
     MAX_PASSES = "max_passes"
     MAX_BYTES = "max_bytes"
+    STREAM = "stream"
+    """It has taken in a batch, and goes on with the next."""
 
 
 class StepKind(Enum):

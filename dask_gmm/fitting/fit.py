@@ -46,12 +46,14 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.passes import Evaluator
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.fitting.settings import FitSettings, WarmStart
+    from dask_gmm.mixture.kept import KeptStatistics
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.scaling import Scaling
 
 __all__ = [
     "FitReport",
     "fit_mixture",
+    "kept_of",
 ]
 
 
@@ -74,6 +76,8 @@ class FitReport:
         What rows were scaled by.
     model : MixtureModel or None
         What was maximised, with all that it leaves to the data.
+    kept : KeptStatistics or None
+        Of all rows, whose M-step `best` is; None where it is that of none (`kept_of`).
     """
 
     best: FitResult
@@ -83,6 +87,7 @@ class FitReport:
     acceleration: str | None = None
     scaling: Scaling | None = None
     model: MixtureModel | None = None
+    kept: KeptStatistics | None = None
 
     @property
     def n_incomplete(self) -> int:
@@ -126,7 +131,9 @@ def fit_mixture(
         for observer in observers:
             observer(event)
 
-    check_row_count(source.n_rows, settings.n_components)
+    kept = None if warm is None else warm.kept
+    if kept is None:  # else there are others, and a few rows more
+        check_row_count(source.n_rows, settings.n_components)
     check_driver_memory(
         source,
         settings.model.family,
@@ -158,7 +165,7 @@ def fit_mixture(
         digest = recorder.digest(drawn.sample, source, backend)
         rows = scaled(source, drawn.scaling)
         with backend.open(rows, cache=settings.pinned) as passes:
-            evaluator = SievingEvaluator(passes, settings.kernel, observers, [keeper])
+            evaluator = SievingEvaluator(passes, settings.kernel, observers, [keeper], kept)
             if found is None:
                 fitting, states = begin(passes, settings, random_state, notify, warm, drawn)
             else:
@@ -186,11 +193,12 @@ def fit_mixture(
                 at_rest=at_rest,
             )
             results = [fitting.finish(end) for end in ends]
+            best = best_result(results)
+            statistics = kept_of(best)
         recorder.end()
     # Of the last pass a fit says what it leaves to gain, which is known when it has finished.
     _tell_last([result.judgements for result in results], notify)
-    best = best_result(results)
-    if evaluator.n_rows is not None:  # unknown chunk sizes are known now
+    if evaluator.n_rows is not None and kept is None:  # unknown chunk sizes are known now
         check_row_count(evaluator.n_rows, settings.n_components, source)
     history = _judged(evaluator.history, best.judgements)
     report = FitReport(
@@ -201,9 +209,19 @@ def fit_mixture(
         drawn.acceleration,
         drawn.scaling,
         settings.model,
+        statistics,
     )
     notify(_finished(report))
     return report
+
+
+def kept_of(best: FitResult) -> KeptStatistics | None:
+    """The statistics that a fit keeps; None where rows that come later cannot be added to any.
+
+    Call it where BLAS has one thread, or last bits depend on how many it has.
+    """
+    last = best.last
+    return None if last is None or last.parameters.more else last.kept()
 
 
 def _started(

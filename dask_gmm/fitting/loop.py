@@ -24,6 +24,7 @@ from dask_gmm.fitting.budget import BudgetSpentError
 from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.fitting.gains import rest_of_gains
 from dask_gmm.fitting.state import saved
+from dask_gmm.mixture.kept import Evaluated
 from dask_gmm.mixture.kernels import Candidate
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ class FitResult:
         little; None where nobody knows.
     judgements : tuple of Judgement
         One for each pass this restart took part in.
+    last : Evaluated or None
+        The mixture whose M-step `parameters` are, with its statistics; None where they are no
+        M-step of any: without a pass, after a collapse, or where a component was mended last; and
+        of models that are not conjugate.
     """
 
     parameters: MixtureParameters
@@ -90,6 +95,7 @@ class FitResult:
     mended: tuple[str, ...] = ()
     remaining_gain: float | None = None
     judgements: tuple[Judgement, ...] = ()
+    last: Evaluated | None = None
 
 
 class State(Protocol):
@@ -291,6 +297,9 @@ class PlainState:
         A sentence for each component that was mended.
     begun : int
         M-steps before the last mend.
+    last : Evaluated or None
+        What the last M-step was made from, unless that mended something or failed, or the model is
+        not conjugate.
     """
 
     parameters: MixtureParameters
@@ -302,6 +311,7 @@ class PlainState:
     collapse: str | None = None
     mended: tuple[str, ...] = ()
     begun: int = 0
+    last: Evaluated | None = None
 
 
 @dataclass(frozen=True)
@@ -356,6 +366,7 @@ class PlainEM(Fitting[PlainState]):
             judgements=(*judgements, Judgement(kind, bound, None)),
             previous=bound,
             bounds=(*state.bounds, bound),
+            last=None,
         )
         try:
             parameters, mended = self.m_step(found, state.parameters, state.mended)
@@ -367,6 +378,8 @@ class PlainEM(Fitting[PlainState]):
         if len(mended) > len(state.mended):
             previous = -np.inf  # the next bound is that of another mixture
             after = replace(after, previous=previous, begun=len(after.bounds), mended=mended)
+        elif model.conjugate:
+            after = replace(after, last=Evaluated.of(state.parameters, found))
         if abs(bound - previous) < model.tolerance(self.tol, found):
             outcome = Outcome.CONVERGED
         elif len(after.bounds) == self.max_iter:
@@ -393,6 +406,7 @@ class PlainEM(Fitting[PlainState]):
             mended=state.mended,
             remaining_gain=left,
             judgements=last_said(state.judgements, left),
+            last=state.last,
         )
 
     def accepted(self, before: PlainState, after: PlainState) -> int | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dask_gmm.execution.backend import Passes, PassProgress, PassResult
     from dask_gmm.execution.jobs import BlockJob, OpenJob
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.mixture.kept import KeptStatistics
     from dask_gmm.mixture.kernels import Candidate, EStep, Kernel, Predictor
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.mixture.statistics import SufficientStatistics
@@ -260,6 +261,8 @@ class Evaluator:
     observers : sequence of Observer
     beside : sequence of Observer
         Who is told of passes and not how far each has come, which costs something.
+    kept : KeptStatistics, optional
+        Of rows that are not read: what a pass finds is that of these and the others together.
     """
 
     def __init__(
@@ -268,8 +271,10 @@ class Evaluator:
         kernel: Kernel = FASTEST,
         observers: Sequence[Observer] = (),
         beside: Sequence[Observer] = (),
+        kept: KeptStatistics | None = None,
     ) -> None:
         self._passes = passes
+        self._kept = kept
         self._kernel = kernel
         self._observers = tuple(observers)
         self._beside = tuple(beside)
@@ -310,6 +315,9 @@ class Evaluator:
         )
         self._check_rows(result.value.rows, number)
         statistics: tuple[SufficientStatistics, ...] = result.value.statistics
+        if self._kept is not None:
+            pairs = zip(statistics, candidates, strict=True)
+            statistics = tuple(self._kept.joined(found, c.parameters) for found, c in pairs)
         bounds = tuple(statistics[i].mean_log_likelihood for i in told)
         record = PassFinished(
             number=number,

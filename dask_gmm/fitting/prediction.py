@@ -64,6 +64,16 @@ class RowFunction(ABC):
         """The value of a row that takes no part, which has none: NaN."""
         return float("nan")
 
+    @property
+    def n_outputs(self) -> int | None:
+        """How many values there are of each row; None for one, without an axis of its own."""
+        return None
+
+    @property
+    def known_by(self) -> str:
+        """What tells the mixture, and what is asked of it, from others, for outputs to go on."""
+        return self.parameters.fingerprint
+
     @abstractmethod
     def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return what the predictor says of the rows."""
@@ -140,6 +150,11 @@ class Labels(RowFunction):
 @dataclass(frozen=True)
 class Posteriors(RowFunction):
     """The responsibilities r_nk, which add up to one in each row; (n, K) of `dtype`."""
+
+    @property
+    def n_outputs(self) -> int:
+        """K."""
+        return self.parameters.n_components
 
     def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return the responsibilities."""

@@ -30,7 +30,28 @@ if TYPE_CHECKING:
 
     from dask_gmm.fitting.events import Event
 
-__all__ = ["FitRecord", "RecordKeeper"]
+__all__ = ["EarlierRun", "FitRecord", "RecordKeeper"]
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A fit or an update whose rows a mixture stands for, beside those of its last one.
+
+    Attributes
+    ----------
+    kind : {"fit", "update", "partial_fit"}
+        Calls of `partial_fit` one after the other are one run.
+    source : str
+        What messages call the data.
+    n_rows : int or None
+    begun : float
+        Seconds since 1970.
+    """
+
+    kind: str
+    source: str
+    n_rows: int | None
+    begun: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +108,10 @@ class FitRecord:
         Whether rows had weights; None where nobody has noted it.
     masked : bool or None
         Whether a mask said which rows take part; None as well.
+    kind : {"fit", "update", "partial_fit"}
+        What it was.
+    earlier : tuple of EarlierRun
+        What an update, or a batch, came to; the oldest first.
     """
 
     source: str
@@ -117,6 +142,24 @@ class FitRecord:
     resumed_after: int | None
     weighted: bool | None = None
     masked: bool | None = None
+    kind: str = "fit"
+    earlier: tuple[EarlierRun, ...] = ()
+
+    def after(self, kind: str, before: FitRecord | None) -> FitRecord:
+        """The record of an update, or of a batch, of the mixture that another record is of."""
+        if before is None:
+            return replace(self, kind=kind)
+        *older, last = (
+            *before.earlier,
+            EarlierRun(before.kind, before.source, before.n_rows, before.begun),
+        )
+        if older and last.kind == older[-1].kind == "partial_fit":
+            # A stream's batches are one entry, or the record would grow with it.
+            first = older.pop()
+            known = first.n_rows is not None and last.n_rows is not None
+            rows = (first.n_rows or 0) + (last.n_rows or 0) if known else None
+            last = replace(last, n_rows=rows, begun=first.begun)
+        return replace(self, kind=kind, earlier=(*older, last))
 
     @property
     def reads(self) -> float:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.starts import GivenParameters
+    from dask_gmm.mixture.kept import KeptStatistics
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -63,8 +64,20 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Where an earlier fit of the same estimator ended."""
+    """Where an earlier fit of the same estimator ended.
+
+    Attributes
+    ----------
+    parameters : MixtureParameters
+    lower_bound : float
+        With which the first one is compared; -inf where they do not compare.
+    scaling : Scaling or None
+    kept : KeptStatistics or None
+        Of the earlier fit's rows, where the mixture is to stand for these as well: they are not
+        read, and those that are read come to them.
+    """
 
     parameters: MixtureParameters
     lower_bound: float
     scaling: Scaling | None = None
+    kept: KeptStatistics | None = None

@@ -27,8 +27,10 @@ from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.mixture.criteria import InformationCriteria
 from dask_gmm.mixture.family import CovarianceFamily, covariance_family
 from dask_gmm.mixture.form import CovarianceForm, covariance_form
+from dask_gmm.mixture.kept import Evaluated
 from dask_gmm.mixture.kinds import PARAMETER_CLASSES
 from dask_gmm.mixture.moments import Moments
+from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +67,16 @@ def saved(cls: C) -> C:
     return cls
 
 
-for _cls in (Judgement, Outcome, StepKind, InformationCriteria, Moments, *PARAMETER_CLASSES):
+_STATES = (
+    Judgement,
+    Outcome,
+    StepKind,
+    InformationCriteria,
+    Moments,
+    SufficientStatistics,
+    Evaluated,
+)
+for _cls in (*_STATES, *PARAMETER_CLASSES):
     saved(_cls)
 
 

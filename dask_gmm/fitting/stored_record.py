@@ -14,7 +14,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.fitting.events import Judgement, PassFinished, StepKind
-from dask_gmm.fitting.record import FitRecord
+from dask_gmm.fitting.record import EarlierRun, FitRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -138,6 +138,8 @@ def _written(value: Any) -> Any:
     """A value as JSON has it; infinity and NaN by their names."""
     if isinstance(value, tuple):
         return [_written(item) for item in value]
+    if isinstance(value, EarlierRun):
+        return {f.name: _written(getattr(value, f.name)) for f in fields(value)}
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
@@ -171,6 +173,15 @@ def _floats(value: Any) -> tuple[float, ...]:
     return tuple(map(_float, value))
 
 
+def _runs(value: Any) -> tuple[EarlierRun, ...]:
+    if not isinstance(value, list) or not all(isinstance(run, dict) for run in value):
+        raise ValueError(f"{value!r:.40} are no runs")
+    return tuple(
+        EarlierRun(**{f.name: _of_kind(str(f.type), f.name, run) for f in fields(EarlierRun)})
+        for run in value
+    )
+
+
 # By the annotations of `FitRecord`, which are strings here.
 _KINDS: dict[str, Callable[[Any], Any]] = {
     "bool": _bool,
@@ -178,6 +189,7 @@ _KINDS: dict[str, Callable[[Any], Any]] = {
     "int": _int,
     "float": _float,
     "tuple[float, ...]": _floats,
+    "tuple[EarlierRun, ...]": _runs,
 }
 
 

@@ -39,7 +39,12 @@ _ENDINGS = {
     "max_iter": "stopped by max_iter before it converged",
     "max_passes": "stopped by max_passes before it converged",
     "max_bytes": "stopped by max_bytes before it converged",
+    "stream": "took in a batch, goes on with those that come",
     "collapsed": "stopped because a component collapsed",
+}
+_NO_FIT = {
+    "given": "Its parameters were given: it was fitted to no data.",
+    "simulated": "The truth that data were simulated from.",
 }
 
 
@@ -124,6 +129,8 @@ def how_it_ended(
     posterior : bool
         Whether that is a log-posterior, as a prior took part, and no log-likelihood.
     """
+    if outcome in _NO_FIT:
+        return _NO_FIT[outcome]
     rows = "" if n_rows is None else f" to {plural(n_rows, 'row')}"
     if n_incomplete:
         rows += f" ({n_incomplete:,} miss a value)" if rows else ""

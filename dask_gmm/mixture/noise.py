@@ -115,6 +115,10 @@ class NoisyParameters(MixtureParameters):
         """The part of the rows that is noise."""
         return (("noise", f"{float(self.noise_weight):.3g} of the rows"),)
 
+    def _more_reordered(self, order: NDArray[np.intp]) -> dict[str, Any]:
+        """Nothing: noise and its box are no component's."""
+        return {}
+
     def drawn_beside(self, n_samples: int, random_state: np.random.RandomState) -> Array:
         """Rows of noise, uniform in the box."""
         count = random_state.binomial(n_samples, float(self.noise_weight))

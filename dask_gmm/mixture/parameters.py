@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -193,6 +193,35 @@ class MixtureParameters:
         None where nothing is: of Gaussians.
         """
         return None
+
+    def reordered(self, order: NDArray[np.intp]) -> Self:
+        """The same mixture with its components in another order, bit by bit.
+
+        Parameters
+        ----------
+        order : (K,) intp
+            A permutation: component k of the result is component ``order[k]``.
+        """
+        return replace(
+            self,
+            weights=frozen_array(self.weights[order]),
+            means=frozen_array(self.means[order]),
+            covariances=frozen_array(self.form.take(self.covariances, order)),
+            precisions_cholesky=frozen_array(self.form.take(self.precisions_cholesky, order)),
+            **self._more_reordered(order),
+        )
+
+    def _more_reordered(self, order: NDArray[np.intp]) -> dict[str, Any]:
+        """The arrays of a subclass in another order: those whose first axis is the components'.
+
+        A subclass that has others of that length overrides it.
+        """
+        k = self.n_components
+        return {
+            name: frozen_array(array[order])
+            for name, array in self.more.items()
+            if array.ndim and len(array) == k
+        }
 
     def _arrays(self) -> tuple[NDArray[np.float64], ...]:
         own = (self.weights, self.means, self.covariances, self.precisions_cholesky)

@@ -95,11 +95,11 @@ class Prior:
     >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
     >>> gm = GaussianMixture(2, reg_covar=0.0, prior=Prior(), random_state=0).fit(X)
     >>> gm.covariances_.round(2)
-    array([[[1.75, 0.  ],
-            [0.  , 1.02]],
+    array([[[1.12, 0.  ],
+            [0.  , 0.87]],
     <BLANKLINE>
-           [[1.75, 0.  ],
-            [0.  , 1.02]]])
+           [[1.12, 0.  ],
+            [0.  , 0.87]]])
     """
 
     concentration: Any = 1.0

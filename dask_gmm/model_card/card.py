@@ -9,11 +9,14 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.urls import normalize_url
+from dask_gmm.fitting.record import EarlierRun
 from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.scaling.stored import arrays_of, described
 from dask_gmm.scaling.words import in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dask_gmm.fitting.record import FitRecord
     from dask_gmm.model_file import ModelFile
     from dask_gmm.scaling import Scaling
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["card_schema", "model_card"]
 
 FORMAT, FORMAT_VERSION = "dask-gmm-model-card", 1
+_NO_FIT = ("simulated", "given")
 
 # Settings that say which fit was made; the others say where data lie, or how much is printed.
 _HOW = (
@@ -152,6 +156,7 @@ def _fit(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
         "n_iter": model.fit.get("n_iter"),
         "n_passes": model.fit.get("n_passes"),
         "record": None,
+        "updates": _updates(model, record),
     }
     if record is not None:
         found["record"] = {
@@ -171,13 +176,26 @@ def _fit(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
     return found
 
 
+def _updates(model: ModelFile, record: FitRecord | None) -> dict[str, Any] | None:
+    """What has come after the fit."""
+    count = int(model.fit.get("n_updates", 0))
+    if not count:
+        return None
+    runs: list[dict[str, Any]] = []
+    if record is not None:
+        own = EarlierRun(record.kind, record.source, record.n_rows, record.begun)
+        runs = [vars(run) for run in (*record.earlier, own)]
+    return {"count": count, "runs": runs, "drift": model.fit.get("drift")}
+
+
 def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
     fit, p = model.fit, model.parameters
     bound, rows = fit.get("lower_bound"), fit.get("n_rows")
     bic, posterior = None, fit.get("prior") is not None
     if posterior or _bayesian(model):
         bound = None  # what is known is the log-posterior, or a lower bound of the evidence
-    if bound is not None and rows and record is not None and record.weighted is False:
+    plain = record is not None and record.weighted is False and not fit.get("n_updates")
+    if bound is not None and rows and plain:
         free = p.n_parameters - fit.get("n_frozen", 0)
         bic = -2.0 * rows * bound + free * math.log(rows)
     return {
@@ -251,14 +269,33 @@ def _limitations(model: ModelFile) -> list[str]:
             "It is the mode of a posterior: a prior draws components that have few rows to what "
             "was thought before."
         )
+    return found + _limits_of_the_end(fit)
+
+
+def _limits_of_the_end(fit: Mapping[str, Any]) -> list[str]:
+    """Return what follows from how the fit has ended, each in a sentence."""
+    found = []
     if fit.get("outcome") == "collapsed":
         found.append("A component collapsed: the parameters are those before its last iteration.")
-    elif fit.get("converged") is False and fit.get("outcome") != "simulated":
+    elif fit.get("outcome") == "stream":
+        found.append(
+            "Its rows came in batches, each read once: it is near the optimum of them all and not "
+            "at it, and which batch came when has a part in it."
+        )
+    elif fit.get("converged") is False and fit.get("outcome") not in _NO_FIT:
         found.append("The fit was stopped before it converged.")
-    found.append(
-        "EM ends in a local optimum: another start may end in another mixture, perhaps a better "
-        "one."
-    )
+    if fit.get("n_updates") and fit.get("outcome") != "stream":
+        found.append(
+            "Rows came after the fit and were taken in without reading those before, whose "
+            "responsibilities are those of earlier mixtures."
+        )
+    if fit.get("outcome") == "given":
+        found.append("Its parameters were given: no data that it was fitted to are known.")
+    elif fit.get("outcome") not in _NO_FIT:
+        found.append(
+            "EM ends in a local optimum: another start may end in another mixture, perhaps a "
+            "better one."
+        )
     return found
 
 

@@ -11,6 +11,7 @@ from dask_gmm.plotting.components import plot_components
 from dask_gmm.plotting.convergence import plot_convergence
 from dask_gmm.plotting.look import component_colours, style
 from dask_gmm.plotting.maps import plot_map
+from dask_gmm.plotting.merging import plot_merging
 from dask_gmm.plotting.overlap import plot_overlap
 from dask_gmm.plotting.profiles import plot_profiles
 from dask_gmm.plotting.residuals import plot_residuals
@@ -25,6 +26,7 @@ __all__ = [
     "plot_components",
     "plot_convergence",
     "plot_map",
+    "plot_merging",
     "plot_overlap",
     "plot_profiles",
     "plot_residuals",

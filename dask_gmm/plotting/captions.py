@@ -47,6 +47,14 @@ _CAPTIONS = {
         "crossings describe one crowd together and may be parts of one cluster; a strong square on "
         "one side only is a small component beside a large one."
     ),
+    "merging": (
+        "How unsure it is which cluster rows belong to, when components are merged pair by pair "
+        "from the right to the left: the entropy a row, by the number of clusters that are left. "
+        "While parts of one cluster are merged it falls steeply; where it hardly falls any more "
+        "clusters are merged that lie apart. The dashed lines describe the two parts of the curve "
+        "best, and the ring is the number that was chosen. Where the curve has no clear bend no "
+        "number of clusters is better than the others."
+    ),
     "residuals": (
         "The part of each component's rows that is farther from its centre than a distance which a "
         "part p of a Gaussian's rows exceeds, against p. On the dashed line the component is "

@@ -34,6 +34,7 @@ _ENDINGS = {
     "max_iter": "ended by max_iter",
     "max_passes": "ended by max_passes",
     "max_bytes": "ended by max_bytes",
+    "stream": "took in a batch",
     "collapsed": "ended where a component collapsed",
     "dropped": "given up",
 }

@@ -60,6 +60,7 @@ _ENDINGS = {
     Outcome.DROPPED: "dropped",
     Outcome.MAX_PASSES: "stopped by max_passes",
     Outcome.MAX_BYTES: "stopped by max_bytes",
+    Outcome.STREAM: "took in a batch",
 }
 
 

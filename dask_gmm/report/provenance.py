@@ -83,6 +83,8 @@ def call_of(gm: Any, source: str | None, selection: Any = None) -> str:
         That the mixture is the best of.
     """
     name, data = type(gm).__name__, _spelled(source)
+    if getattr(gm, "outcome_", None) == "given":
+        return f"{name}.from_parameters(weights, means, covariances)"
     more = _left_out(getattr(gm, "record_", None))
     defaults = signature(type(gm).__init__).parameters
     given = {

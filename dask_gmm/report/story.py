@@ -41,7 +41,12 @@ _ENDINGS = {
     "max_iter": "It stopped after {n}, at max_iter and before it converged",
     "max_passes": "It stopped after {n} because it was to make no more passes, before it converged",
     "max_bytes": "It stopped after {n} because it was to read no more, before it converged",
+    "stream": "It has taken in a batch of rows in {n} and goes on with those that come",
     "collapsed": "It stopped after {n} because a component collapsed",
+}
+_NO_FIT = {
+    "given": "Its parameters were given; it was fitted to no data, and no likelihood is known.",
+    "simulated": "It is the truth that data were simulated from.",
 }
 _NEARLY_ALL = 0.9995
 _NOTHING = 0.01
@@ -88,8 +93,9 @@ def _fitted(evidence: Evidence) -> Iterator[str]:
     source = "" if record is None else f" The data: {record.source}."
     family = _FAMILIES.get(evidence.family, f"with covariances of the family {evidence.family}")
     count = plural(evidence.n_components, "component")
+    made = "is one of" if evidence.outcome in _NO_FIT else f"was fitted to {rows} of"
     yield (
-        f"A mixture of {count}, {family}, was fitted to {rows} of "
+        f"A mixture of {count}, {family}, {made} "
         f"{plural(d, 'feature')} ({listed(evidence.names)}). It has "
         f"{plural(evidence.n_parameters, 'free parameter')}.{source}"
     )
@@ -114,6 +120,9 @@ def _fitted(evidence: Evidence) -> Iterator[str]:
 
 
 def _ended(evidence: Evidence) -> Iterator[str]:
+    if evidence.outcome in _NO_FIT:
+        yield _NO_FIT[evidence.outcome]
+        return
     iterations = plural(evidence.n_iter, "iteration")
     ending = _ENDINGS.get(evidence.outcome, "It ended after {n}").format(n=iterations)
     bound = f"at a mean {evidence.height} of {number(evidence.lower_bound, 6)} nats a row"

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import InputError
+from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.scaling import Scaling
 
     Array = NDArray[np.float64]
 
-__all__ = ["OriginalUnits", "in_original_units", "means_and_widths"]
+__all__ = [
+    "OriginalUnits",
+    "in_original_units",
+    "means_and_widths",
+    "mixture_in_original_units",
+]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -165,3 +170,29 @@ def means_and_widths(parameters: MixtureParameters, scaling: Scaling | None) -> 
         # diag(M S Mᵀ), without the product; rounding may make a tiny one negative.
         found[slice(None) if shared else i] = np.maximum(((matrix @ own) * matrix).sum(axis=1), 0.0)
     return means, np.sqrt(found)
+
+
+def mixture_in_original_units(
+    parameters: MixtureParameters, scaling: Scaling | None
+) -> MixtureParameters:
+    """Return the mixture of the rows as they are, where that is one of Gaussians.
+
+    Covariances keep their form as far as features of different widths and rotations let them: of
+    standardized rows those of 'spherical' components become 'diag', of principal components all but
+    'tied' ones become 'full'.
+
+    Parameters
+    ----------
+    parameters : MixtureParameters
+    scaling : Scaling or None
+        Affine and invertible: then log-densities of the two differ by a constant alone.
+    """
+    if scaling is None:
+        return parameters
+    found = _in_original_units(parameters, scaling)
+    kind = parameters.form.name
+    if kind in ("diag", "spherical"):
+        kind = "diag" if scaling.principal is None else "full"
+    elif kind != "tied":
+        kind = "full"
+    return MixtureParameters.create(kind, parameters.weights, found.means, found.covariances)

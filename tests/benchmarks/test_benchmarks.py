@@ -36,6 +36,7 @@ BENCHMARKS = {
     "bench_decoding": ("--mib", "1", "--rounds", "1", "--json"),
     "bench_using": ("--tiny", "--rounds", "1", "--json"),
     "bench_kernels": ("--tiny", "--rounds", "1", "--json"),
+    "bench_merging": ("--tiny", "--rounds", "1", "--json"),
     "bench_optimum": (
         "--rows",
         "4000",
@@ -78,6 +79,7 @@ BENCHMARKS = {
     "bench_scaling": ("--tiny", "--rounds", "1", "--json"),
     "bench_scale": ("--workers", "2", "--rounds", "1", "--blocks", "8", "--json"),
     "bench_selection": ("--rows", "4000", "--seeds", "1", "--contestants", "grid", "--json"),
+    "bench_streams": ("--tiny", "--json"),
     "bench_tables": ("--tiny", "--rounds", "1", "--json"),
     "bench_time_to_fit": ("--tiny", "--rounds", "1", "--json", RECORD),
     "bench_whole_fit": ("--tiny", "--passes", "2", "--json", RECORD),

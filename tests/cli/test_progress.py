@@ -22,6 +22,7 @@ COMMANDS: dict[str, list[Any]] = {
     "impute": ["POINTS", "-m", "MODEL", "-o", "OUT/imputed.zarr"],
     "regress": ["POINTS", "-m", "MODEL", "--given", 0, "-o", "OUT/expected.zarr"],
     "score": ["POINTS", "-m", "MODEL"],
+    "update": ["POINTS", "-m", "MODEL", "-o", "OUT/updated.zarr"],
     "report": ["MODEL", "POINTS", "-o", "OUT/report.html"],
     "simulate": ["OUT/new.zarr", "-n", 1000, "-d", 2, "-k", 2],
     "manifest": ["POINTS", "-o", "OUT/manifest.json"],
@@ -66,5 +67,6 @@ def test_each_line_is_an_object_of_one_run(
     assert all(list(line)[:3] == ["time", "run", "event"] for line in lines)
     assert len({line["run"] for line in lines}) == 1
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
-    last = {"fit": "FitFinished", "select": "SelectionFinished"}.get(name, "RunEnded")
+    own = {"fit": "FitFinished", "update": "FitFinished", "select": "SelectionFinished"}
+    last = own.get(name, "RunEnded")
     assert lines[-1]["event"] == last

@@ -297,3 +297,78 @@ def test_a_killed_worker_changes_nothing_that_is_said(
     finally:
         model.set_params(callbacks=None)
     assert len(victims) == 1, "nobody was killed"
+
+
+# -- merging: two reads of its own -----------------------------------------------------------------
+
+
+def overlapping() -> GaussianMixture:
+    """Two components for each of the four clouds, and rows between them."""
+    rng = np.random.default_rng(7)
+    centres = rng.normal(scale=4.0, size=(4, 5))
+    means = np.concatenate([centres - 0.3, centres + 0.4])
+    return GaussianMixture.from_parameters(np.full(8, 1 / 8), means, np.full((8, 5), 2.0), cache=0)
+
+
+def merge(X: Any, **settings: Any) -> list[bytes]:
+    found = overlapping().set_params(**settings).merge(X)
+    assert (found.n_passes, found.n_greedy, found.n_rows) == (2, 7, len(rows()))
+    return [a.tobytes() for a in (found.merges, found.gains, found.merged)]
+
+
+@pytest.fixture(scope="module")
+def merged(store: str) -> list[bytes]:
+    with dask.config.set(num_workers=1):
+        return merge(store)
+
+
+@pytest.mark.parametrize("unit_level", quick_ones([0, 2, 6], [2]))
+def test_merging_on_threads_in_any_units(
+    store: str, merged: list[bytes], unit_level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped = partial(plan_pass, unit_level=unit_level)
+    monkeypatch.setattr(dask_gmm.execution.backend, "plan_pass", grouped)
+    monkeypatch.setattr(dask_gmm.execution.backend, "resize_units", lambda plan, *_: plan)
+    with dask.config.set(num_workers=2):
+        assert merge(store) == merged
+
+
+def test_merging_on_two_processes_takes_two_reads(
+    store: str, merged: list[bytes], two_processes: Client
+) -> None:
+    def total() -> int:
+        return sum(count.gets for count in two_processes.run(read_counter).values())
+
+    before = total()
+    with two_processes.as_current():
+        assert merge(store) == merged
+    assert total() - before == 2 * N_BLOCKS
+
+
+@pytest.mark.slow
+def test_merging_a_graph_and_labelling_it(
+    store: str, merged: list[bytes], two_processes: Client
+) -> None:
+    with two_processes.as_current():
+        lazy: Any = dask.array.from_zarr(store)
+        assert merge(lazy) == merged
+        clusters = overlapping().merge(store, 4).predict(lazy)
+        assert np.array_equal(clusters.compute(), overlapping().merge(rows(), 4).predict(rows()))
+
+
+@pytest.mark.slow
+def test_merging_survives_the_death_of_a_worker(
+    store: str, merged: list[bytes], mortal_processes: Client
+) -> None:
+    victim = next(iter(mortal_processes.run(os.getpid).values()))
+    killed: list[int] = []
+
+    def kill_in_the_second_read(event: Any) -> None:
+        progress = getattr(event, "progress", None)
+        if not killed and getattr(event, "number", 0) == 2 and progress is not None:
+            os.kill(victim, signal.SIGKILL)
+            killed.append(progress.blocks_done)
+
+    with mortal_processes.as_current():
+        assert merge(store, callbacks=[kill_in_the_second_read]) == merged
+    assert killed

@@ -33,7 +33,7 @@ from dask_gmm.fitting.events import (
     StartRead,
     StepKind,
 )
-from dask_gmm.fitting.record import FitRecord, RecordKeeper
+from dask_gmm.fitting.record import EarlierRun, FitRecord, RecordKeeper
 from dask_gmm.fitting.state import from_bytes, to_bytes
 from dask_gmm.fitting.stored_record import described, history_from, record_from
 
@@ -247,7 +247,12 @@ kinds = {
     "int | None": st.one_of(st.none(), counts),
     "tuple[float, ...]": st.lists(floats, max_size=3).map(tuple),
 }
-records = st.builds(FitRecord, **{f.name: kinds[str(f.type)] for f in fields(FitRecord)})
+runs = st.builds(EarlierRun, **{f.name: kinds[str(f.type)] for f in fields(EarlierRun)})
+records = st.builds(
+    FitRecord,
+    earlier=st.lists(runs, max_size=2).map(tuple),
+    **{f.name: kinds[str(f.type)] for f in fields(FitRecord) if f.name != "earlier"},
+)
 
 
 @given(st.one_of(st.none(), records), st.lists(passes, max_size=3).map(tuple))
@@ -275,6 +280,26 @@ def test_what_an_older_version_did_not_note_is_none() -> None:
     del stored["record"]["source"]
     with pytest.raises(ValueError, match="does not say source"):
         record_from(signed(stored))
+
+
+def test_an_update_notes_what_it_came_to_and_a_stream_is_one_run() -> None:
+    def run(kind: str, n: int, begun: float, before: FitRecord | None) -> FitRecord:
+        own = replace(RecordKeeper("memory").finished(()), source="x", n_rows=n, begun=begun)
+        return own.after(kind, before)
+
+    record = run("fit", 10, 1.0, None)
+    for n in range(3):
+        record = run("partial_fit", 5, 2.0 + n, record)
+    record = run("update", 7, 9.0, record)
+    assert record.earlier == (
+        EarlierRun("fit", "x", 10, 1.0),
+        EarlierRun("partial_fit", "x", 15, 2.0),
+    )
+    for damage in (7, [7], [{"kind": "fit"}], [{**vars(record.earlier[0]), "n_rows": "many"}]):
+        stored = described(record, ())
+        stored["record"]["earlier"] = damage
+        with pytest.raises(ValueError, match=r"runs|does not say|whole number"):
+            record_from(signed(stored))
 
 
 @pytest.fixture

@@ -84,10 +84,10 @@ def test_the_objective_is_the_log_posterior(family: str, d: int) -> None:
 
 
 @pytest.mark.parametrize("d", [1, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "EEI", "EII"])
 def test_the_m_step_of_fraley_and_raftery(family: str, d: int) -> None:
-    """Table 2 of their 2007 paper, for VVV, EEE, VVI, VII and the univariate V and E."""
-    p = random_mixture(4, family, K, d)
+    """Table 2 of their 2007 paper, for VVV, EEE, VVI, VII, EEI, EII and the univariate V and E."""
+    p = random_mixture(4, covariance_family(family).form.name, K, d)
     rows = Rows(draw(5, p, 80))
     model = map_model(family, Prior(), rows)
     prior, found = model.settled_prior(d), model.update(e_step(p, rows))
@@ -110,6 +110,8 @@ def test_the_m_step_of_fraley_and_raftery(family: str, d: int) -> None:
         "tied": (prior.scale + between.sum(axis=0)) / (nu + n.sum() + d + K + 1),
         "diag": (prior.scale + diagonals) / (nu + n + 3)[:, None],
         "spherical": (prior.scale + traces) / (nu + (n + 1) * d + 2),
+        "EEI": np.array([prior.scale + diagonals.sum(axis=0)] * K) / (nu + n.sum() + K + 2),
+        "EII": np.array([prior.scale + traces.sum()] * K) / (nu + (n.sum() + K) * d + 2),
     }[family]
     np.testing.assert_allclose(found.covariances, expected, rtol=1e-9)
 

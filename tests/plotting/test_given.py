@@ -18,6 +18,7 @@ from dask_gmm import GaussianMixture, plotting
 from dask_gmm.errors import InputError, MissingPackageError
 from dask_gmm.plotting import captions
 from tests.plotting.mixtures import made
+from tests.plotting.test_merging import Merged
 from tests.plotting.test_selection import selection
 from tests.traced import timeline
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 GM, INSPECTION = made("two features")
+MERGED = Merged(2, np.array([0.0, 10.0, 40.0, 90.0]), np.array([40.0, 60.0, 100.0]), 100.0)
 SINGLE: dict[str, Callable[..., Any]] = {
     "convergence": lambda **more: plotting.plot_convergence(GM, **more),
     "certainty": lambda **more: plotting.plot_certainty(GM, INSPECTION, **more),
     "overlap": lambda **more: plotting.plot_overlap(GM, INSPECTION, **more),
     "residuals": lambda **more: plotting.plot_residuals(GM, INSPECTION, **more),
     "selection": lambda **more: plotting.plot_selection(selection(), **more),
+    "merging": lambda **more: plotting.plot_merging(MERGED, **more),
     "map": lambda **more: plotting.plot_map(np.arange(12).reshape(3, 4) % 4, **more),
     "timeline": lambda **more: plotting.plot_timeline(timeline(), **more),
 }

@@ -27,6 +27,7 @@ from dask_gmm.fitting.events import Judgement, Outcome, StepKind
 from dask_gmm.fitting.gains import rest_of_gains
 from dask_gmm.fitting.loop import FitResult, Fitting, better_centres, last_said
 from dask_gmm.fitting.state import saved
+from dask_gmm.mixture.kept import Evaluated, plain_statistics
 from dask_gmm.mixture.kernels import Candidate
 from dask_gmm.mixture.moments import expected_log_density, per_row
 
@@ -90,11 +91,15 @@ class Accepted:
     regulariser : Moments or None
         What the model adds to it, for steps from there (`MixtureModel.regulariser`); None of a
         model that is not conjugate, whose objective is the point's value.
+    found : SufficientStatistics or None
+        Of all rows there; None of a model that is not conjugate, and in states that older versions
+        have written.
     """
 
     point: Point
     log_likelihood: float
     regulariser: Moments | None
+    found: SufficientStatistics | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,7 +383,8 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
         beside = model.regulariser(found)
         moments = per_row(found) + beside
         gain = expected_log_density(moments, update) - expected_log_density(moments, parameters)
-        return Accepted(Point(parameters, value, moments, update, gain), likelihood, beside)
+        point = Point(parameters, value, moments, update, gain)
+        return Accepted(point, likelihood, beside, plain_statistics(found))
 
     def _gain(self, at: Accepted, trial: MixtureParameters, found: SufficientStatistics) -> float:
         """By how much a trial raises the objective that belongs to the accepted point."""
@@ -439,9 +445,10 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
         """
         assert state.outcome is not None
         left, parameters = self._remaining_gain(state), _tried(state)
-        at, collapsed = state.accepted, state.outcome is Outcome.COLLAPSED
+        at, collapsed, last = state.accepted, state.outcome is Outcome.COLLAPSED, None
         if at is not None and at.point.update is not None and not collapsed:
             parameters = at.point.update
+            last = None if at.found is None else Evaluated.of(at.point.parameters, at.found)
         return FitResult(
             parameters=parameters,
             lower_bounds=state.bounds,
@@ -452,6 +459,7 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
             remaining_gain=left,
             mended=state.mended,
             judgements=last_said(state.judgements, left),
+            last=last,
         )
 
     def _remaining_gain(self, state: VerifiedState[M]) -> float | None:
