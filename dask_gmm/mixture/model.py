@@ -70,13 +70,6 @@ class MixtureModel(ABC):
         Added to the diagonal of every covariance, in squared units of the data; ≥ 0.
     """
 
-    conjugate: ClassVar[bool] = True
-    """Whether the M-step maximises `expected_log_density` of the rows' moments and `regulariser`'s.
-
-    What accelerates a fit in moments, and what searches on the sample, builds on that. A model for
-    which it does not hold has its `objective` alone, which no M-step may lower: its fits are
-    accelerated by steps in its `chart`, each verified by a pass.
-    """
 
     family: CovarianceFamily
     reg_covar: float
@@ -90,6 +83,17 @@ class MixtureModel(ABC):
     def places(self) -> NDArray[np.float64] | None:
         """Means, (K, D), of a model that says which component is where: fits begin there."""
         return None
+
+    @property
+    def conjugate(self) -> bool:
+        """Whether the M-step maximises `expected_log_density` of the rows' and `regulariser`'s moments.
+
+        What accelerates a fit in moments, and what searches on the sample, builds on that. A model
+        for which it does not hold has its `objective` alone, which no M-step may lower: its fits
+        are accelerated by steps in its `chart`, each verified by a pass. A model may say no for
+        all families; here it is the family that decides.
+        """
+        return self.family.conjugate
 
     def settled(self, rows: Rows) -> Self:
         """The same model, with what it leaves to the data taken from some of their rows.
@@ -231,7 +235,7 @@ class MaximumLikelihood(MixtureModel):
     def update(
         self, statistics: SufficientStatistics, at: MixtureParameters | None = None
     ) -> MixtureParameters:
-        """The M-step; see `MixtureModel.update`. It needs the statistics alone.
+        """The M-step; see `MixtureModel.update`. Of conjugate families it needs no `at`.
 
         As in scikit-learn, 10·eps (of a row) is added to each N_k so that an empty component
         divides by something, the weights are renormalised, and `reg_covar` is added to every
@@ -242,7 +246,8 @@ class MaximumLikelihood(MixtureModel):
         first, second = statistics.first, statistics.second
         means = statistics.reference + first / counts[:, None]
         with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares overflow
-            covariances = self.family.estimate(counts, first, second, self.reg_covar)
+            factors = None if at is None else at.precisions_cholesky
+            covariances = self.family.improve(counts, first, second, self.reg_covar, factors)
         weights = counts / counts.sum()
         arrays = (weights, means, covariances, self.family.form.factor(covariances))
         for array in arrays:
