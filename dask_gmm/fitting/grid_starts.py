@@ -204,7 +204,7 @@ def _merged_start(
     larger: MixtureParameters, point: GridPoint, sample: SampleRows, settings: FitSettings
 ) -> list[tuple[MixtureParameters, str]]:
     """The start that a larger mixture gives, with its cheapest pairs merged; none if it cannot."""
-    if larger.n_components > MOST_MERGED_FROM:
+    if larger.n_components > MOST_MERGED_FROM or not larger.family.conjugate:
         return []
     (statistics,) = settings.kernel.statistics(sample.rows, [Candidate(larger)])
     if statistics.n_components <= point.n_components:  # it has lost components itself
