@@ -24,6 +24,7 @@ from dask_gmm.fitting.events import PassAdvanced, PassStarted
 from dask_gmm.fitting.imputing import Imputed
 from dask_gmm.fitting.passes import first_pass
 from dask_gmm.fitting.prediction import (
+    FactorScores,
     Labels,
     LogDensities,
     Posteriors,
@@ -33,6 +34,7 @@ from dask_gmm.fitting.prediction import (
 )
 from dask_gmm.fitting.verbose import VerboseObserver
 from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
+from dask_gmm.mixture.kernels.marginal import refuse_factors
 from dask_gmm.progress.observers import observed
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ __all__ = ["RESULTS", "AppliedMixture", "Watched", "for_each_row"]
 RESULTS: dict[type[RowFunction], str] = {
     Labels: "labels",
     Posteriors: "posteriors",
+    FactorScores: "factor_scores",
     LogDensities: "log_density",
     UnscaledLogDensities: "log_density",
     Imputed: "imputed",
@@ -367,6 +370,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
             raise InputError(
                 f"impute is for Gaussian mixtures, and this is a {self._parameters().words}."
             )
+        refuse_factors(self._parameters())
         kernel, scaling = MarginalKernel(get_kernel(self.kernel)), self._scaling
         if scaling is not None and scaling.principal is not None:
             raise InputError(
@@ -379,7 +383,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     def _map(self, X: Any, source: Source, function: RowFunction) -> Any:
         """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
-        tail = "component" if isinstance(function, Posteriors) else ""
+        tail = {Posteriors: "component", FactorScores: "factor"}.get(type(function), "")
 
         def finish(array: Any, own: Source, values: Any) -> Any:
             return labelled(array, own, values, RESULTS[type(function)], tail)
@@ -396,6 +400,8 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         k, placed = None, isinstance(function, Imputed)
         if isinstance(function, Posteriors):
             k = function.parameters.n_components
+        elif isinstance(function, FactorScores):
+            k = function.parameters.covariances.shape[2] - 1
         elif placed:
             k = source.n_features
         source = self._rows_for(for_each_row(source), function)

@@ -9,7 +9,7 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.attributes import set_parameters
+from dask_gmm.estimators.attributes import family_of, set_parameters
 from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import (
@@ -27,7 +27,6 @@ from dask_gmm.fitting.given import check_given
 from dask_gmm.fitting.prediction import Labels
 from dask_gmm.fitting.search.choice import asked_search
 from dask_gmm.fitting.settings import FitSettings, WarmStart
-from dask_gmm.mixture.family import covariance_family
 from dask_gmm.progress.observers import observed
 from dask_gmm.progress.run import FIT
 from dask_gmm.scaling.scaling import scaled_dtype
@@ -235,7 +234,7 @@ class FittingMixture(FittedMixture):
         return labels
 
     def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:
-        family, scaling = covariance_family(self.covariance_type), scaling_asked(self)
+        family, scaling = family_of(self), scaling_asked(self)
         n_features = source.n_features
         if scaling is not None:
             scaling.begin(n_features, source.feature_names)  # refuses features that are not there
