@@ -365,6 +365,10 @@ class CollapsedComponentWarning(UserWarning):
     """A component collapsed during a fit, which ended at the last parameters before that."""
 
 
+class HeywoodWarning(UserWarning):
+    """Factors explain all of a feature, whose noise ended at its bound: they are too many."""
+
+
 class StaysHereWarning(UserWarning):
     """The input cannot travel to the workers of a cluster, so this process does the work alone."""
 

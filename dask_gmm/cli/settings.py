@@ -271,7 +271,9 @@ class EMSettings(_Fits):
 
     def __post_init__(self) -> None:
         # One name says both from here on, as in tables and model files.
-        (kind,) = _with_factors((self.covariance,), None if self.factors is None else (self.factors,))
+        (kind,) = _with_factors(
+            (self.covariance,), None if self.factors is None else (self.factors,)
+        )
         object.__setattr__(self, "covariance", kind)
 
     def estimator_arguments(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.errors import InputError
@@ -15,6 +14,7 @@ from dask_gmm.mixture.factors import FACTOR_FAMILIES, FactorFamily
 
 if TYPE_CHECKING:
     import dask.array as da
+    import numpy as np
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -82,8 +82,8 @@ class FactorMixture(AppliedMixture):
         parameters: MixtureParameters = self._parameters()
         if not isinstance(parameters.family, FactorFamily):
             raise InputError(
-                f"A mixture with covariance_type={parameters.family.name!r} has no factors; fit one "
-                f"with {', '.join(FACTOR_FAMILIES)} and n_factors, or use predict_proba."
+                f"A mixture with covariance_type={parameters.family.name!r} has no factors; fit "
+                f"one with {', '.join(FACTOR_FAMILIES)} and n_factors."
             )
         source = open_input(self, X, where=where, reset=False)
         function = FactorScores(parameters, self._kernel())

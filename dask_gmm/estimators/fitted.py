@@ -518,8 +518,8 @@ class FittedMixture(DensityMixin, FactorMixture, ReportingMixture):  # type: ign
             raise InputError(f"scikit-learn has no class for a {parameters.words}.")
         if isinstance(parameters.family, FactorFamily):
             raise InputError(
-                f"scikit-learn's mixtures have no covariance_type={parameters.family.name!r}"
-                f": save this one instead, or fit one with covariance_type='full'."
+                f"scikit-learn's mixtures have no covariance_type={parameters.family.name!r}: save "
+                f"this one instead, or fit one with covariance_type='full'."
             )
         shared = SklearnGaussianMixture().get_params()
         other = SklearnGaussianMixture(

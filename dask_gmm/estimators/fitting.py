@@ -10,7 +10,11 @@ from sklearn.utils import check_random_state
 
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import family_of, set_parameters
-from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
+from dask_gmm.estimators.endings import (
+    warn_of_ending,
+    warn_of_heywood_cases,
+    warn_of_rounded_integers,
+)
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import (
     checkpoint_at,
@@ -255,6 +259,7 @@ class FittingMixture(FittedMixture):
             )
         self._keep(report, source.dtype)
         warn_of_ending(report, settings)
+        warn_of_heywood_cases(report, settings)
         warn_of_rounded_integers(report, source.dtype)
 
     def _warm_start(self, source: Source, asked: ScalingRequest | None) -> WarmStart | None:

@@ -249,10 +249,10 @@ class GaussianMixture(FittingMixture):
     covariances_, precisions_, precisions_cholesky_
         Of shape (K, D, D), (D, D), (K, D) or (K,) by `covariance_type`. Of factor analysers
         (K, D, 1 + q): a column of noise variances ψ_k and the loadings Λ_k; 1/ψ_k and −Ψ_k⁻¹Λ_k;
-        ψ_k^(-1/2) and Ψ_k^(-1/2)Λ_k (`noise_variances_`, `loadings_`, `factor_scores`). These five are float64;
-        for float32 rows float32, as scikit-learn's, where that moves nothing by 1e-4 standard
-        deviations. Score, predictions, files and warm starts use the fit's own float64 numbers,
-        except for what somebody has set by hand since.
+        ψ_k^(-1/2) and Ψ_k^(-1/2)Λ_k; `noise_variances_`, (K, D), and `loadings_`, (K, D, q), are
+        views of the first. These five are float64; for float32 rows float32, as scikit-learn's,
+        where that moves nothing by 1e-4 standard deviations. Score, predictions, files and warm
+        starts use the fit's own float64 numbers, except for what somebody has set by hand since.
     noise_weight_ : () array
         The part of the rows that is noise, and
     noise_box_ : (2, D)

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils import check_random_state
 
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
+from dask_gmm.estimators.endings import (
+    warn_of_ending,
+    warn_of_heywood_cases,
+    warn_of_rounded_integers,
+)
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.inputs import (
     check_n_effective,
@@ -386,4 +390,5 @@ def _make_best(
     )
     model._keep(fitted, dtype)
     warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)
+    warn_of_heywood_cases(fitted, settings, stacklevel=4)
     warn_of_rounded_integers(fitted, dtype, stacklevel=4)

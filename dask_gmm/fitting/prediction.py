@@ -172,7 +172,9 @@ class FactorScores(RowFunction):
     def workspace_bytes(self, n_rows: int) -> int:
         """The labels, which rows have one, and rows as differences, some at a time."""
         d = self.parameters.n_features
-        return 8 * (3 * n_rows + 3 * _AT_ONCE * d + self.parameters.precisions_cholesky[0].size)
+        return 8 * (
+            3 * n_rows + 3 * _AT_ONCE * d + int(self.parameters.precisions_cholesky[0].size)
+        )
 
 
 @dataclass(frozen=True)

@@ -126,9 +126,9 @@ def _moments_about_means(statistics: SufficientStatistics, parameters: MixturePa
     form = statistics.form
     second, factors = np.array(statistics.second), parameters.precisions_cholesky
     offsets = parameters.means - statistics.reference
-    for k in np.flatnonzero(np.any(offsets != 0.0, axis=1)):
+    for k in np.flatnonzero(np.any(offsets != 0.0, axis=1)).tolist():
         offset, first = offsets[k][None], statistics.first[k][None]
         moved = form.moment_at(factors, k, statistics.counts[k] * offset, offset)
         moved = moved - form.moment_at(factors, k, first, offset)
-        form.add_moment(second, int(k), moved - form.moment_at(factors, k, offset, first))
+        form.add_moment(second, k, moved - form.moment_at(factors, k, offset, first))
     return second

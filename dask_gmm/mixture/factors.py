@@ -46,11 +46,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["FACTOR_FAMILIES", "FactorFamily", "oriented", "smallest_noise"]
+__all__ = ["FACTOR_FAMILIES", "FactorFamily", "heywood_cases", "oriented"]
 
 # Where a start leaves a feature no noise, or a factor no length, EM could never give it any.
 _LEAST_NOISE_PART = 1e-2
 _LEAST_FACTOR_PART = 1e-2
+# What is left of a feature's variance where factors explain it all.
+_BOUNDED_PART, _HEYWOOD_PART = 0.1, 1e-4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,12 +101,12 @@ class FactorFamily(CovarianceFamily):
         """
         if self.n_factors >= n_features:
             raise InputError(
-                f"{self.n_factors} factors of {n_features} feature(s) are no fewer numbers than the "
-                f"features themselves: choose fewer factors, or covariance_type='full'."
+                f"{self.n_factors} factors of {n_features} feature(s) are no fewer numbers than "
+                f"the features themselves: choose fewer factors, or covariance_type='full'."
             )
 
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
-        """D q − q (q − 1) / 2 for each Λ, which is known up to a rotation, and D or 1 for each Ψ."""
+        """D q − q (q − 1) / 2 for each Λ, known up to a rotation, and D or 1 for each Ψ."""
         q, d = self.n_factors, n_features
         loadings = d * q - q * (q - 1) // 2
         noise = 1 if self.isotropic else d
@@ -130,7 +132,9 @@ class FactorFamily(CovarianceFamily):
             `at` is None: the moments are of no mixture that somebody has named.
         """
         if at is None:
-            raise ValueError(f"moments of {self.name} say nothing without the mixture of their E-step")
+            raise ValueError(
+                f"moments of {self.name} say nothing without the mixture of their E-step"
+            )
         variances, shift = _scatter(counts, first, second), first / counts[:, None]
         products, factors = np.empty(second[..., 1:].shape), []
         for k, factor in enumerate(at):
@@ -208,16 +212,14 @@ class FactorFamily(CovarianceFamily):
         left = np.maximum(variances.sum(axis=1) - lengths.sum(axis=1), 0.0) / (d - q)
         excess = np.maximum(lengths - left[:, None], _LEAST_FACTOR_PART * lengths)
         loadings = axes * np.sqrt(excess)[:, None, :]
-        noise = np.maximum(
-            variances - np.vecdot(loadings, loadings), _LEAST_NOISE_PART * variances
-        )
+        noise = np.maximum(variances - np.vecdot(loadings, loadings), _LEAST_NOISE_PART * variances)
         if self.shared_loadings:
             loadings = np.broadcast_to(loadings[int(np.argmax(counts))], loadings.shape)
         return self._oriented(counts, self._common(counts, noise) + reg_covar, loadings)
 
 
 def _scatter(counts: Array, first: Array, second: Array) -> Array:
-    """diag S_k about the new means, (K, D)."""
+    """The diagonals of S_k about the new means, (K, D)."""
     n = counts[:, None]
     return np.maximum((second[..., 0] - first * (first / n)) / n, 0.0)
 
@@ -246,12 +248,26 @@ def oriented(loadings: Array, noise: Array) -> Array:
     return np.ascontiguousarray(turned * np.where(largest < 0.0, -1.0, 1.0))
 
 
-def smallest_noise(covariances: Array) -> tuple[int, int, float]:
-    """Where the noise is the smallest part of a feature's variance: component, feature, the part."""
-    loadings = covariances[..., 1:]
-    part = covariances[..., 0] / (covariances[..., 0] + np.vecdot(loadings, loadings))
-    component, feature = np.unravel_index(int(np.argmin(part)), part.shape)
-    return int(component), int(feature), float(part[component, feature])
+def heywood_cases(covariances: Array, reg_covar: float) -> Array:
+    """Return where factors explain all of a feature, and its noise is `reg_covar` or next to none.
+
+    Heywood's case: the maximum of the likelihood lies at the bound of the noise, or beyond.
+
+    Parameters
+    ----------
+    covariances : (K, D, q + 1) float64
+    reg_covar : float
+
+    Returns
+    -------
+    (n, 2) int
+        Component and feature of each.
+    """
+    noise, loadings = covariances[..., 0], covariances[..., 1:]
+    explained = np.vecdot(loadings, loadings)
+    bounded = (noise < 2.0 * reg_covar) & (noise < _BOUNDED_PART * explained)
+    found: Array = np.argwhere(bounded | (noise < _HEYWOOD_PART * explained))
+    return found
 
 
 def _kind(

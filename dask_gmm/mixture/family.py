@@ -109,7 +109,7 @@ class CovarianceFamily(ABC):
     def improve(
         self, counts: Array, first: Array, second: Array, reg_covar: float, at: Array | None
     ) -> Array:
-        """The covariances after an M-step: those of `estimate`, or such as raise what they maximise.
+        """Return covariances after an M-step: the best, or such as raise what they maximise.
 
         Parameters
         ----------
@@ -225,7 +225,9 @@ def _number_of_factors(name: str, number: str | None, n_factors: int | None) -> 
             f"'{name.partition(':')[0]}:5'."
         )
     if n_factors not in (None, int(number)):
-        raise InputError(f"covariance_type={name!r} and n_factors={n_factors} contradict each other.")
+        raise InputError(
+            f"covariance_type={name!r} and n_factors={n_factors} contradict each other."
+        )
     return int(number)
 
 

@@ -10,8 +10,8 @@ scikit-learn's: upper triangular U with Σ⁻¹ = U Uᵀ, so that y = Uᵀ (x �
 log|Σ|^(-1/2) = Σ_i log U_ii.
 
 What grows with K D² does so in the full form alone: a tied mixture holds a single matrix, and of
-variances no matrix is ever made (`CovarianceForm.dense` is there to look at a mixture). Here are the
-four that scikit-learn knows; covariances that are low rank plus diagonal are in `mixture.low_rank`.
+variances no matrix is ever made (`CovarianceForm.dense` is there to look at a mixture). Here are
+the four that scikit-learn knows; those that are low rank plus diagonal are in `mixture.low_rank`.
 """
 
 from __future__ import annotations
@@ -428,7 +428,7 @@ def register_forms(prefix: str, maker: Callable[[int], CovarianceForm]) -> None:
 
 
 def covariance_form(name: str) -> CovarianceForm:
-    """Return the form called `name`: 'full', 'tied', 'diag', 'spherical', or such as 'low-rank:5'."""
+    """Return the form called `name`: 'full', 'tied', 'diag', 'spherical', or as 'low-rank:5'."""
     prefix, colon, number = name.partition(":")
     return _MAKERS[prefix](int(number)) if colon else _BY_NAME[name]
 

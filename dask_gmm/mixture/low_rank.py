@@ -2,8 +2,8 @@
 
 Λ_k are loadings, (D, q), and Ψ_k is diagonal, so that nothing of D² is ever held (Ghahramani &
 Hinton, "The EM algorithm for mixtures of factor analyzers", 1997). There is one form for each q.
-Covariances, their factors and second moments all have the shape (K, D, q + 1), a column of variances
-and q columns beside it:
+Covariances, their factors and second moments all have the shape (K, D, q + 1), a column of
+variances and q columns beside it:
 
 - covariances: ψ_k, and Λ_k;
 - factors: ψ_k^(-1/2), and W_k = Ψ_k^(-1/2) Λ_k;
@@ -70,9 +70,11 @@ class LowRank(CovarianceForm):
         self.n_factors = n_factors
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """(K, D, q + 1)."""
         return (n_components, n_features, self.n_factors + 1)
 
     def component_moment(self, weighted: Real, centred: Real) -> Any:
+        """Refused: such moments belong to a mixture (`moment_at`)."""
         raise TypeError(
             "second moments of the low-rank form belong to a mixture: they are had from moment_at"
         )
@@ -80,6 +82,7 @@ class LowRank(CovarianceForm):
     def moment_at(
         self, precisions_cholesky: Array, component: int, weighted: Real, centred: Real
     ) -> Any:
+        """The diagonal of Σ r (x − c)(x − c)ᵀ, and its product with β_kᵀ; (D, q + 1)."""
         kind = np.result_type(weighted, centred)
         projection = expected_factors(precisions_cholesky[component]).astype(kind)
         moment = np.empty((centred.shape[1], self.n_factors + 1), dtype=kind)
@@ -88,6 +91,7 @@ class LowRank(CovarianceForm):
         return moment
 
     def factor(self, covariances: Array) -> Array:
+        """ψ^(-1/2) and W; see the module. As `CovarianceForm.factor`, feature by feature."""
         variances = covariances[..., 0]
         for bad, error in (
             (~np.isfinite(covariances).all(axis=2), _overflow),
@@ -101,6 +105,7 @@ class LowRank(CovarianceForm):
         return factors
 
     def factor_precisions(self, precisions: Array) -> Array:
+        """The same from 1/ψ and −Ψ⁻¹Λ."""
         factors = np.empty_like(precisions)
         with np.errstate(invalid="ignore", divide="ignore"):  # the caller refuses NaN
             factors[..., 0] = np.sqrt(precisions[..., 0])
@@ -108,16 +113,19 @@ class LowRank(CovarianceForm):
         return factors
 
     def precisions(self, precisions_cholesky: Array) -> Array:
+        """1/ψ and −Ψ⁻¹Λ."""
         roots = precisions_cholesky[..., :1]
         return np.concatenate([roots**2, -roots * precisions_cholesky[..., 1:]], axis=-1)
 
     def covariances(self, precisions_cholesky: Array) -> Array:
+        """ψ and Λ."""
         roots = precisions_cholesky[..., :1]
         return np.concatenate([1.0 / roots**2, precisions_cholesky[..., 1:] / roots], axis=-1)
 
     def log_determinant(
         self, precisions_cholesky: Array, n_components: int, n_features: int
     ) -> Array:
+        """−½ (log|Ψ_k| + log|I + WᵀW|), (K,)."""
         logs = np.log(precisions_cholesky[..., 0]).sum(axis=1)
         for k, factor in enumerate(precisions_cholesky):
             logs[k] -= np.log(np.diagonal(np.linalg.cholesky(inner_matrix(factor)))).sum()
@@ -125,6 +133,7 @@ class LowRank(CovarianceForm):
         return determinants
 
     def whiten(self, precisions_cholesky: Array, component: int, differences: Real) -> Any:
+        """Rows of (I + W Wᵀ)^(-1/2) Ψ^(-1/2) (x − μ): of a symmetric root, not a triangular one."""
         # (I + W Wᵀ)^(-1/2) = I − W g(WᵀW) Wᵀ with g(λ) = 1/(1 + λ + √(1 + λ)): symmetric.
         factor = precisions_cholesky[component]
         inner = _of_eigenvalues(factor, lambda e: 1.0 / (1.0 + e + np.sqrt(1.0 + e)))
@@ -133,6 +142,7 @@ class LowRank(CovarianceForm):
         return white - ((white @ loadings) @ inner.astype(white.dtype, copy=False)) @ loadings.T
 
     def colour(self, precisions_cholesky: Array, component: int, white: Array) -> Array:
+        """`whiten` undone."""
         # (I + W Wᵀ)^(1/2) = I + W g(WᵀW) Wᵀ with g(λ) = 1/(1 + √(1 + λ)).
         factor = precisions_cholesky[component]
         inner = _of_eigenvalues(factor, lambda e: 1.0 / (1.0 + np.sqrt(1.0 + e)))
@@ -157,12 +167,14 @@ class LowRank(CovarianceForm):
         return quadratic
 
     def average(self, weights: Array, covariances: Array) -> Array:
+        """The heaviest component's loadings, and the mean of all noise variances."""
         # Loadings have no average: signs and rotations differ. Those of the heaviest do.
         pooled = np.array(covariances[int(np.argmax(weights))])
         pooled[:, 0] = np.tensordot(weights, covariances[..., 0], axes=1)
         return pooled
 
     def dense(self, covariances: Array, n_components: int, n_features: int) -> Array:
+        """Λ_k Λ_kᵀ + Ψ_k, (K, D, D)."""
         loadings = covariances[..., 1:]
         dense: Array = loadings @ loadings.transpose(0, 2, 1)
         diagonal = np.arange(n_features)
@@ -170,6 +182,7 @@ class LowRank(CovarianceForm):
         return dense
 
     def scatter(self, weights: Array, covariances: Array, n_features: int) -> Array:
+        """Refused: such moments belong to a mixture."""
         raise TypeError("second moments of the low-rank form belong to a mixture")
 
     def __reduce__(self) -> tuple[object, ...]:

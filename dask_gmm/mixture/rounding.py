@@ -50,7 +50,7 @@ def rounding(parameters: MixtureParameters, centre: Array, eps: float) -> float:
         factors = parameters.precisions_cholesky
         distance = float(np.max(factors[..., 0] * size))
         # A loading that is rounded moves Σ in its own metric by as much as it stands above Ψ.
-        condition = 1.0 + float(np.max(np.vecdot(factors[..., 1:], factors[..., 1:], axis=1)))
+        condition = 1.0 + float(np.max(np.square(factors[..., 1:]).sum(axis=1)))
     else:
         # Each feature has its own arithmetic: no condition enters.
         distance = float(np.max(parameters.precisions_cholesky.reshape(k, -1) * size))

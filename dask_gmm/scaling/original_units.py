@@ -75,7 +75,8 @@ class OriginalUnits:
         covariances = self.covariances
         if self._low_rank:
             loadings = covariances[..., 1:]
-            return np.sqrt(covariances[..., 0] + np.vecdot(loadings, loadings))
+            widths: Array = np.sqrt(covariances[..., 0] + np.vecdot(loadings, loadings))
+            return widths
         if self._correlated:
             covariances = np.diagonal(covariances, axis1=-2, axis2=-1)
         elif covariances.ndim == 1:  # spherical
@@ -156,7 +157,9 @@ def _low_rank_in_original_units(
     if scaling.principal is None:
         assert scaling.standard is not None
         scale = scaling.standard.scale[:, None]
-        found = found * np.concatenate([scale * scale, np.broadcast_to(scale, found[0, :, 1:].shape)], axis=1)
+        found = found * np.concatenate(
+            [scale * scale, np.broadcast_to(scale, found[0, :, 1:].shape)], axis=1
+        )
         return OriginalUnits(means, found, _low_rank=True)
     matrix, _ = scaling.unscaling
     dense = parameters.form.dense(found, *parameters.means.shape)

@@ -115,9 +115,14 @@ class LowRankScheme(Scheme):
         self._linear = linear
         # Of each component's own mean, by the same coefficients.
         self._projected = np.stack(
-            [self._offsets[j] @ linear[:, k + j * self._q : k + (j + 1) * self._q] for j in range(k)]
+            [
+                self._offsets[j] @ linear[:, k + j * self._q : k + (j + 1) * self._q]
+                for j in range(k)
+            ]
         )
-        self._at_zero = self._constants - 0.5 * np.vecdot(self._offsets * roots, self._offsets * roots)
+        self._at_zero = self._constants - 0.5 * np.vecdot(
+            self._offsets * roots, self._offsets * roots
+        )
 
     @property
     def features(self) -> FeatureMap:
@@ -165,11 +170,11 @@ class LowRankScheme(Scheme):
             rows = self._scratch[0][:size].reshape(len(active), -1)
             if len(active) == len(shares):
                 np.subtract(features, self._shift[k], out=rows)
+                self._add(k, rows, shares)
             else:
                 np.take(features, active, axis=0, out=rows, mode="clip")
                 rows -= self._shift[k]
-                shares = shares[active]
-            self._add(k, rows, shares)
+                self._add(k, rows, shares[active])
 
     def _add(self, k: int, difference: Array, shares: Array) -> None:
         self._counts[k] += shares.sum()
