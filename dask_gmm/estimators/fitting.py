@@ -31,6 +31,7 @@ from dask_gmm.fitting.given import check_given
 from dask_gmm.fitting.prediction import Labels
 from dask_gmm.fitting.search.choice import asked_search
 from dask_gmm.fitting.settings import FitSettings, WarmStart
+from dask_gmm.mixture.factors import turned
 from dask_gmm.progress.observers import observed
 from dask_gmm.progress.run import FIT
 from dask_gmm.scaling.scaling import scaled_dtype
@@ -287,9 +288,8 @@ class FittingMixture(FittedMixture):
     def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
         """Take over what came of a fit to data of some type."""
         best, self.scaling_ = report.best, report.scaling
-        set_parameters(
-            self, best.parameters, dtype if report.scaling is None else scaled_dtype(dtype)
-        )
+        kind = dtype if report.scaling is None else scaled_dtype(dtype)
+        set_parameters(self, turned(best.parameters), kind)
         self.converged_ = best.outcome is Outcome.CONVERGED
         self.n_iter_ = best.n_iter
         self.lower_bound_ = best.lower_bound

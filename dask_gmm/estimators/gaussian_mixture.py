@@ -453,6 +453,11 @@ class GaussianMixture(FittingMixture):
         model = self._of_gaussians(family, n_features)
         if not self._noisy:
             return model
+        if not family.conjugate:
+            raise InputError(
+                f"covariance_type={family.name!r} and noise do not go together: choose another "
+                f"covariance_type, or noise=False."
+            )
         for name, refused in (("missing", ("marginalize",)), ("on_collapse", ("reseed", "merge"))):
             if getattr(self, name) in refused:
                 raise InputError(

@@ -43,6 +43,12 @@ def check_goes_together(
             family.check(n_features)
         if family.conjugate:
             continue
+        if not settings.model.improves:
+            raise InputError(
+                f"covariance_type={family.name!r} goes with the likelihood of a GaussianMixture "
+                f"alone, not with {type(settings.model).__name__}: choose covariance_type='diag' "
+                f"or 'full'."
+            )
         for wrong, what, instead in _impossible(settings):
             if wrong:
                 raise InputError(
@@ -51,16 +57,15 @@ def check_goes_together(
 
 
 def _impossible(settings: FitSettings) -> tuple[tuple[bool, str, str], ...]:
-    acceleration, search = settings.acceleration, settings.search
     return (
         (
-            acceleration not in (None, "auto"),
-            f"acceleration={acceleration!r}, which adds moments of several mixtures",
-            "leave acceleration out, or give None, for plain EM",
+            settings.acceleration == "variance-reduced",
+            "acceleration='variance-reduced', which adds a sample's moments to all rows'",
+            "leave it at 'auto', or choose 'squarem' or None",
         ),
         (
-            search not in ("auto", "off"),
-            f"search={search!r}, which splits and merges components by their moments",
+            settings.search not in ("auto", "off"),
+            f"search={settings.search!r}, which splits and merges components by their moments",
             "leave search out, and raise n_init for more starts in the same reads",
         ),
         (

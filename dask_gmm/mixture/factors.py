@@ -23,13 +23,14 @@ noise before the step, feature by feature, and then Ψ_k has its new optimum. `r
 each noise variance, which it bounds from below: the maximum of a likelihood with the penalty
 −½ Σ_k N_k ε tr Ψ_k⁻¹. Without it a noise variance may end at zero, Heywood's case.
 
-Loadings are known up to a rotation. They are turned so that Λ_kᵀ Ψ_k⁻¹ Λ_k is diagonal, with
-descending entries, and the loading of each factor that is largest in size is positive.
+Loadings are known up to a rotation. M-steps leave it as it is, so that steps are smooth. In the end
+(`turned`) Λ_kᵀ Ψ_k⁻¹ Λ_k is diagonal, with descending entries, and the loading of each factor that
+is largest in size is positive.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
@@ -38,6 +39,7 @@ import numpy as np
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.family import CovarianceFamily, register_families
 from dask_gmm.mixture.low_rank import expected_factors, inner_matrix, low_rank
+from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["FACTOR_FAMILIES", "FactorFamily", "heywood_cases", "oriented"]
+__all__ = ["FACTOR_FAMILIES", "FactorFamily", "heywood_cases", "oriented", "turned"]
 
 # Where a start leaves a feature no noise, or a factor no length, EM could never give it any.
 _LEAST_NOISE_PART = 1e-2
@@ -148,7 +150,7 @@ class FactorFamily(CovarianceFamily):
         noise += np.vecdot(loadings @ thetas, loadings)
         # Rounding may leave less than nothing of it.
         noise = self._common(counts, np.maximum(noise, 0.0)) + reg_covar
-        return self._oriented(counts, noise, loadings)
+        return np.concatenate([noise[..., None], loadings], axis=2)
 
     def _loadings(self, counts: Array, products: Array, thetas: Array, at: Array) -> Array:
         """Λ_k that maximise what the moments expect, (K, D, q)."""
@@ -172,7 +174,8 @@ class FactorFamily(CovarianceFamily):
             noise = np.broadcast_to(pooled, noise.shape)
         return np.array(noise)
 
-    def _oriented(self, counts: Array, noise: Array, loadings: Array) -> Array:
+    def oriented(self, counts: Array, noise: Array, loadings: Array) -> Array:
+        """Covariances with loadings turned as the module says, (K, D, q + 1)."""
         if self.shared_loadings:
             # One rotation for all, by the noise that they have between them.
             common = oriented(loadings[0], counts @ noise / counts.sum())
@@ -215,7 +218,7 @@ class FactorFamily(CovarianceFamily):
         noise = np.maximum(variances - np.vecdot(loadings, loadings), _LEAST_NOISE_PART * variances)
         if self.shared_loadings:
             loadings = np.broadcast_to(loadings[int(np.argmax(counts))], loadings.shape)
-        return self._oriented(counts, self._common(counts, noise) + reg_covar, loadings)
+        return self.oriented(counts, self._common(counts, noise) + reg_covar, loadings)
 
 
 def _scatter(counts: Array, first: Array, second: Array) -> Array:
@@ -246,6 +249,17 @@ def oriented(loadings: Array, noise: Array) -> Array:
     turned = loadings @ turn[:, ::-1]
     largest = turned[np.argmax(np.abs(turned), axis=0), np.arange(turned.shape[1])]
     return np.ascontiguousarray(turned * np.where(largest < 0.0, -1.0, 1.0))
+
+
+def turned(parameters: MixtureParameters) -> MixtureParameters:
+    """The same mixture with its loadings as the module says; others as they are."""
+    family = parameters.family
+    if not isinstance(family, FactorFamily):
+        return parameters
+    noise, loadings = parameters.covariances[..., 0], parameters.covariances[..., 1:]
+    covariances = frozen_array(family.oriented(parameters.weights, noise, loadings))
+    factors = frozen_array(family.form.factor(covariances))
+    return replace(parameters, covariances=covariances, precisions_cholesky=factors)
 
 
 def heywood_cases(covariances: Array, reg_covar: float) -> Array:

@@ -40,6 +40,8 @@ import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.mixture.chart import LOG_CHOLESKY
+from dask_gmm.mixture.factor_chart import LOG_FACTORS
+from dask_gmm.mixture.factors import FactorFamily
 from dask_gmm.mixture.moments import Moments
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
@@ -71,6 +73,9 @@ class MixtureModel(ABC):
     """
 
 
+    improves: ClassVar[bool] = False
+    """Whether its M-step asks a family to `improve`: other models take conjugate ones alone."""
+
     family: CovarianceFamily
     reg_covar: float
 
@@ -86,12 +91,12 @@ class MixtureModel(ABC):
 
     @property
     def conjugate(self) -> bool:
-        """Whether the M-step maximises `expected_log_density` of the rows' and `regulariser`'s moments.
+        """Whether the M-step maximises `expected_log_density` of the rows' moments and others.
 
-        What accelerates a fit in moments, and what searches on the sample, builds on that. A model
-        for which it does not hold has its `objective` alone, which no M-step may lower: its fits
-        are accelerated by steps in its `chart`, each verified by a pass. A model may say no for
-        all families; here it is the family that decides.
+        The others are `regulariser`'s. What accelerates a fit in moments, and what searches on the
+        sample, builds on that. A model for which it does not hold has its `objective` alone, which
+        no M-step may lower: its fits are accelerated by steps in its `chart`, each verified by a
+        pass. A model may say no for all families; here it is the family that decides.
         """
         return self.family.conjugate
 
@@ -192,7 +197,7 @@ class MixtureModel(ABC):
     @property
     def chart(self) -> Chart:
         """Coordinates of its parameters, in which steps are extrapolated."""
-        return LOG_CHOLESKY
+        return LOG_FACTORS if isinstance(self.family, FactorFamily) else LOG_CHOLESKY
 
     def of_family(self, family: CovarianceFamily) -> Self:
         """The same model of mixtures of another family, of as many components."""
@@ -229,6 +234,8 @@ class MixtureModel(ABC):
 @dataclass(frozen=True)
 class MaximumLikelihood(MixtureModel):
     """Maximum likelihood, with `reg_covar` on every variance, as in scikit-learn."""
+
+    improves: ClassVar[bool] = True
 
     reg_covar: float = 0.0
 

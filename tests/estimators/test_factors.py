@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from sklearn.base import clone
 from sklearn.decomposition import PCA, FactorAnalysis
 
-from dask_gmm import GaussianMixture, select_gaussian_mixture
+from dask_gmm import GaussianMixture, StudentTMixture, select_gaussian_mixture
 from dask_gmm.cli.main import main
 from dask_gmm.data.stores import read_counter
 from dask_gmm.errors import HeywoodWarning, InputError
@@ -172,8 +172,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"acceleration": "squarem"}, "leave acceleration out"),
-            ({"acceleration": "variance-reduced"}, "leave acceleration out"),
+            ({"acceleration": "variance-reduced"}, "choose 'squarem'"),
+            ({"noise": True}, "noise=False"),
             ({"search": 5}, "leave search out"),
             ({"on_collapse": "merge"}, "on_collapse='reseed'"),
             ({"init_params": "k-means||"}, "init_params='kmeans'"),
@@ -192,6 +192,8 @@ class TestRefusals:
             mixture(**settings).fit(rows(200))
 
     def test_what_it_cannot_do(self, fitted: GaussianMixture) -> None:
+        with pytest.raises(InputError, match="not with StudentLikelihood"):
+            StudentTMixture(2, covariance_type="factors:2").fit(rows(50))
         with pytest.raises(InputError, match="missing='drop'"):
             fitted.impute(rows(5))
         with pytest.raises(InputError, match="covariance_type='full'"):
@@ -213,7 +215,12 @@ class TestRefusals:
 class TestSelection:
     def test_over_components_and_factors_in_shared_reads(self) -> None:
         found = select_gaussian_mixture(
-            rows(), [2, 3], ["diag", "factors", "ppca:1"], n_factors=[1, 2], n_init=3, random_state=0
+            rows(),
+            [2, 3],
+            ["diag", "factors", "ppca:1"],
+            n_factors=[1, 2],
+            n_init=3,
+            random_state=0,
         )
         kinds = {row.covariance_type for row in found.table}
         assert kinds == {"diag", "factors:1", "factors:2", "ppca:1"}
@@ -231,7 +238,9 @@ class TestSelection:
         with pytest.raises(InputError, match="n_factors holds 0"):
             select_gaussian_mixture(rows(100), 2, "factors", n_factors=[0])
         with pytest.raises(InputError, match="acceleration"):
-            select_gaussian_mixture(rows(100), 2, ["full", "ppca:1"], acceleration="squarem")
+            select_gaussian_mixture(
+                rows(100), 2, ["full", "ppca:1"], acceleration="variance-reduced"
+            )
 
 
 # -- from a store -----------------------------------------------------------------------------
@@ -271,7 +280,7 @@ def test_same_bits_on_a_cluster_and_one_read_a_pass(store: str, two_processes: C
         gm = from_store(store, cache=0)
     # A unit that is late on a busy machine is begun twice.
     assert 0 <= total() - before_all - N_BLOCKS * (1 + gm.n_passes_) <= 3
-    assert gm.acceleration_ is None
+    assert gm.acceleration_ == "squarem"
     assert bits(gm) == expected
 
 

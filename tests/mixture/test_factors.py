@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.fitting.factor_starts import factor_start
 from dask_gmm.mixture.criteria import complete_log_likelihood, information_criteria
-from dask_gmm.mixture.factors import FACTOR_FAMILIES, FactorFamily, heywood_cases, oriented
+from dask_gmm.mixture.factors import FACTOR_FAMILIES, FactorFamily, heywood_cases, oriented, turned
 from dask_gmm.mixture.family import COVARIANCE_TYPES, covariance_family
 from dask_gmm.mixture.form import covariance_form
 from dask_gmm.mixture.kernels import Candidate, MarginalKernel, get_kernel
@@ -231,6 +231,7 @@ class TestMStep:
         assert (np.ptp(loadings, axis=0).max() == 0.0) == family.shared_loadings
         near = family.nearest(new.weights, new.covariances, 7)
         np.testing.assert_allclose(near, new.covariances, rtol=1e-12)
+        new = turned(new)
         if not family.shared_loadings:
             white = new.precisions_cholesky[..., 1:]
             gram = np.einsum("kdi,kdj->kij", white, white)
