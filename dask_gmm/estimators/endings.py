@@ -86,7 +86,7 @@ def warn_of_heywood_cases(report: FitReport, settings: FitSettings, stacklevel: 
     others = f", and {len(found) - 1} more such" if len(found) > 1 else ""
     warnings.warn(
         f"The factors of component {component} explain all of feature {feature}{others} (Heywood's "
-        f"case): the likelihood grows as its noise vanishes, and reg_covar bounds it. Use fewer "
+        f"case): the likelihood grows as its noise vanishes, and reg_covar bounds that. Use fewer "
         f"factors, a larger reg_covar, or covariance_type='ppca', in which features share it.",
         HeywoodWarning,
         stacklevel=stacklevel,

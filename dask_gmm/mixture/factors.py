@@ -263,9 +263,11 @@ def turned(parameters: MixtureParameters) -> MixtureParameters:
 
 
 def heywood_cases(covariances: Array, reg_covar: float) -> Array:
-    """Return where factors explain all of a feature, and its noise is `reg_covar` or next to none.
+    """Return where factors explain all of a feature, whose noise is next to none or `reg_covar`'s.
 
-    Heywood's case: the maximum of the likelihood lies at the bound of the noise, or beyond.
+    Heywood's case: the likelihood has its maximum where the noise ψ is zero, or would be less. Near
+    zero an M-step takes about ψ²/v away, with v what factors explain, and adds ε = `reg_covar`, so
+    that the noise ends near √(ε v).
 
     Parameters
     ----------
@@ -279,8 +281,8 @@ def heywood_cases(covariances: Array, reg_covar: float) -> Array:
     """
     noise, loadings = covariances[..., 0], covariances[..., 1:]
     explained = np.vecdot(loadings, loadings)
-    bounded = (noise < 2.0 * reg_covar) & (noise < _BOUNDED_PART * explained)
-    found: Array = np.argwhere(bounded | (noise < _HEYWOOD_PART * explained))
+    bound = np.minimum(2.0 * np.sqrt(reg_covar * explained), _BOUNDED_PART * explained)
+    found: Array = np.argwhere(noise < np.maximum(bound, _HEYWOOD_PART * explained))
     return found
 
 

@@ -293,10 +293,11 @@ def test_entropy_and_expected_likelihood_follow_from_the_moments() -> None:
 def test_heywood_cases_are_found_and_nothing_else() -> None:
     c = np.ones((2, 4, 3))
     assert not len(heywood_cases(c, 1e-6))
-    c[1, 2, 0] = 1.5e-6
+    c[1, 2, 0] = 1.5e-4
     c[0, 3] = [1e-6, 0.0, 0.0]  # a constant: no factor explains it
     assert heywood_cases(c, 1e-6).tolist() == [[1, 2]]
     assert heywood_cases(c, 0.0).tolist() == [[1, 2]]
+    assert not len(heywood_cases(np.ones((2, 4, 3)), 0.5))
 
 
 class TestStarts:
