@@ -21,7 +21,6 @@ from dask_gmm.mixture.rounding import holds
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-
     from dask_gmm.mixture.family import CovarianceFamily
 
 __all__ = ["check_gaussian", "copy_parameters", "family_of", "parameters_of", "set_parameters"]

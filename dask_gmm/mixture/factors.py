@@ -262,7 +262,7 @@ def turned(parameters: MixtureParameters) -> MixtureParameters:
     return replace(parameters, covariances=covariances, precisions_cholesky=factors)
 
 
-def heywood_cases(covariances: Array, reg_covar: float) -> Array:
+def heywood_cases(covariances: Array, reg_covar: float) -> NDArray[np.intp]:
     """Return where factors explain all of a feature, whose noise is next to none or `reg_covar`'s.
 
     Heywood's case: the likelihood has its maximum where the noise ψ is zero, or would be less. Near
@@ -282,7 +282,7 @@ def heywood_cases(covariances: Array, reg_covar: float) -> Array:
     noise, loadings = covariances[..., 0], covariances[..., 1:]
     explained = np.vecdot(loadings, loadings)
     bound = np.minimum(2.0 * np.sqrt(reg_covar * explained), _BOUNDED_PART * explained)
-    found: Array = np.argwhere(noise < np.maximum(bound, _HEYWOOD_PART * explained))
+    found: NDArray[np.intp] = np.argwhere(noise < np.maximum(bound, _HEYWOOD_PART * explained))
     return found
 
 
