@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from sklearn.utils.validation import check_is_fitted
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from dask_gmm.estimators.applied import Labelled, LazyData
     from dask_gmm.mixture.parameters import MixtureParameters
 
 __all__ = ["FactorMixture"]
@@ -40,6 +41,19 @@ class FactorMixture(AppliedMixture):
         """Diagonals of Ψ_k, (K, D), in squared units of the rows; of factor analysers alone."""
         noise: NDArray[np.floating[Any]] = self._compact("noise_variances_")[..., 0]
         return noise
+
+    @overload
+    def factor_scores(  # type: ignore[overload-overlap]
+        self, X: Labelled, *, where: Any = None
+    ) -> xr.DataArray: ...
+
+    @overload
+    def factor_scores(  # type: ignore[overload-overlap]
+        self, X: LazyData, *, where: Any = None
+    ) -> da.Array: ...
+
+    @overload
+    def factor_scores(self, X: object, *, where: Any = None) -> NDArray[np.float64]: ...
 
     def factor_scores(
         self, X: Any, *, where: Any = None

@@ -49,7 +49,8 @@ def mixture(k: int = K, **settings: Any) -> GaussianMixture:
 
 @pytest.fixture(scope="module")
 def fitted() -> GaussianMixture:
-    return mixture().fit(rows())
+    gm: GaussianMixture = mixture().fit(rows())
+    return gm
 
 
 class TestOracles:
@@ -261,7 +262,9 @@ def bits(gm: GaussianMixture) -> list[bytes]:
 
 
 def from_store(store: str, **settings: Any) -> GaussianMixture:
-    return mixture(init_size=800, max_iter=5, tol=1e-9, n_init=2, **settings).fit(store)
+    gm = mixture(init_size=800, max_iter=5, tol=1e-9, n_init=2, **settings)
+    gm.fit(store)
+    return gm
 
 
 def test_same_bits_on_a_cluster_and_one_read_a_pass(store: str, two_processes: Client) -> None:
@@ -287,7 +290,8 @@ def test_same_bits_on_a_cluster_and_one_read_a_pass(store: str, two_processes: C
 def test_a_checkpoint_goes_on_to_the_same_bits(store: str, tmp_path: Path) -> None:
     def fit(passes: int | None, place: str) -> GaussianMixture:
         gm = mixture(init_size=800, max_iter=5, tol=1e-9, max_passes=passes)
-        return gm.fit(store, checkpoint=str(tmp_path / place))
+        gm.fit(store, checkpoint=str(tmp_path / place))
+        return gm
 
     fit(2, "one")
     assert bits(fit(None, "one")) == bits(fit(None, "other"))
@@ -297,7 +301,8 @@ def test_a_checkpoint_goes_on_to_the_same_bits(store: str, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_no_bit(store: str, mortal_processes: Client) -> None:
-    expected, killed = bits(from_store(store)), []
+    expected = bits(from_store(store))
+    killed: list[int] = []
     victim = next(iter(mortal_processes.run(os.getpid).values()))
 
     def kill(event: Any) -> None:

@@ -112,7 +112,7 @@ class TestForm:
             [rng.uniform(0.5, 2.0, size=(k, d, 1)), strength * rng.normal(size=(k, d, 2))], axis=2
         )
         dense, factors = form.dense(c, k, d), form.factor(c)
-        inverse, near = np.linalg.inv(dense), {"rtol": 1e-7, "atol": 1e-8}
+        inverse, near = np.linalg.inv(dense), 1e-8
         np.testing.assert_allclose(form.covariances(factors), c, rtol=1e-13)
         np.testing.assert_allclose(form.factor_precisions(form.precisions(factors)), factors)
         np.testing.assert_allclose(form.diagonals(c, k, d), np.diagonal(dense, axis1=1, axis2=2))
@@ -122,7 +122,7 @@ class TestForm:
         for j in range(k):
             white = form.whiten(factors, j, x)
             np.testing.assert_allclose(form.colour(factors, j, white), x, rtol=1e-7)
-            np.testing.assert_allclose(white @ white.T, x @ inverse[j] @ x.T, **near)
+            np.testing.assert_allclose(white @ white.T, x @ inverse[j] @ x.T, rtol=1e-7, atol=near)
             beta = expected_factors(factors[j])
             np.testing.assert_allclose(beta, inverse[j] @ c[j, :, 1:], atol=1e-9)
             v = projection(factors[j])
