@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["LowRankScheme", "low_rank_numbers", "low_rank_tile"]
 
 _SHORTEST_TILE, _LONGEST_TILE = 64, 1024
-_TILE_BYTES = 4 << 20
+_TILE_BYTES = 8 << 20
 
 
 class _CentredRows(FeatureMap):
