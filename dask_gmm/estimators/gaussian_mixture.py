@@ -68,11 +68,11 @@ class GaussianMixture(FittingMixture):
         is full, EEE tied, VVI diag and VII spherical, to the bit. All but these add `reg_covar` to
         the scatter, so that what is equal stays equal. Attributes have the shapes of the form: of
         spherical for EII, of diag for names that end in I, else of full.
-        'factors' are factor analysers, Σ_k = Λ_k Λ_kᵀ + Ψ_k
-        of `n_factors` factors and a diagonal (Ghahramani & Hinton 1997), for hundreds or thousands
-        of features: nothing takes D². 'ppca' has Ψ_k = σ_k² I (Tipping & Bishop 1999), and 'UCU',
-        'UCC', 'CUU', 'CUC', 'CCU', 'CCC' are the other kinds of McNicholas & Murphy (2008), C for
-        what all components share: loadings, noise, and for noise that all features share.
+        'factors' are factor analysers, Σ_k = Λ_k Λ_kᵀ + Ψ_k of `n_factors` factors and a diagonal
+        (Ghahramani & Hinton 1997), for hundreds or thousands of features: nothing takes D². 'ppca'
+        has Ψ_k = σ_k² I (Tipping & Bishop 1999), and 'UCU', 'UCC', 'CUU', 'CUC', 'CCU', 'CCC' are
+        the other kinds of McNicholas & Murphy (2008), C for what all components share: loadings,
+        noise, and for noise that all features share.
     n_factors : int, optional
         q, the factors of each component, where `covariance_type` has some; 'factors:5' says both.
     tol : float, default=1e-3

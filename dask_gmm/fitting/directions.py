@@ -45,9 +45,9 @@ def check_goes_together(
             continue
         if not settings.model.improves:
             raise InputError(
-                f"covariance_type={family.name!r} goes with the likelihood of a GaussianMixture "
-                f"alone, not with {type(settings.model).__name__}: choose covariance_type='diag' "
-                f"or 'full'."
+                f"covariance_type={family.name!r} is there for maximum likelihood of Gaussian "
+                f"components alone, not for {type(settings.model).__name__}: choose "
+                f"covariance_type='diag' or 'full'."
             )
         for wrong, what, instead in _impossible(settings):
             if wrong:

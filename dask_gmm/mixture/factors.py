@@ -103,7 +103,7 @@ class FactorFamily(CovarianceFamily):
         """
         if self.n_factors >= n_features:
             raise InputError(
-                f"{self.n_factors} factors of {n_features} feature(s) are no fewer numbers than "
+                f"{self.n_factors} factor(s) of {n_features} feature(s) are no fewer numbers than "
                 f"the features themselves: choose fewer factors, or covariance_type='full'."
             )
 

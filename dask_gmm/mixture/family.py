@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _REGISTERED: dict[str, CovarianceFamily] = {}
+_MAKERS: dict[str, Callable[[int], CovarianceFamily]] = {}
 
 
 class _Names(KeysView[str]):
@@ -146,9 +147,6 @@ class CovarianceFamily(ABC):
 
     def __repr__(self) -> str:
         return f"<{self.name} covariance family>"
-
-
-_MAKERS: dict[str, Callable[[int], CovarianceFamily]] = {}
 
 
 def register_families(prefix: str, maker: Callable[[int], CovarianceFamily]) -> None:

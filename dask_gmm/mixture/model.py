@@ -72,7 +72,6 @@ class MixtureModel(ABC):
         Added to the diagonal of every covariance, in squared units of the data; ≥ 0.
     """
 
-
     improves: ClassVar[bool] = False
     """Whether its M-step asks a family to `improve`: other models take conjugate ones alone."""
 

@@ -193,7 +193,7 @@ class TestRefusals:
             mixture(**settings).fit(rows(200))
 
     def test_what_it_cannot_do(self, fitted: GaussianMixture) -> None:
-        with pytest.raises(InputError, match="not with StudentLikelihood"):
+        with pytest.raises(InputError, match="not for StudentLikelihood"):
             StudentTMixture(2, covariance_type="factors:2").fit(rows(50))
         with pytest.raises(InputError, match="missing='drop'"):
             fitted.impute(rows(5))
