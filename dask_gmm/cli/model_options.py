@@ -46,9 +46,9 @@ COVARIANCE_HELP = (
     "What the components' covariances may be: 'full' any, 'tied' one shared by all, 'diag' without "
     "correlations, 'spherical' one variance each; 'factors' a few factors (--factors) beside a "
     "variance for each feature, 'ppca' beside one variance. Use factors or diag for hundreds of "
-    "features: full costs features squared. Or one of mclust's fourteen families, EII to VVV: a letter each for volume, "
-    "shape and orientation, E for equal, V for varying, I for round or along the features (VEV: of "
-    "one shape, each of its own size and direction)."
+    "features: full costs features squared. Or one of mclust's fourteen families, EII to VVV: a "
+    "letter each for volume, shape and orientation, E for equal, V for varying, I for round or "
+    "along the features (VEV: of one shape, each of its own size and direction)."
 )
 
 
