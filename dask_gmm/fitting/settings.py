@@ -58,7 +58,7 @@ class FitSettings:
 
     def of_family(self, family: CovarianceFamily) -> FitSettings:
         """The same of mixtures of another family."""
-        return replace(self, model=self.model.with_family(family))
+        return replace(self, model=self.model.of_family(family))
 
     @property
     def pinned(self) -> int | None:
