@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dask_gmm.errors import ModelFileError
-from dask_gmm.estimators.attributes import copy_parameters, set_parameters
+from dask_gmm.estimators.attributes import copy_parameters, family_of, set_parameters
 from dask_gmm.fitting.drift import Drift
 from dask_gmm.mixture.prior import Prior
 from dask_gmm.model_file import ModelFile, fingerprint
@@ -99,7 +99,7 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
         gm.n_frozen_ = int(model.fit.get("n_frozen", 0))
     gm.set_params(**settings)
     try:
-        if gm.covariance_type != model.parameters.family.name:
+        if family_of(gm) is not model.parameters.family:
             raise ValueError(f"covariance_type={gm.covariance_type!r}")
         _restore_fit(gm, model)
     except (KeyError, TypeError, ValueError) as error:
