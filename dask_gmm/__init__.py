@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dask_gmm.estimators import (
         AnomalyThreshold,
+        BayesianGaussianMixture,
         ComponentMatch,
         ComponentMerging,
         Criteria,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnomalyThreshold",
+    "BayesianGaussianMixture",
     "ComponentMatch",
     "ComponentMerging",
     "Criteria",

@@ -3,14 +3,15 @@
 The root's attributes say what it is, which version wrote it, the fit's settings, and in which
 subgroup the arrays `weights`, `means`, `covariances`, `precisions_cholesky` and `lower_bounds` lie,
 as float64; of a mixture of scaled rows also what they are scaled by, `scaling` and arrays whose
-names begin with that; and where rows that come later can be added also `kept`, the statistics of
-those it was fitted to, as numbers and arrays of such names. A save writes a new subgroup first and
-the root's one metadata object last, which is atomic on every store: whoever reads meanwhile, or
-after a save that broke off, finds the old model whole. On a disk each of the two is there to stay
-before the next step, so that a machine which goes down takes no model along. A digest over all of
-it tells a changed or damaged file; only `written_by` and `record`, how the fit went, have no part
-in it, as equal fits have equal digests. The record has a digest of its own: a mixture whose record
-is damaged is whole, and loaded without. So have the statistics, which older versions do not read.
+names begin with that; of a variational posterior also its `priors`, as arrays whose names begin
+with `prior_`; and where rows that come later can be added also `kept`, the statistics of those it
+was fitted to, as numbers and arrays of such names. A save writes a new subgroup first and the
+root's one metadata object last, which is atomic on every store: whoever reads meanwhile, or after a
+save that broke off, finds the old model whole. On a disk each of the two is there to stay before
+the next step, so that a machine which goes down takes no model along. A digest over all of it tells
+a changed or damaged file; only `written_by` and `record`, how the fit went, have no part in it, as
+equal fits have equal digests. The record has a digest of its own: a mixture whose record is damaged
+is whole, and loaded without. So have the statistics, which older versions do not read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import uuid
 import warnings
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -107,6 +108,8 @@ class ModelFile:
         Where the fit came from and what it took.
     history : tuple of PassFinished
         One record a pass.
+    priors : mapping of str to float64
+        Of a variational posterior; numbers are of shape ().
     kept : KeptStatistics or None
         Of the rows that were fitted, for those that come later.
     """
@@ -119,6 +122,7 @@ class ModelFile:
     scaling: Scaling | None = None
     record: FitRecord | None = None
     history: tuple[PassFinished, ...] = ()
+    priors: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     kept: KeptStatistics | None = None
 
     @property
@@ -132,6 +136,8 @@ class ModelFile:
         whole.update(np.asarray(self.lower_bounds, dtype=np.float64).tobytes())
         if self.scaling is not None:
             whole.update(self.scaling.fingerprint.encode())
+        for name, prior in sorted(self.priors.items()):
+            whole.update(f"{name}:{prior.shape}".encode() + prior.tobytes())
         return whole.hexdigest()
 
 
@@ -226,6 +232,8 @@ def save_model(
         if model.parameters.more:
             more = list(model.parameters.more)
             attributes["parameters"] = {"kind": model.parameters.kind, "arrays": more}
+        if model.priors:
+            attributes["priors"] = sorted(model.priors)
         if model.kept is not None:
             attributes["kept"] = described_kept(model.kept)
         try:
@@ -356,6 +364,7 @@ def _write_arrays(group: zarr.Group, model: ModelFile) -> None:
     values |= {f"more_{name}": array for name, array in parameters.more.items()}
     if model.scaling is not None:
         values |= {f"scaling_{name}": array for name, array in arrays_of(model.scaling).items()}
+    values |= {f"prior_{name}": array for name, array in model.priors.items()}
     if model.kept is not None:
         values |= {f"kept_{part}": array for part, array in kept_arrays(model.kept).items()}
     for name in values:
@@ -393,7 +402,9 @@ def _read_model(group: zarr.Group, attributes: Mapping[str, Any]) -> ModelFile:
         about = attributes["scaling"]
         stored = {name: frozen_array(_read(folder, f"scaling_{name}")) for name in about["arrays"]}
         scaling = scaling_from(about, stored)
-    return ModelFile(parameters, arrays["lower_bounds"], settings, fit, written_by, scaling)
+    bounds = arrays["lower_bounds"]
+    priors = {k: frozen_array(_read(folder, f"prior_{k}")) for k in attributes.get("priors", ())}
+    return ModelFile(parameters, bounds, settings, fit, written_by, scaling, priors=priors)
 
 
 def _read(group: zarr.Group, key: str) -> NDArray[np.float64]:

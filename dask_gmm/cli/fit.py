@@ -23,7 +23,6 @@ from dask_gmm.cli.settings import CheckpointPlace, Compute, DataPlace, EMSetting
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import GaussianMixture, StudentTMixture
     from dask_gmm.estimators.fitting import FittingMixture
 
 __all__ = ["fit"]
@@ -77,6 +76,10 @@ __all__ = ["fit"]
     --scheduler tcp://10.0.0.1:8786 -o s3://bucket/model.zarr""",
         ),
         (
+            "as many components as the data need, and at most 40",
+            "dask-gmm fit points.zarr -k 40 --bayesian process --max-iter 300 -o model.zarr",
+        ),
+        (
             "new data, by the components of a model that stay as they are: their weights alone",
             """dask-gmm fit today.zarr -k 8 --start-from model.zarr --freeze means \\
     --freeze covariances -o today-model.zarr""",
@@ -127,6 +130,11 @@ def fit(
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
     student, arguments = settings.degrees_of_freedom is not None, settings.estimator_arguments()
+    if settings.bayesian != "no" and freeze:
+        raise click.UsageError(
+            "--freeze is for maximum likelihood, and --bayesian has none of it: leave one of the "
+            "two out."
+        )
     if student and freeze:
         raise click.UsageError(
             "--freeze is of Gaussian components, and --degrees-of-freedom fits t distributions: "
@@ -166,9 +174,16 @@ def fit(
     return DONE if mixture.converged_ else NOT_CONVERGED
 
 
-def _begun_at(
-    model: str | None, settings: EMSettings, data: DataPlace
-) -> GaussianMixture | StudentTMixture:
+def _estimator(settings: EMSettings) -> type[FittingMixture]:
+    """Whose mixtures these settings are of."""
+    from dask_gmm.estimators import BayesianGaussianMixture, GaussianMixture, StudentTMixture
+
+    if settings.degrees_of_freedom is not None:
+        return StudentTMixture
+    return GaussianMixture if settings.bayesian == "no" else BayesianGaussianMixture
+
+
+def _begun_at(model: str | None, settings: EMSettings, data: DataPlace) -> FittingMixture:
     """A mixture to fit, which may go on from a model that is there.
 
     Raises
@@ -178,9 +193,8 @@ def _begun_at(
     """
     from dask_gmm.cli.settings import options_for
     from dask_gmm.errors import InputError
-    from dask_gmm.estimators import GaussianMixture, StudentTMixture
 
-    kind = GaussianMixture if settings.degrees_of_freedom is None else StudentTMixture
+    kind = _estimator(settings)
     if model is None:
         return kind()
     options = options_for(model, data.storage_options)

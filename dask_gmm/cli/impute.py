@@ -20,7 +20,7 @@ from dask_gmm.cli.writing import output_resume_option, write_rows
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators.fitting import FittingMixture
 
 __all__ = ["impute"]
 
@@ -88,7 +88,7 @@ def impute(
     """
     data, compute = DataPlace.take(values), Compute.take(values)
 
-    def write(mixture: GaussianMixture, **options: Any) -> int:
+    def write(mixture: FittingMixture, **options: Any) -> int:
         if seed is not None:
             mixture.set_params(random_state=seed)
         return mixture.impute_to(data.data, output, draw=draw, **options)

@@ -73,6 +73,7 @@ def fit_options() -> Callable[[F], F]:
             section="Model",
             help=COVARIANCE_HELP,
         ),
+        *_bayesian_options(),
         option(
             "--factors",
             type=click.IntRange(1),
@@ -91,6 +92,29 @@ def fit_options() -> Callable[[F], F]:
             "one for all, a number fixes them (4 is robust, 1 a Cauchy distribution).",
         ),
         *_em_options(),
+    )
+
+
+def _bayesian_options() -> tuple[Callable[[Any], Any], ...]:
+    """Declare variational Bayes and its prior of the weights."""
+    return (
+        option(
+            "--bayesian",
+            type=click.Choice(["no", "process", "distribution"]),
+            default="no",
+            section="Model",
+            help="Fit by variational Bayes, under a Dirichlet 'process' or 'distribution' of the "
+            "weights: components that are not needed end without rows, so that --components is the "
+            "most there may be. Priors of means and covariances are the data's own.",
+        ),
+        option(
+            "--weight-concentration",
+            type=click.FloatRange(0, min_open=True),
+            metavar="NUMBER",
+            section="Model",
+            help="With --bayesian: the concentration of the weights' prior; a smaller one leaves "
+            "fewer components with rows. Default: 1 / K.",
+        ),
     )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators.fitting import FittingMixture
     from dask_gmm.fitting.record import FitRecord
 
 __all__ = ["fit_json", "fit_story", "print_result", "reads_in_words", "record_of"]
@@ -35,14 +35,14 @@ def reads_in_words(record: FitRecord) -> str:
     return reads
 
 
-def record_of(mixture: GaussianMixture) -> FitRecord:
+def record_of(mixture: FittingMixture) -> FitRecord:
     """The record of what this process has just fitted."""
     record: FitRecord | None = mixture.record_
     assert record is not None
     return record
 
 
-def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
+def fit_story(mixture: FittingMixture) -> list[tuple[str, str]]:
     """Return how a fit went, as facts."""
     from dask_gmm.cli.tables import how_read
 
@@ -63,7 +63,7 @@ def fit_story(mixture: GaussianMixture) -> list[tuple[str, str]]:
             ended += ": lower --tol"
     facts = [
         ("outcome", ended),
-        (height_of(mixture.prior), f"{mixture.lower_bound_:.6f} nats a row"),
+        (_height(mixture), f"{mixture._bound_per_row():.6f} nats a row"),
         ("reads", reads_in_words(record)),
         ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
         ("decoded", how_read(record.bytes_read, record.seconds)),
@@ -100,14 +100,23 @@ def prior_in_words(prior: Mapping[str, Any]) -> str:
     return f"on {', '.join(parts)}" if parts else "flat"
 
 
-def incomplete(mixture: GaussianMixture) -> str:
+def _height(mixture: FittingMixture) -> str:
+    """Name what a fit has raised."""
+    from dask_gmm.mixture.variational import VariationalPosterior
+
+    if isinstance(mixture._parameters(), VariationalPosterior):
+        return VariationalPosterior.objective_name
+    return height_of(getattr(mixture, "prior", None))
+
+
+def incomplete(mixture: FittingMixture) -> str:
     """Say how many rows miss values, and what became of them."""
     count = mixture.n_incomplete_rows_
     fate = "left out" if mixture.missing == "drop" else "taken with the values they have"
     return f"{count:,} rows miss values: {fate}" if count else "no row misses a value"
 
 
-def fit_json(mixture: GaussianMixture) -> dict[str, Any]:
+def fit_json(mixture: FittingMixture) -> dict[str, Any]:
     """Return how a fit went and what came of it."""
     from dask_gmm.cli.tables import mixture_json
     from dask_gmm.estimators.attributes import parameters_of
@@ -119,6 +128,7 @@ def fit_json(mixture: GaussianMixture) -> dict[str, Any]:
         "n_iter": int(mixture.n_iter_),
         "lower_bound": float(mixture.lower_bound_),
         "lower_bounds": [float(bound) for bound in mixture.lower_bounds_],
+        **_of_posterior(mixture),
         "acceleration": mixture.acceleration_,
         "remaining_gain": _finite(mixture.remaining_gain_),
         "history": [_pass_json(one) for one in mixture.history_],
@@ -139,6 +149,16 @@ def fit_json(mixture: GaussianMixture) -> dict[str, Any]:
         **mixture_json(parameters_of(mixture)),
         **unscaled_json(parameters_of(mixture), mixture.scaling_),
         **scaling_json(mixture.scaling_),
+    }
+
+
+def _of_posterior(mixture: FittingMixture) -> dict[str, Any]:
+    """Of a Bayesian mixture, whose lower bounds are of all rows, what compares."""
+    if not hasattr(mixture, "evidence_bound_"):
+        return {}
+    return {
+        "lower_bound_per_row": mixture._bound_per_row(),
+        "evidence_bound": _finite(mixture.evidence_bound_),
     }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.cli.settings import DataPlace
     from dask_gmm.data.base import Source
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators.fitting import FittingMixture
 
 __all__ = [
     "check_array_output",
@@ -83,7 +83,7 @@ def check_weights_stay(output: str | None, source: Source) -> None:
 
 
 def save_model(
-    mixture: GaussianMixture, url: str, options: Mapping[str, Any], *, overwrite: bool
+    mixture: FittingMixture, url: str, options: Mapping[str, Any], *, overwrite: bool
 ) -> None:
     """Write a fitted mixture without its observers; Ctrl-C waits until it is whole."""
     with held():

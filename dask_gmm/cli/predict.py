@@ -25,7 +25,9 @@ from dask_gmm.cli.writing import load_for, output_resume_option, write_rows
 
 if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
-    from dask_gmm.estimators import ComponentMerging, GaussianMixture
+    from dask_gmm.estimators import ComponentMerging, Criteria
+    from dask_gmm.estimators.fitting import FittingMixture
+    from dask_gmm.fitting.passes import LogLikelihood
 
 __all__ = ["predict", "score"]
 
@@ -205,7 +207,7 @@ def predict(
         fields = ("log_density", "anomaly")
     found: dict[str, float] = {}
 
-    def write(mixture: GaussianMixture, **options: Any) -> int:
+    def write(mixture: FittingMixture, **options: Any) -> int:
         if clusters is not None:
             merging = _merging(clusters, n_clusters, mixture, data)
             rows: int = merging.predict_to(
@@ -265,7 +267,7 @@ def predict(
 
 
 def _merging(
-    clusters: str, n_clusters: int | None, mixture: GaussianMixture, data: DataPlace
+    clusters: str, n_clusters: int | None, mixture: FittingMixture, data: DataPlace
 ) -> ComponentMerging:
     """Return the clusters of a file, as many as are asked for."""
     from dask_gmm.estimators import ComponentMerging
@@ -327,7 +329,8 @@ def score(
 
     The log-likelihood is in nats; BIC and AIC weigh it against the number of free parameters, and
     of two models of the same data the one with the lower value is to be preferred. Of rows with
-    weights each counts as often as it weighs.
+    weights each counts as often as it weighs. Of a Bayesian mixture it is the expected
+    log-likelihood, without BIC and AIC.
     """
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.progress import observing
@@ -336,22 +339,24 @@ def score(
     data, compute = DataPlace.take(values), Compute.take(values)
     check_storage_options(data.storage_options, data.data, data.weights, data.where, model)
     mixture, _ = load_for(model, data)
+    bayesian = not hasattr(mixture, "criteria")
+    if bayesian and n_effective is not None:
+        raise click.UsageError(
+            f"--n-effective is the N of BIC, and {model} is a Bayesian mixture, which has none: "
+            f"leave it out."
+        )
     with computing(compute, session), observing(session, "scoring") as observe:
         mixture.set_params(callbacks=[observe])
-        found = mixture.criteria(
-            data.data,
-            sample_weight=data.sample_weight,
-            n_effective=n_effective,
-            where=data.where,
-            original_units=original_units,
-        )
+        rows: dict[str, Any] = {"sample_weight": data.sample_weight, "where": data.where}
+        units = {"original_units": original_units}
+        if bayesian:
+            found = _without_criteria(mixture._likelihood(data.data, **rows, **units))
+        else:
+            found = mixture.criteria(data.data, n_effective=n_effective, **rows, **units)
         threshold = None
         if false_alarm_rate is not None:
             threshold = mixture.anomaly_threshold(
-                data.data,
-                false_alarm_rate=false_alarm_rate,
-                sample_weight=data.sample_weight,
-                where=data.where,
+                data.data, false_alarm_rate=false_alarm_rate, **rows
             )
     if session.json:
         session.emit(
@@ -364,8 +369,8 @@ def score(
                 "n_effective": found.n_effective,
                 "score": found.score,
                 "log_likelihood": found.log_likelihood,
-                "bic": found.bic,
-                "aic": found.aic,
+                "bic": None if bayesian else found.bic,
+                "aic": None if bayesian else found.aic,
                 **({} if threshold is None else {"anomaly_threshold": threshold.log_density}),
             }
         )
@@ -374,9 +379,9 @@ def score(
         ("rows", f"{found.n_rows:,}"),
         ("score", f"{found.score:.6f} nats a row"),
         ("log-likelihood", f"{found.log_likelihood:,.3f} nats"),
-        ("BIC", f"{found.bic:,.3f}"),
-        ("AIC", f"{found.aic:,.3f}"),
     ]
+    if not bayesian:
+        facts += [("BIC", f"{found.bic:,.3f}"), ("AIC", f"{found.aic:,.3f}")]
     if threshold is not None:
         part = f"{100 * threshold.false_alarm_rate:.4g} % of the rows lie below"
         facts.append(("anomaly threshold", f"{threshold.log_density:.6f} nats; {part}"))
@@ -390,3 +395,11 @@ def score(
     if data.weighing is not None or n_effective is not None:
         facts.append(("N of BIC", observations(found.n_effective, n_effective)))
     session.out.print(key_values(facts))
+
+
+def _without_criteria(found: LogLikelihood) -> Criteria:
+    """What a Bayesian mixture says of rows: of the parameters it has only a distribution."""
+    from dask_gmm.estimators import Criteria
+
+    total, nan = found.total, float("nan")
+    return Criteria(found.rows, found.weight, total, total / found.weight, bic=nan, aic=nan)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.settings import DataPlace
-    from dask_gmm.estimators import GaussianMixture, Selection
+    from dask_gmm.estimators import Selection
+    from dask_gmm.estimators.fitting import FittingMixture
 
 __all__ = ["check_report", "command_line", "watching", "write_report"]
 
@@ -69,7 +70,7 @@ def watching(report: str | None) -> list[Any]:
 def write_report(
     session: Session,
     report: str,
-    mixture: GaussianMixture,
+    mixture: FittingMixture,
     data: DataPlace,
     timeline: Sequence[Any] = (),
     selection: Selection | None = None,

@@ -270,6 +270,44 @@ class EMSettings(_Fits):
     covariance: str
     factors: int | None
     degrees_of_freedom: float | str | None
+    bayesian: str
+    weight_concentration: float | None
+
+    def _check_bayesian(self) -> None:
+        """Refuse what does not go with variational Bayes, or with maximum likelihood.
+
+        Raises
+        ------
+        click.UsageError
+        """
+        if self.bayesian == "no":
+            if self.weight_concentration is not None:
+                raise click.UsageError(
+                    "--weight-concentration is of the prior of a Bayesian mixture: say which by "
+                    "--bayesian process or --bayesian distribution."
+                )
+            return
+        for option, asked in (
+            ("--degrees-of-freedom", self.degrees_of_freedom is not None),
+            ("--noise", self.noise),
+            ("--prior", self.common_arguments()["prior"] is not None),
+        ):
+            if asked:
+                raise click.UsageError(
+                    f"{option} is for estimates of the parameters, and --bayesian has none of it: "
+                    f"leave one of the two out."
+                )
+        for option, given, may in (
+            ("--acceleration", self.acceleration, ("auto", "squarem", "none")),
+            ("--search", self.search, ("auto", "off", 0)),
+            ("--on-collapse", self.on_collapse, ("stop",)),
+            ("--covariance", self.covariance, ("full", "tied", "diag", "spherical")),
+        ):
+            if given not in may:
+                raise click.UsageError(
+                    f"{option} {given} is for maximum likelihood; with --bayesian it may be "
+                    f"{' or '.join(str(one) for one in may if one)}."
+                )
 
     def __post_init__(self) -> None:
         # One name says both from here on, as in tables and model files.
@@ -279,18 +317,29 @@ class EMSettings(_Fits):
         object.__setattr__(self, "covariance", kind)
 
     def estimator_arguments(self) -> dict[str, Any]:
-        """Return what the estimator calls these: `GaussianMixture`, or `StudentTMixture`.
+        """Return what the estimator calls these.
+
+        `GaussianMixture`, `StudentTMixture` or `BayesianGaussianMixture`.
 
         Raises
         ------
         click.UsageError
             Options that do not go together.
         """
+        self._check_bayesian()
         arguments = {
             **self.common_arguments(),
             "n_components": self.components,
             "covariance_type": self.covariance,
         }
+        if self.bayesian != "no":
+            for name in ("search", "on_collapse", "noise", "prior"):
+                arguments.pop(name, None)
+            return {
+                **arguments,
+                "weight_concentration_prior_type": f"dirichlet_{self.bayesian}",
+                "weight_concentration_prior": self.weight_concentration,
+            }
         if self.degrees_of_freedom is None:
             return arguments
         for option, refused in (

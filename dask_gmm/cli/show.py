@@ -248,6 +248,8 @@ def _checkpoint_facts(found: Found) -> list[tuple[str, str]]:
     facts = [("checkpoint", what), ("stands", f"{after}; it {ended}")]
     if about["objective"] is not None:
         height = height_of(settings.get("prior"))
+        if found.parameters.objective_name == "lower bound":
+            height = found.parameters.objective_name
         facts.append((height, f"{about['objective']:.6f} nats a row"))
     if about["remaining_gain"] is not None:
         facts.append(("left", f"about {about['remaining_gain']:.1e} nats a row"))
@@ -278,9 +280,12 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
         facts.append(("fitted", f"{outcome} after {plural(fit['n_iter'], 'iteration')}{rows}"))
     else:
         facts.append(("origin", outcome))
-    if fit.get("lower_bound") is not None:
+    bound = fit.get("lower_bound_per_row", fit.get("lower_bound"))
+    if bound is not None:
         height = height_of(fit.get("prior"))
-        facts.append((height, f"{fit['lower_bound']:.6f} nats a row"))
+        if "lower_bound_per_row" in fit:
+            height = p.objective_name
+        facts.append((height, f"{bound:.6f} nats a row"))
     if fit.get("prior") is not None:
         facts.append(("prior", prior_in_words(fit["prior"])))
     facts += p.facts

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dask_gmm.cli.session import Session
     from dask_gmm.cli.settings import Compute, DataPlace
     from dask_gmm.data.base import Source
-    from dask_gmm.estimators import GaussianMixture
+    from dask_gmm.estimators.fitting import FittingMixture
     from dask_gmm.fitting.events import Event
 
 __all__ = ["load_for", "output_resume_option", "write_rows"]
@@ -31,7 +31,7 @@ output_resume_option = option(
 )
 
 
-def load_for(model: str, data: DataPlace) -> tuple[GaussianMixture, Source]:
+def load_for(model: str, data: DataPlace) -> tuple[FittingMixture, Source]:
     """Load a model and point it at the data; both are looked at before anything is computed."""
     from dask_gmm.data.tables.parquet_source import ParquetSource
     from dask_gmm.errors import InputError
@@ -61,7 +61,7 @@ def write_rows(
     what: str,
     name: str | None = None,
     fields: Sequence[str] = (),
-    load: Callable[[str, DataPlace], tuple[GaussianMixture, Source]] = load_for,
+    load: Callable[[str, DataPlace], tuple[FittingMixture, Source]] = load_for,
     header: dict[str, Any],
     found: Mapping[str, float] | None = None,
     overwrite: bool,

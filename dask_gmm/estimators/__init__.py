@@ -1,6 +1,7 @@
 """The estimators: scikit-learn's surface over sources, backends and fits."""
 
 from dask_gmm.data.concatenated_weights import EqualPerArray
+from dask_gmm.estimators.bayesian import BayesianGaussianMixture
 from dask_gmm.estimators.comparison import (
     ComponentMatch,
     Divergence,
@@ -19,6 +20,7 @@ from dask_gmm.fitting.drift import Drift
 
 __all__ = [
     "AnomalyThreshold",
+    "BayesianGaussianMixture",
     "ComponentMatch",
     "ComponentMerging",
     "Criteria",

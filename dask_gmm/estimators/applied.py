@@ -40,6 +40,7 @@ from dask_gmm.fitting.regression import Regressed
 from dask_gmm.fitting.verbose import VerboseObserver
 from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
 from dask_gmm.mixture.kernels.marginal import refuse_factors
+from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.progress.observers import observed
 
 if TYPE_CHECKING:
@@ -374,11 +375,10 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
                     f"say which row is which: pass `X.compute_chunk_sizes()`, or draw=False."
                 )
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        if self._parameters().more:
-            raise InputError(
-                f"impute is for Gaussian mixtures, and this is a {self._parameters().words}."
-            )
-        refuse_factors(self._parameters())
+        parameters = self._parameters()
+        if parameters.more and not isinstance(parameters, VariationalPosterior):
+            raise InputError(f"impute is for Gaussian mixtures, and this is a {parameters.words}.")
+        refuse_factors(parameters)
         kernel, scaling = MarginalKernel(get_kernel(self.kernel)), self._scaling
         if scaling is not None and scaling.principal is not None:
             raise InputError(

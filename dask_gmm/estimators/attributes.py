@@ -8,6 +8,7 @@ those. An attribute that somebody has set since counts as it is.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kinds import of_kind
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.rounding import holds
+from dask_gmm.mixture.variational import VariationalPosterior
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -27,6 +29,8 @@ __all__ = ["check_gaussian", "copy_parameters", "family_of", "parameters_of", "s
 
 NAMES = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
 """Of `MixtureParameters`; the attributes have them with an underscore behind."""
+
+_POSTERIOR = ("weight_concentration_", "mean_precision_", "degrees_of_freedom_")
 
 
 def family_of(gm: Any) -> CovarianceFamily:
@@ -56,6 +60,8 @@ def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> 
     for name in (*NAMES, *parameters.more):
         setattr(gm, f"{name}_", getattr(parameters, name).astype(kind))
     gm._fitted = parameters
+    if isinstance(parameters, VariationalPosterior):
+        _set_posterior(gm, parameters)
     gm._kept = None  # statistics of another mixture; whoever has those of this one sets them
 
 
@@ -70,6 +76,9 @@ def copy_parameters(source: Any, target: Any) -> None:
             shown = np.asarray(getattr(source, f"{name}_"))
             rounded = exact is not None and shown.dtype != np.float64
             setattr(target, f"{name}_", np.array(getattr(exact, name) if rounded else shown))
+    for name in _POSTERIOR:
+        if hasattr(source, name):
+            setattr(target, name, deepcopy(getattr(source, name)))
 
 
 def parameters_of(gm: Any) -> MixtureParameters:
@@ -98,10 +107,31 @@ def parameters_of(gm: Any) -> MixtureParameters:
         else frozen_array(family.form.covariances(factors))
     )
     gaussian = MixtureParameters(family, weights, means, covariances, factors)
+    if gm._kinds == (VariationalPosterior.kind,):
+        return _posterior_of(gm, gaussian)
     if fitted is None or not fitted.more:
         return gaussian
     more = {name: _exact(gm, fitted, name) for name in fitted.more}
     return of_kind(fitted.kind, gaussian, more)
+
+
+def _set_posterior(gm: Any, posterior: VariationalPosterior) -> None:
+    """What a posterior has beside: as scikit-learn's attributes are, float64."""
+    concentration = posterior.weight_concentration.copy()
+    gm.weight_concentration_ = (
+        tuple(concentration) if posterior.dirichlet_process else concentration
+    )
+    gm.mean_precision_ = posterior.mean_precision.copy()
+    nu = posterior.degrees_of_freedom.copy()
+    gm.degrees_of_freedom_ = float(nu[0]) if posterior.form.shared else nu
+
+
+def _posterior_of(gm: Any, mixture: MixtureParameters) -> VariationalPosterior:
+    """A mixture with what its posterior has beside, by the attributes."""
+    concentration, precision, nu = (
+        np.asarray(getattr(gm, name), dtype=np.float64) for name in _POSTERIOR
+    )
+    return VariationalPosterior.of(mixture, concentration, precision, nu)
 
 
 def check_gaussian(gm: Any, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from dask_gmm.errors import ModelFileError
 from dask_gmm.estimators.attributes import copy_parameters, family_of, set_parameters
 from dask_gmm.fitting.drift import Drift
+from dask_gmm.mixture.parameters import frozen_array
 from dask_gmm.mixture.prior import Prior
+from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.model_file import ModelFile, fingerprint
 
 # Where to look for data is the business of whoever loads a model, not of the model.
@@ -27,6 +30,13 @@ _FITTED = (
     "n_features_in_",
     "feature_names_in_",
 )
+_PRIORS = (
+    "weight_concentration_prior",
+    "mean_precision_prior",
+    "mean_prior",
+    "degrees_of_freedom_prior",
+    "covariance_prior",
+)
 
 
 def copy_fitted(source: Any, target: Any) -> None:
@@ -35,6 +45,9 @@ def copy_fitted(source: Any, target: Any) -> None:
         if hasattr(source, name):
             value = getattr(source, name)
             setattr(target, name, value.copy() if hasattr(value, "copy") else value)
+    for name in _PRIORS:
+        if hasattr(source, f"{name}_"):
+            setattr(target, f"{name}_", deepcopy(getattr(source, f"{name}_")))
     copy_parameters(source, target)
 
 
@@ -55,6 +68,13 @@ def to_model_file(gm: Any) -> ModelFile:
         "acceleration": gm.acceleration_,
         "remaining_gain": _finite(gm.remaining_gain_),
     }
+    parameters, priors = gm._parameters(), {}
+    if isinstance(parameters, VariationalPosterior):
+        fit |= {
+            "lower_bound_per_row": _finite(gm._bound_per_row()),
+            "evidence_bound": _finite(gm.evidence_bound_),
+        }
+        priors = {name: frozen_array(getattr(gm, f"{name}_")) for name in _PRIORS}
     if getattr(gm, "n_frozen_", 0):
         fit["n_frozen"] = gm.n_frozen_
     if updates := getattr(gm, "n_updates_", 0):
@@ -68,7 +88,7 @@ def to_model_file(gm: Any) -> ModelFile:
     }
     bounds = np.asarray(gm.lower_bounds_, dtype=np.float64)
     return ModelFile(
-        parameters=gm._parameters(),
+        parameters=parameters,
         lower_bounds=bounds,
         settings=settings,
         fit=fit,
@@ -76,6 +96,7 @@ def to_model_file(gm: Any) -> ModelFile:
         scaling=gm._scaling,
         record=gm.record_,
         history=gm.history_,
+        priors=priors,
         kept=getattr(gm, "_kept", None),
     )
 
@@ -99,6 +120,8 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
         gm.n_frozen_ = int(model.fit.get("n_frozen", 0))
     gm.set_params(**settings)
     try:
+        for prior, value in model.priors.items():
+            setattr(gm, f"{prior}_", value.copy() if value.ndim else float(value))
         if family_of(gm) is not model.parameters.family:
             raise ValueError(f"covariance_type={gm.covariance_type!r}")
         _restore_fit(gm, model)

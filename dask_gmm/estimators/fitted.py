@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from dask.base import normalize_token
@@ -30,6 +30,7 @@ from dask_gmm.glance.page import card, facts_table, sentences
 from dask_gmm.inspection import InspectionJob, inspection_of
 from dask_gmm.mixture.factors import FactorFamily
 from dask_gmm.mixture.sampling import sample_mixture
+from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.model_card import model_card
 from dask_gmm.model_file import load_model, save_model
 from dask_gmm.scaling.original_units import in_original_units
@@ -130,10 +131,9 @@ class FittedMixture(DensityMixin, FactorMixture, ShapedMixture):  # type: ignore
         >>> round(gm.score(X), 2), round(gm.score(X, sample_weight=[2, 1, 1, 2, 1, 1]), 2)
         (3.39, 3.51)
         """
-        found = self.criteria(
-            X, sample_weight=sample_weight, where=where, original_units=original_units
-        )
-        return found.score
+        check_is_fitted(self)
+        found = self._likelihood(X, sample_weight, where, original_units=original_units)
+        return found.total / found.weight
 
     def bic(
         self,
@@ -241,6 +241,23 @@ class FittedMixture(DensityMixin, FactorMixture, ShapedMixture):  # type: ignore
         check_is_fitted(self)
         if n_effective is not None:
             check_n_effective(n_effective)
+        found = self._likelihood(X, sample_weight, where, original_units=original_units)
+        p = self._n_parameters()
+        n = found.weight if n_effective is None else float(n_effective)
+        total = found.total if n_effective is None else n / found.weight * found.total
+        return Criteria(
+            n_rows=found.rows,
+            n_effective=n,
+            log_likelihood=total,
+            score=found.total / found.weight,
+            bic=-2.0 * total + p * float(np.log(n)),
+            aic=-2.0 * total + 2.0 * p,
+        )
+
+    def _likelihood(
+        self, X: Any, sample_weight: Any, where: Any, *, original_units: bool
+    ) -> LogLikelihood:
+        """Log-likelihood, weight and number of rows, from one read."""
         parameters = self._parameters()
         source = open_input(self, X, sample_weight, where, reset=False)
         job, scaling = LogLikelihoodJob(parameters, self._kernel()), self._scaling
@@ -256,16 +273,7 @@ class FittedMixture(DensityMixin, FactorMixture, ShapedMixture):  # type: ignore
                 "The log-likelihood of these rows is too large for float64: they lie beyond 1e150 "
                 "standard deviations from the mixture. Are they in the units of its fit?"
             )
-        n, p = found.weight if n_effective is None else float(n_effective), self._n_parameters()
-        total = found.total if n_effective is None else n / found.weight * found.total
-        return Criteria(
-            n_rows=found.rows,
-            n_effective=n,
-            log_likelihood=total,
-            score=found.total / found.weight,
-            bic=-2.0 * total + p * float(np.log(n)),
-            aic=-2.0 * total + 2.0 * p,
-        )
+        return found
 
     def inspect(self, X: Any, *, sample_weight: Any = None, where: Any = None) -> Inspection:
         """Return what there is to see of the mixture in the data, all from one read of them.
@@ -495,6 +503,9 @@ class FittedMixture(DensityMixin, FactorMixture, ShapedMixture):  # type: ignore
         check_is_fitted(self)
         return model_card(to_model_file(self))
 
+    _theirs: ClassVar[type[Any]] = SklearnGaussianMixture
+    """scikit-learn's class of the same mixtures."""
+
     def to_sklearn(self) -> SklearnGaussianMixture | Pipeline:
         """Return the same fitted mixture as a ``sklearn.mixture.GaussianMixture``.
 
@@ -521,18 +532,16 @@ class FittedMixture(DensityMixin, FactorMixture, ShapedMixture):  # type: ignore
         """
         check_is_fitted(self)
         parameters = self._parameters()
-        if parameters.more:
+        if parameters.more and not isinstance(parameters, VariationalPosterior):
             raise InputError(f"scikit-learn has no class for a {parameters.words}.")
         if isinstance(parameters.family, FactorFamily):
             raise InputError(
                 f"scikit-learn's mixtures have no covariance_type={parameters.family.name!r}: save "
                 f"this one instead, or fit one with covariance_type='full'."
             )
-        shared = SklearnGaussianMixture().get_params()
-        other = SklearnGaussianMixture(
-            **{name: v for name, v in self.get_params().items() if name in shared}
-        )
-        other.set_params(covariance_type=self._parameters().form.name)
+        shared = self._theirs().get_params()
+        other = self._theirs(**{name: v for name, v in self.get_params().items() if name in shared})
+        other.set_params(covariance_type=parameters.form.name)
         copy_fitted(self, other)
         if self._scaling is None:
             return other
@@ -557,10 +566,15 @@ class FittedMixture(DensityMixin, FactorMixture, ShapedMixture):  # type: ignore
         True
         """
         check_is_fitted(model)
-        if "gaussian" not in cls._kinds:
+        if not {"gaussian", VariationalPosterior.kind} & set(cls._kinds):
             raise InputError(
                 f"scikit-learn's {type(model).__name__} is no {cls.__name__}: use "
                 f"GaussianMixture.from_sklearn."
+            )
+        if not isinstance(model, cls._theirs):
+            raise InputError(
+                f"{type(model).__name__} is no {cls._theirs.__name__} of scikit-learn: give a "
+                f"fitted one."
             )
         gm = cls(**model.get_params())
         copy_fitted(model, gm)
@@ -572,6 +586,10 @@ class FittedMixture(DensityMixin, FactorMixture, ShapedMixture):  # type: ignore
         return gm
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _bound_per_row(self) -> float:
+        """What the last fit has reached, in nats per row."""
+        return float(self.lower_bound_)
 
     def _n_parameters(self) -> int:
         """Free parameters of the fitted mixture; scikit-learn's name, used by its tests.

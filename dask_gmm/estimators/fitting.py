@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.drift import Drift
     from dask_gmm.fitting.record import FitRecord
+    from dask_gmm.fitting.starts import GivenParameters
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.kept import KeptStatistics
     from dask_gmm.mixture.model import MixtureModel
@@ -89,14 +90,6 @@ class FittingMixture(FittedMixture):
     ) -> FitSettings:
         """All that a fit is asked to do, which may go on from a warm start."""
         model = self._model(family, n_features)
-        given = check_given(
-            family,
-            self.n_components,
-            n_features,
-            self.weights_init,
-            model.places if self.means_init is None else self.means_init,
-            self.precisions_init,
-        )
         return FitSettings(
             n_components=self.n_components,
             model=model,
@@ -106,17 +99,39 @@ class FittingMixture(FittedMixture):
             init_params=self.init_params,
             init_size=None if isinstance(self.init_size, str) else self.init_size,
             kernel=self._kernel(),
-            given=given,
+            given=self._given(model, n_features),
             cache=cache_size(self.cache),
-            on_collapse=self.on_collapse,
-            acceleration=self.acceleration,
-            search=asked_search(self.search),
-            stopping=self.stopping,
             max_passes=self.max_passes,
             max_bytes=self.max_bytes,
             missing=self.missing,
             scaling=scaling,
+            **self._strategy(),
         )
+
+    def _given(self, model: MixtureModel, n_features: int) -> GivenParameters:
+        """The starting values that were given.
+
+        Raises
+        ------
+        InputError
+        """
+        return check_given(
+            model.family,
+            self.n_components,
+            n_features,
+            self.weights_init,
+            model.places if self.means_init is None else self.means_init,
+            self.precisions_init,
+        )
+
+    def _strategy(self) -> dict[str, Any]:
+        """How a fit gets on, as `FitSettings` calls it."""
+        return {
+            "on_collapse": self.on_collapse,
+            "acceleration": self.acceleration,
+            "search": asked_search(self.search),
+            "stopping": self.stopping,
+        }
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
@@ -244,6 +259,15 @@ class FittingMixture(FittedMixture):
         labels: NDArray[np.int64] | da.Array | xr.DataArray = self._map(X, source, function)
         return labels
 
+    def _check_scaled(self, scaling: ScalingRequest) -> None:
+        """Refuse what is of scaled rows and cannot be checked before the data are read.
+
+        Raises
+        ------
+        InputError
+        """
+        refuse_given_components(self, scaling)
+
     def _fit(self, source: Source, checkpoint: Checkpoint | None = None) -> None:
         scaling, _ = self._scaling_for(source)
         names = feature_names(self) or source.feature_names
@@ -268,7 +292,7 @@ class FittingMixture(FittedMixture):
         if scaling is not None:
             scaling.begin(n_features, source.feature_names)  # refuses features that are not there
             n_features = scaling.n_outputs(n_features)
-            refuse_given_components(self, scaling)
+            self._check_scaled(scaling)
         return scaling, n_features
 
     def _fitted_to(
@@ -321,7 +345,7 @@ class FittingMixture(FittedMixture):
                 f"{parameters.n_features} features and cannot go on with {self.n_components} of "
                 f"{n_features}: clone the estimator first."
             )
-        return WarmStart(parameters, float(self.lower_bound_), scaling)
+        return WarmStart(parameters, self._bound_per_row(), scaling)
 
     def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
         """Take over what came of a fit to data of some type."""

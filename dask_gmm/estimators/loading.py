@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dask_gmm.errors import ModelFileError
+from dask_gmm.estimators.bayesian import BayesianGaussianMixture
 from dask_gmm.estimators.conversion import restore
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.student_mixture import StudentTMixture
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["load_mixture"]
 
 _ESTIMATORS: dict[str, type[FittingMixture]] = {
-    kind: cls for cls in (GaussianMixture, StudentTMixture) for kind in cls._kinds
+    kind: cls
+    for cls in (GaussianMixture, BayesianGaussianMixture, StudentTMixture)
+    for kind in cls._kinds
 }
 """The estimator of each kind of parameters (`MixtureParameters.kind`)."""
 

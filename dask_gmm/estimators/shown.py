@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.glance.mixture import MixtureGlance, how_it_ended
+from dask_gmm.mixture.variational import NEEDED, VariationalPosterior
 from dask_gmm.quantities import plural
 from dask_gmm.scaling.original_units import means_and_widths
 from dask_gmm.scaling.words import in_words
@@ -71,11 +72,11 @@ def glance_of(gm: Any) -> MixtureGlance:
 def _what(parameters: MixtureParameters, n_frozen: int) -> str:
     k, d = parameters.means.shape
     words = parameters.words[0].upper() + parameters.words[1:]
-    return (
-        f"{words}: {plural(k, 'component')} in {plural(d, 'feature')}, "
-        f"{parameters.family.name} covariance, "
-        f"{parameters.n_parameters - n_frozen:,} free parameters"
-    )
+    family = f"{parameters.family.name} covariance"
+    beside = f"{parameters.n_parameters - n_frozen:,} free parameters"
+    if isinstance(parameters, VariationalPosterior):
+        beside = f"{parameters.n_needed} of a weight above {NEEDED:.1%}"
+    return f"{words}: {plural(k, 'component')} in {plural(d, 'feature')}, {family}, {beside}"
 
 
 def _ending(gm: Any) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ def _ending(gm: Any) -> tuple[str, ...]:
             n_passes=gm.n_passes_,
             n_rows=gm.n_rows_,
             n_incomplete=gm.n_incomplete_rows_,
-            lower_bound=gm.lower_bound_,
+            lower_bound=gm._bound_per_row(),
             remaining_gain=gm.remaining_gain_,
             posterior=getattr(gm, "prior_", None) is not None,
         ),

@@ -380,7 +380,7 @@ class PlainEM(Fitting[PlainState]):
             after = replace(after, previous=previous, begun=len(after.bounds), mended=mended)
         elif model.conjugate:
             after = replace(after, last=Evaluated.of(state.parameters, found))
-        if abs(bound - previous) < self.tol:
+        if abs(bound - previous) < model.tolerance(self.tol, found):
             outcome = Outcome.CONVERGED
         elif len(after.bounds) == self.max_iter:
             outcome = Outcome.MAX_ITER

@@ -132,10 +132,10 @@ def start_from(
                 chosen = np.concatenate([rows.values[index] for index, _ in pieces])
                 pieces = nearest_pieces(rows, np.asarray(chosen, dtype=np.float64))
             return factor_start(rows, pieces, n_components, model.family, model.reg_covar)
-        theirs = responsibility_statistics(rows, pieces, n_components, form)
-        computed = model.of_sample(rows.total_weight).update(theirs)
+        statistics = responsibility_statistics(rows, pieces, n_components, form)
+        computed = model.of_sample(rows.total_weight).update(statistics)
         if form.shared and init_params in ("k-means++", "random_from_data"):
-            computed = _pooled_start(rows, computed, model.reg_covar)
+            computed = _pooled_start(rows, statistics, computed, model)
     return computed
 
 
@@ -269,7 +269,9 @@ def responsibilities(
         )
 
 
-def _pooled_start(rows: Rows, computed: MixtureParameters, reg_covar: float) -> MixtureParameters:
+def _pooled_start(
+    rows: Rows, statistics: SufficientStatistics, computed: MixtureParameters, model: MixtureModel
+) -> MixtureParameters:
     """The tied start from one row per component, as scikit-learn has it.
 
     K rows that are their components' means leave no scatter about them, and a shared covariance
@@ -280,7 +282,8 @@ def _pooled_start(rows: Rows, computed: MixtureParameters, reg_covar: float) -> 
     Weights count as parts of an average one: neither their unit nor how many rows each of a sample
     stands for may make it wider.
     """
-    x, means, k = np.asarray(rows.values, dtype=np.float64), computed.means, computed.n_components
+    x, k = np.asarray(rows.values, dtype=np.float64), computed.n_components
+    means = statistics.reference  # each that of one row
     comfortable = for_k_means_plus_plus(rows.values)
     if comfortable.centre is not None:
         middle = comfortable.back(np.zeros((1, x.shape[1])))
@@ -288,15 +291,34 @@ def _pooled_start(rows: Rows, computed: MixtureParameters, reg_covar: float) -> 
     weighted = x
     if rows.weights is not None:
         weighted = x * (rows.weights * (len(rows) / rows.total_weight))[:, None]
-    covariance = (weighted.T @ x - means.T @ means) / k
-    covariance.flat[:: covariance.shape[0] + 1] += reg_covar
+    scatter = weighted.T @ x - means.T @ means
+    if not model.conjugate:  # parameters are more than weights, means and covariances
+        return model.update(_with_second(statistics, scatter))
+    covariance = scatter / k
+    covariance.flat[:: covariance.shape[0] + 1] += model.reg_covar
     computed.form.factor(covariance)  # says what is wrong with it, if anything is
     family = computed.family
     return MixtureParameters.create(family, computed.weights, computed.means, covariance)
 
 
+def _with_second(statistics: SufficientStatistics, second: Array) -> SufficientStatistics:
+    """The same with other second moments."""
+    return SufficientStatistics.create(
+        statistics.form,
+        statistics.reference,
+        rows=statistics.rows,
+        weight=statistics.weight,
+        log_likelihood=statistics.log_likelihood,
+        counts=statistics.counts,
+        first=statistics.first,
+        second=second,
+    )
+
+
 def fill_in(computed: MixtureParameters, given: GivenParameters) -> MixtureParameters:
     """The computed start, with what the user gave put in its place."""
+    if not given.any:
+        return computed
     weights = computed.weights if given.weights is None else given.weights / given.weights.sum()
     means = computed.means if given.means is None else given.means
     if given.precisions is not None:

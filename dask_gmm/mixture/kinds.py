@@ -9,6 +9,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.mixture.noise import NoisyParameters
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.student import StudentParameters
+from dask_gmm.mixture.variational import VariationalPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,7 @@ PARAMETER_CLASSES: tuple[type[MixtureParameters], ...] = (
     MixtureParameters,
     NoisyParameters,
     StudentParameters,
+    VariationalPosterior,
 )
 """A new kind is one more class here."""
 

@@ -175,6 +175,13 @@ class MixtureModel(ABC):
         parameters : MixtureParameters
         """
 
+    def tolerance(self, tol: float, statistics: SufficientStatistics) -> float:
+        """How much the objective changes where it is said to stand, in nats per row.
+
+        `tol`, as it was asked for, unless a model's `tol` is in another unit.
+        """
+        return tol
+
     def regulariser(self, statistics: SufficientStatistics) -> Moments:
         """Moments, per unit of weight, of what is maximised beside the rows' log-likelihood.
 

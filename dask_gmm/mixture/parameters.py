@@ -60,6 +60,8 @@ class MixtureParameters:
     """Whether components are Gaussians of these means and covariances."""
     leaves_rows_out: ClassVar[bool] = False
     """Whether a row may belong to none of the components; its label is -1."""
+    objective_name: ClassVar[str] = "log-likelihood"
+    """What a fit of such parameters raises, for whoever says how far it came."""
 
     family: CovarianceFamily
     weights: NDArray[np.float64]

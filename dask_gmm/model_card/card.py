@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_gmm.data.urls import normalize_url
 from dask_gmm.fitting.record import EarlierRun
+from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.scaling.stored import arrays_of, described
 from dask_gmm.scaling.words import in_words
 
@@ -43,6 +44,8 @@ _HOW = (
     "stopping",
     "on_collapse",
     "kernel",
+    "tol_per_row",
+    "weight_concentration_prior_type",
     "missing",
     "missing_chunks",
     "feature_transform",
@@ -87,6 +90,7 @@ def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
             "n_parameters": parameters.n_parameters - fit.get("n_frozen", 0),
             "digest": model.digest,
             "parameters_digest": parameters.fingerprint,
+            "priors": {k: v.tolist() for k, v in sorted(model.priors.items())} or None,
         },
         "features": _features(model),
         "data": _data(model, record),
@@ -96,7 +100,7 @@ def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
         "software": {key: str(value) for key, value in sorted(model.written_by.items())},
         "intended_use": _uses(model),
         "limitations": _limitations(model),
-        "how_to_load": _how_to_load(place),
+        "how_to_load": _how_to_load(place, _bayesian(model)),
     }
     plain: dict[str, Any] = _plain(card)
     return plain
@@ -188,8 +192,8 @@ def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
     fit, p = model.fit, model.parameters
     bound, rows = fit.get("lower_bound"), fit.get("n_rows")
     bic, posterior = None, fit.get("prior") is not None
-    if posterior:
-        bound = None  # what is known is the log-posterior
+    if posterior or _bayesian(model):
+        bound = None  # what is known is the log-posterior, or a lower bound of the evidence
     plain = record is not None and record.weighted is False and not fit.get("n_updates")
     if bound is not None and rows and plain:
         free = p.n_parameters - fit.get("n_frozen", 0)
@@ -198,6 +202,8 @@ def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
         "outcome": fit.get("outcome"),
         "converged": fit.get("converged"),
         "log_likelihood_per_row": bound,
+        "lower_bound_per_row": fit.get("lower_bound_per_row"),
+        "evidence_bound": fit.get("evidence_bound"),
         "log_posterior_per_row": fit.get("lower_bound") if posterior else None,
         "remaining_gain_per_row": fit.get("remaining_gain"),
         "bic": bic,
@@ -231,6 +237,11 @@ def _limitations(model: ModelFile) -> list[str]:
             "compare mixtures of the same features in the same units."
         ),
     ]
+    if _bayesian(model):
+        found.append(
+            "Log-densities are expectations over the posterior, as scikit-learn's: densities do "
+            "not add up to one, and there is no BIC."
+        )
     if scaling is not None:
         found.append(
             "Densities and log-likelihoods are of scaled rows, unless original_units=True asks "
@@ -288,11 +299,16 @@ def _limits_of_the_end(fit: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _how_to_load(place: str | None) -> dict[str, Any]:
+def _bayesian(model: ModelFile) -> bool:
+    return isinstance(model.parameters, VariationalPosterior)
+
+
+def _how_to_load(place: str | None, bayesian: bool) -> dict[str, Any]:
     url = "model.zarr" if place is None else normalize_url(place)
+    kind = "BayesianGaussianMixture" if bayesian else "GaussianMixture"
     return {
         "place": None if place is None else url,
-        "python": f"from dask_gmm import GaussianMixture\n\ngm = GaussianMixture.load({url!r})\n",
+        "python": f"from dask_gmm import {kind}\n\ngm = {kind}.load({url!r})\n",
         "command": f"dask-gmm show {shlex.quote(url)}",
     }
 

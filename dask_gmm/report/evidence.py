@@ -49,7 +49,7 @@ class Evidence:
         As `Outcome.value`.
     n_iter : int
     lower_bound : float
-        Mean log-likelihood, in nats per row.
+        Mean log-likelihood, in nats per row; of a posterior the bound per row.
     remaining_gain : float or None
         What the rise to the optimum may be, in nats per row; None where nobody knows.
     acceleration : str or None
@@ -112,7 +112,9 @@ class Evidence:
             settings={k: v for k, v in gm.get_params(deep=False).items() if k != "callbacks"},
             outcome=str(gm.outcome_),
             n_iter=int(gm.n_iter_),
-            lower_bound=float(gm.lower_bound_),
+            lower_bound=float(
+                gm._bound_per_row() if hasattr(gm, "_bound_per_row") else gm.lower_bound_
+            ),
             remaining_gain=None if gain is None or not isfinite(gain) else float(gain),
             acceleration=getattr(gm, "acceleration_", None),
             n_rows=rows,
@@ -204,7 +206,9 @@ class Evidence:
     @property
     def height(self) -> str:
         """What `lower_bound` is: with a prior no likelihood."""
-        return "log-likelihood" if self.setting("prior") is None else "log-posterior"
+        if self.setting("prior") is not None:
+            return "log-posterior"
+        return self.parameters.objective_name
 
     def setting(self, name: str, default: Any = None) -> Any:
         """One of the estimator's arguments."""

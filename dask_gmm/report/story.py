@@ -134,8 +134,8 @@ def _ended(evidence: Evidence) -> Iterator[str]:
             "fewer rows a component has."
         )
     yield (
-        "A higher log-likelihood makes the rows more probable; it compares mixtures of the same "
-        "rows in the same units, and says nothing by itself."
+        f"A higher {evidence.height} makes the rows more probable; it compares mixtures of the "
+        f"same rows in the same units, and says nothing by itself."
     )
     record = evidence.record
     if record is not None:

@@ -26,6 +26,7 @@ from dask_gmm.mixture.kernels import STUDENT, Candidate, get_kernel
 from dask_gmm.mixture.kernels.noisy import NoisyKernel
 from dask_gmm.mixture.noise import NoisyParameters
 from dask_gmm.mixture.student import StudentParameters
+from dask_gmm.mixture.variational import VariationalBayes
 from dask_gmm.rows import Rows
 from tests.benchmarks.turns import Spread, timed
 from tests.mixture.problems import draw, random_mixture
@@ -68,7 +69,16 @@ def models(
         PLAIN: (get_kernel(), p),
         "noise": (NoisyKernel(get_kernel()), NoisyParameters.of(p, 0.1, box)),
         "t": (STUDENT, StudentParameters.of(p, 5.0)),
+        "bayesian": (get_kernel(), posterior(p, rows)),
     }
+
+
+def posterior(p: MixtureParameters, rows: NDArray[np.float64]) -> MixtureParameters:
+    """What variational Bayes makes of the rows after an update from a mixture."""
+    few = Rows(rows[:2000])
+    (found,) = get_kernel().statistics(few, [Candidate(p)])
+    model = VariationalBayes(p.family, 0.0, degrees_of_freedom_prior=float(p.n_features))
+    return model.settled(few).update(found)
 
 
 def a_pass(kernel: Kernel, p: MixtureParameters, rows: NDArray[np.float64]) -> Callable[[], float]:

@@ -15,7 +15,7 @@ import pytest
 import sklearn.mixture
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from dask_gmm import GaussianMixture
+from dask_gmm import BayesianGaussianMixture, GaussianMixture
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -36,13 +36,22 @@ LEFT_OUT = {
     "test_gaussian_mixture_raises_where_array_api_not_implemented": (
         "array API input (PyTorch, ...) is not ours"
     ),
+    "test_log_dirichlet_norm": PRIVATE,
+    "test_log_wishart_norm": PRIVATE,
+    "test_compare_covar_type": (
+        "calls private methods; what they compare is in tests/mixture/test_variational.py"
+    ),
 }
 # Tests that came with a version later than the oldest.
 SINCE = {
     "test_gaussian_mixture_array_api_compliance": (1, 8),
     "test_gaussian_mixture_raises_where_array_api_not_implemented": (1, 8),
 }
-REPLACED = ("test_gaussian_mixture", "test_mixture")
+REPLACED = ("test_gaussian_mixture", "test_bayesian_mixture", "test_mixture")
+OURS = {
+    "GaussianMixture": GaussianMixture,
+    "BayesianGaussianMixture": BayesianGaussianMixture,
+}
 
 
 def _load(name: str) -> ModuleType:
@@ -50,14 +59,14 @@ def _load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    original = sklearn.mixture.GaussianMixture
     # test_mixture builds its estimators in decorators, at import.
-    sklearn.mixture.GaussianMixture = GaussianMixture
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for own, ours in OURS.items():
+            patch.setattr(sklearn.mixture, own, ours)
         spec.loader.exec_module(module)
-    finally:
-        sklearn.mixture.GaussianMixture = original
-    assert module.GaussianMixture is GaussianMixture
+    replaced = [own for own in OURS if hasattr(module, own)]
+    assert replaced
+    assert all(getattr(module, own) is OURS[own] for own in replaced)
     return module
 
 
@@ -67,11 +76,21 @@ def _tests(module: ModuleType) -> dict[str, Any]:
 
 _MODULES = {name: _load(name) for name in REPLACED}
 # Seconds, and the conformance suites say at once what it says.
-MARKED_SLOW = ("test_monotonic_likelihood",)
-for _module in _MODULES.values():
+MARKED_SLOW = (
+    "test_monotonic_likelihood",
+    "test_invariant_translation",
+    "test_bayesian_mixture_fit_predict",
+    "test_bayesian_mixture_fit_predict_n_init",
+    "test_bayesian_mixture_predict_predict_proba",
+    "test_bayesian_mixture_precisions_prior_initialisation",
+    "test_check_covariance_precision",
+)
+for _of, _module in _MODULES.items():
     for _name, _test in _tests(_module).items():
         if _name not in LEFT_OUT:
-            globals()[_name] = pytest.mark.slow(_test) if _name in MARKED_SLOW else _test
+            # Both mixtures have tests of one name.
+            _unique = f"{_name}_of_{_of.removeprefix('test_')}" if _name in globals() else _name
+            globals()[_unique] = pytest.mark.slow(_test) if _name in MARKED_SLOW else _test
 
 
 # Our log-densities of float32 rows are float64, and that test wants them to be float32.
@@ -93,10 +112,12 @@ def global_random_seed(request: pytest.FixtureRequest) -> Any:
 
 def test_enough_of_their_suite_runs() -> None:
     theirs = _tests(_MODULES["test_gaussian_mixture"])
+    bayesian = _tests(_MODULES["test_bayesian_mixture"])
     version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
     known = {name for name in LEFT_OUT if SINCE.get(name, version) <= version}
-    assert set(theirs) >= known, "a left-out test is gone: update LEFT_OUT"
+    assert {*theirs, *bayesian} >= known, "a left-out test is gone: update LEFT_OUT"
     assert len(set(theirs) - set(LEFT_OUT)) >= 31
+    assert len(set(bayesian) - set(LEFT_OUT)) >= 11
     assert len(_tests(_MODULES["test_mixture"])) == 2
 
 
@@ -126,8 +147,14 @@ _OTHER_DRAWS = {
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [GaussianMixture(n_components=2, covariance_type="diag")],
-    expected_failed_checks=lambda estimator: _OTHER_DRAWS,
+    [
+        GaussianMixture(n_components=2, covariance_type="diag"),
+        BayesianGaussianMixture(),
+        BayesianGaussianMixture(n_components=2, covariance_type="diag"),
+    ],
+    expected_failed_checks=lambda estimator: (
+        _FOR_CLASSIFIERS if estimator.n_components == 1 else _OTHER_DRAWS
+    ),
 )
 def test_estimator_checks_of_variances(estimator: Any, check: Any) -> None:
     check(estimator)

@@ -28,6 +28,7 @@ from dask_gmm.fitting.state import saved
 if TYPE_CHECKING:
     from dask_gmm.fitting.acceleration.climbing import Point, SampleObjective
     from dask_gmm.mixture.parameters import MixtureParameters
+    from dask_gmm.mixture.statistics import SufficientStatistics
 
 __all__ = ["Extrapolations", "SquaremByObjective", "climb_by_objective"]
 
@@ -71,7 +72,18 @@ class SquaremByObjective(VerifiedEM[Extrapolations]):
 
     What is left to gain is guessed as if the last two M-steps went on as a geometric series, and
     is no less than what the last passes have gained (`remaining`).
+
+    Parameters
+    ----------
+    per_row : bool
+        Whether `tol` is in nats per row, whatever it is in for the model (`tolerance`).
     """
+
+    per_row: bool = False
+
+    def tolerance(self, found: SufficientStatistics) -> float:
+        """`tol` in nats per row."""
+        return self.tol if self.per_row else super().tolerance(found)
 
     def set_out(self, start: MixtureParameters) -> Extrapolations:
         """Take two M-steps before the first extrapolation."""
@@ -128,7 +140,7 @@ def climb_by_objective(
     bool
         Whether the way is sound: no component has collapsed.
     """
-    fitting = SquaremByObjective(enough, evaluations, MStep(objective.model))
+    fitting = SquaremByObjective(enough, evaluations, MStep(objective.model), per_row=True)
     (end,) = run([fitting], [fitting.begin((start.parameters,))], objective.sample.each)
     if end.accepted is None:
         return start, False

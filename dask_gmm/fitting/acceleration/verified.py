@@ -254,6 +254,10 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
         """
         return rest_of_gains(heights, 2.0 * at.gain)
 
+    def tolerance(self, found: SufficientStatistics) -> float:
+        """`tol` in nats per row, of these rows."""
+        return self.m_step.model.tolerance(self.tol, found)
+
     # -- the loop's side -------------------------------------------------------------------------
 
     def begin(
@@ -344,10 +348,12 @@ class VerifiedEM(Fitting[VerifiedState[M]], Generic[M]):
         accepted = self._stand(found, trial.parameters, bound, update)
         at = accepted.point
         memory = self.confirm(state.memory, trial, gained) if trial.bold else state.memory
-        choice = self.choose(at, gained, memory)
+        tol = self.tolerance(found)
+        rules = self if tol == self.tol else replace(self, tol=tol)
+        choice = rules.choose(at, gained, memory)
         bounds, outcome = (*state.bounds, bound), None
         by_change = self.by_change or choice.expected_gain is None
-        if choice.arrived or (by_change and abs(bound - state.previous) < self.tol):
+        if choice.arrived or (by_change and abs(bound - state.previous) < tol):
             outcome = Outcome.CONVERGED
         elif len(bounds) >= self.max_iter:
             outcome = Outcome.MAX_ITER
