@@ -369,6 +369,10 @@ class DriftWarning(UserWarning):
     """An update has moved components so far that rows which it has not read would change hands."""
 
 
+class HeywoodWarning(UserWarning):
+    """Factors explain all of a feature, whose noise ended at its bound: they are too many."""
+
+
 class StaysHereWarning(UserWarning):
     """The input cannot travel to the workers of a cluster, so this process does the work alone."""
 

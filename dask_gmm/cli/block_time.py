@@ -15,6 +15,7 @@ from dask_gmm.execution.opened import Opened
 from dask_gmm.execution.unit import working
 from dask_gmm.fitting.gappy_starts import rows_to_start_from
 from dask_gmm.fitting.passes import StatisticsJob
+from dask_gmm.mixture.factors import FactorFamily
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import FASTEST, Candidate, MarginalKernel
 from dask_gmm.mixture.parameters import MixtureParameters
@@ -69,6 +70,13 @@ def _parameters(
     means: NDArray[np.float64], variances: NDArray[np.float64], covariance: str
 ) -> MixtureParameters:
     family, (k, d) = covariance_family(covariance), means.shape
+    if isinstance(family, FactorFamily):
+        family.check(d)
+        shape = family.form.covariance_shape(k, d)
+        spread = np.broadcast_to(np.sqrt(variances)[:, None], shape).copy()
+        spread[..., 0] = variances
+        spread = family.nearest(np.full(k, 1 / k), spread, d)
+        return MixtureParameters.create(family, np.full(k, 1 / k), means, spread)
     second, axes = np.zeros(family.form.second_moment_shape(k, d)), np.diag(np.sqrt(variances))
     for j in range(k):
         family.form.add_moment(second, j, family.form.component_moment(axes, axes))

@@ -37,7 +37,7 @@ class _CovarianceType(click.Choice[str]):
 
 
 _NAMES = (
-    *("full", "tied", "diag", "spherical"),
+    *("full", "tied", "diag", "spherical", "factors", "ppca"),
     *("EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV"),
     *("EVV", "VVV"),
 )
@@ -45,10 +45,11 @@ covariance_choice = _CovarianceType(_NAMES)
 _COVARIANCES_CHOICE = _CovarianceType((*_NAMES, "mclust"))
 COVARIANCE_HELP = (
     "What the components' covariances may be: 'full' any, 'tied' one shared by all, 'diag' without "
-    "correlations, 'spherical' one variance each. Use diag for hundreds of features: full costs "
-    "features squared. Or one of mclust's fourteen families, EII to VVV: a letter each for volume, "
-    "shape and orientation, E for equal, V for varying, I for round or along the features (VEV: of "
-    "one shape, each of its own size and direction)."
+    "correlations, 'spherical' one variance each; 'factors' a few factors (--factors) beside a "
+    "variance for each feature, 'ppca' beside one variance. Use factors or diag for hundreds of "
+    "features: full costs features squared. Or one of mclust's fourteen families, EII to VVV: a "
+    "letter each for volume, shape and orientation, E for equal, V for varying, I for round or "
+    "along the features (VEV: of one shape, each of its own size and direction)."
 )
 
 
@@ -73,6 +74,14 @@ def fit_options() -> Callable[[F], F]:
             help=COVARIANCE_HELP,
         ),
         *_bayesian_options(),
+        option(
+            "--factors",
+            type=click.IntRange(1),
+            metavar="Q",
+            section="Model",
+            help="Factors of each component, with --covariance factors or ppca: directions in "
+            "which its features vary together.",
+        ),
         option(
             "--degrees-of-freedom",
             type=DEGREES,
@@ -154,6 +163,14 @@ def selection_options() -> Callable[[F], F]:
             section="Model",
             help=COVARIANCE_HELP + " 'mclust' stands for all fourteen. Repeatable: each is tried "
             "with each number of components.",
+        ),
+        option(
+            "--factors",
+            type=COUNTS,
+            metavar="RANGE",
+            section="Model",
+            help="Numbers of factors to try, with --covariance factors or ppca; written as those "
+            "of --components.",
         ),
         option(
             "--criterion",

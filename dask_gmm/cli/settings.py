@@ -268,6 +268,7 @@ class EMSettings(_Fits):
 
     components: int
     covariance: str
+    factors: int | None
     degrees_of_freedom: float | str | None
     bayesian: str
     weight_concentration: float | None
@@ -308,6 +309,13 @@ class EMSettings(_Fits):
                     f"{option} {given} is for maximum likelihood; with --bayesian it may be "
                     f"{' or '.join(str(one) for one in may if one)}."
                 )
+
+    def __post_init__(self) -> None:
+        # One name says both from here on, as in tables and model files.
+        (kind,) = _with_factors(
+            (self.covariance,), None if self.factors is None else (self.factors,)
+        )
+        object.__setattr__(self, "covariance", kind)
 
     def estimator_arguments(self) -> dict[str, Any]:
         """Return what the estimator calls these.
@@ -356,9 +364,13 @@ class SelectionChoice(_Fits):
 
     components: tuple[int, ...]
     covariance: tuple[str, ...]
+    factors: tuple[int, ...] | None
     criterion: str
     heldout: float | None
     n_effective: float | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "covariance", _with_factors(self.covariance, self.factors))
 
     def arguments(self) -> dict[str, Any]:
         """Return what `select_gaussian_mixture` calls these."""
@@ -370,6 +382,35 @@ class SelectionChoice(_Fits):
             "heldout_fraction": self.heldout,
             "n_effective": self.n_effective,
         }
+
+
+FACTOR_KINDS = ("factors", "ppca", "UCU", "UCC", "CUU", "CUC", "CCU", "CCC")
+"""Covariances that have a number of factors: `mixture.factors`, without NumPy."""
+
+
+def _with_factors(kinds: Sequence[str], factors: Sequence[int] | None) -> tuple[str, ...]:
+    """Covariances with their numbers of factors, as ``factors:5``, each with each.
+
+    Raises
+    ------
+    click.UsageError
+        A kind needs a number that is not given, or one is given that no kind needs.
+    """
+    open_ones = [kind for kind in kinds if kind in FACTOR_KINDS]
+    if open_ones and factors is None:
+        raise click.UsageError(
+            f"--covariance {open_ones[0]} needs the number of factors: --factors 5, say."
+        )
+    if factors is not None and not open_ones:
+        raise click.UsageError(
+            f"--factors goes with --covariance {', '.join(FACTOR_KINDS)}, of which there is none "
+            f"without a number of its own."
+        )
+    found: list[str] = []
+    for kind in kinds:
+        numbers = factors if kind in FACTOR_KINDS and factors is not None else ()
+        found += [f"{kind}:{number}" for number in numbers] or [kind]
+    return tuple(dict.fromkeys(found))
 
 
 def _scaling_arguments(

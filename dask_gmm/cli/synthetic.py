@@ -22,6 +22,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.execution.backend import PassProgress
 from dask_gmm.execution.machine import single_threaded_blas
 from dask_gmm.interrupts import held
+from dask_gmm.mixture.factors import FactorFamily
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parameters import MixtureParameters
 
@@ -73,7 +74,15 @@ def draw_mixture(recipe: Recipe) -> MixtureParameters:
     weights = weights / weights.sum()
     family = covariance_family(recipe.covariance)
     covariances: NDArray[np.float64]
-    if family.form.dense_factors:
+    if isinstance(family, FactorFamily):
+        # Half of each variance is the factors', in random directions.
+        family.check(d)
+        loadings = rng.standard_normal((k, d, family.n_factors))
+        loadings /= np.linalg.norm(loadings, axis=2, keepdims=True)
+        variances = 0.5 * sigma**2
+        loadings *= np.sqrt(variances)[:, :, None]
+        covariances = np.concatenate([variances[:, :, None], loadings], axis=2)
+    elif family.form.dense_factors:
         many = sigma[:1] if family.form.shared else sigma
         rotated = np.stack([_rotated(rng, s) for s in many])
         covariances = rotated[0] if family.form.shared else rotated
@@ -147,7 +156,11 @@ class Rows:
         stop = 0
         for k, count in enumerate(counts):
             start, stop = stop, stop + int(count)
-            part = _coloured(noise[start:stop], _factor(p, k).astype(self.dtype))
+            if isinstance(p.family, FactorFamily):
+                coloured = p.form.colour(p.precisions_cholesky, k, noise[start:stop])
+                part = coloured.astype(self.dtype)
+            else:
+                part = _coloured(noise[start:stop], _factor(p, k).astype(self.dtype))
             rows[places[start:stop]] = part + p.means[k].astype(self.dtype)
         return rows
 

@@ -28,6 +28,7 @@ from dask_gmm.fitting.fields import FieldsFunction
 from dask_gmm.fitting.imputing import Imputed
 from dask_gmm.fitting.passes import first_pass
 from dask_gmm.fitting.prediction import (
+    FactorScores,
     Labels,
     LogDensities,
     Posteriors,
@@ -38,6 +39,7 @@ from dask_gmm.fitting.prediction import (
 from dask_gmm.fitting.regression import Regressed
 from dask_gmm.fitting.verbose import VerboseObserver
 from dask_gmm.mixture.kernels import MarginalKernel, get_kernel
+from dask_gmm.mixture.kernels.marginal import refuse_factors
 from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.progress.observers import observed
 
@@ -69,6 +71,7 @@ RESULTS: dict[type[RowFunction], str] = {
     Posteriors: "posteriors",
     ClusterLabels: "labels",
     ClusterPosteriors: "posteriors",
+    FactorScores: "factor_scores",
     LogDensities: "log_density",
     UnscaledLogDensities: "log_density",
     Imputed: "imputed",
@@ -375,6 +378,7 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         parameters = self._parameters()
         if parameters.more and not isinstance(parameters, VariationalPosterior):
             raise InputError(f"impute is for Gaussian mixtures, and this is a {parameters.words}.")
+        refuse_factors(parameters)
         kernel, scaling = MarginalKernel(get_kernel(self.kernel)), self._scaling
         if scaling is not None and scaling.principal is not None:
             raise InputError(
@@ -387,9 +391,12 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
 
     def _map(self, X: Any, source: Source, function: RowFunction) -> Any:
         """Apply a function of rows: lazily to what is lazy, now to what is in memory."""
-        tail = "component" if isinstance(function, Posteriors) else ""
-        if isinstance(function, ClusterPosteriors):
-            tail = "cluster"
+        tails: dict[type[RowFunction], str] = {
+            Posteriors: "component",
+            ClusterPosteriors: "cluster",
+            FactorScores: "factor",
+        }
+        tail = tails.get(type(function), "")
 
         def finish(array: Any, own: Source, values: Any) -> Any:
             if isinstance(function, FieldsFunction):

@@ -23,12 +23,25 @@ from dask_gmm.mixture.variational import VariationalPosterior
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["check_gaussian", "copy_parameters", "parameters_of", "set_parameters"]
+    from dask_gmm.mixture.family import CovarianceFamily
+
+__all__ = ["check_gaussian", "copy_parameters", "family_of", "parameters_of", "set_parameters"]
 
 NAMES = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
 """Of `MixtureParameters`; the attributes have them with an underscore behind."""
 
 _POSTERIOR = ("weight_concentration_", "mean_precision_", "degrees_of_freedom_")
+
+
+def family_of(gm: Any) -> CovarianceFamily:
+    """The family that an estimator's parameters name.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    return covariance_family(gm.covariance_type, getattr(gm, "n_factors", None))
 
 
 def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> None:
@@ -76,17 +89,17 @@ def parameters_of(gm: Any) -> MixtureParameters:
     InputError
         They are not of the estimator's `covariance_type`, which was changed after the fit.
     """
-    family = covariance_family(gm.covariance_type)
+    family = family_of(gm)
     fitted: MixtureParameters | None = getattr(gm, "_fitted", None)
     weights, means = _exact(gm, fitted, "weights"), _exact(gm, fitted, "means")
     factors = _exact(gm, fitted, "precisions_cholesky")
-    kind = gm.covariance_type if fitted is None else fitted.family.name
+    kind = family.name if fitted is None else fitted.family.name
     shape = family.form.covariance_shape(*means.shape) if means.ndim == 2 else None
-    if kind != gm.covariance_type or factors.shape != shape:
+    if kind != family.name or factors.shape != shape:
         raise InputError(
             f"This mixture was fitted with covariance_type={kind!r} and has factors of shape "
             f"{factors.shape}; they cannot be used with covariance_type="
-            f"{gm.covariance_type!r}. Fit it again."
+            f"{family.name!r}. Fit it again."
         )
     covariances = (
         _exact(gm, fitted, "covariances")

@@ -290,6 +290,11 @@ class ConditioningMixture(JudgingMixture):
             It is no mixture of Gaussians alone, or one of fewer principal components than features.
         """
         parameters = self._parameters()
+        if not parameters.family.conjugate:
+            raise InputError(
+                f"Marginals, conditionals and regressions are not there for covariance_type="
+                f"{parameters.family.name!r}: fit another one, such as 'full' or 'diag'."
+            )
         if parameters.kind != MixtureParameters.kind:
             raise InputError(
                 f"Marginals, conditionals and regressions are of mixtures of Gaussians alone, and "

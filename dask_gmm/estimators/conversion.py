@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dask_gmm.errors import ModelFileError
-from dask_gmm.estimators.attributes import copy_parameters, set_parameters
+from dask_gmm.estimators.attributes import copy_parameters, family_of, set_parameters
 from dask_gmm.fitting.drift import Drift
 from dask_gmm.mixture.parameters import frozen_array
 from dask_gmm.mixture.prior import Prior
@@ -122,7 +122,7 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
     try:
         for prior, value in model.priors.items():
             setattr(gm, f"{prior}_", value.copy() if value.ndim else float(value))
-        if gm.covariance_type != model.parameters.family.name:
+        if family_of(gm) is not model.parameters.family:
             raise ValueError(f"covariance_type={gm.covariance_type!r}")
         _restore_fit(gm, model)
     except (KeyError, TypeError, ValueError) as error:

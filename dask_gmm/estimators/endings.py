@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from dask_gmm.errors import CollapsedComponentWarning, UnitsWarning
+from dask_gmm.errors import CollapsedComponentWarning, HeywoodWarning, UnitsWarning
 from dask_gmm.fitting.events import Outcome
+from dask_gmm.mixture.factors import FactorFamily, heywood_cases
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.fit import FitReport
     from dask_gmm.fitting.settings import FitSettings
 
-__all__ = ["warn_of_ending", "warn_of_rounded_integers"]
+__all__ = ["warn_of_ending", "warn_of_heywood_cases", "warn_of_rounded_integers"]
 
 # Rounding to multiples of s adds s²/12 to a variance: at this part of σ, 3e-5 of it.
 _COARSE = 0.02
@@ -63,6 +64,33 @@ def warn_of_ending(
     else:
         return
     warnings.warn(message, kind, stacklevel=stacklevel)
+
+
+def warn_of_heywood_cases(report: FitReport, settings: FitSettings, stacklevel: int = 5) -> None:
+    """Say so where the factors of a component leave a feature no noise of its own.
+
+    Parameters
+    ----------
+    report : FitReport
+    settings : FitSettings
+    stacklevel : int
+        As in `warn_of_ending`.
+    """
+    parameters = report.best.parameters
+    if not isinstance(parameters.family, FactorFamily):
+        return
+    found = heywood_cases(parameters.covariances, settings.model.reg_covar)
+    if not len(found):
+        return
+    component, feature = (int(i) for i in found[0])
+    others = f", and {len(found) - 1} more such" if len(found) > 1 else ""
+    warnings.warn(
+        f"The factors of component {component} explain all of feature {feature}{others} (Heywood's "
+        f"case): the likelihood grows as its noise vanishes, and reg_covar bounds that. Use fewer "
+        f"factors, a larger reg_covar, or covariance_type='ppca', in which features share it.",
+        HeywoodWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def warn_of_rounded_integers(report: FitReport, dtype: DTypeLike, stacklevel: int = 5) -> None:

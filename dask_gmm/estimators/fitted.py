@@ -19,6 +19,7 @@ from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError
 from dask_gmm.estimators.attributes import check_gaussian
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
+from dask_gmm.estimators.factor_scores import FactorMixture
 from dask_gmm.estimators.inputs import check_n_effective, open_input
 from dask_gmm.estimators.shaped import ShapedMixture
 from dask_gmm.estimators.shown import feature_names, glance_of, is_mixture
@@ -27,6 +28,7 @@ from dask_gmm.fitting.passes import LogLikelihood, LogLikelihoodJob
 from dask_gmm.glance.mixture import mixture_html, mixture_text
 from dask_gmm.glance.page import card, facts_table, sentences
 from dask_gmm.inspection import InspectionJob, inspection_of
+from dask_gmm.mixture.factors import FactorFamily
 from dask_gmm.mixture.sampling import sample_mixture
 from dask_gmm.mixture.variational import VariationalPosterior
 from dask_gmm.model_card import model_card
@@ -100,7 +102,7 @@ class Criteria:
         return facts_table("Criteria of a Gaussian mixture", facts)
 
 
-class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
+class FittedMixture(DensityMixin, FactorMixture, ShapedMixture):  # type: ignore[misc]
     """Everything that needs a fitted mixture and not how it was fitted.
 
     Fitting and constructor parameters are the subclass's; `GaussianMixture` documents them.
@@ -511,6 +513,11 @@ class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
         A mixture of one of mclust's families becomes one of the covariance type of its shapes:
         the densities are the same, and `bic` there counts covariances as if they were free.
 
+        Raises
+        ------
+        InputError (a ValueError)
+            It is a mixture of factor analysers, which scikit-learn does not have.
+
         Examples
         --------
         >>> import numpy as np
@@ -527,9 +534,11 @@ class FittedMixture(DensityMixin, ShapedMixture):  # type: ignore[misc]
         parameters = self._parameters()
         if parameters.more and not isinstance(parameters, VariationalPosterior):
             raise InputError(f"scikit-learn has no class for a {parameters.words}.")
-        parameters = self._parameters()
-        if parameters.more and not isinstance(parameters, VariationalPosterior):
-            raise InputError(f"scikit-learn has no class for a {parameters.words}.")
+        if isinstance(parameters.family, FactorFamily):
+            raise InputError(
+                f"scikit-learn's mixtures have no covariance_type={parameters.family.name!r}: save "
+                f"this one instead, or fit one with covariance_type='full'."
+            )
         shared = self._theirs().get_params()
         other = self._theirs(**{name: v for name, v in self.get_params().items() if name in shared})
         other.set_params(covariance_type=parameters.form.name)

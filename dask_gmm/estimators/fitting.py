@@ -9,8 +9,12 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.attributes import set_parameters
-from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
+from dask_gmm.estimators.attributes import family_of, set_parameters
+from dask_gmm.estimators.endings import (
+    warn_of_ending,
+    warn_of_heywood_cases,
+    warn_of_rounded_integers,
+)
 from dask_gmm.estimators.fitted import FittedMixture
 from dask_gmm.estimators.inputs import (
     checkpoint_at,
@@ -29,7 +33,7 @@ from dask_gmm.fitting.given import check_given
 from dask_gmm.fitting.prediction import Labels
 from dask_gmm.fitting.search.choice import asked_search
 from dask_gmm.fitting.settings import FitSettings, WarmStart
-from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.factors import turned
 from dask_gmm.progress.observers import observed
 from dask_gmm.progress.run import FIT
 from dask_gmm.scaling.scaling import scaled_dtype
@@ -274,13 +278,13 @@ class FittingMixture(FittedMixture):
         report = self._in_order(self._fitted_to(source, settings, warm, checkpoint), source)
         self._keep(report, source.dtype)
         warn_of_ending(report, settings)
+        warn_of_heywood_cases(report, settings)
         warn_of_rounded_integers(report, source.dtype)
 
     def _fit_settings(self, source: Source, warm: WarmStart | None = None) -> FitSettings:
         """All that a fit to these rows is asked to do."""
         scaling, n_features = self._scaling_for(source)
-        family = covariance_family(self.covariance_type)
-        return self._settings(family, n_features, scaling, warm)
+        return self._settings(family_of(self), n_features, scaling, warm)
 
     def _scaling_for(self, source: Source) -> tuple[ScalingRequest | None, int]:
         """What is to be done to these rows first, and how many features they have then."""
@@ -346,9 +350,8 @@ class FittingMixture(FittedMixture):
     def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
         """Take over what came of a fit to data of some type."""
         best, self.scaling_ = report.best, report.scaling
-        set_parameters(
-            self, best.parameters, dtype if report.scaling is None else scaled_dtype(dtype)
-        )
+        kind = dtype if report.scaling is None else scaled_dtype(dtype)
+        set_parameters(self, turned(best.parameters), kind)
         self.converged_ = best.outcome is Outcome.CONVERGED
         self.n_iter_ = best.n_iter
         self.lower_bound_ = best.lower_bound

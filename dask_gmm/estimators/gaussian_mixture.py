@@ -68,6 +68,13 @@ class GaussianMixture(StreamingMixture):
         is full, EEE tied, VVI diag and VII spherical, to the bit. All but these add `reg_covar` to
         the scatter, so that what is equal stays equal. Attributes have the shapes of the form: of
         spherical for EII, of diag for names that end in I, else of full.
+        'factors' are factor analysers, Σ_k = Λ_k Λ_kᵀ + Ψ_k of `n_factors` factors and a diagonal
+        (Ghahramani & Hinton 1997), for hundreds or thousands of features: nothing takes D². 'ppca'
+        has Ψ_k = σ_k² I (Tipping & Bishop 1999), and 'UCU', 'UCC', 'CUU', 'CUC', 'CCU', 'CCC' are
+        the other kinds of McNicholas & Murphy (2008), C for what all components share: loadings,
+        noise, and for noise that all features share.
+    n_factors : int, optional
+        q, the factors of each component, where `covariance_type` has some; 'factors:5' says both.
     tol : float, default=1e-3
         Nats per row. An accelerated fit has converged when the optimum is estimated to be less
         than this above it; plain EM when an iteration changes the mean log-likelihood by less,
@@ -246,10 +253,12 @@ class GaussianMixture(StreamingMixture):
     weights_ : (K,)
     means_ : (K, D)
     covariances_, precisions_, precisions_cholesky_
-        Of shape (K, D, D), (D, D), (K, D) or (K,) by `covariance_type`. These five are float64;
-        for float32 rows float32, as scikit-learn's, where that moves nothing by 1e-4 standard
-        deviations. Score, predictions, files and warm starts use the fit's own float64 numbers,
-        except for what somebody has set by hand since.
+        Of shape (K, D, D), (D, D), (K, D) or (K,) by `covariance_type`. Of factor analysers
+        (K, D, 1 + q): a column of noise variances ψ_k and the loadings Λ_k; 1/ψ_k and −Ψ_k⁻¹Λ_k;
+        ψ_k^(-1/2) and Ψ_k^(-1/2)Λ_k; `noise_variances_`, (K, D), and `loadings_`, (K, D, q), are
+        views of the first. These five are float64; for float32 rows float32, as scikit-learn's,
+        where that moves nothing by 1e-4 standard deviations. Score, predictions, files and warm
+        starts use the fit's own float64 numbers, except for what somebody has set by hand since.
     noise_weight_ : () array
         The part of the rows that is noise, and
     noise_box_ : (2, D)
@@ -323,6 +332,7 @@ class GaussianMixture(StreamingMixture):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(COVARIANCE_TYPES)],
+        "n_factors": [Interval(Integral, 1, None, closed="left"), None],
         "noise": ["boolean", "array-like"],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
@@ -371,6 +381,7 @@ class GaussianMixture(StreamingMixture):
         n_components: int = 1,
         *,
         covariance_type: str = "full",
+        n_factors: int | None = None,
         noise: Any = False,
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
@@ -413,6 +424,7 @@ class GaussianMixture(StreamingMixture):
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
+        self.n_factors = n_factors
         self.noise = noise
         self.tol = tol
         self.reg_covar = reg_covar
@@ -457,6 +469,11 @@ class GaussianMixture(StreamingMixture):
         model = self._of_gaussians(family, n_features)
         if not self._noisy:
             return model
+        if not family.conjugate:
+            raise InputError(
+                f"covariance_type={family.name!r} and noise do not go together: choose another "
+                f"covariance_type, or noise=False."
+            )
         for name, refused in (("missing", ("marginalize",)), ("on_collapse", ("reseed", "merge"))):
             if getattr(self, name) in refused:
                 raise InputError(

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils import check_random_state
 
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.endings import warn_of_ending, warn_of_rounded_integers
+from dask_gmm.estimators.endings import (
+    warn_of_ending,
+    warn_of_heywood_cases,
+    warn_of_rounded_integers,
+)
 from dask_gmm.estimators.gaussian_mixture import GaussianMixture
 from dask_gmm.estimators.inputs import (
     check_n_effective,
@@ -27,6 +31,7 @@ from dask_gmm.fitting.contest import CRITERIA
 from dask_gmm.fitting.fit import FitReport, kept_of
 from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.selection import SelectionSettings, select_mixture
+from dask_gmm.mixture.factors import FACTOR_FAMILIES
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.parsimonious import ALL_OF_MCLUST, MCLUST, MCLUST_IN_ONE_DIMENSION
 from dask_gmm.mixture.prior import check_prior, prior_of
@@ -56,6 +61,7 @@ def select_gaussian_mixture(
     n_components: int | Iterable[int] = range(2, 21),
     covariance_types: str | Iterable[str] = ("full", "diag"),
     *,
+    n_factors: int | Iterable[int] | None = None,
     sample_weight: Any = None,
     where: Any = None,
     criterion: str = "bic",
@@ -116,6 +122,10 @@ def select_gaussian_mixture(
         'VVV', in its order; of data with a single feature for 'EII' and 'VII', its E and V, as the
         others are the same there. They share every read, of which there are as many as the slowest
         of them needs.
+        Of factor analysers as 'factors:5', with their number of factors, or 'factors' with
+        `n_factors`.
+    n_factors : int or iterable of int, optional
+        Numbers of factors to try, with each covariance type that has factors and names no number.
     sample_weight, where : as for `GaussianMixture.fit`, optional
     criterion : {'bic', 'aic', 'icl', 'heldout'}, default='bic'
         BIC (Schwarz 1978), AIC (Akaike 1974), ICL (Biernacki, Celeux & Govaert 2000: BIC plus
@@ -191,7 +201,7 @@ def select_gaussian_mixture(
     >>> len(found.table), found.best_n_components, found.best_covariance_type
     (28, 3, 'EII')
     """
-    counts, kinds = _counts(n_components), _kinds(covariance_types)
+    counts, kinds = _counts(n_components), _kinds(covariance_types, n_factors)
     fraction = _fraction(criterion, heldout_fraction)
     shared: dict[str, Any] = {
         "noise": noise,
@@ -267,26 +277,45 @@ def select_gaussian_mixture(
     )
 
 
-def _counts(n_components: int | Iterable[int]) -> tuple[int, ...]:
-    """The numbers of components, each once, smallest first."""
-    given: list[Any] = list(n_components) if isinstance(n_components, Iterable) else [n_components]
+def _counts(
+    numbers: int | Iterable[int], name: str = "n_components", what: str = "number of components"
+) -> tuple[int, ...]:
+    """The numbers, each once, smallest first."""
+    given: list[Any] = list(numbers) if isinstance(numbers, Iterable) else [numbers]
     if not given:
-        raise InputError("n_components is empty: give at least one number of components.")
+        raise InputError(f"{name} is empty: give at least one {what}.")
     for k in given:
         if type(k) is bool or not isinstance(k, Integral) or k < 1:
-            raise InputError(f"n_components holds {k!r}: each must be a whole number from 1 on.")
+            raise InputError(f"{name} holds {k!r}: each must be a whole number from 1 on.")
     return tuple(sorted({int(k) for k in given}))
 
 
-def _kinds(covariance_types: str | Iterable[str]) -> tuple[str, ...]:
-    """The covariance types, each once, in the order given."""
+def _kinds(
+    covariance_types: str | Iterable[str], n_factors: int | Iterable[int] | None
+) -> tuple[str, ...]:
+    """The covariance types, each once, in the order given; of factors each number of them."""
     given = [covariance_types] if isinstance(covariance_types, str) else list(covariance_types)
     if not given:
         raise InputError("covariance_types is empty: give at least one, such as 'full'.")
+    if n_factors is None:
+        for kind in given:
+            if kind != ALL_OF_MCLUST:
+                covariance_family(kind)
+        return tuple(dict.fromkeys(given))
+    numbers = _counts(n_factors, "n_factors", "number of factors")
+    kinds, used = [], False
     for kind in given:
-        if kind != ALL_OF_MCLUST:
-            covariance_family(kind)
-    return tuple(dict.fromkeys(given))
+        if kind in FACTOR_FAMILIES:
+            used = True
+            kinds += [covariance_family(kind, number).name for number in numbers]
+        else:
+            kinds.append(kind if kind == ALL_OF_MCLUST else covariance_family(kind).name)
+    if not used:
+        raise InputError(
+            f"n_factors={n_factors!r} goes with covariance_types {', '.join(FACTOR_FAMILIES)}, and "
+            f"covariance_types={covariance_types!r} names none of them without a number."
+        )
+    return tuple(dict.fromkeys(kinds))
 
 
 def _families(kinds: tuple[str, ...], n_features: int) -> tuple[CovarianceFamily, ...]:
@@ -370,4 +399,5 @@ def _make_best(
     fitted = model._in_order(fitted, source)
     model._keep(fitted, source.dtype)
     warn_of_ending(fitted, settings, "best mixture's fit", stacklevel=4)
+    warn_of_heywood_cases(fitted, settings, stacklevel=4)
     warn_of_rounded_integers(fitted, source.dtype, stacklevel=4)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError
+from dask_gmm.fitting.search.parts import part_of
 from dask_gmm.mixture.gaps import has_gaps
 from dask_gmm.mixture.imputation import expected_values
 from dask_gmm.mixture.kernels import FASTEST
@@ -105,9 +106,9 @@ class MStep:
         try:
             if not empty:
                 return self.model.update(statistics, at), mended
-            bad = sorted({*empty, *self._collapsed(statistics)})
+            bad = sorted({*empty, *self._collapsed(statistics, at)})
         except CollapsedComponentError:
-            bad = self._collapsed(statistics)
+            bad = self._collapsed(statistics, at)
             if not bad:
                 raise
         if len(bad) == statistics.n_components:
@@ -115,7 +116,7 @@ class MStep:
         if self.on_collapse == "merge":
             parameters, notes = self._merged(statistics, bad)
         else:
-            parameters, notes = self._reseeded(statistics, bad, len(mended))
+            parameters, notes = self._reseeded(statistics, at, bad, len(mended))
         return parameters, (*mended, *notes)
 
     def sound(
@@ -134,14 +135,17 @@ class MStep:
         empty = np.flatnonzero(statistics.counts < statistics.row_weight).tolist()
         return empty if len(empty) < statistics.n_components else []
 
-    def _collapsed(self, statistics: SufficientStatistics) -> list[int]:
+    def _collapsed(
+        self, statistics: SufficientStatistics, at: MixtureParameters | None
+    ) -> list[int]:
         """Components without a covariance of their own; none where all share one."""
         if statistics.form.shared:
             return []
         found = []
         for k in range(statistics.n_components):
             try:
-                self.model.update(take_components(statistics, [k]))
+                part = None if at is None else part_of(at, [k])
+                self.model.update(take_components(statistics, [k]), part)
             except CollapsedComponentError:
                 found.append(k)
         return found
@@ -159,7 +163,11 @@ class MStep:
         return self.model.update(statistics), notes
 
     def _reseeded(
-        self, statistics: SufficientStatistics, bad: list[int], before: int
+        self,
+        statistics: SufficientStatistics,
+        at: MixtureParameters | None,
+        bad: list[int],
+        before: int,
     ) -> tuple[MixtureParameters, list[str]]:
         k = statistics.n_components
         if self.rows is None or before + len(bad) > k:
@@ -173,7 +181,9 @@ class MStep:
                 )
             )
         sound = [j for j in range(k) if j not in bad]
-        parameters, notes = self.model.update(take_components(statistics, sound)), []
+        part = None if at is None else part_of(at, sound)
+        parameters = self.model.update(take_components(statistics, sound), part)
+        notes = []
         for gone in bad:
             mean = worst_place(self.rows, parameters, self.kernel)
             parameters = _with_component(parameters, gone, mean)
@@ -220,7 +230,7 @@ def _with_component(parameters: MixtureParameters, place: int, mean: Array) -> M
     share = 1.0 / k
     covariances = parameters.covariances
     if not family.form.shared:
-        pooled = np.tensordot(parameters.weights, covariances, axes=1)
+        pooled = family.form.average(parameters.weights, covariances)
         covariances = np.insert(covariances, place, pooled, axis=0)
     weights = np.insert((1.0 - share) * parameters.weights, place, share)
     weights = weights / weights.sum()

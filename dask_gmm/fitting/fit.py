@@ -17,6 +17,7 @@ from dask_gmm.fitting.checkpoint import (
     Standing,
     settings_identity,
 )
+from dask_gmm.fitting.directions import check_goes_together
 from dask_gmm.fitting.driver_memory import check_driver_memory
 from dask_gmm.fitting.events import FitFinished, FitStarted, PassJudged
 from dask_gmm.fitting.fit_starts import (
@@ -120,6 +121,7 @@ def fit_mixture(
     CheckpointError
         The checkpoint cannot be used, or is that of another fit.
     """
+    check_goes_together(settings, [settings.model.family], settings.n_features(source))
     size, _ = sample_size(source, settings)
     reads = 0 if warm is not None else sample_reads(settings, source, size)
     budget = Budget.of(settings, source, start_reads(settings, warm), reads)

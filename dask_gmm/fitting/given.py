@@ -8,6 +8,7 @@ import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.fitting.starts import GivenParameters
+from dask_gmm.mixture.factors import FactorFamily
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.form import DIAGONAL, FULL, SPHERICAL, TIED
 from dask_gmm.mixture.parameters import MixtureParameters
@@ -182,7 +183,9 @@ def _check_weights(weights: Array) -> None:
 def _check_precisions(family: CovarianceFamily, precisions: Array, what: str) -> None:
     """Refuse precisions, or covariances, that are not positive definite."""
     if not family.form.dense_factors:
-        if np.any(precisions <= 0.0):
+        # Of factor analysers only the first column are precisions of something.
+        own = precisions[..., 0] if isinstance(family, FactorFamily) else precisions
+        if np.any(own <= 0.0):
             raise InputError(f"'{what}' should be positive")
         return
     diagonal = np.diagonal(precisions, axis1=-2, axis2=-1)

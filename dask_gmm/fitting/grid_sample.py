@@ -64,13 +64,14 @@ def choose_accelerations(
     n_parameters = {p: p.family.n_parameters(p.n_components, d) for p in points}
     most = max(n_parameters.values())
     size = settings.init_size or automatic_size(most, d)
+    own = {p: settings.of_family(p.family) for p in points}
     chosen: Accelerations = {
         p: choose_acceleration(
-            settings.acceleration, source, size, n, conjugate=settings.model.conjugate
+            settings.acceleration, source, size, n, conjugate=own[p].model.conjugate
         )
         for p, n in n_parameters.items()
     }
-    led = any(fits_the_sample(settings, c, computed=True) for c in chosen.values())
+    led = any(fits_the_sample(own[p], c, computed=True) for p, c in chosen.items())
     if settings.init_size is None and not led:
         size = bounded_size(max(_FEWEST_SAMPLED, _ROWS_PER_PARAMETER * most), d)
     return chosen, max(size, *(p.n_components for p in points))
@@ -175,7 +176,8 @@ class GridSample:
             No point has a start with positive definite covariances.
         """
         for point, starts in self._starts(passes, random_state, notify).items():
-            led = fits_the_sample(self._settings, self.accelerations[point], computed=True)
+            own = self._settings.of_family(point.family)
+            led = fits_the_sample(own, self.accelerations[point], computed=True)
             for group in [starts] if led and starts else [[start] for start in starts]:
                 yield point, self.strategy(point), group
 
@@ -236,7 +238,7 @@ class GridSample:
                 asked,
                 acceleration=self.accelerations[point],
                 given=False,
-                conjugate=self._settings.model.conjugate,
+                conjugate=self._settings.of_family(point.family).model.conjugate,
             )
             found[point] = None
             if rows is not None and budget is not None:

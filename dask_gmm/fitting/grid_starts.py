@@ -88,7 +88,7 @@ def starts_on_sample(
 
     def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:
         k, some, count = points[0].n_components, rows, settings.n_init
-        reduced = [p for p in points if fits_the_sample(settings, accelerations[p], computed=True)]
+        reduced = [p for p in points if _led(p, settings, accelerations)]
         if reduced:
             count = max(count, SAMPLE_STARTS)
             widest = max(reduced, key=lambda p: p.family.n_parameters(k, rows.values.shape[1]))
@@ -157,13 +157,21 @@ def grid_starts(
                 starts = []  # the search has set out from the best of them
             if larger is not None and found[larger]:
                 starts += _merged_start(found[larger][0].parameters, point, sample, settings)
-            if fits_the_sample(settings, accelerations[point], computed=True):
+            if _led(point, settings, accelerations):
                 found[point] = _fitted(point, starts, ends, sample, settings)
             else:
                 found[point] = _polished(point, [*ends, *starts], sample, settings)
             larger = point
             advanced()
     return found
+
+
+def _led(
+    point: GridPoint, settings: FitSettings, accelerations: Mapping[GridPoint, str | None]
+) -> bool:
+    """Whether a point begins at ends on the sample."""
+    mine = settings.of_family(point.family)
+    return fits_the_sample(mine, accelerations[point], computed=True)
 
 
 def _searched_upwards(
@@ -204,7 +212,7 @@ def _merged_start(
     larger: MixtureParameters, point: GridPoint, sample: SampleRows, settings: FitSettings
 ) -> list[tuple[MixtureParameters, str]]:
     """The start that a larger mixture gives, with its cheapest pairs merged; none if it cannot."""
-    if larger.n_components > MOST_MERGED_FROM:
+    if larger.n_components > MOST_MERGED_FROM or not larger.family.conjugate:
         return []
     (statistics,) = settings.kernel.statistics(sample.rows, [Candidate(larger)])
     if statistics.n_components <= point.n_components:  # it has lost components itself

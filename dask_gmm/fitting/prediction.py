@@ -11,6 +11,7 @@ import numpy as np
 from dask_gmm.data.missing import in_their_places, no_label
 from dask_gmm.execution.opened import Opened
 from dask_gmm.mixture.kernels import FASTEST
+from dask_gmm.mixture.low_rank import expected_factors
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dask_gmm.scaling import Scaling
 
 __all__ = [
+    "FactorScores",
     "Labels",
     "LogDensities",
     "Posteriors",
@@ -35,6 +37,9 @@ __all__ = [
     "Written",
     "unscaled_log_densities",
 ]
+
+
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,38 @@ class Posteriors(RowFunction):
     def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
         """Return the responsibilities."""
         return predictor.posteriors(rows)
+
+
+@dataclass(frozen=True)
+class FactorScores(RowFunction):
+    """E[z | x_n, k] of the most probable component k, which is β_k (x_n − μ_k); (n, q) of `dtype`.
+
+    Of mixtures of factor analysers (`mixture.factors`).
+    """
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers of each row: q."""
+        return int(self.parameters.precisions_cholesky.shape[2]) - 1
+
+    def values(self, predictor: Predictor, rows: NDArray[np.generic]) -> NDArray[Any]:
+        """Return the expected factors."""
+        p, labels = self.parameters, predictor.labels(rows)
+        found = np.empty((len(rows), p.precisions_cholesky.shape[2] - 1))
+        for k, factor in enumerate(p.precisions_cholesky):
+            beta = expected_factors(factor)
+            mine = np.flatnonzero(labels == k)
+            for start in range(0, len(mine), _AT_ONCE):
+                part = mine[start : start + _AT_ONCE]
+                found[part] = (rows[part].astype(np.float64) - p.means[k]) @ beta
+        return found
+
+    def workspace_bytes(self, n_rows: int) -> int:
+        """The labels, which rows have one, and rows as differences, some at a time."""
+        d = self.parameters.n_features
+        return 8 * (
+            3 * n_rows + 3 * _AT_ONCE * d + int(self.parameters.precisions_cholesky[0].size)
+        )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from dask_gmm.fitting.checkpoint import (
     settings_identity,
 )
 from dask_gmm.fitting.contest import Contest, Contestant, ContestState, best_of
+from dask_gmm.fitting.directions import check_goes_together
 from dask_gmm.fitting.driver_memory import check_grid_memory
 from dask_gmm.fitting.events import Outcome, SelectionFinished, SelectionStarted
 from dask_gmm.fitting.fit_starts import check_row_count, start_reads
@@ -172,6 +173,8 @@ def select_mixture(
         The checkpoint cannot be used, or is that of another selection.
     """
     fit = settings.fit
+    families = dict.fromkeys(point.family for point in settings.points)
+    check_goes_together(fit, families, fit.n_features(source))
     accelerations, size = choose_accelerations(source, settings.points, fit)
     budget = Budget.of(fit, source, start_reads(fit), sample_reads(fit, source, size))
 

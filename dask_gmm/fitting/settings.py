@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.starts import GivenParameters
+    from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.kept import KeptStatistics
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
@@ -55,6 +56,10 @@ class FitSettings:
             return self
         model = self.model.settled(sample.rows).of_all(sample.stands_for)
         return replace(self, model=model)
+
+    def of_family(self, family: CovarianceFamily) -> FitSettings:
+        """The same of mixtures of another family."""
+        return replace(self, model=self.model.of_family(family))
 
     @property
     def pinned(self) -> int | None:

@@ -13,7 +13,9 @@ import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from dask_gmm.errors import InputError
+from dask_gmm.fitting.factor_starts import factor_start, nearest_pieces
 from dask_gmm.fitting.kmeans_scaling import for_k_means, for_k_means_plus_plus
+from dask_gmm.mixture.factors import FactorFamily
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -124,6 +126,12 @@ def start_from(
     """The start of a model that follows from `responsibilities`; see `initial_parameters`."""
     with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares are too large
         form = model.family.form
+        if isinstance(model.family, FactorFamily):
+            if init_params in ("k-means++", "random_from_data"):
+                # Single rows have no directions: those nearest to each have.
+                chosen = np.concatenate([rows.values[index] for index, _ in pieces])
+                pieces = nearest_pieces(rows, np.asarray(chosen, dtype=np.float64))
+            return factor_start(rows, pieces, n_components, model.family, model.reg_covar)
         statistics = responsibility_statistics(rows, pieces, n_components, form)
         computed = model.of_sample(rows.total_weight).update(statistics)
         if form.shared and init_params in ("k-means++", "random_from_data"):

@@ -100,7 +100,8 @@ def complete_log_likelihood(
     Parameters
     ----------
     statistics : SufficientStatistics
-        Of any E-step: r_nk is what it was gathered with.
+        Of any E-step: r_nk is what it was gathered with. Those of the low-rank form are of the
+        E-step at `parameters`, whose factors they belong to.
     parameters : MixtureParameters
         π, μ, Σ; of the same form and size.
 
@@ -123,11 +124,11 @@ def complete_log_likelihood(
 def _moments_about_means(statistics: SufficientStatistics, parameters: MixtureParameters) -> Array:
     """Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ, or what the form keeps of it, from moments about c_k."""
     form = statistics.form
-    second = np.array(statistics.second)
+    second, factors = np.array(statistics.second), parameters.precisions_cholesky
     offsets = parameters.means - statistics.reference
-    for k in np.flatnonzero(np.any(offsets != 0.0, axis=1)):
+    for k in np.flatnonzero(np.any(offsets != 0.0, axis=1)).tolist():
         offset, first = offsets[k][None], statistics.first[k][None]
-        moved = form.component_moment(statistics.counts[k] * offset, offset)
-        moved = moved - form.component_moment(first, offset)
-        form.add_moment(second, int(k), moved - form.component_moment(offset, first))
+        moved = form.moment_at(factors, k, statistics.counts[k] * offset, offset)
+        moved = moved - form.moment_at(factors, k, first, offset)
+        form.add_moment(second, k, moved - form.moment_at(factors, k, offset, first))
     return second

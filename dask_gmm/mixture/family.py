@@ -23,6 +23,8 @@ from dask_gmm.errors import InputError
 from dask_gmm.mixture.form import DIAGONAL, FULL, SPHERICAL, TIED, CovarianceForm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -32,10 +34,12 @@ __all__ = [
     "ENTRY_POINTS",
     "CovarianceFamily",
     "covariance_family",
+    "register_families",
     "register_family",
 ]
 
 _REGISTERED: dict[str, CovarianceFamily] = {}
+_MAKERS: dict[str, Callable[[int], CovarianceFamily]] = {}
 
 
 class _Names(KeysView[str]):
@@ -58,9 +62,9 @@ class CovarianceFamily(ABC):
     Families are stateless singletons; compare them with ``is`` or ``==``, name them with `name`.
     """
 
-    name: ClassVar[str]
+    name: str
     """scikit-learn's `covariance_type`; what a user, a model file and the command line call it."""
-    form: ClassVar[CovarianceForm]
+    form: CovarianceForm
     """How its covariances lie, and which second moments it is estimated from."""
     independent: ClassVar[bool] = True
     """Whether each component's covariance follows from the moments of that component alone."""
@@ -70,6 +74,12 @@ class CovarianceFamily(ABC):
     """Whether all components have the same covariance, for which there is then one prior."""
     full_rank: ClassVar[bool] = False
     """Whether the scatter of each component must be of full rank for there to be a maximum."""
+    conjugate: ClassVar[bool] = True
+    """Whether moments of the rows alone say which covariances maximise their expected log-density.
+
+    Where they do not, moments belong to the mixture of their E-step and an M-step goes on from it
+    (`improve`).
+    """
 
     @abstractmethod
     def degrees_of_freedom(self, n_components: int, n_features: int) -> int:
@@ -96,6 +106,21 @@ class CovarianceFamily(ABC):
             Added to the diagonal, in squared units of the data. A constrained family adds it to the
             scatter, so that what it returns is one of its own.
         """
+
+    def improve(
+        self, counts: Array, first: Array, second: Array, reg_covar: float, at: Array | None
+    ) -> Array:
+        """Return covariances after an M-step: the best, or such as raise what they maximise.
+
+        Parameters
+        ----------
+        counts, first, second, reg_covar
+            As in `estimate`.
+        at : float64, the form's `covariance_shape`, or None
+            Precision Cholesky factors of the mixture whose E-step has gathered the moments; needed
+            where the family is not `conjugate`.
+        """
+        return self.estimate(counts, first, second, reg_covar)
 
     def nearest(self, weights: Array, covariances: Array, n_features: int) -> Array:
         """The family's covariances that are nearest to any of its form.
@@ -124,6 +149,14 @@ class CovarianceFamily(ABC):
         return f"<{self.name} covariance family>"
 
 
+def register_families(prefix: str, maker: Callable[[int], CovarianceFamily]) -> None:
+    """Make families known of which there is one for each number of factors, as 'factors:5'.
+
+    `maker` returns the same family for the same number.
+    """
+    _MAKERS[prefix] = maker
+
+
 def register_family(family: CovarianceFamily) -> None:
     """Make a family known by its name, to estimators, model files and the command line.
 
@@ -140,27 +173,65 @@ def register_family(family: CovarianceFamily) -> None:
         raise InputError(f"There is a covariance family {family.name!r} already: {known!r}.")
 
 
-def covariance_family(name: str) -> CovarianceFamily:
+def covariance_family(name: str, n_factors: int | None = None) -> CovarianceFamily:
     """Return the family called `name`.
 
     A name that is none yet may be an entry point of the group `dask_gmm.families`: a module of
     another package, which registers the family when it is imported. So workers, the command line
     and whoever opens a model file find it without being told.
 
+    Parameters
+    ----------
+    name : str
+        Of a family that has a number of factors it has this behind a colon, as "factors:5".
+    n_factors : int, optional
+        Or here.
+
     Raises
     ------
     InputError
-        None is.
+        None is, or factors are asked of one that has none, or none of one that has some.
     """
+    prefix, colon, number = name.partition(":")
+    if prefix in _MAKERS:
+        return _MAKERS[prefix](_number_of_factors(name, number if colon else None, n_factors))
+    if n_factors is not None:
+        raise InputError(
+            f"n_factors={n_factors} goes with covariance_type {', '.join(map(repr, _MAKERS))}; "
+            f"covariance_type={name!r} has no factors: leave n_factors out."
+        )
     if not _known(name):
         raise InputError(
-            f"covariance_type={name!r} is unknown; choose one of {', '.join(_REGISTERED)}, or "
-            f"import the module that registers it, on every worker too."
+            f"covariance_type={name!r} is unknown; choose one of {', '.join(_REGISTERED)}, "
+            f"or of {', '.join(f'{prefix}:q' for prefix in _MAKERS)} with q factors, or import the "
+            f"module that registers it, on every worker too."
         )
     return _REGISTERED[name]
 
 
+def _number_of_factors(name: str, number: str | None, n_factors: int | None) -> int:
+    if number is None:
+        if n_factors is None:
+            raise InputError(
+                f"covariance_type={name!r} needs the number of factors: n_factors=5, say, or "
+                f"covariance_type='{name}:5'."
+            )
+        return n_factors
+    if not (number.isascii() and number.isdigit() and int(number) > 0):
+        raise InputError(
+            f"covariance_type={name!r} should end in a number of factors, at least 1, as "
+            f"'{name.partition(':')[0]}:5'."
+        )
+    if n_factors not in (None, int(number)):
+        raise InputError(
+            f"covariance_type={name!r} and n_factors={n_factors} contradict each other."
+        )
+    return int(number)
+
+
 def _known(name: str) -> bool:
+    if name.partition(":")[0] in _MAKERS:
+        return True
     if name not in _REGISTERED:
         for point in entry_points(group=ENTRY_POINTS, name=name):
             point.load()

@@ -1,4 +1,4 @@
-"""The four forms in which covariances and their factors lie, each a value with its own formulas.
+"""The forms in which covariances and their factors lie, each a value with its own formulas.
 
 A form is what a kernel needs to know: the shape of the factors that it evaluates densities with,
 and which second moments it gathers for them. How covariances are estimated from those moments, and
@@ -10,7 +10,8 @@ scikit-learn's: upper triangular U with Σ⁻¹ = U Uᵀ, so that y = Uᵀ (x �
 log|Σ|^(-1/2) = Σ_i log U_ii.
 
 What grows with K D² does so in the full form alone: a tied mixture holds a single matrix, and of
-variances no matrix is ever made (`CovarianceForm.dense` is there to look at a mixture).
+variances no matrix is ever made (`CovarianceForm.dense` is there to look at a mixture). Here are
+the four that scikit-learn knows; those that are low rank plus diagonal are in `mixture.low_rank`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from scipy.linalg import lapack
 from dask_gmm.errors import CollapsedComponentError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -38,6 +41,7 @@ __all__ = [
     "TIED",
     "CovarianceForm",
     "covariance_form",
+    "register_forms",
     "solve_upper",
 ]
 
@@ -48,7 +52,7 @@ class CovarianceForm(ABC):
     Forms are stateless singletons; compare them with ``is`` or ``==``, name them with `name`.
     """
 
-    name: ClassVar[str]
+    name: str
     dense_factors: ClassVar[bool]
     """Whether covariances are matrices (full, tied) and not variances (diagonal, spherical)."""
     shared: ClassVar[bool] = False
@@ -71,6 +75,20 @@ class CovarianceForm(ABC):
         weighted, centred : (n, D) floating
             r_nk (x_n − c_k), and x_n − c_k.
         """
+
+    def moment_at(
+        self, precisions_cholesky: Array, component: int, weighted: Real, centred: Real
+    ) -> Any:
+        """`component_moment` in the E-step of a mixture, of whose factors some forms depend.
+
+        Parameters
+        ----------
+        precisions_cholesky : float64, of `covariance_shape`
+        component : int
+            k.
+        weighted, centred : (n, D) floating
+        """
+        return self.component_moment(weighted, centred)
 
     def add_moment(self, second: Real, component: int, moment: Any) -> None:
         """Add a `component_moment` to the second moments of all components, in place.
@@ -167,6 +185,18 @@ class CovarianceForm(ABC):
         """
         shape = (-1,) + (1,) * (covariances.ndim - 1)
         return weights.reshape(shape) * covariances
+
+    def average(self, weights: Array, covariances: Array) -> Array:
+        """One component's covariance from the middle of several, where each has its own.
+
+        Parameters
+        ----------
+        weights : (K,) float64
+            Summing to one.
+        covariances : float64, of `covariance_shape`
+        """
+        average: Array = np.tensordot(weights, covariances, axes=1)
+        return average
 
     def take(self, covariances: Array, order: NDArray[np.intp]) -> Array:
         """Covariances (or factors, or moments) of the components in another order."""
@@ -389,9 +419,18 @@ FORMS: tuple[CovarianceForm, ...] = (FULL, TIED, DIAGONAL, SPHERICAL)
 _BY_NAME: dict[str, CovarianceForm] = {form.name: form for form in FORMS}
 
 
+_MAKERS: dict[str, Callable[[int], CovarianceForm]] = {}
+
+
+def register_forms(prefix: str, maker: Callable[[int], CovarianceForm]) -> None:
+    """Make forms known of which there is one for each number, by names such as 'low-rank:5'."""
+    _MAKERS[prefix] = maker
+
+
 def covariance_form(name: str) -> CovarianceForm:
-    """Return the form called `name`: 'full', 'tied', 'diag' or 'spherical'."""
-    return _BY_NAME[name]
+    """Return the form called `name`: 'full', 'tied', 'diag', 'spherical', or as 'low-rank:5'."""
+    prefix, colon, number = name.partition(":")
+    return _MAKERS[prefix](int(number)) if colon else _BY_NAME[name]
 
 
 # -- factors, and the errors where there is none. Why matters to whoever reads them: a component

@@ -40,6 +40,8 @@ import numpy as np
 
 from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.mixture.chart import LOG_CHOLESKY
+from dask_gmm.mixture.factor_chart import LOG_FACTORS
+from dask_gmm.mixture.factors import FactorFamily
 from dask_gmm.mixture.moments import Moments
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.statistics import SufficientStatistics
@@ -70,13 +72,8 @@ class MixtureModel(ABC):
         Added to the diagonal of every covariance, in squared units of the data; ≥ 0.
     """
 
-    conjugate: ClassVar[bool] = True
-    """Whether the M-step maximises `expected_log_density` of the rows' moments and `regulariser`'s.
-
-    What accelerates a fit in moments, and what searches on the sample, builds on that. A model for
-    which it does not hold has its `objective` alone, which no M-step may lower: its fits are
-    accelerated by steps in its `chart`, each verified by a pass.
-    """
+    improves: ClassVar[bool] = False
+    """Whether its M-step asks a family to `improve`: other models take conjugate ones alone."""
 
     family: CovarianceFamily
     reg_covar: float
@@ -90,6 +87,17 @@ class MixtureModel(ABC):
     def places(self) -> NDArray[np.float64] | None:
         """Means, (K, D), of a model that says which component is where: fits begin there."""
         return None
+
+    @property
+    def conjugate(self) -> bool:
+        """Whether the M-step maximises `expected_log_density` of the rows' moments and others.
+
+        The others are `regulariser`'s. What accelerates a fit in moments, and what searches on the
+        sample, builds on that. A model for which it does not hold has its `objective` alone, which
+        no M-step may lower: its fits are accelerated by steps in its `chart`, each verified by a
+        pass. A model may say no for all families; here it is the family that decides.
+        """
+        return self.family.conjugate
 
     def settled(self, rows: Rows) -> Self:
         """The same model, with what it leaves to the data taken from some of their rows.
@@ -195,7 +203,7 @@ class MixtureModel(ABC):
     @property
     def chart(self) -> Chart:
         """Coordinates of its parameters, in which steps are extrapolated."""
-        return LOG_CHOLESKY
+        return LOG_FACTORS if isinstance(self.family, FactorFamily) else LOG_CHOLESKY
 
     def of_family(self, family: CovarianceFamily) -> Self:
         """The same model of mixtures of another family, of as many components."""
@@ -233,12 +241,14 @@ class MixtureModel(ABC):
 class MaximumLikelihood(MixtureModel):
     """Maximum likelihood, with `reg_covar` on every variance, as in scikit-learn."""
 
+    improves: ClassVar[bool] = True
+
     reg_covar: float = 0.0
 
     def update(
         self, statistics: SufficientStatistics, at: MixtureParameters | None = None
     ) -> MixtureParameters:
-        """The M-step; see `MixtureModel.update`. It needs the statistics alone.
+        """The M-step; see `MixtureModel.update`. Of conjugate families it needs no `at`.
 
         As in scikit-learn, 10·eps (of a row) is added to each N_k so that an empty component
         divides by something, the weights are renormalised, and `reg_covar` is added to every
@@ -249,7 +259,8 @@ class MaximumLikelihood(MixtureModel):
         first, second = statistics.first, statistics.second
         means = statistics.reference + first / counts[:, None]
         with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares overflow
-            covariances = self.family.estimate(counts, first, second, self.reg_covar)
+            factors = None if at is None else at.precisions_cholesky
+            covariances = self.family.improve(counts, first, second, self.reg_covar, factors)
         weights = counts / counts.sum()
         arrays = (weights, means, covariances, self.family.form.factor(covariances))
         for array in arrays:

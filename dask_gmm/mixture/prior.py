@@ -253,6 +253,11 @@ def check_prior(prior: Prior, family: CovarianceFamily, n_components: int, n_fea
     _fits("concentration", prior.concentration, ((), (k,)))
     _fits("shrinkage", prior.shrinkage, ((), (k,)))
     _fits("mean", prior.mean, ((d,), (k, d)))
+    if not family.conjugate:
+        raise InputError(
+            f"covariance_type={family.name!r} and a prior do not go together: choose another "
+            f"covariance_type, or prior=None."
+        )
     if prior.degrees_of_freedom is None:
         return
     if family.form not in _KNOWN:

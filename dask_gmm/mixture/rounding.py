@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.mixture.form import FULL, TIED
+from dask_gmm.mixture.low_rank import LowRank
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +46,11 @@ def rounding(parameters: MixtureParameters, centre: Array, eps: float) -> float:
         if condition > distance and eps * condition > _CLEARLY_SMALL:
             values = np.linalg.eigvalsh(own)
             condition = float(np.max(values[:, -1] / np.maximum(values[:, 0], _TINY)))
+    elif isinstance(form, LowRank):
+        factors = parameters.precisions_cholesky
+        distance = float(np.max(factors[..., 0] * size))
+        # A loading that is rounded moves Σ in its own metric by as much as it stands above Ψ.
+        condition = 1.0 + float(np.max(np.square(factors[..., 1:]).sum(axis=1)))
     else:
         # Each feature has its own arithmetic: no condition enters.
         distance = float(np.max(parameters.precisions_cholesky.reshape(k, -1) * size))
@@ -84,7 +90,10 @@ def holds(dtype: np.dtype[np.floating[Any]], parameters: MixtureParameters) -> b
     limits, (k, d) = np.finfo(dtype), parameters.means.shape
     form, factors = parameters.form, parameters.precisions_cholesky
     matrices = (parameters.covariances, factors, parameters.precisions)
-    diagonals = [form.diagonals(m, k, d).ravel() for m in matrices]
+    if isinstance(form, LowRank):  # of which only the first columns are scales
+        diagonals = [m[..., 0].ravel() for m in matrices]
+    else:
+        diagonals = [form.diagonals(m, k, d).ravel() for m in matrices]
     scales = np.concatenate([parameters.weights[parameters.weights > 0.0], *diagonals])
     largest = max(float(scales.max()), float(np.abs(parameters.means).max()))
     if scales.min() < limits.tiny or not largest <= limits.max:

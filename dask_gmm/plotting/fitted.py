@@ -13,6 +13,7 @@ import numpy as np
 from dask_gmm.errors import InputError
 from dask_gmm.inspection import Inspection as LookedAt
 from dask_gmm.mixture.family import covariance_family
+from dask_gmm.mixture.low_rank import LowRank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,6 +126,9 @@ class Shown:
         """Return a component's covariance of two features, in the units shown."""
         if first == second:
             return float(self.deviations[component, first] ** 2)
+        if isinstance(self._form, LowRank):
+            one, other = self._covariances[component, [first, second], 1:]
+            return float(one @ other * self.scale[first] * self.scale[second])
         if not self._form.dense_factors:
             return 0.0
         matrix = self._covariances if self._form.shared else self._covariances[component]
@@ -233,7 +237,7 @@ def shown(gm: Fitted, inspection: Inspection | None = None) -> Shown:
         np.asarray(a, np.float64) for a in (gm.weights_, gm.means_, gm.covariances_)
     )
     K, D = means.shape
-    form = covariance_family(gm.covariance_type).form
+    form = covariance_family(gm.covariance_type, getattr(gm, "n_factors", None)).form
     if covariances.shape != form.covariance_shape(K, D):
         raise InputError(
             f"The mixture's covariances have shape {covariances.shape}, which is none of "

@@ -197,7 +197,7 @@ def _of_rows(gm: Any, inspection: Inspection, levels: tuple[float, ...]) -> Arra
     counts, edges = inspection.feature_counts, inspection.feature_edges
     K, D, F = counts.shape
     means = np.asarray(gm.means_, np.float64)
-    form = covariance_family(gm.covariance_type).form
+    form = covariance_family(gm.covariance_type, getattr(gm, "n_factors", None)).form
     deviations = np.sqrt(form.diagonals(np.asarray(gm.covariances_, np.float64), K, D))
     cumulated = np.concatenate([np.zeros((K, D, 1)), counts.cumsum(axis=-1)], axis=-1)
     total = cumulated[..., -1:]
@@ -246,7 +246,7 @@ def _of_mixture(gm: Any, scaling: Scaling, levels: tuple[float, ...]) -> tuple[A
     """
     matrix, offset = scaling.unscaling
     weights, means = np.asarray(gm.weights_, float), np.asarray(gm.means_, float)
-    form = covariance_family(gm.covariance_type).form
+    form = covariance_family(gm.covariance_type, getattr(gm, "n_factors", None)).form
     dense = form.dense(np.asarray(gm.covariances_, float), *means.shape)
     middle = means @ matrix.T + offset
     variance = np.einsum("dp,kpq,dq->kd", matrix, dense, matrix, optimize=True)

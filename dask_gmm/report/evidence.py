@@ -222,7 +222,7 @@ def parameters_of(gm: Any) -> MixtureParameters:
         found: MixtureParameters = exact()
         return found
     return MixtureParameters(
-        covariance_family(gm.covariance_type),
+        covariance_family(gm.covariance_type, getattr(gm, "n_factors", None)),
         frozen_array(gm.weights_),
         frozen_array(gm.means_),
         frozen_array(gm.covariances_),

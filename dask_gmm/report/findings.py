@@ -25,6 +25,7 @@ CHECKS: tuple[tuple[str, Check, bool], ...] = (
     ("the edge of the grid", of_course.grid_edge, False),
     ("mixtures of the grid that are as good", of_course.close_call, False),
     ("components narrower than reg_covar", of_components.regularised, False),
+    ("features that factors explain wholly", of_components.heywood, False),
     ("nearly singular covariances", of_components.nearly_singular, False),
     ("components of few rows", of_components.few_rows, False),
     ("components that are alike", of_components.duplicates, False),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_gmm.mixture.factors import FactorFamily, heywood_cases
 from dask_gmm.mixture.form import Full, Tied
 from dask_gmm.quantities import plural
 from dask_gmm.report.finding import Finding, Severity
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "duplicates",
     "few_rows",
+    "heywood",
     "idle_features",
     "nearly_singular",
     "overlapping",
@@ -65,6 +67,26 @@ def regularised(evidence: Evidence) -> Iterator[Finding]:
         "A component that sits on equal or nearly equal rows has collapsed: fit fewer, or look "
         "for repeated rows and features of few values. If the features are in very small units, "
         "standardize=True (--standardize moments) or a smaller reg_covar is the remedy.",
+    )
+
+
+def heywood(evidence: Evidence) -> Iterator[Finding]:
+    """Factors leave a feature no noise of its own: there are too many of them."""
+    if not isinstance(evidence.parameters.family, FactorFamily):
+        return
+    added = float(evidence.setting("reg_covar", 0.0))
+    found = heywood_cases(evidence.parameters.covariances, added)
+    if not len(found):
+        return
+    component, feature = (int(i) for i in found[0])
+    others = f", and of {plural(len(found) - 1, 'other')} so" if len(found) > 1 else ""
+    yield Finding(
+        "heywood",
+        Severity.WARNING,
+        f"The factors of component {component} explain all of {evidence.names[feature]}{others}: "
+        f"what noise it has is reg_covar's, or next to none (Heywood's case).",
+        "Fit fewer factors (n_factors, --factors), raise reg_covar (--reg-covar), or choose "
+        "covariance_type='ppca' (--covariance), whose features share their noise.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.errors import InputError
+from dask_gmm.mixture.low_rank import LowRank
 from dask_gmm.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ class OriginalUnits:
     _covariances: Array | None
     _correlated: bool = True
     _features: tuple[str, ...] | None = None
+    _low_rank: bool = False
 
     @property
     def covariances(self) -> Array:
         """Covariances, (K, D, D), of one shared by all (D, D), of one without correlations (K, D).
 
         Of 'spherical' components (K, D) too, as features have widths of their own; of principal
-        components always with correlations, of rank P if there are but P.
+        components always with correlations, of rank P if there are but P. Of factor analysers
+        noise variances and loadings, (K, D, 1 + q), as `covariances_` has them.
 
         Raises
         ------
@@ -75,6 +78,10 @@ class OriginalUnits:
             As by `covariances`.
         """
         covariances = self.covariances
+        if self._low_rank:
+            loadings = covariances[..., 1:]
+            widths: Array = np.sqrt(covariances[..., 0] + np.vecdot(loadings, loadings))
+            return widths
         if self._correlated:
             covariances = np.diagonal(covariances, axis1=-2, axis2=-1)
         elif covariances.ndim == 1:  # spherical
@@ -117,6 +124,8 @@ def in_original_units(
 
 
 def _in_original_units(parameters: MixtureParameters, scaling: Scaling | None) -> OriginalUnits:
+    if isinstance(parameters.form, LowRank):
+        return _low_rank_in_original_units(parameters, scaling)
     if scaling is None:
         apart = parameters.form.name in ("diag", "spherical")
         return OriginalUnits(parameters.means, parameters.covariances, not apart)
@@ -138,6 +147,28 @@ def _in_original_units(parameters: MixtureParameters, scaling: Scaling | None) -
     if kind in ("diag", "spherical"):
         return OriginalUnits(means, (matrix * found[:, None, :]) @ matrix.T)
     return OriginalUnits(means, matrix @ found @ matrix.T)
+
+
+def _low_rank_in_original_units(
+    parameters: MixtureParameters, scaling: Scaling | None
+) -> OriginalUnits:
+    """Covariances as they lie: noise variances and loadings, never K·D² numbers."""
+    means, found = parameters.means, parameters.covariances
+    if scaling is None:
+        return OriginalUnits(means, found, _low_rank=True)
+    means = scaling.inverse(means)
+    if not scaling.linear:
+        return OriginalUnits(means, None)
+    if scaling.principal is None:
+        assert scaling.standard is not None
+        scale = scaling.standard.scale[:, None]
+        found = found * np.concatenate(
+            [scale * scale, np.broadcast_to(scale, found[0, :, 1:].shape)], axis=1
+        )
+        return OriginalUnits(means, found, _low_rank=True)
+    matrix, _ = scaling.unscaling
+    dense = parameters.form.dense(found, *parameters.means.shape)
+    return OriginalUnits(means, matrix @ dense @ matrix.T)
 
 
 def means_and_widths(parameters: MixtureParameters, scaling: Scaling | None) -> tuple[Array, Array]:
@@ -164,6 +195,11 @@ def means_and_widths(parameters: MixtureParameters, scaling: Scaling | None) -> 
     if parameters.form.name in ("diag", "spherical"):
         return means, np.sqrt(variances @ (matrix * matrix).T)
     found = np.empty_like(means)
+    if isinstance(parameters.form, LowRank):
+        for i, own in enumerate(parameters.covariances):
+            variances = (matrix * matrix) @ own[:, 0]
+            found[i] = variances + np.square(matrix @ own[:, 1:]).sum(axis=1)
+        return means, np.sqrt(found)
     shared = parameters.covariances.ndim == 2
     for i in range(1 if shared else k):
         own = parameters.covariances if shared else parameters.covariances[i]

@@ -35,6 +35,7 @@ BENCHMARKS = {
     "bench_checkpoint": ("--tiny", "--rounds", "1", "--json"),
     "bench_decoding": ("--mib", "1", "--rounds", "1", "--json"),
     "bench_using": ("--tiny", "--rounds", "1", "--json"),
+    "bench_factors": ("--tiny", "--rows", "3000", "--rounds", "1", "--passes", "2", "--json"),
     "bench_kernels": ("--tiny", "--rounds", "1", "--json"),
     "bench_merging": ("--tiny", "--rounds", "1", "--json"),
     "bench_optimum": (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dask_gmm.mixture.statistics import SufficientStatistics
 
 FAMILIES = ("full", "tied", "diag", "spherical")
+FACTORS = "factors:2"
 
 
 def likelihood(family: CovarianceFamily | str, reg_covar: float = 0.0) -> MaximumLikelihood:
@@ -55,6 +56,9 @@ def random_covariances(
     roots = rng.normal(size=(k, d, d)) / np.sqrt(d)
     dense: NDArray[np.float64] = roots @ roots.transpose(0, 2, 1) + 0.3 * np.eye(d)
     variances: NDArray[np.float64] = rng.uniform(0.5, 2.0, size=(k, d))
+    if family == FACTORS:
+        loadings = rng.normal(size=(k, d, 2))
+        return np.concatenate([variances[:, :, None], loadings], axis=2)
     kinds: dict[str, NDArray[np.float64]] = {
         "full": dense,
         "tied": dense[0],

@@ -236,6 +236,20 @@ def test_small_units_are_a_warning_and_standardizing_mends_them() -> None:
     assert find(fitted(rows, standardize=True)) == ()
 
 
+@pytest.mark.filterwarnings("ignore::dask_gmm.errors.HeywoodWarning")
+def test_features_that_factors_explain_wholly() -> None:
+    """One factor would have to explain 0.9·0.9/0.5 of the first feature."""
+    correlations = [[1.0, 0.9, 0.9], [0.9, 1.0, 0.5], [0.9, 0.5, 1.0]]
+    rows = np.random.default_rng(0).multivariate_normal(np.zeros(3), correlations, size=500)
+    options = {"covariance_type": "factors:1", "reg_covar": 0.01, "tol": 1e-6}
+    found = [f for f in find(fitted(rows, 1, **options)) if f.name == "heywood"]
+    assert [f.severity for f in found] == [Severity.WARNING]
+    assert "component 0" in found[0].sentence
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(500, 1)) + rng.normal(size=(500, 3))
+    assert "heywood" not in names(fitted(rows, 1, **options))
+
+
 def test_nearly_singular_covariances(good: Evidence) -> None:
     rows = clouds(d=2)
     sums = np.column_stack([rows, rows.sum(axis=1) + 1e-3])

@@ -31,6 +31,7 @@ from dask_gmm.mixture.kernels.base import (
     possible_forms,
 )
 from dask_gmm.mixture.kernels.features import FeatureMap, common_centre
+from dask_gmm.mixture.kernels.low_rank import LowRankScheme, low_rank_numbers, low_rank_tile
 from dask_gmm.mixture.kernels.schemes import (
     PANEL,
     SMALL_PRODUCT,
@@ -41,6 +42,7 @@ from dask_gmm.mixture.kernels.schemes import (
     cancellation,
     feature_map,
 )
+from dask_gmm.mixture.low_rank import LowRank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -198,12 +200,30 @@ def _choose(candidate: Candidate) -> Scheme:
     """The fastest scheme that is accurate enough."""
     parameters = candidate.parameters
     form, (k, d) = parameters.form, parameters.means.shape
+    if isinstance(form, LowRank):
+        centre, most = common_centre(parameters), LARGEST_CANCELLATION * max(1.0, d / 16)
+        linear = cancellation(parameters, centre) <= most
+        return LowRankScheme(candidate, centre if linear else None, low_rank_tile(d))
     if _may_be_linear(form, d):
         centre = common_centre(parameters)
         if cancellation(parameters, centre) <= LARGEST_CANCELLATION:
             tile = _tile_rows(k, feature_map(form).size(d))
             return (TiedScheme if form is TIED else LinearScheme)(candidate, centre, tile)
     return WhiteningScheme(candidate, _whitening_tile(d))
+
+
+def _by_differences(candidate: Candidate, tile_rows: int) -> Scheme:
+    """The scheme that takes each component's own differences, which reaches furthest."""
+    if isinstance(candidate.parameters.form, LowRank):
+        return LowRankScheme(candidate, None, tile_rows)
+    return WhiteningScheme(candidate, tile_rows)
+
+
+def _of_differences(scheme: Scheme) -> bool:
+    """Whether it is such a scheme."""
+    return isinstance(scheme, WhiteningScheme) or (
+        isinstance(scheme, LowRankScheme) and not scheme.linear
+    )
 
 
 @dataclass(eq=False)
@@ -214,7 +234,7 @@ class Member:
     scheme: Scheme = field(init=False)
     joint: Array = field(init=False)
     log_likelihood: float = 0.0
-    rescue: WhiteningScheme | None = None
+    rescue: Scheme | None = None
     kept: Array | None = None
     """Where log-densities of the rows are written to, if anybody wants them."""
 
@@ -238,8 +258,8 @@ class Member:
         peak = joint.max(axis=0)
         if not np.isfinite(peak.sum()):
             check_finite(tile, start)
-            if not isinstance(scheme, WhiteningScheme):
-                scheme = self.rescue = self.rescue or WhiteningScheme(
+            if not _of_differences(scheme):
+                scheme = self.rescue = self.rescue or _by_differences(
                     self.candidate, self.scheme.features.tile_rows
                 )
                 features = scheme.features.fill(tile)
@@ -320,6 +340,8 @@ def normalise(joint: Array, peak: Array) -> tuple[Array, Array]:
 
 def _numbers(d: int, k: int, form: CovarianceForm) -> int:
     """Float64 numbers that a candidate allocates at most, in whichever scheme it is evaluated."""
+    if isinstance(form, LowRank):  # of which one is alive beside the one that redoes a tile
+        return 2 * low_rank_numbers(d, k, form.n_factors, low_rank_tile(d))
     whitening = _whitening_numbers(d, k, form, _whitening_tile(d))
     if not _may_be_linear(form, d):
         return whitening

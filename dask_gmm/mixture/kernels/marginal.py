@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from dask_gmm.errors import NonFiniteError
+from dask_gmm.errors import InputError, NonFiniteError
 from dask_gmm.mixture.conditional import Conditional, Sums
 from dask_gmm.mixture.gaps import Pattern, has_gaps, split
 from dask_gmm.mixture.kernels.base import (
@@ -28,6 +28,7 @@ from dask_gmm.mixture.kernels.base import (
     possible_forms,
 )
 from dask_gmm.mixture.kernels.scattered import ScatteredRows, scattered_bytes
+from dask_gmm.mixture.low_rank import LowRank
 from dask_gmm.mixture.statistics import SufficientStatistics, number_of_sums
 from dask_gmm.rows import Rows
 
@@ -58,6 +59,21 @@ _LARGE, _LARGE_SHARED, _LARGE_VARIANCES = 2**11, 2**12, 2**7
 _FEWEST_PATTERNS, _MOST_PATTERNS = 16, 256
 
 
+def refuse_factors(parameters: MixtureParameters) -> None:
+    """Say that gaps in rows of factor analysers have no arithmetic here.
+
+    Raises
+    ------
+    InputError
+    """
+    if isinstance(parameters.form, LowRank):
+        raise InputError(
+            f"Rows that miss values cannot be taken with what they have, or filled, by a mixture "
+            f"with covariance_type={parameters.family.name!r}: set missing='drop', or fit one with "
+            f"covariance_type='diag' or 'full'."
+        )
+
+
 @dataclass(frozen=True)
 class MarginalKernel(Kernel):
     """Another kernel, for rows that may hold NaN.
@@ -76,11 +92,26 @@ class MarginalKernel(Kernel):
         return self.inner.name
 
     def e_step(self, candidates: Sequence[Candidate]) -> EStep:
-        """Prepare for statistics; see `Kernel.e_step`."""
+        """Prepare for statistics; see `Kernel.e_step`.
+
+        Raises
+        ------
+        InputError
+            A candidate is a mixture of factor analysers.
+        """
+        for candidate in candidates:
+            refuse_factors(candidate.parameters)
         return _MarginalEStep(self.inner, candidates)
 
     def predictor(self, parameters: MixtureParameters) -> Predictor:
-        """Prepare for predictions; see `Kernel.predictor`."""
+        """Prepare for predictions; see `Kernel.predictor`.
+
+        Raises
+        ------
+        InputError
+            It is a mixture of factor analysers.
+        """
+        refuse_factors(parameters)
         return _MarginalPredictor(self.inner, parameters)
 
     def workspace_bytes(

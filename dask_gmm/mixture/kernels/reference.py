@@ -24,6 +24,7 @@ from dask_gmm.mixture.kernels.base import (
     checked_values,
     possible_forms,
 )
+from dask_gmm.mixture.low_rank import LowRank
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
@@ -155,6 +156,9 @@ def _log_weights(parameters: MixtureParameters) -> Long:
 def _log_determinants(parameters: MixtureParameters) -> Long:
     """log|Σ_k|^(-1/2) in extended precision, shape (K,): log u summed over the diagonal of U."""
     k, d = parameters.means.shape
+    if isinstance(parameters.form, LowRank):  # of no triangular factor
+        found = parameters.form.log_determinant(parameters.precisions_cholesky, k, d)
+        return found.astype(np.longdouble)
     diagonals = parameters.form.diagonals(parameters.precisions_cholesky, k, d)
     return np.asarray(np.log(diagonals.astype(np.longdouble)).sum(axis=1))
 
@@ -189,7 +193,9 @@ def _statistics(rows: Rows, candidate: Candidate) -> SufficientStatistics:
             deviation = x - about[j]
             counts[j] += r.sum()
             first[j] += r @ deviation
-            moment = form.component_moment(r[:, None] * deviation, deviation)
+            moment = form.moment_at(
+                parameters.precisions_cholesky, j, r[:, None] * deviation, deviation
+            )
             form.add_moment(second, j, moment)
     if np.any(np.abs(second) > np.finfo(np.float64).max):
         raise beyond_range(values, 0, np.zeros(len(values), dtype=bool))

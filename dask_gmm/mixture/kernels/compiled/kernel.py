@@ -38,6 +38,7 @@ from dask_gmm.mixture.kernels.compiled.moments import (
 )
 from dask_gmm.mixture.kernels.compiled.run import RowsOutOfRangeError, Run, bytes_needed, room
 from dask_gmm.mixture.kernels.features import common_centre
+from dask_gmm.mixture.low_rank import LowRank
 from dask_gmm.mixture.rounding import far_apart
 from dask_gmm.mixture.statistics import SufficientStatistics
 
@@ -230,6 +231,9 @@ class CompiledEStep(EStep):
         members = []
         with np.errstate(all="ignore"):
             for j, candidate in enumerate(self._candidates):
+                if isinstance(candidate.parameters.form, LowRank):
+                    by_blas.append((j, BlasKernel().e_step([candidate])))
+                    continue
                 design, centre = self._kernel.plan(candidate.parameters, single_rows=single_rows)
                 if _slower_than_blas(design, candidate.parameters, centre):
                     by_blas.append((j, BlasKernel().e_step([candidate])))
@@ -343,6 +347,8 @@ class CompiledPredictor(Predictor):
     def _prepare(self, *, single_rows: bool) -> tuple[Design, Run] | Predictor:
         """A run for rows of a kind, or BLAS where that is the better one."""
         found = self._prepared.get(single_rows)
+        if found is None and isinstance(self._parameters.form, LowRank):
+            found = self._prepared[single_rows] = BlasKernel().predictor(self._parameters)
         if found is None:
             with np.errstate(all="ignore"):
                 design, centre = self._kernel.plan(self._parameters, single_rows=single_rows)
@@ -365,6 +371,8 @@ def _design(
 @lru_cache(maxsize=64)
 def _bytes(width: int | None, d: int, k: int, form: CovarianceForm) -> int:
     """Most bytes for a candidate of that form; every pass asks."""
+    if isinstance(form, LowRank):  # whose products are BLAS's own business
+        return BlasKernel().workspace_bytes(d, [k], [form])
     designs = [_design(width, form.name, d, k, single, single) for single in (False, True)]
     # Where float32 loses a component, its memory is kept beside that of float64.
     most = sum(bytes_needed(design, k) for design in designs)
