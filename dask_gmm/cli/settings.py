@@ -290,6 +290,7 @@ class EMSettings(_Fits):
         for option, asked in (
             ("--degrees-of-freedom", self.degrees_of_freedom is not None),
             ("--noise", self.noise),
+            ("--order", self.order is not None),
             ("--prior", self.common_arguments()["prior"] is not None),
         ):
             if asked:
@@ -333,7 +334,7 @@ class EMSettings(_Fits):
             "covariance_type": self.covariance,
         }
         if self.bayesian != "no":
-            for name in ("search", "on_collapse", "noise", "prior"):
+            for name in ("search", "on_collapse", "noise", "prior", "order"):
                 arguments.pop(name, None)
             return {
                 **arguments,

@@ -397,6 +397,23 @@ class BayesianGaussianMixture(FittingMixture):
         bgm.lower_bounds_ = [float(np.squeeze(bound)) for bound in bgm.lower_bounds_]
         return bgm
 
+    def reordered(self, order: Any) -> NoReturn:
+        """Refused: sticks of a Dirichlet process have an order, and mean other weights in another.
+
+        Examples
+        --------
+        >>> from dask_gmm import BayesianGaussianMixture
+        >>> fitted = BayesianGaussianMixture().fit([[0.0], [1.0], [3.0]])
+        >>> fitted.reordered("weight")
+        Traceback (most recent call last):
+        ...
+        dask_gmm.errors.InputError: Components of a posterior keep their order: ...
+        """
+        raise InputError(
+            "Components of a posterior keep their order: the sticks of a Dirichlet process mean "
+            "other weights in another one. Sort weights_ and means_ to look at them."
+        )
+
     # -- what maximum likelihood has and a posterior has not ---------------------------------------
 
     @property

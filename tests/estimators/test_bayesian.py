@@ -165,6 +165,11 @@ def test_there_are_no_criteria_of_maximum_likelihood() -> None:
     assert found.score(rows()) == pytest.approx(found.score_samples(rows()).mean())
 
 
+def test_components_keep_their_order() -> None:
+    with pytest.raises(InputError, match="keep their order"):
+        fit(rows(60), max_iter=1).reordered("weight")
+
+
 def test_what_it_says_before_a_fit() -> None:
     with pytest.raises(NotFittedError):
         _ = BayesianGaussianMixture().evidence_bound_
