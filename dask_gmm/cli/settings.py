@@ -348,13 +348,14 @@ class EMSettings(_Fits):
             ("on-collapse", self.on_collapse in ("reseed", "merge")),
             ("search", self.search not in ("auto", "off", 0)),
             ("acceleration", self.acceleration == "variance-reduced"),
+            ("prior", arguments["prior"] is not None),
         ):
             if refused:
                 raise click.UsageError(
                     f"--{option} and --degrees-of-freedom do not go together: what it asks for is "
                     f"there for Gaussian components alone. Leave one of the two out."
                 )
-        del arguments["noise"], arguments["search"]
+        del arguments["noise"], arguments["search"], arguments["prior"]
         return {**arguments, "degrees_of_freedom": self.degrees_of_freedom}
 
 

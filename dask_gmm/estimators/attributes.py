@@ -107,7 +107,7 @@ def parameters_of(gm: Any) -> MixtureParameters:
         else frozen_array(family.form.covariances(factors))
     )
     gaussian = MixtureParameters(family, weights, means, covariances, factors)
-    if gm._kinds == (VariationalPosterior.kind,):
+    if getattr(gm, "_kinds", None) == (VariationalPosterior.kind,):
         return _posterior_of(gm, gaussian)
     if fitted is None or not fitted.more:
         return gaussian

@@ -369,6 +369,7 @@ class ConditioningMixture(JudgingMixture):
         gm.lower_bound_, gm.lower_bounds_ = -np.inf, []
         gm.n_rows_, gm.n_passes_, gm.n_incomplete_rows_ = None, None, 0
         gm.history_, gm.record_ = (), None
+        gm.n_updates_, gm.drift_ = 0, None
         gm.acceleration_, gm.remaining_gain_, gm.prior_ = None, None, None
         return gm
 

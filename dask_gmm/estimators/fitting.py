@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.data.source import Source
     from dask_gmm.estimators.applied import Labelled, LazyData
+    from dask_gmm.execution.backend import Backend
     from dask_gmm.fitting.checkpoint import Checkpoint
     from dask_gmm.fitting.drift import Drift
     from dask_gmm.fitting.record import FitRecord
@@ -275,7 +276,9 @@ class FittingMixture(FittedMixture):
         refuse_with_order(self, self._order)
         warm = self._warm_start(source, scaling)
         settings = self._fit_settings(source, warm)
-        report = self._in_order(self._fitted_to(source, settings, warm, checkpoint), source)
+        backend = choose_backend(source)
+        found = self._fitted_to(backend, source, settings, warm, checkpoint)
+        report = self._in_order(found, source)
         self._keep(report, source.dtype)
         warn_of_ending(report, settings)
         warn_of_heywood_cases(report, settings)
@@ -297,13 +300,13 @@ class FittingMixture(FittedMixture):
 
     def _fitted_to(
         self,
+        backend: Backend,
         source: Source,
         settings: FitSettings,
         warm: WarmStart | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> FitReport:
         """What comes of a fit, watched by whoever watches."""
-        backend = choose_backend(source)
         with observed(self._observers(), FIT, source, backend) as observers:
             return fit_mixture(
                 source,

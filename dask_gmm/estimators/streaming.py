@@ -227,7 +227,7 @@ class StreamingMixture(FittingMixture):
         source = open_input(self, X, sample_weight, where, reset=False, checkpoint=place)
         old = self._opened_check(check, check_weight, check_where, before)
         settings = self._update_settings(source, before)
-        report = self._fitted_to(source, settings, before, place)
+        report = self._fitted_to(choose_backend(source), source, settings, before, place)
         if not report.n_rows and report.history:
             return self
         drift = self._drift(before, report, old)
@@ -246,7 +246,7 @@ class StreamingMixture(FittingMixture):
             whole, max_iter=1, acceleration=None, search="off", max_passes=None, max_bytes=None
         )
         _refuse_few(source.n_rows, settings, source)
-        report = self._fitted_to(source, settings)
+        report = self._fitted_to(choose_backend(source), source, settings)
         _refuse_few(report.n_rows, settings, source)
         warn_of_ending(
             replace(report, best=replace(report.best, outcome=_stream(report.best.outcome))),

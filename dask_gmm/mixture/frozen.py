@@ -102,7 +102,7 @@ class FrozenParts:
                 f"covariance_type={family.name!r} estimates all covariances together, and frozen "
                 f"names those of components {_listed(self.covariances)} alone: name all or none. "
                 f"Weights and means of some may be frozen: "
-                f"`frozen={{'weights': [0], 'means': [0]}}`."
+                f"frozen={{'weights': [0], 'means': [0]}}."
             )
         if self.n_free(family, n_components, n_features) == 0:
             raise InputError("frozen leaves nothing to fit: name less of the mixture.")

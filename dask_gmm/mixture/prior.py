@@ -237,7 +237,7 @@ def prior_of(asked: Prior | str | None) -> Prior | None:
         return Prior()
     raise InputError(
         f"prior={asked!r} is no prior: give None, {', '.join(map(repr, PRIORS))}, or a "
-        f"`dask_gmm.Prior`."
+        f"dask_gmm.Prior."
     )
 
 
@@ -263,7 +263,7 @@ def check_prior(prior: Prior, family: CovarianceFamily, n_components: int, n_fea
     if family.form not in _KNOWN:
         raise InputError(
             f"There is no prior on the covariances of covariance_type={family.name!r}: give "
-            f"`Prior(degrees_of_freedom=None)`, which has none on them."
+            f"a Prior with degrees_of_freedom=None, which has none on them."
         )
     dense, wanted = family.form.dense_factors, scale_shape(family.form, d)
     shapes = {(), wanted, *([(d,)] if dense else [])}

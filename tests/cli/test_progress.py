@@ -19,6 +19,7 @@ COMMANDS: dict[str, list[Any]] = {
     "fit": ["POINTS", "-k", 2],
     "select": ["POINTS", "--components", "1:2"],
     "predict": ["POINTS", "-m", "MODEL", "-o", "OUT/labels.zarr"],
+    "merge": ["MODEL", "POINTS"],
     "impute": ["POINTS", "-m", "MODEL", "-o", "OUT/imputed.zarr"],
     "regress": ["POINTS", "-m", "MODEL", "--given", 0, "-o", "OUT/expected.zarr"],
     "score": ["POINTS", "-m", "MODEL"],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from dask_gmm.report import place
+from dask_gmm.data import small_file
 from dask_gmm.report import write as writing
 from tests.cli.conftest import program, write
 
@@ -169,7 +169,7 @@ def test_what_was_found_is_safe_where_the_page_is_not(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(place, "replace_file", full)
+    monkeypatch.setattr(small_file, "replace_file", full)
     path = tmp_path / "model.zarr"
     done = run(*words, points, "-o", path, "--report", tmp_path / "fit.html", "-q", "--json")
     assert done.exit_code == 1

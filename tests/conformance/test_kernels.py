@@ -133,13 +133,15 @@ class TestNumbers:
         deviation = rows[:, None, :] - p.means
         dense = np.einsum("nk,nki,nkj->kij", r, deviation, deviation)
         diagonal = np.diagonal(dense, axis1=1, axis2=2)
-        second = {
+        by_form: dict[str, NDArray[np.float64]] = {
             "full": dense,
             "tied": dense.sum(axis=0),
             "diag": diagonal,
             "spherical": diagonal.sum(axis=1),
-            FACTORS: np.concatenate([diagonal[:, :, None], dense @ directions(p)], axis=2),
-        }[family]
+        }
+        if family == FACTORS:
+            by_form[family] = np.concatenate([diagonal[:, :, None], dense @ directions(p)], axis=2)
+        second = by_form[family]
         assert (s.rows, s.weight) == (301, 301.0)
         assert s.log_likelihood == pytest.approx(log_density.sum(), rel=1e-12)
         np.testing.assert_allclose(s.counts, r.sum(axis=0), rtol=1e-11)

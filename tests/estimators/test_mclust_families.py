@@ -129,7 +129,7 @@ def test_the_command_line_knows_them_all(store: str) -> None:
     from dask_gmm.cli.main import main
     from dask_gmm.cli.model_options import covariance_choice
 
-    assert tuple(covariance_choice.choices)[4:] == MCLUST
+    assert set(MCLUST) <= set(covariance_choice.choices)
     words = ["select", store, "-k", "2", "--covariance", "mclust", "--seed", "0", "--json", "-q"]
     result = CliRunner().invoke(main, [*words, "--max-iter", "1"])
     table = json.loads(result.stdout)["table"]

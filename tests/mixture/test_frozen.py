@@ -13,7 +13,7 @@ from scipy import optimize
 
 import tests.equal_shape  # noqa: F401  # registers a constrained family
 from dask_gmm import Prior
-from dask_gmm.errors import InputError
+from dask_gmm.errors import CollapsedComponentError, InputError
 from dask_gmm.fitting.acceleration.by_objective import SquaremByObjective
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.loop import PlainEM
@@ -199,7 +199,11 @@ def test_the_objective_never_falls(
         found = e_step(at, rows)
         now = model.objective(found, at)
         assert now >= before - 1e-10 * (1.0 + abs(now))
-        before, at = now, model.update(found, at)
+        before = now
+        try:
+            at = model.update(found, at)
+        except CollapsedComponentError:  # a component has closed in on a row
+            return
         assert_kept(model.parts, at, p)
 
 
