@@ -12,6 +12,7 @@ import zarr
 from dask_gmm.cli.costs import Asked, Prices
 from dask_gmm.cli.plan import _amounts
 from tests.counting_server import counting_server
+from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,13 @@ PLAIN = ("-k", 2, "--seed", 0, "--acceleration", "none", "--tol", 0, "--max-iter
 PINNED = [("plain chunks", 48_000), ("whole shards", 48_000), ("slabs of a shard", 48_000)]
 
 
-@pytest.mark.parametrize(("name", "cache"), [*((name, 0) for name in LAYOUTS), *PINNED])
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    quick_ones(
+        [*((name, 0) for name in LAYOUTS), *PINNED],
+        [("plain chunks", 0), ("slabs of a shard", 48_000)],
+    ),
+)
 def test_a_plan_counts_what_a_fit_asks_for(
     name: str, cache: int, server: CountingServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

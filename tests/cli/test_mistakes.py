@@ -186,6 +186,7 @@ def deaf_server() -> Iterator[str]:
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_never_answers(deaf_server: str, points: Path, run: Run) -> None:
     done = run("fit", points, "-k", 2, "--scheduler", deaf_server, "--timeout", 0.2, "-q")
     assert done.exit_code == 1

@@ -62,6 +62,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert program("fit").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_had_enough(model: Path) -> None:
     line = " ".join([*(f"'{word}'" for word in PROGRAM), "show", str(model), "--json"])
     done = subprocess.run(

@@ -227,6 +227,7 @@ def test_a_table_is_asked_for_its_footer_alone(places: Path, tmp_path: Path, run
         assert 0 < sum(asked.size for asked in gets) < 0.1 * size
 
 
+@pytest.mark.slow
 def test_a_group_that_cannot_be_listed_says_so(served: CountingServer, run: Run) -> None:
     (served.folder / "bare.zarr").mkdir()
     document = {"zarr_format": 3, "node_type": "group", "attributes": {}}

@@ -130,7 +130,7 @@ def expected(missing: str, *, weighted: bool) -> Any:
     ("missing", "weighted"),
     [
         ("marginalize", True),
-        ("drop", False),
+        pytest.param("drop", False, marks=pytest.mark.slow),
         pytest.param("marginalize", False, marks=pytest.mark.slow),
         pytest.param("drop", True, marks=pytest.mark.slow),
     ],

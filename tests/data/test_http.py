@@ -64,6 +64,7 @@ def test_read(server: str, tmp_path: Path, cube: NDArray[np.float64]) -> None:
         source.read(source.block(1))
 
 
+@pytest.mark.slow
 def test_group(server: str, tmp_path: Path, cube: NDArray[np.float64]) -> None:
     root = zarr.open_group(tmp_path / "g.zarr", mode="w")
     root.create_array("a", data=cube)

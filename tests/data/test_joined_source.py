@@ -507,6 +507,7 @@ def test_a_part_that_is_rewritten_is_found_out(tmp_path: Path) -> None:
         watch.look()
 
 
+@pytest.mark.slow
 def test_objects_of_all_parts_are_requested_ahead(
     object_store: ObjectStoreServer,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

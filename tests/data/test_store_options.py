@@ -143,6 +143,7 @@ def test_a_file_without_certificates(tmp_path: Path) -> None:
 # -- whom they trust -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_private_authority(web: str, authority: Authority) -> None:
     assert read(web, ca_file=str(authority.file)) == ROWS.tobytes()
     with pytest.raises(StoreError, match=r"is signed by nobody.*ca_file=PATH") as caught:

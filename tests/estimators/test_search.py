@@ -198,6 +198,7 @@ def test_integers_of_any_kind(values: NDArray[np.float64], search: Any, tmp_path
     assert gm.fit(lazy(values), checkpoint=tmp_path, resume="must").n_passes_ >= 1
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_search(values: NDArray[np.float64]) -> None:
     def interrupt(event: object) -> None:
         if isinstance(event, SearchAdvanced):

@@ -179,7 +179,7 @@ def test_the_shape_of_the_graph(n_blocks: int, value_bytes: int) -> None:
         assert not folds
 
 
-@pytest.mark.parametrize("n_blocks", [1, 5, 37, 150])
+@pytest.mark.parametrize("n_blocks", quick_ones([1, 5, 37, 150], [37]))
 def test_large_values_are_folded_on_workers_in_the_same_tree(client: Client, n_blocks: int) -> None:
     plan = plan_pass(even_fake(n_blocks), n_threads=2, unit_level=0)
     result = ClusterBackend(client).run(plan, ExpressionJob(value_bytes=4_000_000))
@@ -310,6 +310,7 @@ def test_a_second_attempt_shares_no_task_with_the_first(
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_a_unit_that_could_not_be_read_is_tried_on_a_worker_once_more(
     client: Client, tmp_path: Path
 ) -> None:
@@ -389,6 +390,7 @@ def deaf_to(client: Client, op: str, first: int, monkeypatch: pytest.MonkeyPatch
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_results_of_which_nobody_hears(
     two_processes: Client, monkeypatch: pytest.MonkeyPatch
@@ -401,6 +403,7 @@ def test_results_of_which_nobody_hears(
     assert result.resubmitted >= 3  # some of them may have been late as well
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_an_error_of_which_nobody_hears(
     two_processes: Client, monkeypatch: pytest.MonkeyPatch
@@ -423,6 +426,7 @@ def test_news_that_are_always_lost_end_a_pass(
         ClusterBackend(two_processes).run(plan, FailingJob(5, MissingChunkError("gone")))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_units_that_the_scheduler_forgets_are_begun_again(two_processes: Client) -> None:
     forgotten: list[Any] = []

@@ -15,6 +15,7 @@ from distributed.security import Security
 
 from dask_gmm.cli.authority import make_certificates
 from dask_gmm.execution.cluster.encryption import refusal, settings_problem
+from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,8 +111,13 @@ def test_a_scheduler_without_encryption(folder: Path) -> None:
     assert f"or write tcp://127.0.0.1:{port}" in said
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize("scheme", ["tcp://", ""])
+@pytest.mark.parametrize(
+    ("version", "scheme"),
+    quick_ones(
+        [(v, s) for v in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3) for s in ("tcp://", "")],
+        [(ssl.TLSVersion.TLSv1_3, "tcp://")],
+    ),
+)
 def test_an_address_without_encryption(folder: Path, version: ssl.TLSVersion, scheme: str) -> None:
     with scheduler(folder, tls_max_version=version) as port:
         said = refusal(f"{scheme}127.0.0.1:{port}", 5, Security())

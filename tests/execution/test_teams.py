@@ -375,6 +375,7 @@ def test_what_would_end_a_coroutine_is_told_in_words(
     assert near.run(plan_pass(even_fake(16), n_threads=2), SumJob()).tasks == 2
 
 
+@pytest.mark.slow
 def test_a_team_that_stands_still_is_given_up(
     near: ClusterBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

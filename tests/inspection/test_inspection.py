@@ -307,6 +307,7 @@ def test_distances_of_the_model_are_uniform(d: int) -> None:
     assert inner > 0.999 * n  # bins lie where rows are
 
 
+@pytest.mark.slow
 def test_bins_of_squares_are_exact() -> None:
     for d in (1, 2, 7, 60, 3000):
         grid = Grid.of(random_mixture(0, "spherical", 2, d), get_kernel("reference"))

@@ -133,6 +133,7 @@ def test_a_matplotlib_that_lacks_something_says_so_itself(monkeypatch: pytest.Mo
     assert not isinstance(caught.value, MissingPackageError)
 
 
+@pytest.mark.slow
 def test_neither_import_nor_axes_given_need_pyplot() -> None:
     """So a thread, or a server without a screen, may draw."""
     code = (

@@ -235,6 +235,7 @@ def test_the_page_shows_what_runs_and_what_has_ended(dashboard: Dashboard, store
     assert cluster == {"workers": 1, "threads": 2}
 
 
+@pytest.mark.slow
 def test_an_error_is_told_by_its_type_alone(dashboard: Dashboard, store: str) -> None:
     def fail(event: Any) -> None:
         if isinstance(event, PassFinished):

@@ -25,13 +25,16 @@ from tests.data.commits.writers import (
     state_numbers,
     stepped,
 )
+from tests.marks import quick_ones
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize(
+    ("after", "links"),
+    quick_ones([(a, b) for a in (False, True) for b in (True, False)], [(True, True)]),
+)
 def test_killed_in_any_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, links: bool
 ) -> None:

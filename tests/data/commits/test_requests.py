@@ -178,6 +178,7 @@ def test_a_bucket_that_is_not_there(object_store: ObjectStoreServer) -> None:
         place.newest()
 
 
+@pytest.mark.slow
 def test_nothing_tells_a_credential(
     object_store: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,7 @@ def keys(bucket: Bucket, prefix: str) -> list[str]:
     return [found["Key"].removeprefix(prefix) for found in listed]
 
 
+@pytest.mark.slow
 def test_labels_of_a_folder(bucket: Bucket) -> None:
     gm = fitted(bucket)
     out = f"{bucket.url}-labels.parquet"
@@ -216,6 +217,7 @@ def test_labels_of_a_folder(bucket: Bucket) -> None:
     assert gm.predict_to(one, f"{bucket.url}-x.parquet", storage_options=options) == 300
 
 
+@pytest.mark.slow
 def test_a_file_of_labels_is_there_or_not_and_is_gone_on_with(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
