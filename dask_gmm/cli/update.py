@@ -137,6 +137,7 @@ def update(
     from dask_gmm.cli.outputs import check_fit_output, check_weights_stay, save_model
     from dask_gmm.cli.progress import observing
     from dask_gmm.cli.writing import load_for
+    from dask_gmm.errors import InputError
 
     data, compute = DataPlace.take(values), Compute.take(values)
     place = CheckpointPlace.take(values)
@@ -145,6 +146,11 @@ def update(
     check_storage_options(data.storage_options, data.data, data.weights, data.where, model, check)
     check_fit_output(output, data, place.url, overwrite=overwrite)
     mixture, source = load_for(model, data)
+    if not hasattr(mixture, "update"):
+        raise InputError(
+            f"The model {model} is a {mixture._parameters().words}, and update is for Gaussian "
+            f"mixtures: fit it again, to all rows."
+        )
     check_weights_stay(output, source)
     session.checkpoint = place if place.url is not None else None
     changed = {"tol": tol, "max_iter": max_iter}

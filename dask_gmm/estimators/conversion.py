@@ -179,8 +179,16 @@ def _finite(value: float | None) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's scalars, which grid searches hand out, as Python's."""
-    return value.item() if isinstance(value, np.generic) else value
+    """NumPy's scalars, which grid searches hand out, as Python's; arrays and tuples as lists."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
 
 
 def _plain_prior(gm: Any, fit: dict[str, Any]) -> dict[str, Any]:

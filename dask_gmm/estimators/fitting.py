@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.starts import GivenParameters
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.kept import KeptStatistics
+    from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.scaling import ScalingRequest
 
@@ -99,7 +100,7 @@ class FittingMixture(FittedMixture):
             n_init=self.n_init,
             init_params=self.init_params,
             init_size=None if isinstance(self.init_size, str) else self.init_size,
-            kernel=self._kernel(),
+            kernel=self._kernel_of_fit(),
             given=self._given(model, n_features),
             cache=cache_size(self.cache),
             max_passes=self.max_passes,
@@ -327,6 +328,10 @@ class FittingMixture(FittedMixture):
     def _in_order(self, report: FitReport, source: Source) -> FitReport:
         """What came of a fit, with the components in the order that was asked for."""
         return in_order(report, self._order, feature_names(self) or source.feature_names)
+
+    def _kernel_of_fit(self) -> Kernel:
+        """What computes in a fit."""
+        return self._kernel()
 
     def _warm_start(self, source: Source, asked: ScalingRequest | None) -> WarmStart | None:
         if not (self.warm_start and hasattr(self, "converged_")):

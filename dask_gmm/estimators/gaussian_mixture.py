@@ -476,10 +476,7 @@ class GaussianMixture(StreamingMixture):
             )
         for name, refused in (("missing", ("marginalize",)), ("on_collapse", ("reseed", "merge"))):
             if getattr(self, name) in refused:
-                raise InputError(
-                    f"{name}={getattr(self, name)!r} and noise do not go together: choose another "
-                    f"{name}, or noise=False."
-                )
+                raise self._not_with_noise(name)
         given = not isinstance(self.noise, bool | np.bool_)
         return UniformNoise.beside(model, box_of(self.noise, n_features) if given else None)
 
@@ -522,5 +519,19 @@ class GaussianMixture(StreamingMixture):
         return not isinstance(self.noise, bool | np.bool_) or bool(self.noise)
 
     def _kernel(self) -> Kernel:
+        """What computes the fitted mixture, whatever the settings have become since."""
+        kernel, fitted = super()._kernel(), getattr(self, "_fitted", None)
+        noisy = self._noisy if fitted is None else isinstance(fitted, NoisyParameters)
+        if noisy and self.missing == "marginalize":
+            raise self._not_with_noise("missing")
+        return NoisyKernel(kernel) if noisy else kernel
+
+    def _kernel_of_fit(self) -> Kernel:
         kernel = super()._kernel()
         return NoisyKernel(kernel) if self._noisy else kernel
+
+    def _not_with_noise(self, name: str) -> InputError:
+        return InputError(
+            f"{name}={getattr(self, name)!r} and noise do not go together: choose another "
+            f"{name}, or noise=False."
+        )

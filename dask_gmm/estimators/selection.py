@@ -249,7 +249,7 @@ def select_gaussian_mixture(
     n_features = source.n_features if scaling is None else scaling.n_outputs(source.n_features)
     families = _families(kinds, n_features)
     points = tuple(GridPoint(k, family) for family in families for k in counts)
-    settings = _fit_settings(model, points, source)
+    settings = _fit_settings(model, points, n_features)
     backend = choose_backend(source)
     with observed(callbacks, SELECTION, source, backend) as observers:
         report = select_mixture(
@@ -343,15 +343,15 @@ def _fraction(criterion: str, heldout_fraction: float | None) -> float | None:
 
 
 def _fit_settings(
-    model: GaussianMixture, points: Sequence[GridPoint], source: Source
+    model: GaussianMixture, points: Sequence[GridPoint], n_features: int
 ) -> FitSettings:
     """What all points share."""
     scaling, point, prior = scaling_asked(model), points[0], prior_of(model.prior)
     if prior is not None:
-        _check_prior(prior, points, source.n_features)
+        _check_prior(prior, points, n_features)
         # Who has matrices asks the sample for one, of which the others take the diagonal.
         point = next((p for p in points if p.family.form.dense_factors), point)
-    settings = model._settings(point.family, source.n_features, scaling)
+    settings = model._settings(point.family, n_features, scaling)
     return replace(settings, n_components=points[0].n_components)
 
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
+    from numpy.typing import DTypeLike
 
     from dask_gmm.fitting.events import Observer
+    from dask_gmm.fitting.fit import FitReport
     from dask_gmm.mixture.family import CovarianceFamily
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
@@ -207,6 +209,12 @@ class StudentTMixture(FittingMixture):
         if isinstance(asked, str):
             return StudentLikelihood(family, self.reg_covar, _FIRST_DEGREES, asked)
         return StudentLikelihood(family, self.reg_covar, float(asked), "fixed")
+
+    def _keep(self, report: FitReport, dtype: DTypeLike) -> None:
+        super()._keep(report, dtype)
+        # Of as many degrees of freedom as there are components some are not estimated.
+        k = report.best.parameters.n_components
+        self.n_frozen_ = {"each": 0, "shared": k - 1}.get(str(self.degrees_of_freedom), k)
 
     def _kernel(self) -> Kernel:
         return STUDENT

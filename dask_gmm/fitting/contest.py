@@ -101,7 +101,7 @@ class Judged:
         """
         score, n = None, n_effective
         if isinstance(statistics, ScoredStatistics):
-            held_out = statistics.held_out
+            held_out, statistics = statistics.held_out, statistics.of
             score = held_out.mean
             if n is not None:
                 n *= statistics.weight / (statistics.weight + held_out.weight)
@@ -342,7 +342,8 @@ class _Turn:
             best = max(range(len(seen)), key=lambda j: seen[j].height)
             self.standings[i] = replace(self.standings[i], origins=(before.origins[best],))
             self._move(i, seen[best])
-        fit = fitting.judge(before.fit, statistics)
+        own = [s.of if isinstance(s, ScoredStatistics) else s for s in statistics]
+        fit = fitting.judge(before.fit, own)
         self.standings[i] = replace(self.standings[i], fit=fit)
         accepted = fitting.accepted(before.fit, fit)
         if accepted is not None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.sampling import Sample
     from dask_gmm.fitting.search.search import SearchBudget
     from dask_gmm.fitting.settings import FitSettings, WarmStart
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
     from dask_gmm.scaling import Scaling
@@ -49,6 +50,7 @@ __all__ = [
     "drawn_again",
     "fit_sample_of",
     "go_on",
+    "rows_for_starts",
     "sample_recipe",
     "sample_size",
     "start_reads",
@@ -302,7 +304,7 @@ def _starts(
     """
     rows, count = None if sample is None else sample.to_start_from, settings.n_init
     if rows is not None and not settings.given.complete:
-        rows = settings.model.start_rows(rows)
+        rows = rows_for_starts(rows, settings.model, settings.n_components)
     led = fits_the_sample(settings, acceleration, computed=not settings.given.complete)
     if led and rows is not None:
         count = 1 if settings.given.complete else max(count, SAMPLE_STARTS)
@@ -318,6 +320,14 @@ def _starts(
         )
         for _ in range(count)
     ]
+
+
+def rows_for_starts(rows: Rows, model: MixtureModel, n_components: int) -> Rows:
+    """Those that the model looks for components among; all where they are too few for so many."""
+    some = model.start_rows(rows)
+    if some is rows or len(np.unique(some.values, axis=0)) < n_components:
+        return rows
+    return some
 
 
 def sample_recipe(source: Source, size: int, random_state: np.random.RandomState) -> SampleRecipe:

@@ -13,7 +13,12 @@ from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import standing_for
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import StartsFound
-from dask_gmm.fitting.fit_starts import check_row_count, sample_recipe, starting_sample
+from dask_gmm.fitting.fit_starts import (
+    check_row_count,
+    rows_for_starts,
+    sample_recipe,
+    starting_sample,
+)
 from dask_gmm.fitting.grid_starts import grid_starts, starts_on_sample
 from dask_gmm.fitting.holdout import TrainingRowsJob
 from dask_gmm.fitting.kmeans_parallel import draw_places
@@ -204,7 +209,11 @@ class GridSample:
             self._draw_from_all(passes, random_state, notify)
             if settings.init_params == "k-means||"
             else starts_on_sample(
-                settings.model.start_rows(self.sample.to_start_from),
+                rows_for_starts(
+                    self.sample.to_start_from,
+                    settings.model,
+                    max(p.n_components for p in points),
+                ),
                 settings,
                 self.accelerations,
                 random_state,

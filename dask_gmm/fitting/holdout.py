@@ -126,7 +126,7 @@ class _SplitEvaluation:
     def statistics(self) -> tuple[SufficientStatistics, ...]:
         """The statistics, each with what it says about the rows held out."""
         pairs = zip(self.training.statistics, self.held_out, strict=True)
-        return tuple(ScoredStatistics.carrying(s, held_out=held) for s, held in pairs)
+        return tuple(ScoredStatistics.carrying(s, held_out=held, of=s) for s, held in pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +137,8 @@ class ScoredStatistics(SufficientStatistics):
     """
 
     held_out: LogLikelihood
+    of: SufficientStatistics
+    """The same without, of the kind that the kernel has gathered."""
 
 
 @dataclass(frozen=True)

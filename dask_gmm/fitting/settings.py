@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from dask_gmm.execution.machine import single_threaded_blas
+
 if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.fitting.sampling import Sample
@@ -54,7 +56,8 @@ class FitSettings:
         """The same with what the model leaves to the data, by the sample that has been drawn."""
         if sample is None:
             return self
-        model = self.model.settled(sample.rows).of_all(sample.stands_for)
+        with single_threaded_blas():  # the last bits must not depend on how many threads there are
+            model = self.model.settled(sample.rows).of_all(sample.stands_for)
         return replace(self, model=model)
 
     def of_family(self, family: CovarianceFamily) -> FitSettings:

@@ -91,7 +91,8 @@ def masses_of(
             masses += posteriors.sum(axis=0)
         else:
             masses += rows.weights[start : start + _TILE] @ posteriors
-        counts += np.bincount(predictor.labels(values), minlength=n_components)
+        labels = predictor.labels(values)  # -1 of noise, which is no component's
+        counts += np.bincount(labels[labels >= 0], minlength=n_components)
     return masses, counts
 
 

@@ -28,7 +28,7 @@ from scipy import linalg
 
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.form import DIAGONAL, SPHERICAL, TIED
-from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.mixture.parameters import MixtureParameters, RaisedParameters
 from dask_gmm.mixture.statistics import COUNTS_AT
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class Conditional:
             parameters.means[:, self.seen],
             covariances,
         )
+        if parameters.more:  # a kind whose densities may be raised by other numbers
+            self.marginal = RaisedParameters.of(self.marginal, parameters.log_weights)
         self._entropies = gaussian_entropy(self.missing.size, self.log_determinants())
         self._dense = self.form.dense_factors
         self._lifted: tuple[Array, Array, Array, Array] | None = None

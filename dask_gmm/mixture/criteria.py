@@ -75,7 +75,8 @@ def information_criteria(
         N; the weight of the rows by default.
     """
     log_likelihood, p = statistics.log_likelihood, parameters.n_parameters
-    unknown = log_likelihood - complete_log_likelihood(statistics, parameters)
+    complete = complete_log_likelihood(statistics, parameters)
+    unknown = log_likelihood - complete - parameters.log_density_beside(statistics.weight_beside)
     entropy = max(unknown - statistics.missing_entropy, 0.0)
     n = statistics.weight if n_effective is None else n_effective
     if n_effective is not None and statistics.weight > 0.0:

@@ -110,6 +110,10 @@ class NoisyParameters(MixtureParameters):
             weight = np.log(self.noise_weight)
         return float(weight - np.log(self.noise_box[1] - self.noise_box[0]).sum())
 
+    def log_density_beside(self, weight: float) -> float:
+        """N_0 log π_0 / V."""
+        return weight * self.log_noise if weight > 0.0 else 0.0
+
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:
         """The part of the rows that is noise."""
@@ -142,6 +146,11 @@ class NoisyStatistics(SufficientStatistics):
     """
 
     noise: float
+
+    @property
+    def weight_beside(self) -> float:
+        """N_0."""
+        return self.noise
 
     def __add__(self, other: object) -> SufficientStatistics:
         both = super().__add__(other)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.form import CovarianceForm
 
-__all__ = ["MixtureParameters"]
+__all__ = ["MixtureParameters", "RaisedParameters"]
 
 
 def frozen_array(values: ArrayLike) -> NDArray[np.float64]:
@@ -174,6 +174,10 @@ class MixtureParameters:
         of_all = {f.name for f in fields(MixtureParameters)}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in of_all}
 
+    def log_density_beside(self, weight: float) -> float:
+        """Of rows of a weight that belong to no component the log-density, in nats: here 0."""
+        return 0.0
+
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:
         """What there is to say of the arrays that a subclass has beside: names and words."""
@@ -238,6 +242,35 @@ class MixtureParameters:
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
+
+
+@dataclass(frozen=True, eq=False)
+class RaisedParameters(MixtureParameters):
+    """Parameters whose densities are raised by other numbers than log π_k.
+
+    What a kernel is given in the place of parameters that override `log_weights`.
+
+    Attributes
+    ----------
+    logs : (K,) float64
+    """
+
+    kind: ClassVar[str] = "raised"
+
+    logs: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, parameters: MixtureParameters, logs: ArrayLike) -> RaisedParameters:
+        """Weights, means and covariances of a mixture, raised by `logs`."""
+        values: dict[str, Any] = {
+            f.name: getattr(parameters, f.name) for f in fields(MixtureParameters)
+        }
+        return cls(**values, logs=frozen_array(logs))
+
+    @property
+    def log_weights(self) -> NDArray[np.float64]:
+        """What the densities are raised by."""
+        return self.logs
 
 
 def _check(

@@ -164,6 +164,11 @@ class SufficientStatistics:
         return self.sums[COUNTS_AT + k + k * d :].reshape(self.form.second_moment_shape(k, d))
 
     @property
+    def weight_beside(self) -> float:
+        """Σ_n w_n of what belongs to no component: here nothing does."""
+        return 0.0
+
+    @property
     def n_components(self) -> int:
         """K."""
         return int(self.reference.shape[0])

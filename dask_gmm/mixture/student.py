@@ -100,6 +100,11 @@ class StudentParameters(MixtureParameters):
         return cls(**values, degrees_of_freedom=frozen_array(np.broadcast_to(degrees, (k,))))
 
     @property
+    def n_parameters(self) -> int:
+        """Free parameters, degrees of freedom for each component included."""
+        return super().n_parameters + self.n_components
+
+    @property
     def log_constants(self) -> Array:
         """What is added to a component's Gaussian log-density at its mean, (K,).
 
@@ -224,7 +229,7 @@ class StudentLikelihood(MixtureModel):
 
     def starting(self, parameters: MixtureParameters) -> MixtureParameters:
         """A start has the degrees of freedom that estimates begin with; see `MixtureModel`."""
-        if isinstance(parameters, StudentParameters):
+        if isinstance(parameters, StudentParameters) and self.estimated != "fixed":
             return parameters
         return StudentParameters.of(parameters, self.degrees_of_freedom)
 

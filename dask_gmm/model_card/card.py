@@ -100,7 +100,7 @@ def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
         "software": {key: str(value) for key, value in sorted(model.written_by.items())},
         "intended_use": _uses(model),
         "limitations": _limitations(model),
-        "how_to_load": _how_to_load(place, _bayesian(model)),
+        "how_to_load": _how_to_load(place),
     }
     plain: dict[str, Any] = _plain(card)
     return plain
@@ -227,10 +227,11 @@ def _uses(model: ModelFile) -> list[str]:
 def _limitations(model: ModelFile) -> list[str]:
     """Return what follows from the fit's own facts, each in a sentence."""
     fit, scaling, missing = model.fit, model.scaling, model.settings.get("missing")
+    shape = "Gaussian" if model.parameters.gaussian else "t distributions"
     found = [
         (
-            "Components are Gaussian: populations of another shape are made up of several "
-            "components, and a component need not be a population."
+            f"Components are {shape}: populations of another shape are made up of several "
+            f"components, and a component need not be a population."
         ),
         (
             "Log-likelihoods are densities, which change with the units of the features; they "
@@ -303,12 +304,11 @@ def _bayesian(model: ModelFile) -> bool:
     return isinstance(model.parameters, VariationalPosterior)
 
 
-def _how_to_load(place: str | None, bayesian: bool) -> dict[str, Any]:
+def _how_to_load(place: str | None) -> dict[str, Any]:
     url = "model.zarr" if place is None else normalize_url(place)
-    kind = "BayesianGaussianMixture" if bayesian else "GaussianMixture"
     return {
         "place": None if place is None else url,
-        "python": f"from dask_gmm import {kind}\n\ngm = {kind}.load({url!r})\n",
+        "python": f"from dask_gmm import load_mixture\n\ngm = load_mixture({url!r})\n",
         "command": f"dask-gmm show {shlex.quote(url)}",
     }
 

@@ -146,7 +146,7 @@ def test_a_saved_posterior_is_the_posterior(tmp_path: Path) -> None:
         assert card["model"]["type"] == "Bayesian Gaussian mixture"
         assert card["result"]["log_likelihood_per_row"] is None
         assert card["result"]["lower_bound_per_row"] == pytest.approx(found.lower_bound_ / 600)
-        assert "BayesianGaussianMixture.load" in card["how_to_load"]["python"]
+        assert "load_mixture" in card["how_to_load"]["python"]
     with pytest.raises(ModelFileError, match="load_mixture"):
         GaussianMixture.load(tmp_path / "m.zarr")
     assert isinstance(dask_gmm.load_mixture(tmp_path / "m.zarr"), BayesianGaussianMixture)

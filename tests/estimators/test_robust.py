@@ -177,3 +177,61 @@ def test_in_words(clusters: tuple[NDArray[np.float64], NDArray[np.int64]]) -> No
     assert tm.summary().startswith("Mixture of t distributions: 2 components")
     assert "Degrees of freedom: 3." in tm.summary()
     assert tm.model_card()["model"]["type"] == "mixture of t distributions"
+
+
+def test_settings_that_are_arrays_are_saved(
+    clusters: tuple[NDArray[np.float64], NDArray[np.int64]], tmp_path: Path
+) -> None:
+    """Else a loaded mixture would know nothing of its noise; and what was fitted decides."""
+    rows, _ = clusters
+    box = np.array([[-40.0, -40.0], [40.0, 40.0]])
+    gm = GaussianMixture(2, noise=box, random_state=0).fit(rows)
+    gm.save(str(tmp_path / "m.zarr"))
+    assert load_mixture(str(tmp_path / "m.zarr")).score(rows) == gm.score(rows)
+    before = gm.score(rows)
+    assert gm.set_params(noise=False).score(rows) == before
+    with pytest.raises(InputError, match="and noise do not go together"):
+        gm.set_params(missing="marginalize").score(rows)
+
+
+@pytest.mark.parametrize("criterion", ["heldout", "icl"])
+def test_criteria_know_noise(
+    criterion: str, clusters: tuple[NDArray[np.float64], NDArray[np.int64]]
+) -> None:
+    rows, _ = clusters
+    found = select_gaussian_mixture(
+        rows, [2, 3], "full", noise=True, criterion=criterion, random_state=0
+    )
+    best = found.best_model
+    assert float(best.noise_weight_) == pytest.approx(0.2, abs=0.03)
+    shares = best.predict_proba(rows)
+    shares = np.hstack([shares, 1.0 - shares.sum(axis=1, keepdims=True)])
+    entropy = -np.sum(shares * np.log(np.maximum(shares, 1e-300)))
+    if criterion == "icl":
+        (row,) = [r for r in found.table if r.n_components == best.n_components]
+        assert (row.icl - row.bic) / 2 == pytest.approx(entropy, rel=0.02)
+    else:
+        parts = best.proportions([rows[:1000], rows[1000:]])
+        np.testing.assert_allclose(np.asarray(parts).sum(axis=1), 1.0)
+
+
+def test_degrees_of_freedom_are_counted_and_kept_to(
+    clusters: tuple[NDArray[np.float64], NDArray[np.int64]],
+) -> None:
+    rows, _ = clusters
+    plain = GaussianMixture(2, random_state=0).fit(rows)._n_parameters()
+    options: dict[Any, int] = {"each": 2, "shared": 1, 4.0: 0}
+    for asked, more in options.items():
+        tm = StudentTMixture(2, degrees_of_freedom=asked, random_state=0).fit(rows)
+        assert tm._n_parameters() == plain + more
+        assert tm.model_card()["model"]["n_parameters"] == plain + more
+        assert "load_mixture" in tm.model_card()["how_to_load"]["python"]
+    tm = StudentTMixture(2, random_state=0, warm_start=True).fit(rows)
+    assert tm.set_params(degrees_of_freedom=4).fit(rows).degrees_of_freedom_.tolist() == [4.0, 4.0]
+
+
+def test_fewer_rows_that_look_like_clusters_than_components() -> None:
+    rng = np.random.default_rng(3)
+    rows = np.vstack([0.01 * rng.normal(size=(100, 2)), rng.uniform(-30, 30, size=(300, 2))])
+    gm = GaussianMixture(120, noise=True, random_state=0, max_iter=1).fit(rows)
+    assert gm.means_.shape == (120, 2)

@@ -53,6 +53,9 @@ EVALUATIONS = 200
 # Nats per row: the climb ends when the next EM step would gain less.
 _ROUGH = 1e-6
 FINE = 1e-7
+# Numbers of moments, times rows, that a climb by objective may add up at most (but some E-steps it
+# has): of thousands of features an E-step over a sample takes as long as a read.
+_MOST_SUMS, _FEWEST_EVALUATIONS = 5e10, 20
 # By objective it ends when no more is left to gain than so many times that, which is as far.
 _LEFT = 100.0
 # Nats per row: ends whose heights differ by less are the same optimum.
@@ -164,6 +167,8 @@ def _up(
     """Climb as the model allows; see `climbing.climb`."""
     if objective.model.conjugate:
         return climb(objective, start, enough, evaluations)
+    sums = len(objective.sample.rows) * start.parameters.covariances.size
+    evaluations = min(evaluations, max(_FEWEST_EVALUATIONS, int(_MOST_SUMS / sums)))
     return climb_by_objective(objective, start, _LEFT * enough, evaluations)
 
 

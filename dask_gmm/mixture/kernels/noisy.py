@@ -21,7 +21,7 @@ from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.form import FULL, TIED, CovarianceForm
 from dask_gmm.mixture.kernels.base import Candidate, EStep, Kernel, Predictor
 from dask_gmm.mixture.noise import NoisyParameters, NoisyStatistics
-from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
+from dask_gmm.mixture.parameters import MixtureParameters, RaisedParameters, frozen_array
 from dask_gmm.mixture.statistics import SufficientStatistics
 
 if TYPE_CHECKING:
@@ -133,18 +133,6 @@ class _NoisyPredictor(Predictor):
         return self.inner.held_bytes
 
 
-@dataclass(frozen=True, eq=False)
-class _WithNoise(MixtureParameters):
-    """K + 1 components as a kernel takes them, the last of which is noise."""
-
-    logs: NDArray[np.float64]
-
-    @property
-    def log_weights(self) -> Array:
-        """What makes the last density that of noise; (K + 1,)."""
-        return self.logs
-
-
 def _expanded(p: NoisyParameters) -> MixtureParameters:
     """The mixture with its noise: a component about the box's middle that is wider than anything.
 
@@ -169,14 +157,14 @@ def _expanded(p: NoisyParameters) -> MixtureParameters:
     )
     weight = float(p.noise_weight)
     determinant = form.log_determinant(factors[k:], 1, d)[0] - 0.5 * d * np.log(2.0 * np.pi)
-    return _WithNoise(
+    expanded = MixtureParameters(
         covariance_family(form.name),
         frozen_array([*((1.0 - weight) * p.weights), weight]),
         frozen_array(np.concatenate([p.means, [0.5 * (low + high)]])),
         covariances,
         factors,
-        frozen_array([*p.log_weights, p.log_noise - determinant]),
     )
+    return RaisedParameters.of(expanded, [*p.log_weights, p.log_noise - determinant])
 
 
 def _expanded_candidate(candidate: Candidate) -> Candidate:
