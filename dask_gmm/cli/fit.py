@@ -206,6 +206,11 @@ def _begun_at(model: str | None, settings: EMSettings, data: DataPlace) -> Fitti
             f"that goes on from it has as many: give -k {len(mixture.weights_)} --covariance "
             f"{found[1]}."
         )
+    if getattr(mixture, "noise", False) and not settings.noise:
+        raise InputError(
+            f"{model} has noise beside its components, which a fit without it would leave to "
+            f"them: give --noise."
+        )
     fresh = kind().get_params()
     mixture.set_params(**{**fresh, "warm_start": True})
     return mixture

@@ -57,6 +57,9 @@ def set_parameters(gm: Any, parameters: MixtureParameters, dtype: DTypeLike) -> 
     """
     single = np.dtype(dtype) == np.float32 and holds(np.dtype(np.float32), parameters)
     kind = np.float32 if single else np.float64
+    former = getattr(gm, "_fitted", None)
+    for name in () if former is None else set(former.more) - set(parameters.more):
+        vars(gm).pop(f"{name}_", None)  # a mixture of another kind, fitted here before, had it
     for name in (*NAMES, *parameters.more):
         setattr(gm, f"{name}_", getattr(parameters, name).astype(kind))
     gm._fitted = parameters

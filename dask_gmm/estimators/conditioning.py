@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -383,6 +384,9 @@ class ConditioningMixture(JudgingMixture):
         found["covariance_type"] = parameters.family.name
         for name in ("weights_init", "means_init", "precisions_init", "n_pca"):
             found[name] = None
+        found["frozen"] = None
+        if isinstance(found["order"], Integral):
+            found["order"] = which.index(found["order"]) if found["order"] in which else None
         if "prior" in found and not isinstance(found["prior"], str):
             found["prior"] = None  # its numbers are of all features
         if scaling is None or scaling.standard is None:

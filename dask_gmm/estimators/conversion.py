@@ -116,7 +116,7 @@ def restore(gm: Any, model: ModelFile, name: str) -> None:
     if "prior" in known:
         settings["prior"] = _prior_of(settings.get("prior"))
         gm.prior_ = _prior_of(model.fit.get("prior"))
-    if "frozen" in known:
+    if {"frozen", "degrees_of_freedom"} & known:
         gm.n_frozen_ = int(model.fit.get("n_frozen", 0))
     gm.set_params(**settings)
     try:

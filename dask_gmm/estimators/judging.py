@@ -147,7 +147,9 @@ class JudgingMixture(WritingMixture):
         the rate there known exactly (a histogram of 2⁻¹⁰ of the distance to the mixture's highest
         log-density; Masson, Rim & Lee, DDSketch, 2019). Without data by rows that are drawn from
         the mixture itself, with a standard error that comes along. The same bits whoever
-        computes it.
+        computes it. A mixture with noise has a lowest log-density, that of its noise, and nothing
+        lies below it: where more of the rows are noise than the rate, nothing is flagged, and the
+        label -1 of `predict` says which rows belong nowhere.
 
         Parameters
         ----------

@@ -60,8 +60,11 @@ def refuse_with_order(estimator: Any, order: object) -> None:
             f"are in the order of the prior."
         )
     frozen = getattr(estimator, "frozen", None)
-    whole = [frozen] if frozen is None or isinstance(frozen, str | Integral) else frozen
-    if isinstance(frozen, dict) or not all(p is None or isinstance(p, str) for p in list(whole)):
+    if isinstance(frozen, dict):
+        named = [of for of in frozen.values() if of is not True]  # True: of all components
+    else:
+        named = [frozen] if isinstance(frozen, str | Integral) else list(frozen or ())
+    if not all(part is None or isinstance(part, str) for part in named):
         raise InputError(
             f"order={order!r} would number the components anew that frozen names: leave it out, or "
             f"sort the mixture afterwards by reordered."

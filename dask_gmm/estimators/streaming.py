@@ -231,7 +231,7 @@ class StreamingMixture(FittingMixture):
         if not report.n_rows and report.history:
             return self
         drift = self._drift(before, report, old)
-        self._keep_update(report, drift, source)
+        self._keep_update(self._in_order(report, source), drift, source)
         warn_of_ending(report, settings, "update", stacklevel=4)
         _warn_of_drift(drift, before, self.tol)
         return self

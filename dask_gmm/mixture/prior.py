@@ -146,6 +146,8 @@ class Prior:
         """
         if not _is_number(relevance) or not relevance > 0.0:
             raise InputError(f"relevance={relevance!r} should be a number of rows above zero.")
+        if hasattr(model, "get_params"):
+            _check_adapted(model)
         means = np.array(getattr(model, "means_", model), dtype=np.float64)
         if means.ndim != 2:
             raise InputError(
@@ -221,6 +223,23 @@ class Prior:
             elif value != f.default:
                 said.append(f"{f.name}={value!r}")
         return f"Prior({', '.join(said)})"
+
+
+def _check_adapted(model: Any) -> None:
+    """Refuse an estimator whose means are none, or are of rows that only it scales so.
+
+    Raises
+    ------
+    InputError
+    """
+    if not hasattr(model, "means_"):
+        raise InputError("A prior is adapted from a mixture that is fitted: fit it first.")
+    if getattr(model, "scaling_", None) is not None:
+        raise InputError(
+            "The means of this mixture are of rows that it scales by its own data, and another fit "
+            "would scale by others: give the means in the units of the rows that the new mixture "
+            "sees, such as model.original_units().means to a fit without scaling."
+        )
 
 
 def prior_of(asked: Prior | str | None) -> Prior | None:

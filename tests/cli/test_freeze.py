@@ -56,3 +56,13 @@ def test_mistakes_are_said(
     done = run("fit", points, *(str(word).format(model=model) for word in words))
     assert done.exit_code not in (0, 3)
     assert message in done.stderr
+
+
+def test_noise_is_not_left_to_the_components(points: Path, tmp_path: Path, run: Run) -> None:
+    noisy = tmp_path / "noisy.zarr"
+    assert run("fit", points, "-k", 3, "--noise", "-o", noisy).exit_code in (0, 3)
+    done = run("fit", points, "-k", 3, "--start-from", noisy)
+    assert done.exit_code not in (0, 3)
+    assert "give --noise" in done.stderr
+    on = run("fit", points, "-k", 3, "--start-from", noisy, "--noise", "-o", tmp_path / "on.zarr")
+    assert on.exit_code in (0, 3), on.stderr

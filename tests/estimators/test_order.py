@@ -125,6 +125,8 @@ def test_priors_of_single_components_keep_their_order() -> None:
         kept.fit(X)
     gm.set_params(prior="fraley-raftery", random_state=1).fit(X)
     assert np.all(np.diff(gm.weights_) < 0)
+    whole = GaussianMixture(3, order=0, frozen={"means": True}, means_init=CENTRES[::-1])
+    assert np.all(np.diff(whole.fit(X).means_[:, 0]) > 0)
 
 
 def test_warm_starts_and_selections_are_sorted_too() -> None:

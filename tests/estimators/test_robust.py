@@ -235,3 +235,14 @@ def test_fewer_rows_that_look_like_clusters_than_components() -> None:
     rows = np.vstack([0.01 * rng.normal(size=(100, 2)), rng.uniform(-30, 30, size=(300, 2))])
     gm = GaussianMixture(120, noise=True, random_state=0, max_iter=1).fit(rows)
     assert gm.means_.shape == (120, 2)
+
+
+def test_a_refit_without_noise_has_none(
+    clusters: tuple[NDArray[np.float64], NDArray[np.int64]],
+) -> None:
+    rows, _ = clusters
+    gm = GaussianMixture(2, noise=True, random_state=0).fit(rows)
+    assert hasattr(gm, "noise_weight_")
+    gm.set_params(noise=False).fit(rows)
+    assert not hasattr(gm, "noise_weight_")
+    assert gm.weights_.sum() == pytest.approx(1.0)
