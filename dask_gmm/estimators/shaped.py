@@ -99,7 +99,9 @@ class ShapedMixture(ReportingMixture):
         --------
         >>> from dask_gmm import GaussianMixture
         >>> gm = GaussianMixture.from_parameters(
-        ...     weights=[0.25, 0.75], means=[[0.0, 0.0], [5.0, 5.0]], covariances=[[1, 1], [2, 3]],
+        ...     weights=[0.25, 0.75],
+        ...     means=[[0.0, 0.0], [5.0, 5.0]],
+        ...     covariances=[[1, 1], [2, 3]],
         ...     covariance_type="diag",
         ... )
         >>> gm.predict([[0.5, 0.0], [4.0, 6.0]])
