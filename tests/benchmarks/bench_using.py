@@ -122,7 +122,7 @@ def main() -> None:
                 spread, ratio = Spread.of(taken), float(np.median(ratios))
                 results.append({**asdict(case), "what": name, **spread._asdict(), "ratio": ratio})
     if arguments.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps({"results": results}, indent=2))
         return
     print(f"{'N':>9} {'D':>4} {'K':>5}  {'what':24} {'ms':>9} {'±':>6} {'of a pass':>10}")
     for r in results:

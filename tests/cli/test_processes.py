@@ -307,7 +307,9 @@ def on_a_terminal(*words: object) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_progress_on_a_terminal(slow_points: Path) -> None:
-    code, drawn = on_a_terminal("fit", slow_points, "-k", 4, "--tol", 0, "--max-iter", 4)
+    code, drawn = on_a_terminal(
+        "fit", slow_points, "-k", 4, "--tol", 0, "--max-iter", 4, "--cache", 0
+    )
     assert code == 3
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
     assert re.search(r"pass \d of ≤ 4 .*\d/8 blocks", plain)
