@@ -77,7 +77,7 @@ class _Covariances:
 
 def entropies(mixture: MixtureParameters) -> Array:
     """Differential entropy of each component, ½ (D log 2πe + log|Σ_k|), in nats; (K,)."""
-    of_unit = 0.5 * mixture.n_features * float(np.log(2.0 * np.pi * np.e))
+    of_unit = 0.5 * mixture.n_features * (1.0 + float(np.log(2.0 * np.pi)))
     return _Covariances.of(mixture).half_logs + of_unit
 
 
