@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Index = NDArray[np.intp] | slice
@@ -99,3 +100,13 @@ class Rows:
         """The rows at `index`. Whoever takes them knows where they lie: they have no places."""
         weights = None if self.weights is None else self.weights[index]
         return Rows(self.values[index], weights, complete=self.complete)
+
+    def weighing(self, total: float) -> Rows:
+        """The same rows with weights that add up to `total`, in the proportions they have."""
+        if total == self.total_weight or not len(self):
+            return self
+        if self.weights is None:
+            weights = np.full(len(self), total / len(self))
+        else:
+            weights = self.weights * (total / self.total_weight)
+        return Rows(self.values, weights, self.places, complete=self.complete)

@@ -172,7 +172,7 @@ def fit_mixture(
                 fitting, states = begin(passes, settings, random_state, notify, warm, drawn)
             else:
                 states = list(found.states)
-                fitting = go_on(settings, drawn, notify, rows, rivals=has_rivals(states))
+                fitting = go_on(settings, drawn, notify, rivals=has_rivals(states))
                 evaluator.go_on(found.history, found.n_rows)
                 budget.go_on(found.start_bytes)
 

@@ -14,7 +14,7 @@ from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError, UnitsWarning
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample import SampleRows
-from dask_gmm.fitting.acceleration.sample_fit import standing_for, thinned
+from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.acceleration.verified import VerifiedEM
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
@@ -206,7 +206,7 @@ def begin(
     else:
         starts = _starts(sample, settings, random_state, acceleration)
     starts = [settings.model.starting(start) for start in starts]
-    rows = _sample_rows(settings, sample, passes.source)
+    rows = _sample_rows(settings, sample)
     fitting = configure(settings, acceleration, rows)
     search = _sample_search(drawn, notify)
     if search is not None and acceleration == "variance-reduced":
@@ -221,7 +221,6 @@ def go_on(
     settings: FitSettings,
     drawn: FitSample,
     notify: Observer,
-    source: Source,
     *,
     rivals: bool = False,
 ) -> Fitting[Any]:
@@ -232,12 +231,10 @@ def go_on(
     settings : FitSettings
     drawn : FitSample
     notify : Observer
-    source : Source
-        All rows, which the sample stands for.
     rivals : bool
         Whether it may have some.
     """
-    rows = _sample_rows(settings, drawn.sample, source)
+    rows = _sample_rows(settings, drawn.sample)
     fitting = configure(settings, drawn.acceleration, rows)
     complete = None if drawn.sample is None else drawn.sample.complete_rows
     if rivals and complete is not None:
@@ -260,12 +257,10 @@ def _sample_search(drawn: FitSample, notify: Observer) -> SampleSearch | None:
     return None if complete is None else SampleSearch(complete, drawn.search, notify)
 
 
-def _sample_rows(settings: FitSettings, sample: Sample | None, source: Source) -> SampleRows | None:
+def _sample_rows(settings: FitSettings, sample: Sample | None) -> SampleRows | None:
     if sample is None:
         return None
-    rows = sample.rows
-    if not settings.model.conjugate and not source.selects:
-        rows = standing_for(rows, source.n_rows)
+    rows = sample.rows if settings.model.conjugate else sample.standing_for_all
     return SampleRows(rows, settings.kernel, LocalBackend().n_threads)
 
 

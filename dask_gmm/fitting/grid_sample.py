@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample import SampleRows
-from dask_gmm.fitting.acceleration.sample_fit import standing_for
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import StartsFound
 from dask_gmm.fitting.fit_starts import (
@@ -117,8 +116,7 @@ def draw_grid_sample(
     if sample.complete and settings.acceleration == "auto":
         accelerations = dict.fromkeys(points)  # chunks of unknown sizes turn out to be few
     settled = settings.settled(sample)
-    stands_for = None if source.selects else source.n_rows
-    return GridSample(points, settled, accelerations, sample, recipe, wrap, scaling, stands_for)
+    return GridSample(points, settled, accelerations, sample, recipe, wrap, scaling)
 
 
 class GridSample:
@@ -137,8 +135,6 @@ class GridSample:
         Makes of a job over all rows one over the rows trained on.
     scaling : Scaling or None
         What rows are scaled by; those of the sample are.
-    n_rows : int, optional
-        Rows that the sample stands for, where that is known.
     """
 
     def __init__(
@@ -150,7 +146,6 @@ class GridSample:
         recipe: SampleRecipe,
         wrap: Wrap,
         scaling: Scaling | None = None,
-        n_rows: int | None = None,
     ) -> None:
         self.scaling = scaling
         self.accelerations = accelerations
@@ -159,9 +154,7 @@ class GridSample:
         self._points = tuple(points)
         self._settings = settings
         self._wrap = wrap
-        rows = sample.rows
-        if not settings.model.conjugate:
-            rows = standing_for(rows, n_rows)
+        rows = sample.rows if settings.model.conjugate else sample.standing_for_all
         self._rows = SampleRows(rows, settings.kernel, LocalBackend().n_threads)
 
     def begin(

@@ -138,6 +138,11 @@ class Sample:
         return rows_to_start_from(self.rows)
 
     @property
+    def standing_for_all(self) -> Rows:
+        """The rows, weighing together as much as all those that they stand for."""
+        return self.rows.weighing(self.stands_for)
+
+    @property
     def complete_rows(self) -> Rows | None:
         """Those that miss no value; None where they are too few to start from."""
         rows = self.to_start_from

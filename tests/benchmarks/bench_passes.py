@@ -49,7 +49,7 @@ from threadpoolctl import threadpool_limits
 from dask_gmm.fitting.acceleration.by_objective import SquaremByObjective
 from dask_gmm.fitting.acceleration.climbing import SampleObjective, climb
 from dask_gmm.fitting.acceleration.sample import SampleRows
-from dask_gmm.fitting.acceleration.sample_fit import fit_sample, standing_for, thinned
+from dask_gmm.fitting.acceleration.sample_fit import fit_sample, thinned
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.collapse import MStep
@@ -323,7 +323,7 @@ def measure(
         "best of 5 by objective": lambda: (
             blind,
             fit_sample(
-                SampleRows(standing_for(Rows(sample), len(rows)), n_threads=CPU_COUNT),
+                SampleRows(Rows(sample).weighing(float(len(rows))), n_threads=CPU_COUNT),
                 starts,
                 by_objective(family.name, REG),
             ),

@@ -154,6 +154,27 @@ def test_rows_without_weight_do_not_take_the_others_places(
     assert sample.complete <= (len(sample.rows) == kept)
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("size", [300, N])
+def test_a_sample_weighs_as_much_as_all_rows(size: int, known: bool) -> None:
+    """To within chance, with and without weights of its own, whatever part of the rows it is."""
+    shown = np.random.default_rng(0).random(N) < 0.3
+    weights = np.where(shown, 1.0 + POSITIONS[:, 0] / N, 0.0)
+    for source, total in (
+        (numbered(N, BLOCK), N),
+        (masked(weights, known=known), weights.sum()),
+        (open_source(da.from_array(POSITIONS, chunks=BLOCK), where=shown), shown.sum()),
+    ):
+        sample = draw_enough(source, LocalBackend(1), size, 0)[0]
+        standing = sample.standing_for_all
+        assert standing.total_weight == pytest.approx(sample.stands_for, rel=1e-12)
+        assert standing.total_weight == pytest.approx(total, rel=1e-12 if size == N else 0.1)
+        assert standing.values is sample.rows.values
+        if sample.rows.weights is not None and standing.weights is not None:
+            factors = standing.weights / sample.rows.weights
+            np.testing.assert_allclose(factors, factors[0], rtol=1e-12)
+
+
 def test_where_all_rows_have_weights_one_draw_does() -> None:
     source = masked(np.linspace(1e-3, 5.0, N))
     _, results = draw_enough(source, LocalBackend(1), 300, 0)

@@ -13,7 +13,7 @@ collapses is then found on all rows, where `on_collapse` is the rule.
 Of a model that is not conjugate the same strategy climbs the sample that fits all rows
 (`by_objective`). What such an objective holds against the rows, a prior, weighs as much there as it
 does against all of them, if the rows of the sample weigh as much as those they stand for
-(`standing_for`).
+(`Sample.standing_for_all`), and those of a part of it as much as the sample.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ __all__ = [
     "SampleEnd",
     "best_ends",
     "fit_sample",
-    "standing_for",
     "thinned",
 ]
 
@@ -128,6 +127,8 @@ def best_ends(
     """
     whole = SampleObjective(sample, model)
     rows = thinned(sample.rows, starts[0].n_components, starts[0].family)
+    if not model.conjugate:
+        rows = rows.weighing(sample.rows.total_weight)
     fewer = SampleRows(rows, sample.kernel, sample.n_threads)
     thin = SampleObjective(fewer, model)
     rough = []
@@ -148,17 +149,6 @@ def best_ends(
         for i, end in enumerate(fine)
         if i == 0 or abs(fine[i - 1].point.value - end.point.value) > SAME_END
     )
-
-
-def standing_for(rows: Rows, n_rows: int | None) -> Rows:
-    """Rows of equal weight that stand for `n_rows`, each for as many as the others.
-
-    As they are where they have weights, or where nobody knows how many rows there are.
-    """
-    if n_rows is None or rows.weights is not None or n_rows <= len(rows) or not len(rows):
-        return rows
-    weights = np.full(len(rows), n_rows / len(rows))
-    return Rows(rows.values, weights, complete=rows.complete)
 
 
 def _up(

@@ -15,7 +15,7 @@ from dask_gmm.execution import LocalBackend
 from dask_gmm.fitting.acceleration.by_objective import SquaremByObjective
 from dask_gmm.fitting.acceleration.climbing import SampleObjective
 from dask_gmm.fitting.acceleration.sample import SampleRows
-from dask_gmm.fitting.acceleration.sample_fit import fit_sample, standing_for
+from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import Outcome, SampleDrawn, StepKind
 from dask_gmm.fitting.fit import FitReport, fit_mixture
@@ -132,12 +132,30 @@ def test_a_sample_weighs_as_much_against_a_prior_as_all_rows() -> None:
         return fit_sample(SampleRows(rows), [start], model)[0]
 
     there = fit(PlainEM(1e-10, 2000, MStep(model)), Passes(values), start).parameters
-    whole, alone = end(standing_for(some, len(values))), end(some)
+    whole, alone = end(some.weighing(float(len(values)))), end(some)
     assert np.abs(whole.means - there.means).max() < 0.2 * np.abs(alone.means - there.means).max()
-    assert standing_for(some, None) is some
-    assert standing_for(some, 1000) is some
-    weighted = Rows(some.values, np.full(len(some), 2.0))
-    assert standing_for(weighted, 8000) is weighted
+
+
+@pytest.mark.parametrize("chosen", ["all", "mask", "weights"])
+def test_the_sample_stands_for_the_rows_that_take_part(chosen: str) -> None:
+    """Against a strong prior: the first read begins where the prior weighs as much as at its end.
+
+    In the sample's own weights, or in those of all rows that the store holds, it does not.
+    """
+    values, model = draw(2, random_mixture(1, "full", 3, 2), 16_000), posterior(2000.0)
+    lazy = da.from_array(values, chunks=(500, 2))
+    wanted = np.random.default_rng(0).random(len(values)) < 0.25
+    given: dict[str, Any] = {
+        "all": {},
+        "mask": {"where": da.from_array(wanted, chunks=500)},
+        "weights": {"sample_weight": da.from_array(np.full(len(values), 0.5), chunks=500)},
+    }[chosen]
+    source = open_source(lazy, **given)
+    report = fit_mixture(
+        source, LocalBackend(2), settings_of(model), random_state=np.random.RandomState(0)
+    )
+    first, last = report.best.lower_bounds[0], report.best.lower_bound
+    assert last - first < 0.01
 
 
 def test_steps_beside_plain_em() -> None:
