@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Drift", "DriftJob", "DriftSums", "accumulated", "simulated_drift"]
 
-_SIMULATED = 20_000
+# Rows drawn, and numbers of those that are held at a time.
+_SIMULATED, _DRAWN_NUMBERS = 20_000, 2**22
 # Posteriors of a tile, twice: they stay in the cache.
 _TILE_ENTRIES, _FEWEST_ROWS = 2**15, 128
 _TINY = float(np.finfo(np.float64).tiny)
@@ -203,9 +204,13 @@ def simulated_drift(
         In nats per row.
     changed_labels : float
     """
-    values, _ = sample_mixture(before, _SIMULATED, np.random.RandomState(0))
+    random_state = np.random.RandomState(0)
     opened = OpenDriftJob(kernel.predictor(before), kernel.predictor(after))
-    found = opened.sums(Rows(values))
+    most = max(1, _DRAWN_NUMBERS // before.n_features)
+    found = DriftSums(0, 0.0, 0.0, 0.0, 0.0)
+    while found.rows < _SIMULATED:
+        size = min(most, _SIMULATED - found.rows)
+        found += opened.sums(Rows(sample_mixture(before, size, random_state)[0]))
     return found.rows, max(found.divergence, 0.0) / found.weight, found.changed / found.weight
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dask_gmm.data.source import Source
     from dask_gmm.fitting.grid_starts import GridPoint
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.model import MixtureModel
 
 __all__ = ["check_driver_memory", "check_grid_memory"]
 
@@ -93,9 +94,7 @@ def check_driver_memory(
     n_parameters = family.n_parameters(k, d)
     size = init_size or automatic_size(n_parameters, d)
     chosen = choose_acceleration(acceleration, source, size, n_parameters, conjugate=conjugate)
-    sets = _at_work(chosen) + _held(chosen, n_init)
-    if chosen == "squarem" and not conjugate:
-        sets += SAMPLE_STARTS * _SETS_PER_SAMPLE_START
+    sets = _at_work(chosen) + _held(chosen, n_init) + _on_sample(chosen, conjugate=conjugate)
     searching = choose_search(search, acceleration=chosen, given=given, conjugate=conjugate)
     if searching is not None and chosen == "variance-reduced":
         sets += MOST_RIVALS * (_SETS[chosen] + _SETS_ON_PLATEAU[chosen])
@@ -116,6 +115,7 @@ def check_grid_memory(
     points: Sequence[GridPoint],
     n_init: int,
     accelerations: Mapping[GridPoint, str | None],
+    model: MixtureModel,
     n_features: int | None = None,
 ) -> None:
     """Refuse a grid whose own numbers do not fit this process.
@@ -128,6 +128,8 @@ def check_grid_memory(
         Starts of each.
     accelerations : mapping of GridPoint to str or None
         What has been chosen for each.
+    model : MixtureModel
+        That of all points, but for their families.
     n_features : int, optional
         D, where it is not the source's.
 
@@ -142,7 +144,8 @@ def check_grid_memory(
         chosen = accelerations[point]
         numbers = _numbers(point.family, point.n_components, d)
         held += numbers * (_held(chosen, n_init) + n_init * _SETS_JUDGED[chosen])
-        work = max(work, numbers * _at_work(chosen))
+        conjugate = model.of_family(point.family).conjugate
+        work = max(work, numbers * (_at_work(chosen) + _on_sample(chosen, conjugate=conjugate)))
     needed = 8 * (held + work)
     if needed > limit:
         raise MemoryPlanError(
@@ -163,6 +166,12 @@ def _numbers(family: CovarianceFamily, n_components: int, n_features: int) -> in
 def _at_work(acceleration: str | None, *, plateau: bool = True) -> int:
     """Sets that work needs while it lasts, for one mixture at a time."""
     return _SETS_AT_WORK[acceleration] + (_SETS_ANCHORED[acceleration] if plateau else 0)
+
+
+def _on_sample(acceleration: str | None, *, conjugate: bool) -> int:
+    """Sets of the starts of one mixture, while they climb the sample by their objective."""
+    climbing = acceleration == "squarem" and not conjugate
+    return SAMPLE_STARTS * _SETS_PER_SAMPLE_START if climbing else 0
 
 
 def _held(acceleration: str | None, n_init: int, *, plateau: bool = True) -> int:

@@ -189,7 +189,7 @@ def select_mixture(
     most = max(p.n_components for p in settings.points)
     check_row_count(source.n_rows, most)
     n_features = fit.n_features(source)
-    check_grid_memory(source, settings.points, fit.n_init, accelerations, n_features)
+    check_grid_memory(source, settings.points, fit.n_init, accelerations, fit.model, n_features)
     budget.check()
     notify(_started(source, backend, settings))
     with Recorder(checkpoint, "selection", source, _asked(settings), notify) as recorder:

@@ -23,9 +23,11 @@ from dask_gmm.errors import (
     InputError,
     ModelFileWarning,
 )
+from dask_gmm.fitting.drift import simulated_drift
 from dask_gmm.mixture.prior import Prior
 from tests.marks import quick_ones
-from tests.mixture.problems import FAMILIES
+from tests.memory import peak_of
+from tests.mixture.problems import FAMILIES, random_mixture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,6 +172,15 @@ def test_drift_is_foretold_and_measured() -> None:
 
 
 @pytest.mark.slow
+def test_rows_that_drift_is_foretold_by_are_drawn_in_parts() -> None:
+    """Their memory is bounded, however many features they have."""
+    before, after = (random_mixture(seed, "diag", 3, 1500) for seed in (0, 1))
+    found: list[tuple[int, float, float]] = []
+    peak = peak_of(lambda: found.append(simulated_drift(before, after)), 120e6)
+    assert peak < 120e6  # all 20,000 would take twice as much by themselves
+    assert found[0][0] == 20_000
+
+
 def test_drift_adds_up_over_updates_and_a_check_says_what_it_has_come_to() -> None:
     gm = estimator(tol=1e-6).fit(rows(1000, 1, 0.25))
     seen = [rows(1000, 1, 0.25)]

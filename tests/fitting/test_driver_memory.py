@@ -17,7 +17,8 @@ from dask_gmm.fitting.acceleration.sample_fit import fit_sample
 from dask_gmm.fitting.acceleration.squarem import Squarem
 from dask_gmm.fitting.acceleration.variance_reduced import VarianceReducedEM
 from dask_gmm.fitting.collapse import MStep
-from dask_gmm.fitting.driver_memory import check_driver_memory
+from dask_gmm.fitting.driver_memory import check_driver_memory, check_grid_memory
+from dask_gmm.fitting.grid_starts import GridPoint
 from dask_gmm.fitting.loop import PlainEM
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.kernels import get_kernel
@@ -25,7 +26,7 @@ from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.rows import Rows
 from tests.fitting.runs import fit
 from tests.memory import peak_of
-from tests.mixture.problems import likelihood
+from tests.mixture.problems import by_objective, likelihood
 
 if TYPE_CHECKING:
     from dask_gmm.fitting.loop import FitResult
@@ -104,3 +105,18 @@ def test_a_rival_is_counted_where_one_may_run(monkeypatch: pytest.MonkeyPatch) -
     for allowed in ({}, {"search": "off"}, {"search": 0}, {"search": "auto", "given": True}):
         check(**allowed)
     check_driver_memory(source, FULL, 4, 1, "squarem", 10_000, search=5)
+
+
+def test_starts_that_climb_a_sample_are_counted_in_a_grid_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Five for one point at a time, of a model that has its objective alone."""
+    source = NumpySource.of(np.zeros((100_000, 8)))
+    points = [GridPoint(k, FULL) for k in (3, 4)]
+    kind = dict.fromkeys(points, "squarem")
+    held = sum(driver_memory._held("squarem", 1) * k for k in (3, 4))
+    alone = (held + 4 * driver_memory._at_work("squarem")) * 8 * (64 + 16)
+    monkeypatch.setattr(driver_memory, "machine_memory", lambda: alone)
+    check_grid_memory(source, points, 1, kind, likelihood(FULL))
+    with pytest.raises(MemoryPlanError, match="2 mixtures of 8 features"):
+        check_grid_memory(source, points, 1, kind, by_objective("full", 1e-6))
