@@ -126,6 +126,11 @@ class ModelFile:
     kept: KeptStatistics | None = None
 
     @property
+    def n_parameters(self) -> int:
+        """Free parameters: those of the mixture but what its fit left as it was."""
+        return self.parameters.n_parameters - int(self.fit.get("n_frozen", 0))
+
+    @property
     def digest(self) -> str:
         """Hexadecimal SHA-256 of the mixture, its settings and how the fit ended.
 

@@ -263,7 +263,7 @@ def _facts(file: ModelFile) -> list[tuple[str, str]]:
     p, fit = file.parameters, file.fit
     mixture = (
         f"{p.n_components} components in {p.n_features} features, {p.family.name} covariance, "
-        f"{p.n_parameters - fit.get('n_frozen', 0):,} free parameters"
+        f"{file.n_parameters:,} free parameters"
     )
     facts = [("mixture", mixture)]
     rows = f" to {fit['n_rows']:,} rows" if fit.get("n_rows") else ""

@@ -40,7 +40,7 @@ def glance_of(gm: Any) -> MixtureGlance:
     parameters: MixtureParameters = gm._parameters()
     scaling, names = gm._scaling, feature_names(gm)
     more = tuple(f"{name[0].upper()}{name[1:]}: {words}." for name, words in parameters.facts)
-    about = (_what(parameters, int(getattr(gm, "n_frozen_", 0))), *_ending(gm), *more)
+    about = (_what(parameters, gm._n_parameters()), *_ending(gm), *more)
     settings = repr(gm)
     if scaling is not None and not scaling.linear:
         k, d = parameters.means.shape
@@ -69,11 +69,11 @@ def glance_of(gm: Any) -> MixtureGlance:
     return MixtureGlance(parameters.weights, means, widths, shown, about, units, settings)
 
 
-def _what(parameters: MixtureParameters, n_frozen: int) -> str:
+def _what(parameters: MixtureParameters, n_parameters: int) -> str:
     k, d = parameters.means.shape
     words = parameters.words[0].upper() + parameters.words[1:]
     family = f"{parameters.family.name} covariance"
-    beside = f"{parameters.n_parameters - n_frozen:,} free parameters"
+    beside = f"{n_parameters:,} free parameters"
     if isinstance(parameters, VariationalPosterior):
         beside = f"{parameters.n_needed} of a weight above {NEEDED:.1%}"
     return f"{words}: {plural(k, 'component')} in {plural(d, 'feature')}, {family}, {beside}"

@@ -87,7 +87,7 @@ def model_card(model: ModelFile, *, place: str | None = None) -> dict[str, Any]:
             "n_components": parameters.n_components,
             "n_features": parameters.n_features,
             "covariance_type": parameters.family.name,
-            "n_parameters": parameters.n_parameters - fit.get("n_frozen", 0),
+            "n_parameters": model.n_parameters,
             "digest": model.digest,
             "parameters_digest": parameters.fingerprint,
             "priors": {k: v.tolist() for k, v in sorted(model.priors.items())} or None,
@@ -196,8 +196,7 @@ def _result(model: ModelFile, record: FitRecord | None) -> dict[str, Any]:
         bound = None  # what is known is the log-posterior, or a lower bound of the evidence
     plain = record is not None and record.weighted is False and not fit.get("n_updates")
     if bound is not None and rows and plain:
-        free = p.n_parameters - fit.get("n_frozen", 0)
-        bic = -2.0 * rows * bound + free * math.log(rows)
+        bic = -2.0 * rows * bound + model.n_parameters * math.log(rows)
     return {
         "outcome": fit.get("outcome"),
         "converged": fit.get("converged"),
