@@ -27,6 +27,8 @@ _OPTIONS = (
     ("pass a list or dict of arrays, or name many by arrays='*'", "name many by --arrays '*'"),
     ("sample_weight=", "--weights "),
     ("where=", "--where "),
+    ("missing_chunks={'where': 'fill'}", "--missing-chunks where=fill"),
+    ("missing_chunks={'sample_weight': 'fill'}", "--missing-chunks weights=fill"),
     ("columns=['a', 'b'] (--columns a,b)", "--columns a,b"),
     ("columns=", "--columns "),
     ("keep=", "--keep "),

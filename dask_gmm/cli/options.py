@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dask_gmm.cli.session import Session
-from dask_gmm.cli.values import AXIS, BYTES, NAMES, STORAGE_OPTION
+from dask_gmm.cli.values import AXIS, BYTES, MISSING_CHUNKS, NAMES, STORAGE_OPTION
 
 __all__ = [
     "Command",
@@ -166,11 +166,14 @@ _reading_options = stack(
     ),
     option(
         "--missing-chunks",
-        type=click.Choice(["error", "fill"]),
+        type=MISSING_CHUNKS,
         default="error",
+        metavar="[NAME=]HOW",
         section="Data",
-        help="What a chunk that is not in the store means. Zarr leaves out chunks that hold "
-        "nothing but the fill value; say 'fill' only when you know that yours are such.",
+        help="What a chunk that is not in the store means: 'error', or 'fill' for the fill value. "
+        "Zarr leaves out chunks that hold nothing else; say so only when you know that yours are "
+        "such. Of the mask alone where=fill, of weights weights=fill, with a comma between "
+        "several.",
     ),
     storage_options,
 )
@@ -204,8 +207,8 @@ where_option = option(
     metavar="NAME|PATH|URL",
     section="Data",
     help="A mask of the samples' shape, found as --weights are: true (1) for rows that take part, "
-    "false (0) for others, which may hold anything. Of a mask of which chunks are not in the store "
-    "say what they mean with --missing-chunks.",
+    "false (0) for others, which may hold anything. Of a mask of which Zarr has left out the "
+    "chunks that are false throughout say so by --missing-chunks where=fill.",
 )
 
 

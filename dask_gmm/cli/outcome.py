@@ -42,6 +42,14 @@ def record_of(mixture: FittingMixture) -> FitRecord:
     return record
 
 
+def _rows(mixture: FittingMixture, n_rows: int | None) -> str:
+    if n_rows is None:
+        return "unknown"
+    own = mixture.n_rows_
+    some = own is not None and own < n_rows and not getattr(mixture, "n_updates_", 0)
+    return f"{own:,} of {n_rows:,} take part" if some else f"{n_rows:,}"
+
+
 def fit_story(mixture: FittingMixture) -> list[tuple[str, str]]:
     """Return how a fit went, as facts."""
     from dask_gmm.cli.tables import how_read
@@ -65,7 +73,7 @@ def fit_story(mixture: FittingMixture) -> list[tuple[str, str]]:
         ("outcome", ended),
         (_height(mixture), f"{mixture._bound_per_row():.6f} nats a row"),
         ("reads", reads_in_words(record)),
-        ("rows", "unknown" if record.n_rows is None else f"{record.n_rows:,}"),
+        ("rows", _rows(mixture, record.n_rows)),
         ("decoded", how_read(record.bytes_read, record.seconds)),
     ]
     if mixture.missing != "error":

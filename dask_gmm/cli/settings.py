@@ -33,7 +33,7 @@ class DataPlace:
     data: str
     array: str | None
     feature_axis: int | str
-    missing_chunks: str
+    missing_chunks: str | Mapping[str, str]
     storage_options: Mapping[str, Any]
     weights: str | None = None
     features: tuple[str, ...] | None = None

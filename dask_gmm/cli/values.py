@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,7 @@ __all__ = [
     "COUNTS",
     "DEGREES",
     "FREEZE",
+    "MISSING_CHUNKS",
     "NAMES",
     "ORDER",
     "SEARCH",
@@ -340,6 +342,33 @@ class _Names(_ParamType):
         return names
 
 
+class _MissingChunks(_ParamType):
+    """What absent chunks mean: ``fill``, or of what lies beside the rows alone, ``where=fill``."""
+
+    name = "policy"
+    _OF = MappingProxyType({"data": "X", "where": "where", "weights": "sample_weight"})
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        if value in ("error", "fill"):
+            return str(value)
+        found = {}
+        for part in value.split(","):
+            name, _, how = (word.strip() for word in part.partition("="))
+            if name not in self._OF or how not in ("error", "fill"):
+                self.fail(
+                    f"{value!r} is no policy: write error or fill, or of some what theirs is, by "
+                    f"data, where and weights: where=fill,weights=fill.",
+                    param,
+                    ctx,
+                )
+            found[self._OF[name]] = how
+        return found
+
+
 class _StorageOption(_ParamType):
     name = "key=value"
 
@@ -375,6 +404,7 @@ COUNTS = _Counts()
 CHUNK = _Chunk()
 FREEZE = _Freeze()
 COMPONENTS = _Components()
+MISSING_CHUNKS = _MissingChunks()
 NAMES = _Names()
 STORAGE_OPTION = _StorageOption()
 TRANSFORM = _Transform()

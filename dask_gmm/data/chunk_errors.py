@@ -11,11 +11,14 @@ __all__ = [
     "broken_shard",
     "empty_chunk",
     "first_line",
+    "missing_beside",
     "missing_chunk",
     "rewritten_object",
     "short_range",
     "undecodable_chunk",
 ]
+
+_FILL = "missing_chunks='fill'"
 
 
 def first_line(error: BaseException) -> str:
@@ -40,9 +43,14 @@ def missing_chunk(url: str, key: str, inner: tuple[int, ...] | None = None) -> M
     return MissingChunkError(
         f"{what} of {url} is not in the store, and Zarr would read it as fill values. It was lost "
         f"or never written; or it holds nothing but the fill value (often 0), which Zarr leaves "
-        f"out when it writes. If the latter is so, pass `missing_chunks='fill'`; otherwise restore "
-        f"the chunk or write the array again."
+        f"out when it writes. If the latter is so, pass `{_FILL}`; otherwise restore the chunk or "
+        f"write the array again."
     )
+
+
+def missing_beside(error: MissingChunkError, role: str) -> MissingChunkError:
+    """Say it of a mask or of weights, whose absent chunks say nothing of those of the rows."""
+    return MissingChunkError(str(error).replace(_FILL, f"missing_chunks={{{role!r}: 'fill'}}"))
 
 
 def empty_chunk(url: str, key: str) -> CorruptChunkError:

@@ -55,7 +55,7 @@ from dask_gmm.data.layout import check_dtype
 from dask_gmm.data.masks import MaskedWeights, checked_mask, nowhere
 from dask_gmm.data.stored_array import dimension_names
 from dask_gmm.data.stored_parts import stored_parts
-from dask_gmm.data.stores import MissingChunks, store_spec
+from dask_gmm.data.stores import ChunkPolicies, MissingChunks, store_spec
 from dask_gmm.data.tables.open import column_weights
 from dask_gmm.data.tables.parquet_source import ParquetSource
 from dask_gmm.data.urls import join_url, scheme_of
@@ -120,7 +120,7 @@ def with_weights(
     storage_options : mapping, optional
         For a URL.
     missing_chunks : {"error", "fill"}
-        As for the data.
+        Whether a chunk of theirs that is not in the store is an error or holds the fill value.
     role : str
         What the user calls them.
 
@@ -255,6 +255,34 @@ def with_where(
     )
     assert masked.weights is not None
     return replace(masked, weights=MaskedWeights.of(masked.weights, None))  # type: ignore[type-var]
+
+
+def beside_rows(
+    source: Source,
+    sample_weight: Any,
+    where: Any,
+    storage_options: Mapping[str, Any] | None,
+    policies: ChunkPolicies,
+) -> Source:
+    """Return a source with the mask and the weights that were given, if any were.
+
+    Raises
+    ------
+    InputError, SampleWeightError, WhereError, StoreNotFoundError, ArrayNotFoundError, StoreError
+        As `with_weights` and `with_where`.
+    """
+    if where is not None:
+        source = with_where(
+            source, where, storage_options=storage_options, missing_chunks=policies.where
+        )
+    if sample_weight is None:
+        return source
+    return with_weights(
+        source,
+        sample_weight,
+        storage_options=storage_options,
+        missing_chunks=policies.sample_weight,
+    )
 
 
 # -- in memory -------------------------------------------------------------------------------------
@@ -459,7 +487,7 @@ def _named(
     stored = stored_parts(source)
     found = _beside(source, text) if may_be_name else None
     if found is not None:
-        return found
+        return found._replace(spec=replace(found.spec, missing_chunks=missing_chunks))
     spec = store_spec(name, None, missing_chunks)
     if scheme_of(spec.url) != "file" and storage_options:
         spec = store_spec(name, storage_options, missing_chunks)
@@ -528,6 +556,7 @@ def _stored(role: str, source: Source, found: FoundArray) -> Source:
         path=array.path,
         store=found.store,
         remedies=Remedies(code, code),
+        role=role,
     )
     if source.in_memory:
         taken = False if role == _WHERE else _taken(source)

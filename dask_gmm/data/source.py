@@ -35,10 +35,10 @@ from dask_gmm.data.open_features import (
     open_dataset,
     open_stored_features,
 )
-from dask_gmm.data.open_weights import with_weights, with_where
+from dask_gmm.data.open_weights import beside_rows, with_weights, with_where
 from dask_gmm.data.provenance import check_complete
 from dask_gmm.data.sparse_source import SparseSource, is_sparse
-from dask_gmm.data.stores import MissingChunks, StoreSpec, check_missing_chunks, store_spec
+from dask_gmm.data.stores import ChunkPolicies, MissingChunks, StoreSpec, store_spec
 from dask_gmm.data.tables.find import holds_parquet, is_table
 from dask_gmm.data.tables.open import is_arrow_dataset, open_arrow_dataset, open_table
 from dask_gmm.data.tables.parquet_source import ParquetSource
@@ -80,7 +80,7 @@ def open_source(
     *,
     feature_axis: int | str = -1,
     storage_options: Mapping[str, Any] | None = None,
-    missing_chunks: str = "error",
+    missing_chunks: str | Mapping[str, str] = "error",
     array: str | None = None,
     block_rows: int | None = None,
     sample_weight: Any = None,
@@ -109,8 +109,9 @@ def open_source(
         gives several features; -1 where each is one.
     storage_options : mapping, optional
         For URLs: endpoint, region, skip_signature (anonymous), timeouts; never credentials.
-    missing_chunks : {"error", "fill"}, default="error"
-        Whether a Zarr chunk that is not in the store is an error or holds the fill value.
+    missing_chunks : {"error", "fill"} or mapping, default="error"
+        Whether a Zarr chunk that is not in the store is an error or holds the fill value; of the
+        rows, the mask and the weights one by one with the keys "X", "where" and "sample_weight".
     array : str, optional
         Name of the array in a Zarr group; may be left out if the group holds exactly one.
     block_rows : int, optional
@@ -149,7 +150,8 @@ def open_source(
     StoreNotFoundError, ArrayNotFoundError, StoreError
         If a path or URL leads nowhere, not to that array, or does not answer.
     """
-    policy = check_missing_chunks(missing_chunks)
+    policies = ChunkPolicies.of(missing_chunks)
+    policy = policies.X
     check_aligned("sample_weight", X, sample_weight)
     check_aligned("where", X, where)
     names = None if features is None else check_features(features)
@@ -175,10 +177,7 @@ def open_source(
     else:
         source, beside = reading.open(X, own, given)
     sample_weight, where = beside
-    options: dict[str, Any] = {"storage_options": storage_options, "missing_chunks": policy}
-    if where is not None:
-        source = with_where(source, where, **options)
-    return source if sample_weight is None else with_weights(source, sample_weight, **options)
+    return beside_rows(source, sample_weight, where, storage_options, policies)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import pickle
 import socket
 import threading
 import zipfile
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,12 +33,11 @@ from dask_gmm.data.zarr_sync import sync
 from dask_gmm.errors import InputError, StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from obstore.store import MemoryStore as MemoryObjects
     from obstore.store import RetryConfig
 
 __all__ = [
+    "ChunkPolicies",
     "MissingChunks",
     "ReadCount",
     "StoreSpec",
@@ -139,6 +139,47 @@ def check_missing_chunks(policy: str) -> MissingChunks:
     if policy == "fill":
         return "fill"
     raise InputError(f"missing_chunks must be 'error' or 'fill', got {policy!r}.")
+
+
+@dataclass(frozen=True)
+class ChunkPolicies:
+    """What absent chunks mean: of the rows, and of what lies beside them.
+
+    Attributes
+    ----------
+    X, where, sample_weight : {"error", "fill"}
+    """
+
+    X: MissingChunks = "error"
+    where: MissingChunks = "error"
+    sample_weight: MissingChunks = "error"
+
+    @classmethod
+    def of(cls, missing_chunks: str | Mapping[str, str]) -> ChunkPolicies:
+        """Take one policy for all, or those of some; the others are "error".
+
+        Raises
+        ------
+        InputError
+            One is unknown, or is for something else.
+        """
+        names = [f.name for f in fields(cls)]
+        if not isinstance(missing_chunks, Mapping):
+            return cls(*[check_missing_chunks(missing_chunks)] * len(names))
+        if unknown := [name for name in missing_chunks if name not in names]:
+            raise InputError(
+                f"missing_chunks says what absent chunks of {unknown[0]!r} mean: it may do so of "
+                f"'X', 'where' and 'sample_weight'."
+            )
+        return cls(**{name: check_missing_chunks(how) for name, how in missing_chunks.items()})
+
+    @property
+    def words(self) -> str:
+        """One word where all have it, else those that are not "error"."""
+        each = {f.name: getattr(self, f.name) for f in fields(self)}
+        if len(set(each.values())) == 1:
+            return self.X
+        return ", ".join(f"{name}: {how}" for name, how in each.items() if how != "error")
 
 
 # One store per address and process. The owner's process id is kept with them, so that a forked

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_gmm.data.buffers import ReadBuffers
+from dask_gmm.data.chunk_errors import missing_beside
 from dask_gmm.data.conventions import stored_decoding
 from dask_gmm.data.decoding import SCRATCH_BYTES, Decoding, Remedies
 from dask_gmm.data.direct.layout import DirectLayout, direct_layout
@@ -37,6 +38,7 @@ from dask_gmm.data.stores import reaches_objects
 from dask_gmm.data.through_zarr import zarr_transient_bytes
 from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.data.weights import Weights, as_read, decoded_weights, new_token
+from dask_gmm.errors import MissingChunkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -81,6 +83,8 @@ class ZarrWeights(StoredArray, Weights):
         Decoded chunks that one block needs.
     decoding : Decoding or None
         How its elements become weights, where they are none yet.
+    role : str
+        What the user calls them.
     """
 
     name: str
@@ -102,6 +106,7 @@ class ZarrWeights(StoredArray, Weights):
     layout: DirectLayout | None = None
     store: Store | None = field(default=None, repr=False)
     token: str = field(default_factory=new_token)
+    role: str = "sample_weight"
 
     @classmethod
     def of(
@@ -114,6 +119,7 @@ class ZarrWeights(StoredArray, Weights):
         path: str,
         store: Store | None,
         remedies: Remedies,
+        role: str = "sample_weight",
     ) -> ZarrWeights:
         """Describe an open array of the samples' shape, its axes in any order or left out.
 
@@ -127,6 +133,8 @@ class ZarrWeights(StoredArray, Weights):
         spec, path, store
             As for `ZarrSource.of`.
         remedies : Remedies
+        role : str
+            What the user calls them.
 
         Raises
         ------
@@ -178,6 +186,7 @@ class ZarrWeights(StoredArray, Weights):
             decoding=decoding,
             layout=layout,
             store=store,
+            role=role,
         )
 
     @property
@@ -293,9 +302,12 @@ class ZarrWeights(StoredArray, Weights):
     ) -> NDArray[Any]:
         """Read a box, flattened in C order, perhaps in `buffers`."""
         reader = self._direct_reader()
-        if reader is None:
-            return self._through_zarr(box).reshape(-1)
-        return reader.read(box, buffers, requested)
+        try:
+            if reader is None:
+                return self._through_zarr(box).reshape(-1)
+            return reader.read(box, buffers, requested)
+        except MissingChunkError as error:
+            raise missing_beside(error, self.role) from None
 
     def _from_chunks(self, box: Box, buffers: ReadBuffers) -> NDArray[Any]:
         """Cut a box out of decoded chunks, flattened in C order."""

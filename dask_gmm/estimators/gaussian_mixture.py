@@ -151,8 +151,11 @@ class GaussianMixture(StreamingMixture):
         proxy (proxy_url), the certificates of a private authority (ca_file), who pays
         (requester_pays, user_project). Never credentials: each worker takes its own from its
         environment.
-    missing_chunks : {'error', 'fill'}, default='error'
-        Whether a chunk that is not in the store is an error or stands for the fill value.
+    missing_chunks : {'error', 'fill'} or dict, default='error'
+        Whether a chunk that is not in the store is an error or stands for the fill value. Zarr
+        leaves out chunks that hold nothing else, of a mask those that are false throughout: as a
+        dict it says so of the rows, the mask and the weights one by one, by the names that they
+        have in `fit`, as ``{'where': 'fill'}``; for those that it does not name it is an error.
     missing : {'error', 'drop', 'marginalize'}, default='error'
         What becomes of rows that hold NaN, which is then a missing value. 'drop' leaves them out;
         predictions have -1 or NaN in their place. 'marginalize' takes each with the values it has:
@@ -356,7 +359,7 @@ class GaussianMixture(StreamingMixture):
         "features": [list, tuple, None],
         "columns": ["array-like", None],
         "storage_options": [dict, None],
-        "missing_chunks": [StrOptions({"error", "fill"})],
+        "missing_chunks": [StrOptions({"error", "fill"}), dict],
         "missing": [StrOptions(set(MISSING))],
         "feature_transform": [None, str, tuple, list, dict],
         "standardize": ["boolean", str],
@@ -403,7 +406,7 @@ class GaussianMixture(StreamingMixture):
         features: Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
-        missing_chunks: str = "error",
+        missing_chunks: str | dict[str, str] = "error",
         missing: str = "error",
         feature_transform: Any = None,
         standardize: bool | str = False,

@@ -22,17 +22,16 @@ from dask_gmm.data.frames import as_frame, column_names_of, narrowed
 from dask_gmm.data.open_arrays import each_of, holds_arrays
 from dask_gmm.data.open_encoded import is_anndata
 from dask_gmm.data.open_features import is_dataset
+from dask_gmm.data.open_weights import beside_rows
 from dask_gmm.data.output_begin import RESUME
 from dask_gmm.data.source import (
     Source,
     is_remote,
     open_memory,
     open_source,
-    with_weights,
-    with_where,
 )
 from dask_gmm.data.sparse_source import is_sparse
-from dask_gmm.data.stores import check_missing_chunks
+from dask_gmm.data.stores import ChunkPolicies
 from dask_gmm.data.tables.columns import check_names
 from dask_gmm.data.tables.open import is_arrow_dataset
 from dask_gmm.data.taking_part import with_missing
@@ -83,7 +82,7 @@ def checkpoint_at(
     resume: str,
     storage_options: Mapping[str, Any] | None,
     random_state: Any,
-    missing_chunks: str,
+    missing_chunks: str | Mapping[str, str],
 ) -> Checkpoint | None:
     """Where a fit is to commit, None for nowhere.
 
@@ -104,7 +103,9 @@ def checkpoint_at(
     if not place:
         raise InputError("checkpoint is empty: give a path or a URL.")
     options = None if scheme_of(place) in {"file", "local"} else storage_options
-    return Checkpoint(place, options, resume, _draws(random_state), missing_chunks)
+    return Checkpoint(
+        place, options, resume, _draws(random_state), ChunkPolicies.of(missing_chunks).words
+    )
 
 
 def _draws(random_state: Any) -> int | str | None:
@@ -248,13 +249,8 @@ def open_input(
         if layout is not None and estimator.feature_axis not in (0, -2):
             source = replace(source, feature_names=layout.names)  # type: ignore[type-var]
         source = with_missing(source, estimator.missing)
-        beside: dict[str, Any] = {
-            "storage_options": options,
-            "missing_chunks": check_missing_chunks(estimator.missing_chunks),
-        }
-        if where is not None:
-            source = with_where(source, where, **beside)
-        return source if sample_weight is None else with_weights(source, sample_weight, **beside)
+        policies = ChunkPolicies.of(estimator.missing_chunks)
+        return beside_rows(source, sample_weight, where, options, policies)
     source = open_source(
         X,
         feature_axis=estimator.feature_axis,

@@ -89,7 +89,7 @@ def select_gaussian_mixture(
     features: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
-    missing_chunks: str = "error",
+    missing_chunks: str | dict[str, str] = "error",
     missing: str = "error",
     feature_transform: Any = None,
     standardize: bool | str = False,

@@ -93,6 +93,7 @@ class Checkpoint:
     draws : int, str or None
         What tells the fit's `random_state` from others; None where it was left open.
     missing_chunks : str
+        `ChunkPolicies.words`.
     """
 
     url: str

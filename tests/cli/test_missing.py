@@ -90,6 +90,34 @@ def test_impute(gappy: Path, gappy_model: Path, tmp_path: Path, run: Run) -> Non
     np.testing.assert_allclose(drawn, again, rtol=1e-11)
 
 
+def test_what_zarr_leaves_out_of_a_mask(tmp_path: Path, run: Run) -> None:
+    """The sentence says what to type, and that does; so does whoever predicts."""
+    group = zarr.create_group(tmp_path / "g.zarr")
+    group.create_array("x", data=np.nan_to_num(ROWS, posinf=0.0), chunks=(400, 3))
+    land = group.create_array("land", shape=(1800,), chunks=(400,), dtype=bool)
+    land[900:] = True
+    words = ("fit", tmp_path / "g.zarr", "--array", "x", "--where", "land", "-k", 2, "--seed", 0)
+    done = run(*words)
+    assert done.exit_code == 1
+    assert "pass `--missing-chunks where=fill`" in done.stderr
+    model = tmp_path / "m.zarr"
+    done = run(*words, "--missing-chunks", "where=fill", "-o", model)
+    assert done.exit_code == 0, done.stderr
+    assert "900 of 1,800 take part" in done.stdout
+    gm = GaussianMixture.load(model)
+    assert (gm.n_rows_, gm.missing_chunks) == (900, {"where": "fill"})
+    done = run(*words, "--missing-chunks", "weights=fill,data=fill")
+    assert "pass `--missing-chunks where=fill`" in done.stderr
+    done = run(*words, "--missing-chunks", "land=fill")
+    assert done.exit_code == 2
+    assert "where=fill,weights=fill" in done.stderr
+    data = (*words[1:6], "--missing-chunks", "where=fill", "-m", model)
+    assert run("predict", *data, "-o", tmp_path / "l.zarr").exit_code == 0
+    labels = np.asarray(zarr.open_array(tmp_path / "l.zarr", mode="r")[:])
+    assert (labels[:900] == -1).all()
+    assert (labels[900:] >= 0).all()
+
+
 def test_mistakes(gappy: Path, gappy_model: Path, run: Run) -> None:
     data = (gappy, "--array", "x", "-k", 2)
     done = run("fit", *data, "--where", "sea")

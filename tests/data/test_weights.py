@@ -521,6 +521,60 @@ def test_a_lost_chunk_of_weights_is_an_error(tmp_path: Path) -> None:
     np.testing.assert_array_equal(weights_of(source), expected)
 
 
+STORED_MASKS: dict[str, dict[str, Any]] = {
+    "as the rows": {"chunks": (7,)},
+    "across the rows": {"chunks": (10,)},
+    "sharded": {"chunks": (5,), "shards": (20,)},
+}
+
+
+@pytest.mark.parametrize("kind", STORED_MASKS)
+@pytest.mark.parametrize("role", ["where", "sample_weight"])
+def test_what_zarr_leaves_out_of_a_mask_says_nothing_of_the_rows(
+    kind: str, role: str, tmp_path: Path
+) -> None:
+    """Absent chunks may be false, or zero, beside rows whose absent chunks are an error."""
+    group = write_group(str(tmp_path / "g.zarr"), x=X)
+    sea = np.arange(N) >= 20
+    stored = group.create_array("sea", shape=(N,), dtype=bool, **STORED_MASKS[kind])
+    stored[:] = sea
+    place = str(tmp_path / "g.zarr" / "x")
+    fills = {role: "fill"}
+
+    def of_all(data: Any, own: Any, **options: Any) -> NDArray[np.float64]:
+        given: dict[str, Any] = {role: own, **options}
+        found = open_source(data, **given)
+        parts = []
+        for i in range(found.n_blocks):
+            rows = found.read(found.block(i))
+            part = np.zeros(rows.n_read)
+            part[[rows.place(j) for j in range(len(rows))]] = 1.0
+            parts.append(part)
+        return np.concatenate(parts)
+
+    for data in (place, group["x"], X, chunked(X)):
+        for own in (stored, str(tmp_path / "g.zarr" / "sea")):
+            with pytest.raises(MissingChunkError, match=r"'fill'}") as error:
+                of_all(data, own)
+            assert f"missing_chunks={fills!r}" in str(error.value)
+            np.testing.assert_array_equal(of_all(data, own, missing_chunks=fills), sea)
+    np.testing.assert_array_equal(of_all(place, "sea", missing_chunks=fills), sea)
+    other = {"where": "sample_weight", "sample_weight": "where"}[role]
+    for policies in ({other: "fill"}, {"X": "fill"}, {role: "error", "X": "fill"}):
+        with pytest.raises(MissingChunkError, match="sea/c/0"):
+            of_all(place, "sea", missing_chunks=policies)
+    (tmp_path / "g.zarr" / "x" / "c" / "4" / "0").unlink()
+    with pytest.raises(MissingChunkError, match=r"'c/4/0' .*missing_chunks='fill'"):
+        of_all(place, "sea", missing_chunks=fills)
+
+
+def test_policies_of_what_is_not_there_are_refused() -> None:
+    with pytest.raises(InputError, match=r"absent chunks of 'mask' mean.*'X', 'where' and"):
+        open_source(X, missing_chunks={"mask": "fill"})
+    with pytest.raises(InputError, match="'error' or 'fill', got 'zero'"):
+        open_source(X, missing_chunks={"where": "zero"})
+
+
 # -- rows and weights meet -------------------------------------------------------------------------
 
 

@@ -265,6 +265,7 @@ def test_seconds_add_up(tmp_path: Path) -> None:
         ({"search": "off"}, "search was 'auto' and is 'off'"),
         ({"missing": "drop"}, "missing was 'error' and is 'drop'"),
         ({"missing_chunks": "fill"}, "missing_chunks was 'error' and is 'fill'"),
+        ({"missing_chunks": {"where": "fill"}}, "missing_chunks was 'error' and is 'where: fill'"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:24],
 )
