@@ -20,6 +20,7 @@ __all__ = [
     "CorruptChunkError",
     "DaskGMMError",
     "DataChangedError",
+    "FeaturesWarning",
     "FencedError",
     "FillValueWarning",
     "IncompletePassError",
@@ -355,6 +356,10 @@ class SchedulerLostError(PassLostError):
 
 class UnitFailedError(PassLostError):
     """One unit of work kept losing its worker, more often than chance explains."""
+
+
+class FeaturesWarning(UserWarning):
+    """By its name what was taken for features is none: an axis of places, or an identifier."""
 
 
 class FillValueWarning(UserWarning):

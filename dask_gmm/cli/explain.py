@@ -8,7 +8,7 @@ import sys
 
 from dask_gmm.errors import DaskGMMError
 
-__all__ = ["explain"]
+__all__ = ["by_options", "explain"]
 
 # The library speaks of its own arguments; whoever types commands knows the options.
 _OPTIONS = (
@@ -50,7 +50,12 @@ _BUG = "This is a defect of dask-gmm: run again with --debug and report the trac
 
 def explain(error: BaseException) -> str:
     """Return what happened and what to do about it, on one line."""
-    text = " ".join(_sentence(error).split())
+    return by_options(_sentence(error))
+
+
+def by_options(text: str) -> str:
+    """Return what the library says on one line, with its arguments as options."""
+    text = " ".join(text.split())
     for argument, option in _OPTIONS:
         text = text.replace(argument, option)
     text = re.sub(r"\b(arrays?)=", r"--\1 ", text)

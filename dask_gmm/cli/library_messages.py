@@ -8,6 +8,8 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from dask_gmm.cli.explain import by_options
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,7 +27,7 @@ def one_line_warnings(session: Session) -> Iterator[None]:
     seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
-        text = " ".join(str(message).split())
+        text = by_options(str(message))
         # The result says how a fit ended; scikit-learn's warning would say it again. Not worth its
         # import: who warned has imported it.
         known = sys.modules.get("sklearn.exceptions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
@@ -35,8 +36,9 @@ from dask_gmm.data.stores import ChunkPolicies
 from dask_gmm.data.tables.columns import check_names
 from dask_gmm.data.tables.open import is_arrow_dataset
 from dask_gmm.data.taking_part import with_missing
+from dask_gmm.data.telltale_names import doubtful_features
 from dask_gmm.data.urls import check_options, scheme_of
-from dask_gmm.errors import InputError
+from dask_gmm.errors import FeaturesWarning, InputError
 from dask_gmm.fitting.checkpoint import Checkpoint
 from dask_gmm.fitting.search.choice import asked_search
 from dask_gmm.scaling import ScalingRequest
@@ -223,11 +225,43 @@ def open_input(
     Two-dimensional data in memory go through scikit-learn's own validation, so that its users
     meet its messages and feature names; everything else is opened by its metadata.
 
+    Warns
+    -----
+    FeaturesWarning
+        Of features to be fitted a name says that they are none.
+
     Raises
     ------
     InputError
         The data cannot be used, or have another number of features than those that were fitted.
     """
+    source = _opened(
+        estimator,
+        X,
+        sample_weight,
+        where,
+        reset=reset,
+        checkpoint=checkpoint,
+        fewest_rows=fewest_rows,
+    )
+    if reset:
+        chosen = estimator.columns is not None or estimator.features is not None
+        doubt = doubtful_features(source, estimator.feature_axis, chosen=chosen)
+        if doubt is not None:
+            warnings.warn(doubt, FeaturesWarning, stacklevel=4)
+    return source
+
+
+def _opened(
+    estimator: Any,
+    X: Any,
+    sample_weight: Any,
+    where: Any,
+    *,
+    reset: bool,
+    checkpoint: Checkpoint | None,
+    fewest_rows: int | None,
+) -> Source:
     options = estimator.storage_options
     check_options(options)  # nobody should find out on a cluster that keys are not taken
     many = holds_arrays(X)
