@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import logsumexp
-from scipy.stats import chi2
+from scipy.special import gammaln, logsumexp
+from scipy.stats import chi2, f
 
 from dask_gmm.inspection import Inspection
 from dask_gmm.mixture.family import covariance_family
@@ -71,7 +71,10 @@ def inspected(
     one = np.eye(K)[labels] * w[:, None]
     entropies = -(r * np.log(np.where(r > 0.0, r, 1.0))).sum(axis=1)
     certainty_edges = np.linspace(0.0, 1.0, n_certainty + 1)
-    survival = chi2.sf(squared[complete], D)
+    degrees = _degrees(gm)
+    survival: Any = chi2.sf(squared[complete], D)
+    if degrees is not None:
+        survival = f.sf(squared[complete] / D, D, degrees)
     feature_edges = np.stack([_edges(rows[:, d], n_values) for d in range(D)])
     density_edges = _edges(log_density, n_values)
 
@@ -118,7 +121,7 @@ def inspected(
 
 
 def _joint(rows: Floats, gm: Any) -> tuple[Floats, Floats]:
-    """log π_k N(x; μ_k, Σ_k) of what each row has, and squared Mahalanobis distances, (n, K)."""
+    """log π_k f_k(x) of what each row has, and squared Mahalanobis distances, (n, K)."""
     means = np.asarray(gm.means_, np.float64)
     weights = np.asarray(gm.weights_, np.float64)
     form = covariance_family(gm.covariance_type).form
@@ -137,9 +140,26 @@ def _joint(rows: Floats, gm: Any) -> tuple[Floats, Floats]:
             white = np.linalg.solve(root, ((x - mean) / s).T)
             squared[which, k] = (white**2).sum(axis=0)
             scale = np.log(s).sum() + np.log(np.diagonal(root)).sum()
-            constant = prior[k] - scale - 0.5 * len(s) * np.log(2.0 * np.pi)
-            joint[which, k] = constant - 0.5 * squared[which, k]
+            joint[which, k] = prior[k] - scale + _log_density(squared[which, k], len(s), gm, k)
     return joint, squared
+
+
+def _degrees(gm: Any) -> Floats | None:
+    """Degrees of freedom of t components; None of Gaussian ones."""
+    found = getattr(gm, "degrees_of_freedom_", None)
+    return None if found is None or hasattr(gm, "mean_precision_") else np.asarray(found, float)
+
+
+def _log_density(squared: Floats, d: int, gm: Any, k: int) -> Floats:
+    """Of rows at squared distances, where Σ is the identity."""
+    degrees = _degrees(gm)
+    if degrees is None:
+        gaussian: Floats = -0.5 * squared - 0.5 * d * np.log(2.0 * np.pi)
+        return gaussian
+    nu = float(degrees[k])
+    constant = gammaln(0.5 * (nu + d)) - gammaln(0.5 * nu) - 0.5 * d * np.log(nu * np.pi)
+    found: Floats = constant - 0.5 * (nu + d) * np.log1p(squared / nu)
+    return found
 
 
 def _edges(values: Floats, n: int) -> Floats:

@@ -25,6 +25,7 @@ FLOORS = {
     "errors": 0.0,
     "interrupts": 0.25,
     "quantities": 0.3,
+    "shapes": 0.35,
     "glance": 0.4,
     "rows": 0.5,
     "mixture": 1.0,

@@ -30,6 +30,7 @@ _OPTIONS = (
     ("missing_chunks={'where': 'fill'}", "--missing-chunks where=fill"),
     ("missing_chunks={'sample_weight': 'fill'}", "--missing-chunks weights=fill"),
     ("columns=['a', 'b'] (--columns a,b)", "--columns a,b"),
+    ("by features= of", "by --features of"),
     ("columns=", "--columns "),
     ("keep=", "--keep "),
     ("feature_axis=", "--feature-axis "),

@@ -140,11 +140,6 @@ def fit(
             "--freeze is of Gaussian components, and --degrees-of-freedom fits t distributions: "
             "leave one of the two out."
         )
-    if student and report is not None:
-        raise click.UsageError(
-            "--report is of Gaussian components, and --degrees-of-freedom fits t distributions: "
-            "leave one of the two out."
-        )
     session.checkpoint = checkpoint if checkpoint.url is not None else None
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite, report=report)
     check_report(report, data, output, checkpoint.url, overwrite=overwrite)

@@ -70,14 +70,12 @@ def report(session: Session, /, model: str, output: str, overwrite: bool, **valu
     from dask_gmm.cli.computing import computing
     from dask_gmm.cli.reporting import check_report, command_line, write_report
     from dask_gmm.cli.writing import load_for
-    from dask_gmm.estimators.attributes import check_gaussian
     from dask_gmm.report.provenance import call_of
 
     data, compute = DataPlace.take(values), Compute.take(values)
     check_storage_options(data.storage_options, data.data, data.weights, data.where, model, output)
     check_report(output, data, model, overwrite=overwrite)
     mixture, _ = load_for(model, data)
-    check_gaussian(mixture, "report")
     record = mixture.record_
     fitted = call_of(mixture, None if record is None else record.source)
     command = f"# the fit, in Python\n{fitted}\n\n# this page of it\n{command_line(session)}"

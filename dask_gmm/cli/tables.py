@@ -40,7 +40,7 @@ COMPONENTS_SHOWN = 40
 
 
 def widths(parameters: MixtureParameters) -> NDArray[np.float64]:
-    """Return each component's standard deviation along each feature, shape (K, D)."""
+    """Return each component's width along each feature, shape (K, D)."""
     shape = parameters.n_components, parameters.n_features
     return np.sqrt(parameters.form.diagonals(parameters.covariances, *shape))
 
@@ -79,7 +79,7 @@ def mixture_table(
     for heading in ("no.", "weight"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("mean", no_wrap=True, overflow="ellipsis")
-    table.add_column("standard deviation", no_wrap=True, overflow="ellipsis")
+    table.add_column(parameters.shape.width, no_wrap=True, overflow="ellipsis")
     order = np.argsort(-parameters.weights, kind="stable")
     for k in order[:COMPONENTS_SHOWN]:
         table.add_row(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.family import CovarianceFamily
 
-__all__ = ["check_gaussian", "copy_parameters", "family_of", "parameters_of", "set_parameters"]
+__all__ = ["copy_parameters", "family_of", "parameters_of", "set_parameters"]
 
 NAMES = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
 """Of `MixtureParameters`; the attributes have them with an underscore behind."""
@@ -135,21 +135,6 @@ def _posterior_of(gm: Any, mixture: MixtureParameters) -> VariationalPosterior:
         np.asarray(getattr(gm, name), dtype=np.float64) for name in _POSTERIOR
     )
     return VariationalPosterior.of(mixture, concentration, precision, nu)
-
-
-def check_gaussian(gm: Any, name: str) -> None:
-    """Refuse what is of Gaussian components where they are something else.
-
-    Raises
-    ------
-    InputError
-    """
-    parameters = parameters_of(gm)
-    if not parameters.gaussian:
-        raise InputError(
-            f"{name} is for Gaussian components, and this is a {parameters.words}: look at "
-            f"score_samples, or fit a GaussianMixture (with noise=True, if there are outliers)."
-        )
 
 
 def _exact(gm: Any, fitted: MixtureParameters | None, name: str) -> NDArray[np.float64]:

@@ -17,7 +17,6 @@ from sklearn.utils.validation import check_is_fitted
 from dask_gmm.data.scaled_source import scaled
 from dask_gmm.data.taking_part import nothing_left
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.attributes import check_gaussian
 from dask_gmm.estimators.conversion import copy_fitted, restore, to_model_file
 from dask_gmm.estimators.factor_scores import FactorMixture
 from dask_gmm.estimators.inputs import check_n_effective, open_input
@@ -312,7 +311,6 @@ class FittedMixture(DensityMixin, FactorMixture, ShapedMixture):  # type: ignore
         'row 1 of block 0 (row 1 of NumPy array)'
         """
         check_is_fitted(self)
-        check_gaussian(self, "inspect")
         source = open_input(self, X, sample_weight, where, reset=False)
         rows = scaled(source, self._scaling)
         job = InspectionJob.of(self._parameters(), self._kernel(), rows)

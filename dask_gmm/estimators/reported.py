@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils.validation import check_is_fitted
 
 from dask_gmm.errors import InputError
-from dask_gmm.estimators.attributes import check_gaussian
 from dask_gmm.estimators.conditioning import ConditioningMixture
 
 if TYPE_CHECKING:
@@ -89,7 +88,6 @@ class ReportingMixture(ConditioningMixture):
         True
         """
         check_is_fitted(self)
-        check_gaussian(self, "report")
         report_of(
             self,
             path,

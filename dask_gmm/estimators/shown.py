@@ -39,9 +39,9 @@ def glance_of(gm: Any) -> MixtureGlance:
     """
     parameters: MixtureParameters = gm._parameters()
     scaling, names = gm._scaling, feature_names(gm)
-    more = tuple(f"{name[0].upper()}{name[1:]}: {words}." for name, words in parameters.facts)
+    more = tuple(f"{_capital(name)}: {words}." for name, words in parameters.facts)
     about = (_what(parameters, gm._n_parameters()), *_ending(gm), *more)
-    settings = repr(gm)
+    settings, title = repr(gm), _capital(parameters.words)
     if scaling is not None and not scaling.linear:
         k, d = parameters.means.shape
         variances = parameters.form.diagonals(parameters.covariances, k, d)
@@ -59,6 +59,8 @@ def glance_of(gm: Any) -> MixtureGlance:
             units=units,
             settings=settings,
             whole="weights_, means_ and covariances_",
+            title=title,
+            shape=parameters.shape,
         )
     means, widths = means_and_widths(parameters, scaling)
     shown = names or tuple(f"feature {i}" for i in range(means.shape[1]))
@@ -66,12 +68,26 @@ def glance_of(gm: Any) -> MixtureGlance:
     if scaling is not None:
         units = "In the data's units. The fit, its likelihood and means_ are of rows scaled by "
         units += f"{in_words(scaling, names)}."
-    return MixtureGlance(parameters.weights, means, widths, shown, about, units, settings)
+    return MixtureGlance(
+        parameters.weights,
+        means,
+        widths,
+        shown,
+        about,
+        units,
+        settings,
+        title=title,
+        shape=parameters.shape,
+    )
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _what(parameters: MixtureParameters, n_parameters: int) -> str:
     k, d = parameters.means.shape
-    words = parameters.words[0].upper() + parameters.words[1:]
+    words = _capital(parameters.words)
     family = f"{parameters.family.name} covariance"
     beside = f"{n_parameters:,} free parameters"
     if isinstance(parameters, VariationalPosterior):

@@ -6,7 +6,8 @@ For the eye alone: the numbers are in the tables beside them, and readers of scr
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,41 +20,62 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dask_gmm.shapes import ComponentShape
+
     Array = NDArray[np.float64]
 
-__all__ = ["criterion_panels", "density_panel", "marginal_range", "mixture_density"]
+__all__ = ["Marginal", "criterion_panels", "density_panel", "marginal_range"]
 
 WIDTH, HEIGHT, MARGIN = 164.0, 58.0, 2.0
 TAIL = 5e-4
 """Of the mixture's probability that lies beyond each end of a panel."""
 ACROSS = np.linspace(-4.0, 4.0, 33)
-"""Where a component's curve is drawn, in standard deviations from its mean."""
+"""Where a component's curve is drawn, in widths from its mean."""
 MANY = 64
 
 
-def mixture_density(x: Array, weights: Array, means: Array, widths: Array) -> Array:
-    """Return Σ_k π_k N(x; μ_k, σ_k²) of one feature.
+@dataclass(frozen=True, eq=False)
+class Marginal:
+    """A mixture along one feature.
 
-    Parameters
+    Attributes
     ----------
-    x : (n,) float64
     weights, means, widths : (K,) float64
-        Widths are positive.
+        Widths are those of `shape`, and positive where a density is asked for.
+    shape : ComponentShape
     """
-    z = (x[:, None] - means) / widths
-    found: Array = np.exp(-0.5 * z * z) @ (weights / (widths * np.sqrt(2.0 * np.pi)))
-    return found
+
+    weights: Array
+    means: Array
+    widths: Array
+    shape: ComponentShape
+
+    def of(self, components: Any) -> Marginal:
+        """Some of its components, by an index."""
+        return Marginal(
+            self.weights[components],
+            self.means[components],
+            self.widths[components],
+            self.shape.of(components),
+        )
+
+    def density(self, x: Array) -> Array:
+        """Return Σ_k π_k f_k(x), (n,) at n places."""
+        z = (x[:, None] - self.means) / self.widths
+        found: Array = self.shape.density(z) @ (self.weights / self.widths)
+        return found
 
 
-def marginal_range(weights: Array, means: Array, widths: Array) -> tuple[float, float]:
+def marginal_range(marginal: Marginal) -> tuple[float, float]:
     """Return where `TAIL` of a mixture's probability lies to the left, and to the right.
 
-    By bisection, to a thousandth of the narrowest width or of the whole range.
+    No farther than nine widths from a mean, as heavy tails would leave nothing else to see. By
+    bisection, to a thousandth of the narrowest width or of the whole range.
     """
-    from scipy.special import ndtr
+    weights, means, widths = marginal.weights, marginal.means, marginal.widths
 
     def below(x: float) -> float:
-        return float(ndtr((x - means) / widths) @ weights)
+        return float(marginal.shape.below((x - means) / widths) @ weights)
 
     def quantile(part: float) -> float:
         low, high = float((means - 9.0 * widths).min()), float((means + 9.0 * widths).max())
@@ -65,28 +87,26 @@ def marginal_range(weights: Array, means: Array, widths: Array) -> tuple[float, 
     return quantile(TAIL), quantile(1.0 - TAIL)
 
 
-def density_panel(
-    name: str, weights: Array, means: Array, widths: Array, shown: Sequence[int]
-) -> str:
+def density_panel(name: str, marginal: Marginal, shown: Sequence[int]) -> str:
     """Return one feature's marginal densities: a thin curve for each component, and their sum.
 
     Parameters
     ----------
     name : str
-    weights, means, widths : (K,) float64
+    marginal : Marginal
         Of all components; those without a width have no density and no curve.
     shown : sequence of int
         Components that get curves of their own, the heaviest first.
     """
-    sound = (widths > 0.0) & (weights > 0.0)
+    sound = (marginal.widths > 0.0) & (marginal.weights > 0.0)
     if not sound.any():
         return _panel(name, "", "", "")
-    w, m, s = weights[sound], means[sound], widths[sound]
-    low, high = marginal_range(w, m, s)
+    whole = marginal.of(np.flatnonzero(sound))
+    low, high = marginal_range(whole)
     if not high > low:
         return _panel(name, "", short(low), short(high))
-    x = _places(low, high, m, s)
-    total = mixture_density(x, w, m, s)
+    x = _places(low, high, whole.means, whole.widths)
+    total = whole.density(x)
     top = float(total.max())
 
     def path(at: Array, density: Array) -> str:
@@ -97,8 +117,8 @@ def density_panel(
     curves = []
     for k in shown:
         if sound[k]:
-            at = np.clip(means[k] + widths[k] * ACROSS, low, high)
-            density = mixture_density(at, weights[k : k + 1], means[k : k + 1], widths[k : k + 1])
+            at = np.clip(marginal.means[k] + marginal.widths[k] * ACROSS, low, high)
+            density = marginal.of(np.array([k])).density(at)
             colour = colour_of(k)
             curves.append(
                 f'<path d="{path(at, density)}" fill="{colour}" fill-opacity=".16" '

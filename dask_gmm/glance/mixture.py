@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_gmm.glance.colours import colour_of
-from dask_gmm.glance.curves import density_panel
+from dask_gmm.glance.curves import Marginal, density_panel
 from dask_gmm.glance.numbers import mean_and_width
 from dask_gmm.glance.page import card, dim, escaped, folded, sentences, table
 from dask_gmm.quantities import plural
+from dask_gmm.shapes import GAUSSIAN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from dask_gmm.shapes import ComponentShape
 
     Array = NDArray[np.float64]
 
@@ -56,7 +59,7 @@ class MixtureGlance:
     ----------
     weights : (K,) float64
     means, widths : (K, D) float64
-        Means and standard deviations along each feature, in the same units.
+        Means and widths along each feature, in the same units.
     features : tuple of str
         Their D names.
     about : tuple of str
@@ -67,6 +70,10 @@ class MixtureGlance:
         What the estimator was asked for, as its repr says it.
     whole : str
         Where all of the numbers are, of which some are shown.
+    title : str
+        What people call such a mixture.
+    shape : ComponentShape
+        Whose widths they are.
     """
 
     weights: Array
@@ -77,6 +84,13 @@ class MixtureGlance:
     units: str = ""
     settings: str = ""
     whole: str = "weights_ and original_units()"
+    title: str = "Gaussian mixture"
+    shape: ComponentShape = GAUSSIAN
+
+    def marginal(self, feature: int) -> Marginal:
+        """The mixture along one feature."""
+        parts = self.weights, self.means[:, feature], self.widths[:, feature]
+        return Marginal(*parts, self.shape)
 
     @property
     def shown(self) -> list[int]:
@@ -150,7 +164,7 @@ def mixture_html(glance: MixtureGlance) -> str:
     settings = ""
     if glance.settings:
         settings = folded("Settings", f"<pre>{escaped(glance.settings)}</pre>")
-    return card("Gaussian mixture", sentences(glance.about), mixture_body(glance), settings)
+    return card(glance.title, sentences(glance.about), mixture_body(glance), settings)
 
 
 def mixture_body(glance: MixtureGlance) -> str:
@@ -163,12 +177,11 @@ def mixture_body(glance: MixtureGlance) -> str:
         weight = _weight(float(glance.weights[k]), float(glance.weights.max()), colour)
         rows.append((f"{dot}{k}", [weight, *_both(glance.means[k], glance.widths[k])], False))
     caption = (
-        "Components, the heaviest first: weight, and mean ± standard deviation of each feature"
+        f"Components, the heaviest first: weight, and mean ± {glance.shape.width} of each feature"
     )
     head = ["no.", "weight", *features]
     panels = "".join(
-        density_panel(name, glance.weights, glance.means[:, d], glance.widths[:, d], glance.shown)
-        for d, name in enumerate(features)
+        density_panel(name, glance.marginal(d), glance.shown) for d, name in enumerate(features)
     )
     return "\n".join(
         part
@@ -203,7 +216,9 @@ def mixture_text(glance: MixtureGlance) -> str:
     return "\n".join([*lines, *(part for part in (glance.left_out, glance.units) if part)])
 
 
-def units_text(means: Array, widths: Array | None, features: Sequence[str]) -> str:
+def units_text(
+    means: Array, widths: Array | None, features: Sequence[str], shape: ComponentShape = GAUSSIAN
+) -> str:
     """Return means and widths, (K, D) both, as lines; of means alone where there are no widths."""
     k, d = means.shape
     rows = [
@@ -211,10 +226,12 @@ def units_text(means: Array, widths: Array | None, features: Sequence[str]) -> s
         for i in range(min(k, COMPONENTS_SHOWN))
     ]
     rows.insert(0, ["no.", *features[:FEATURES_SHOWN]])
-    return "\n".join([_headline(widths), *_columns(rows), *_more(k, d)])
+    return "\n".join([_headline(widths, shape), *_columns(rows), *_more(k, d)])
 
 
-def units_html(means: Array, widths: Array | None, features: Sequence[str]) -> str:
+def units_html(
+    means: Array, widths: Array | None, features: Sequence[str], shape: ComponentShape = GAUSSIAN
+) -> str:
     """Return the same as a card."""
     k, d = means.shape
     rows = [
@@ -226,17 +243,17 @@ def units_html(means: Array, widths: Array | None, features: Sequence[str]) -> s
         for i in range(min(k, COMPONENTS_SHOWN))
     ]
     head = ["no.", *features[:FEATURES_SHOWN]]
-    body = table(_headline(widths), head, rows)
+    body = table(_headline(widths, shape), head, rows)
     return card("Original units", body, *(dim(line) for line in _more(k, d)))
 
 
-def _headline(widths: Array | None) -> str:
+def _headline(widths: Array | None, shape: ComponentShape) -> str:
     if widths is None:
         return (
-            "In the data's units: each component's median along each feature (no widths: "
-            "components are no Gaussians there)"
+            f"In the data's units: each component's median along each feature (no widths: "
+            f"components are no {shape.name}s there)"
         )
-    return "In the data's units: each component's mean ± standard deviation along each feature"
+    return f"In the data's units: each component's mean ± {shape.width} along each feature"
 
 
 def _more(k: int, d: int) -> list[str]:

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import chdtri
 
 from dask_gmm.inspection.kept import BESIDE_BYTES
 from dask_gmm.mixture.sampling import sample_mixture
@@ -48,9 +47,10 @@ class Grid:
     n_certainty : int
         C, bins of the largest responsibility.
     distance_edges : (B + 1,) float64
-        Probabilities that χ² exceeds a squared distance, falling.
-    squares : (B + 1,) float64
-        The squared distances of these, rising from 0 to infinity.
+        Probabilities that a row of a component lies farther from it, falling.
+    squares : (K, B + 1) or (1, B + 1) float64
+        What their log-densities have fallen by there, twice, which of Gaussians are the squared
+        distances: rising from 0 to infinity, of each component or of all alike.
     log_density_edges : (L + 1,) float64
     feature_edges : (D, F + 1) float64
     sample_rows, lowest_rows : int
@@ -72,7 +72,7 @@ class Grid:
         return cls(
             n_certainty=_CERTAINTY_BINS,
             distance_edges=chances,
-            squares=np.asarray(chdtri(d, chances)),
+            squares=parameters.shape.falls_beyond(chances, d),
             log_density_edges=_log_density_edges(parameters, kernel),
             feature_edges=_feature_edges(parameters),
             sample_rows=min(_SAMPLE_ROWS, max(1, _SAMPLE_BYTES // (8 * d + BESIDE_BYTES))),
@@ -85,23 +85,36 @@ class Grid:
 
         No cell holds more than one edge between bins.
         """
-        inner = self.squares[1:-1]
-        width = 0.9 * float(np.diff(self.squares[:-1]).min())
+        inner = self.squares[0, 1:-1]
+        width = 0.9 * float(np.diff(self.squares[0, :-1]).min())
         begins = np.arange(int(inner[-1] / width) + 2) * width
         return 1.0 / width, np.searchsorted(inner, begins, side="right").astype(np.int16)
 
     @cached_property
     def _lower(self) -> Floats:
         """Least squared distance of each bin: of the first whatever there is."""
-        return np.concatenate([[-np.inf], self.squares[1:-1]])
+        return np.concatenate([[-np.inf], self.squares[0, 1:-1]])
 
     @cached_property
     def _upper(self) -> Floats:
         """The squared distance that each bin ends at: the last at none."""
-        return np.concatenate([self.squares[1:-1], [np.nan]])
+        return np.concatenate([self.squares[0, 1:-1], [np.nan]])
 
-    def distance_bins(self, squares: Floats) -> NDArray[np.intp]:
-        """Return the bin of each squared distance, (m,); rounding may have made it negative."""
+    def distance_bins(self, squares: Floats, component: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the bin of each squared distance, (m,), from a component, (m,).
+
+        Rounding may have made it negative.
+        """
+        if len(self.squares) > 1:
+            bins = np.empty(len(squares), dtype=np.intp)
+            for k, edges in enumerate(self.squares):
+                own = np.flatnonzero(component == k)
+                bins[own] = np.searchsorted(edges[1:-1], squares[own], side="right")
+            return bins
+        return self._shared_bins(squares)
+
+    def _shared_bins(self, squares: Floats) -> NDArray[np.intp]:
+        """The bins where they are the same for all components."""
         per_unit, bins = self._cells
         cells = np.clip(squares * per_unit, 0.0, len(bins) - 1).astype(np.intp)
         found = bins[cells].astype(np.intp)

@@ -45,9 +45,9 @@ class Inspection:
     entropy : (K,) float64
         −Σ w_n Σ_j r_nj log r_nj of the rows labelled k, in nats.
     distances : (K, B) float64
-        Σ_n w_n r_nk by the probability that χ² of D degrees of freedom exceeds the squared
-        Mahalanobis distance of row n from component k. Under the model all bins of equal width hold
-        equal parts.
+        Σ_n w_n r_nk by the probability that a row of component k lies farther from it than row n,
+        by Mahalanobis distance: its square is χ² of D degrees of freedom for a Gaussian, D times F
+        of D and ν_k for a t distribution. Under the model all bins of equal width hold equal parts.
     distance_edges : (B + 1,) float64
         Falling from 1 to 0: linear at first, then three to each decade, to see tails.
     log_density_counts : (L,) float64

@@ -1,9 +1,10 @@
 """The one read of an inspection: what a task does with each block, and what comes of the root.
 
 A block is looked at in tiles, so that no array of rows × components of all of it is ever held. For
-each tile the kernel says responsibilities and log-densities; all else follows from these. So the
-squared Mahalanobis distances cost a logarithm each: log r_nk + log p(x_n) is the log-density
-log π_k N(x_n | μ_k, Σ_k), which is a constant of the component less half the square.
+each tile the kernel says responsibilities and log-densities; all else follows from these. So how
+far a row is from a component costs a logarithm: log r_nk + log p(x_n) is log π_k f_k(x_n), which
+has fallen from its largest value by half the squared Mahalanobis distance, or by what of a t
+distribution rises with it.
 """
 
 from __future__ import annotations
@@ -71,8 +72,7 @@ class InspectionJob:
     def open(self) -> OpenInspectionJob:
         """Prepare the kernel for the mixture."""
         p = self.parameters
-        constants = p.log_weights + p.form.log_determinant(p.precisions_cholesky, *p.means.shape)
-        constants -= 0.5 * p.n_features * np.log(2.0 * np.pi)
+        constants = p.log_weights + p.log_peaks
         return OpenInspectionJob(self, self.kernel.predictor(p), constants)
 
     @property
@@ -85,7 +85,7 @@ class InspectionJob:
     def value_bytes(self) -> int:
         """Bytes of what one call returns, at most."""
         (k, d), grid = self.parameters.means.shape, self.grid
-        bins = d * (grid.feature_edges.shape[1] - 1) + len(grid.squares) + grid.n_certainty
+        bins = d * (grid.feature_edges.shape[1] - 1) + grid.squares.shape[1] + grid.n_certainty
         kept = (grid.sample_rows + grid.lowest_rows) * (8 * d + BESIDE_BYTES)
         return int(8 * (k * (bins + k + 4) + len(grid.log_density_edges) + 16) + kept)
 
@@ -95,11 +95,13 @@ class InspectionJob:
         p, t = self.parameters, self.tile_rows
         kernel = self.kernel.workspace_bytes(p.n_features, [p.n_components], [p.form])
         # Of each responsibility that counts its index, row, component, share, log and distance.
-        tile = 8 * t * (13 * p.n_components + 4 * p.n_features + 16)
+        tile = 8 * t * (15 * p.n_components + 4 * p.n_features + 16)
         grid = self.grid
         # Indices and keys of rows that wait, and of those once more that are sorted.
         waiting = 24 * 2 * (3 * (grid.sample_rows + grid.lowest_rows) + 2 * t)
-        histogram: int = 24 * p.n_components * max(grid.feature_edges.shape[1], len(grid.squares))
+        histogram: int = (
+            24 * p.n_components * max(grid.feature_edges.shape[1], grid.squares.shape[1])
+        )
         return kernel + p.nbytes + grid.nbytes + tile + waiting + histogram
 
 

@@ -95,7 +95,7 @@ class TileSums:
     ----------
     grid : Grid
     constants : (K,) float64
-        log π_k − ½ log |Σ_k| − ½ D log 2π, the largest log π_k N(x | μ_k, Σ_k).
+        Log-densities of the components at their means, with log π_k: the largest there are.
     """
 
     def __init__(self, grid: Grid, constants: Floats) -> None:
@@ -173,8 +173,8 @@ class TileSums:
         squares = self._squares(logs, tile.log_densities[:, None], self._constants)
         if tile.complete is not None:
             squares, weighted = squares[tile.complete], weighted[tile.complete]
-        bins = self._grid.distance_bins(squares.ravel())
-        bins = (bins.reshape(-1, k) + np.arange(0, k * b, b)).ravel()
+        component = np.tile(np.arange(k), len(squares))
+        bins = self._grid.distance_bins(squares.ravel(), component) + component * b
         self.distances += np.bincount(bins, weighted.ravel(), k * b).reshape(k, b)
 
     def _add_chosen(self, tile: Tile, weighted: Floats, flat: NDArray[np.intp]) -> None:
@@ -188,14 +188,14 @@ class TileSums:
         if tile.complete is not None:
             known = tile.complete[row]
             squares, component, share = squares[known], component[known], share[known]
-        bins = self._grid.distance_bins(squares) + component * b
+        bins = self._grid.distance_bins(squares, component) + component * b
         self.distances += np.bincount(bins, share, k * b).reshape(k, b)
 
     @staticmethod
     def _squares(logs: Floats, log_densities: Floats, constants: Floats) -> Floats:
-        """Squared distances, in the place of log-responsibilities.
+        """What log-densities of components have fallen by, twice, in the place of log r.
 
-        log r + log p is log π_k N(x | μ_k, Σ_k): all of it but −½ d² is a constant.
+        log r + log p is the log-density with log π_k, of a Gaussian −½ d² and a constant.
         """
         logs += log_densities
         np.subtract(constants, logs, out=logs)

@@ -10,11 +10,13 @@ import numpy as np
 
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.family import CovarianceFamily, covariance_family
+from dask_gmm.shapes import GAUSSIAN
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from dask_gmm.mixture.form import CovarianceForm
+    from dask_gmm.shapes import ComponentShape
 
 __all__ = ["MixtureParameters", "RaisedParameters"]
 
@@ -154,6 +156,18 @@ class MixtureParameters:
         with np.errstate(divide="ignore"):
             logs: NDArray[np.float64] = np.log(self.weights)
         return logs
+
+    @property
+    def log_peaks(self) -> NDArray[np.float64]:
+        """Log-density of each component at its mean, (K,), the largest that it has."""
+        half_logs = self.form.log_determinant(self.precisions_cholesky, *self.means.shape)
+        peaks: NDArray[np.float64] = half_logs - 0.5 * self.n_features * np.log(2.0 * np.pi)
+        return peaks
+
+    @property
+    def shape(self) -> ComponentShape:
+        """How rows of a component lie about its mean."""
+        return GAUSSIAN
 
     @property
     def precisions(self) -> NDArray[np.float64]:

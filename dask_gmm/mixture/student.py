@@ -38,11 +38,13 @@ from dask_gmm.mixture.model import MixtureModel
 from dask_gmm.mixture.moments import Moments
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.statistics import SufficientStatistics
+from dask_gmm.shapes import StudentShape
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from dask_gmm.mixture.chart import Chart, Lengths
+    from dask_gmm.shapes import ComponentShape
 
     Array = NDArray[np.float64]
 
@@ -114,6 +116,16 @@ class StudentParameters(MixtureParameters):
         # By the beta function, which does not subtract large numbers where ν is large.
         constants: Array = gammaln(0.5 * d) - betaln(half, 0.5 * d) - 0.5 * d * np.log(half)
         return constants
+
+    @property
+    def log_peaks(self) -> Array:
+        """Log-density of each component at its mean, (K,)."""
+        return super().log_peaks + self.log_constants
+
+    @property
+    def shape(self) -> ComponentShape:
+        """How rows of a component lie about its mean."""
+        return StudentShape(self.degrees_of_freedom)
 
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:

@@ -18,11 +18,12 @@ _CAPTIONS = {
     ),
     "components": (
         "Pairs of features. Shading is the density of a sample of the rows, on a logarithmic "
-        "scale; ellipses are one and two standard deviations from the components' means, the "
-        "thicker the more rows a component has. On the diagonal the values of each feature, under "
-        "the mixture's own curve. Dense patches outside of every ellipse are rows that no "
-        "component explains; several ellipses over one patch share what may be one cluster of "
-        "another shape; an ellipse far larger than any patch gathers what is left over."
+        "scale; ellipses are one and two standard deviations (of t distributions: scales) from the "
+        "components' means, the thicker the more rows a component has. On the diagonal the values "
+        "of each feature, under the mixture's own curve. Dense patches outside of every ellipse "
+        "are rows that no component explains; several ellipses over one patch share what may be "
+        "one cluster of another shape; an ellipse far larger than any patch gathers what is left "
+        "over."
     ),
     "selection": (
         "How far each mixture's criterion is from the best, by its number of components; a line "
@@ -57,10 +58,10 @@ _CAPTIONS = {
     ),
     "residuals": (
         "The part of each component's rows that is farther from its centre than a distance which a "
-        "part p of a Gaussian's rows exceeds, against p. On the dashed line the component is "
-        "Gaussian as far as these rows can tell. A curve above it on the left has heavier tails: "
-        "rows lie too far out for it, outliers or a cluster that is no ellipse. A curve below "
-        "has shorter tails than a Gaussian, as values that are cut off or bounded have."
+        "part p of its Gaussian's, or t distribution's, own rows exceeds, against p. On the dashed "
+        "line the rows lie as that has them, as far as they can tell. A curve above it on the left "
+        "has heavier tails: rows lie too far out for it, outliers or a cluster that is no ellipse. "
+        "A curve below has shorter tails, as values that are cut off or bounded have."
     ),
     "map": (
         "The label of each place, by the colour that the component has in all figures; where "

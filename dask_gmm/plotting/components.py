@@ -45,8 +45,9 @@ def plot_components(
 ) -> Any:
     """Draw components over the data: each pair of some features, and each feature alone.
 
-    Below the diagonal ellipses of one and two standard deviations over the density of the sample
-    (of the rows that have both features), lines as thick as components are heavy. On the diagonal
+    Below the diagonal ellipses of one and two standard deviations (of t distributions: scales) over
+    the density of the sample (of the rows that have both features), lines as thick as components
+    are heavy. On the diagonal
     the sample's histogram, the mixture's density in black and each component's part of it.
     Standardised rows are shown in the data's units; where ``log1p`` or ``arcsinh`` was taken first,
     or principal components, labels say so.
@@ -246,8 +247,7 @@ class _Panel:
         x = np.unique(
             np.concatenate([np.linspace(low, high, 300), near[(near > low) & (near < high)]])
         )
-        parts = mixture.weights[:, None] * np.exp(-0.5 * ((x - m[:, None]) / s[:, None]) ** 2)
-        parts /= s[:, None] * np.sqrt(2.0 * np.pi)
+        parts = mixture.weights[:, None] * mixture.densities(x, feature)
         for k in self.order:
             ax.plot(x, parts[k], color=self.colours[k], lw=self.widths[k] * 0.8)
         whole = parts.sum(axis=0)

@@ -14,6 +14,7 @@ from dask_gmm.errors import InputError
 from dask_gmm.inspection import Inspection as LookedAt
 from dask_gmm.mixture.family import covariance_family
 from dask_gmm.mixture.low_rank import LowRank
+from dask_gmm.shapes import GAUSSIAN, StudentShape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dask_gmm.inspection import Inspection
     from dask_gmm.mixture.form import CovarianceForm
     from dask_gmm.scaling import Scaling
+    from dask_gmm.shapes import ComponentShape
 
     Array = NDArray[np.float64]
 
@@ -33,6 +35,7 @@ __all__ = [
     "Traced",
     "check_fitted",
     "coordinate_of",
+    "shape_of",
     "shown",
     "taken_of",
 ]
@@ -91,11 +94,13 @@ class Shown:
     ----------
     weights : (K,) float64
     means, deviations : (K, D) float64
-        D features of the rows that the mixture is of.
+        D features of the rows that the mixture is of; deviations are the roots of the diagonals of
+        Σ_k, of t distributions their scales.
     names : tuple of str
         Of those features.
     scale, offset : (D,) float64
         Shown values are those of the mixture's rows times `scale` plus `offset`.
+    shape : ComponentShape
     """
 
     weights: Array
@@ -104,6 +109,7 @@ class Shown:
     names: tuple[str, ...]
     scale: Array
     offset: Array
+    shape: ComponentShape
     _form: CovarianceForm
     _covariances: Array
 
@@ -116,6 +122,12 @@ class Shown:
     def n_features(self) -> int:
         """D, of the rows that the mixture is of."""
         return int(self.means.shape[1])
+
+    def densities(self, x: Array, feature: int) -> Array:
+        """Return each component's density of a feature, (K, n) at n places, without its weight."""
+        m, s = self.means[:, feature], self.deviations[:, feature]
+        found: Array = self.shape.density((x[:, None] - m) / s).T / s[:, None]
+        return found
 
     def values(self, rows: Array, feature: int) -> Array:
         """Return a feature of the mixture's rows, (n, D), in the units shown; NaN stays NaN."""
@@ -224,15 +236,9 @@ def shown(gm: Fitted, inspection: Inspection | None = None) -> Shown:
     sklearn.exceptions.NotFittedError (a ValueError)
         It is not fitted.
     InputError
-        The inspection is another mixture's, or `covariance_type` was changed after the fit; or
-        the components are t distributions.
+        The inspection is another mixture's, or `covariance_type` was changed after the fit.
     """
     check_fitted(gm)
-    if hasattr(gm, "degrees_of_freedom_") and not hasattr(gm, "mean_precision_"):
-        raise InputError(
-            "Figures are of Gaussian components, and these are t distributions: draw a "
-            "GaussianMixture (fitted with noise=True, if there are outliers)."
-        )
     weights, means, covariances = (
         np.asarray(a, np.float64) for a in (gm.weights_, gm.means_, gm.covariances_)
     )
@@ -256,9 +262,18 @@ def shown(gm: Fitted, inspection: Inspection | None = None) -> Shown:
         names=_names(gm, scaling, D),
         scale=scale,
         offset=offset,
+        shape=shape_of(gm),
         _form=form,
         _covariances=covariances,
     )
+
+
+def shape_of(gm: Any) -> ComponentShape:
+    """How rows of a fitted mixture's components lie about their means."""
+    degrees = getattr(gm, "degrees_of_freedom_", None)
+    if degrees is None or hasattr(gm, "mean_precision_"):  # those of a Wishart distribution
+        return GAUSSIAN
+    return StudentShape(np.asarray(degrees, np.float64))
 
 
 def _check_inspection(inspection: Inspection, K: int, D: int) -> None:

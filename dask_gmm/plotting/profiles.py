@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.family import covariance_family
-from dask_gmm.plotting.fitted import coordinate_of, shown
+from dask_gmm.plotting.fitted import coordinate_of, shape_of, shown
 from dask_gmm.plotting.given import drawing_many
 from dask_gmm.plotting.look import component_colours, small
 from dask_gmm.plotting.text import by_line, plain, short_name
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from dask_gmm.inspection import Inspection
     from dask_gmm.plotting.fitted import Fitted
     from dask_gmm.scaling import Scaling
+    from dask_gmm.shapes import ComponentShape
 
     Array = NDArray[np.float64]
 
@@ -191,14 +191,15 @@ def _quantiles(gm: Any, inspection: Inspection, levels: tuple[float, ...]) -> _Q
 def _of_rows(gm: Any, inspection: Inspection, levels: tuple[float, ...]) -> Array:
     """Return quantiles of each component's histograms, (3, K, D), of the mixture's rows.
 
-    The rows say in which bin a quantile is, and the component's Gaussian where in it: bins may be
-    wider than a narrow component. NaN where a component has no value of a feature.
+    The rows say in which bin a quantile is, and the component's own density where in it: bins may
+    be wider than a narrow component. NaN where a component has no value of a feature.
     """
     counts, edges = inspection.feature_counts, inspection.feature_edges
     K, D, F = counts.shape
     means = np.asarray(gm.means_, np.float64)
     form = covariance_family(gm.covariance_type, getattr(gm, "n_factors", None)).form
     deviations = np.sqrt(form.diagonals(np.asarray(gm.covariances_, np.float64), K, D))
+    shape = shape_of(gm)
     cumulated = np.concatenate([np.zeros((K, D, 1)), counts.cumsum(axis=-1)], axis=-1)
     total = cumulated[..., -1:]
     found = np.full((len(levels), K, D), np.nan)
@@ -211,20 +212,26 @@ def _of_rows(gm: Any, inspection: Inspection, levels: tuple[float, ...]) -> Arra
         along = np.broadcast_to(edges, (K, D, F + 1))
         low, high = (np.take_along_axis(along, at + step, axis=-1) for step in (0, 1))
         part = np.clip(part, 0.0, 1.0)[..., 0]
-        value = _inside(part, low[..., 0], high[..., 0], means, deviations)
+        value = _inside(part, low[..., 0], high[..., 0], means, deviations, shape)
         found[i] = np.where(total[..., 0] > 0.0, value, np.nan)
     return found
 
 
-def _inside(part: Array, low: Array, high: Array, mean: Array, deviation: Array) -> Array:
-    """Return the value below which a part of a Gaussian's rows between two values lies."""
+def _inside(
+    part: Array, low: Array, high: Array, mean: Array, deviation: Array, shape: ComponentShape
+) -> Array:
+    """Return the value below which a part of a component's own rows between two values lies.
+
+    All are of shape (K, D).
+    """
     a, b = (low - mean) / deviation, (high - mean) / deviation
     above = a > 0.0  # the smaller tail has the digits
     first, last = np.where(above, -b, a), np.where(above, -a, b)
-    begin, width = ndtr(first), ndtr(last) - ndtr(first)
-    z = ndtri(begin + np.where(above, 1.0 - part, part) * width)
+    begin = shape.below(first.T).T
+    width = shape.below(last.T).T - begin
+    z = shape.quantile((begin + np.where(above, 1.0 - part, part) * width).T).T
     value = mean + np.where(above, -z, z) * deviation
-    linear = low + part * (high - low)  # where a Gaussian has no rows at all
+    linear = low + part * (high - low)  # where the component has no rows at all
     found: Array = np.where(width > 1e-290, np.clip(value, low, high), linear)
     return found
 
@@ -240,9 +247,10 @@ def _moments(inspection: Inspection) -> tuple[Array, Array]:
 
 
 def _of_mixture(gm: Any, scaling: Scaling, levels: tuple[float, ...]) -> tuple[Array, Array, Array]:
-    """Return the Gaussians' own quantiles before components were taken, and mean and deviation.
+    """Return the components' own quantiles before components were taken, and mean and deviation.
 
-    A feature of x = A z + b is Gaussian where z is, with variance Σ (A Σ Aᵀ)_dd.
+    A feature of x = A z + b is Gaussian where z is, with variance (A Σ Aᵀ)_dd; and of a t
+    distribution, with the square of its scale.
     """
     matrix, offset = scaling.unscaling
     weights, means = np.asarray(gm.weights_, float), np.asarray(gm.means_, float)
@@ -251,7 +259,8 @@ def _of_mixture(gm: Any, scaling: Scaling, levels: tuple[float, ...]) -> tuple[A
     middle = means @ matrix.T + offset
     variance = np.einsum("dp,kpq,dq->kd", matrix, dense, matrix, optimize=True)
     deviation = np.sqrt(np.maximum(variance, 0.0))
-    found = middle + ndtri(np.array(levels))[:, None, None] * deviation
+    chances = np.repeat(np.array(levels)[:, None], len(weights), axis=1)
+    found = middle + shape_of(gm).quantile(chances)[:, :, None] * deviation
     w = weights / weights.sum()
     mean = w @ middle
     return found, mean, np.sqrt(w @ (variance + (middle - mean) ** 2))

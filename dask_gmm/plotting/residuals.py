@@ -1,4 +1,4 @@
-"""Residuals: whether rows are as far from their component as a Gaussian's would be."""
+"""Residuals: whether rows are as far from their component as its own would be."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ MOST_NAMED = 8
 
 
 def plot_residuals(gm: Fitted, inspection: Inspection, *, ax: Axes | None = None) -> Axes:
-    """Draw the part of each component's rows beyond a distance against a Gaussian's.
+    """Draw the part of each component's rows beyond a distance against what the model has there.
 
     By squared Mahalanobis distance, whose distribution under the model is χ² of D degrees of
-    freedom; rows that miss a value are not in it. A component's curve ends where a Gaussian of as
-    many rows would have less than one. The heading names the components whose tails are heavier
-    (see `heavier_tails`), and numbers at the left those farthest from the diagonal.
+    freedom, or for t distributions that which their own degrees of freedom give; rows that miss a
+    value are not in it. A component's curve ends where one of as many rows would have less than
+    one. The heading names the components whose tails are heavier (see `heavier_tails`), and numbers
+    at the left those farthest from the diagonal.
 
     Parameters
     ----------
@@ -66,16 +67,16 @@ def plot_residuals(gm: Fitted, inspection: Inspection, *, ax: Axes | None = None
     >>> ax = plot_residuals(gm, inspection)
     >>> ax.figure.savefig("residuals.png")
     """
-    shown(gm, inspection)
+    name = shown(gm, inspection).shape.name
     with drawing(ax, height=2.9) as ax:
-        _draw(ax, inspection)
+        _draw(ax, inspection, name)
     return ax
 
 
 def heavier_tails(inspection: Inspection) -> tuple[int, ...]:
-    """Return the components whose tails are heavier than a Gaussian's, the heaviest first.
+    """Return the components whose tails are heavier than the model's, the heaviest first.
 
-    Those of whose rows, at some p of 0.05 or less of which a Gaussian would have five rows at
+    Those of whose rows, at some p of 0.05 or less of which the model would have five rows at
     least, more than 1.5 p lie beyond, which chance does to one in 100 000.
     """
     from scipy.special import betainc
@@ -105,7 +106,7 @@ def _tails(inspection: Inspection) -> tuple[Array, Array, Array]:
     return edges[1:-1], observed, rows
 
 
-def _draw(ax: Axes, inspection: Inspection) -> None:
+def _draw(ax: Axes, inspection: Inspection, name: str) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     p, observed, rows = _tails(inspection)
@@ -129,7 +130,7 @@ def _draw(ax: Axes, inspection: Inspection) -> None:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(numticks=6))
         axis.set_minor_locator(NullLocator())
-    ax.set(xlabel="part p that a Gaussian has beyond", ylabel="part of the rows beyond")
+    ax.set(xlabel=f"part p that a {name} has beyond", ylabel="part of the rows beyond")
     ax.text(
         0.98,
         0.03,

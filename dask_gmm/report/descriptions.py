@@ -94,7 +94,7 @@ def _of_components(evidence: Evidence) -> str:
         parts.append(f"component {k} ({share(float(weights[k]))}) at {where}")
     return (
         f"{plural(evidence.n_components, 'ellipse')} over {plural(len(inspection.sample), 'row')} "
-        f"drawn at random. Mean and standard deviation: {'; '.join(parts)}"
+        f"drawn at random. Mean and {evidence.shape.width}: {'; '.join(parts)}"
         f"{_more(evidence.n_components)}."
     )
 
@@ -153,7 +153,7 @@ def _of_residuals(evidence: Evidence) -> str:
     beyond = inspection.distances[:, at:].sum(axis=1) / total
     return (
         f"Of each component's rows, the part beyond the distance that {share(float(edges[at]))} of "
-        f"a Gaussian's exceed: {_by_component(beyond)}."
+        f"a {evidence.shape.name}'s exceed: {_by_component(beyond)}."
     )
 
 

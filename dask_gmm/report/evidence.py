@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dask_gmm.inspection import Inspection
     from dask_gmm.plotting.fitted import Shown
     from dask_gmm.scaling import Scaling
+    from dask_gmm.shapes import ComponentShape
 
     Floats = NDArray[np.float64]
 
@@ -132,6 +133,11 @@ class Evidence:
     def n_parameters(self) -> int:
         """Free parameters."""
         return self.parameters.n_parameters - self.n_frozen
+
+    @property
+    def shape(self) -> ComponentShape:
+        """How rows of a component lie about its mean."""
+        return self.parameters.shape
 
     @property
     def n_components(self) -> int:

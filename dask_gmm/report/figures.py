@@ -95,7 +95,7 @@ def _wanted(gm: Any, evidence: Evidence, timeline: Any, labels: Any) -> Iterator
             certain, shared = "How sure labels are", "Which components share rows"
             yield one("certainty", certain, lambda: plot_certainty(gm, inspection))
             yield one("overlap", shared, lambda: plot_overlap(gm, inspection))
-        far = "Are the components Gaussian?"
+        far = f"Are the components {evidence.shape.name}s?"
         yield one("residuals", far, lambda: plot_residuals(gm, inspection))
         if evidence.n_features > 1:
             along = "The components by feature"

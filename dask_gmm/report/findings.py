@@ -33,7 +33,7 @@ CHECKS: tuple[tuple[str, Check, bool], ...] = (
     ("features that separate nothing", of_components.idle_features, False),
     ("rows that the mixture does not explain", of_data.unexplained, True),
     ("heavy tails", of_data.heavy_tails, True),
-    ("components that are no Gaussians", of_data.not_gaussian, True),
+    ("components that have another shape", of_data.not_gaussian, True),
     ("rows against parameters", of_data.few_data, False),
     ("missing values", of_data.missing_values, False),
     ("features of very different scales", of_data.scales, False),

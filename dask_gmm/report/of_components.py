@@ -148,7 +148,7 @@ def duplicates(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "duplicates",
             Severity.WARNING,
-            f"{capital(components(group))} are nearly the same Gaussian and share "
+            f"{capital(components(group))} are nearly the same {evidence.shape.name} and share "
             f"{share(weight)} of the rows: which of them a row is given is chance.",
             f"Fit {plural(len(group) - 1, 'component')} fewer, or let select_gaussian_mixture "
             f"(dask-gmm select) choose the number. Their posteriors may be added up.",
@@ -174,9 +174,10 @@ def overlapping(evidence: Evidence) -> Iterator[Finding]:
             Severity.WARNING,
             f"{capital(_pairs(len(pairs)))} of components overlap{_s(pairs)} strongly: "
             f"{listed(named, 5)}, where 100 % is two that no row tells apart.",
-            "As a density that is no fault: two Gaussians may describe one cluster that is none. "
-            "Where labels are what matters, add their posteriors up, or fit fewer components; "
-            "criterion='icl' (dask-gmm select --criterion icl) chooses such that are apart.",
+            f"As a density that is no fault: two {evidence.shape.name}s may describe one cluster "
+            "that is none. Where labels are what matters, add their posteriors up, or fit fewer "
+            "components; criterion='icl' (dask-gmm select --criterion icl) chooses such that are "
+            "apart.",
         )
 
 

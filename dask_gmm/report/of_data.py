@@ -10,6 +10,7 @@ from scipy.stats import binom
 from dask_gmm.quantities import plural
 from dask_gmm.report.finding import Finding, Severity
 from dask_gmm.report.words import capital, components, number, share
+from dask_gmm.shapes import GAUSSIAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,13 +27,13 @@ _SCALES, _SPHERICAL_SCALES = 1e3, 10.0
 """Ratios of deviations from which k-means starts see but the widest feature, or a sphere fits none.
 """
 _TAIL, _HEAVY = 1e-2, 2.0
-"""Beyond the distance that this part of a Gaussian's rows exceeds lie so many times more."""
+"""Beyond the distance that this part of a component's own rows exceeds lie so many times more."""
 _FAR = 1e-4
 """Rows beyond the distance that this part exceeds, or a smaller one, are looked at one by one."""
 _CHANCE = 1e-5
 """How often a sound mixture may be accused."""
 _UNLIKE = 0.12
-"""Part of a component's rows that would have to move for their distances to be a Gaussian's."""
+"""Part of a component's rows that would have to move for their distances to be the model's."""
 _MANY_ROWS = 500
 _SHOWN_ROWS = 10
 _SHOWN_VALUES = 8
@@ -108,7 +109,7 @@ def scales(evidence: Evidence) -> Iterator[Finding]:
 
 
 def heavy_tails(evidence: Evidence) -> Iterator[Finding]:
-    """Components have far more rows at a distance than Gaussians have."""
+    """Components have far more rows at a distance than the mixture gives them."""
     found = _beyond(evidence, _TAIL)
     if found is None:
         return
@@ -124,16 +125,28 @@ def heavy_tails(evidence: Evidence) -> Iterator[Finding]:
             "heavy_tails",
             Severity.WARNING if _much(evidence, which) else Severity.NOTE,
             f"{capital(components(which))} ha{'s' if which.size == 1 else 've'} heavier tails "
-            f"than Gaussians: in component {worst}, {share(float(beyond[worst] / rows[worst]))} of "
-            f"the rows lie beyond the distance that {share(threshold)} of a Gaussian's exceed.",
+            f"than {evidence.shape.name}s: in component {worst}, "
+            f"{share(float(beyond[worst] / rows[worst]))} of the rows lie beyond the distance that "
+            f"{share(threshold)} of a {evidence.shape.name}'s exceed.",
             "Rows of low density are labelled less surely than their posteriors say. Positive, "
-            "skewed features: feature_transform='log1p' or 'arcsinh' (--transform); a broad extra "
-            "component for what is scattered; where= (--where) for rows known to be bad.",
+            "skewed features: feature_transform='log1p' or 'arcsinh' (--transform); "
+            f"{_remedy_of_tails(evidence)}; where= (--where) for rows known to be bad.",
         )
 
 
+def _remedy_of_tails(evidence: Evidence) -> str:
+    if evidence.parameters.leaves_rows_out:  # there is noise already
+        return "a broad extra component for what is scattered"
+    if evidence.shape is GAUSSIAN:
+        return (
+            "outliers: StudentTMixture (--degrees-of-freedom each) for tails, noise=True (--noise) "
+            "for what is scattered everywhere"
+        )
+    return "degrees_of_freedom='each' (--degrees-of-freedom each), if they were given"
+
+
 def not_gaussian(evidence: Evidence) -> Iterator[Finding]:
-    """The distances of a component's rows have another shape than a Gaussian's."""
+    """The distances of a component's rows have another shape than the mixture gives it."""
     inspection = evidence.inspection
     if inspection is None:
         return
@@ -150,11 +163,12 @@ def not_gaussian(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "not_gaussian",
             Severity.NOTE,
-            f"Rows of {components(which)} do not lie about their mean as a Gaussian's do: in "
-            f"component {worst}, {share(float(moved[worst]))} would have to lie at another "
+            f"Rows of {components(which)} do not lie about their mean as a {evidence.shape.name}'s "
+            f"do: in component {worst}, {share(float(moved[worst]))} would have to lie at another "
             f"distance.",
-            "More components follow the shape more closely, if the density matters. If clusters "
-            "do, this one may be round no Gaussian: look at the figure of the components.",
+            f"More components follow the shape more closely, if the density matters. If clusters "
+            f"do, this one may be of no {evidence.shape.name}: look at the figure of the "
+            f"components.",
         )
 
 
@@ -195,7 +209,7 @@ def unexplained(evidence: Evidence) -> Iterator[Finding]:
         "unexplained",
         Severity.WARNING,
         f"About {number(max(1.0, round(count)), 3)} rows ({share(count / complete)}) are farther "
-        f"from their component than all but {share(rarity)} of a Gaussian's rows, where "
+        f"from their component than all but {share(rarity)} of a {evidence.shape.name}'s, where "
         f"{number(rarity * complete, 2)} would be no surprise: the mixture does not explain them.",
         "Look at those of the lowest density, listed here with their places in the data: errors "
         "and fill values to leave out (where=, --where), or a rare population, for which one more "

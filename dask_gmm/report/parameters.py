@@ -12,8 +12,9 @@ import numpy as np
 
 from dask_gmm.quantities import plural
 from dask_gmm.report.html import Markup, join, table, tag
-from dask_gmm.report.words import SURE, share, surely
+from dask_gmm.report.words import SURE, capital, number, share, surely
 from dask_gmm.scaling.original_units import means_and_widths
+from dask_gmm.shapes import StudentShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,11 +34,12 @@ _MOST_NUMBERS = 40_000
 
 
 class _Shown(NamedTuple):
-    """Means and standard deviations, (K, D), the names of features, and what units they have."""
+    """Means and widths, (K, D), what widths and features are called, and what units there are."""
 
     names: Sequence[str]
     means: Floats
     widths: Floats
+    width: str
     units: str
 
 
@@ -56,25 +58,27 @@ def parameters_section(evidence: Evidence) -> Markup:
 
 def _shown(evidence: Evidence) -> _Shown:
     """Means and widths in the data's units, where they have some there."""
-    scaling, parameters = evidence.scaling, evidence.parameters
+    scaling, parameters, shape = evidence.scaling, evidence.parameters, evidence.shape
+    they = f"Means and {shape.width}s are"
     if scaling is not None and not scaling.linear:
         text = (
-            "Means and standard deviations are those of the scaled rows, for which the components "
-            "are Gaussians; in the data's units they are none."
+            f"{they} those of the scaled rows, for which the components are {shape.name}s; in the "
+            f"data's units they are none."
         )
-        return _Shown(evidence.names, parameters.means, np.sqrt(evidence.variances), text)
+        widths = np.sqrt(evidence.variances)
+        return _Shown(evidence.names, parameters.means, widths, shape.width, text)
     means, widths = means_and_widths(parameters, scaling)
-    if scaling is None:
-        text = "Means and standard deviations are in the features' own units."
-    else:
-        text = "Means and standard deviations are in the data's units, as before the scaling."
-    return _Shown(evidence.data_names, means, widths, text)
+    where = "features' own units" if scaling is None else "data's units, as before the scaling"
+    return _Shown(evidence.data_names, means, widths, shape.width, f"{they} in the {where}.")
 
 
 def _weights(evidence: Evidence, order: NDArray[np.intp]) -> Markup:
     """Return what each component accounts for."""
     inspection, rows = evidence.inspection, evidence.rows_of
     heads = ["component", "weight", "rows"]
+    tails = evidence.shape if isinstance(evidence.shape, StudentShape) else None
+    if tails is not None:
+        heads.append("degrees of freedom")
     if inspection is not None:
         heads += ["labelled so", f"of these sure (≥ {SURE:g})"]
         above = surely(inspection)
@@ -83,6 +87,8 @@ def _weights(evidence: Evidence, order: NDArray[np.intp]) -> Markup:
         yield str(k)
         yield share(float(evidence.parameters.weights[k]))
         yield "unknown" if np.isnan(rows[k]) else f"{rows[k]:,.0f}"
+        if tails is not None:
+            yield number(float(tails.degrees[k]), 3)
         if inspection is not None:
             labelled = float(inspection.labelled[k])
             yield share(labelled / inspection.weight)
@@ -95,7 +101,7 @@ def _vectors(shown: _Shown, order: NDArray[np.intp]) -> Iterator[Markup]:
     """Return tables of means and widths, folded up where they are large."""
     decimals = _decimals(shown)
     heads = ["component", *shown.names]
-    for title, values in (("Means", shown.means), ("Standard deviations", shown.widths)):
+    for title, values in (("Means", shown.means), (f"{capital(shown.width)}s", shown.widths)):
         rows = [
             [str(int(k)), *(_number(v, n) for v, n in zip(values[k], decimals, strict=True))]
             for k in order
@@ -151,7 +157,7 @@ def _csv(evidence: Evidence, shown: _Shown) -> str:
     writer = csv.writer(file, lineterminator="\n")
     means = [f"mean {name}" for name in shown.names]
     writer.writerow(
-        ["component", "weight", *means, *(f"standard deviation {name}" for name in shown.names)]
+        ["component", "weight", *means, *(f"{shown.width} {name}" for name in shown.names)]
     )
     for k, weight in enumerate(evidence.parameters.weights.tolist()):
         numbers = [weight, *shown.means[k].tolist(), *shown.widths[k].tolist()]
@@ -170,5 +176,6 @@ def _json(evidence: Evidence) -> tuple[bool, str]:
         "weights": parameters.weights.tolist(),
         "means": parameters.means.tolist(),
         **({"covariances": parameters.covariances.tolist()} if whole else {}),
+        **{name: array.tolist() for name, array in parameters.more.items()},
     }
     return whole, json.dumps(document)

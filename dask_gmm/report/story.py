@@ -8,6 +8,7 @@ import numpy as np
 
 from dask_gmm.quantities import plural, show_bytes, show_seconds
 from dask_gmm.report.words import SURE, listed, nats, number, per_row, share, surely
+from dask_gmm.shapes import GAUSSIAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,16 +53,17 @@ _NEARLY_ALL = 0.9995
 _NOTHING = 0.01
 """Nats that change no probability of all rows by more than a hundredth."""
 _MIXTURE = (
-    "A Gaussian mixture describes rows as a few clouds, its components. Each has a centre, its "
-    "mean; a width and a direction, its covariance; and a weight, the part of the rows that it "
-    "accounts for. For each row the mixture says with which probability it belongs to which cloud. "
-    "The fit looks for the clouds that make the rows most probable."
+    "A mixture of {shapes} describes rows as a few clouds, its components. Each has a centre, its "
+    "mean; a width and a direction, its covariance{more}; and a weight, the part of the rows that "
+    "it accounts for. For each row the mixture says with which probability it belongs to which "
+    "cloud. The fit looks for the clouds that make the rows most probable."
 )
+_TAILS = " or scale; degrees of freedom, the fewer the farther out its tails reach"
 
 
 def title(evidence: Evidence) -> str:
     """Name the mixture in a line."""
-    return f"Mixture of {plural(evidence.n_components, 'Gaussian component')}"
+    return f"Mixture of {plural(evidence.n_components, evidence.shape.component)}"
 
 
 def at_a_glance(evidence: Evidence, worries: int) -> list[tuple[str, str]]:
@@ -81,7 +83,9 @@ def at_a_glance(evidence: Evidence, worries: int) -> list[tuple[str, str]]:
 
 def story(evidence: Evidence) -> list[str]:
     """Return paragraphs: what a mixture is, what was fitted, how it ended, what it found."""
-    found = [_MIXTURE, *(" ".join(f(evidence)) for f in (_fitted, _ended, _found))]
+    shape = evidence.shape
+    mixture = _MIXTURE.format(shapes=f"{shape.name}s", more="" if shape is GAUSSIAN else _TAILS)
+    found = [mixture, *(" ".join(f(evidence)) for f in (_fitted, _ended, _found))]
     if evidence.selection is not None:
         found.insert(2, " ".join(_chosen(evidence)))
     return [paragraph for paragraph in found if paragraph]

@@ -10,6 +10,7 @@ import numpy as np
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.low_rank import LowRank
 from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.shapes import GAUSSIAN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dask_gmm.scaling import Scaling
+    from dask_gmm.shapes import ComponentShape
 
     Array = NDArray[np.float64]
 
@@ -46,6 +48,7 @@ class OriginalUnits:
     _correlated: bool = True
     _features: tuple[str, ...] | None = None
     _low_rank: bool = False
+    _shape: ComponentShape = GAUSSIAN
 
     @property
     def covariances(self) -> Array:
@@ -70,7 +73,7 @@ class OriginalUnits:
 
     @property
     def widths(self) -> Array:
-        """Standard deviation of each component along each feature, (K, D).
+        """Standard deviation of each component along each feature, (K, D); of a t its scale.
 
         Raises
         ------
@@ -99,10 +102,10 @@ class OriginalUnits:
 
         return units_html(*self._shown())
 
-    def _shown(self) -> tuple[Array, Array | None, tuple[str, ...]]:
+    def _shown(self) -> tuple[Array, Array | None, tuple[str, ...], ComponentShape]:
         numbered = tuple(f"feature {i}" for i in range(self.means.shape[1]))
         widths = None if self._covariances is None else self.widths
-        return self.means, widths, self._features or numbered
+        return self.means, widths, self._features or numbered, self._shape
 
 
 def in_original_units(
@@ -119,7 +122,7 @@ def in_original_units(
     features : sequence of str, optional
         The names of the data's features, to show them by.
     """
-    found = _in_original_units(parameters, scaling)
+    found = replace(_in_original_units(parameters, scaling), _shape=parameters.shape)
     return found if features is None else replace(found, _features=tuple(features))
 
 

@@ -54,3 +54,11 @@ def test_t_distributions(cluttered: Path, tmp_path: Path, run: Run) -> None:
     assert scored["score"] == pytest.approx(tm.score(cluttered))
     told = run("fit", cluttered, "-k", 1, "--degrees-of-freedom", 4, "--seed", 0)
     assert "degrees of freedom  4" in told.stdout
+    assert " scale " in told.stdout
+    assert "standard deviation" not in told.stdout
+    page = tmp_path / "fit.html"
+    done = run("fit", cluttered, "-k", 1, *words[:4], "--report", page)
+    assert done.exit_code in (0, 3), done.stderr
+    assert "Mixture of 1 t component" in page.read_text(encoding="utf-8")
+    later = run("report", model, cluttered, "-o", tmp_path / "later.html")
+    assert later.exit_code == 0, later.stderr

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import logsumexp
 
-from dask_gmm import GaussianMixture
+from dask_gmm import GaussianMixture, StudentTMixture
 from dask_gmm.data.source import open_source
 from dask_gmm.errors import InputError, MemoryPlanError, NonFiniteError
 from dask_gmm.estimators.attributes import set_parameters
@@ -33,9 +33,11 @@ from dask_gmm.inspection.kept import Keeping, KeptRows
 from dask_gmm.mixture.kernels import KERNELS, MarginalKernel, get_kernel
 from dask_gmm.mixture.parameters import MixtureParameters
 from dask_gmm.mixture.sampling import sample_mixture
+from dask_gmm.mixture.student import StudentParameters
 from dask_gmm.rows import Rows
 from tests.equal_shape import EQUAL_SHAPE
 from tests.inspected import inspected as made
+from tests.marks import quick_ones
 from tests.memory import peak_of
 from tests.mixture.problems import FAMILIES, draw, random_mixture
 
@@ -53,7 +55,8 @@ K, D, N = 4, 3, 3000
 def fitted(parameters: MixtureParameters, dtype: Any = np.float64, **how: Any) -> GaussianMixture:
     """An estimator with these parameters."""
     k, d = parameters.means.shape
-    gm = GaussianMixture(k, covariance_type=parameters.family.name, **how)
+    kind = StudentTMixture if isinstance(parameters, StudentParameters) else GaussianMixture
+    gm = kind(k, covariance_type=parameters.family.name, **how)
     set_parameters(gm, parameters, dtype)
     gm.n_features_in_, gm.converged_, gm.scaling_ = d, True, None
     return gm
@@ -85,20 +88,26 @@ def by_force(
     """What an inspection should say, computed in the plainest way, of bins with these edges."""
     w = np.ones(len(rows)) if w is None else w
     dense = p.form.dense(p.covariances, *p.means.shape)
+    degrees = p.degrees_of_freedom if isinstance(p, StudentParameters) else None
     known = ~np.isnan(rows)
     joint, squares = np.empty((2, len(rows), len(p.weights)))
     for own in np.unique(known, axis=0):
         (alike,) = np.nonzero((known == own).all(axis=1))
         for k, (mean, covariance) in enumerate(zip(p.means, dense, strict=True)):
             away, inner = rows[np.ix_(alike, own)] - mean[own], covariance[np.ix_(own, own)]
-            normal = stats.multivariate_normal(None, inner)
-            joint[alike, k] = np.log(p.weights[k]) + normal.logpdf(away)
+            density: Any = stats.multivariate_normal(None, inner)
+            if degrees is not None:
+                density = stats.multivariate_t(None, inner, degrees[k])
+            joint[alike, k] = np.log(p.weights[k]) + density.logpdf(away)
             squares[alike, k] = (away * np.linalg.solve(inner, away.T).T).sum(axis=1)
     densities = logsumexp(joint, axis=1)
     r = np.exp(joint - densities[:, None])
     labels, complete = r.argmax(axis=1), known.all(axis=1)
     own = np.eye(len(p.weights))[labels] * w[:, None]
-    chances = stats.chi2.sf(squares, rows.shape[1])
+    d = rows.shape[1]
+    chances: Any = stats.chi2.sf(squares, d)
+    if degrees is not None:
+        chances = stats.f.sf(squares / d, d, degrees)
     distance_bins = np.searchsorted(-found.distance_edges[1:-1], -chances, side="right")
     n_certainty = found.certainty.shape[1]
     certainty = np.minimum((r.max(axis=1) * n_certainty).astype(int), n_certainty - 1)
@@ -311,12 +320,29 @@ def test_distances_of_the_model_are_uniform(d: int) -> None:
 def test_bins_of_squares_are_exact() -> None:
     for d in (1, 2, 7, 60, 3000):
         grid = Grid.of(random_mixture(0, "spherical", 2, d), get_kernel("reference"))
-        inner = grid.squares[1:-1]
+        inner = grid.squares[0, 1:-1]
         near = np.concatenate([inner, np.nextafter(inner, 0), np.nextafter(inner, np.inf)])
         rng = np.random.default_rng(d)
         x = np.concatenate([near, rng.chisquare(d, 5000), [-1e-9, 0.0, 1e12, np.inf]])
         expected = np.searchsorted(inner, x, side="right")
-        np.testing.assert_array_equal(grid.distance_bins(x), expected)
+        nobody = np.zeros(len(x), dtype=np.intp)  # the same edges for all
+        np.testing.assert_array_equal(grid.distance_bins(x, nobody), expected)
+
+
+@pytest.mark.parametrize("family", quick_ones(FAMILIES, ("full", "tied")))
+def test_t_distributions_are_held_against_their_own_tails(family: str) -> None:
+    degrees = [0.6, 3.0, 40.0, 1e5]
+    p = StudentParameters.of(mixture(family), degrees)
+    rows = drawn_from(p, 1500)
+    w = np.random.default_rng(1).uniform(0.5, 3.0, len(rows))
+    found = fitted(p).inspect(da.from_array(rows, chunks=(170, D)), sample_weight=w)
+    agree(found, by_force(rows, p, found, w), 1e-7)
+    drawn = fitted(p).inspect(drawn_from(p, 40_000))
+    # As many in each twentieth, of each component: rows of its own lie as it says.
+    for k in range(K):
+        n = drawn.distances[k].sum()
+        parts = np.append(drawn.distances[k, :19], drawn.distances[k, 19:].sum())
+        assert ((parts - n / 20) ** 2 / (n / 20)).sum() < stats.chi2.isf(1e-4, 19), k
 
 
 def test_components_that_nobody_belongs_to() -> None:

@@ -31,6 +31,7 @@ class Made:
     remaining_gain_: float | None = None
     scaling_: Any = None
     lower_bounds_: list[float] = field(default_factory=list)
+    degrees_of_freedom_: Any = None
 
 
 def passes(*steps: tuple[str, float, float | None]) -> tuple[PassFinished, ...]:
@@ -103,6 +104,12 @@ def _cases() -> dict[str, Any]:
         forms = {"tied": full[0], "diag": variances, "spherical": variances.mean(axis=1)}
         return replace(gm, covariances_=forms[kind], covariance_type=kind), rows
 
+    def tails() -> tuple[Made, Any]:
+        gm, rows = draw(4, 3, 1500, 13)
+        rng = np.random.default_rng(13)
+        rows += rng.standard_t(1.0, size=rows.shape) * (rng.random((len(rows), 1)) < 0.1)
+        return replace(gm, degrees_of_freedom_=np.array([0.6, 2.0, 5.0, 1e5])), rows
+
     return {
         "two features": lambda: draw(4, 2, 1500, 0),
         "overlapping": lambda: draw(12, 8, 3000, 1, spread=1.2),
@@ -116,6 +123,7 @@ def _cases() -> dict[str, Any]:
         "no rows": no_rows,
         "units": units,
         "old": old,
+        "heavy tails": tails,
         **{kind: (lambda kind=kind: shared(kind)) for kind in ("tied", "diag", "spherical")},
     }
 

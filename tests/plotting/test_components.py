@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy.integrate import trapezoid
-from scipy.stats import norm
+from scipy.stats import norm, t
 from xarray import DataArray
 
 from dask_gmm import GaussianMixture
@@ -255,3 +255,15 @@ def test_no_name_is_a_formula(draw: Any) -> None:
     with rc_context({"svg.fonttype": "none"}):
         figure.savefig(file, format="svg")
     assert "US$ and $" in file.getvalue()
+
+
+def test_curves_of_t_distributions() -> None:
+    gm, inspection = made("heavy tails")
+    ax: Any = plot_components(gm, inspection, features=[1])[0, 0]
+    drawn = [line.get_data() for line in ax.lines]
+    order = np.argsort(-gm.weights_, kind="stable")
+    for k, (x, y) in zip(order, drawn, strict=False):
+        nu, scale = gm.degrees_of_freedom_[k], np.sqrt(gm.covariances_[k, 1, 1])
+        expected = gm.weights_[k] * t.pdf(x, nu, gm.means_[k, 1], scale)
+        np.testing.assert_allclose(y, expected, rtol=1e-6)
+    np.testing.assert_allclose(drawn[-1][1], sum(y for _, y in drawn[:-1]), rtol=1e-12)

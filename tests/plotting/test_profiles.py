@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from scipy.stats import norm
+from scipy.stats import norm, t
 
-from dask_gmm import GaussianMixture
+from dask_gmm import GaussianMixture, StudentTMixture
 from dask_gmm.errors import InputError
 from dask_gmm.plotting import component_colours, plot_profiles
 from tests.inspected import inspected
@@ -186,3 +186,22 @@ def test_a_component_or_feature_without_values_is_left_out() -> None:
 def test_quantiles_that_are_none(quantiles: Any) -> None:
     with pytest.raises(InputError, match="no three rising numbers"):
         plot_profiles(*made("two features"), quantiles=quantiles)
+
+
+def test_t_distributions_say_where_in_a_bin_a_quantile_is() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_t(2.0, size=(40_000, 2))
+    gm = Made(np.ones(1), np.zeros((1, 2)), np.ones((1, 2)), "diag")
+    gm.degrees_of_freedom_ = np.array([2.0])
+    (ax,) = plot_profiles(gm, inspected(X, gm, n_values=8))  # of twenty scales each
+    low, high = band_of(ax, 0, 1)
+    assert high - low == pytest.approx(np.full(2, 2 * t.isf(0.1, 2.0)), abs=0.1)
+
+
+def test_principal_components_of_t_distributions() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 3)) @ np.diag([3.0, 1.0, 0.3])
+    gm = StudentTMixture(1, degrees_of_freedom=3, n_pca=2, random_state=0).fit(X)
+    (ax,) = plot_profiles(gm, gm.inspect(X))
+    low, high = band_of(ax, 0, 1)  # in units of what is shown as each feature's deviation
+    assert high - low == pytest.approx(np.full(3, 2 * t.isf(0.1, 3)), rel=1e-6)

@@ -81,3 +81,19 @@ def test_numbers_at_one_place_are_one_text() -> None:
     ax = plot_residuals(gm, inspected(X, gm))
     assert ax.get_title(loc="left") == "heavier tails: 1, 2"
     assert "1, 2" in [text.get_text() for text in ax.texts]
+
+
+def test_t_distributions_are_held_against_themselves() -> None:
+    """Rows of a t distribution lie on its own line, and far above a Gaussian's."""
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(20_000, 2)) * np.sqrt(3.0 / rng.chisquare(3.0, size=(20_000, 1)))
+    gm = Made(np.ones(1), np.zeros((1, 2)), np.eye(2)[None])
+    assert heavier_tails(inspected(rows, gm)) == (0,)
+    student = replace(gm, degrees_of_freedom_=np.array([3.0]))
+    inspection = inspected(rows, student)
+    assert heavier_tails(inspection) == ()
+    ax: Any = plot_residuals(student, inspection)
+    assert ax.get_xlabel() == "part p that a t distribution has beyond"
+    x, y = ax.lines[1].get_data()
+    kept = x > 1e-3
+    np.testing.assert_allclose(y[kept], x[kept], rtol=0.25)

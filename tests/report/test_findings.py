@@ -12,7 +12,7 @@ from hypothesis import given as each
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from dask_gmm import GaussianMixture, select_gaussian_mixture
+from dask_gmm import GaussianMixture, StudentTMixture, select_gaussian_mixture
 from dask_gmm.report import Evidence
 from dask_gmm.report.findings import CHECKS, Severity, find, looked_at
 from tests.inspected import inspected
@@ -415,11 +415,34 @@ def test_every_finding_is_tested_here() -> None:
     assert missing == []
 
 
+def test_t_distributions_are_held_against_their_own_tails() -> None:
+    """Heavy tails worry about Gaussians, which the remedy knows, and not about what has them."""
+    rng = np.random.default_rng(0)
+    X = clouds(n=6000) * np.sqrt(3.0 / rng.chisquare(3.0, size=(6000, 1)))
+    centres = clouds(n=3, apart=60.0)
+    X = centres[np.arange(6000) % 3] + (X - clouds(n=6000) * 0.0) * 0.1
+    gaussian = fitted(X)
+    assert "heavy_tails" in names(gaussian)
+    (found,) = (finding for finding in find(gaussian) if finding.name == "heavy_tails")
+    assert "than Gaussians" in found.sentence
+    assert "StudentTMixture" in found.remedy
+    student = StudentTMixture(3, random_state=0, tol=1e-6, max_iter=500).fit(X)
+    evidence = Evidence.of(student, student.inspect(X))
+    assert not {"heavy_tails", "unexplained"} & names(evidence)
+    told = StudentTMixture(3, degrees_of_freedom=200, random_state=0, max_iter=500).fit(X)
+    (found,) = (
+        finding
+        for finding in find(Evidence.of(told, told.inspect(X)))
+        if finding.name == "heavy_tails"
+    )
+    assert "than t distributions" in found.sentence
+    assert "degrees_of_freedom='each'" in found.remedy
+
+
 def test_remedies_name_options_that_there_are() -> None:
     import re
     from inspect import getsource, signature
 
-    from dask_gmm import GaussianMixture
     from dask_gmm.cli.main import main
     from dask_gmm.report import of_components, of_course, of_data
 
@@ -429,7 +452,11 @@ def test_remedies_name_options_that_there_are() -> None:
     named = set(re.findall(r"(--[a-z][a-z-]*)\b", text))
     assert len(named) > 8
     assert named <= known, named - known
-    arguments = {*signature(GaussianMixture).parameters, *signature(GaussianMixture.fit).parameters}
+    arguments = {
+        *signature(GaussianMixture).parameters,
+        *signature(StudentTMixture).parameters,
+        *signature(GaussianMixture.fit).parameters,
+    }
     given = set(re.findall(r"\b([a-z_]+)=(?:'|True\b| \()", text)) - {"strict"}
     assert len(given) > 5
     assert given <= {*arguments, "criterion"}, given
