@@ -16,8 +16,10 @@ from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.acceleration.verified import VerifiedEM
+from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
+from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.sampling import SampleRecipe, automatic_size
 from dask_gmm.fitting.scaled_sample import draw_rows
 from dask_gmm.fitting.search.choice import choose_search
@@ -27,7 +29,7 @@ from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
 from dask_gmm.fitting.strategies import choose_acceleration, configure, fits_the_sample, set_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend, Passes
@@ -60,6 +62,8 @@ __all__ = [
 # Starts that are fitted to the sample, where that costs no read: the best of five is rarely a bad
 # one.
 SAMPLE_STARTS = 5
+# Steps after which one of several starts in memory is told from the others.
+_TRIED = 20
 
 _LOOKED_AT_ONCE = 4096
 
@@ -297,32 +301,62 @@ def _starts(
 
     Those that are to be fitted to the sample come from a part of it, and there are more of them.
     """
-    rows, count = None if sample is None else sample.to_start_from, settings.n_init
-    if rows is not None and not settings.given.complete:
-        rows = rows_for_starts(rows, settings.model, settings.n_components)
-    led = fits_the_sample(settings, acceleration, computed=not settings.given.complete)
-    if led and rows is not None:
-        count = 1 if settings.given.complete else max(count, SAMPLE_STARTS)
-        rows = thinned(rows, settings.n_components, settings.model.family)
+    count, given = settings.n_init, settings.given.complete
+    led = fits_the_sample(settings, acceleration, computed=not given)
+    kinds: tuple[Rows | None, ...] = (None,)
+    if sample is not None:
+        rows = sample.to_start_from
+        some = (rows,) if given else rows_for_starts(rows, settings.model, settings.n_components)
+        kinds = some
+        if led:
+            count = 1 if given else max(count, SAMPLE_STARTS)
+            kinds = tuple(thinned(r, settings.n_components, settings.model.family) for r in some)
+    if led or sample is None or len(kinds) == 1:
+        return [_start(kinds[i % len(kinds)], settings, random_state) for i in range(count)]
+    tried = thinned(sample.to_start_from, settings.n_components, settings.model.family)
     return [
-        initial_parameters(
-            rows,
-            n_components=settings.n_components,
-            model=settings.model,
-            init_params=settings.init_params,
-            random_state=random_state,
-            given=settings.given,
-        )
+        _better([_start(rows, settings, random_state) for rows in kinds], tried, settings)
         for _ in range(count)
     ]
 
 
-def rows_for_starts(rows: Rows, model: MixtureModel, n_components: int) -> Rows:
+def _start(
+    rows: Rows | None, settings: FitSettings, random_state: np.random.RandomState
+) -> MixtureParameters:
+    return initial_parameters(
+        rows,
+        n_components=settings.n_components,
+        model=settings.model,
+        init_params=settings.init_params,
+        random_state=random_state,
+        given=settings.given,
+    )
+
+
+def _better(
+    starts: Sequence[MixtureParameters], rows: Rows, settings: FitSettings
+) -> MixtureParameters:
+    """The start that a few EM steps on some rows raise highest."""
+    m_step = MStep(settings.model.of_sample(rows.total_weight))
+    begun = [settings.model.starting(start) for start in starts]
+    fittings = [PlainEM(0.0, _TRIED, m_step) for _ in starts]
+    states = run(
+        fittings,
+        [fitting.begin((start,)) for fitting, start in zip(fittings, begun, strict=True)],
+        lambda candidates: settings.kernel.statistics(rows, candidates),
+    )
+    ends = [fitting.finish(state) for fitting, state in zip(fittings, states, strict=True)]
+    return starts[int(np.argmax([end.lower_bound for end in ends]))]
+
+
+def rows_for_starts(rows: Rows, model: MixtureModel, n_components: int) -> tuple[Rows, ...]:
     """Those that the model looks for components among; all where they are too few for so many."""
-    some = model.start_rows(rows)
-    if some is rows or len(np.unique(some.values, axis=0)) < n_components:
-        return rows
-    return some
+    found = tuple(
+        some
+        for some in model.start_rows(rows)
+        if some is rows or len(np.unique(some.values, axis=0)) >= n_components
+    )
+    return found or (rows,)
 
 
 def sample_recipe(source: Source, size: int, random_state: np.random.RandomState) -> SampleRecipe:

@@ -75,7 +75,7 @@ class StartsOfSize(Protocol):
 
 
 def starts_on_sample(
-    rows: Rows,
+    kinds: Sequence[Rows],
     settings: FitSettings,
     accelerations: Mapping[GridPoint, str | None],
     random_state: np.random.RandomState,
@@ -83,23 +83,33 @@ def starts_on_sample(
     """Starts by `settings.init_params` on the sample, where families share the draws.
 
     Points that variance-reduced EM fits get several, from a part of the sample: they are to be
-    fitted to it and told apart.
+    fitted to it and told apart. Where the model looks among rows of several kinds, so do all.
+
+    Parameters
+    ----------
+    kinds : sequence of Rows
+        `rows_for_starts`, which take turns.
+    settings : FitSettings
+    accelerations : mapping of GridPoint to str or None
+    random_state : RandomState
     """
 
     def draw(points: Sequence[GridPoint]) -> dict[GridPoint, list[MixtureParameters]]:
-        k, some, count = points[0].n_components, rows, settings.n_init
+        k, some, n_features = points[0].n_components, kinds, kinds[0].values.shape[1]
+        count = own = settings.n_init * len(kinds)
         reduced = [p for p in points if _led(p, settings, accelerations)]
         if reduced:
             count = max(count, SAMPLE_STARTS)
-            widest = max(reduced, key=lambda p: p.family.n_parameters(k, rows.values.shape[1]))
-            some = thinned(rows, k, widest.family)
+            widest = max(reduced, key=lambda p: p.family.n_parameters(k, n_features))
+            some = [thinned(rows, k, widest.family) for rows in kinds]
         found: dict[GridPoint, list[MixtureParameters]] = {p: [] for p in points}
         for number in range(count):
-            pieces = list(responsibilities(some, k, settings.init_params, random_state))
-            for point in points if number < settings.n_init else reduced:
+            rows = some[number % len(some)]
+            pieces = list(responsibilities(rows, k, settings.init_params, random_state))
+            for point in points if number < own else reduced:
                 try:
                     start = start_from(
-                        some,
+                        rows,
                         pieces,
                         k,
                         settings.model.of_mixture(point.family, k),

@@ -16,15 +16,32 @@ from scipy.special import gammaln, logsumexp
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dask_gmm.rows import Rows
+
     Array = NDArray[np.float64]
 
-__all__ = ["MOST_ROWS", "noise_probabilities"]
+__all__ = ["MOST_ROWS", "apart_from_clutter", "noise_probabilities"]
 
 MOST_ROWS = 20_000
 """Rows that neighbours are looked for among."""
 _NEIGHBOURS = 12
+_LIKELY = 0.5
+_FEWEST, _LEAST_PART = 50, 0.05
 _STEPS = 200
 _SAME = 1e-8
+
+
+def apart_from_clutter(rows: Rows) -> tuple[Rows, ...]:
+    """Those that hardly look like noise by their neighbours, and all; these where none can be told.
+
+    Of many rows the first are some thousands, evenly spaced.
+    """
+    some = rows.take(slice(None, None, -(-len(rows) // MOST_ROWS)))
+    likely = np.flatnonzero(noise_probabilities(some.values) < _LIKELY)
+    # As few as that, or a part that is next to nothing, are no mixture beside noise.
+    if len(likely) < max(_FEWEST, _LEAST_PART * len(some)) or len(likely) == len(some):
+        return (rows,)
+    return some.take(likely), rows
 
 
 def noise_probabilities(rows: NDArray[np.floating]) -> Array:

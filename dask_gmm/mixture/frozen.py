@@ -280,7 +280,7 @@ class Frozen(MixtureModel):
         """That of the model that it freezes."""
         return self.base.settled_prior(n_features)
 
-    def start_rows(self, rows: Rows) -> Rows:
+    def start_rows(self, rows: Rows) -> tuple[Rows, ...]:
         """As the model that it freezes."""
         return self.base.start_rows(rows)
 

@@ -131,9 +131,12 @@ class MixtureModel(ABC):
         """
         return self
 
-    def start_rows(self, rows: Rows) -> Rows:
-        """Those rows of the sample that a start's components are looked for among."""
-        return rows
+    def start_rows(self, rows: Rows) -> tuple[Rows, ...]:
+        """Those rows of the sample that a start's components are looked for among.
+
+        Of several answers each gives starts, and the better ones are taken.
+        """
+        return (rows,)
 
     def starting(self, parameters: MixtureParameters) -> MixtureParameters:
         """What a fit sets out from where its start has these weights, means and covariances.

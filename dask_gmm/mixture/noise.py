@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import expit
 
 from dask_gmm.errors import InputError
-from dask_gmm.mixture.clutter import MOST_ROWS, noise_probabilities
+from dask_gmm.mixture.clutter import apart_from_clutter
 from dask_gmm.mixture.model import MixtureModel
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
 from dask_gmm.mixture.statistics import SufficientStatistics
@@ -39,8 +39,6 @@ __all__ = ["NoisyParameters", "NoisyStatistics", "UniformNoise", "box_of"]
 
 _FIRST_WEIGHT = 0.05
 # Rows that start the mixture are noise with less than this probability, and not so few.
-_LIKELY = 0.5
-_FEWEST, _LEAST_PART = 50, 0.05
 # More of the data than this is no noise: π_k would be those of nothing.
 _MOST_NOISE = 1.0 - 1e-9
 
@@ -281,17 +279,12 @@ class UniformNoise(MixtureModel):
         """The inner model's part of what it has beside the likelihood."""
         return replace(self, inner=self.inner.of_sample(weight))
 
-    def start_rows(self, rows: Rows) -> Rows:
-        """Those that hardly look like noise by their neighbours; all where that cannot be told.
+    def start_rows(self, rows: Rows) -> tuple[Rows, ...]:
+        """Those that hardly look like noise by their neighbours; and all of them.
 
-        Of many rows some thousands, evenly spaced.
+        Where clusters differ in how dense they are, the sparser ones look like noise.
         """
-        some = rows.take(slice(None, None, -(-len(rows) // MOST_ROWS)))
-        likely = np.flatnonzero(noise_probabilities(some.values) < _LIKELY)
-        # As few as that, or a part that is next to nothing, are no mixture beside noise.
-        if len(likely) < max(_FEWEST, _LEAST_PART * len(some)):
-            return rows
-        return some.take(likely)
+        return apart_from_clutter(rows)
 
     def starting(self, parameters: MixtureParameters) -> MixtureParameters:
         """A start has a twentieth of noise; see `MixtureModel.starting`."""

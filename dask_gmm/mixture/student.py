@@ -34,6 +34,7 @@ from scipy.special import betaln, digamma, gammaln, polygamma
 
 from dask_gmm.errors import InputError
 from dask_gmm.mixture.chart import LOG_CHOLESKY
+from dask_gmm.mixture.clutter import apart_from_clutter
 from dask_gmm.mixture.model import MixtureModel
 from dask_gmm.mixture.moments import Moments
 from dask_gmm.mixture.parameters import MixtureParameters, frozen_array
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from dask_gmm.mixture.chart import Chart, Lengths
+    from dask_gmm.rows import Rows
     from dask_gmm.shapes import ComponentShape
 
     Array = NDArray[np.float64]
@@ -238,6 +240,13 @@ class StudentLikelihood(MixtureModel):
     reg_covar: float = 0.0
     degrees_of_freedom: float = 10.0
     estimated: str = "each"
+
+    def start_rows(self, rows: Rows) -> tuple[Rows, ...]:
+        """Rows without those far out, which would draw means of their own; and all of them.
+
+        Where clusters differ in how dense they are, the sparser ones look like what lies far out.
+        """
+        return apart_from_clutter(rows)
 
     def starting(self, parameters: MixtureParameters) -> MixtureParameters:
         """A start has the degrees of freedom that estimates begin with; see `MixtureModel`."""

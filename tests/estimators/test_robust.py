@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
@@ -98,6 +99,56 @@ def test_labels_on_disk_have_a_sign(
     labels: Any = zarr.open_array(str(tmp_path / "labels.zarr"))
     assert labels.dtype == np.int8
     np.testing.assert_array_equal(labels[:], gm.predict(store[:]))
+
+
+def spread_rows(seed: int, widths: Any, degrees: float | None = None) -> tuple[Any, Any]:
+    """Clouds about a circle, Gaussian or of t distributions; and their centres."""
+    rng, k = np.random.default_rng(seed), len(widths)
+    turn = 2 * np.pi * np.arange(k) / k
+    centres = 40.0 * np.column_stack([np.cos(turn), np.sin(turn)])
+    of = rng.integers(k, size=5000)
+    tails = np.ones(5000) if degrees is None else np.sqrt(degrees / rng.chisquare(degrees, 5000))
+    rows = centres[of] + rng.normal(size=(5000, 2)) * (np.asarray(widths)[of] * tails)[:, None]
+    return rows, centres
+
+
+def found_all(mixture: Any, centres: Any) -> bool:
+    """Whether each centre has a component of its own, of about its weight."""
+    apart = np.linalg.norm(mixture.means_[:, None] - centres, axis=2)
+    own = apart.argmin(axis=0)
+    return bool(
+        len(set(own.tolist())) == len(centres)
+        and apart.min(axis=0).max() < 6.0
+        and mixture.weights_.min() > 0.4 / len(centres)
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "store"])
+def test_rows_far_out_draw_no_mean_of_a_start(stored: bool, seed: int) -> None:
+    """With one degree of freedom k-means puts its means on rows that are a thousand widths away."""
+    rows, centres = spread_rows(seed, [1.0, 1.0, 1.0, 1.0], 1.0)
+    data = da.from_array(rows, chunks=(500, 2)) if stored else rows
+    asked: Any = 2000 if stored else "auto"
+    tm = StudentTMixture(4, random_state=seed, tol=1e-5, max_iter=300, init_size=asked).fit(data)
+    assert found_all(tm, centres)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "store"])
+@pytest.mark.parametrize("kind", ["noise", "t", "selection"])
+def test_a_sparse_cluster_is_not_taken_for_what_lies_far_out(kind: str, stored: bool) -> None:
+    rows, centres = spread_rows(0, [0.3, 6.0, 0.3, 0.3])
+    rows[:250] = np.random.default_rng(1).uniform(-90, 90, size=(250, 2))
+    data = da.from_array(rows, chunks=(500, 2)) if stored else rows
+    how: dict[str, Any] = {"random_state": 0, "tol": 1e-5, "max_iter": 300}
+    how["init_size"] = 2000 if stored else "auto"
+    if kind == "selection":
+        found = select_gaussian_mixture(data, [4], noise=True, **how).best_model
+    elif kind == "noise":
+        found = GaussianMixture(4, noise=True, **how).fit(data)
+    else:
+        found = StudentTMixture(4, **how).fit(data)
+    assert found_all(found, centres)
 
 
 def test_t_distributions_are_shown_by_their_own_words(tmp_path: Path) -> None:
