@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import scipy.linalg  # noqa: F401 - a second BLAS library, which is limited too
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
@@ -88,18 +89,70 @@ def two_processes(one_cluster: Client) -> Client:
     return one_cluster
 
 
+class MortalCluster:
+    """Two workers that tests kill; another two, where one is not replaced."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self.client = self._open.enter_context(_two_workers())
+
+    def whole(self) -> Client:
+        """The client of two workers that are there."""
+        for _ in range(2):
+            until = time.monotonic() + 30.0
+            while time.monotonic() < until:
+                if _is_whole(self.client):
+                    return self.client
+                time.sleep(0.05)
+            # Whoever dies before its nanny has seen that it started is never replaced.
+            self.close()
+            self.client = self._open.enter_context(_two_workers())
+        raise AssertionError("no two workers came")
+
+    def close(self) -> None:
+        """Let go of the workers that there are."""
+        self._open.close()
+
+
 @pytest.fixture(scope="session")
-def cluster_to_kill() -> Iterator[Client]:
+def cluster_to_kill() -> Iterator[MortalCluster]:
     """The cluster behind `mortal_processes`."""
-    with _two_workers() as client:
-        yield client
+    cluster = MortalCluster()
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture
-def mortal_processes(cluster_to_kill: Client) -> Client:
+def mortal_processes(cluster_to_kill: MortalCluster) -> Client:
     """The same for tests that kill workers: their nannies start others, which the next waits for.
 
     It is another cluster, so that one that recovers slowly is nobody else's trouble.
     """
-    cluster_to_kill.wait_for_workers(2, timeout=60)
-    return cluster_to_kill
+    return cluster_to_kill.whole()
+
+
+def _is_whole(client: Client) -> bool:
+    """Whether two workers are there for the scheduler and for their nannies, and no others.
+
+    And answer: of one that has just been killed nobody may know yet.
+    """
+    running = {
+        address
+        for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()
+        if worker["status"] == Status.running.name
+    }
+    cluster: Any = client.cluster
+    nannies = list(cluster.workers.values())
+    started = {
+        nanny.worker_address
+        for nanny in nannies
+        if nanny.status is Status.running
+        and nanny.process is not None
+        and nanny.process.status is Status.running
+    }
+    if not (len(nannies) == len(started) == 2 and running == started):
+        return False
+    try:
+        return set(client.run(os.getpid).values()) == {nanny.pid for nanny in nannies}
+    except OSError:
+        return False

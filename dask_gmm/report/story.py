@@ -54,11 +54,11 @@ _NOTHING = 0.01
 """Nats that change no probability of all rows by more than a hundredth."""
 _MIXTURE = (
     "A mixture of {shapes} describes rows as a few clouds, its components. Each has a centre, its "
-    "mean; a width and a direction, its covariance{more}; and a weight, the part of the rows that "
+    "mean; a width and a direction, its {matrix}; and a weight, the part of the rows that "
     "it accounts for. For each row the mixture says with which probability it belongs to which "
     "cloud. The fit looks for the clouds that make the rows most probable."
 )
-_TAILS = " or scale; degrees of freedom, the fewer the farther out its tails reach"
+_TAILS = "scale matrix; degrees of freedom, the fewer the farther out its tails reach"
 
 
 def title(evidence: Evidence) -> str:
@@ -84,7 +84,8 @@ def at_a_glance(evidence: Evidence, worries: int) -> list[tuple[str, str]]:
 def story(evidence: Evidence) -> list[str]:
     """Return paragraphs: what a mixture is, what was fitted, how it ended, what it found."""
     shape = evidence.shape
-    mixture = _MIXTURE.format(shapes=f"{shape.name}s", more="" if shape is GAUSSIAN else _TAILS)
+    matrix = "covariance" if shape is GAUSSIAN else _TAILS
+    mixture = _MIXTURE.format(shapes=f"{shape.name}s", matrix=matrix)
     found = [mixture, *(" ".join(f(evidence)) for f in (_fitted, _ended, _found))]
     if evidence.selection is not None:
         found.insert(2, " ".join(_chosen(evidence)))
