@@ -271,10 +271,10 @@ class AppliedMixture(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         (n_arrays, K) float64
-            Rows add up to one; NaN for an array without rows that take part. In the order of the
-            list, or of the dict's keys.
+            Rows add up to one; beside noise they are parts of what is none. NaN for an array
+            without rows that take part. In the order of the list, or of the dict's keys.
         (n_arrays, K) int64
-            With `counts`.
+            With `counts`; rows of the label -1 are in none.
 
         Examples
         --------

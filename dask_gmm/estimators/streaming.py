@@ -71,9 +71,10 @@ class StreamingMixture(FittingMixture):
         The first call begins with that batch, as a fit of one iteration does, in one read beside
         that of the sample. What a fit has found goes on, too: begin with `fit` where many rows are
         there already. Each later call computes responsibilities at the mixture so far, blends the
-        batch's statistics with those that run, and does an M-step; a store of any size is one
-        batch, by the current cluster. Which batch comes when has a part in the result; how a batch
-        is cut into blocks, and who computes, has none.
+        batch's statistics with those that run, and does an M-step; components keep their numbers
+        from then on, whatever `order` says. A store of any size is one batch, by the current
+        cluster. Which batch comes when has a part in the result; how a batch is cut into blocks,
+        and who computes, has none.
 
         Parameters
         ----------
