@@ -129,17 +129,7 @@ def fit(
         )
     data, compute = DataPlace.take(values), Compute.take(values)
     settings, checkpoint = EMSettings.take(values), CheckpointPlace.take(values)
-    student, arguments = settings.degrees_of_freedom is not None, settings.estimator_arguments()
-    if settings.bayesian != "no" and freeze:
-        raise click.UsageError(
-            "--freeze is for maximum likelihood, and --bayesian has none of it: leave one of the "
-            "two out."
-        )
-    if student and freeze:
-        raise click.UsageError(
-            "--freeze is of Gaussian components, and --degrees-of-freedom fits t distributions: "
-            "leave one of the two out."
-        )
+    arguments = settings.estimator_arguments(freeze)
     session.checkpoint = checkpoint if checkpoint.url is not None else None
     check_fit_output(output, data, checkpoint.url, overwrite=overwrite, report=report)
     check_report(report, data, output, checkpoint.url, overwrite=overwrite)
@@ -171,11 +161,10 @@ def fit(
 
 def _estimator(settings: EMSettings) -> type[FittingMixture]:
     """Whose mixtures these settings are of."""
-    from dask_gmm.estimators import BayesianGaussianMixture, GaussianMixture, StudentTMixture
+    from dask_gmm import estimators
 
-    if settings.degrees_of_freedom is not None:
-        return StudentTMixture
-    return GaussianMixture if settings.bayesian == "no" else BayesianGaussianMixture
+    found: type[FittingMixture] = getattr(estimators, settings.kind.estimator)
+    return found
 
 
 def _begun_at(model: str | None, settings: EMSettings, data: DataPlace) -> FittingMixture:

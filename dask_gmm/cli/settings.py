@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from dask_gmm.cli.kinds import BAYESIAN, GAUSSIAN, STUDENT, MixtureKind
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -273,42 +275,12 @@ class EMSettings(_Fits):
     bayesian: str
     weight_concentration: float | None
 
-    def _check_bayesian(self) -> None:
-        """Refuse what does not go with variational Bayes, or with maximum likelihood.
-
-        Raises
-        ------
-        click.UsageError
-        """
-        if self.bayesian == "no":
-            if self.weight_concentration is not None:
-                raise click.UsageError(
-                    "--weight-concentration is of the prior of a Bayesian mixture: say which by "
-                    "--bayesian process or --bayesian distribution."
-                )
-            return
-        for option, asked in (
-            ("--degrees-of-freedom", self.degrees_of_freedom is not None),
-            ("--noise", self.noise),
-            ("--order", self.order is not None),
-            ("--prior", self.common_arguments()["prior"] is not None),
-        ):
-            if asked:
-                raise click.UsageError(
-                    f"{option} is for estimates of the parameters, and --bayesian has none of it: "
-                    f"leave one of the two out."
-                )
-        for option, given, may in (
-            ("--acceleration", self.acceleration, ("auto", "squarem", "none")),
-            ("--search", self.search, ("auto", "off", 0)),
-            ("--on-collapse", self.on_collapse, ("stop",)),
-            ("--covariance", self.covariance, ("full", "tied", "diag", "spherical")),
-        ):
-            if given not in may:
-                raise click.UsageError(
-                    f"{option} {given} is for maximum likelihood; with --bayesian it may be "
-                    f"{' or '.join(str(one) for one in may if one)}."
-                )
+    @property
+    def kind(self) -> MixtureKind:
+        """Of which kind the mixture is to be."""
+        if self.bayesian != "no":
+            return BAYESIAN
+        return GAUSSIAN if self.degrees_of_freedom is None else STUDENT
 
     def __post_init__(self) -> None:
         # One name says both from here on, as in tables and model files.
@@ -317,46 +289,37 @@ class EMSettings(_Fits):
         )
         object.__setattr__(self, "covariance", kind)
 
-    def estimator_arguments(self) -> dict[str, Any]:
-        """Return what the estimator calls these.
+    def estimator_arguments(self, freeze: Sequence[Any] = ()) -> dict[str, Any]:
+        """Return what the estimator of its kind calls these.
 
-        `GaussianMixture`, `StudentTMixture` or `BayesianGaussianMixture`.
+        Parameters
+        ----------
+        freeze : sequence
+            What is to stay as it is, which not all kinds know.
 
         Raises
         ------
         click.UsageError
             Options that do not go together.
         """
-        self._check_bayesian()
+        if self.bayesian == "no" and self.weight_concentration is not None:
+            raise click.UsageError(
+                "--weight-concentration is of the prior of a Bayesian mixture: say which by "
+                "--bayesian process or --bayesian distribution."
+            )
+        kind = self.kind
+        kind.check({**vars(self), "freeze": tuple(freeze)})
         arguments = {
-            **self.common_arguments(),
+            **kind.arguments(self.common_arguments()),
             "n_components": self.components,
             "covariance_type": self.covariance,
         }
-        if self.bayesian != "no":
-            for name in ("search", "on_collapse", "noise", "prior", "order"):
-                arguments.pop(name, None)
-            return {
-                **arguments,
-                "weight_concentration_prior_type": f"dirichlet_{self.bayesian}",
-                "weight_concentration_prior": self.weight_concentration,
-            }
-        if self.degrees_of_freedom is None:
-            return arguments
-        for option, refused in (
-            ("noise", self.noise),
-            ("on-collapse", self.on_collapse in ("reseed", "merge")),
-            ("search", self.search not in ("auto", "off", 0)),
-            ("acceleration", self.acceleration == "variance-reduced"),
-            ("prior", arguments["prior"] is not None),
-        ):
-            if refused:
-                raise click.UsageError(
-                    f"--{option} and --degrees-of-freedom do not go together: what it asks for is "
-                    f"there for Gaussian components alone. Leave one of the two out."
-                )
-        del arguments["noise"], arguments["search"], arguments["prior"]
-        return {**arguments, "degrees_of_freedom": self.degrees_of_freedom}
+        if kind is STUDENT:
+            arguments["degrees_of_freedom"] = self.degrees_of_freedom
+        elif kind is BAYESIAN:
+            arguments["weight_concentration_prior_type"] = f"dirichlet_{self.bayesian}"
+            arguments["weight_concentration_prior"] = self.weight_concentration
+        return arguments
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,20 @@ def test_it_says_what_it_has_raised(points: Path, model: Path, run: Run, tmp_pat
     ("words", "said"),
     [
         (("--weight-concentration", 1), "--bayesian process"),
-        (("--bayesian", "process", "--search", "thorough"), "--search thorough is for maximum"),
-        (("--bayesian", "process", "--on-collapse", "merge"), "--on-collapse merge is for"),
+        (
+            ("--bayesian", "process", "--search", "thorough"),
+            "--search thorough does not go with --bayesian: there it may be auto or off",
+        ),
+        (
+            ("--bayesian", "process", "--on-collapse", "merge"),
+            "--on-collapse merge does not go with",
+        ),
         (("--bayesian", "process", "--acceleration", "variance-reduced"), "auto or squarem"),
-        (("--bayesian", "process", "--noise"), "--noise is for estimates"),
-        (("--bayesian", "process", "--prior", "fraley-raftery"), "--prior is for estimates"),
+        (("--bayesian", "process", "--noise"), "--noise and --bayesian do not go together"),
+        (
+            ("--bayesian", "process", "--prior", "fraley-raftery"),
+            "--prior and --bayesian do not go together",
+        ),
         (("--bayesian", "yes"), "'process'"),
     ],
 )

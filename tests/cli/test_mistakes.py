@@ -102,7 +102,6 @@ MISTAKES = {
     "shard below chunk": ("simulate {}/new.zarr --chunk 4MB --shard 1MB", 1, "larger size"),
     "noise and t": ("fit {} -k 2 --noise --degrees-of-freedom each", 2, "do not go together"),
     "no degrees": ("fit {} -k 2 --degrees-of-freedom some", 2, "are no degrees of freedom"),
-    "a page of t": ("fit {} -k 2 --degrees-of-freedom 4 --report r.html", 2, "Gaussian components"),
     "a password": ("fit s3://me:secret@bucket/x -k 2", 1, "user name or password"),
     "unknown scheme": ("fit gopher://x/y -k 2", 1, "gopher"),
     "a credential": (
