@@ -58,8 +58,6 @@ class MixtureParameters:
     """What model files call parameters of this class."""
     words: ClassVar[str] = "Gaussian mixture"
     """What people call it."""
-    gaussian: ClassVar[bool] = True
-    """Whether components are Gaussians of these means and covariances."""
     leaves_rows_out: ClassVar[bool] = False
     """Whether a row may belong to none of the components; its label is -1."""
     objective_name: ClassVar[str] = "log-likelihood"

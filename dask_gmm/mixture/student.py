@@ -80,7 +80,6 @@ class StudentParameters(MixtureParameters):
 
     kind: ClassVar[str] = "student"
     words: ClassVar[str] = "mixture of t distributions"
-    gaussian: ClassVar[bool] = False
 
     degrees_of_freedom: NDArray[np.float64]
 

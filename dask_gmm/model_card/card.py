@@ -226,11 +226,10 @@ def _uses(model: ModelFile) -> list[str]:
 def _limitations(model: ModelFile) -> list[str]:
     """Return what follows from the fit's own facts, each in a sentence."""
     fit, scaling, missing = model.fit, model.scaling, model.settings.get("missing")
-    shape = "Gaussian" if model.parameters.gaussian else "t distributions"
     found = [
         (
-            f"Components are {shape}: populations of another shape are made up of several "
-            f"components, and a component need not be a population."
+            f"Components are {model.parameters.shape.name}s: populations of another shape are made "
+            f"up of several components, and a component need not be a population."
         ),
         (
             "Log-likelihoods are densities, which change with the units of the features; they "
