@@ -8,7 +8,6 @@ the candidate alone, so that its statistics have the same bits in any company.
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,13 @@ from dask_gmm.mixture.kernels.compiled.moments import (
     NOT_FINITE,
     SHARED,
 )
-from dask_gmm.mixture.kernels.compiled.run import RowsOutOfRangeError, Run, bytes_needed, room
+from dask_gmm.mixture.kernels.compiled.run import (
+    RowsOutOfRangeError,
+    Run,
+    bytes_needed,
+    room,
+    weight_exponent,
+)
 from dask_gmm.mixture.kernels.features import common_centre
 from dask_gmm.mixture.low_rank import LowRank
 from dask_gmm.mixture.rounding import far_apart
@@ -59,9 +64,6 @@ MOST_NEIGHBOURS = {"float64": 3.0, "float32": 12.0}
 """Components sharing in a row (`packing.neighbours`) from which the moments of a tied mixture are
 faster as matrix products: BLAS takes each row once, the program once per component. For all other
 forms the program was faster in every shape measured, from D = 4 to 1,024 and K = 2 to 1,024."""
-
-_USUAL_WEIGHT = 8
-"""Exponents of two up to which row weights are taken as they come."""
 
 _EPS_SINGLE = float(np.finfo(np.float32).eps)
 _log = logging.getLogger(__name__)
@@ -250,7 +252,7 @@ class CompiledEStep(EStep):
     ) -> list[SufficientStatistics]:
         """Statistics of candidates that share their tiles."""
         run, single = members.run, members.single
-        values, weights, exponent = rows.values, rows.weights, _exponent(rows)
+        values, weights, exponent = rows.values, rows.weights, weight_exponent(rows)
         entry, output = "statistics", None
         if kept:
             entry, output = "statistics_and_log_densities", run.output(len(rows))
@@ -391,18 +393,6 @@ def _suits_single(parameters: MixtureParameters, centre: Array) -> bool:
     if variances.min() < LEAST_SINGLE_VARIANCE:
         return False
     return packing.rounding(parameters, centre, _EPS_SINGLE) <= LARGEST_SINGLE_ERROR
-
-
-def _exponent(rows: Rows) -> int:
-    """The e by which a program reads row weights times 2^-e; 0 where they are near 1.
-
-    Scaling by a power of two is exact. Else float32 could not hold the weights, and what a program
-    makes of a component depends on how many rows it has.
-    """
-    if rows.weights is None or not len(rows):
-        return 0
-    exponent = math.frexp(rows.total_weight / len(rows))[1]
-    return 0 if abs(exponent) <= _USUAL_WEIGHT else exponent
 
 
 def _worse_than_blas(design: Design, parameters: MixtureParameters, centre: Array) -> bool:

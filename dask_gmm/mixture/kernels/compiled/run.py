@@ -6,6 +6,7 @@ bits that straddles two lines takes twice as long to load.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,17 +26,32 @@ if TYPE_CHECKING:
 
     from dask_gmm.mixture.kernels.base import Candidate
     from dask_gmm.mixture.kernels.compiled.design import Design
+    from dask_gmm.rows import Rows
 
     Array = NDArray[np.float64]
 
-__all__ = ["RowsOutOfRangeError", "Run", "bytes_needed", "room"]
+__all__ = ["RowsOutOfRangeError", "Run", "bytes_needed", "room", "weight_exponent"]
 
 CHUNK_TILES: Final = 8
 """Tiles that are converted at a time when rows come in a form that no program reads."""
 
+_USUAL_WEIGHT: Final = 8
+"""Exponents of two up to which row weights are taken as they come."""
 _LINE: Final = 64
 _OF_ROWS: Final = (Block.rows, Block.n_rows, Block.stride, Block.feature_major, Block.weights)
 assert Block.fields[: len(_OF_ROWS)] == _OF_ROWS
+
+
+def weight_exponent(rows: Rows) -> int:
+    """The e by which a program reads row weights times 2^-e; 0 where they are near 1.
+
+    Scaling by a power of two is exact. Else float32 could not hold the weights, and what a program
+    makes of a component depends on how many rows it has.
+    """
+    if rows.weights is None or not len(rows):
+        return 0
+    exponent = math.frexp(rows.total_weight / len(rows))[1]
+    return 0 if abs(exponent) <= _USUAL_WEIGHT else exponent
 
 
 class RowsOutOfRangeError(ArithmeticError):

@@ -6,7 +6,6 @@ All arithmetic is float64. Where the program's common centre would cost digits, 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from dask_gmm.mixture.kernels.base import (
 from dask_gmm.mixture.kernels.compiled.compiler import this_cpu
 from dask_gmm.mixture.kernels.compiled.design import Design, tile_rows
 from dask_gmm.mixture.kernels.compiled.moments import NOT_FINITE
-from dask_gmm.mixture.kernels.compiled.run import Run, bytes_needed, room
+from dask_gmm.mixture.kernels.compiled.run import Run, bytes_needed, room, weight_exponent
 from dask_gmm.mixture.kernels.features import common_centre
 from dask_gmm.mixture.kernels.student import StudentKernel, student
 from dask_gmm.mixture.parameters import frozen_array
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 __all__ = ["CompiledStudentKernel"]
-
-_USUAL_WEIGHT = 8
-"""Exponents of two up to which row weights are taken as they come."""
 
 
 @dataclass(frozen=True)
@@ -188,11 +184,7 @@ class _Predictor(Predictor):
 
 def _gathered(run: Run, candidate: Candidate, rows: Rows, kept: Array | None) -> StudentStatistics:
     """A candidate's statistics, and log-densities of the rows where they are `kept`."""
-    values, exponent = rows.values, 0
-    if rows.weights is not None and len(rows):
-        # As programs of Gaussian mixtures take weights, far from 1 by a power of two: it is exact.
-        exponent = math.frexp(rows.total_weight / len(rows))[1]
-        exponent = 0 if abs(exponent) <= _USUAL_WEIGHT else exponent
+    values, exponent = rows.values, weight_exponent(rows)
     entry, output = "statistics", None
     if kept is not None:
         entry, output = "statistics_and_log_densities", run.output(len(rows))
