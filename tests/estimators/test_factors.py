@@ -267,6 +267,7 @@ def from_store(store: str, **settings: Any) -> GaussianMixture:
     return gm
 
 
+@pytest.mark.slow
 def test_same_bits_on_a_cluster_and_one_read_a_pass(store: str, two_processes: Client) -> None:
     def total() -> int:
         return sum(count.gets for count in two_processes.run(read_counter).values())

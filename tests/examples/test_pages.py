@@ -35,7 +35,7 @@ OTHERWISE = {"README.md", "cloud.md", "cluster.md", "looking.md", "api.md"}
 """Pages that need a server or a cluster, have pictures, or are docstrings: each has its test."""
 PROGRAMS = {"cytometry.md", "ocean-profiles.md", "photographs.md", "satellite-scene.md"}
 """Pages about the programs beside them, which take their time."""
-SLOW = PROGRAMS | {"command-line.md"}
+SLOW = PROGRAMS | {"command-line.md", "choosing-k.md", "many-features.md"}
 
 LINKED = [*PAGES, GUIDE]
 
@@ -96,6 +96,7 @@ def test_looking_runs_and_its_pictures_are_the_pages(
             assert np.abs(one - other).mean() < 0.5 * np.abs(255 - one).mean(), path.name
 
 
+@pytest.mark.slow
 def test_the_cloud_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
