@@ -111,6 +111,7 @@ class StudentShape(ComponentShape):
     def quantile(self, chances: Floats) -> Floats:
         """The standardised values of such chances of less, (..., K)."""
         found = stdtrit(self.degrees, chances)
+        found = np.where(chances <= 0.0, -np.inf, np.where(chances >= 1.0, np.inf, found))
         return np.where(self.degrees > _AS_GAUSSIAN, super().quantile(chances), found)
 
     def falls_beyond(self, chances: Floats, n_features: int) -> Floats:

@@ -57,6 +57,13 @@ def test_many_degrees_of_freedom_are_a_gaussian() -> None:
     np.testing.assert_allclose(near[0], falls[0, :-1], rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [GAUSSIAN, STUDENT], ids=["Gaussian", "t"])
+def test_no_chance_at_all_is_infinitely_far(shape: StudentShape) -> None:
+    k = len(DEGREES)
+    assert shape.quantile(np.zeros(k)).tolist() == [-np.inf] * k
+    assert shape.quantile(np.ones(k)).tolist() == [np.inf] * k
+
+
 def test_some_of_the_components() -> None:
     assert GAUSSIAN.of([1, 2]) is GAUSSIAN
     some = STUDENT.of(np.array([3, 0]))

@@ -31,6 +31,7 @@ _OPTIONS = (
     ("missing_chunks={'sample_weight': 'fill'}", "--missing-chunks weights=fill"),
     ("columns=['a', 'b'] (--columns a,b)", "--columns a,b"),
     ("by features= of", "by --features of"),
+    ("by columns= of", "by --columns of"),
     ("columns=", "--columns "),
     ("keep=", "--keep "),
     ("feature_axis=", "--feature-axis "),

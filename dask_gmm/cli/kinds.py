@@ -52,9 +52,8 @@ class MixtureKind:
         for name in self.lacks:
             if values[name] not in _NOT_ASKED:
                 raise click.UsageError(
-                    f"{_option(name)} and {self.option} do not go together: what it asks for is "
-                    f"there for Gaussian components by maximum likelihood alone. Leave one of the "
-                    f"two out."
+                    f"{_option(name)} and {self.option} do not go together: leave one of the two "
+                    f"out."
                 )
         for name, may in self.limited.items():
             if values[name] not in may:

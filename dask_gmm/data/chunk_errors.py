@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 from dask_gmm.data.urls import redacted
 from dask_gmm.errors import CorruptChunkError, DataChangedError, MissingChunkError
@@ -17,6 +18,8 @@ __all__ = [
     "short_range",
     "undecodable_chunk",
 ]
+
+E = TypeVar("E", bound=Exception)
 
 _FILL = "missing_chunks='fill'"
 
@@ -48,9 +51,9 @@ def missing_chunk(url: str, key: str, inner: tuple[int, ...] | None = None) -> M
     )
 
 
-def missing_beside(error: MissingChunkError, role: str) -> MissingChunkError:
+def missing_beside(error: E, role: str) -> E:
     """Say it of a mask or of weights, whose absent chunks say nothing of those of the rows."""
-    return MissingChunkError(str(error).replace(_FILL, f"missing_chunks={{{role!r}: 'fill'}}"))
+    return type(error)(str(error).replace(_FILL, f"missing_chunks={{{role!r}: 'fill'}}"))
 
 
 def empty_chunk(url: str, key: str) -> CorruptChunkError:

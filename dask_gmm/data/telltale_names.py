@@ -40,11 +40,11 @@ def doubtful_features(
     ----------
     source : Source
     feature_axis : int or str
-        As it was asked for: a name is meant.
+        As it was asked for; whatever is not the default is meant.
     chosen : bool
         Whether the features were named one by one, and so are meant too.
     """
-    if isinstance(feature_axis, int):
+    if feature_axis == -1:  # nobody has said which
         one = source.parts[0] if is_many(source) else source
         found = _place(one)
         if found is not None:

@@ -38,7 +38,7 @@ from dask_gmm.data.stores import reaches_objects
 from dask_gmm.data.through_zarr import zarr_transient_bytes
 from dask_gmm.data.urls import join_url, scheme_of
 from dask_gmm.data.weights import Weights, as_read, decoded_weights, new_token
-from dask_gmm.errors import MissingChunkError
+from dask_gmm.errors import InputError, MissingChunkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -145,7 +145,10 @@ class ZarrWeights(StoredArray, Weights):
         dtype = np.dtype(array.dtype)
         decoding, _ = stored_decoding(array, name, remedies)
         document = metadata_document(array)
-        shard_layout(document, name, strict=spec.missing_chunks == "error")
+        try:
+            shard_layout(document, name, strict=spec.missing_chunks == "error")
+        except InputError as error:
+            raise missing_beside(error, role) from None
         direct = store is None and reaches_objects(spec)
         layout = direct_layout(document, dtype, array.fill_value, path) if direct else None
         remote = scheme_of(spec.url) != "file"

@@ -45,6 +45,8 @@ _SETS_JUDGED = {None: 2, "squarem": 0, "variance-reduced": 0}
 _SETS_AT_WORK = {None: 5, "squarem": 10, "variance-reduced": 25}
 # And on a plateau three vectors of secants for each anchor.
 _SETS_ANCHORED = {None: 0, "squarem": 0, "variance-reduced": 12 * 3}
+# Starts that wait while one of them is tried.
+_SETS_TRIED = 4
 # What a start has become after its fit to the sample: a point with its moments and M-step.
 _SETS_PER_SAMPLE_START = 7  # that mixture, moments, M-step, and the start itself
 
@@ -170,8 +172,10 @@ def _at_work(acceleration: str | None, *, plateau: bool = True) -> int:
 
 def _on_sample(acceleration: str | None, *, conjugate: bool) -> int:
     """Sets of the starts of one mixture, while they climb the sample by their objective."""
-    climbing = acceleration == "squarem" and not conjugate
-    return SAMPLE_STARTS * _SETS_PER_SAMPLE_START if climbing else 0
+    if conjugate:
+        return 0
+    # In memory two starts may be tried, one after the other, by EM as the fit itself will do it.
+    return SAMPLE_STARTS * _SETS_PER_SAMPLE_START if acceleration == "squarem" else _SETS_TRIED
 
 
 def _held(acceleration: str | None, n_init: int, *, plateau: bool = True) -> int:

@@ -16,20 +16,19 @@ from dask_gmm.execution.local import LocalBackend
 from dask_gmm.fitting.acceleration.sample import SampleRows
 from dask_gmm.fitting.acceleration.sample_fit import thinned
 from dask_gmm.fitting.acceleration.verified import VerifiedEM
-from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.events import SampleDrawn, StartsFound
 from dask_gmm.fitting.kmeans_parallel import READS, draw_places
-from dask_gmm.fitting.loop import PlainEM, run
 from dask_gmm.fitting.sampling import SampleRecipe, automatic_size
 from dask_gmm.fitting.scaled_sample import draw_rows
 from dask_gmm.fitting.search.choice import choose_search
 from dask_gmm.fitting.search.ends import SampleSearch
 from dask_gmm.fitting.search.rivals import FitWithRivals
+from dask_gmm.fitting.start_trials import StartTrials
 from dask_gmm.fitting.starts import check_distinct, fill_in, initial_parameters
 from dask_gmm.fitting.strategies import choose_acceleration, configure, fits_the_sample, set_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from dask_gmm.data.source import Source
     from dask_gmm.execution.backend import Backend, Passes
@@ -62,8 +61,6 @@ __all__ = [
 # Starts that are fitted to the sample, where that costs no read: the best of five is rarely a bad
 # one.
 SAMPLE_STARTS = 5
-# Steps after which one of several starts in memory is told from the others.
-_TRIED = 20
 
 _LOOKED_AT_ONCE = 4096
 
@@ -302,22 +299,26 @@ def _starts(
     Those that are to be fitted to the sample come from a part of it, and there are more of them.
     """
     count, given = settings.n_init, settings.given.complete
-    led = fits_the_sample(settings, acceleration, computed=not given)
-    kinds: tuple[Rows | None, ...] = (None,)
-    if sample is not None:
-        rows = sample.to_start_from
-        some = (rows,) if given else rows_for_starts(rows, settings.model, settings.n_components)
-        kinds = some
-        if led:
-            count = 1 if given else max(count, SAMPLE_STARTS)
-            kinds = tuple(thinned(r, settings.n_components, settings.model.family) for r in some)
-    if led or sample is None or len(kinds) == 1:
-        return [_start(kinds[i % len(kinds)], settings, random_state) for i in range(count)]
-    tried = thinned(sample.to_start_from, settings.n_components, settings.model.family)
-    return [
-        _better([_start(rows, settings, random_state) for rows in kinds], tried, settings)
-        for _ in range(count)
-    ]
+    if sample is None or given:
+        rows = None if sample is None else sample.to_start_from
+        led = fits_the_sample(settings, acceleration, computed=not given)
+        return [
+            _start(rows, settings, random_state)
+            for _ in range(1 if led and sample is not None else count)
+        ]
+    model, k = settings.model, settings.n_components
+    kinds = rows_for_starts(sample.to_start_from, model, k)
+    tried = thinned(sample.to_start_from, k, model.family)
+
+    def draw(rows: Rows) -> MixtureParameters:
+        return _start(rows, settings, random_state)
+
+    if not fits_the_sample(settings, acceleration, computed=True):
+        trials = StartTrials(kinds, tried, model, settings.kernel)
+        return [trials.best(draw) for _ in range(count)]
+    some = [thinned(rows, k, model.family) for rows in kinds]
+    trials = StartTrials(some, tried, model, settings.kernel)
+    return [trials.of_turn(i, draw) for i in range(max(count, SAMPLE_STARTS))]
 
 
 def _start(
@@ -331,22 +332,6 @@ def _start(
         random_state=random_state,
         given=settings.given,
     )
-
-
-def _better(
-    starts: Sequence[MixtureParameters], rows: Rows, settings: FitSettings
-) -> MixtureParameters:
-    """The start that a few EM steps on some rows raise highest."""
-    m_step = MStep(settings.model.of_sample(rows.total_weight))
-    begun = [settings.model.starting(start) for start in starts]
-    fittings = [PlainEM(0.0, _TRIED, m_step) for _ in starts]
-    states = run(
-        fittings,
-        [fitting.begin((start,)) for fitting, start in zip(fittings, begun, strict=True)],
-        lambda candidates: settings.kernel.statistics(rows, candidates),
-    )
-    ends = [fitting.finish(state) for fitting, state in zip(fittings, states, strict=True)]
-    return starts[int(np.argmax([end.lower_bound for end in ends]))]
 
 
 def rows_for_starts(rows: Rows, model: MixtureModel, n_components: int) -> tuple[Rows, ...]:

@@ -14,8 +14,9 @@ optimum, the best of several starts, as in `fit`; plain EM and SQUAREM after som
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.acceleration.climbing import SampleObjective
@@ -23,6 +24,7 @@ from dask_gmm.fitting.acceleration.sample_fit import SAME_END, best_ends, thinne
 from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
 from dask_gmm.fitting.loop import PlainEM, run
+from dask_gmm.fitting.start_trials import StartTrials
 from dask_gmm.fitting.starts import responsibilities, start_from
 from dask_gmm.fitting.strategies import fits_the_sample
 from dask_gmm.mixture.kernels import Candidate
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from dask_gmm.fitting.search.ends import SampleSearch
     from dask_gmm.fitting.settings import FitSettings
     from dask_gmm.mixture.family import CovarianceFamily
+    from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
     from dask_gmm.rows import Rows
 
@@ -107,17 +110,21 @@ def starts_on_sample(
             rows = some[number % len(some)]
             pieces = list(responsibilities(rows, k, settings.init_params, random_state))
             for point in points if number < own else reduced:
-                try:
-                    start = start_from(
-                        rows,
-                        pieces,
-                        k,
-                        settings.model.of_mixture(point.family, k),
-                        settings.init_params,
-                    )
-                except CollapsedComponentError:
-                    continue
-                found[point].append(start)
+                model = settings.model.of_mixture(point.family, k)
+
+                def draw(
+                    rows: Rows = rows, pieces: Any = pieces, model: MixtureModel = model
+                ) -> MixtureParameters:
+                    return start_from(rows, pieces, k, model, settings.init_params)
+
+                start = None
+                if number % len(some):  # of another kind of rows than the first
+                    start = StartTrials(some, some[-1], model, settings.kernel).proven(draw)
+                else:
+                    with suppress(CollapsedComponentError):
+                        start = draw()
+                if start is not None:
+                    found[point].append(start)
         return found
 
     return draw

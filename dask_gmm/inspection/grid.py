@@ -31,7 +31,8 @@ _DECADES = [float(f"{c}e-{e}") for e in range(2, 10) for c in (5, 2, 1)][1:]  # 
 _CHANCES = (*(1.0 - i / 20 for i in range(20)), *_DECADES, 1e-12, 0.0)
 # Bins of a feature for each component: as many as that takes, within bounds.
 _HISTOGRAM_BYTES, _FEWEST_BINS, _MOST_BINS = 2 * 2**20, 16, 128
-_WIDTHS = 6.0  # standard deviations about a mean that bins reach
+# Widths about a mean that bins reach: of heavy tails as many as hold that part on either side.
+_WIDTHS, _MOST_WIDTHS, _INSIDE = 6.0, 1000.0, 0.975
 _DRAWN_ROWS, _DRAWN_BYTES = 4096, 4 * 2**20  # from the mixture, to see where log-densities lie
 _MARGIN = 0.5  # how far bins of log-densities reach beyond, in spans of those
 _SAMPLE_ROWS, _SAMPLE_BYTES = 20_000, 4 * 2**20
@@ -106,9 +107,12 @@ class Grid:
         Rounding may have made it negative.
         """
         if len(self.squares) > 1:
-            bins = np.empty(len(squares), dtype=np.intp)
-            for k, edges in enumerate(self.squares):
-                own = np.flatnonzero(component == k)
+            bins, order = (
+                np.empty(len(squares), dtype=np.intp),
+                np.argsort(component, kind="stable"),
+            )
+            ends = np.cumsum(np.bincount(component, minlength=len(self.squares)))
+            for edges, own in zip(self.squares, np.split(order, ends[:-1]), strict=True):
                 bins[own] = np.searchsorted(edges[1:-1], squares[own], side="right")
             return bins
         return self._shared_bins(squares)
@@ -134,8 +138,10 @@ def _feature_edges(parameters: MixtureParameters) -> Floats:
     """Equal bins from the smallest mean less some widths to the largest mean and as many."""
     k, d = parameters.means.shape
     widths = np.sqrt(parameters.form.diagonals(parameters.covariances, k, d))
-    low = (parameters.means - _WIDTHS * widths).min(axis=0)
-    high = (parameters.means + _WIDTHS * widths).max(axis=0)
+    tails = np.broadcast_to(parameters.shape.quantile(np.full(k, _INSIDE)), (k,))
+    widths *= np.clip(tails, _WIDTHS, _MOST_WIDTHS)[:, None]
+    low = (parameters.means - widths).min(axis=0)
+    high = (parameters.means + widths).max(axis=0)
     count = min(_MOST_BINS, max(_FEWEST_BINS, _HISTOGRAM_BYTES // (8 * k * d)))
     return np.linspace(low, high, count + 1, axis=1)
 

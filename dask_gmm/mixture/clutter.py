@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ROWS", "apart_from_clutter", "noise_probabilities"]
 
 MOST_ROWS = 20_000
-"""Rows that neighbours are looked for among."""
+"""Rows that neighbours are looked for among, of few features."""
+_MOST_PRODUCTS = 1.6e9
+"""And of many, whose trees look at all pairs: squares of rows times features, about a second."""
 _NEIGHBOURS = 12
 _LIKELY = 0.5
 _FEWEST, _LEAST_PART = 50, 0.05
@@ -36,7 +38,8 @@ def apart_from_clutter(rows: Rows) -> tuple[Rows, ...]:
 
     Of many rows the first are some thousands, evenly spaced.
     """
-    some = rows.take(slice(None, None, -(-len(rows) // MOST_ROWS)))
+    most = int(min(MOST_ROWS, max(2.0, _MOST_PRODUCTS / rows.values.shape[1]) ** 0.5))
+    some = rows.take(slice(None, None, -(-len(rows) // most)))
     likely = np.flatnonzero(noise_probabilities(some.values) < _LIKELY)
     # As few as that, or a part that is next to nothing, are no mixture beside noise.
     if len(likely) < max(_FEWEST, _LEAST_PART * len(some)) or len(likely) == len(some):
@@ -62,7 +65,7 @@ def noise_probabilities(rows: NDArray[np.floating]) -> Array:
     x = np.asarray(rows, dtype=np.float64)
     widths = x.std(axis=0)
     x = x / np.where(widths > 0.0, widths, 1.0)
-    distances: Array = np.asarray(cKDTree(x).query(x, k=[_NEIGHBOURS + 1])[0])[:, 0]
+    distances: Array = np.asarray(cKDTree(x).query(x, k=[_NEIGHBOURS + 1], workers=-1)[0])[:, 0]
     if not np.all(distances > 0.0):  # many rows are the same: nothing is scattered evenly
         return np.zeros(n)
     # log(α_D r^D), about its middle: only ratios matter, and r^D has no float64 where D is large.

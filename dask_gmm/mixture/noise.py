@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["NoisyParameters", "NoisyStatistics", "UniformNoise", "box_of"]
 
 _FIRST_WEIGHT = 0.05
-# Rows that start the mixture are noise with less than this probability, and not so few.
 # More of the data than this is no noise: π_k would be those of nothing.
 _MOST_NOISE = 1.0 - 1e-9
 

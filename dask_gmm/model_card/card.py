@@ -248,8 +248,9 @@ def _limitations(model: ModelFile) -> list[str]:
         )
         if not scaling.linear:
             found.append(
-                "A transform of the features is not affine: components are no Gaussians in the "
-                "data's units, and have medians there but no covariances."
+                f"A transform of the features is not affine: components are no "
+                f"{model.parameters.shape.name}s in the data's units, and have medians there but "
+                f"no covariances."
             )
         if not scaling.invertible:
             found.append(

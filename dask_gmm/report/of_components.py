@@ -12,6 +12,7 @@ from dask_gmm.quantities import plural
 from dask_gmm.report.finding import Finding, Severity
 from dask_gmm.report.geometry import condition_of_correlations
 from dask_gmm.report.words import capital, components, listed, number, share
+from dask_gmm.shapes import StudentShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,8 @@ _ROWS_PER_PARAMETER = 5
 _ALIKE = 0.02
 """Bhattacharyya's distance, in nats, below which two components are the same for most purposes:
 hardly a row tells them apart (means a third of a standard deviation apart are 0.014)."""
+_NEARLY_GAUSSIAN = 100.0
+"""Degrees of freedom from which on t distributions differ in their outermost rows alone."""
 _CONFUSED = 0.5
 """1 says that rows of two components are shared out by their weights alone, 0 that no row is."""
 _IDLE = 0.02
@@ -223,6 +226,9 @@ def _alike(evidence: Evidence) -> list[tuple[int, ...]]:
     if found is None:
         return []
     near = found.distances < _ALIKE
+    if isinstance(evidence.shape, StudentShape):  # which the distance of Gaussians knows nothing of
+        logs = np.log(np.minimum(evidence.shape.degrees, _NEARLY_GAUSSIAN))
+        near &= np.abs(logs[:, None] - logs) < np.log(2.0)
     count, label = connected_components(near, directed=False)
     groups = [tuple(np.flatnonzero(label == i).tolist()) for i in range(count)]
     return [group for group in groups if len(group) > 1]

@@ -97,6 +97,8 @@ def _fitted(evidence: Evidence) -> Iterator[str]:
     rows = "rows" if evidence.n_rows is None else plural(evidence.n_rows, "row")
     source = "" if record is None else f" The data: {record.source}."
     family = _FAMILIES.get(evidence.family, f"with covariances of the family {evidence.family}")
+    if evidence.shape is not GAUSSIAN:
+        family = family.replace("covariance matri", "scale matri")
     count = plural(evidence.n_components, "component")
     made = "is one of" if evidence.outcome in _NO_FIT else f"was fitted to {rows} of"
     yield (

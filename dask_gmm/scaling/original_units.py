@@ -65,9 +65,9 @@ class OriginalUnits:
         """
         if self._covariances is None:
             raise InputError(
-                "A mixture of rows that log1p or arcsinh was taken of has no covariances in the "
-                "data's units: its components are no Gaussians there. covariances_ are those of "
-                "the scaled rows; sample() draws rows in the data's units."
+                f"A mixture of rows that log1p or arcsinh was taken of has no covariances in the "
+                f"data's units: its components are no {self._shape.name}s there. covariances_ are "
+                f"those of the scaled rows; sample() draws rows in the data's units."
             )
         return self._covariances
 

@@ -206,6 +206,7 @@ def test_a_scheduler_that_never_answers(deaf_server: str, points: Path, run: Run
         (InputError("feature_transform names feature 3"), "--transform names feature 3"),
         (InputError("leave such rows out by where=, a mask"), "out by --where, a mask"),
         (InputError("name many by arrays='*'."), "name many by --arrays '*'."),
+        (InputError("by columns= of a table, by features= of a group"), "by --columns of a table"),
     ],
 )
 def test_explanations(error: Exception, words: str) -> None:

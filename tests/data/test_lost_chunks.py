@@ -167,6 +167,8 @@ def test_shards_that_cannot_be_checked_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing_chunks='fill'"):
         open_source(path)
     np.testing.assert_array_equal(read_all(path, missing_chunks="fill"), 1.0)
+    with pytest.raises(InputError, match=r"missing_chunks={'sample_weight'"):
+        open_source(np.zeros((ROWS, FEATURES, 2)), sample_weight=str(path))
 
 
 def test_chunk_of_zeros_is_left_out_by_zarr_and_the_message_says_so(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def test_an_axis_of_places_is_doubted(road: str, tmp_path: Path) -> None:
     assert said[0].filename == __file__
     assert silent(X, feature_axis="band").n_features_in_ == 3
     assert silent(X, feature_axis="x").n_features_in_ == 10
+    assert silent(X, feature_axis=0).n_features_in_ == 3
+    assert silent(X, feature_axis=2).n_features_in_ == 10
 
 
 @pytest.mark.parametrize("road", TABLES)

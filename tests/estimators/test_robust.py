@@ -151,6 +151,54 @@ def test_a_sparse_cluster_is_not_taken_for_what_lies_far_out(kind: str, stored: 
     assert found_all(found, centres)
 
 
+def with_a_spike(seed: int, spread: float = 0.0) -> Any:
+    """Three clusters, scattered rows, and four of one value far away, as fill values are."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        rng.normal((x, y), 1.0, size=(n, 2))
+        for x, y, n in ((0, 0, 400), (2.5, 0, 300), (0, 9, 200))
+    ]
+    far = np.full((4, 2), 120.0) + spread * rng.normal(size=(4, 2))
+    rows = np.vstack([*parts, rng.uniform(-40, 40, size=(40, 2)), far])
+    return rng.permutation(rows)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "store"])
+@pytest.mark.parametrize("spread", [0.0, 1e-3])
+@pytest.mark.parametrize("kind", ["noise", "t", "selection"])
+def test_no_component_closes_in_on_a_few_rows_far_away(
+    kind: str, spread: float, stored: bool
+) -> None:
+    """Where a start from all rows has put a mean on them, their likelihood has no bound."""
+    rows = np.concatenate([with_a_spike(seed, spread) for seed in range(3 if stored else 1)])
+    data = da.from_array(rows, chunks=(200, 2)) if stored else rows
+    how: dict[str, Any] = {"random_state": 0, "init_size": 1500 if stored else "auto"}
+    if kind == "selection":
+        found = select_gaussian_mixture(data, [3], noise=True, **how).best_model
+    elif kind == "noise":
+        found = GaussianMixture(3, noise=True, **how).fit(data)
+    else:
+        found = StudentTMixture(3, **how).fit(data)
+    assert found.weights_.min() > 0.05
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-9])
+@pytest.mark.parametrize("kind", ["noise", "t"])
+def test_a_start_that_collapses_is_no_start(kind: str, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    far = np.full((3, 2), 80.0) + spread * rng.normal(size=(3, 2))
+    clusters = [rng.normal(m, 1.0, size=(300, 2)) for m in (0.0, 4.0)]
+    rows = np.vstack([*clusters, rng.uniform(-20, 20, size=(60, 2)), far])
+    how: dict[str, Any] = {"random_state": 0, "reg_covar": 0.0, "max_iter": 300}
+    found = (
+        StudentTMixture(3, **how).fit(rows)
+        if kind == "t"
+        else GaussianMixture(3, noise=True, **how).fit(rows)
+    )
+    assert found.outcome_ == "converged"
+    assert found.weights_.min() > 0.05
+
+
 def test_t_distributions_are_shown_by_their_own_words(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_t(3.0, size=(3000, 2)) * [1.0, 20.0] + [0.0, 900.0]
     tm = StudentTMixture(1, random_state=0, standardize=True).fit(rows)

@@ -181,6 +181,7 @@ def test_rows_that_drift_is_foretold_by_are_drawn_in_parts() -> None:
     assert found[0][0] == 20_000
 
 
+@pytest.mark.slow
 def test_drift_adds_up_over_updates_and_a_check_says_what_it_has_come_to() -> None:
     gm = estimator(tol=1e-6).fit(rows(1000, 1, 0.25))
     seen = [rows(1000, 1, 0.25)]

@@ -205,3 +205,14 @@ def test_principal_components_of_t_distributions() -> None:
     (ax,) = plot_profiles(gm, gm.inspect(X))
     low, high = band_of(ax, 0, 1)  # in units of what is shown as each feature's deviation
     assert high - low == pytest.approx(np.full(3, 2 * t.isf(0.1, 3)), rel=1e-6)
+
+
+def test_quantiles_far_out_are_those_of_the_rows() -> None:
+    """Bins reach as far as heavy tails do."""
+    rows = np.random.default_rng(0).standard_t(0.8, size=(40_000, 2))
+    gm = StudentTMixture(1, random_state=0, max_iter=300).fit(rows)
+    (ax,) = plot_profiles(gm, gm.inspect(rows), quantiles=(0.05, 0.5, 0.95))
+    low, high = band_of(ax, 0, 1)
+    expected = np.quantile(rows, [0.05, 0.95], axis=0)
+    assert low == pytest.approx(expected[0], rel=0.15)
+    assert high == pytest.approx(expected[1], rel=0.15)

@@ -13,6 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from dask_gmm import GaussianMixture, StudentTMixture, select_gaussian_mixture
+from dask_gmm.estimators.attributes import set_parameters
+from dask_gmm.mixture.parameters import MixtureParameters
+from dask_gmm.mixture.student import StudentParameters
 from dask_gmm.report import Evidence
 from dask_gmm.report.findings import CHECKS, Severity, find, looked_at
 from tests.inspected import inspected
@@ -420,7 +423,7 @@ def test_t_distributions_are_held_against_their_own_tails() -> None:
     rng = np.random.default_rng(0)
     X = clouds(n=6000) * np.sqrt(3.0 / rng.chisquare(3.0, size=(6000, 1)))
     centres = clouds(n=3, apart=60.0)
-    X = centres[np.arange(6000) % 3] + (X - clouds(n=6000) * 0.0) * 0.1
+    X = centres[np.arange(6000) % 3] + 0.1 * X
     gaussian = fitted(X)
     assert "heavy_tails" in names(gaussian)
     (found,) = (finding for finding in find(gaussian) if finding.name == "heavy_tails")
@@ -437,6 +440,17 @@ def test_t_distributions_are_held_against_their_own_tails() -> None:
     )
     assert "than t distributions" in found.sentence
     assert "degrees_of_freedom='each'" in found.remedy
+
+
+def test_t_distributions_of_other_tails_are_not_alike() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_t(1.0, size=(3000, 2))
+    gm = StudentTMixture(2, random_state=0, max_iter=1).fit(X)
+    alike: dict[str, Any] = {"means": np.zeros((2, 2)), "covariances": np.array([np.eye(2)] * 2)}
+    for degrees, expected in (([0.6, 300.0], False), ([4.0, 4.5], True), ([200.0, 1e5], True)):
+        gaussian = MixtureParameters.create("full", [0.5, 0.5], **alike)
+        set_parameters(gm, StudentParameters.of(gaussian, degrees), np.dtype(np.float64))
+        assert ("duplicates" in names(Evidence.of(gm, gm.inspect(X)))) == expected, degrees
 
 
 def test_remedies_name_options_that_there_are() -> None:
