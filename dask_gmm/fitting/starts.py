@@ -126,15 +126,16 @@ def start_from(
     """The start of a model that follows from `responsibilities`; see `initial_parameters`."""
     with np.errstate(over="ignore", invalid="ignore"):  # `factor` says whose squares are too large
         form = model.family.form
-        if isinstance(model.family, FactorFamily):
-            if init_params in ("k-means++", "random_from_data"):
-                # Single rows have no directions: those nearest to each have.
-                chosen = np.concatenate([rows.values[index] for index, _ in pieces])
-                pieces = nearest_pieces(rows, np.asarray(chosen, dtype=np.float64))
-            return factor_start(rows, pieces, n_components, model.family, model.reg_covar)
+        factors, single = model.family, init_params in ("k-means++", "random_from_data")
+        if single and (isinstance(factors, FactorFamily) or not model.starts_from_single_rows):
+            # Single rows have no directions, and no width: those nearest to each have.
+            chosen = np.concatenate([rows.values[index] for index, _ in pieces])
+            pieces, single = nearest_pieces(rows, np.asarray(chosen, dtype=np.float64)), False
+        if isinstance(factors, FactorFamily):
+            return factor_start(rows, pieces, n_components, factors, model.reg_covar)
         statistics = responsibility_statistics(rows, pieces, n_components, form)
         computed = model.of_sample(rows.total_weight).update(statistics)
-        if form.shared and init_params in ("k-means++", "random_from_data"):
+        if form.shared and single:
             computed = _pooled_start(rows, statistics, computed, model)
     return computed
 

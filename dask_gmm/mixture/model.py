@@ -74,6 +74,8 @@ class MixtureModel(ABC):
 
     improves: ClassVar[bool] = False
     """Whether its M-step asks a family to `improve`: other models take conjugate ones alone."""
+    starts_from_single_rows: ClassVar[bool] = True
+    """Whether EM finds its way from components of a row each, whose densities are spikes."""
 
     family: CovarianceFamily
     reg_covar: float

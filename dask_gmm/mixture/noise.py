@@ -217,6 +217,7 @@ class UniformNoise(MixtureModel):
     """
 
     conjugate: ClassVar[bool] = False
+    starts_from_single_rows: ClassVar[bool] = False  # noise would take all other rows from them
 
     inner: MixtureModel
     box: NDArray[np.float64] | None = None

@@ -151,6 +151,21 @@ def test_a_sparse_cluster_is_not_taken_for_what_lies_far_out(kind: str, stored: 
     assert found_all(found, centres)
 
 
+@pytest.mark.parametrize("family", quick_ones(["full", "tied", "diag", "VEV"], ["full"]))
+@pytest.mark.parametrize("init_params", ["k-means++", "random_from_data"])
+def test_single_rows_are_no_start_beside_noise(init_params: str, family: str) -> None:
+    """Components of a row each are spikes, from which noise would take all other rows at once."""
+    rng = np.random.default_rng(0)
+    clusters = [rng.normal(m, 1.0, size=(300, 2)) for m in (0.0, 6.0)]
+    rows = np.concatenate([*clusters, rng.uniform(-10, 16, size=(40, 2))])
+    how: dict[str, Any] = {"covariance_type": family, "random_state": 0, "tol": 1e-6}
+    how |= {"max_iter": 300, "noise": True}
+    expected = GaussianMixture(2, **how).fit(rows)
+    found = GaussianMixture(2, init_params=init_params, **how).fit(rows)
+    assert found.lower_bound_ == pytest.approx(expected.lower_bound_, abs=1e-3)
+    assert float(found.noise_weight_) < 0.2
+
+
 def with_a_spike(seed: int, spread: float = 0.0) -> Any:
     """Three clusters, scattered rows, and four of one value far away, as fill values are."""
     rng = np.random.default_rng(seed)
