@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dask_gmm.errors import CollapsedComponentError
 from dask_gmm.fitting.acceleration.climbing import SampleObjective
 from dask_gmm.fitting.acceleration.sample_fit import SAME_END, best_ends, thinned
-from dask_gmm.fitting.collapse import MStep
 from dask_gmm.fitting.fit_starts import SAMPLE_STARTS
-from dask_gmm.fitting.loop import PlainEM, run
-from dask_gmm.fitting.start_trials import StartTrials
+from dask_gmm.fitting.start_trials import StartTrials, after_steps
 from dask_gmm.fitting.starts import responsibilities, start_from
 from dask_gmm.fitting.strategies import fits_the_sample
 from dask_gmm.mixture.kernels import Candidate
@@ -293,15 +291,16 @@ def _polished(
     """The starts after some EM on the sample, the best `n_init` of them."""
     steps = min(settings.max_iter, POLISH_ITERATIONS)
     model = settings.model.of_mixture(point.family, point.n_components)
-    m_step = MStep(model.of_sample(sample.rows.total_weight))
-    fittings = [PlainEM(POLISH_TOL * settings.tol, steps, m_step) for _ in starts]
-    states = run(
-        fittings,
-        [fitting.begin((p,)) for fitting, (p, _) in zip(fittings, starts, strict=True)],
-        lambda candidates: settings.kernel.statistics(sample.rows, candidates),
+    ends = after_steps(
+        [start for start, _ in starts],
+        sample.rows,
+        model,
+        settings.kernel,
+        POLISH_TOL * settings.tol,
+        steps,
     )
-    polished = []
-    for fitting, state, (_, origin) in zip(fittings, states, starts, strict=True):
-        end = fitting.finish(state)
-        polished.append(GridStart(end.parameters, end.lower_bound, origin))
+    polished = [
+        GridStart(end.parameters, end.lower_bound, origin)
+        for end, (_, origin) in zip(ends, starts, strict=True)
+    ]
     return sorted(polished, key=lambda s: -s.bound)[: settings.n_init]

@@ -19,6 +19,7 @@ from dask_gmm.fitting.loop import PlainEM, run
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dask_gmm.fitting.loop import FitResult
     from dask_gmm.mixture.kernels import Kernel
     from dask_gmm.mixture.model import MixtureModel
     from dask_gmm.mixture.parameters import MixtureParameters
@@ -26,12 +27,31 @@ if TYPE_CHECKING:
 
     Draw = Callable[[Rows], MixtureParameters]
 
-__all__ = ["StartTrials"]
+__all__ = ["StartTrials", "after_steps"]
 
 _STEPS = 20
 # Of an equal share of the rows the least that a component has: fewer are no cluster that the first
 # kind has overlooked, but what lies far out.
 _LEAST_PART = 0.1
+
+
+def after_steps(
+    starts: Sequence[MixtureParameters],
+    rows: Rows,
+    model: MixtureModel,
+    kernel: Kernel,
+    tol: float,
+    steps: int,
+) -> list[FitResult]:
+    """Where plain EM on rows of the sample ends, from each start, after so many steps at most."""
+    m_step = MStep(model.of_sample(rows.total_weight))
+    fittings = [PlainEM(tol, steps, m_step) for _ in starts]
+    states = run(
+        fittings,
+        [fitting.begin((start,)) for fitting, start in zip(fittings, starts, strict=True)],
+        lambda candidates: kernel.statistics(rows, candidates),
+    )
+    return [fitting.finish(state) for fitting, state in zip(fittings, states, strict=True)]
 
 
 class _Trial(NamedTuple):
@@ -113,14 +133,8 @@ class StartTrials:
         return trial.start if trial.whole and not trial.collapsed else None
 
     def _tried(self, start: MixtureParameters) -> _Trial:
-        m_step = MStep(self._model.of_sample(self._rows.total_weight))
-        fitting = PlainEM(0.0, _STEPS, m_step)
-        (state,) = run(
-            [fitting],
-            [fitting.begin((self._model.starting(start),))],
-            lambda candidates: self._kernel.statistics(self._rows, candidates),
-        )
-        end = fitting.finish(state)
+        begun = self._model.starting(start)
+        (end,) = after_steps([begun], self._rows, self._model, self._kernel, 0.0, _STEPS)
         weights = end.parameters.weights
         whole = bool(weights.min() >= _LEAST_PART / len(weights))
         return _Trial(start, end.lower_bound, end.outcome is Outcome.COLLAPSED, whole)
